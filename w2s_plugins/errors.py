@@ -1,0 +1,80 @@
+"""Errors meant for the person who typed the command: one line, exit code 2, no traceback."""
+
+import difflib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user can put right. The message names what was wrong, what was expected and the nearest choice."""
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
+    """Return a hint such as `` (nearest: a, b)`` with the closest names, or an empty string when none is close."""
+    choices = [str(c) for c in choices]
+    folded = {c.lower(): c for c in choices}
+    close = difflib.get_close_matches(str(name).lower(), folded, n=count, cutoff=0.5)
+    return f" (nearest: {', '.join(folded[c] for c in close)})" if close else ""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the text of an exception folded to one line of at most ``limit`` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[:limit - 3] + "..."
+
+
+def run_main(main: Callable[[], None], prog: str) -> None:
+    """Run a script's ``main``; a `UserError` becomes one line on stderr and exit code 2.
+
+    With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
+    rank that fails prints and the others end silently.
+    """
+    try:
+        main()
+    except UserError as error:
+        if "--debug" in sys.argv:
+            import traceback
+            traceback.print_exc()
+        if _first_to_report():
+            print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
+        _exit(EXIT_USER_ERROR)
+    except BrokenPipeError:
+        _exit(1)
+
+
+def _first_to_report() -> bool:
+    """True for one rank per node. The claim is a file, since the ranks may die before they ever talk to each other."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        return True
+    folder = Path(tempfile.gettempdir())
+    for stale in folder.glob("w2s-error-*"):
+        try:
+            if time.time() - stale.stat().st_mtime > 3600:
+                stale.unlink()
+        except OSError:
+            pass  # another process was faster
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    claim = folder / f"w2s-error-{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{restarts}"
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        time.sleep(1.0)  # torchrun ends all ranks when the first one does: let the reporter print
+        return False
+    except OSError:
+        return int(os.environ.get("RANK", "0")) == 0
+    return True
+
+
+def _exit(code: int) -> None:
+    """End at once: after an error on one rank, a clean shutdown would wait for collectives that never come."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,22 @@
+"""Distillation losses: pure functions of tensors, one family a file, found by name."""
+
+from . import confidence, logits, robust  # noqa: F401  (importing registers them)
+from .base import (
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    create_loss,
+    describe_losses,
+    list_losses,
+    register_loss,
+)
+
+__all__ = [
+    "DistillationLoss",
+    "LossContext",
+    "LossInputs",
+    "create_loss",
+    "describe_losses",
+    "list_losses",
+    "register_loss",
+]

@@ -1,0 +1,86 @@
+"""A small generic registry with did-you-mean errors and third-party entry points."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from .errors import UserError, nearest, one_line
+
+T = TypeVar("T")
+
+ENTRY_POINT_GROUP = "w2s_plugins"
+_entry_points_loaded = False
+
+
+class Registry(Generic[T]):
+    """Names mapped to items of one kind.
+
+    Args:
+        kind: What the items are, for error messages (``"loss"``).
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def register(self, name: str, item: T) -> T:
+        """Add ``item`` under ``name``; a name can be taken once."""
+        if self._items.get(name, item) is not item:
+            raise UserError(f"{self.kind} '{name}' is registered twice")
+        self._items[name] = item
+        return item
+
+    def get(self, name: str) -> T:
+        """Return the item called ``name``. Raises `UserError` with the nearest names when there is none."""
+        load_entry_points()
+        if name not in self._items:
+            raise UserError(
+                f"unknown {self.kind} '{name}'{nearest(name, self._items)}; known: {', '.join(self.names())}")
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        load_entry_points()
+        return sorted(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        load_entry_points()
+        return name in self._items
+
+
+def load_entry_points() -> None:
+    """Import the modules that installed packages offer in the entry-point group ``w2s_plugins``, once."""
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    _entry_points_loaded = True  # set first: a plugin may itself look into a registry
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry.load()
+        except Exception as error:  # a plugin's import may fail in any way; name the culprit
+            raise UserError(f"plugin '{entry.name}' ({entry.value}) cannot be imported: {one_line(error)}") from error
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Import plugins given as module names or as paths of Python files. This runs their code."""
+    for plugin in plugins:
+        try:
+            _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"--plugins {plugin}: cannot be imported: {one_line(error)}") from error
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"--plugins {path}: no such file")
+    name = f"w2s_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
