@@ -20,11 +20,15 @@ def cases_of(loss: str) -> list[dict]:
 def logits_inputs(case: dict) -> LossInputs:
     """The inputs of a case on logits, in float64, with gradient on the student."""
     inputs = case["inputs"]
-    tensor = lambda key: torch.tensor(inputs[key], dtype=torch.float64)  # noqa: E731
+
+    def tensor(key: str) -> torch.Tensor:
+        value = torch.tensor(inputs[key])
+        return torch.tensor(inputs[key], dtype=torch.float64) if value.is_floating_point() else value
+
     progress = inputs.get("progress", inputs.get("epoch", 0) / inputs.get("epochs", 1))
     return LossInputs(
         student_logits=tensor("student_logits").requires_grad_(),
         teacher_logits=tensor("teacher_logits"),
-        target=torch.tensor(inputs["target"]) if "target" in inputs else None,
+        target=tensor("target") if "target" in inputs else None,
         progress=progress,
     )

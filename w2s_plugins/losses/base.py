@@ -76,7 +76,7 @@ class LossContext:
     num_samples: int | None = None
     student_feature_shapes: list[tuple[int, ...]] | None = None
     teacher_feature_shapes: list[tuple[int, ...]] | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
 
 class DistillationLoss(nn.Module):
