@@ -1,0 +1,229 @@
+"""What a run writes and how it is read back: checkpoints in timm's format, and small files, all written atomically."""
+
+import argparse
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+from timm.task import TrainingTask
+from timm.utils import CheckpointSaver, update_summary
+
+from .engine import Position
+from .errors import UserError, one_line
+from .loading import read_checkpoint
+
+LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+# flags of a run that decide the shape of what is in its checkpoints
+SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
+           "loss_kwargs", "layer_decay", "model_ema")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it takes the place of ``path``, on failure it is removed.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a json file atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+class Saver(CheckpointSaver):
+    """timm's saver with atomic files and the position inside an epoch.
+
+    Args:
+        position: where the run stands; stored with every checkpoint.
+        scheduler: timm scheduler, whose state is stored.
+        metrics_file: the run's metrics.jsonl, whose length is stored so that a resumed run continues it exactly.
+        **kwargs: arguments of timm's saver.
+    """
+
+    def __init__(self, *, position: Position, scheduler: object | None, metrics_file: Path, **kwargs: object):
+        super().__init__(**kwargs)
+        self.position, self.scheduler, self.metrics_file = position, scheduler, metrics_file
+        self.can_hardlink = True
+
+    def _replace(self, src: str, dst: str) -> None:
+        os.replace(src, dst)
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        with atomic_write(Path(dst)) as temporary:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(src, temporary)
+            except OSError:  # a file system without hard links
+                temporary.write_bytes(Path(src).read_bytes())
+
+    def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
+        state = {
+            "epoch": epoch,
+            "arch": self.args.model,
+            "optimizer": self.optimizer.state_dict(),
+            "version": 2,
+            "args": self.args,
+            **self.task.get_checkpoint_state(unwrap_fn=self.unwrap_fn),
+            **self.task.get_checkpoint_state(ema=True, unwrap_fn=self.unwrap_fn),
+            "saver": self.state_dict(epoch, metric),
+            "w2s": {
+                "batch": self.position.batch,
+                "bad_steps": self.position.bad_steps,
+                "meter": self.position.meter.state_dict(),
+                "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
+                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            },
+        }
+        if self.amp_scaler is not None:
+            state[self.amp_scaler.state_dict_key] = self.amp_scaler.state_dict()
+        if metric is not None:
+            state["metric"] = metric
+        with atomic_write(Path(save_path)) as temporary:
+            torch.save(state, temporary)
+
+    def remove_recovery(self) -> None:
+        """Delete recovery checkpoints: a complete epoch has been saved after them."""
+        for file in Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}"):
+            file.unlink(missing_ok=True)
+        self.curr_recovery_file = self.prev_recovery_file = ""
+
+
+def find_resume(folder: Path) -> Path | None:
+    """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
+    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*.pth.tar")
+             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.pth\.tar", p.name))]
+    last = folder / LAST
+    if not found:
+        return last if last.is_file() else None
+    (epoch, _), recovery = max(found)
+    if last.is_file() and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
+        return last
+    return recovery
+
+
+def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> None:
+    """Refuse to continue a run with other flags of a kind that changes the model or what is stored with it.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    saved = checkpoint.get("args")
+    saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
+    changed = [f"--{k.replace('_', '-')} {saved[k]} -> {getattr(args, k)}" for k in SHAPING
+               if k in saved and saved[k] != getattr(args, k)]
+    if changed:
+        raise UserError(f"--resume {path}: that run had other settings: {'; '.join(changed)}; repeat them, or start a "
+                        "new run with --initial-checkpoint")
+
+
+def restore(
+        checkpoint: dict,
+        path: Path,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer | None,
+        scaler: object | None,
+        scheduler: object | None,
+) -> Position:
+    """Load a training checkpoint into its parts.
+
+    Args:
+        checkpoint: content of the file, from `read_checkpoint`.
+        path: the file, for messages.
+        task: its student, loss state and average of weights.
+        optimizer: None leaves it as it is.
+        scaler: loss scaler, or None.
+        scheduler: timm scheduler, or None.
+
+    Returns:
+        The position to continue from.
+
+    Raises:
+        UserError: the checkpoint does not fit.
+    """
+    try:
+        task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
+        if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
+            task.load_checkpoint_state(checkpoint["state_dict_ema"], ema=True)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        if scaler is not None and scaler.state_dict_key in checkpoint:
+            scaler.load_state_dict(checkpoint[scaler.state_dict_key])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"--resume {path}: does not fit this run: {one_line(error)}") from error
+    extra = checkpoint.get("w2s") or {}
+    if scheduler is not None and extra.get("scheduler") is not None:
+        scheduler.load_state_dict(extra["scheduler"])
+    finished = "metric" in checkpoint or not extra.get("batch")
+    position = Position(
+        epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
+        batch=0 if finished else extra["batch"],
+        bad_steps=extra.get("bad_steps", 0),
+    )
+    if not finished:
+        position.meter.load_state_dict(extra["meter"], task.device)
+    return position
+
+
+def append_summary(path: Path, *args: object, **kwargs: object) -> None:
+    """Add a row to summary.csv as timm does, atomically."""
+    with atomic_write(path) as temporary:
+        if path.exists():
+            temporary.write_bytes(path.read_bytes())
+        update_summary(*args, filename=str(temporary), **kwargs)
+
+
+def trim_summary(path: Path, epoch: int) -> None:
+    """Drop the rows of summary.csv from ``epoch`` on, which a resumed run writes again."""
+    if not path.exists():
+        return
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    kept = [row for row in rows if row and int(row[0]) < epoch]
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        if kept:
+            csv.writer(file).writerows([header, *kept])
+
+
+def write_args(path: Path, args: argparse.Namespace, names: set[str]) -> None:
+    """Write args.yaml: the flags, and nothing that was derived from them."""
+    content = {k: v for k, v in sorted(vars(args).items()) if k in names}
+    content["resume"] = ""  # repeating the run starts it anew
+    write_text(path, yaml.safe_dump(content, default_flow_style=False))
+
+
+def read_run_args(folder: Path, flag: str) -> dict[str, object]:
+    """Read the args.yaml of a run folder. Raises `UserError` when it cannot be read."""
+    path = folder / "args.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{flag} {folder}: its args.yaml is no mapping of flags")
+    return content

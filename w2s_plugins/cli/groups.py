@@ -1,0 +1,396 @@
+"""The argument groups of the two scripts. timm's flags keep timm's names, defaults and meanings."""
+
+import argparse
+from collections.abc import Callable
+
+from timm.utils import ParseKwargs
+
+Adder = Callable[..., argparse.Action]
+
+
+def _number_or_share(text: str) -> float | int:
+    """A share such as 0.1, or a count such as 500."""
+    return float(text) if "." in text else int(text)
+
+
+# ---------------------------------------------------------------- weak-to-strong
+
+
+def add_teacher(add: Adder) -> None:
+    add("--teacher", metavar="NAME[,NAME]", help="weak teacher: timm name, hf-hub:ORG/NAME[@REV] or local-dir:PATH; "
+        "several, separated by commas, are an ensemble (mean of probabilities)")
+    add("--teacher-checkpoint", "--teacher-pretrained", metavar="PATH[,PATH]",
+        help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
+    add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
+    add("--teacher-targets", choices=["online", "cached"], default="online",
+        help="online: the teacher sees every training view; cached: it labels each image once, before training")
+    add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
+    add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
+    add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
+        help="dtype of the teacher (default: that of autocast, else float32)")
+    add("--teacher-compile", action="store_true", help="torch.compile the teacher")
+    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        help="arguments of the teacher's constructor")
+    add("--no-teacher-eval", action="store_true",
+        help="do not measure teacher and student on the validation split before the first step")
+
+
+def add_loss(add: Adder) -> None:
+    add("--loss", metavar="NAME", help="a distillation loss (see --list-losses; default with a teacher: adaptconf), "
+        "or one of timm's criteria for supervised training (ce, bce, asl, poly, jsd)")
+    add("--loss-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        help="hyper-parameters of the distillation loss")
+    add("--task-loss", metavar="NAME", help="criterion on ground truth beside a distillation loss (default: ce)")
+    add("--task-loss-weight", type=float, metavar="W", help="weight of the criterion on ground truth; 0 trains on the "
+        "weak labels alone. Given alone, the distillation weight is 1 - W (default: both 1)")
+    add("--distill-loss-weight", type=float, metavar="W", help="weight of the distillation loss")
+    add("--list-losses", action="store_true", help="list the distillation losses with their kwargs, and exit")
+
+
+def add_protocol(add: Adder) -> None:
+    add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
+        "counts (0:40, 40:); slices that do not overlap are disjoint")
+    add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
+    add("--select", choices=["last", "best"], default="last", help="which epoch is exported and reported")
+    add("--select-split", type=_number_or_share, metavar="N", help="hold out this share (0.1) or count (500) of the "
+        "training slice and let it, not the validation split, choose the best epoch")
+    add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
+
+
+def add_hub(add: Adder) -> None:
+    add("--push-to-hub", metavar="ORG/NAME", help="publish the exported student on the Hugging Face Hub")
+    add("--hub-private", action="store_true", help="create the repository as a private one")
+    add("--hub-revision", metavar="REV", help="branch to push to")
+    add("--hub-commit-message", metavar="TEXT", help="message of the commit")
+    add("--hub-license", metavar="ID", default="apache-2.0", help="license in the model card")
+
+
+def add_run(add: Adder) -> None:
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
+    add("--nan-patience", type=int, default=10, metavar="N", help="bad (NaN or infinite) steps in a row, each skipped, "
+        "before the run stops")
+    add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
+    add("--debug", action="store_true", help="show the traceback of errors")
+
+
+def add_released_code(add: Adder) -> None:
+    """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
+    add("--distiller", metavar="NAME", help="as --loss, with that code's defaults; vanilla: no distillation")
+    add("--gt-loss-weight", type=float, metavar="W", help="as --task-loss-weight; leaves the other weight at 1")
+    add("--kd-loss-weight", type=float, metavar="W", help="as --distill-loss-weight")
+    add("--superalignment-rate", type=float, metavar="R", help="ramp of augconf")
+    add("--superalignment-threshold", type=float, metavar="T", help="temperature of adaptconf, alpha of augconf")
+    add("--dkd-alpha", type=float, metavar="A", help="alpha of dkd")
+    add("--dkd-beta", type=float, metavar="B", help="beta of dkd")
+    add("--dkd-temperature", type=float, metavar="T", help="temperature of dkd")
+    add("--rkd-distance-weight", type=float, metavar="W", help="distance_weight of rkd")
+    add("--rkd-angle-weight", type=float, metavar="W", help="angle_weight of rkd")
+    add("--rkd-eps", type=float, metavar="E", help="eps of rkd")
+    add("--rkd-squared", action="store_true", help="squared distances in rkd")
+    add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
+    add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
+    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may differ")
+    add("--eval-interval-end", type=float, metavar="R", help="evaluate every epoch after this share of training")
+    add("--model-name", metavar="NAME", help="name of the model in the run folder's name")
+    add("--speedtest", action="store_true", help="train without any evaluation")
+
+
+def add_timm_distillation(add: Adder) -> None:
+    add("--kd-model-name", metavar="NAME", help="teacher of timm's own distillation tasks")
+    add("--kd-distill-type", default="logit", choices=["logit", "feature", "token"],
+        help="timm's distillation task: logits, pooled features, or a distillation token")
+    add("--kd-loss-type", default="kl", metavar="NAME", help="loss of timm's logit distillation; timm knows kl only")
+    add("--kd-temperature", default=4.0, type=float, metavar="T",
+        help="softmax temperature of distillation; given by hand, it also sets a --loss's temperature")
+    add("--kd-student-feature-dim", type=int, metavar="D", help="width of the student's features (default: detected)")
+    add("--kd-teacher-feature-dim", type=int, metavar="D", help="width of the teacher's features (default: detected)")
+    add("--kd-token-distill-type", default="soft", choices=["soft", "hard"], help="target of the distillation token")
+
+
+# ---------------------------------------------------------------- timm's training script
+
+
+def add_dataset(add: Adder) -> None:
+    add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
+    add("--dataset", "-d", default="", metavar="NAME",
+        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; empty: image folders or tar files")
+    add("--train-split", default="train", metavar="NAME", help="training split")
+    add("--val-split", default="validation", metavar="NAME", help="validation split; empty: no evaluation")
+    add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
+    add("--val-num-samples", type=int, metavar="N", help="size of the validation split of an iterable dataset")
+    add_reading(add)
+
+
+def add_reading(add: Adder) -> None:
+    """How samples are read: shared by training and validation."""
+    add("--dataset-download", action="store_true", help="allow torch/ and tfds/ datasets to download themselves")
+    add("--class-map", type=str, default="", metavar="FILE", help="file that maps class names to indices")
+    add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
+    add("--input-key", type=str, metavar="KEY", help="column of the images")
+    add("--target-key", type=str, metavar="KEY", help="column of the labels")
+    add("--dataset-trust-remote-code", action="store_true", help="let a Hub dataset run code from its repository")
+
+
+def add_input(add: Adder) -> None:
+    """Input size and normalisation: shared by training and validation."""
+    add("--img-size", type=int, metavar="N", help="image size (default: the model's); also resizes ViTs")
+    add("--in-chans", type=int, metavar="N", help="input channels")
+    add("--input-size", nargs=3, type=int, metavar="N", help="channels, height, width")
+    add("--crop-pct", type=float, metavar="R", help="centre crop of validation images")
+    add("--mean", type=float, nargs="+", metavar="M", help="mean that images are normalised with")
+    add("--std", type=float, nargs="+", metavar="S", help="standard deviation that images are normalised with")
+    add("--interpolation", type=str, default="", metavar="NAME", help="interpolation when resizing")
+    add("--num-classes", type=int, metavar="N", help="number of classes (default: that of the data, else the model's)")
+    add("--gp", type=str, metavar="POOL", help="global pooling: fast, avg, max, avgmax, catavgmax")
+
+
+def add_execution(add: Adder, compile_parser: argparse._ActionsContainer) -> None:
+    """How the model is run: shared by training and validation."""
+    add("--channels-last", action="store_true", help="channels_last memory layout")
+    add("--fuser", type=str, default="", metavar="NAME", help="TorchScript fuser: te, old, nvfuser")
+    add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        help="arguments of the model's constructor")
+    add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
+    scripting = compile_parser.add_mutually_exclusive_group()
+    scripting.add_argument("--torchscript", action="store_true", help="compile the model with TorchScript")
+    scripting.add_argument("--torchcompile", nargs="?", const="inductor", type=str, metavar="BACKEND",
+                           help="compile the model with torch.compile")
+
+
+def add_precision(add: Adder) -> None:
+    add("--device", type=str, default="cuda", metavar="NAME", help="device; without CUDA the CPU is used")
+    add("--amp", action="store_true", help="mixed precision")
+    add("--amp-dtype", type=str, default="float16", metavar="DTYPE",
+        help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)")
+    add("--model-dtype", type=str, metavar="DTYPE", help="dtype of the model without mixed precision")
+
+
+def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
+    add("--model", type=str, default="resnet50", metavar="NAME", help="strong student, a timm name or hf-hub:ORG/NAME")
+    add("--pretrained", action="store_true", help="start from the model's pretrained weights")
+    add("--pretrained-path", type=str, metavar="PATH", help="use this file as the pretrained weights")
+    add("--initial-checkpoint", type=str, default="", metavar="PATH", help="load this checkpoint after creation")
+    add("--resume", type=str, default="", metavar="PATH",
+        help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
+    add("--no-resume-opt", action="store_true", help="resume the weights only, not the optimizer")
+    add_input(add)
+    add("-b", "--batch-size", type=int, default=128, metavar="N", help="training batch size per process")
+    add("-vb", "--validation-batch-size", type=int, metavar="N", help="validation batch size (default: the same)")
+    add("--grad-accum-steps", type=int, default=1, metavar="N", help="batches per update")
+    add("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
+    add_execution(add, parser)
+    add("--head-init-scale", type=float, metavar="S", help="factor on the initial head")
+    add("--head-init-bias", type=float, metavar="B", help="initial bias of the head")
+
+
+def add_device(add: Adder) -> None:
+    add_precision(add)
+    add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
+    add("--synchronize-step", action="store_true", help="wait for the device after every update")
+    add("--local_rank", type=int, default=0, metavar="R", help="set by old launchers; torchrun's environment wins")
+    add("--device-modules", type=str, nargs="+", metavar="MODULE", help="Python modules of device backends to import")
+
+
+def add_optimizer(add: Adder) -> None:
+    add("--opt", type=str, default="sgd", metavar="NAME", help="optimizer, one of timm's")
+    add("--opt-eps", type=float, metavar="E", help="epsilon of the optimizer")
+    add("--opt-betas", type=float, nargs="+", metavar="B", help="betas of the optimizer")
+    add("--momentum", type=float, default=0.9, metavar="M", help="momentum")
+    add("--weight-decay", type=float, default=2e-5, metavar="W", help="weight decay")
+    add("--clip-grad", type=float, metavar="V", help="gradient clipping value")
+    add("--clip-mode", type=str, default="norm", metavar="MODE", help="norm, value or agc")
+    add("--layer-decay", type=float, metavar="D", help="learning-rate decay from layer to layer")
+    add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
+    add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
+    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", help="more optimizer arguments")
+
+
+def add_schedule(add: Adder) -> None:
+    add("--sched", type=str, default="cosine", metavar="NAME", help="learning-rate schedule")
+    add("--sched-on-updates", action="store_true", help="step the schedule by update, not by epoch")
+    add("--lr", type=float, metavar="LR", help="learning rate; without it --lr-base is scaled by the batch size")
+    add("--lr-base", type=float, default=0.1, metavar="LR", help="learning rate at --lr-base-size")
+    add("--lr-base-size", type=int, default=256, metavar="N", help="batch size that --lr-base is meant for")
+    add("--lr-base-scale", type=str, default="", metavar="RULE", help="linear or sqrt (default: by optimizer)")
+    add("--lr-noise", type=float, nargs="+", metavar="R", help="range of epochs with noise on the learning rate")
+    add("--lr-noise-pct", type=float, default=0.67, metavar="P", help="limit of that noise")
+    add("--lr-noise-std", type=float, default=1.0, metavar="S", help="standard deviation of that noise")
+    add("--lr-cycle-mul", type=float, default=1.0, metavar="M", help="factor on the cycle length")
+    add("--lr-cycle-decay", type=float, default=0.5, metavar="D", help="decay from cycle to cycle")
+    add("--lr-cycle-limit", type=int, default=1, metavar="N", help="number of cycles")
+    add("--lr-k-decay", type=float, default=1.0, metavar="K", help="k of k-decay for cosine and poly")
+    add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
+    add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
+    add("--epochs", type=int, default=300, metavar="N", help="epochs")
+    add("--epoch-repeats", type=float, default=0.0, metavar="R", help="repeats of an iterable dataset in an epoch")
+    add("--start-epoch", type=int, metavar="N", help="number of the first epoch")
+    add("--stop-epoch", type=int, metavar="N", help="stop after this epoch; the schedule stays that of --epochs")
+    add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="milestones of multistep")
+    add("--decay-epochs", type=float, default=90, metavar="N", help="epochs between decays of step")
+    add("--warmup-epochs", type=int, default=5, metavar="N", help="epochs of warm-up")
+    add("--warmup-prefix", action="store_true", help="the warm-up comes on top of --epochs")
+    add("--cooldown-epochs", type=int, default=0, metavar="N", help="epochs at the lowest rate, after the schedule")
+    add("--patience-epochs", type=int, default=10, metavar="N", help="patience of plateau")
+    add("--decay-rate", "--dr", type=float, default=0.1, metavar="R", help="factor of a decay")
+
+
+def add_augmentation(add: Adder) -> None:
+    add("--no-aug", action="store_true", help="no training augmentation")
+    add("--train-crop-mode", type=str, metavar="MODE", help="rrc, rkrc or rkrr")
+    add("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="R", help="area of random crops")
+    add("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="aspect of random crops")
+    add("--hflip", type=float, default=0.5, metavar="P", help="horizontal flips")
+    add("--vflip", type=float, default=0.0, metavar="P", help="vertical flips")
+    add("--color-jitter", type=float, default=0.4, metavar="S", help="strength of colour jitter")
+    add("--color-jitter-prob", type=float, metavar="P", help="probability of colour jitter (default: always)")
+    add("--grayscale-prob", type=float, metavar="P", help="probability of greyscale")
+    add("--gaussian-blur-prob", type=float, metavar="P", help="probability of blur")
+    add("--aa", type=str, metavar="NAME", help="AutoAugment, RandAugment or AugMix policy")
+    add("--aug-repeats", type=float, default=0, metavar="N", help="views of a sample in an epoch")
+    add("--aug-splits", type=int, default=0, metavar="N", help="AugMix splits of a batch, 0 or at least 2")
+    add("--jsd-loss", action="store_true", help="Jensen-Shannon criterion over the splits")
+    add("--bce-loss", action="store_true", help="binary cross-entropy as the criterion")
+    add("--bce-sum", action="store_true", help="sum it over classes")
+    add("--bce-target-thresh", type=float, metavar="T", help="binarise its soft targets")
+    add("--bce-pos-weight", type=float, metavar="W", help="its weight of positives")
+    add("--reprob", type=float, default=0.0, metavar="P", help="random erasing")
+    add("--remode", type=str, default="pixel", metavar="MODE", help="its fill: const, rand or pixel")
+    add("--recount", type=int, default=1, metavar="N", help="its number of boxes")
+    add("--resplit", action="store_true", help="leave the first augmentation split without it")
+    add("--mixup", type=float, default=0.0, metavar="A", help="alpha of mixup")
+    add("--cutmix", type=float, default=0.0, metavar="A", help="alpha of cutmix")
+    add("--cutmix-minmax", type=float, nargs="+", metavar="R", help="range of cutmix boxes, in place of alpha")
+    add("--mixup-prob", type=float, default=1.0, metavar="P", help="probability of mixing")
+    add("--mixup-switch-prob", type=float, default=0.5, metavar="P", help="share of cutmix where both are on")
+    add("--mixup-mode", type=str, default="batch", metavar="MODE", help="batch, pair or elem")
+    add("--mixup-off-epoch", type=int, default=0, metavar="N", help="no mixing from this epoch on")
+    add("--smoothing", type=float, default=0.1, metavar="S", help="label smoothing of the criterion")
+    add("--train-interpolation", type=str, default="random", metavar="NAME", help="interpolation of random crops")
+    add("--drop", type=float, default=0.0, metavar="R", help="dropout")
+    add("--drop-connect", type=float, metavar="R", help="old name of --drop-path")
+    add("--drop-path", type=float, metavar="R", help="stochastic depth")
+    add("--drop-block", type=float, metavar="R", help="drop block")
+
+
+def add_batch_norm(add: Adder) -> None:
+    add("--bn-momentum", type=float, metavar="M", help="momentum of batch norm")
+    add("--bn-eps", type=float, metavar="E", help="epsilon of batch norm")
+    add("--sync-bn", action="store_true", help="synchronised batch norm (needs an accelerator)")
+    add("--dist-bn", type=str, default="reduce", metavar="MODE", help="statistics after an epoch: reduce or broadcast")
+    add("--split-bn", action="store_true", help="separate batch norm for augmentation splits")
+
+
+def add_ema(add: Adder) -> None:
+    add("--model-ema", action="store_true", help="keep an exponential moving average of the weights")
+    add("--model-ema-force-cpu", action="store_true", help="keep it on the CPU, without evaluation")
+    add("--model-ema-decay", type=float, default=0.9998, metavar="D", help="its decay")
+    add("--model-ema-warmup", action="store_true", help="warm its decay up")
+
+
+def add_misc(add: Adder) -> None:
+    add("--seed", type=int, default=42, metavar="S", help="random seed")
+    add("--worker-seeding", type=str, default="all", metavar="MODE", help="seeding of the workers of iterable datasets")
+    add("--log-interval", type=int, default=50, metavar="N", help="updates between log lines")
+    add("--val-interval", "--eval-interval", type=int, default=1, metavar="N", help="epochs between evaluations")
+    add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
+    add("--recovery-interval", type=int, default=0, metavar="N", help="updates between recovery checkpoints")
+    add("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints that are kept")
+    add("-j", "--workers", type=int, default=4, metavar="N", help="data worker processes")
+    add("--save-images", action="store_true", help="save the images of logged batches")
+    add("--pin-mem", action="store_true", help="pin host memory")
+    add("--no-prefetcher", action="store_true", help="normalise images in the workers")
+    add("--output", type=str, default="", metavar="DIR", help="folder of runs (default: ./output/train)")
+    add("--experiment", type=str, default="", metavar="NAME", help="name of the run folder (default: time and model)")
+    add("--eval-metric", type=str, default="top1", metavar="NAME", help="metric that ranks checkpoints: top1, top5, "
+        "loss, agreement")
+    add("--tta", type=int, default=0, metavar="N", help="test-time augmentations, as consecutive samples")
+    add("--use-multi-epochs-loader", action="store_true", help="keep data workers between epochs (always so here)")
+    add("--log-wandb", action="store_true", help="log to Weights & Biases")
+    add("--wandb-project", type=str, metavar="NAME", help="its project")
+    add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
+    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue")
+    add("--train-img-sizes", type=int, nargs="+", metavar="N", help="image sizes drawn batch by batch")
+    add("--train-batch-sizes", type=int, nargs="+", metavar="N", help="batch size for each of them")
+    add("--train-size-probs", type=float, nargs="+", metavar="P", help="probability of each of them")
+    add("--train-size-schedule", choices=["constant", "progressive"], default="constant", help="how they are drawn")
+    add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", help="width of the progressive window")
+    add("--train-size-random-mix", type=float, default=0.1, metavar="R", help="share drawn uniformly")
+    add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
+        help="batches in an epoch of --train-img-sizes")
+    add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
+        help="scale of the loss with the batch size of --train-img-sizes")
+
+
+def add_naflex(add: Adder) -> None:
+    add("--naflex-loader", action="store_true", help="NaFlex patches (not available: teachers take images)")
+    add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024], metavar="N",
+        help="sequence lengths of NaFlex")
+    add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
+    add("--naflex-patch-sizes", type=int, nargs="+", metavar="N", help="patch sizes of NaFlex")
+    add("--naflex-patch-size-probs", type=float, nargs="+", metavar="P", help="their probabilities")
+    add("--naflex-loss-scale", choices=["none", "sqrt", "linear"], default="linear", help="loss scale of NaFlex")
+    add("--naflex-patchify-channels-first", action="store_true", help="order of values in a NaFlex patch")
+
+
+# ---------------------------------------------------------------- timm's validation script
+
+
+def add_validation_data(add: Adder) -> None:
+    add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
+    add("--dataset", default="", metavar="NAME", help="TYPE/NAME; empty: image folders or tar files")
+    add("--split", default="validation", metavar="NAME", help="split to evaluate on")
+    add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
+    add_reading(add)
+    add("-j", "--workers", type=int, default=4, metavar="N", help="data worker processes")
+    add("-b", "--batch-size", type=int, default=256, metavar="N", help="batch size")
+    add("--crop-mode", type=str, metavar="MODE", help="center, squash or border")
+    add("--crop-border-pixels", type=int, metavar="N", help="pixels cut off at each border")
+    add("--tf-preprocessing", action="store_true", help="TensorFlow's preprocessing (needs tensorflow)")
+    add("--pin-mem", action="store_true", help="pin host memory")
+    add("--no-prefetcher", action="store_true", help="normalise images in the workers")
+
+
+def add_validation_model(add: Adder, parser: argparse._ActionsContainer) -> None:
+    add("--model", "-m", default="dpn92", metavar="NAME", help="timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, a "
+        "wildcard, `all`, or a text file with one name a line")
+    add("--pretrained", action="store_true", help="use pretrained weights")
+    add("--checkpoint", type=str, default="", metavar="PATH", help="checkpoint, run folder, or folder of checkpoints")
+    add("--use-ema", action="store_true", help="use the EMA weights of the checkpoint")
+    add_input(add)
+    add("--use-train-size", action="store_true", help="evaluate at the training size where the model has both")
+    add_execution(add, parser)
+    add("--num-gpu", type=int, default=1, metavar="N", help="number of GPUs")
+    add("--test-pool", action="store_true", help="test-time pooling")
+    add("--reparam", action="store_true", help="reparameterise the model")
+    add("--aot-autograd", action="store_true", help="AOT autograd (removed from PyTorch: use --torchcompile)")
+    add_precision(add)
+
+
+def add_validation_report(add: Adder) -> None:
+    add("--log-freq", type=int, default=10, metavar="N", help="batches between log lines")
+    add("--results-file", type=str, default="", metavar="FILE", help="write the results to this file")
+    add("--results-format", type=str, default="csv", metavar="FMT", help="csv or json")
+    add("--real-labels", type=str, default="", metavar="FILE", help="json of the ImageNet ReaL labels")
+    add("--valid-labels", type=str, default="", metavar="FILE", help="text file of the class indices that count")
+    add("--retry", action="store_true", help="retry with smaller batches when memory runs out")
+    add("--seed", type=int, default=42, metavar="S", help="random seed")
+    add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
+        help="add precision, recall and F1 with this average")
+    add("--naflex-loader", action="store_true", help="NaFlex patches")
+    add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
+
+
+def add_validation_teacher(add: Adder) -> None:
+    add("--teacher", metavar="NAME[,NAME]", help="also evaluate this teacher, and the agreement with it")
+    add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
+    add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
+    add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
+    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        help="arguments of the teacher's constructor")
+    add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth: adds the PGR")
+    add("--ceiling-checkpoint", metavar="PATH", help="checkpoint or run folder of that student, evaluated here")
+    add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
+    add("--debug", action="store_true", help="show the traceback of errors")

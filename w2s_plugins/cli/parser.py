@@ -1,0 +1,207 @@
+"""The parsers of the two scripts: flags, YAML files and defaults merged, every key checked."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from timm.utils import ParseKwargs
+
+from ..errors import UserError, nearest, one_line
+from . import groups
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations whose errors are `UserError`s with the nearest flag."""
+
+    def __init__(self, **kwargs: object):
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+    def flags(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+    def by_dest(self) -> dict[str, argparse.Action]:
+        return {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+
+    def group(self, title: str) -> groups.Adder:
+        return self.add_argument_group(title).add_argument
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wider help with defaults where they say something."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = action.default not in (None, False, "", argparse.SUPPRESS) and action.default not in ([], {})
+        return f"{text} (default: %(default)s)" if shown and "default" not in text else text
+
+
+def train_parser() -> Parser:
+    """The parser of ``train_w2s.py``: the weak-to-strong groups first, then timm's."""
+    parser = Parser(
+        prog="train_w2s.py",
+        usage="%(prog)s [--config FILE ...] [--teacher NAME] [--model NAME] [--loss NAME] [options]",
+        description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
+    )
+    _add_config(parser)
+    groups.add_teacher(parser.group("weak teacher"))
+    groups.add_loss(parser.group("distillation loss"))
+    groups.add_protocol(parser.group("weak-to-strong protocol"))
+    groups.add_hub(parser.group("Hugging Face Hub"))
+    groups.add_run(parser.group("run"))
+    groups.add_dataset(parser.group("data"))
+    model = parser.add_argument_group("student")
+    groups.add_model(model.add_argument, model)
+    groups.add_device(parser.group("device and precision"))
+    groups.add_optimizer(parser.group("optimizer"))
+    groups.add_schedule(parser.group("learning-rate schedule"))
+    groups.add_augmentation(parser.group("augmentation and regularisation"))
+    groups.add_batch_norm(parser.group("batch norm"))
+    groups.add_ema(parser.group("average of the weights"))
+    groups.add_misc(parser.group("logging, checkpoints, loading"))
+    groups.add_timm_distillation(parser.group("timm's own distillation"))
+    groups.add_naflex(parser.group("NaFlex"))
+    groups.add_released_code(parser.group("flags of the released code of Vision Superalignment"))
+    return parser
+
+
+def validate_parser() -> Parser:
+    """The parser of ``validate.py``."""
+    parser = Parser(
+        prog="validate.py",
+        usage="%(prog)s [--model NAME] [--checkpoint PATH] [--data-dir DIR] [options]",
+        description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
+    )
+    _add_config(parser)
+    groups.add_validation_teacher(parser.group("teacher and ceiling"))
+    groups.add_validation_data(parser.group("data"))
+    model = parser.add_argument_group("model")
+    groups.add_validation_model(model.add_argument, model)
+    groups.add_validation_report(parser.group("report"))
+    return parser
+
+
+def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """Parse a command line: defaults < first --config < ... < last --config < flags.
+
+    Returns:
+        The values of all flags, and the names of those that were given in a file or on the command line.
+
+    Raises:
+        UserError: unknown flag or key, or a value of the wrong type.
+    """
+    defaults = {dest: action.default for dest, action in parser.by_dest().items()}
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
+    typed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        hint = nearest(flag, parser.flags()) if flag.startswith("-") else ""
+        raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
+    for dest, action in parser.by_dest().items():
+        action.default = defaults[dest]
+    typed = vars(typed)
+    given: dict[str, object] = {}
+    for file in typed.pop("config", []):
+        given.update(read_config(file, parser))
+    given.update(typed)
+    return argparse.Namespace(**{**defaults, **given}), set(given)
+
+
+def read_config(file: str, parser: Parser) -> dict[str, object]:
+    """Read one YAML file of flags, as names with underscores or dashes.
+
+    Raises:
+        UserError: naming the file, the key and the nearest valid one.
+    """
+    path = Path(file)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("hparams")
+        hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
+        raise UserError(f"--config {file}: no such file{hint}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {file}: expected a mapping of flags to values, found a {type(content).__name__}")
+    actions = parser.by_dest()
+    values = {}
+    for key, value in content.items():
+        dest = str(key).replace("-", "_")
+        if dest not in actions:
+            raise UserError(f"--config {file}: unknown key '{key}'{nearest(dest, actions)}")
+        values[dest] = _coerce(actions[dest], value, file)
+    return values
+
+
+def _add_config(parser: Parser) -> None:
+    parser.add_argument("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
+                        help="YAML files with flags; later files win, the command line wins over all")
+
+
+def _coerce(action: argparse.Action, value: object, file: str) -> object:
+    """Bring a YAML value to the type that the flag has on the command line."""
+    def wrong(expected: str) -> UserError:
+        shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+        return UserError(f"--config {file}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
+
+    if value is None:
+        if action.default is None:
+            return None
+        raise wrong("a value")
+    if isinstance(action, argparse._StoreTrueAction):
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if isinstance(action, ParseKwargs):
+        return _coerce_kwargs(value, wrong)
+    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
+        items = value if isinstance(value, list) else [value]
+        if isinstance(action.nargs, int) and len(items) != action.nargs:
+            raise wrong(f"{action.nargs} values")
+        return [_coerce_scalar(action, item, wrong) for item in items]
+    return _coerce_scalar(action, value, wrong)
+
+
+def _coerce_kwargs(value: object, wrong: object) -> dict[str, object]:
+    if isinstance(value, dict):
+        return {str(k): v for k, v in value.items()}
+    namespace = argparse.Namespace()
+    try:
+        ParseKwargs([], "kwargs")(None, namespace, value if isinstance(value, list) else str(value).split())
+    except ValueError as error:
+        raise wrong("a mapping, or key=value") from error
+    return namespace.kwargs
+
+
+def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> object:
+    if isinstance(value, (dict, list)) or (isinstance(value, bool) and action.type is not None):
+        raise wrong(_type_name(action))
+    kind = action.type or str
+    if kind is int and isinstance(value, float) and not value.is_integer():
+        raise wrong("int")
+    try:
+        if kind is int and isinstance(value, float):
+            result = int(value)
+        elif isinstance(kind, type):
+            result = kind(value)
+        else:
+            result = kind(str(value))
+    except (ValueError, TypeError) as error:
+        raise wrong(_type_name(action)) from error
+    if action.choices is not None and result not in action.choices:
+        raise wrong(f"one of {', '.join(map(str, action.choices))}")
+    return result
+
+
+def _type_name(action: argparse.Action) -> str:
+    return getattr(action.type or str, "__name__", "a value").lstrip("_").replace("_", " ")

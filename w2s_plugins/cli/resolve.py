@@ -1,0 +1,256 @@
+"""Checks of one flag against another, and the flags of other scripts brought into this project's terms."""
+
+import argparse
+import logging
+import os
+
+import timm
+import torch
+from timm.loss import LOSS_TYPES
+from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
+from timm.optim import list_optimizers
+
+from ..errors import UserError, nearest
+from ..losses import create_loss, list_losses
+from ..losses.base import LOSSES
+from ..registry import load_plugins
+
+_logger = logging.getLogger(__name__)
+
+SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
+CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
+EVAL_METRICS = ("top1", "top5", "loss", "agreement")
+
+# flag of the released code -> the losses it concerns and the kwarg it sets there
+RELEASED_LOSS_FLAGS = {
+    "superalignment_rate": {"augconf": "ramp"},
+    "superalignment_threshold": {"adaptconf": "temperature", "augconf": "alpha"},
+    "dkd_alpha": {"dkd": "alpha"},
+    "dkd_beta": {"dkd": "beta"},
+    "dkd_temperature": {"dkd": "temperature"},
+    "rkd_distance_weight": {"rkd": "distance_weight"},
+    "rkd_angle_weight": {"rkd": "angle_weight"},
+    "rkd_eps": {"rkd": "eps"},
+    "rkd_squared": {"rkd": "squared"},
+    "fitnet_loss_weight": {"fitnet": "weight"},
+}
+# defaults of the released code where they differ from those of the losses here
+RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
+
+
+def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
+
+    Args:
+        args: all flags.
+        given: names of the flags that were set by hand.
+
+    Raises:
+        UserError: one line for the first thing that is wrong.
+    """
+    load_plugins(args.plugins)
+    _check_choices(args)
+    resolve_data_dir(args)
+    _resolve_loss(args, given)
+    _resolve_weights(args, given)
+    resolve_precision(args, given)
+    _check_combinations(args)
+
+
+def resolve_data_dir(args: argparse.Namespace) -> None:
+    """Fill in ``data_dir`` from the positional argument or ``IMAGENET_DIR``."""
+    args.data_dir = args.data_dir or args.data
+    args.data = None
+    if args.dataset:
+        return
+    args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
+    if not args.data_dir:
+        raise UserError(
+            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
+
+
+def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
+    """Fall back from CUDA to the CPU where there is none, and pick the CPU's mixed-precision dtype."""
+    check_choice("--amp-dtype", args.amp_dtype, ("float16", "bfloat16"))
+    if args.model_dtype is not None:
+        check_choice("--model-dtype", args.model_dtype, ("float32", "float16", "bfloat16"))
+        if args.amp and args.model_dtype != "float32":
+            raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+    args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
+    if args.no_accelerator:
+        if "device" in given:
+            raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
+        args.device = "cpu"
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
+    if device.type == "cpu" and "amp_dtype" not in given:
+        args.amp_dtype = "bfloat16"
+
+
+def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:
+    """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        known = f"; one of {', '.join(choices)}" if len(choices) <= 12 else ""
+        raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
+
+
+def check_model_name(flag: str, name: str) -> None:
+    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
+        if "/" in name:
+            hint = f" (nearest: hf-hub:{name}, local-dir:{name})"
+        raise UserError(f"{flag}: unknown model '{name}'{hint}")
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*") + timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
+                        f"{', '.join(t for t in tags if t) or 'none'}")
+
+
+def _check_choices(args: argparse.Namespace) -> None:
+    check_model_name("--model", args.model)
+    for name in split_names(args.teacher):
+        check_model_name("--teacher", name)
+    if args.kd_model_name:
+        check_model_name("--kd-model-name", args.kd_model_name)
+    optimizer = args.opt.lower().removeprefix("lookahead_")
+    if optimizer not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
+    check_choice("--sched", args.sched, SCHEDULERS)
+    check_choice("--clip-mode", args.clip_mode, ("norm", "value", "agc"))
+    check_choice("--mixup-mode", args.mixup_mode, ("batch", "pair", "elem"))
+    check_choice("--remode", args.remode, ("const", "rand", "pixel"))
+    check_choice("--dist-bn", args.dist_bn, ("reduce", "broadcast", ""))
+    check_choice("--eval-metric", args.eval_metric, EVAL_METRICS)
+    check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
+    check_choice("--worker-seeding", args.worker_seeding, ("all", "part"))
+    check_choice("--kd-loss-type", args.kd_loss_type, ("kl",))
+    for flag in ("batch_size", "epochs", "log_interval", "val_interval", "checkpoint_hist", "nan_patience"):
+        if getattr(args, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 1")
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers}: expected 0 or more")
+
+
+def split_names(names: str | None) -> list[str]:
+    """Split the comma-separated names of ``--teacher`` and the like."""
+    return [n.strip() for n in (names or "").split(",") if n.strip()]
+
+
+def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
+    """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
+    if args.distiller:
+        if "loss" in given and args.loss != args.distiller:
+            raise UserError(f"--distiller {args.distiller} and --loss {args.loss} name two losses; give one")
+        args.loss = "ce" if args.distiller == "vanilla" else args.distiller
+        for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
+            args.loss_kwargs.setdefault(key, value)
+        args.distiller = None
+    if args.kd_model_name and args.teacher:
+        raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
+    if args.loss is None and args.teacher:
+        args.loss = "adaptconf"
+    if args.loss in CRITERIA:
+        if args.teacher and args.distill_loss_weight is None and "loss" in given and args.loss != "ce":
+            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher; "
+                            f"use --task-loss {args.loss} with a distillation loss")
+        args.task_loss, args.loss = args.task_loss or args.loss, None
+    elif args.loss in MULTI_LABEL:
+        raise UserError(f"--loss {args.loss} is for multi-label data; a teacher's classes exclude one another")
+    if args.task_loss is None:
+        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
+    check_choice("--task-loss", args.task_loss, CRITERIA)
+    if args.loss is None:
+        return
+    if args.loss.split("+")[0] not in list_losses() and args.loss not in list_losses():
+        choices = [*list_losses(), *CRITERIA]
+        raise UserError(f"--loss: unknown loss '{args.loss}'{nearest(args.loss, choices)}; distillation losses: "
+                        f"{', '.join(list_losses())}; criteria: {', '.join(CRITERIA)}")
+    if args.kd_model_name:
+        raise UserError(f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
+                        f"{args.kd_model_name}")
+    if not args.teacher:
+        raise UserError(f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)")
+    _resolve_loss_kwargs(args, given)
+    create_loss(args.loss, **args.loss_kwargs)
+
+
+def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
+    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    for flag, targets in RELEASED_LOSS_FLAGS.items():
+        if flag not in given or getattr(args, flag) is None:
+            continue
+        if args.loss in targets:
+            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
+        else:
+            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is left aside")
+    if "kd_temperature" in given:
+        parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
+        for name in ("kd_temperature", "temperature"):
+            if name in parameters:
+                _set_kwarg(args, name, args.kd_temperature, given)
+                break
+
+
+def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
+    if name not in args.loss_kwargs or "loss_kwargs" not in given:
+        args.loss_kwargs = {**args.loss_kwargs, name: value}
+
+
+def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
+    """Bring the released code's weights, each 1 unless given, into ``task_loss_weight`` and ``distill_loss_weight``."""
+    if "gt_loss_weight" not in given and "kd_loss_weight" not in given:
+        return
+    for ours, theirs in (("task_loss_weight", "gt_loss_weight"), ("distill_loss_weight", "kd_loss_weight")):
+        if ours not in given:
+            value = getattr(args, theirs)
+            setattr(args, ours, 1.0 if value is None else value)
+
+
+def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
+    """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
+    if distill is not None:
+        return (1.0 if task is None else task), distill
+    if task is not None:
+        return task, 1.0 - task
+    return 1.0, 1.0
+
+
+def _check_combinations(args: argparse.Namespace) -> None:
+    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rules = [
+        (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
+        (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
+        (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
+        (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
+        (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
+        (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
+        (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
+        (args.sync_bn and args.device == "cpu" and distributed,
+         "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
+        (mixing and args.batch_size % 2, f"mixup and cutmix pair samples: --batch-size {args.batch_size} must be even"),
+        (mixing and args.teacher and args.teacher_targets == "cached",
+         "--teacher-targets cached are labels of whole images: use online with mixup or cutmix"),
+        (args.aug_splits and args.teacher_targets == "cached" and args.teacher,
+         "--aug-splits needs --teacher-targets online"),
+        (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
+        (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
+        (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
+        (args.select == "best" and not args.val_split and args.select_split is None,
+         "--select best needs a --val-split or a --select-split"),
+        (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
+        (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
+        (args.resume == "auto" and not args.experiment,
+         "--resume auto looks for the run's own folder: name it with --experiment"),
+        (args.start_epoch is not None and args.start_epoch >= args.epochs,
+         f"--start-epoch {args.start_epoch} is not below --epochs {args.epochs}"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)

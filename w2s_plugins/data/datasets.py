@@ -1,0 +1,159 @@
+"""timm's datasets, plus the embedded one, with errors that say what to do."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm.data
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
+from torch.utils.data import Dataset, IterableDataset
+
+from ..errors import UserError, nearest, one_line
+from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
+
+PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
+EMBEDDED = {"w2s/digits": Digits}
+TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
+               "torch/imagenet", "torch/image_folder"]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What identifies one split: its size, class count where known, and a fingerprint of its samples."""
+
+    name: str
+    split: str
+    num_samples: int
+    num_classes: int | None
+    fingerprint: str | None
+
+
+def create_dataset(
+        name: str,
+        root: str | None,
+        split: str,
+        *,
+        flag: str = "--val-split",
+        **kwargs: object,
+) -> Dataset:
+    """Create a dataset of timm or of this project.
+
+    Args:
+        name: ``TYPE/NAME`` or empty for a folder or tar file.
+        root: folder of the data.
+        split: name of the split.
+        flag: the flag that named the split, for error messages.
+        **kwargs: arguments of `timm.data.create_dataset`.
+
+    Raises:
+        UserError: unknown name, missing or empty folder, missing split.
+    """
+    if name.startswith("w2s/"):
+        return _create_embedded(name, split, flag, kwargs.get("input_img_mode") or "RGB")
+    if name and not name.lower().startswith(PREFIXES):
+        choices = [*EMBEDDED, *TORCH_NAMES]
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
+                        f"{', '.join(PREFIXES)} followed by a name, or nothing for a folder")
+    if name.lower().startswith("torch/") and name.lower() not in [*TORCH_NAMES, "torch/inat", "torch/folder"]:
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, TORCH_NAMES)}")
+    if not name:
+        _check_folder(root, split, flag)
+    try:
+        return timm.data.create_dataset(name, root=root, split=split, **kwargs)
+    except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
+            KeyError, TypeError) as error:
+        where = f"--dataset {name}" if name else f"--data-dir {root}"
+        raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
+
+
+def labels_of(dataset: Dataset) -> list[int] | None:
+    """Return the label of every sample without decoding images, or None where the dataset does not tell."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    reader = getattr(dataset, "reader", None)
+    for owner in (dataset, reader):
+        targets = getattr(owner, "targets", None)
+        if targets is not None and len(targets) == len(dataset):
+            return [int(t) for t in targets]
+    if hasattr(reader, "iter_targets"):  # Hub datasets
+        return [int(t) for t in reader.iter_targets()]
+    samples = getattr(reader, "samples", None)  # folders and single tar files: (file, label)
+    return [int(label) for _, label in samples] if samples else None
+
+
+def class_names_of(dataset: Dataset) -> list[str] | None:
+    """Return the names of the classes in the order of their indices, or None."""
+    reader = getattr(dataset, "reader", None)
+    mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if isinstance(mapping, dict) and mapping:
+        return [name for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
+    classes = getattr(dataset, "classes", None)
+    return [str(c) for c in classes] if classes is not None else None
+
+
+def num_classes_of(dataset: Dataset) -> int | None:
+    """Return the number of classes of a dataset, or None where it does not tell."""
+    names = class_names_of(dataset)
+    if names:
+        return len(names)
+    labels = labels_of(dataset)
+    return max(labels) + 1 if labels else None
+
+
+def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
+    """Return the identity of a split, for the record of a run."""
+    labels = labels_of(dataset)
+    size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
+    digest = None
+    if labels is not None:
+        content = hashlib.sha256(f"{name}|{len(labels)}|".encode())
+        content.update(",".join(map(str, labels)).encode())
+        if hasattr(dataset, "filenames"):
+            content.update("|".join(map(str, dataset.filenames())).encode())
+        elif hasattr(dataset, "indices"):
+            content.update(",".join(map(str, dataset.indices)).encode())
+        digest = content.hexdigest()[:16]
+    return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
+
+
+def _create_embedded(name: str, split: str, flag: str, input_img_mode: str) -> Dataset:
+    if name not in EMBEDDED:
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, EMBEDDED)}; known: {', '.join(EMBEDDED)}")
+    if split not in TRAIN_SPLITS + TEST_SPLITS:
+        raise UserError(f"{flag} {split}: {name} has the splits train and validation")
+    return EMBEDDED[name](split, input_img_mode)
+
+
+def _check_folder(root: str, split: str, flag: str) -> None:
+    """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
+    path = Path(root)
+    if path.is_file():
+        return  # a tar file
+    if not path.is_dir():
+        near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise UserError(f"--data-dir {root}: no such folder{near}")
+    entries = sorted(e.name for e in path.iterdir() if not e.name.startswith("."))
+    if not entries:
+        raise UserError(f"--data-dir {root}: the folder is empty; expected train/ and validation/")
+    name = split.split("[")[0]
+    synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
+    if (path / name).exists() or any((path / s).exists() for s in synonyms):
+        return
+    known = {**_TRAIN_SYNONYM, **_EVAL_SYNONYM}
+    if flag == "--split" and not any(e in known for e in entries):
+        return  # validate.py may be given the folder of one split itself
+    shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
+    expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
+    raise UserError(f"--data-dir {root}: no folder of the split '{split}' (expected {expected}; found: {shown}); "
+                    f"name another one with {flag}")
+
+
+def _explain(error: Exception) -> str:
+    text = one_line(error)
+    if isinstance(error, ImportError):
+        package = getattr(error, "name", None) or "the package"
+        return f"{text}; install it with: pip install {package}"
+    if "not found or corrupted" in text.lower() or "Dataset not found" in text:
+        return f"{text} (or allow it with --dataset-download)"
+    return text

@@ -1,0 +1,130 @@
+"""Class-stratified, seeded, disjoint parts of a training set."""
+
+import math
+import random
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from ..errors import UserError
+from .datasets import class_names_of, labels_of
+
+
+class Subset(Dataset):
+    """Some samples of a dataset; the transform is the dataset's own.
+
+    Args:
+        dataset: a map-style dataset.
+        indices: positions of the samples in it.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]):
+        self.dataset = dataset
+        self.indices = list(indices)
+        labels = labels_of(dataset)
+        if labels is not None:
+            self.targets = [labels[i] for i in self.indices]
+        names = class_names_of(dataset)
+        if names is not None:
+            self.classes = names
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple:
+        return self.dataset[self.indices[index]]
+
+    @property
+    def transform(self) -> object:
+        return self.dataset.transform
+
+    @transform.setter
+    def transform(self, transform: object) -> None:
+        self.dataset.transform = transform
+
+    def filenames(self, *args: object, **kwargs: object) -> list[str]:
+        """Names of the files, or the positions where the dataset has none."""
+        if not hasattr(self.dataset, "filenames"):
+            return [str(i) for i in self.indices]
+        names = self.dataset.filenames(*args, **kwargs)
+        return [names[i] for i in self.indices]
+
+
+def parse_slice(text: str) -> tuple[float | int | None, float | int | None]:
+    """Parse ``A:B``: shares when either has a decimal point, counts otherwise; an empty side is open.
+
+    Raises:
+        UserError: not of that form, or empty.
+    """
+    def number(part: str) -> float | int | None:
+        return None if not part else float(part) if shares else int(part)
+
+    start_text, colon, stop_text = text.replace(" ", "").partition(":")
+    shares = "." in text
+    try:
+        start, stop = number(start_text), number(stop_text)
+        if not colon:
+            raise ValueError(text)
+    except ValueError as error:
+        raise UserError(f"--train-slice {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
+    if (start or 0) < 0 or (stop is not None and stop <= (start or 0)) or (shares and (stop or 0) > 1):
+        raise UserError(f"--train-slice {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
+    return start, stop
+
+
+def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
+    """Return an order of all samples of which every stretch has the classes in their overall proportions.
+
+    Each class is shuffled and spread evenly over [0, 1); samples are sorted by that position, so that slices of one
+    order are disjoint and stratified.
+    """
+    rng = random.Random(seed)
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
+    placed = []
+    for label in sorted(by_class):
+        members = by_class[label]
+        rng.shuffle(members)
+        offset = rng.random()
+        placed += [((k + offset) / len(members), label, i) for k, i in enumerate(members)]
+    return [i for _, _, i in sorted(placed)]
+
+
+def take_slice(dataset: Dataset, text: str | None, seed: int) -> Dataset:
+    """Return the part of ``dataset`` that ``--train-slice`` names, or all of it.
+
+    Raises:
+        UserError: malformed or empty slice, or a dataset that does not tell its labels.
+    """
+    if not text:
+        return dataset
+    start, stop = parse_slice(text)
+    order = stratified_order(_labels(dataset, "--train-slice"), seed)
+    if isinstance(start, float) or isinstance(stop, float):
+        start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
+    if stop is not None and stop > len(order):
+        raise UserError(f"--train-slice {text}: the training split has only {len(order)} samples")
+    indices = order[start or 0:stop]
+    if not indices:
+        raise UserError(f"--train-slice {text}: no sample is left of {len(order)}")
+    return Subset(dataset, sorted(indices))
+
+
+def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Split off a stratified part, a share or a count, for the selection of checkpoints."""
+    if not amount:
+        return dataset, None
+    order = stratified_order(_labels(dataset, "--select-split"), seed + 1)
+    count = math.ceil(amount * len(order)) if isinstance(amount, float) else amount
+    if not 0 < count < len(order):
+        raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
+    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
+
+
+def _labels(dataset: Dataset, flag: str) -> list[int]:
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    return labels

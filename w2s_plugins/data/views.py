@@ -1,0 +1,186 @@
+"""Training views as pure functions of (seed, epoch, sample index).
+
+timm's transforms draw from the global generators of Python, NumPy and PyTorch. Here those generators are seeded for
+each sample, and for the mixing of each batch, with a hash of its key; so a view does not depend on the number of data
+workers, ranks or restarts.
+"""
+
+import contextlib
+import hashlib
+import random
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, get_worker_info
+
+
+class ViewKey(NamedTuple):
+    """One view of one sample: ``repeat`` counts its views within an epoch."""
+
+    epoch: int
+    index: int
+    repeat: int = 0
+
+
+def hash_seed(*parts: int) -> int:
+    """Return a 63-bit seed that is a hash of some integers."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global CPU generators of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global CPU generators inside the block; in the main process they are restored after it."""
+    if get_worker_info() is not None:
+        seed_generators(seed)  # nothing else in a worker draws from them
+        yield
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        seed_generators(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+@dataclass
+class BatchTarget:
+    """What belongs to a batch of images. Moves between devices like a tensor, so timm's loader can carry it.
+
+    Args:
+        label: (B,) class indices or (B, C) soft labels.
+        index: (B,) positions of the samples in the training set.
+        view_seed: (B,) seeds of the views.
+    """
+
+    label: Tensor
+    index: Tensor
+    view_seed: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
+        move = {"device": device, "non_blocking": non_blocking}
+        return BatchTarget(self.label.to(**move), self.index.to(**move), self.view_seed)  # seeds are read on the CPU
+
+    def pin_memory(self) -> "BatchTarget":
+        return BatchTarget(self.label.pin_memory(), self.index.pin_memory(), self.view_seed)
+
+
+class KeyedDataset(Dataset):
+    """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
+
+    Args:
+        dataset: a map-style dataset with its transform.
+        seed: seed of the run.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, int, int]:
+        key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
+        view_seed = hash_seed(self.seed, *key)
+        with seeded(view_seed):
+            image, label = self.dataset[(key.index, *choice) if choice else key.index]
+        return image, label, key, view_seed
+
+
+class KeyedCollate:
+    """timm's collate function with the randomness of mixing keyed by the batch.
+
+    Args:
+        collate: turns a list of (image, label) into a batch.
+        mixup: the `Mixup` that ``collate`` applies, or None.
+        mixup_off_epoch: no mixing from this epoch on, 0 for never.
+    """
+
+    def __init__(self, collate: Callable, mixup: Mixup | None = None, mixup_off_epoch: int = 0):
+        self.collate = collate
+        self.mixup = mixup
+        self.mixup_off_epoch = mixup_off_epoch
+
+    def __call__(self, batch: list[tuple]) -> tuple[Tensor, BatchTarget]:
+        keys, view_seeds = [b[2] for b in batch], [b[3] for b in batch]
+        if self.mixup is not None:
+            # decided here, by the key: workers live on and would not see a flag set in the main process
+            self.mixup.mixup_enabled = not (self.mixup_off_epoch and keys[0].epoch >= self.mixup_off_epoch)
+        with seeded(hash_seed(*view_seeds)):
+            images, labels = self.collate([(b[0], b[1]) for b in batch])
+        repeats = len(labels) // len(batch)  # augmentation splits stack the batch
+        return images, BatchTarget(
+            labels, torch.tensor([k.index for k in keys]).repeat(repeats), torch.tensor(view_seeds).repeat(repeats))
+
+
+class KeyedSampler(Sampler):
+    """Keys of one epoch for one rank, in an order that is a function of seed and epoch.
+
+    The order is dealt out to ranks one by one, so that batch k of all ranks together is batch k of a single process
+    with the batch size of all. Samples left over after an even deal are dropped, never doubled.
+
+    Args:
+        size: samples in the dataset.
+        seed: seed of the run.
+        rank: this process.
+        world_size: number of processes.
+        repeats: views of a sample in an epoch (repeated augmentation, arXiv 1902.05509); an epoch still has ``size``
+            views, of fewer samples.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0):
+        self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.size // self.world_size - self.start
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of this rank's views to skip."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[ViewKey]:
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator)
+        per_rank = self.size // self.world_size
+        for position in range(self.start, per_rank):
+            place = position * self.world_size + self.rank
+            sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
+            if self.repeats > 1:
+                repeat = place - int(np.ceil(sample * self.repeats))
+            yield ViewKey(self.epoch, int(order[sample]), repeat)
+
+
+class KeyedErasing:
+    """timm's random erasing on the device, keyed by view."""
+
+    def __init__(self, erasing: RandomErasing):
+        self.erasing = erasing
+
+    def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
+        splits = self.erasing.num_splits
+        first = len(images) // splits if splits > 1 else 0
+        for image, seed in zip(images[first:], view_seeds[first:].tolist()):
+            seed = hash_seed(seed, 1)
+            if image.is_cuda:
+                torch.cuda.manual_seed(seed)  # not restored: the engine seeds the device before every step
+            with seeded(seed):
+                self.erasing(image)
+        return images

@@ -1,0 +1,382 @@
+"""One epoch of training, one pass of evaluation."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from timm.task import TrainingTask
+from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
+from timm.utils import dispatch_clip_grad
+from torch import Tensor, nn
+
+from .data import Batch, TrainLoader
+from .data.views import hash_seed
+from .errors import UserError
+from .task import first_output
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Precision:
+    """Autocast and loss scaling.
+
+    Args:
+        device: where the model runs.
+        amp_dtype: dtype of autocast, None without mixed precision.
+        scaler: timm's loss scaler, for float16.
+    """
+
+    device: torch.device
+    amp_dtype: torch.dtype | None = None
+    scaler: object | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+
+@dataclass
+class StepSettings:
+    """How a batch becomes an update; the flags of timm's training script."""
+
+    accum_steps: int = 1
+    clip_grad: float | None = None
+    clip_mode: str = "norm"
+    channels_last: bool = False
+    nan_patience: int = 10
+    log_interval: int = 50
+    recovery_interval: int = 0
+    synchronize: bool = False
+    loss_scale: str = "none"  # of the batch size, with scheduled image sizes
+    seed: int = 42
+    rank: int = 0
+    distributed: bool = False
+
+
+class TermMeter:
+    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def update(self, result: dict[str, Tensor], batch_size: int) -> None:
+        terms = scalar_terms(result)
+        dtype = torch.float32 if terms["loss"].device.type == "mps" else torch.float64
+        weight = torch.isfinite(terms["loss"]).to(dtype) * batch_size
+        terms["count"] = torch.ones_like(terms["loss"])
+        for name, value in terms.items():
+            value = value.to(dtype).nan_to_num(0.0, 0.0, 0.0) * weight
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def average(self, distributed: bool = False) -> dict[str, float]:
+        """Means by sample since the start of the epoch, over all ranks. Waits for the device."""
+        if not self.sums:
+            return {}
+        stacked = torch.stack(list(self.sums.values()))
+        if distributed:
+            dist.all_reduce(stacked)
+        values = dict(zip(self.sums, stacked.tolist()))
+        count = max(values.pop("count"), 1.0)
+        return {name: value / count for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {k: v.cpu() for k, v in self.sums.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        self.sums = {k: v.to(device) for k, v in state.items()}
+
+
+def scalar_terms(result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss and its terms from what a task returned, without gradient."""
+    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
+
+
+class Health:
+    """Counts bad steps in a row and ends the run when patience does.
+
+    A device with a queue is asked only now and then (`check`), since every question waits for it.
+
+    Args:
+        patience: bad steps in a row that end the run.
+        bad_steps: bad steps in a row so far.
+    """
+
+    def __init__(self, patience: int, bad_steps: int = 0):
+        self.patience, self.bad_steps = patience, bad_steps
+        self._pending: list[tuple[int, float, list[str], Tensor]] = []
+
+    def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
+        """Note the outcome of an update, without waiting for the device."""
+        terms = scalar_terms(result)
+        good = torch.as_tensor(good, device=terms["loss"].device)
+        flags = torch.stack([good & torch.isfinite(terms["loss"]), *(torch.isfinite(v) for v in terms.values())])
+        self._pending.append((step, lr, list(terms), flags))
+        if flags.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Judge the noted steps. Raises `UserError` when patience has ended."""
+        pending, self._pending = self._pending, []
+        rows = torch.stack([flags for *_, flags in pending]).tolist() if pending else []
+        for (step, lr, names, _), (good, *finite) in zip(pending, rows):
+            if good:
+                self.bad_steps = 0
+                continue
+            self.bad_steps += 1
+            bad = [name for name, ok in zip(names, finite) if not ok and name != "loss"]
+            cause = f"term {', '.join(bad)}" if bad else "the loss" if not all(finite) else "the gradient"
+            self._report(f"step {step}: {cause} is not finite, learning rate {lr:.3g}")
+
+    def _report(self, message: str) -> None:
+        if self.bad_steps >= self.patience:
+            raise UserError(f"{message}; stopped after {self.bad_steps} bad steps in a row (--nan-patience), the last "
+                            "good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+        _logger.warning(f"{message}; the step is skipped ({self.bad_steps} of {self.patience} in a row)")
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything that a checkpoint inside an epoch needs besides the weights."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of the epoch that are done
+    bad_steps: int = 0  # in a row
+    meter: TermMeter = field(default_factory=TermMeter)
+
+
+def train_one_epoch(
+        position: Position,
+        task: TrainingTask,
+        loader: TrainLoader,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        settings: StepSettings,
+        *,
+        num_epochs: int,
+        scheduler: object | None = None,
+        on_log: Callable[[int, int, dict[str, float], float], None] | None = None,
+        on_update: Callable[[int, int], None] | None = None,
+        on_batch: Callable[[Batch, int], None] | None = None,
+) -> dict[str, float]:
+    """Train for one epoch, or for what is left of it.
+
+    Args:
+        position: where to start; kept up to date.
+        task: any timm training task.
+        loader: batches of the epoch.
+        optimizer: optimizer of the task's trainable module.
+        precision: autocast and loss scaling.
+        settings: how a batch becomes an update.
+        num_epochs: length of the whole training, for the share that is done.
+        scheduler: timm scheduler, stepped by update.
+        on_log: called with update, updates per epoch, averages of the terms and learning rate.
+        on_update: called after each update with its number in the epoch and the number of samples.
+        on_batch: called with a logged batch and its number.
+
+    Returns:
+        Averages of ``loss`` and of each term over the epoch.
+
+    Raises:
+        UserError: ``nan_patience`` bad steps in a row.
+    """
+    epoch, total, accum = position.epoch, len(loader), settings.accum_steps
+    updates_per_epoch = -(-total // accum)
+    last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
+    health = Health(settings.nan_patience, position.bad_steps)
+    task.train()
+    optimizer.zero_grad()
+    for number, batch in enumerate(loader.epoch(epoch, position.batch), start=position.batch):
+        need_update = (number + 1) % accum == 0 or number + 1 == total
+        group = accum if number < last_group else total % accum
+        images = batch.input
+        if settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        seed_step(settings.seed, settings.rank, epoch, number)
+        if hasattr(task, "set_progress"):
+            task.set_progress((epoch * total + number) / (num_epochs * total))
+        waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
+        with waiting:
+            result = _forward(task, batch, images, precision)
+            scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
+            good = _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
+        position.meter.update(result, len(images))
+        position.batch = number + 1
+        if not need_update:
+            continue
+        update = number // accum
+        done = epoch * updates_per_epoch + update + 1
+        health.record(done - 1, good, result, _lr(optimizer))
+        position.bad_steps = health.bad_steps
+        optimizer.zero_grad()
+        task.update_ema(step=done)
+        if settings.synchronize and precision.device.type == "cuda":
+            torch.cuda.synchronize()
+        last = number + 1 == total
+        if on_log and (update % settings.log_interval == 0 or last):
+            health.check()
+            on_log(update, updates_per_epoch, position.meter.average(settings.distributed), _lr(optimizer))
+            if on_batch:
+                on_batch(batch, number)
+        if scheduler is not None:
+            scheduler.step_update(num_updates=done, metric=None)
+        if on_update:
+            on_update(update, len(images) * accum)
+    health.check()
+    position.bad_steps = health.bad_steps
+    if hasattr(optimizer, "sync_lookahead"):
+        optimizer.sync_lookahead()
+    return position.meter.average(settings.distributed)
+
+
+def seed_step(seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would."""
+    torch.manual_seed(hash_seed(seed, rank, epoch, batch))
+
+
+def _forward(task: TrainingTask, batch: Batch, images: Tensor, precision: Precision) -> dict[str, Tensor]:
+    with precision.autocast():
+        if getattr(task, "takes_index", hasattr(task, "set_progress")):
+            return task(images, batch.target, index=batch.index)
+        return task(images, batch.target)
+
+
+def _backward(
+        loss: Tensor,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        settings: StepSettings,
+        need_update: bool,
+) -> Tensor | bool:
+    """Backward pass and, when due, the optimizer's step. Returns whether the step was good, as a device tensor."""
+    second_order = getattr(optimizer, "is_second_order", False)
+    clipped = settings.clip_grad is not None
+    parameters = task.get_clip_parameters(exclude_head="agc" in settings.clip_mode) if clipped else None
+    if precision.scaler is not None:  # skips bad steps by itself
+        precision.scaler(
+            loss, optimizer, clip_grad=settings.clip_grad, clip_mode=settings.clip_mode, parameters=parameters,
+            create_graph=second_order, need_update=need_update)
+        return torch.isfinite(loss.detach())
+    loss.backward(create_graph=second_order)
+    if not need_update:
+        return True
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
+    good = torch.isfinite(nn.utils.get_total_norm(gradients, error_if_nonfinite=False))
+    if loss.device.type == "cpu":
+        if not good:
+            return good
+    else:
+        for gradient in gradients:  # no wait for the device: a bad gradient becomes zero
+            gradient.copy_(torch.where(good, gradient, torch.zeros_like(gradient)))
+    if clipped:
+        dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
+    optimizer.step()
+    return good
+
+
+def _batch_scale(rule: str, ratio: float) -> float:
+    return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
+
+
+def _lr(optimizer: torch.optim.Optimizer) -> float:
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return sum(rates) / len(rates)
+
+
+@dataclass
+class Evaluation:
+    """The outcome of one pass over a split.
+
+    Args:
+        metrics: ``loss``, ``top1``, ``top5`` in percent, and ``agreement`` in percent where there is a teacher.
+        teacher_metrics: the same of the teacher, where it was evaluated.
+        predictions: this rank's predicted classes, in order.
+        teacher_predictions: those of the teacher.
+        targets: this rank's labels.
+    """
+
+    metrics: dict[str, float]
+    teacher_metrics: dict[str, float] | None
+    predictions: Tensor
+    teacher_predictions: Tensor | None
+    targets: Tensor
+
+
+@torch.inference_mode()
+def evaluate(
+        model: Callable[[Tensor], Tensor],
+        loader: Iterable,
+        precision: Precision,
+        *,
+        dtype: torch.dtype = torch.float32,
+        distributed: bool = False,
+        channels_last: bool = False,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher_predictions: Tensor | None = None,
+        valid_labels: list[int] | None = None,
+        tta: int = 0,
+        on_output: Callable[[Tensor, Tensor], None] | None = None,
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> Evaluation:
+    """Evaluate a model, counting every sample once on any number of ranks.
+
+    Args:
+        model: maps images to logits.
+        loader: timm's evaluation loader.
+        precision: autocast.
+        dtype: dtype of the images.
+        distributed: sum over all ranks.
+        channels_last: memory layout of the images.
+        teacher: also evaluate this, on the same batches.
+        teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
+        valid_labels: classes that count, for a model with more.
+        tta: consecutive views of a sample whose logits are averaged.
+        on_output: called with each batch of logits and labels.
+        progress: wraps the loader to show progress.
+    """
+    if isinstance(model, nn.Module):
+        model.eval()
+    device, limit = precision.device, evaluation_sample_limit(loader)
+    meter = ClassificationEvaluator(device, max_samples=limit)
+    teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
+    predictions, teacher_rows, targets = [], [], []
+    for images, target in (progress(loader) if progress else loader):
+        images, target = images.to(device=device, dtype=dtype), target.to(device)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with precision.autocast():
+            logits = first_output(model(images))
+        if tta > 1:
+            logits, target = logits.unfold(0, tta, tta).mean(dim=2), target[::tta]
+        if valid_labels is not None:
+            logits = logits[:, valid_labels]
+        meter.update(logits, target)
+        predictions.append(logits.argmax(dim=1))
+        targets.append(target)
+        if teacher_meter is not None:
+            teacher_logits = teacher(images)
+            teacher_meter.update(teacher_logits, target)
+            teacher_rows.append(teacher_logits.argmax(dim=1))
+        if on_output:
+            on_output(logits, target)
+    metrics = dict(meter.compute(distributed=distributed))
+    teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
+    predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
+    if teacher_rows:
+        teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
+    if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
+        metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
+    return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
+
+
+def _share(hits: Tensor, device: torch.device, distributed: bool) -> float:
+    counts = torch.tensor([int(hits.sum()), len(hits)], device=device)
+    if distributed:
+        dist.all_reduce(counts)
+    return 100.0 * int(counts[0]) / max(1, int(counts[1]))

@@ -1,0 +1,196 @@
+"""Models and weights: what is created, what is loaded into it, and a report of both."""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import load_state_dict, resolve_model_input_args
+from torch import Tensor, nn
+
+from . import models  # noqa: F401  (importing registers the small networks with timm)
+from .errors import UserError, one_line
+from .hub import hub_errors
+
+_logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = ("model_best.pth.tar", "last.pth.tar", "export/model.safetensors", "model.safetensors")
+# settings of a run that say how the inputs of its checkpoint are made
+INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors of a checkpoint."""
+
+    path: str
+    matched: int
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{self.matched} matched"]
+        for name in ("missing", "unexpected", "mismatched"):
+            keys = getattr(self, name)
+            if keys:
+                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+        return f"{self.path}: {', '.join(parts)}"
+
+
+def create_model(flag: str, name: str, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
+                 **kwargs: object) -> nn.Module:
+    """Create a timm model, with errors for the person who named it.
+
+    Args:
+        flag: the flag that named the model.
+        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        pretrained: load its weights.
+        inputs: requests such as ``img_size`` and ``in_chans``; also resizes models of fixed size.
+        **kwargs: further arguments of `timm.create_model`; None is left out.
+
+    Raises:
+        UserError: unknown model or argument, weights that cannot be had.
+    """
+    if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+        raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
+    kwargs = {k: v for k, v in kwargs.items() if v is not None}
+    try:
+        with hub_errors(f"{flag} {name}"):
+            resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
+            if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+                # timm takes no pretrained_cfg for these: it comes with the model
+                accepted = {k: v for k, v in resolved.items() if k in ("img_size", "in_chans")}
+                return timm.create_model(name, pretrained=pretrained, **{**kwargs, **accepted})
+            return timm.create_model(pretrained=pretrained, **{**resolved, "model_name": name, "pretrained_cfg": None,
+                                                               **kwargs})
+    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
+        if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
+            raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
+        raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
+
+
+def find_weights(path: str, flag: str) -> Path:
+    """Return the file of weights that ``path``, a file or a run folder, stands for.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        for name in WEIGHT_FILES:
+            if (file / name).is_file():
+                return file / name
+        raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}")
+    if not file.is_file():
+        raise UserError(f"{flag} {path}: no such file")
+    return file
+
+
+def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or a checkpoint, never running code from it.
+
+    DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema`` or
+    ``model``.
+
+    Raises:
+        UserError: truncated, not a checkpoint, or a pickle that would run code.
+    """
+    try:
+        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
+    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
+    """Read everything in a training checkpoint, never running code from it. Raises `UserError` as `read_weights`."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{flag} {path}: not a training checkpoint")
+    return checkpoint
+
+
+def _explain_read_error(error: Exception) -> str:
+    text = one_line(error)
+    if "weights_only" in text or "Unsupported global" in text or "globals" in text:
+        return "refused: it is a pickle that would run code when loaded; expected tensors only (weights_only)"
+    return f"cannot be read as a checkpoint, truncated or of another kind ({text})"
+
+
+def load_weights(
+        model: nn.Module,
+        state: dict[str, Tensor],
+        path: str,
+        flag: str,
+        *,
+        allow: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load a state dict and report what matched.
+
+    Args:
+        model: takes the weights.
+        state: tensors by name.
+        path: where they came from, for messages.
+        flag: the flag that named them.
+        allow: prefixes of keys that may be missing, unexpected or of another shape.
+
+    Raises:
+        UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
+    """
+    own = model.state_dict()
+    mismatched = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    report = LoadReport(
+        path=path,
+        matched=sum(k in own for k in state) - len(mismatched),
+        missing=[k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        unexpected=[k for k in state if k not in own],
+        mismatched=mismatched,
+    )
+    def unwanted(keys: list[str]) -> list[str]:
+        return [k for k in keys if not k.startswith(allow)] if allow else keys
+    wrong = {name: unwanted(getattr(report, name)) for name in ("missing", "unexpected", "mismatched")}
+    if not report.matched or any(wrong.values()):
+        details = [f"{len(keys)} {name} ({keys[0]})" for name, keys in wrong.items() if keys and name != "mismatched"]
+        details += [f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong["mismatched"][:2]]
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: {report.matched} of {len(own)} tensors "
+                        f"matched; {'; '.join(details) or 'no key in common'}")
+    model.load_state_dict({k: v for k, v in state.items() if k not in mismatched}, strict=False)
+    return report
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the name prefixes of the model's classification head."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
+
+
+def settings_beside(path: Path) -> dict[str, object]:
+    """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
+
+    Returns:
+        Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
+    """
+    if path.suffix == ".safetensors":
+        config = path.parent / "config.json"
+        if not config.is_file():
+            return {}
+        content = json.loads(config.read_text(encoding="utf-8"))
+        cfg = content.get("pretrained_cfg", {})
+        found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
+        found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}
+        return {**found, "num_classes": content.get("num_classes")}
+    saved = read_checkpoint(path, "checkpoint").get("args")
+    saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
+    keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
+    return {k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}

@@ -1,0 +1,98 @@
+"""Progress bar on a terminal, log lines elsewhere; rank 0 only."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from tqdm import tqdm
+
+_logger = logging.getLogger(__name__)
+
+
+class _TqdmHandler(logging.Handler):
+    """Writes log lines above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def setup_logging(primary: bool) -> None:
+    """Show log lines on rank 0, warnings only on the others."""
+    handler = _TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO if primary else logging.ERROR)
+    for noisy in ("httpx", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
+                  "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
+        logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)
+
+
+class Console:
+    """Progress of a training run.
+
+    Args:
+        primary: False shows nothing.
+        total: updates in the whole run, for the time left.
+        done: updates done before this process started.
+    """
+
+    def __init__(self, primary: bool, total: int, done: int = 0):
+        self.primary, self.total, self.first = primary, total, done
+        self.started = time.monotonic()
+        self.samples = 0
+        self.bar = tqdm(
+            total=total, initial=done, unit="step", dynamic_ncols=True, leave=False, file=sys.stdout,
+        ) if primary and sys.stdout.isatty() else None
+
+    def update(self, samples: int) -> None:
+        """Count one update of ``samples`` samples."""
+        self.samples += samples
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def log(self, epoch: int, num_epochs: int, update: int, updates: int, terms: dict[str, float], lr: float) -> None:
+        """Show the averages of the loss terms, rate and time left."""
+        if not self.primary:
+            return
+        rate = self.samples / max(time.monotonic() - self.started, 1e-9)
+        text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+        if self.bar is not None:
+            self.bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
+            self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate:.0f} img/s")
+            return
+        done = epoch * updates + update + 1
+        elapsed = time.monotonic() - self.started
+        left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
+        _logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
+                     f"{rate:.0f} img/s, {duration(left)} left")
+
+    def wrap(self, text: str) -> object:
+        """Return a function that wraps an iterable to show progress under the heading ``text``."""
+        def wrapped(items: Iterable) -> Iterable:
+            return tqdm(items, desc=text, leave=False, dynamic_ncols=True, file=sys.stdout)
+        return wrapped if self.primary and sys.stdout.isatty() else None
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Return a short text such as ``2h05m``, ``3m20s`` or ``12s``."""
+    seconds = int(seconds)
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Return a table for the console: first column left, others right; None is shown as a dash."""
+    texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else str(c)) for c in row] for row in rows]
+    widths = [max(len(r[i]) for r in [list(header), *texts]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, texts)])

@@ -1,0 +1,377 @@
+"""Weak teachers: from a name, a Hub id, a folder or a file to a frozen callable."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
+from timm.data.model_config import resolve_input_data_config
+from timm.task.evaluator import evaluation_sample_limit
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .data import create_eval_loader
+from .errors import UserError
+from .hub import file_sha256, hub_source
+from .loading import (
+    INPUT_KEYS,
+    classifier_prefixes,
+    create_model,
+    find_weights,
+    load_weights,
+    read_weights,
+    settings_beside,
+)
+
+_logger = logging.getLogger(__name__)
+
+UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """How the loader prepared the batches that the teacher will see.
+
+    Args:
+        mean: mean that was subtracted, by channel.
+        std: standard deviation that was divided by.
+        in_chans: channels.
+        num_classes: classes of the student.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    in_chans: int
+    num_classes: int
+
+
+class TeacherModel(nn.Module):
+    """One frozen model with its own normalisation and input size.
+
+    Args:
+        model: a timm model.
+        data_config: timm's data configuration of the model.
+        student: how the student's batches were prepared.
+        class_map: for each teacher class its student class, -1 for none; or None.
+        source: where it came from, for the record.
+        dtype: dtype it runs in.
+        compiled: run it through torch.compile.
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            data_config: dict,
+            student: StudentInput,
+            *,
+            class_map: Tensor | None = None,
+            source: dict | None = None,
+            dtype: torch.dtype = torch.float32,
+            compiled: bool = False,
+    ):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False).to(dtype)
+        self.data_config, self.source, self.dtype = data_config, source, dtype
+        self.num_classes = student.num_classes
+        self.run = torch.compile(self.model) if compiled else self.model
+        stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
+            student.mean, student.std, data_config["mean"], data_config["std"])]
+        student_mean, student_std, mean, std = stats
+        self.register_buffer("scale", student_std / std, persistent=False)
+        self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
+        self.register_buffer("class_map", class_map, persistent=False)
+        self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
+        self.size = tuple(data_config["input_size"][-2:])
+
+    def train(self, mode: bool = True) -> "TeacherModel":
+        """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
+        return super().train(False)
+
+    def adapt(self, images: Tensor) -> Tensor:
+        """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
+        if not self.same_normalization:
+            images = images.float() * self.scale + self.shift
+        if tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True, align_corners=False)
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
+        logits = self.run(images.to(self.dtype))
+        logits = (logits[0] if isinstance(logits, (tuple, list)) else logits).float()
+        return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
+
+
+class Teacher(nn.Module):
+    """A frozen teacher, or an ensemble of them, on the student's normalised batch."""
+
+    def __init__(self, members: Sequence[TeacherModel]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) in float32 for a normalised batch (B, 3, H, W) of the student, without autograd."""
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            logits = combine([member(member.adapt(images)) for member in self.members])
+        with torch.no_grad():
+            return logits.clone()  # a normal tensor: autograd cannot save one of inference mode
+
+    @property
+    def sources(self) -> list[dict]:
+        return [member.source for member in self.members]
+
+
+class CachedTargets:
+    """Logits of the teacher for every training sample, by index.
+
+    Args:
+        logits: (N, C) in float32.
+    """
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Return the logits (B, C) of the samples ``index`` (B,), on its device."""
+        return self.logits[index.to(self.logits.device)].to(index.device)
+
+
+def combine(logits: list[Tensor]) -> Tensor:
+    """Return the logits of one model as they are, of several as the log of the mean of their probabilities."""
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([z.log_softmax(dim=1) for z in logits]).logsumexp(dim=0) - torch.log(torch.tensor(len(logits)))
+
+
+def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
+    """Return student-class logits: the log of the summed exponentials of the teacher classes mapped to each.
+
+    Args:
+        logits: (B, T) of the teacher.
+        class_map: (T,) student class of each teacher class, -1 for none.
+        num_classes: C.
+
+    Returns:
+        (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
+    """
+    peak = logits.amax(dim=1, keepdim=True)
+    kept = class_map >= 0
+    sums = torch.zeros(len(logits), num_classes, device=logits.device)
+    sums.index_add_(1, class_map[kept], (logits - peak)[:, kept].exp())
+    mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
+    return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
+
+
+def create_teacher(
+        names: Sequence[str],
+        checkpoints: Sequence[str],
+        student: StudentInput,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        use_ema: bool = False,
+        class_map_file: str | None = None,
+        img_size: int | None = None,
+        model_kwargs: dict | None = None,
+        compiled: bool = False,
+        channels_last: bool = False,
+) -> Teacher:
+    """Create a teacher, or an ensemble of several.
+
+    Args:
+        names: timm names, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
+        student: how the student's batches were prepared.
+        device: where it runs.
+        dtype: dtype it runs in.
+        use_ema: take EMA weights from the checkpoints.
+        class_map_file: json or yaml from teacher classes to student classes.
+        img_size: input size in place of the teacher's own.
+        model_kwargs: arguments of the constructor.
+        compiled: use torch.compile.
+        channels_last: use that memory layout.
+
+    Raises:
+        UserError: unknown names, weights that do not fit, another number of classes.
+    """
+    if checkpoints and len(checkpoints) != len(names):
+        raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
+                        "expected one a model, in the same order")
+    members = []
+    for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
+        model, data_config, source = _load_member(
+            name, checkpoint, student.in_chans, use_ema, img_size, dict(model_kwargs or {}))
+        class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
+        if class_map is None and model.num_classes != student.num_classes:
+            raise UserError(
+                f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
+                "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        members.append(TeacherModel(
+            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled))
+    return Teacher(members).to(device)
+
+
+def _load_member(
+        name: str,
+        checkpoint: str | None,
+        in_chans: int,
+        use_ema: bool,
+        img_size: int | None,
+        model_kwargs: dict,
+) -> tuple[nn.Module, dict, dict]:
+    """Return a model with its weights, its data configuration, and where they came from."""
+    if checkpoint is None:
+        inputs = {"in_chans": in_chans, "img_size": img_size}
+        model = create_model("--teacher", name, pretrained=True, inputs=inputs, **model_kwargs)
+        origin = hub_source(model, name)
+        if name.startswith("local-dir:"):
+            file = find_weights(name.removeprefix("local-dir:"), "--teacher")
+            origin = {"file": str(file), "sha256": file_sha256(file)}
+        _logger.info(f"Teacher {name}: pretrained weights ({_origin_text(origin)})")
+        settings = {}
+    else:
+        file = find_weights(checkpoint, "--teacher-checkpoint")
+        settings = settings_beside(file)
+        state = read_weights(file, "--teacher-checkpoint", use_ema)
+        inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
+        inputs = {"img_size": img_size} if img_size else inputs
+        kwargs = {**settings.get("model_kwargs", {}), **model_kwargs}
+        model = create_model("--teacher", name, pretrained=False, inputs=inputs,
+                             in_chans=settings.get("in_chans") or in_chans, **kwargs)
+        classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
+        if classes != model.num_classes:
+            model.reset_classifier(classes)
+        report = load_weights(model, state, str(file), "--teacher-checkpoint")
+        origin = {"file": str(file), "sha256": file_sha256(file)}
+        _logger.info(f"Teacher {name}: {report}")
+    requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
+    if img_size:
+        requests = {**requests, "img_size": img_size, "input_size": None}
+    data_config = resolve_input_data_config(model, args=requests)
+    params = sum(p.numel() for p in model.parameters())
+    return model, data_config, {"name": name, "params": params, "source": origin}
+
+
+def _origin_text(origin: dict | None) -> str:
+    if not origin:
+        return "origin unknown"
+    place = f"{origin['repo']}@{origin['revision']}" if origin.get("repo") else origin.get("file")
+    return f"{place}, sha256 {str(origin.get('sha256'))[:12]}"
+
+
+def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:
+    for prefix in classifier_prefixes(model):
+        if f"{prefix}weight" in state:
+            return len(state[f"{prefix}weight"])
+    return None
+
+
+def read_class_map(file: str, teacher_classes: int, student_classes: int) -> Tensor:
+    """Read a map from teacher classes to student classes.
+
+    The file is json or yaml: a list with the student class (or null) of every teacher class, or a mapping from teacher
+    class to student class in which absent classes have none.
+
+    Returns:
+        (T,) student classes, -1 for none.
+
+    Raises:
+        UserError: unreadable, or classes out of range.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--teacher-class-map {file}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        pairs = [(int(t), -1 if s is None else int(s)) for t, s in pairs]
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"--teacher-class-map {file}: expected a list or a mapping of class numbers") from error
+    class_map = torch.full((teacher_classes,), -1, dtype=torch.long)
+    for teacher_class, student_class in pairs:
+        if not 0 <= teacher_class < teacher_classes or not -1 <= student_class < student_classes:
+            raise UserError(f"--teacher-class-map {file}: {teacher_class} -> {student_class} is out of range; teacher "
+                            f"classes are 0 to {teacher_classes - 1}, student classes 0 to {student_classes - 1}")
+        class_map[teacher_class] = student_class
+    if (class_map < 0).all():
+        raise UserError(f"--teacher-class-map {file}: no teacher class is mapped")
+    return class_map
+
+
+def label_dataset(
+        teacher: Teacher,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+        distributed: bool = False,
+        progress: object = None,
+) -> Tensor:
+    """Let the teacher label every image once, through its own evaluation transform.
+
+    Args:
+        teacher: one or several models.
+        dataset: the training set; its transform is put back afterwards.
+        batch_size: images at a time.
+        workers: data worker processes.
+        device: where the teacher runs.
+        distributed: share the work among the ranks; every rank returns all logits.
+        progress: wraps an iterable with a length, to show progress.
+
+    Returns:
+        Logits (N, C) in float32, in the order of the dataset, on the CPU.
+    """
+    transform = dataset.transform
+    labelled = []
+    for member in teacher.members:
+        loader = create_eval_loader(
+            dataset, member.data_config, batch_size=batch_size, workers=workers, device=device,
+            dtype=torch.float32, distributed=distributed)
+        rows = []
+        for images, _ in (progress(loader) if progress else loader):
+            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+                rows.append(member(images).cpu())
+        labelled.append(_gather(torch.cat(rows), len(dataset), evaluation_sample_limit(loader), device, distributed))
+    dataset.transform = transform
+    return combine(labelled).clone()
+
+
+def _gather(rows: Tensor, size: int, valid: int | None, device: torch.device, distributed: bool) -> Tensor:
+    """Put the rows of all ranks, dealt out one by one, back in order."""
+    if not distributed:
+        return rows
+    full = torch.zeros(size, rows.shape[1], device=device)
+    full[dist.get_rank()::dist.get_world_size()] = rows[:valid].to(device)
+    dist.all_reduce(full)  # every row is written by one rank only
+    return full.cpu()
+
+
+def save_targets(logits: Tensor, path: Path, key: str) -> None:
+    """Write cached logits to a safetensors file with the key of teacher and data."""
+    temporary = path.with_suffix(".tmp")
+    save_file({"logits": logits.contiguous()}, temporary, metadata={"key": key})
+    temporary.replace(path)
+
+
+def load_targets(path: Path, key: str) -> Tensor | None:
+    """Return the logits in ``path`` when they were made for ``key``; None when there are none for it."""
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("key") != key:
+            return None
+        return file.get_tensor("logits")
