@@ -1,0 +1,412 @@
+"""The Hugging Face Hub: clear errors, where weights came from, export, model card, push.
+
+``python -m w2s_plugins.hub push RUN ORG/NAME`` publishes the export of a finished run, without training again.
+Tokens come from ``hf auth login`` or ``HF_TOKEN`` only.
+"""
+
+import argparse
+import errno
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import SequenceMatcher
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote, unquote
+
+import timm
+import torch
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_session,
+    scan_cache_dir,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    CacheNotFound,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from timm.models import parse_model_name, save_for_hf
+from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
+
+from w2s_plugins import __version__
+from w2s_plugins.errors import UserError, nearest, one_line, run_main
+from w2s_plugins.model_card import EVAL_RESULTS, MODEL_ID, eval_results, model_card
+
+LOGIN = "run `hf auth login` or set HF_TOKEN"
+HUB_TIMEOUT = 300.0  # seconds; huggingface_hub sets none for its API calls, so a hung server would hang the run
+
+_UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, URLError)
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".npz")
+_URL = re.compile(
+    r"https?://[^/\s]+/(?:api/models/)?(?P<repo>[\w.-]+(?:/(?!resolve/|revision/)[\w.-]+)?)"
+    r"(?:/(?:resolve|revision|tree|preupload|commit|branch)/(?P<revision>[^/?\s]+)(?:/(?P<file>[^?\s]+))?)?"
+)
+_TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def scrub(text: str) -> str:
+    """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
+    secrets = [os.environ.get(k, "") for k in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
+    with suppress(OSError, UnicodeDecodeError):
+        secrets.append(Path(constants.HF_TOKEN_PATH).read_text())
+    for secret in map(str.strip, secrets):
+        if len(secret) >= 4:  # a shorter one would garble the text, and is no token
+            text = text.replace(secret, "***")
+    text = _TOKEN.sub("hf_***", text)
+    return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong between here and the Hub into a one-line `UserError` that starts with ``what``.
+
+    Covers huggingface_hub, its HTTP client, and timm's ``create_model`` on top of them: ids, revisions and files that
+    do not exist, gated and private repositories, refused tokens, rate limits, server errors, an unreachable Hub (the
+    message lists the models in the local cache, nearest id first), a full disk, and repositories that hold no timm
+    model. All other exceptions pass. No message contains a token.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _reason(error, what)
+        if reason is None:
+            raise
+        shown = "".join(traceback.format_exception(error))
+        # --debug prints the cause as well, unless a secret is in it
+        raise UserError(scrub(f"{what}: {reason}")) from (error if scrub(shown) == shown else None)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise a `UserError` unless ``repo_id`` has the form of a Hub id, ``ORG/NAME`` or ``NAME``."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        guess = re.sub(r"^(https?://[^/]+/|hf-hub:)", "", str(repo_id)).split("@")[0]
+        guess = re.sub(r"[^\w./-]+|-{2,}|\.{2,}", "-", guess, flags=re.ASCII).strip("-./")
+        try:
+            validate_repo_id(guess)
+            hint = f" (nearest: {guess})"
+        except HFValidationError:
+            hint = ""
+        raise UserError(
+            f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, "
+            f"'-', '_' and '.', at most 96 each{hint}") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -> dict[str, str] | None:
+    """Say which file of which commit the pretrained weights of a timm model came from.
+
+    Args:
+        model: Model just created by ``timm.create_model(name, pretrained=True)``.
+        name: The name it was created by: timm's own, or ``hf-hub:ORG/NAME[@REVISION]``.
+        revision: Branch, tag or commit, when not part of ``name``.
+
+    Returns:
+        ``{"repo", "revision" (commit hash), "file", "sha256"}``, or None if the weights are not from the Hub.
+
+    Raises:
+        UserError: The cached file is not the one the Hub announced (large files are stored under their hash).
+    """
+    kind, model_id = parse_model_name(name)
+    cfg = model.pretrained_cfg
+    if kind == "local-dir" or (kind is None and (cfg.get("file") or not cfg.get("hf_hub_id"))):
+        return None
+    repo, pinned = hf_split(model_id if kind else cfg["hf_hub_id"])
+    wanted = cfg.get("hf_hub_filename") or HF_WEIGHTS_NAME
+    for file in (*_get_safe_alternatives(wanted), wanted):
+        path = try_to_load_from_cache(repo, file, revision=revision or pinned)
+        if isinstance(path, str):
+            break
+    else:
+        return None
+    digest = file_sha256(path)
+    blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+    if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
+        raise UserError(f"{file} of {repo} has SHA-256 {digest} but the Hub announced {blob}; delete {path} and the "
+                        "file it links to, then load it again")
+    commit = Path(path).parents[len(Path(file).parts) - 1].name
+    return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
+
+
+def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, record: dict) -> None:
+    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
+
+    It is written next to ``folder`` and then renamed, so that an earlier export stays whole until the new one is.
+
+    Args:
+        model: timm model, not wrapped.
+        folder: Folder to create or replace.
+        data_config: Preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
+        record: Content of the run's ``result.json``, see `model_card`.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    # safetensors refuses the strides of channels_last
+    hook = model.register_state_dict_post_hook(
+        lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        save_for_hf(model, new, safe_serialization=True, data_config=data_config)
+        (new / "README.md").write_text(scrub(model_card(record)), encoding="utf-8")
+        if results := eval_results(record):
+            (new / EVAL_RESULTS).parent.mkdir()
+            (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
+        _flush(new)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"cannot write the export {folder}: {one_line(error)}; free space or choose another output "
+                        "folder, then export again") from error
+    finally:
+        hook.remove()
+
+
+def push_export(
+        folder: str | Path,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+) -> str:
+    """Publish an export as one commit, with the final id in its card; the folder itself is only read.
+
+    Args:
+        folder: What `export_model` wrote.
+        repo_id: ``ORG/NAME``; created when missing.
+        private: Create it private; an existing public repository is then refused.
+        revision: Branch to push to, created when missing.
+        commit_message: First line of the commit.
+
+    Returns:
+        Address of the published model.
+
+    Raises:
+        UserError: The export is incomplete, or the push failed; it can be repeated.
+    """
+    folder = Path(folder)
+    check_repo_id(repo_id)
+    if missing := [n for n in ("config.json", "model.safetensors", "README.md") if not (folder / n).is_file()]:
+        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
+                        "writes RUN/export at its end")
+    if revision and _COMMIT.fullmatch(revision):
+        raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
+    try:
+        with hub_errors(f"push to {repo_id}"):
+            return _push(folder, repo_id, private, revision, commit_message or "Upload model")
+    except UserError as error:
+        run = folder.parent if folder.name == "export" else folder
+        command = ["python", "-m", "w2s_plugins.hub", "push", str(run), repo_id]
+        command += ["--private"] * bool(private) + (["--revision", revision] if revision else [])
+        raise UserError(f"{error}; {folder} is as it was, repeat with: {shlex.join(command)}") from error.__cause__
+
+
+def main() -> None:
+    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
+    parser = _Parser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    push = commands.add_parser("push", help="publish the export of a run")
+    push.add_argument("run", metavar="RUN", type=Path, help="run folder (its export/ is published)")
+    push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
+    push.add_argument("--private", action="store_true", default=None, help="create the repository private")
+    push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    push.add_argument("--commit-message", metavar="M", help="first line of the commit")
+    push.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    if not args.run.is_dir():
+        siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
+        raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")
+    print(push_export(args.run / "export", args.repo_id, private=args.private, revision=args.revision,
+                      commit_message=args.commit_message))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+    get_session().timeout = HUB_TIMEOUT
+    api = HfApi(library_name="w2s_plugins", library_version=__version__)
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    repo_id = url.repo_id  # with the user's name, where it was left out
+    if private and not api.repo_info(repo_id).private:
+        raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "
+                        "page, or choose another name")
+    if revision and revision != "main" and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
+    operations = [CommitOperationAdd("README.md", card.encode())]
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != "README.md" and (name == EVAL_RESULTS or not name.startswith(".")):
+            operations.append(CommitOperationAdd(name, str(path)))
+    if not (folder / EVAL_RESULTS).exists() and api.file_exists(repo_id, EVAL_RESULTS, revision=revision):
+        operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
+    api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+    return f"{url}/tree/{quote(revision, safe='')}" if revision else str(url)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def _reason(error: Exception, what: str) -> str | None:
+    """What to tell the user about ``error``, or None if it has nothing to do with the Hub."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for e in chain:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = e.filename or constants.HF_HUB_CACHE
+            return f"no space left on the disk of {place}; free some, or set HF_HOME to a folder on another disk"
+        if isinstance(e, HfHubHTTPError):
+            return _http_reason(e)
+        if isinstance(e, UnicodeEncodeError) and "Bearer" in str(e.object):
+            return f"the access token has characters that no token has; {LOGIN}"
+    if any(isinstance(e, _UNREACHABLE) for e in chain):
+        return _unreachable_reason(chain, what)
+    return _loader_reason(error)
+
+
+def _http_reason(error: HfHubHTTPError) -> str:
+    status = error.response.status_code
+    url = _URL.match(_url(error))
+    repo, revision, file = (unquote(part or "") for part in url.groups()) if url else ("", "", "")
+    if isinstance(error, GatedRepoError):
+        return f"{repo} is gated; ask for access at {constants.ENDPOINT}/{repo} and then {LOGIN}"
+    if isinstance(error, RepositoryNotFoundError):
+        known = _cached_models() + (["timm/" + m for m in timm.list_pretrained()] if repo.startswith("timm/") else [])
+        return f"no repository {repo} on the Hub{nearest(repo, known)}, or it is private: then {LOGIN}"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no revision {revision!r}{nearest(revision, _revisions(repo))}"
+    if isinstance(error, EntryNotFoundError):
+        timm_files = "; a timm model has config.json and model.safetensors or pytorch_model.bin"
+        return f"{repo} has no file {file} at revision {revision}{timm_files}"
+    said = f" ({one_line(ValueError(error.server_message), 200)})" if error.server_message else ""
+    if status == 401:
+        return f"the Hub wants a valid access token{said}; {LOGIN}"
+    if status in (402, 403):
+        return f"the access token may not do this{said}; it needs write access to push, else access to {repo or 'it'}"
+    if status == 429:
+        seconds = error.response.headers.get("Retry-After", "")
+        when = f"in {seconds} s" if seconds.isdigit() else "later"
+        return f"too many requests, try again {when}; with a token the limit is higher: {LOGIN}"
+    if status in (409, 412):
+        return f"someone else is changing the repository{said}; try again"
+    if status >= 500:
+        return f"the Hub at {constants.ENDPOINT} has a server error ({status}), try again later{said}"
+    return f"the Hub answered {status}{said or ' ' + one_line(error, 200)}"
+
+
+def _unreachable_reason(chain: list[BaseException], what: str) -> str:
+    last = next((e for e in reversed(chain) if isinstance(e, _UNREACHABLE)), chain[-1])
+    if constants.is_offline_mode():
+        reason = "HF_HUB_OFFLINE is set and it is not in the local cache"
+    else:
+        detail = one_line(last, 120)
+        reason = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(last).__name__}: {detail})"
+    url = next(filter(None, (_URL.match(_url(e)) for e in chain)), None)
+    wanted = (url["repo"] if url else what).lower()
+    cached = sorted(_cached_models(), key=lambda m: (-SequenceMatcher(None, m.lower(), wanted).ratio(), m))
+    if not cached:
+        return f"{reason}; no model is in the local cache {constants.HF_HUB_CACHE}"
+    more = f" and {len(cached) - 5} more" if len(cached) > 5 else ""
+    return f"{reason}; in the local cache: {', '.join(cached[:5])}{more}"
+
+
+def _loader_reason(error: Exception) -> str | None:
+    """Errors of timm and huggingface_hub without a type of their own are told by the functions they came through."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = {str(frame.f_globals.get("__name__")).split(".")[0] for frame in frames}
+    functions = {f.f_code.co_name for f in frames if str(f.f_globals.get("__name__")).startswith("timm.")}
+    text = one_line(error, 160)
+    if "huggingface_hub" in modules:
+        return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+    if unknown := re.fullmatch(r"Unknown model \((.*)\)", str(error), re.DOTALL):
+        hint = nearest(unknown[1], timm.list_models())
+        return f"timm {timm.__version__} has no architecture {unknown[1]!r}{hint}"
+    bad_fields = "resolve_pretrained_cfg" in functions and isinstance(error, TypeError)
+    if bad_fields or "load_model_config_from_hf" in functions:
+        return f"not a timm model: its config.json lacks timm's fields ({type(error).__name__}: {text})"
+    if "load_state_dict_from_hf" in functions:
+        return f"its weights cannot be read ({type(error).__name__}: {text})"
+    return None
+
+
+def _url(error: BaseException) -> str:
+    try:
+        return str(error.request.url)
+    except (AttributeError, RuntimeError):  # an httpx error that never had a request raises RuntimeError
+        found = re.search(r"https?://\S+", str(error))
+        return found[0] if found else ""
+
+
+def _cached_models() -> list[str]:
+    """Ids of the models whose weights are in the local cache, with ``@COMMIT`` where no branch main points to them."""
+    try:
+        repos = [r for r in scan_cache_dir().repos if r.repo_type == "model"]
+    except (CacheNotFound, ValueError, OSError):
+        return []
+    models = []
+    for repo in repos:
+        whole = [r for r in repo.revisions if any(f.file_name.endswith(_WEIGHTS) for f in r.files)]
+        if any("main" in r.refs for r in whole):
+            models.append(repo.repo_id)
+        else:
+            models += [f"{repo.repo_id}@{r.commit_hash}" for r in whole]
+    return models
+
+
+def _revisions(repo: str) -> list[str]:
+    try:
+        refs = HfApi().list_repo_refs(repo)
+    except Exception:  # only a hint is lost
+        return []
+    return [ref.name for ref in (*refs.branches, *refs.tags)]
+
+
+if __name__ == "__main__":
+    run_main(main, "w2s_plugins.hub")

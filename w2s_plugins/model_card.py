@@ -1,0 +1,297 @@
+"""The model card of an exported student: the Hub's YAML metadata, and what the run measured in words and tables."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
+EVAL_RESULTS = ".eval_results/w2s_plugins.yaml"
+
+_HUB_DATASETS = {
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "imagenet": "ILSVRC/imagenet-1k",
+    "mnist": "ylecun/mnist",
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+}
+_INIT = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "a checkpoint file"}
+_TARGETS = {
+    "online": "the teacher predicts on every training view",
+    "cached": "the teacher labels each training image once, before training",
+}
+_CITATION = """@misc{guo2024vision,
+  title         = {Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation Models},
+  author        = {Guo, Jianyuan and Chen, Hanting and Wang, Chengcheng and Han, Kai and Xu, Chang and Wang, Yunhe},
+  year          = {2024},
+  eprint        = {2402.03749},
+  archivePrefix = {arXiv},
+}"""
+
+
+def model_card(record: dict) -> str:
+    """Return the README.md of an exported student; all figures come from ``record`` and unknown ones are left out.
+
+    Args:
+        record: Content of a run's ``result.json``. Every key may be missing or None. Accuracies and agreement are in
+            percent, PGR is a fraction. Strings may hold anything: none of them can break out of the YAML or add
+            markup.
+
+    Returns:
+        YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
+    """
+    sections = [
+        f"# {_code(_get(record, 'model', 'name') or 'student')}",
+        _introduction(record),
+        _usage(record),
+        _section("Results", _results(record)),
+        _section("Teacher", _teacher(record)),
+        _section("Loss", _loss(record)),
+        _section("Data", _data(record)),
+        _section("Student", _student(record)),
+        _section("Reproduction", _reproduction(record)),
+        _section("Notes", "\n".join(f"- {_code(w)}" for w in _list(_get(record, "warnings")))),
+        _section("Citation", _fenced(_CITATION, "bibtex")),
+    ]
+    body = "\n\n".join(filter(None, sections))
+    return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
+
+
+def eval_results(record: dict) -> str | None:
+    """Return the YAML of the Hub's ``.eval_results/``, or None unless the student was measured on a Hub dataset."""
+    top1, dataset = _number(record, "metrics", "top1"), _dataset_id(record)
+    if top1 is None or dataset is None:
+        return None
+    split = _get(record, "data", "val_split")
+    notes = "top-1 accuracy in %" + (f", split {_plain(split)}" if split else "")
+    entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=top1, notes=notes)
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+
+
+def _metadata(record: dict) -> ModelCardData:
+    loss, dataset = _get(record, "loss", "name"), _dataset_id(record)
+    named = _get(record, "data", "dataset")
+    split = _get(record, "data", "val_split")
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image Classification",
+            dataset_type=dataset or "custom",
+            dataset_name=_plain(named or "custom"),
+            dataset_split=_plain(split) if split else None,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, key in (("Top-1 accuracy (%)", "top1"), ("Top-5 accuracy (%)", "top5"))
+        if (value := _number(record, "metrics", key)) is not None
+    ]
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        license=_plain(_get(record, "license") or "apache-2.0"),
+        tags=["timm", "image-classification", "weak-to-strong", "knowledge-distillation"]
+            + ([_plain(loss)] if loss else []),
+        base_model=_repo_id(_get(record, "model", "source", "repo")),
+        datasets=[dataset] if dataset else None,
+        metrics=["accuracy"] if results else None,
+        model_name=_plain(_get(record, "model", "name") or "student") if results else None,
+        eval_results=results or None,
+    )
+
+
+def _introduction(record: dict) -> str:
+    loss = _get(record, "loss", "name")
+    how = f" with the loss {_code(loss)}" if loss else ""
+    if not _get(record, "teacher"):
+        return f"An image classifier trained{how} by [timm](https://github.com/huggingface/pytorch-image-models)."
+    return ("An image classifier trained by weak-to-strong distillation: a strong student learned from a weak teacher"
+            f"{how}, by [timm](https://github.com/huggingface/pytorch-image-models) and `w2s_plugins`.")
+
+
+def _usage(record: dict) -> str:
+    module = _get(record, "model", "plugin_module")
+    code, note = "import timm\n", ""
+    if module:
+        module = str(module) if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module)) else "w2s_plugins"
+        code += f"import {module}  # registers the architecture\n"
+        note = (f"The architecture is not one of timm's own: the package {_code(module.split('.')[0])} must be "
+                "installed, and imported first.\n\n")
+    code += (f'\nmodel = timm.create_model("{MODEL_ID}", pretrained=True).eval()\n'
+             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)")
+    return f"## Use\n\n{note}{_fenced(code, 'python')}"
+
+
+def _results(record: dict) -> str:
+    rows = [
+        ("student (this model)", *(_percent(record, "metrics", k) for k in ("top1", "top5", "agreement"))),
+        ("teacher", _percent(record, "teacher", "top1"), _percent(record, "teacher", "top5"), None),
+        ("ceiling (the student trained on ground truth)", _percent(record, "ceiling_acc"), None, None),
+    ]
+    rows = [row for row in rows if any(row[1:])]
+    table = _table(("", "top-1 (%)", "top-5 (%)", "agreement with the teacher (%)"), rows)
+    lines = []
+    if (split := _get(record, "data", "val_split")) and rows:
+        lines.append(f"Measured on the split {_code(split)}.")
+    if (pgr := _number(record, "pgr")) is not None:
+        lines.append(f"Performance gap recovered (PGR): {pgr:.3f}, where 0 is the teacher and 1 the ceiling.")
+    if _get(record, "selected", "rule") in ("last", "best"):
+        lines.append(_selection(record))
+    return "\n\n".join(filter(None, (table, " ".join(lines))))
+
+
+def _selection(record: dict) -> str:
+    rule, epoch, split = (_get(record, "selected", k) for k in ("rule", "epoch", "split"))
+    where = f", judged on the split {_code(split)}" if rule == "best" and split else ""
+    return f"The checkpoint is that of the {rule} epoch{f' ({_code(epoch)})' if epoch is not None else ''}{where}."
+
+
+def _teacher(record: dict) -> str:
+    teacher = _get(record, "teacher")
+    rows = [
+        (_code(_get(m, "name") or ""), *(_code_or_none(_get(m, "source", k)) for k in ("repo", "revision", "sha256")),
+         _count(m, "params"))
+        for m in _list(_get(teacher, "models"))
+    ]
+    table = _table(("model", "repository", "revision", "SHA-256 of the weights", "parameters"), rows)
+    name = _get(teacher, "name")
+    lines = [f"Name: {_code(name)}."] if name and not rows else []
+    if len(rows) > 1:
+        lines.append("The teacher is the mean of the probabilities of these models.")
+    if (targets := _get(teacher, "targets")) in _TARGETS:
+        lines.append(f"Targets: `{targets}` ({_TARGETS[targets]}).")
+    return "\n\n".join(filter(None, (table, " ".join(lines))))
+
+
+def _loss(record: dict) -> str:
+    kwargs = _get(record, "loss", "kwargs")
+    return _pairs([
+        ("distillation loss", _code_or_none(_get(record, "loss", "name"))),
+        *((f"argument {_code(k)}", _code_or_none(v)) for k, v in (kwargs if isinstance(kwargs, dict) else {}).items()),
+        ("weight of the distillation loss", _code_or_none(_get(record, "loss", "distill_loss_weight"))),
+        ("loss on ground truth", _code_or_none(_get(record, "loss", "task_loss"))),
+        ("weight of the loss on ground truth", _code_or_none(_get(record, "loss", "task_loss_weight"))),
+    ])
+
+
+def _data(record: dict) -> str:
+    names = ("dataset", "train_split", "train_samples", "train_slice", "val_split", "val_samples", "fingerprint")
+    return _pairs((name.replace("_", " "), _code_or_none(_get(record, "data", name))) for name in names)
+
+
+def _student(record: dict) -> str:
+    size = _list(_get(record, "model", "input_size"))
+    init = _get(record, "model", "init")
+    return _pairs([
+        ("architecture", _code_or_none(_get(record, "model", "architecture"))),
+        ("parameters", _count(record, "model", "params")),
+        ("classes", _count(record, "model", "num_classes")),
+        ("input size", _code(" x ".join(map(str, size))) if size else None),
+        ("started from", _INIT.get(init) if isinstance(init, str) else None),
+        *((f"initial weights: {k}", _code_or_none(_get(record, "model", "source", k)))
+          for k in ("repo", "revision", "file", "sha256")),
+    ])
+
+
+def _reproduction(record: dict) -> str:
+    command, versions, seconds = _get(record, "command"), _get(record, "versions"), _number(record, "seconds")
+    parts = [_fenced(str(command), "sh")] if command else []
+    if isinstance(versions, dict) and versions:
+        parts.append(_pairs(((_code(k), _code_or_none(v)) for k, v in versions.items()), ("package", "version")))
+    if seconds is not None:
+        parts.append(f"The run took {seconds:.0f} s.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _get(record: Any, *keys: str) -> Any:
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def _list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def _number(record: dict, *keys: str) -> int | float | None:
+    value = _get(record, *keys)
+    finite = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if finite else None
+
+
+def _percent(record: dict, *keys: str) -> str | None:
+    value = _number(record, *keys)
+    return None if value is None else f"{value:.2f}"
+
+
+def _count(record: dict, *keys: str) -> str | None:
+    value = _number(record, *keys)
+    return None if value is None else f"{value:,.0f}"
+
+
+def _repo_id(value: Any) -> str | None:
+    try:
+        validate_repo_id(value or "")
+    except HFValidationError:
+        return None
+    return value
+
+
+def _dataset_id(record: dict) -> str | None:
+    """Id on the Hub of the dataset, for timm's ``hfds/`` and ``hfids/`` names and for well-known ones."""
+    reader, _, name = str(_get(record, "data", "dataset") or "").partition("/")
+    if reader in ("hfds", "hfids"):
+        return _repo_id(name)
+    return _HUB_DATASETS.get(name) if reader in ("torch", "tfds") else None
+
+
+def _plain(text: Any, limit: int = 300) -> str:
+    """Fold white space and drop control and direction characters, so that a value stays on its line."""
+    folded = " ".join(str(text).split())
+    return "".join(c for c in folded if c.isprintable())[:limit]
+
+
+def _code(text: Any) -> str:
+    """An inline code span in which nothing is markup; a back-tick or a table's pipe needs HTML entities for that."""
+    text = _plain(text if isinstance(text, str) else json.dumps(text, default=str))
+    if text and not re.search(r"[`|]", text):
+        return f"`{text}`"
+    return "<code>" + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text) + "</code>"
+
+
+def _code_or_none(value: Any) -> str | None:
+    return None if value is None or value == "" else _code(value)
+
+
+def _fenced(text: str, language: str) -> str:
+    text = "\n".join("".join(c for c in line if c.isprintable()) for line in text.splitlines())
+    fence = "`" * (max(map(len, re.findall("`{3,}", text)), default=2) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _table(header: Iterable[str], rows: Iterable[tuple]) -> str:
+    """A Markdown table without the columns that are empty in every row; nothing when there are no rows."""
+    header, rows = tuple(header), [tuple(row) for row in rows]
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    lines = [[header[i] for i in kept], ["---"] * len(kept), *([row[i] or "" for i in kept] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+
+
+def _pairs(rows: Iterable[tuple[str, str | None]], header: tuple[str, str] = ("", "")) -> str:
+    return _table(header, [row for row in rows if row[1]])
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}" if text else ""
