@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import timm
@@ -18,55 +19,74 @@ class StagedNet(nn.Module):
     """timm's model interface for a network of stem, stages, final layers, pooling and a linear classifier.
 
     A subclass creates its modules under the names that its checkpoints use, says in the class attributes how they
-    hang together, and ends its ``__init__`` with `_finish`. The features are the output of the stem, if there is one,
-    and of each stage.
+    hang together, adds its stages with `_add_stage` and ends its ``__init__`` with `_finish`.
 
     Attributes:
         stem: Names of the modules before the first stage, in order of use.
+        stage: Pattern of the stages' names.
         final: Names of the modules between the last stage and the pooling, in order of use.
-        classifier: Name of the linear classifier, dots allowed.
+        classifier_name: Name of the linear classifier.
         checkpoint_every: Modules of a stage that are computed again together under gradient checkpointing.
     """
     stem: tuple[str, ...] = ("conv1", "bn1", "act1")
+    stage: str = "layer{}"
     final: tuple[str, ...] = ()
-    classifier: str = "fc"
+    classifier_name: str = "fc"
     checkpoint_every: int = 1
 
-    def _finish(
+    def __init__(self):
+        super().__init__()
+        self._stages: list[str] = []
+        self.feature_info: list[dict[str, Any]] = []
+        self.grad_checkpointing = False
+
+    def _add_feature(self, module: str, num_chs: int, reduction: int) -> None:
+        """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
+        self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
+
+    def _add_stage(self, number: int, stage: nn.Sequential) -> str:
+        """Add a stage and return its name."""
+        name = self.stage.format(number)
+        parent, _, leaf = name.rpartition(".")
+        self.get_submodule(parent).add_module(leaf, stage)
+        self._stages.append(name)
+        return name
+
+    def _add_stages(
             self,
-            feature_info: list[dict[str, Any]],
-            num_features: int,
-            num_classes: int,
-            global_pool: str,
-            drop_rate: float,
+            block: Callable[[int, int, int], nn.Module],
+            in_chs: int,
+            widths: Sequence[int],
+            depths: Sequence[int],
+            strides: Sequence[int],
     ) -> None:
-        """Set timm's attributes and add the classifier.
+        """Add stages of blocks made by ``block(in_chs, out_chs, stride)``; only a stage's first one has a stride."""
+        reduction = 1
+        for i, (chs, depth, stride) in enumerate(zip(widths, depths, strides)):
+            blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
+            in_chs, reduction = chs, reduction * stride
+            self._add_feature(self._add_stage(i + 1, nn.Sequential(*blocks)), chs, reduction)
+
+    def _finish(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
+        """Add the classifier.
 
         Args:
-            feature_info: timm's description of each feature: ``num_chs``, ``reduction`` (input pixels per feature
-                pixel) and ``module``, the name of the stage, or of the stem's last module.
             num_features: Channels that enter the pooling.
             num_classes: Classes; 0 for no classifier.
             global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
             drop_rate: Dropout on the pooled features, in [0, 1).
         """
-        self.feature_info = feature_info
         self.num_features = num_features
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
         self._set_classifier(num_classes, global_pool)
 
     def _set_classifier(self, num_classes: int, global_pool: str, **factory: Any) -> None:
         self.num_classes = num_classes
         self.global_pool, classifier = create_classifier(self.num_features, num_classes, global_pool, **factory)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.set_submodule(self.classifier, classifier)
+        self.set_submodule(self.classifier_name, classifier)
 
-    @property
-    def _stages(self) -> list[str]:
-        return [info["module"] for info in self.feature_info if info["module"] not in self.stem]
-
-    def _run(self, names: tuple[str, ...], x: torch.Tensor) -> torch.Tensor:
+    def _run(self, names: Iterable[str], x: torch.Tensor) -> torch.Tensor:
         for name in names:
             x = self.get_submodule(name)(x)
         return x
@@ -77,7 +97,7 @@ class StagedNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
-        stage = "^" + re.sub(r"\d+", r"(\\d+)", re.escape(self._stages[0]))
+        stage = "^" + re.escape(self.stage).replace(r"\{\}", r"(\d+)")
         return {
             "stem": f"^(?:{'|'.join(self.stem)})\\." if self.stem else None,
             "blocks": [
@@ -92,7 +112,7 @@ class StagedNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The linear classifier, or an identity when there is none."""
-        return self.get_submodule(self.classifier)
+        return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
@@ -127,21 +147,24 @@ class StagedNet(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
         take, last = feature_take_indices(len(self.feature_info), indices)
-        intermediates = []
+        wanted = {self.feature_info[i]["module"] for i in take}
+        stages = self._stages[:self._end_of(last)] if stop_early else self._stages
         x = self._run(self.stem, x)
-        for i, info in enumerate(self.feature_info):
-            if stop_early and i > last:
-                return intermediates if intermediates_only else (x, intermediates)
-            if info["module"] not in self.stem:
-                x = self._run_stage(info["module"], x)
-            if i in take:
+        intermediates = [x] if wanted.intersection(self.stem) else []
+        for name in stages:
+            x = self._run_stage(name, x)
+            if name in wanted:
                 intermediates.append(x)
-        if intermediates_only and not norm:
-            return intermediates
-        x = self._run(self.final, x)
-        if norm and len(self.feature_info) - 1 in take:
-            intermediates[-1] = x
+        if len(stages) == len(self._stages):
+            x = self._run(self.final, x)
+            if norm and self._stages[-1] in wanted:
+                intermediates[-1] = x
         return intermediates if intermediates_only else (x, intermediates)
+
+    def _end_of(self, feature: int) -> int:
+        """Number of stages that a feature needs."""
+        module = self.feature_info[feature]["module"]
+        return 0 if module in self.stem else self._stages.index(module) + 1
 
     def prune_intermediate_layers(
             self,
@@ -158,8 +181,8 @@ class StagedNet(nn.Module):
         """
         take, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last < len(self.feature_info) - 1
-        for info in self.feature_info[last + 1:]:
-            self.set_submodule(info["module"], nn.Sequential())
+        for name in self._stages[self._end_of(last):]:
+            self.set_submodule(name, nn.Sequential())
         if prune_norm or shortened:
             for name in self.final:
                 self.set_submodule(name, nn.Identity())
@@ -185,13 +208,40 @@ class StagedNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def init_convs(model: nn.Module) -> None:
-    """Draw convolution weights from N(0, 2 / fan-out) (He et al. 2015, arXiv 1502.01852) and set their biases to 0."""
+def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size at stride 1, without bias."""
+    return nn.Conv2d(in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
+    """Draw convolution weights from N(0, 2 / fan-out) (He et al. 2015, arXiv 1502.01852), with biases of 0.
+
+    Args:
+        model: What to initialise, in place.
+        linear_std: Standard deviation of linear weights, biases 0 as well; PyTorch's own initialisation if None.
+    """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+CIFAR_CFG = {
+    "num_classes": 100,
+    "input_size": (3, 32, 32),
+    "pool_size": (8, 8),
+    "mean": (0.5071, 0.4865, 0.4409),
+    "std": (0.2673, 0.2564, 0.2762),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "first_conv": "conv1",
+    "license": "apache-2.0",
+}
 
 
 def register_variants(
@@ -209,7 +259,7 @@ def register_variants(
         cfg: Entries of their ``pretrained_cfg``, the same for all.
     """
     namespace = sys.modules[module]
-    cfg = {"classifier": model_cls.classifier, **cfg}
+    cfg = {"classifier": model_cls.classifier_name, **cfg}
     namespace.default_cfgs = {
         **getattr(namespace, "default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
     for name, args in variants.items():

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ._base import StagedNet, init_convs, register_variants
+from ._base import StagedNet, init_weights, register_variants
 
 
 class PlainCNN(StagedNet):
@@ -17,6 +17,7 @@ class PlainCNN(StagedNet):
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
+    stage = "stage{}"
     checkpoint_every = 32  # a whole stage: its modules are single layers
 
     def __init__(
@@ -29,7 +30,6 @@ class PlainCNN(StagedNet):
             drop_rate: float = 0.0,
     ):
         super().__init__()
-        feature_info = []
         chs = in_chans
         for i, stage_widths in enumerate(widths):
             layers = [nn.MaxPool2d(2)] if i else []
@@ -38,10 +38,9 @@ class PlainCNN(StagedNet):
                 layers += [nn.BatchNorm2d(width)] if batch_norm else []
                 layers += [nn.ReLU(inplace=True)]
                 chs = width
-            self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
-            feature_info.append({"num_chs": chs, "reduction": 2 ** i, "module": f"stage{i + 1}"})
-        init_convs(self)
-        self._finish(feature_info, chs, num_classes, global_pool, drop_rate)
+            self._add_feature(self._add_stage(i + 1, nn.Sequential(*layers)), chs, 2 ** i)
+        init_weights(self)
+        self._finish(chs, num_classes, global_pool, drop_rate)
 
 
 register_variants(
