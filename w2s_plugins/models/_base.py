@@ -1,0 +1,283 @@
+"""What the small networks share: timm's model interface, layers, and registration in timm's registry."""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import create_classifier, get_device_dtype
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import MATCH_PREV_GROUP
+from torch import nn
+
+
+class StagedNet(nn.Module):
+    """timm's model interface for a network of stem, stages, final layers, pooling and a linear classifier.
+
+    A subclass creates its modules under the names that its checkpoints use, says in the class attributes how they
+    hang together, adds its stages with `_add_stage` and ends its ``__init__`` with `_finish`.
+
+    Attributes:
+        stem: Names of the modules before the first stage, in order of use.
+        stage: Pattern of the stages' names.
+        final: Names of the modules between the last stage and the pooling, in order of use.
+        classifier_name: Name of the linear classifier.
+        checkpoint_every: Modules of a stage that are computed again together under gradient checkpointing.
+    """
+    stem: tuple[str, ...] = ("conv1", "bn1", "act1")
+    stage: str = "layer{}"
+    final: tuple[str, ...] = ()
+    classifier_name: str = "fc"
+    checkpoint_every: int = 1
+
+    def __init__(self):
+        super().__init__()
+        self._stages: list[str] = []
+        self.feature_info: list[dict[str, Any]] = []
+        self.grad_checkpointing = False
+
+    def _add_feature(self, module: str, num_chs: int, reduction: int) -> None:
+        """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
+        self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
+
+    def _add_stage(self, number: int, stage: nn.Sequential) -> str:
+        """Add a stage and return its name."""
+        name = self.stage.format(number)
+        parent, _, leaf = name.rpartition(".")
+        self.get_submodule(parent).add_module(leaf, stage)
+        self._stages.append(name)
+        return name
+
+    def _add_stages(
+            self,
+            block: Callable[[int, int, int], nn.Module],
+            in_chs: int,
+            widths: Sequence[int],
+            depths: Sequence[int],
+            strides: Sequence[int],
+    ) -> None:
+        """Add stages of blocks made by ``block(in_chs, out_chs, stride)``; only a stage's first one has a stride."""
+        reduction = 1
+        for i, (chs, depth, stride) in enumerate(zip(widths, depths, strides)):
+            blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
+            in_chs, reduction = chs, reduction * stride
+            self._add_feature(self._add_stage(i + 1, nn.Sequential(*blocks)), chs, reduction)
+
+    def _finish(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
+        """Add the classifier.
+
+        Args:
+            num_features: Channels that enter the pooling.
+            num_classes: Classes; 0 for no classifier.
+            global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+            drop_rate: Dropout on the pooled features, in [0, 1).
+        """
+        self.num_features = num_features
+        self.drop_rate = drop_rate
+        self._set_classifier(num_classes, global_pool)
+
+    def _set_classifier(self, num_classes: int, global_pool: str, **factory: Any) -> None:
+        self.num_classes = num_classes
+        self.global_pool, classifier = create_classifier(self.num_features, num_classes, global_pool, **factory)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.set_submodule(self.classifier_name, classifier)
+
+    def _run(self, names: Iterable[str], x: torch.Tensor) -> torch.Tensor:
+        for name in names:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def _run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        stage = self.get_submodule(name)
+        return checkpoint_seq(stage, x, every=self.checkpoint_every) if self.grad_checkpointing else stage(x)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
+        stage = "^" + re.escape(self.stage).replace(r"\{\}", r"(\d+)")
+        return {
+            "stem": f"^(?:{'|'.join(self.stem)})\\." if self.stem else None,
+            "blocks": [
+                (stage if coarse else stage + r"\.(\d+)", None),
+                (f"^(?:{'|'.join(self.final)})\\.", MATCH_PREV_GROUP),
+            ],
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute the rest again."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier, or an identity when there is none."""
+        return self.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        self._set_classifier(num_classes, pool, **get_device_dtype(self))
+        self.global_pool.train(self.training)
+        self.get_classifier().train(self.training)
+
+    def forward_intermediates(
+            self,
+            x: torch.Tensor,
+            indices: int | list[int] | None = None,
+            norm: bool = False,
+            stop_early: bool = False,
+            output_fmt: str = "NCHW",
+            intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Final features and those of the stem and the stages, from one pass.
+
+        Args:
+            x: Images (B, C, H, W).
+            indices: The last n features if an int, all if None, else the ones listed.
+            norm: Apply the layers after the last stage to the last intermediate as well.
+            stop_early: Run nothing after the last feature asked for.
+            output_fmt: Only ``NCHW``.
+            intermediates_only: Leave out the final features.
+
+        Returns:
+            The output of `forward_features` (of the last stage run when stopped early) and the list of features,
+            or the list alone.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        wanted = {self.feature_info[i]["module"] for i in take}
+        stages = self._stages[:self._end_of(last)] if stop_early else self._stages
+        x = self._run(self.stem, x)
+        intermediates = [x] if wanted.intersection(self.stem) else []
+        for name in stages:
+            x = self._run_stage(name, x)
+            if name in wanted:
+                intermediates.append(x)
+        if len(stages) == len(self._stages):
+            x = self._run(self.final, x)
+            if norm and self._stages[-1] in wanted:
+                intermediates[-1] = x
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def _end_of(self, feature: int) -> int:
+        """Number of stages that a feature needs."""
+        module = self.feature_info[feature]["module"]
+        return 0 if module in self.stem else self._stages.index(module) + 1
+
+    def prune_intermediate_layers(
+            self,
+            indices: int | list[int] = 1,
+            prune_norm: bool = False,
+            prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what the features asked for do not need; returns their indices from the start.
+
+        Args:
+            indices: The last n features if an int, else the ones listed.
+            prune_norm: Remove the layers after the last stage.
+            prune_head: Remove the classifier.
+        """
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last < len(self.feature_info) - 1
+        for name in self._stages[self._end_of(last):]:
+            self.set_submodule(name, nn.Sequential())
+        if prune_norm or shortened:
+            for name in self.final:
+                self.set_submodule(name, nn.Identity())
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or prune_norm or shortened:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) to the features before pooling, (B, num_features, h, w)."""
+        x = self._run(self.stem, x)
+        for name in self._stages:
+            x = self._run_stage(name, x)
+        return self._run(self.final, x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Features before pooling to logits (B, num_classes), or to pooled features if ``pre_logits``."""
+        x = F.dropout(self.global_pool(x), p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.get_classifier()(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W) to logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size at stride 1, without bias."""
+    return nn.Conv2d(in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
+    """Draw convolution weights from N(0, 2 / fan-out) (He et al. 2015, arXiv 1502.01852), with biases of 0.
+
+    Args:
+        model: What to initialise, in place.
+        linear_std: Standard deviation of linear weights, biases 0 as well; PyTorch's own initialisation if None.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+CIFAR_CFG = {
+    "num_classes": 100,
+    "input_size": (3, 32, 32),
+    "pool_size": (8, 8),
+    "mean": (0.5071, 0.4865, 0.4409),
+    "std": (0.2673, 0.2564, 0.2762),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "first_conv": "conv1",
+    "license": "apache-2.0",
+}
+
+
+def register_variants(
+        module: str,
+        model_cls: type[StagedNet],
+        variants: dict[str, dict[str, Any]],
+        **cfg: Any,
+) -> None:
+    """Register networks of one class in timm's registry.
+
+    Args:
+        module: ``__name__`` of the calling module, where the entry points are put as well.
+        model_cls: The class that they are built from.
+        variants: Model names and the keyword arguments that make each.
+        cfg: Entries of their ``pretrained_cfg``, the same for all.
+    """
+    namespace = sys.modules[module]
+    cfg = {"classifier": model_cls.classifier_name, **cfg}
+    namespace.default_cfgs = {
+        **getattr(namespace, "default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
+    for name, args in variants.items():
+        setattr(namespace, name, register_model(_entry_point(module, name, model_cls, args)))
+
+
+def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]):
+    def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+        kwargs = {**args, **kwargs}
+        feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", None)}
+        return build_model_with_cfg(model_cls, name, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+    build.__module__, build.__name__, build.__qualname__ = module, name, name
+    build.__doc__ = f"`{model_cls.__name__}` with {args}." if args else model_cls.__doc__
+    return build
+
+
+def with_short_names(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add each ``cifar_<name>`` as ``<name>`` too where timm has no model of that name."""
+    short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
+    return {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}

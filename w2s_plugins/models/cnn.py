@@ -1,0 +1,62 @@
+"""Two plain convolutional networks that train in seconds on a CPU: a weak teacher and a strong student."""
+
+from torch import nn
+
+from ._base import StagedNet, init_weights, register_variants
+
+
+class PlainCNN(StagedNet):
+    """Stages of 3x3 convolutions, a 2x2 max-pool between stages, global pooling and a linear classifier.
+
+    Args:
+        widths: Output channels of each convolution, a tuple for each stage.
+        batch_norm: Normalise after each convolution.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+    stem = ()
+    stage = "stage{}"
+    checkpoint_every = 32  # a whole stage: its modules are single layers
+
+    def __init__(
+            self,
+            widths: tuple[tuple[int, ...], ...],
+            batch_norm: bool = False,
+            num_classes: int = 10,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        chs = in_chans
+        for i, stage_widths in enumerate(widths):
+            layers = [nn.MaxPool2d(2)] if i else []
+            for width in stage_widths:
+                layers += [nn.Conv2d(chs, width, 3, padding=1, bias=not batch_norm)]
+                layers += [nn.BatchNorm2d(width)] if batch_norm else []
+                layers += [nn.ReLU(inplace=True)]
+                chs = width
+            self._add_feature(self._add_stage(i + 1, nn.Sequential(*layers)), chs, 2 ** i)
+        init_weights(self)
+        self._finish(chs, num_classes, global_pool, drop_rate)
+
+
+register_variants(
+    __name__,
+    PlainCNN,
+    {
+        "w2s_cnn2": {"widths": ((8,), (16,)), "global_pool": "max"},
+        "w2s_cnn5": {"widths": ((16,), (24, 32), (48, 48)), "batch_norm": True},
+    },
+    num_classes=10,
+    input_size=(3, 32, 32),
+    pool_size=(8, 8),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    interpolation="bilinear",
+    crop_pct=1.0,
+    first_conv="stage1.0",
+    license="apache-2.0",
+)

@@ -1,0 +1,82 @@
+"""Encoders of few-shot learning on miniImageNet at 80 pixels, with a linear classifier on its 64 base classes.
+
+The block is that of TADAM (Oreshkin et al. 2018, arXiv 1805.10123); the deeper networks repeat it as Guo et al.,
+*Vision Superalignment* (2024, arXiv 2402.03749), do.
+"""
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.resnet import downsample_conv
+from torch import nn
+
+from ._base import StagedNet, conv, init_weights, register_variants
+
+
+class FewShotBlock(nn.Module):
+    """Three 3x3 convolutions with batch norm and LeakyReLU(0.1); one with stride 2 ends in a 2x2 max-pool and has a
+    convolution on the shortcut.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int):
+        super().__init__()
+        self.conv1 = conv(in_chs, out_chs)
+        self.bn1 = nn.BatchNorm2d(out_chs)
+        self.conv2 = conv(out_chs, out_chs)
+        self.bn2 = nn.BatchNorm2d(out_chs)
+        self.conv3 = conv(out_chs, out_chs)
+        self.bn3 = nn.BatchNorm2d(out_chs)
+        self.downsample = downsample_conv(in_chs, out_chs, 1) if stride == 2 else nn.Identity()
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+        self.pool = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.bn1(self.conv1(x)))
+        y = self.act(self.bn2(self.conv2(y)))
+        return self.pool(self.act(self.bn3(self.conv3(y)) + self.downsample(x)))
+
+
+class FewShotResNet(StagedNet):
+    """Four stages of `FewShotBlock`, each at half the resolution of what it is given.
+
+    Args:
+        depths: Blocks of each stage.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+    stem = ()
+
+    def __init__(
+            self,
+            depths: tuple[int, ...],
+            num_classes: int = 64,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        self._add_stages(FewShotBlock, in_chans, (64, 128, 256, 512), depths, strides=(2, 2, 2, 2))
+        init_weights(self)
+        self._finish(512, num_classes, global_pool, drop_rate)
+
+
+register_variants(
+    __name__,
+    FewShotResNet,
+    {
+        "fewshot_resnet12": {"depths": (1, 1, 1, 1)},
+        "fewshot_resnet18": {"depths": (1, 2, 2, 1)},
+        "fewshot_resnet36": {"depths": (2, 3, 5, 2)},
+        "fewshot_resnet50": {"depths": (3, 4, 6, 3)},
+    },
+    num_classes=64,
+    input_size=(3, 80, 80),
+    pool_size=(5, 5),
+    mean=IMAGENET_DEFAULT_MEAN,
+    std=IMAGENET_DEFAULT_STD,
+    interpolation="bilinear",
+    crop_pct=80 / 92,
+    first_conv="layer1.0.conv1",
+    license="apache-2.0",
+)

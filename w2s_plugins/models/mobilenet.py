@@ -1,0 +1,94 @@
+"""MobileNetV2 at half width for 32-pixel images.
+
+Sandler et al., *MobileNetV2: Inverted Residuals and Linear Bottlenecks* (2018, arXiv 1801.04381), with the strides of
+the second and the first stage reduced and with ReLU. Module names are those of the checkpoints of Tian et al.,
+*Contrastive Representation Distillation* (2020, arXiv 1910.10699).
+"""
+
+import torch
+from torch import nn
+
+from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+
+STAGES = (  # expansion, output channels, blocks, stride
+    (1, 8, 1, 1),
+    (6, 12, 2, 1),
+    (6, 16, 3, 2),
+    (6, 32, 4, 2),
+    (6, 48, 3, 1),
+    (6, 80, 3, 2),
+    (6, 160, 1, 1),
+)
+
+
+class InvertedResidual(nn.Module):
+    """A 1x1 convolution that widens, a depthwise 3x3 one and a linear 1x1 one that narrows."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int, expansion: int):
+        super().__init__()
+        mid_chs = in_chs * expansion
+        self.residual = stride == 1 and in_chs == out_chs
+        self.conv = nn.Sequential(
+            *_conv_bn_act(in_chs, mid_chs, 1),
+            *_conv_bn_act(mid_chs, mid_chs, 3, stride, groups=mid_chs),
+            conv(mid_chs, out_chs, 1),
+            nn.BatchNorm2d(out_chs),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class CifarMobileNetV2(StagedNet):
+    """Stages of `InvertedResidual` after a 3x3 convolution of stride 2, then a 1x1 convolution to 1280 channels.
+
+    The features are those with which a resolution ends.
+
+    Args:
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+    stem = ("conv1",)
+    stage = "blocks.{}"
+    final = ("conv2",)
+    classifier_name = "classifier.0"
+
+    def __init__(
+            self,
+            num_classes: int = 100,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        chs, reduction = 16, 2
+        self.conv1 = nn.Sequential(*_conv_bn_act(in_chans, chs, 3, stride=2))
+        self._add_feature("conv1", chs, reduction)
+        self.blocks = nn.Sequential()
+        for i, (expansion, width, depth, stride) in enumerate(STAGES):
+            blocks = []
+            for j in range(depth):
+                blocks.append(InvertedResidual(chs, width, 1 if j else stride, expansion))
+                chs = width
+            reduction *= stride
+            stage = self._add_stage(i, nn.Sequential(*blocks))
+            if i in (1, 2, 4, 6):
+                self._add_feature(stage, chs, reduction)
+        self.conv2 = nn.Sequential(*_conv_bn_act(chs, 1280, 1))
+        self.classifier = nn.Sequential(nn.Identity())
+        self._finish(1280, num_classes, global_pool, drop_rate)
+        init_weights(self, linear_std=0.01)
+
+
+def _conv_bn_act(in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    return [conv(in_chs, out_chs, kernel, stride, groups), nn.BatchNorm2d(out_chs), nn.ReLU(inplace=True)]
+
+
+register_variants(
+    __name__,
+    CifarMobileNetV2,
+    with_short_names({"cifar_mobilenetv2": {}}),
+    **{**CIFAR_CFG, "pool_size": (2, 2), "first_conv": "conv1.0"},
+)

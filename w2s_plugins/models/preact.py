@@ -1,0 +1,118 @@
+"""Residual networks with batch norm and ReLU before each convolution, for 32-pixel images.
+
+He et al., *Identity Mappings in Deep Residual Networks* (2016, arXiv 1603.05027), and their wide form, Zagoruyko and
+Komodakis, *Wide Residual Networks* (2016, arXiv 1605.07146).
+"""
+
+import torch
+from torch import nn
+
+from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+from .resnet import CifarResNet
+
+
+class _PreActBranch(nn.Module):
+    """The layers that both blocks below have."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_chs)
+        self.conv1 = conv(in_chs, out_chs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(out_chs)
+        self.conv2 = conv(out_chs, out_chs)
+        self.act = nn.ReLU(inplace=True)
+
+    def _activated(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.bn1(x))
+
+    def _branch(self, activated: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.act(self.bn2(self.conv1(activated))))
+
+
+class WideBlock(_PreActBranch):
+    """The shortcut is the input, or a 1x1 convolution of the activated input where the channels change."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int):
+        super().__init__(in_chs, out_chs, stride)
+        self.convShortcut = conv(in_chs, out_chs, 1, stride) if in_chs != out_chs else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activated = self._activated(x)
+        return self._branch(activated) + (x if self.convShortcut is None else self.convShortcut(activated))
+
+
+class PreActBlock(_PreActBranch):
+    """The shortcut starts from the activated input in every block.
+
+    He et al. have the input itself on the shortcut of a block that keeps the shape; the networks with which the
+    noisy-label literature reports its results do not.
+    """
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int):
+        super().__init__(in_chs, out_chs, stride)
+        changes = stride != 1 or in_chs != out_chs
+        self.shortcut = nn.Sequential(*[conv(in_chs, out_chs, 1, stride)] if changes else [])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activated = self._activated(x)
+        return self._branch(activated) + self.shortcut(activated)
+
+
+class WideResNet(StagedNet):
+    """Three stages of `WideBlock`, then batch norm and ReLU.
+
+    Args:
+        depth: Layers, 6n + 4 for n blocks in each stage.
+        width: Factor on the stages' 16, 32 and 64 channels.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+    stem = ("conv1",)
+    stage = "block{}.layer"
+    final = ("bn1", "act1")
+
+    def __init__(
+            self,
+            depth: int,
+            width: int,
+            num_classes: int = 100,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        widths = (16 * width, 32 * width, 64 * width)
+        self.conv1 = conv(in_chans, 16)
+        self._add_feature("conv1", 16, 1)
+        self.block1, self.block2, self.block3 = nn.Module(), nn.Module(), nn.Module()
+        self._add_stages(WideBlock, 16, widths, ((depth - 4) // 6,) * 3, strides=(1, 2, 2))
+        self.bn1 = nn.BatchNorm2d(widths[-1])
+        self.act1 = nn.ReLU(inplace=True)
+        init_weights(self)
+        self._finish(widths[-1], num_classes, global_pool, drop_rate)
+
+
+class PreActResNet(CifarResNet):
+    """`CifarResNet` of `PreActBlock`, with the classifier's name in the checkpoints of Sel-CL (2022, arXiv 2203.04181).
+    """
+    classifier_name = "linear2"
+
+
+register_variants(
+    __name__,
+    WideResNet,
+    with_short_names({
+        f"cifar_wrn_{depth}_{width}": {"depth": depth, "width": width} for depth in (16, 40) for width in (1, 2)}),
+    **CIFAR_CFG,
+)
+register_variants(
+    __name__,
+    PreActResNet,
+    {
+        "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": (64, 64, 128, 256, 512)},
+        "preact_resnet34": {"block": PreActBlock, "depths": (3, 4, 6, 3), "widths": (64, 64, 128, 256, 512)},
+    },
+    **{**CIFAR_CFG, "pool_size": (4, 4)},
+)

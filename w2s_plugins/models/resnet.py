@@ -1,0 +1,108 @@
+"""Residual networks for 32-pixel images.
+
+The thin ones of He et al., *Deep Residual Learning for Image Recognition* (2015, arXiv 1512.03385), section 4.2, with
+a convolution on the shortcut where the shape changes, their four times wider forms, and a ResNet-50 with a stem that
+keeps the resolution. Module names are those of the checkpoints of Tian et al., *Contrastive Representation
+Distillation* (2020, arXiv 1910.10699).
+"""
+
+from collections.abc import Callable
+
+import torch
+from timm.models.resnet import BasicBlock, downsample_conv
+from torch import nn
+
+from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+
+
+class CifarResNet(StagedNet):
+    """A 3x3 convolution and stages of residual blocks, each stage after the first at half the resolution.
+
+    Args:
+        block: Makes a block from input channels, output channels and stride.
+        depths: Blocks of each stage.
+        widths: Output channels of the stem and of each stage.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+
+    def __init__(
+            self,
+            block: Callable[[int, int, int], nn.Module],
+            depths: tuple[int, ...],
+            widths: tuple[int, ...],
+            num_classes: int = 100,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.conv1 = conv(in_chans, widths[0])
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.act1 = nn.ReLU(inplace=True)
+        self._add_feature("act1", widths[0], 1)
+        self._add_stages(block, widths[0], widths[1:], depths, strides=(1, 2, 2, 2))
+        init_weights(self)
+        self._finish(widths[-1], num_classes, global_pool, drop_rate)
+
+
+class CifarBottleneckResNet(CifarResNet):
+    """`CifarResNet` with the classifier's name in the checkpoints of the bottleneck networks."""
+    classifier_name = "linear"
+
+
+def basic(in_chs: int, out_chs: int, stride: int) -> BasicBlock:
+    """timm's basic block, with a convolution and batch norm on the shortcut where the shape changes."""
+    changes = stride != 1 or in_chs != out_chs
+    return BasicBlock(in_chs, out_chs, stride, downsample_conv(in_chs, out_chs, 1, stride) if changes else None)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions at a quarter of the width, with the shortcut under the name ``shortcut``."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int):
+        super().__init__()
+        mid_chs = out_chs // 4
+        self.conv1 = conv(in_chs, mid_chs, 1)
+        self.bn1 = nn.BatchNorm2d(mid_chs)
+        self.conv2 = conv(mid_chs, mid_chs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(mid_chs)
+        self.conv3 = conv(mid_chs, out_chs, 1)
+        self.bn3 = nn.BatchNorm2d(out_chs)
+        changes = stride != 1 or in_chs != out_chs
+        self.shortcut = downsample_conv(in_chs, out_chs, 1, stride) if changes else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.bn1(self.conv1(x)))
+        y = self.act(self.bn2(self.conv2(y)))
+        return self.act(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+def _thin(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
+    """A depth of 6n + 2 layers has n blocks of two convolutions in each of its three stages."""
+    return {"block": basic, "depths": ((depth - 2) // 6,) * 3, "widths": widths}
+
+
+register_variants(
+    __name__,
+    CifarResNet,
+    with_short_names({
+        "cifar_resnet8": _thin(8),
+        "cifar_resnet20": _thin(20),
+        "cifar_resnet32": _thin(32),
+        "cifar_resnet56": _thin(56),
+        "cifar_resnet110": _thin(110),
+        "cifar_resnet8x4": _thin(8, (32, 64, 128, 256)),
+        "cifar_resnet32x4": _thin(32, (32, 64, 128, 256)),
+    }),
+    **CIFAR_CFG,
+)
+register_variants(
+    __name__,
+    CifarBottleneckResNet,
+    {"cifar_resnet50": {"block": Bottleneck, "depths": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}},
+    **{**CIFAR_CFG, "pool_size": (4, 4)},
+)

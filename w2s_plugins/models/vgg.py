@@ -1,0 +1,67 @@
+"""VGG networks for 32-pixel images, with batch norm and one linear layer.
+
+Simonyan and Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition* (2014, arXiv 1409.1556).
+Module names are those of the checkpoints of Tian et al., *Contrastive Representation Distillation* (2020,
+arXiv 1910.10699).
+"""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from ._base import CIFAR_CFG, StagedNet, init_weights, register_variants, with_short_names
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+class CifarVGG(StagedNet):
+    """Five stages of 3x3 convolutions; a 2x2 max-pool comes before the second, third and fourth.
+
+    Args:
+        depths: Convolutions of each stage.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
+    """
+    stem = ()
+    stage = "block{}"
+    classifier_name = "classifier"
+    checkpoint_every = 32  # a whole stage: its modules are single layers
+
+    def __init__(
+            self,
+            depths: tuple[int, ...],
+            num_classes: int = 100,
+            in_chans: int = 3,
+            global_pool: str = "avg",
+            drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        chs = in_chans
+        for i, (width, depth) in enumerate(zip(WIDTHS, depths)):
+            layers = []
+            for _ in range(depth):
+                layers += [nn.Conv2d(chs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                chs = width
+            named = {str(j): layer for j, layer in enumerate(layers)}
+            if 1 <= i <= 3:
+                named = {"pool": nn.MaxPool2d(2), **named}  # in front, so that features are those before pooling
+            stage = self._add_stage(i, nn.Sequential(OrderedDict(named)))
+            self._add_feature(stage, width, 2 ** min(i, 3))
+        self._finish(chs, num_classes, global_pool, drop_rate)
+        init_weights(self, linear_std=0.01)
+
+
+register_variants(
+    __name__,
+    CifarVGG,
+    with_short_names({
+        "cifar_vgg8": {"depths": (1, 1, 1, 1, 1)},
+        "cifar_vgg11": {"depths": (1, 1, 2, 2, 2)},
+        "cifar_vgg13": {"depths": (2, 2, 2, 2, 2)},
+        "cifar_vgg16": {"depths": (2, 2, 3, 3, 3)},
+        "cifar_vgg19": {"depths": (2, 2, 4, 4, 4)},
+    }),
+    **{**CIFAR_CFG, "pool_size": (4, 4), "first_conv": "block0.0"},
+)
