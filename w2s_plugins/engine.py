@@ -26,11 +26,13 @@ class Precision:
 
     Args:
         device: where the model runs.
+        dtype: dtype of images and model.
         amp_dtype: dtype of autocast, None without mixed precision.
         scaler: timm's loss scaler, for float16.
     """
 
     device: torch.device
+    dtype: torch.dtype = torch.float32
     amp_dtype: torch.dtype | None = None
     scaler: object | None = None
 
@@ -50,7 +52,6 @@ class StepSettings:
     channels_last: bool = False
     nan_patience: int = 10
     log_interval: int = 50
-    recovery_interval: int = 0
     synchronize: bool = False
     loss_scale: str = "none"  # of the batch size, with scheduled image sizes
     seed: int = 42
@@ -159,7 +160,7 @@ def train_one_epoch(
         *,
         num_epochs: int,
         scheduler: object | None = None,
-        on_log: Callable[[int, int, dict[str, float], float], None] | None = None,
+        on_log: Callable[[int, dict[str, float], float], None] | None = None,
         on_update: Callable[[int, int], None] | None = None,
         on_batch: Callable[[Batch, int], None] | None = None,
 ) -> dict[str, float]:
@@ -174,7 +175,7 @@ def train_one_epoch(
         settings: how a batch becomes an update.
         num_epochs: length of the whole training, for the share that is done.
         scheduler: timm scheduler, stepped by update.
-        on_log: called with update, updates per epoch, averages of the terms and learning rate.
+        on_log: called with the update, averages of the terms and learning rate.
         on_update: called after each update with its number in the epoch and the number of samples.
         on_batch: called with a logged batch and its number.
 
@@ -219,7 +220,7 @@ def train_one_epoch(
         last = number + 1 == total
         if on_log and (update % settings.log_interval == 0 or last):
             health.check()
-            on_log(update, updates_per_epoch, position.meter.average(settings.distributed), _lr(optimizer))
+            on_log(update, position.meter.average(settings.distributed), _lr(optimizer))
             if on_batch:
                 on_batch(batch, number)
         if scheduler is not None:
@@ -314,7 +315,6 @@ def evaluate(
         loader: Iterable,
         precision: Precision,
         *,
-        dtype: torch.dtype = torch.float32,
         distributed: bool = False,
         channels_last: bool = False,
         teacher: Callable[[Tensor], Tensor] | None = None,
@@ -330,7 +330,6 @@ def evaluate(
         model: maps images to logits.
         loader: timm's evaluation loader.
         precision: autocast.
-        dtype: dtype of the images.
         distributed: sum over all ranks.
         channels_last: memory layout of the images.
         teacher: also evaluate this, on the same batches.
@@ -347,7 +346,7 @@ def evaluate(
     teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
     predictions, teacher_rows, targets = [], [], []
     for images, target in (progress(loader) if progress else loader):
-        images, target = images.to(device=device, dtype=dtype), target.to(device)
+        images, target = images.to(device=device, dtype=precision.dtype), target.to(device)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with precision.autocast():

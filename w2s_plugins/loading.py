@@ -58,16 +58,10 @@ def create_model(flag: str, name: str, *, pretrained: bool, inputs: Mapping[str,
     """
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
-    kwargs = {k: v for k, v in kwargs.items() if v is not None}
     try:
         with hub_errors(f"{flag} {name}"):
             resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
-            if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-                # timm takes no pretrained_cfg for these: it comes with the model
-                accepted = {k: v for k, v in resolved.items() if k in ("img_size", "in_chans")}
-                return timm.create_model(name, pretrained=pretrained, **{**kwargs, **accepted})
-            return timm.create_model(pretrained=pretrained, **{**resolved, "model_name": name, "pretrained_cfg": None,
-                                                               **kwargs})
+            return timm.create_model(pretrained=pretrained, **resolved)
     except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error

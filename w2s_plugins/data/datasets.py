@@ -18,6 +18,30 @@ TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/
                "torch/imagenet", "torch/image_folder"]
 
 
+class TorchvisionDataset(Dataset):
+    """A torchvision dataset whose images are brought to one mode, as timm does for its other readers.
+
+    Args:
+        dataset: a torchvision dataset of (image, label).
+        input_img_mode: PIL mode of the images.
+    """
+
+    def __init__(self, dataset: Dataset, input_img_mode: str):
+        self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
+        for attribute in ("targets", "classes"):
+            values = getattr(dataset, attribute, None)
+            if values is not None:
+                setattr(self, attribute, values.tolist() if hasattr(values, "tolist") else values)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image, label = self.dataset[index]
+        image = image.convert(self.input_img_mode)
+        return self.transform(image) if self.transform else image, int(label)
+
+
 @dataclass(frozen=True)
 class DataInfo:
     """What identifies one split: its size, class count where known, and a fingerprint of its samples."""
@@ -60,7 +84,9 @@ def create_dataset(
     if not name:
         _check_folder(root, split, flag)
     try:
-        return timm.data.create_dataset(name, root=root, split=split, **kwargs)
+        dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
+        is_torch = name.lower().startswith("torch/")
+        return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"

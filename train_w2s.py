@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Train a strong student on what a weak teacher says, with timm's models, data and flags.
+
+    torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
+"""
+
+import argparse
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torchvision
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.task import TrainingTask
+from timm.utils import distribute_bn, unwrap_model
+
+from w2s_plugins import build, report, run_folder
+from w2s_plugins import checkpoint as ckpt
+from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.cli.resolve import loss_weights
+from w2s_plugins.data import Batch
+from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, TermMeter, evaluate, train_one_epoch
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.hub import check_repo_id, export_model, push_export
+from w2s_plugins.loading import load_weights, read_weights
+from w2s_plugins.losses import describe_losses
+from w2s_plugins.metrics import chance_level, performance_gap_recovered
+from w2s_plugins.monitor import Console, setup_logging
+from w2s_plugins.registry import load_plugins
+from w2s_plugins.teachers import Teacher
+
+_logger = logging.getLogger("train_w2s")
+
+
+@dataclass
+class Run:
+    """Everything that one training run works with."""
+
+    args: argparse.Namespace
+    world: build.World
+    folder: Path
+    data: build.Data
+    data_config: dict
+    student_source: dict
+    teacher: Teacher | None
+    task: TrainingTask
+    loaders: dict
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    scheduler: object
+    num_epochs: int
+    position: Position
+    files: run_folder.RunFiles | None = None  # rank 0
+    saver: ckpt.Saver | None = None  # rank 0
+    weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
+    weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
+
+
+def main() -> None:
+    parser = train_parser()
+    args, given = parse(parser)
+    if args.list_losses:
+        load_plugins(args.plugins)
+        print(describe_losses())
+        return
+    setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    resolve_train_args(args, given)
+    started = time.monotonic()
+    run = prepare(args, set(parser.by_dest()))
+    first_evaluation(run)
+    fit(run)
+    if run.world.primary:
+        finish(run, time.monotonic() - started)
+    if run.world.distributed:
+        dist.destroy_process_group()
+
+
+def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
+    """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
+    if args.push_to_hub:
+        check_repo_id(args.push_to_hub)
+    run_folder.refuse_existing_run(args)
+    resume_path = run_folder.find_run_to_resume(args)
+    world = build.setup_device(args)
+    data = build.build_data(args)
+    student, data_config, student_source = build.build_student(args, world)
+    precision = build.build_precision(args, world)
+    teacher = build.build_teacher(args, student, data_config, precision, world)
+    loaders = build.build_loaders(args, data, data_config, precision, world)
+    folder = run_folder.make_run_folder(args, data_config, world)
+    targets = build.cached_targets(args, teacher, data, folder, world) if args.teacher_targets == "cached" else None
+    task = build.build_task(args, student, teacher, targets, data, precision, world)
+
+    build.settle_learning_rate(args, world.size)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
+    scheduler, num_epochs = create_scheduler_v2(
+        optimizer, **scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss"),
+        updates_per_epoch=updates_per_epoch)
+    if args.model_ema:
+        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
+    resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
+    compile_and_distribute(args, task, world)
+
+    run = Run(args, world, folder, data, data_config, student_source, teacher, task, loaders, optimizer, precision,
+              scheduler, num_epochs, resumed.position)
+    if world.primary:
+        run.files = run_folder.open_run_files(args, flags, folder, resumed)
+        run.saver = create_saver(run, flags, resumed)
+    return run
+
+
+def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: build.World) -> None:
+    """Compile the task, then wrap it in DDP; its weights are in place."""
+    if args.torchcompile:
+        task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+        if task.has_ema():
+            task.compile_ema(backend=args.torchcompile, mode=args.torchcompile_mode)
+    if world.distributed:
+        device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
+        task.prepare_distributed(device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb)
+
+
+def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
+    saver = ckpt.Saver(
+        position=run.position,
+        scheduler=run.scheduler,
+        metrics_file=run.files.metrics.path,
+        model=run.task.get_trainable_module(),
+        optimizer=run.optimizer,
+        args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
+        amp_scaler=run.precision.scaler,
+        checkpoint_dir=str(run.folder),
+        recovery_dir=str(run.folder),
+        decreasing=run.args.eval_metric == "loss",
+        max_history=run.args.checkpoint_hist,
+        task=run.task,
+    )
+    if resumed.saver:
+        saver.load_state_dict(resumed.saver)
+    return saver
+
+
+def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
+    """Evaluate on ``val`` or ``select`` as the flags say."""
+    return evaluate(
+        model, run.loaders[split], run.precision, distributed=run.world.distributed,
+        channels_last=run.args.channels_last, tta=run.args.tta, **kwargs)
+
+
+def first_evaluation(run: Run) -> None:
+    """Measure teacher and student before the first step, through the input path of training."""
+    args = run.args
+    if run.teacher is None or args.no_teacher_eval or args.speedtest:
+        return
+    for split in ("val", "select"):
+        if run.loaders[split] is None:
+            continue
+        console = Console(run.world.primary, 0)
+        found = evaluate_split(
+            run, split, run.task.get_eval_model(), teacher=run.teacher, progress=console.wrap("before training"))
+        run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
+        name = args.val_split if split == "val" else "held-out part"
+        _logger.info(f"Before training, {name}: teacher top-1 {found.teacher_metrics['top1']:.2f}, student top-1 "
+                     f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
+        if run.files and run.position.epoch == 0 and run.position.batch == 0:
+            run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
+        warn_of_chance(found, args.num_classes)
+    if args.ceiling_acc is not None and "val" in run.weak_metrics:
+        performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
+
+
+def warn_of_chance(found: Evaluation, num_classes: int) -> None:
+    """Warn loudly of a teacher that is not better than guessing, by two standard errors."""
+    chance, count = chance_level(num_classes) / 100, max(1, len(found.targets))
+    if found.teacher_metrics["top1"] <= 100 * (chance + 2 * (chance * (1 - chance) / count) ** 0.5):
+        _logger.warning(
+            f"WARNING: the teacher is at chance: top-1 {found.teacher_metrics['top1']:.2f} with {num_classes} classes "
+            f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
+
+
+def fit(run: Run) -> None:
+    """Train from the run's position to the end, evaluating and saving as the flags say."""
+    args, world, position = run.args, run.world, run.position
+    updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
+    stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
+    console = Console(world.primary, updates * stop, position.epoch * updates + position.batch // args.grad_accum_steps)
+    settings = StepSettings(
+        accum_steps=max(1, args.grad_accum_steps),
+        clip_grad=args.clip_grad,
+        clip_mode=args.clip_mode,
+        channels_last=args.channels_last,
+        nan_patience=args.nan_patience,
+        log_interval=args.log_interval,
+        synchronize=args.synchronize_step,
+        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
+        seed=args.seed,
+        rank=world.rank,
+        distributed=world.distributed,
+    )
+
+    def on_log(update: int, terms: dict[str, float], lr: float) -> None:
+        console.log(position.epoch, stop, update, updates, terms, lr)
+        if run.files:
+            step = position.epoch * updates + update
+            run.files.metrics.write("train", epoch=position.epoch, update=update, step=step, lr=lr, **terms)
+            run.files.trackers.log(step, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
+
+    def on_update(update: int, samples: int) -> None:
+        console.update(samples * world.size)
+        if run.saver and args.recovery_interval and (update + 1) % args.recovery_interval == 0:
+            run.saver.save_recovery(position.epoch, batch_idx=update)
+
+    def on_batch(batch: Batch, number: int) -> None:
+        if args.save_images and run.files:
+            torchvision.utils.save_image(batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
+
+    try:
+        while position.epoch < stop:
+            terms = train_one_epoch(
+                position, run.task, run.loaders["train"], run.optimizer, run.precision, settings,
+                num_epochs=run.num_epochs, scheduler=run.scheduler, on_log=on_log, on_update=on_update,
+                on_batch=on_batch)
+            finish_epoch(run, terms, stop, updates)
+    finally:
+        console.close()
+
+
+def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int) -> None:
+    """Evaluate, log and save after an epoch, and move on to the next."""
+    args, epoch = run.args, run.position.epoch
+    share_statistics = run.world.distributed and args.dist_bn in ("broadcast", "reduce")
+    if share_statistics:
+        distribute_bn(run.task.get_trainable_module(), run.world.size, args.dist_bn == "reduce")
+    run.position.epoch, run.position.batch, run.position.meter = epoch + 1, 0, TermMeter()
+    if not evaluation_due(args, epoch, stop):
+        if run.scheduler is not None:
+            run.scheduler.step(epoch + 1, metric=None)
+        return
+    use_ema = run.task.has_ema() and not args.model_ema_force_cpu
+    if use_ema and share_statistics:
+        distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
+    model = run.task.get_eval_model(ema=use_ema)
+    figures = {
+        split: evaluate_split(run, split, model, teacher_predictions=run.weak_predictions.get(split)).metrics
+        for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
+    }
+    metric = selection_metric(args, figures, terms)
+    if run.files:
+        _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+                     + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
+        lr = sum(g["lr"] for g in run.optimizer.param_groups) / len(run.optimizer.param_groups)
+        run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, ema=use_ema, **figures)
+        ckpt.append_summary(run.files.summary, epoch, terms, figures.get("val"), lr=lr)
+        run.files.trackers.log(
+            run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
+    if run.scheduler is not None:
+        run.scheduler.step(epoch + 1, metric)
+    if run.saver:
+        run.saver.save_checkpoint(epoch, metric=metric)
+        if epoch + 1 in args.save_epochs:
+            run.saver.save_milestone(epoch + 1)
+        run.saver.remove_recovery()
+
+
+def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
+    """True when an evaluation and a checkpoint follow this epoch."""
+    if args.eval_interval_end is not None and epoch > int(args.eval_interval_end * args.epochs):
+        return True
+    return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop or epoch + 1 in args.save_epochs
+
+
+def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
+    """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
+
+    Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
+    """
+    if "select" in figures:
+        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
+        return figures["select"]["agreement" if blind and "agreement" in figures["select"] else args.eval_metric]
+    if "val" in figures:
+        return figures["val"][args.eval_metric]
+    return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]
+
+
+def finish(run: Run, seconds: float) -> None:
+    """Export the selected student, write result.json, print the closing table, publish."""
+    args, history = run.args, report.read_history(run.files.metrics.path)
+    run.files.trackers.close()
+    if not history:
+        raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
+    model = unwrap_model(run.task.get_eval_model(ema=history[-1]["ema"]))
+    if args.select == "best":
+        load_weights(model, read_weights(run.folder / ckpt.BEST, "--select", history[-1]["ema"]), ckpt.BEST, "--select")
+    record = report.make_record(
+        args, model, run.student_source, run.teacher, run.weak_metrics.get("val"), run.data, run.data_config, history,
+        seconds)
+    ckpt.write_json(run.folder / "result.json", record)
+    export_model(model, run.folder / "export", run.data_config, record)
+    for warning in record["warnings"]:
+        _logger.warning(f"WARNING: {warning}")
+    print(report.closing_table(record))
+    print(f"* exported to {run.folder / 'export'}")
+    if args.push_to_hub:
+        url = push_export(run.folder / "export", args.push_to_hub, private=args.hub_private or None,
+                          revision=args.hub_revision, commit_message=args.hub_commit_message)
+        print(f"published at {url}")
+
+
+if __name__ == "__main__":
+    run_main(main, "train_w2s.py")

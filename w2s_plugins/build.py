@@ -1,0 +1,388 @@
+"""The parts of a training run, each made from the command line."""
+
+import argparse
+import copy
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from timm.data.model_config import resolve_input_data_config
+from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
+from timm.loss import create_classification_loss
+from timm.task import (
+    ClassificationTask,
+    FeatureDistillationTask,
+    LogitDistillationTask,
+    TokenDistillationTask,
+    TrainingTask,
+)
+from timm.utils import NativeScaler, init_distributed_device, random_seed, set_jit_fuser
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+
+from .cli.resolve import loss_weights, split_names
+from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
+from .data.datasets import class_names_of, describe, num_classes_of
+from .engine import Precision
+from .errors import UserError, one_line
+from .hub import file_sha256, hub_errors, hub_source
+from .loading import classifier_prefixes, create_model, find_weights, load_weights, read_weights
+from .losses import create_loss
+from .monitor import Console
+from .task import WeakToStrongTask
+from .teachers import (
+    CachedTargets,
+    StudentInput,
+    Teacher,
+    create_teacher,
+    label_dataset,
+    load_targets,
+    save_targets,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class World:
+    """This process among others, and its device."""
+
+    device: torch.device
+    rank: int
+    size: int
+    distributed: bool
+
+    @property
+    def primary(self) -> bool:
+        return self.rank == 0
+
+
+
+@dataclass
+class Data:
+    """The splits of a run; ``select`` is held out of the training slice where a part of it chooses the checkpoint."""
+
+    train: Dataset
+    val: Dataset | None
+    select: Dataset | None
+
+
+
+def setup_device(args: argparse.Namespace) -> World:
+    """Choose the device, join the other processes and set the global switches."""
+    for module in args.device_modules or ():
+        importlib.import_module(module)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    device = init_distributed_device(args)
+    world = World(device, args.rank, args.world_size, args.distributed)
+    why = " (no CUDA here)" if args.no_accelerator else ""
+    _logger.info(f"{world.size} process(es) on {device}{why}"
+                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}"))
+    random_seed(args.seed, 0)  # the same initial weights on every rank
+    if args.fuser:
+        set_jit_fuser(args.fuser)
+    if args.fast_norm:
+        set_fast_norm()
+    return world
+
+
+
+def build_data(args: argparse.Namespace) -> Data:
+    """Create the splits, settle the number of classes, and cut slices."""
+    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    shared = dict(
+        class_map=args.class_map,
+        download=args.dataset_download,
+        batch_size=args.batch_size,
+        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
+        input_key=args.input_key,
+        target_key=args.target_key,
+        trust_remote_code=args.dataset_trust_remote_code,
+    )
+    train = create_dataset(
+        args.dataset, args.data_dir, args.train_split, flag="--train-split", is_training=True, seed=args.seed,
+        repeats=args.epoch_repeats, num_samples=args.train_num_samples, **shared)
+    val = create_dataset(
+        args.dataset, args.data_dir, args.val_split, flag="--val-split", is_training=False,
+        num_samples=args.val_num_samples, **shared) if args.val_split else None
+    settle_classes(args, train, val)
+    train = take_slice(train, args.train_slice, args.slice_seed)
+    train, select = hold_out(train, args.select_split, args.slice_seed)
+    if isinstance(train, IterableDataset):
+        _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
+        if args.teacher and args.teacher_targets == "cached":
+            raise UserError("--teacher-targets cached needs a dataset that can be indexed; streams have none")
+    return Data(train, val, select)
+
+
+
+def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
+    """Compare the classes of the splits with each other and with ``--num-classes``, which defaults to theirs."""
+    names = class_names_of(train)
+    val_names = class_names_of(val) if val is not None else None
+    if names and val_names and names != val_names:
+        odd = next(n for n in [*val_names, *names] if (n in names) != (n in val_names) or names != val_names)
+        raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
+                        f"'{args.val_split}' (first difference: {odd}); give both the same class folders")
+    count = num_classes_of(train)
+    if args.num_classes is None:
+        args.num_classes = count
+    elif count is not None and count != args.num_classes:
+        raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
+                        "the flag out, or map classes with --class-map")
+
+
+
+def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
+    """Create the student and say how it starts."""
+    overlay = None
+    if args.pretrained_path:
+        overlay = dict(file=str(find_weights(args.pretrained_path, "--pretrained-path")), num_classes=-1)
+    model = create_model(
+        "--model",
+        args.model,
+        pretrained=args.pretrained or bool(overlay),
+        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        num_classes=args.num_classes,
+        drop_rate=args.drop or None,
+        drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
+        drop_block_rate=args.drop_block,
+        global_pool=args.gp,
+        bn_momentum=args.bn_momentum,
+        bn_eps=args.bn_eps,
+        pretrained_cfg_overlay=overlay,
+        **args.model_kwargs,
+    )
+    args.num_classes = model.num_classes
+    source = student_start(args, model)
+    with torch.no_grad():
+        if args.head_init_scale is not None:
+            model.get_classifier().weight.mul_(args.head_init_scale)
+            model.get_classifier().bias.mul_(args.head_init_scale)
+        if args.head_init_bias is not None:
+            nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
+    if args.grad_checkpointing:
+        model.set_grad_checkpointing(enable=True)
+    try:
+        data_config = resolve_input_data_config(model, args=vars(args))
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    if args.split_bn:
+        model = convert_splitbn_model(model, max(args.aug_splits, 2))
+    model.to(device=world.device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if args.sync_bn and world.distributed:
+        args.dist_bn = ""
+        model = convert_sync_batchnorm(model)
+    return model, data_config, source
+
+
+
+def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
+    """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
+    source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
+    if args.pretrained_path:
+        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(args.pretrained_path))
+    elif args.pretrained:
+        source["source"] = hub_source(model, args.model)
+    for flag, path in (("--initial-checkpoint", args.initial_checkpoint), ("--finetune", args.finetune)):
+        if path:
+            file = find_weights(path, flag)
+            state = read_weights(file, flag, use_ema=True)
+            allow = (*classifier_prefixes(model), "decoder", "mask_token") if flag == "--finetune" else ()
+            _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag, allow=allow)}")
+            source = dict(init="checkpoint", source=dict(file=str(path), sha256=file_sha256(file)))
+    params = sum(p.numel() for p in model.parameters())
+    start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}
+    has_weights = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")
+    hint = "; --pretrained starts from timm's weights" if source["init"] == "random" and has_weights else ""
+    _logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
+                 f"{start[source['init']]}{hint}")
+    return {**source, "params": params}
+
+
+
+def build_precision(args: argparse.Namespace, world: World) -> Precision:
+    """Return the dtype of images and model, and autocast with its scaler."""
+    amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
+    scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
+    dtype = getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
+    return Precision(world.device, dtype, amp_dtype, scaler)
+
+
+
+def build_teacher(
+        args: argparse.Namespace,
+        student: nn.Module,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> Teacher | None:
+    """Create the frozen teacher on the student's input, or None."""
+    if not args.teacher:
+        return None
+    dtype = precision.amp_dtype if precision.amp_dtype and world.device.type != "cpu" else torch.float32
+    return create_teacher(
+        split_names(args.teacher),
+        split_names(args.teacher_checkpoint),
+        StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], student.num_classes),
+        device=world.device,
+        dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
+        use_ema=args.use_ema_teacher,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+        compiled=args.teacher_compile,
+        channels_last=args.channels_last,
+    )
+
+
+
+def build_loaders(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> dict[str, object]:
+    """Create the loaders; ``val`` and ``select`` are None where there is no such split."""
+    def evaluation(dataset: Dataset | None) -> object:
+        return None if dataset is None else create_eval_loader(
+            dataset,
+            data_config,
+            batch_size=args.validation_batch_size or args.batch_size,
+            workers=args.workers,
+            device=world.device,
+            dtype=precision.dtype,
+            distributed=world.distributed,
+            prefetch=not args.no_prefetcher,
+            pin_memory=args.pin_mem,
+        )
+    train = create_train_loader(
+        data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
+        world_size=world.size)
+    select = data.select
+    if select is not None:  # it shares the training images, but not their transform
+        select = type(select)(without_transform(select.dataset), select.indices)
+    return dict(train=train, val=evaluation(data.val), select=evaluation(select))
+
+
+
+def without_transform(dataset: Dataset) -> Dataset:
+    """Return a shallow copy of a dataset, down to the one that owns the transform, that can be given another one."""
+    twin = copy.copy(dataset)
+    if "transform" not in vars(twin) and hasattr(twin, "dataset"):
+        twin.dataset = without_transform(twin.dataset)
+    return twin
+
+
+
+def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folder: Path, world: World) -> CachedTargets:
+    """Let the teacher label every training image once; the labels stay in memory and in the run folder."""
+    identity = describe(data.train, args.dataset, args.train_split)
+    hashes = [(source["source"] or {}).get("sha256") or source["name"] for source in teacher.sources]
+    key = f"{identity.fingerprint}|{identity.num_samples}|{'+'.join(hashes)}|{args.teacher_img_size}"
+    path = folder / "teacher_targets.safetensors"
+    logits = load_targets(path, key)
+    if world.distributed:
+        dist.barrier()  # every rank has looked before the first one writes
+    if logits is None:
+        console = Console(world.primary, 0)
+        dataset = without_transform(data.train)
+        logits = label_dataset(
+            teacher, dataset, batch_size=args.validation_batch_size or args.batch_size, workers=args.workers,
+            device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"))
+        console.close()
+        if world.primary:
+            save_targets(logits, path, key)
+    _logger.info(f"Teacher labels of {len(logits)} images in {path}")
+    return CachedTargets(logits.to(world.device))
+
+
+
+def build_task(
+        args: argparse.Namespace,
+        student: nn.Module,
+        teacher: Teacher | None,
+        targets: CachedTargets | None,
+        data: Data,
+        precision: Precision,
+        world: World,
+) -> TrainingTask:
+    """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
+    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    criterion = create_classification_loss(
+        args.task_loss,
+        smoothing=args.smoothing,
+        soft_targets=mixing,
+        bce_target_thresh=args.bce_target_thresh if args.task_loss == "bce" else None,
+        bce_sum=args.bce_sum if args.task_loss == "bce" else False,
+        pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
+        jsd_splits=args.aug_splits,
+    ).to(world.device)
+    shared = dict(device=world.device, dtype=precision.dtype, verbose=world.primary)
+    if teacher is not None:
+        task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
+        _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
+                     + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
+        return WeakToStrongTask(
+            student,
+            targets or teacher,
+            create_loss(args.loss, **args.loss_kwargs).to(world.device),
+            criterion,
+            task_loss_weight=task_weight,
+            distill_loss_weight=distill_weight,
+            cached=targets is not None,
+            num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
+            **shared,
+        )
+    if args.kd_model_name:
+        return build_timm_distillation(args, student, criterion, shared)
+    return ClassificationTask(student, criterion, **shared)
+
+
+
+def build_timm_distillation(
+        args: argparse.Namespace,
+        student: nn.Module,
+        criterion: nn.Module,
+        shared: dict,
+) -> TrainingTask:
+    """Create one of timm's own distillation tasks from timm's own flags."""
+    common = dict(
+        student_model=student, teacher_model=args.kd_model_name, criterion=criterion,
+        distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **shared)
+    try:
+        with hub_errors(f"--kd-model-name {args.kd_model_name}"):
+            if args.kd_distill_type == "feature":
+                return FeatureDistillationTask(
+                    student_feature_dim=args.kd_student_feature_dim,
+                    teacher_feature_dim=args.kd_teacher_feature_dim, **common)
+            if args.kd_distill_type == "token":
+                return TokenDistillationTask(
+                    distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **common)
+            return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **common)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"--kd-distill-type {args.kd_distill_type}: {one_line(error)}") from error
+
+
+
+def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
+    """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
+    if args.lr:
+        return
+    sizes = args.train_batch_sizes or [args.batch_size]
+    probs = args.train_size_probs or [1.0] * len(sizes)
+    average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
+    ratio = average * world_size * args.grad_accum_steps / args.lr_base_size
+    if not args.lr_base_scale:
+        args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
+    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+    _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
+

@@ -1,0 +1,148 @@
+"""The end of a run: the selected student, result.json, the closing table."""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import huggingface_hub
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from . import __version__
+from .build import Data
+from .cli.resolve import loss_weights
+from .data.datasets import describe
+from .metrics import performance_gap_recovered
+from .monitor import format_table
+from .teachers import Teacher
+
+
+def read_history(metrics_file: Path) -> list[dict]:
+    """Return the evaluations of a run, oldest first, from its metrics.jsonl."""
+    events = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    return [event for event in events if event["event"] == "eval"]
+
+
+def best_of(history: list[dict], metric: str) -> dict:
+    """Return the evaluation that ranks first, the earliest among equals."""
+    sign = -1 if metric == "loss" else 1
+    return max(history, key=lambda event: sign * event["metric"])
+
+
+def selection(args: argparse.Namespace, chosen: dict) -> tuple[str, list[str]]:
+    """Return the data that ranked the epochs, and a warning when that is the split the result is reported on."""
+    if args.select_split is not None:
+        return "held-out part of the training split", []
+    if "val" not in chosen:
+        return "training loss", []
+    if args.select != "best":
+        return args.val_split, []
+    return args.val_split, [
+        f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; --select-split holds "
+        "out a part of the training split instead"]
+
+
+def make_record(
+        args: argparse.Namespace,
+        model: nn.Module,
+        student_source: dict,
+        teacher: Teacher | None,
+        weak: dict | None,
+        data: Data,
+        data_config: dict,
+        history: list[dict],
+        seconds: float,
+) -> dict:
+    """Collect everything that result.json and the model card say.
+
+    Args:
+        args: parsed flags.
+        model: the selected student.
+        student_source: how it started.
+        teacher: the teacher, or None.
+        weak: the teacher's figures on the validation split, where measured.
+        data: the splits.
+        data_config: input of the student.
+        history: the evaluations.
+        seconds: duration of the run.
+    """
+    last, best = history[-1], best_of(history, args.eval_metric)
+    chosen = best if args.select == "best" else last
+    distilled = bool(args.teacher or args.kd_model_name)
+    weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
+    split, warnings = selection(args, chosen)
+    train = describe(data.train, args.dataset, args.train_split)
+    val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
+    module = type(model).__module__
+    return {
+        "schema": 1,
+        "model": dict(
+            name=args.model,
+            architecture=model.pretrained_cfg.get("architecture", args.model),
+            num_classes=model.num_classes,
+            input_size=list(data_config["input_size"]),
+            plugin_module=None if module.startswith("timm.") else module.rpartition(".")[0] or module,
+            **student_source,
+        ),
+        "teacher": None if teacher is None else dict(
+            name=args.teacher, models=teacher.sources, targets=args.teacher_targets, **(weak or {})),
+        "loss": dict(
+            name=args.loss or (f"timm {args.kd_distill_type}" if args.kd_model_name else args.task_loss),
+            kwargs=args.loss_kwargs,
+            task_loss=args.task_loss,
+            task_loss_weight=weights[0],
+            distill_loss_weight=weights[1],
+        ),
+        "data": dict(
+            dataset=args.dataset or "folder",
+            train_split=args.train_split,
+            val_split=args.val_split,
+            train_samples=train.num_samples,
+            val_samples=val.num_samples if val else None,
+            train_slice=args.train_slice,
+            fingerprint=train.fingerprint,
+            splits=dict(train=asdict(train), val=asdict(val) if val else None),
+        ),
+        "selected": dict(rule=args.select, epoch=chosen["epoch"], split=split),
+        "last": dict(epoch=last["epoch"], **last.get("val", {})),
+        "best": dict(epoch=best["epoch"], **best.get("val", {})),
+        "metrics": chosen.get("val", {}),
+        "ceiling_acc": args.ceiling_acc,
+        "pgr": recovered(weak, chosen, args.ceiling_acc),
+        "license": args.hub_license,
+        "seed": args.seed,
+        "command": " ".join(["torchrun", *map(shlex.quote, sys.argv)]),
+        "versions": dict(
+            python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
+            timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
+        "seconds": round(seconds, 1),
+        "warnings": warnings,
+    }
+
+
+def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float | None:
+    """Return the PGR where teacher, student and ceiling are known."""
+    if weak is None or ceiling is None or "val" not in chosen:
+        return None
+    return performance_gap_recovered(weak["top1"], chosen["val"]["top1"], ceiling)
+
+
+def closing_table(record: dict) -> str:
+    """Return the table that a run ends with; a star marks the epoch that was exported."""
+    teacher = record["teacher"] or {}
+    rows = []
+    if teacher.get("top1") is not None:
+        rows.append(["teacher", teacher["top1"], teacher["top5"], None, None])
+    for name in ("last", "best"):
+        event, chosen = record[name], name == record["selected"]["rule"]
+        rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
+                     event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None])
+    if record["ceiling_acc"] is not None:
+        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None])
+    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR"])

@@ -1,0 +1,147 @@
+"""The folder of a run: where it is, how it is continued, and the files in it that grow."""
+
+import argparse
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch.distributed as dist
+from timm.models import safe_model_name
+from timm.task import TrainingTask
+
+from . import checkpoint as ckpt
+from .build import World
+from .engine import Position, Precision
+from .errors import UserError
+from .monitor import MetricsFile, Trackers
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Resumed:
+    """What a run continues from.
+
+    Args:
+        position: where it goes on.
+        saver: bookkeeping of the checkpoint saver.
+        metrics_bytes: length of metrics.jsonl at that point.
+    """
+
+    position: Position = field(default_factory=Position)
+    saver: dict | None = None
+    metrics_bytes: int = 0
+
+
+def find_run_to_resume(args: argparse.Namespace) -> Path | None:
+    """Return the checkpoint that ``--resume`` stands for, or None; the run then goes on in the checkpoint's folder."""
+    if not args.resume:
+        return None
+    if args.resume == "auto":
+        return ckpt.find_resume(run_root(args) / args.experiment)
+    path = Path(args.resume)
+    if path.is_dir():
+        found = ckpt.find_resume(path)
+        if found is None:
+            raise UserError(f"--resume {path}: the folder has no checkpoint (expected {ckpt.LAST})")
+        path = found
+    if not path.is_file():
+        raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
+    if not args.experiment and (path.parent / "args.yaml").is_file():
+        args.output, args.experiment = str(path.parent.parent), path.parent.name
+    return path
+
+
+def run_root(args: argparse.Namespace) -> Path:
+    """Return the folder that runs are made in."""
+    return Path(args.output or "./output/train")
+
+
+def refuse_existing_run(args: argparse.Namespace) -> None:
+    """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
+    folder = run_root(args) / args.experiment
+    if args.experiment and not args.resume and (folder / "args.yaml").exists():
+        raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
+                        "--experiment")
+
+
+def make_run_folder(args: argparse.Namespace, data_config: dict, world: World) -> Path:
+    """Create the run folder on rank 0, tell the others where it is, and set up what can fail early.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    name = args.experiment or "-".join([
+        datetime.now().strftime("%Y%m%d-%H%M%S"),
+        safe_model_name(args.model_name or args.model),
+        str(data_config["input_size"][-1]),
+    ])
+    folder = run_root(args) / name
+    if world.primary:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
+                            "with --output") from error
+    if world.distributed:
+        shared = [str(folder)]
+        dist.broadcast_object_list(shared, src=0)
+        folder = Path(shared[0])
+    return folder
+
+
+def resume(
+        args: argparse.Namespace,
+        path: Path | None,
+        task: TrainingTask,
+        optimizer: object,
+        precision: Precision,
+        scheduler: object,
+        updates_per_epoch: int,
+) -> Resumed:
+    """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
+
+    Raises:
+        UserError: the checkpoint does not fit the flags.
+    """
+    resumed = Resumed()
+    if path is not None:
+        saved = ckpt.read_checkpoint(path, "--resume")
+        ckpt.check_resumable(saved, args, path)
+        weights_only = args.no_resume_opt
+        position = ckpt.restore(
+            saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
+            scheduler)
+        resumed = Resumed(position, saved.get("saver"), (saved.get("w2s") or {}).get("metrics_bytes", 0))
+        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
+    if args.start_epoch is not None:
+        resumed.position = Position(epoch=args.start_epoch)
+    epoch = resumed.position.epoch
+    if scheduler is not None and epoch > 0 and not resumed.position.batch:
+        scheduler.step_update(epoch * updates_per_epoch) if args.sched_on_updates else scheduler.step(epoch)
+    return resumed
+
+
+@dataclass
+class RunFiles:
+    """The files of a run that grow, and its trackers. Rank 0 has them."""
+
+    metrics: MetricsFile
+    summary: Path
+    trackers: Trackers
+
+
+def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resumed: Resumed) -> RunFiles:
+    """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml."""
+    files = RunFiles(
+        MetricsFile(folder / "metrics.jsonl", resumed.metrics_bytes),
+        folder / "summary.csv",
+        Trackers(args, folder, {k: v for k, v in vars(args).items() if k in flags}),
+    )
+    ckpt.trim_summary(files.summary, resumed.position.epoch)
+    ckpt.write_args(folder / "args.yaml", args, flags)
+    return files
