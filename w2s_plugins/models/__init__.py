@@ -1,5 +1,5 @@
 """Small networks of the distillation literature, registered in timm's registry when this package is imported."""
 
-from . import cnn, fewshot, mobilenet, preact, resnet, shufflenet, vgg
+from . import cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cnn, fewshot, preact
 
-__all__ = ["cnn", "fewshot", "mobilenet", "preact", "resnet", "shufflenet", "vgg"]
+__all__ = ["cifar_mobilenet", "cifar_resnet", "cifar_shufflenet", "cifar_vgg", "cnn", "fewshot", "preact"]

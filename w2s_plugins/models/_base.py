@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from timm.layers import create_classifier, get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
-from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import nn
 
 
@@ -23,13 +22,13 @@ class StagedNet(nn.Module):
 
     Attributes:
         stem: Names of the modules before the first stage, in order of use.
-        stage: Pattern of the stages' names.
+        stage_name: Name of a stage, with braces for its number.
         final: Names of the modules between the last stage and the pooling, in order of use.
         classifier_name: Name of the linear classifier.
         checkpoint_every: Modules of a stage that are computed again together under gradient checkpointing.
     """
     stem: tuple[str, ...] = ("conv1", "bn1", "act1")
-    stage: str = "layer{}"
+    stage_name: str = "layer{}"
     final: tuple[str, ...] = ()
     classifier_name: str = "fc"
     checkpoint_every: int = 1
@@ -46,7 +45,7 @@ class StagedNet(nn.Module):
 
     def _add_stage(self, number: int, stage: nn.Sequential) -> str:
         """Add a stage and return its name."""
-        name = self.stage.format(number)
+        name = self.stage_name.format(number)
         parent, _, leaf = name.rpartition(".")
         self.get_submodule(parent).add_module(leaf, stage)
         self._stages.append(name)
@@ -77,6 +76,7 @@ class StagedNet(nn.Module):
             drop_rate: Dropout on the pooled features, in [0, 1).
         """
         self.num_features = num_features
+        self.feature_info[-1]["num_chs_norm"] = num_features  # with `forward_intermediates(norm=True)`
         self.drop_rate = drop_rate
         self._set_classifier(num_classes, global_pool)
 
@@ -95,15 +95,13 @@ class StagedNet(nn.Module):
         stage = self.get_submodule(name)
         return checkpoint_seq(stage, x, every=self.checkpoint_every) if self.grad_checkpointing else stage(x)
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
-        stage = "^" + re.escape(self.stage).replace(r"\{\}", r"(\d+)")
+        stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")
         return {
-            "stem": f"^(?:{'|'.join(self.stem)})\\." if self.stem else None,
-            "blocks": [
-                (stage if coarse else stage + r"\.(\d+)", None),
-                (f"^(?:{'|'.join(self.final)})\\.", MATCH_PREV_GROUP),
-            ],
+            "stem": _starts_with(self.stem),
+            "blocks": stage if coarse else stage + r"\.(\d+)",
+            "final": _starts_with(self.final),
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -176,18 +174,19 @@ class StagedNet(nn.Module):
 
         Args:
             indices: The last n features if an int, else the ones listed.
-            prune_norm: Remove the layers after the last stage.
+            prune_norm: Remove the layers after the last stage, and with them the classifier.
             prune_head: Remove the classifier.
         """
         take, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last < len(self.feature_info) - 1
         for name in self._stages[self._end_of(last):]:
             self.set_submodule(name, nn.Sequential())
-        if prune_norm or shortened:
+        headless = shortened or bool(prune_norm and self.final)
+        if headless:
             for name in self.final:
                 self.set_submodule(name, nn.Identity())
             self.num_features = self.feature_info[last]["num_chs"]
-        if prune_head or prune_norm or shortened:
+        if headless or prune_head:
             self.reset_classifier(0, "")
         return take
 
@@ -206,6 +205,10 @@ class StagedNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def _starts_with(names: tuple[str, ...]) -> str | None:
+    return rf"^(?:{'|'.join(names)})\." if names else None
 
 
 def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -266,7 +269,7 @@ def register_variants(
         setattr(namespace, name, register_model(_entry_point(module, name, model_cls, args)))
 
 
-def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]):
+def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
     def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
         kwargs = {**args, **kwargs}
         feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", None)}

@@ -17,7 +17,7 @@ class PlainCNN(StagedNet):
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
-    stage = "stage{}"
+    stage_name = "stage{}"
     checkpoint_every = 32  # a whole stage: its modules are single layers
 
     def __init__(
@@ -47,6 +47,7 @@ register_variants(
     __name__,
     PlainCNN,
     {
+        # The mean over two layers' features of a mostly blank image says little: it learns a digit too slowly.
         "w2s_cnn2": {"widths": ((8,), (16,)), "global_pool": "max"},
         "w2s_cnn5": {"widths": ((16,), (24, 32), (48, 48)), "batch_norm": True},
     },

@@ -77,6 +77,6 @@ register_variants(
     std=IMAGENET_DEFAULT_STD,
     interpolation="bilinear",
     crop_pct=80 / 92,
-    first_conv="layer1.0.conv1",
+    first_conv=("layer1.0.conv1", "layer1.0.downsample.0"),
     license="apache-2.0",
 )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
-from .resnet import CifarResNet
+from .cifar_resnet import CifarResNet
 
 
 class _PreActBranch(nn.Module):
@@ -70,7 +70,7 @@ class WideResNet(StagedNet):
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ("conv1",)
-    stage = "block{}.layer"
+    stage_name = "block{}.layer"
     final = ("bn1", "act1")
 
     def __init__(

@@ -51,7 +51,7 @@ class CifarMobileNetV2(StagedNet):
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ("conv1",)
-    stage = "blocks.{}"
+    stage_name = "blocks.{}"
     final = ("conv2",)
     classifier_name = "classifier.0"
 

@@ -25,7 +25,7 @@ class CifarVGG(StagedNet):
         drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
-    stage = "block{}"
+    stage_name = "block{}"
     classifier_name = "classifier"
     checkpoint_every = 32  # a whole stage: its modules are single layers
 

@@ -1,0 +1,198 @@
+"""timm's model interface, for every network of the package."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters, save_for_hf
+
+import w2s_plugins.models  # noqa: F401
+
+NAMES = timm.list_models(["cifar_*", "fewshot_*", "preact_*", "w2s_cnn*"])
+# One of each class, for what does not depend on depth and width; the large ones made small.
+SMALL = {
+    "cifar_resnet8": {},
+    "cifar_resnet50": {"depths": (1, 2, 1, 1), "widths": (16, 32, 32, 64, 64)},
+    "cifar_vgg8": {},
+    "cifar_wrn_16_2": {},
+    "cifar_mobilenetv2": {},
+    "cifar_shufflenetv1": {},
+    "cifar_shufflenetv2": {},
+    "preact_resnet18": {"depths": (2, 1, 1, 1), "widths": (16, 16, 32, 32, 64)},
+    "fewshot_resnet18": {"depths": (1, 2, 1, 1)},
+    "w2s_cnn2": {},
+    "w2s_cnn5": {},
+}
+
+
+def images(size: int = 32, batch: int = 1, chans: int = 3) -> torch.Tensor:
+    return torch.randn(batch, chans, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def create(name: str, **kwargs) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(name, **kwargs).eval()
+
+
+def small(name: str, **kwargs) -> torch.nn.Module:
+    return create(name, **SMALL.get(name, {}), **kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_features(name: str) -> None:
+    model = create(name)
+    x = images()
+    final, features = model.forward_intermediates(x, norm=True)
+    assert torch.equal(final, model.forward_features(x))
+    assert torch.equal(model.forward_head(final), model(x))
+    assert torch.equal(features[-1], final)
+    assert final.shape[1] == model.num_features and model.head_hidden_size == model.get_classifier().in_features
+    assert model.forward_head(final, pre_logits=True).shape == (1, model.head_hidden_size)
+
+    alone = model.forward_intermediates(x, intermediates_only=True)
+    for feature, info in zip(alone, model.feature_info, strict=True):
+        assert feature.shape[1:] == (info["num_chs"], 32 // info["reduction"], 32 // info["reduction"])
+        model.get_submodule(info["module"])
+    if not model.final:
+        assert torch.equal(alone[-1], final)
+    last, (chosen,) = model.forward_intermediates(x, indices=[1], stop_early=True)
+    assert torch.equal(chosen, alone[1]) and torch.equal(last, chosen)
+    with pytest.raises(ValueError, match="output_fmt"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_other_inputs_and_classes(name: str) -> None:
+    model = small(name, num_classes=7, in_chans=1)
+    assert model.num_classes == 7
+    assert model(images(32, 2, chans=1)).shape == (2, 7)
+    assert model(images(64, 1, chans=1)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_features_only(name: str) -> None:
+    x = images()
+    expected = small(name).forward_intermediates(x, intermediates_only=True)
+    backbone = small(name, features_only=True)
+    assert [tuple(f.shape[1:2]) for f in expected] == [(c,) for c in backbone.feature_info.channels()]
+    for feature, value in zip(backbone(x), expected, strict=True):
+        assert torch.equal(feature, value)
+    first = small(name, features_only=True, out_indices=(0,))
+    assert torch.equal(*first(x), expected[0])
+    assert sum(p.numel() for p in first.parameters()) < sum(p.numel() for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_pruned_model_keeps_only_what_its_features_need(name: str) -> None:
+    model = small(name)
+    assert model.prune_intermediate_layers([1]) == [1]
+    features = model(images())
+    assert features.shape[1] == model.num_features == model.feature_info[1]["num_chs"]
+    features.mean().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@torch.no_grad()
+def test_pruning_keeps_a_classifier_that_still_fits() -> None:
+    for name, keeps in (("cifar_resnet8", True), ("cifar_wrn_16_1", False)):
+        model = small(name)
+        logits = model(images())
+        model.prune_intermediate_layers(1, prune_norm=True, prune_head=False)
+        assert torch.equal(model(images()), logits) == keeps
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_reset_classifier(name: str) -> None:
+    model = small(name)
+    x = images()
+    pooled = model.forward_head(model.forward_features(x), pre_logits=True)
+    model.reset_classifier(5)
+    assert model.num_classes == 5 and model.get_classifier().out_features == 5 and model(x).shape == (1, 5)
+    model.reset_classifier(3, "catavgmax")
+    assert model.head_hidden_size == 2 * model.num_features and model(x).shape == (1, 3)
+    model.reset_classifier(0, "max" if name == "w2s_cnn2" else "avg")
+    assert model.num_classes == 0 and torch.equal(model(x), pooled)
+    model.reset_classifier(0, "")
+    assert torch.equal(model(x), model.forward_features(x))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_grad_checkpointing(name: str) -> None:
+    results = []
+    for enable in (False, True):
+        model = small(name).train()
+        model.set_grad_checkpointing(enable)
+        out = model(images(batch=2))
+        out.square().mean().backward()
+        features = model.forward_intermediates(images(batch=2), intermediates_only=True)
+        results.append([out, *[p.grad for p in model.parameters()], *features])
+    for plain, checkpointed in zip(*results, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=0, rtol=0)
+
+
+def test_grad_checkpointing_stores_less() -> None:
+    def stored(enable: bool) -> int:
+        model = create("cifar_resnet32").train()
+        model.set_grad_checkpointing(enable)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
+            model(images())
+        return sum(sizes)
+
+    assert stored(True) < 0.4 * stored(False)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_parameter_groups_follow_depth(name: str) -> None:
+    model = small(name)
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse), reverse=True)
+        order = [groups[key] for key, _ in model.named_parameters()]
+        assert order == sorted(order)
+        last = [key for key, group in groups.items() if group == max(order)]
+        assert last == [f"{model.classifier_name}.weight", f"{model.classifier_name}.bias"]
+        parts = bool(model.stem) + len(model._stages) + bool(model.final) + 1
+        assert len(set(order)) == parts if coarse else len(set(order)) >= parts
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_export_loads_back(name: str, tmp_path: Path) -> None:
+    model = small(name, num_classes=7)
+    save_for_hf(model, tmp_path, model_args=SMALL[name])
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(loaded(images()), model(images()))
+    assert loaded.pretrained_cfg["mean"] == list(model.pretrained_cfg["mean"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_weights_adapt_to_other_classes_and_channels(name: str, tmp_path: Path) -> None:
+    model = small(name)
+    save_for_hf(model, tmp_path, model_args=SMALL[name])
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=1).eval()
+    x = images(chans=1)
+    assert loaded(x).shape == (1, 3)
+    # timm sums the weights over the input channels, in another order than a convolution does.
+    expected = model.forward_features(x.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(loaded.forward_features(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_drop_rate() -> None:
+    model = create("cifar_resnet8", drop_rate=0.5)
+    features = torch.ones(1, model.num_features, 8, 8)
+    assert (model.forward_head(features, pre_logits=True) == 1).all()
+    assert set(model.train().forward_head(features, pre_logits=True).flatten().tolist()) == {0.0, 2.0}
+
+
+@torch.no_grad()
+def test_compile_and_trace() -> None:
+    for name in ("cifar_wrn_16_1", "w2s_cnn5"):
+        model, x = small(name), images()
+        assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+        assert torch.equal(torch.jit.trace(model, x)(x), model(x))
