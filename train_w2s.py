@@ -208,7 +208,7 @@ def fit(run: Run) -> None:
         console.log(position.epoch, stop, update, updates, terms, lr)
         if run.files:
             step = position.epoch * updates + update
-            run.files.metrics.write("train", epoch=position.epoch, update=update, step=step, lr=lr, **terms)
+            run.files.metrics.write("train", epoch=position.epoch, update=update, step=step, lr=lr, terms=terms)
             run.files.trackers.log(step, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
 
     def on_update(update: int, samples: int) -> None:

@@ -21,7 +21,7 @@ class MetricsFile:
         if path.exists():
             os.truncate(path, min(keep, path.stat().st_size))
 
-    def write(self, event: str, **fields: object) -> None:
+    def write(self, event: str, /, **fields: object) -> None:
         """Append one event."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, **fields}) + "\n")
