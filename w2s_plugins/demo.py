@@ -1,0 +1,69 @@
+"""The main job on scikit-learn's digits: weak teacher, strong student on its labels, ceiling, over several seeds.
+
+Every step is a plain run of train_w2s.py, printed before it starts.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .errors import EXIT_USER_ERROR, UserError, run_main
+from .metrics import performance_gap_recovered
+from .monitor import format_table
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = "hparams/digits/base.yaml"
+
+
+def main() -> None:
+    """Run the demo and print its table."""
+    parser = argparse.ArgumentParser(prog="w2s_plugins.demo", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)")
+    parser.add_argument("--output", default="output/demo", metavar="DIR", help="folder of the runs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time")
+    args = parser.parse_args()
+    started = time.monotonic()
+    output = Path(args.output) / time.strftime("%Y%m%d-%H%M%S")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = list(pool.map(lambda seed: run_seed(seed, output / f"seed{seed}"), range(args.seeds)))
+    table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
+    table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
+    print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
+    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. Runs and exports: {output}")
+
+
+def run_seed(seed: int, folder: Path) -> list[float]:
+    """Train teacher, student and ceiling; return the row of the table."""
+    def step(name: str, *flags: str) -> dict:
+        return train(["--config", BASE, f"hparams/digits/{name}.yaml", *flags, "--seed", str(seed),
+                      "--output", str(folder), "--experiment", name], folder / name)
+    weak = step("weak")["metrics"]["top1"]
+    ceiling = step("ceiling")["metrics"]["top1"]
+    student = step(
+        "student", "--teacher-checkpoint", str(folder / "weak"), "--ceiling-acc", f"{ceiling:.4f}")["metrics"]
+    pgr = performance_gap_recovered(weak, student["top1"], ceiling)
+    return [weak, student["top1"], ceiling, student["agreement"], pgr]
+
+
+def train(flags: list[str], folder: Path) -> dict:
+    """Run train_w2s.py in a process of its own and return what its result.json says."""
+    print(f"torchrun train_w2s.py {shlex.join(flags)}", flush=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
+    done = subprocess.run(
+        [sys.executable, "train_w2s.py", *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode == EXIT_USER_ERROR:
+        raise UserError(done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise UserError(f"train_w2s.py ended with code {done.returncode}:\n{done.stderr}")
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    run_main(main, "demo")
