@@ -153,8 +153,8 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     digest = file_sha256(path)
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
-        raise UserError(f"{file} of {repo} has SHA-256 {digest} but the Hub announced {blob}; delete {path} and the "
-                        "file it links to, then load it again")
+        raise UserError(f"{name}: {file} was damaged on its way, its SHA-256 is {digest} and the Hub announced {blob}; "
+                        f"delete {os.path.realpath(path)} and load the model again")
     commit = Path(path).parents[len(Path(file).parts) - 1].name
     return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
 
