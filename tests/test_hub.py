@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -338,10 +339,13 @@ def test_faults_of_the_hub_end_in_one_line(hub_server, timm_folder, tmp_path):  
     results = try_models(["hf-hub:me/ok", *expected, "hf-hub:me/resumed"], env)
     for name, parts in expected.items():
         assert isinstance(results[name], str) and all(part in results[name] for part in parts), (name, results[name])
-    # a download that broke off is taken up again, and one that failed leaves nothing to load
-    assert results["hf-hub:me/resumed"]["sha256"] == file_sha256(timm_folder / "model.safetensors")
-    gets = [r.path for r in hub_server.requests if r.method == "GET"]
-    assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
+    # a download that failed leaves nothing to load; huggingface_hub >= 2 takes one that broke off up again
+    if huggingface_hub.__version__.startswith("1."):
+        assert "did not answer" in results["hf-hub:me/resumed"]
+    else:
+        assert results["hf-hub:me/resumed"]["sha256"] == file_sha256(timm_folder / "model.safetensors")
+        gets = [r.path for r in hub_server.requests if r.method == "GET"]
+        assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
     cached = contents(tmp_path / "hf_home" / "hub" / "models--me--cutoff")
     assert not any(".safetensors" in name or ".incomplete" in name for name in cached)
 

@@ -306,7 +306,8 @@ def _reason(error: Exception, what: str) -> str | None:
             return _http_reason(e)
         if isinstance(e, UnicodeEncodeError) and "Bearer" in str(e.object):
             return f"the access token has characters that no token has; {LOGIN}"
-    if any(isinstance(e, _UNREACHABLE) for e in chain):
+    # huggingface_hub 1.x retries a refused connection with a client that it has closed
+    if any(isinstance(e, _UNREACHABLE) or "client has been closed" in str(e) for e in chain):
         return _unreachable_reason(chain, what)
     return _loader_reason(error)
 
@@ -347,7 +348,7 @@ def _unreachable_reason(chain: list[BaseException], what: str) -> str:
         reason = "HF_HUB_OFFLINE is set"
     else:
         name = type(last).__name__
-        verb = "cannot be reached" if name.startswith(("Connect", "Proxy", "URL")) else "did not answer as it should"
+        verb = "cannot be reached" if name.startswith(("Connect", "Proxy", "URL", "Runtime")) else "did not answer as it should"
         reason = f"the Hub at {constants.ENDPOINT} {verb} ({name}: {one_line(last, 120)})"
     url = next(filter(None, map(_url, chain)), "")
     if "/api/" in url:  # nothing that a cache could answer
