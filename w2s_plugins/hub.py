@@ -348,7 +348,8 @@ def _unreachable_reason(chain: list[BaseException], what: str) -> str:
         reason = "HF_HUB_OFFLINE is set"
     else:
         name = type(last).__name__
-        verb = "cannot be reached" if name.startswith(("Connect", "Proxy", "URL", "Runtime")) else "did not answer as it should"
+        refused = name.startswith(("Connect", "Proxy", "URL", "Runtime"))
+        verb = "cannot be reached" if refused else "did not answer as it should"
         reason = f"the Hub at {constants.ENDPOINT} {verb} ({name}: {one_line(last, 120)})"
     url = next(filter(None, map(_url, chain)), "")
     if "/api/" in url:  # nothing that a cache could answer
