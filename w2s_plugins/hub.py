@@ -153,8 +153,8 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     digest = file_sha256(path)
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
-        raise UserError(f"{file} of {repo} has SHA-256 {digest} but the Hub announced {blob}; delete {path} and the "
-                        "file it links to, then load it again")
+        raise UserError(f"{name}: {file} was damaged on its way, its SHA-256 is {digest} and the Hub announced {blob}; "
+                        f"delete {os.path.realpath(path)} and load the model again")
     commit = Path(path).parents[len(Path(file).parts) - 1].name
     return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
 
@@ -306,7 +306,8 @@ def _reason(error: Exception, what: str) -> str | None:
             return _http_reason(e)
         if isinstance(e, UnicodeEncodeError) and "Bearer" in str(e.object):
             return f"the access token has characters that no token has; {LOGIN}"
-    if any(isinstance(e, _UNREACHABLE) for e in chain):
+    # huggingface_hub 1.x retries a refused connection with a client that it has closed
+    if any(isinstance(e, _UNREACHABLE) or "client has been closed" in str(e) for e in chain):
         return _unreachable_reason(chain, what)
     return _loader_reason(error)
 
@@ -344,17 +345,22 @@ def _http_reason(error: HfHubHTTPError) -> str:
 def _unreachable_reason(chain: list[BaseException], what: str) -> str:
     last = next((e for e in reversed(chain) if isinstance(e, _UNREACHABLE)), chain[-1])
     if constants.is_offline_mode():
-        reason = "HF_HUB_OFFLINE is set and it is not in the local cache"
+        reason = "HF_HUB_OFFLINE is set"
     else:
-        detail = one_line(last, 120)
-        reason = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(last).__name__}: {detail})"
-    url = next(filter(None, (_URL.match(_url(e)) for e in chain)), None)
-    wanted = (url["repo"] if url else what).lower()
+        name = type(last).__name__
+        refused = name.startswith(("Connect", "Proxy", "URL", "Runtime"))
+        verb = "cannot be reached" if refused else "did not answer as it should"
+        reason = f"the Hub at {constants.ENDPOINT} {verb} ({name}: {one_line(last, 120)})"
+    url = next(filter(None, map(_url, chain)), "")
+    if "/api/" in url:  # nothing that a cache could answer
+        return reason
+    repo = _URL.match(url)
+    wanted = (repo["repo"] if repo else what).lower()
     cached = sorted(_cached_models(), key=lambda m: (-SequenceMatcher(None, m.lower(), wanted).ratio(), m))
     if not cached:
-        return f"{reason}; no model is in the local cache {constants.HF_HUB_CACHE}"
+        return f"{reason}, and no model is in the local cache {constants.HF_HUB_CACHE}"
     more = f" and {len(cached) - 5} more" if len(cached) > 5 else ""
-    return f"{reason}; in the local cache: {', '.join(cached[:5])}{more}"
+    return f"{reason}, and the local cache has only {', '.join(cached[:5])}{more}"
 
 
 def _loader_reason(error: Exception) -> str | None:
@@ -363,11 +369,15 @@ def _loader_reason(error: Exception) -> str | None:
     modules = {str(frame.f_globals.get("__name__")).split(".")[0] for frame in frames}
     functions = {f.f_code.co_name for f in frames if str(f.f_globals.get("__name__")).startswith("timm.")}
     text = one_line(error, 160)
+    if text.startswith("Consistency check failed"):
+        return f"a download was cut short, try again ({one_line(error, 100)})"
     if "huggingface_hub" in modules:
         return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
     if unknown := re.fullmatch(r"Unknown model \((.*)\)", str(error), re.DOTALL):
         hint = nearest(unknown[1], timm.list_models())
         return f"timm {timm.__version__} has no architecture {unknown[1]!r}{hint}"
+    if "hf_split" in functions:
+        return "expected at most one @, before the revision"
     bad_fields = "resolve_pretrained_cfg" in functions and isinstance(error, TypeError)
     if bad_fields or "load_model_config_from_hf" in functions:
         return f"not a timm model: its config.json lacks timm's fields ({type(error).__name__}: {text})"
@@ -377,6 +387,8 @@ def _loader_reason(error: Exception) -> str | None:
 
 
 def _url(error: BaseException) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return str(error.response.request.url)
     try:
         return str(error.request.url)
     except (AttributeError, RuntimeError):  # an httpx error that never had a request raises RuntimeError

@@ -1,0 +1,618 @@
+"""The real huggingface_hub client and timm against a Hub-speaking server: pull, push, cards, errors."""
+
+import copy
+import errno
+import hashlib
+import itertools
+import json
+import resource
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from timm.models import save_for_hf
+
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.hub import (
+    check_repo_id,
+    export_model,
+    file_sha256,
+    hub_errors,
+    hub_source,
+    main,
+    push_export,
+    scrub,
+)
+from w2s_plugins.model_card import EVAL_RESULTS, eval_results, model_card
+
+from .hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
+
+TOKEN = "hf_" + "s3cretS3cret" * 3
+DATA_CONFIG = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.25, 0.3),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "crop_mode": "center",
+}
+RECORD = {
+    "schema": 1,
+    "model": {
+        "name": "student", "architecture": "test_resnet", "num_classes": 10, "params": 12345, "input_size": [3, 32, 32],
+        "init": "pretrained", "plugin_module": None,
+        "source": {"repo": "timm/test_resnet.r160_in1k", "revision": "a" * 40, "file": "x", "sha256": "b" * 64},
+    },
+    "teacher": {
+        "name": "resnet18", "targets": "online", "top1": 61.25, "top5": 88.5, "loss": 1.1,
+        "models": [{
+            "name": "resnet18", "params": 11689512,
+            "source": {"repo": "timm/resnet18.a1_in1k", "revision": "c" * 40, "file": "x", "sha256": "d" * 64}}],
+    },
+    "loss": {
+        "name": "adaptconf", "kwargs": {"temperature": 0.5}, "task_loss": "cross-entropy", "task_loss_weight": 0.25,
+        "distill_loss_weight": 1.0},
+    "data": {
+        "dataset": "hfds/uoft-cs/cifar10", "train_split": "train", "val_split": "test", "train_samples": 25000,
+        "val_samples": 10000, "train_slice": "0.5:1", "fingerprint": "f00d"},
+    "selected": {"rule": "best", "epoch": 7, "split": "train[0.9:1]"},
+    "metrics": {"top1": 70.75, "top5": 91.0, "loss": 0.9, "agreement": 80.125},
+    "ceiling_acc": 81.5,
+    "pgr": 0.469,
+    "command": "torchrun train_w2s.py --model test_resnet --teacher resnet18",
+    "versions": {"python": "3.11.9", "torch": "2.13.0", "timm": "1.0.31"},
+    "seconds": 3661.0,
+    "warnings": ["the test split selected the checkpoint"],
+}
+LOAD = """
+import json, sys, timm, torch
+all_logits = []
+for name in sys.argv[1:]:
+    model = timm.create_model(name, pretrained=True).eval()
+    with torch.no_grad():
+        logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    all_logits.append([value.hex() for value in logits.flatten().tolist()])
+assert "w2s_plugins" not in sys.modules
+print(json.dumps(all_logits))
+"""
+# the waits between huggingface_hub's retries are left out, the retries are not
+TRY = """
+import json, sys, time, traceback
+time.sleep = lambda seconds: None
+import timm
+from w2s_plugins.errors import UserError
+from w2s_plugins.hub import hub_errors, hub_source
+results = {}
+for name in json.loads(sys.argv[1]):
+    try:
+        with hub_errors(f"model {name}"):
+            model = timm.create_model(name, pretrained=True)
+        results[name] = hub_source(model, name)
+    except UserError as error:
+        results[name] = str(error)
+        print("".join(traceback.format_exception(error)), file=sys.stderr)
+print(json.dumps(results))
+"""
+PUSH = """
+import json, sys
+from w2s_plugins import hub
+from w2s_plugins.errors import UserError
+hub.HUB_TIMEOUT = float(sys.argv[1])
+for line in sys.stdin:
+    folder, kwargs = json.loads(line)
+    try:
+        print(hub.push_export(folder, "me/x", **kwargs), flush=True)
+    except UserError as error:
+        print(error, flush=True)
+"""
+
+
+def python(code: str, *args: str, env: dict[str, str], **kwargs: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **kwargs)
+
+
+def logits_of(*names: str, env: dict[str, str], cwd: Path) -> list[list[str]]:
+    """Logits of each model in a fresh process that has timm but not this project."""
+    env = {k: v for k, v in env.items() if k != "PYTHONPATH"}
+    done = python(LOAD, *names, env=env, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def try_models(names: list[str], env: dict[str, str]) -> dict[str, object]:
+    """For each name, what `hub_source` says of the loaded model, or the text of the `UserError`."""
+    done = python(TRY, json.dumps(names), env=env)
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    for name, result in results.items():
+        if isinstance(result, str):
+            assert "\n" not in result and f"{name}: " in result, result
+    return results
+
+
+def push(run: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "w2s_plugins.hub", "push", str(run), *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+@contextmanager
+def pusher(env: dict[str, str], timeout: float = 300.0) -> Iterator[Callable[..., str]]:
+    """A client process whose function pushes a run to me/x and returns the address or the text of the `UserError`."""
+    with subprocess.Popen([sys.executable, "-c", PUSH, str(timeout)], env=env, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as client:
+        def push_once(run: Path, **kwargs: object) -> str:
+            client.stdin.write(json.dumps([str(run / "export"), kwargs]) + "\n")
+            client.stdin.flush()
+            return client.stdout.readline().removesuffix("\n")
+
+        yield push_once
+        client.stdin.close()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def student() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def student_logits(student) -> list[str]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        logits = student(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    torch.set_num_threads(threads)
+    return [value.hex() for value in logits.flatten().tolist()]
+
+
+@pytest.fixture(scope="module")
+def run(student, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    export_model(student, folder / "export", DATA_CONFIG, RECORD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory) -> Path:
+    """A repository as timm publishes its models."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("timm")
+    save_for_hf(timm.create_model("test_resnet"), folder, safe_serialization=True)
+    return folder
+
+
+def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, student_logits, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    before = contents(run / "export")
+    done = push(run, "me/x", "--commit-message", "First", env=hub_env(hub_server, tmp_path, TOKEN))
+    assert (done.returncode, done.stdout) == (0, f"{hub_server.url}/me/x\n"), done.stderr
+    assert contents(run / "export") == before
+    repo = hub_server.repos["me/x"]
+    files = repo.commits[repo.branches["main"]]
+    assert not repo.private and repo.messages[repo.branches["main"]] == "First"
+    assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors", EVAL_RESULTS}
+    card = files["README.md"].data.decode()
+    assert 'timm.create_model("hf-hub:me/x", pretrained=True)' in card and "ORG/NAME" not in card
+    assert TOKEN not in done.stdout + done.stderr + "".join(f.data.decode("latin-1") for f in files.values())
+    assert logits_of("hf-hub:me/x", env=hub_env(hub_server, tmp_path / "other"), cwd=tmp_path) == [student_logits]
+
+
+def test_push_private_to_a_branch(hub_server, run, student_logits, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    env = hub_env(hub_server, tmp_path, TOKEN)
+    done = push(run, "me/x", "--private", "--revision", "exp/1", env=env)
+    assert (done.returncode, done.stdout) == (0, f"{hub_server.url}/me/x/tree/exp%2F1\n"), done.stderr
+    repo = hub_server.repos["me/x"]
+    assert repo.private and set(repo.branches) == {"main", "exp/1"}
+    assert list(repo.commits[repo.branches["main"]]) == [".gitattributes"]
+    assert 'hf-hub:me/x@exp/1"' in repo.commits[repo.branches["exp/1"]]["README.md"].data.decode()
+    names = "hf-hub:me/x@exp/1", f"hf-hub:me/x@{repo.branches['exp/1']}"
+    assert logits_of(*names, env=env, cwd=tmp_path) == [student_logits] * 2
+
+    stranger = try_models(["hf-hub:me/x@exp/1"], hub_env(hub_server, tmp_path / "stranger"))
+    assert "no repository me/x" in stranger["hf-hub:me/x@exp/1"] and "hf auth login" in stranger["hf-hub:me/x@exp/1"]
+
+
+def test_push_again_replaces_the_results_of_the_earlier_model(hub_server, run, student, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    export_model(student, tmp_path / "run" / "export", DATA_CONFIG, {**RECORD, "data": {"dataset": "folder"}})
+    with pusher(hub_env(hub_server, tmp_path, TOKEN)) as push_once:
+        push_once(run)
+        first = hub_server.repos["me/x"].branches["main"]
+        push_once(tmp_path / "run")
+        refused = push_once(run, private=True)
+    repo = hub_server.repos["me/x"]
+    assert "exists and is public" in refused and len(repo.commits) == 3
+    assert EVAL_RESULTS in repo.commits[first] and EVAL_RESULTS not in repo.commits[repo.branches["main"]]
+
+
+def test_source_of_pretrained_weights(hub_server, timm_folder, tmp_path):  # noqa: F811
+    repo_id = "timm/test_resnet.r160_in1k"
+    first = hub_server.add_model(repo_id, timm_folder)
+    (timm_folder / "note.txt").write_text("new")
+    second = hub_server.add_model(repo_id, timm_folder)
+    hub_server.add_model(repo_id, timm_folder, branch="exp")
+    assert first != second
+    names = {
+        "test_resnet.r160_in1k": second,
+        "test_resnet": second,
+        f"hf-hub:{repo_id}": second,
+        f"hf-hub:{repo_id}@{first}": first,
+        f"hf-hub:{repo_id}@exp": hub_server.repos[repo_id].branches["exp"],
+    }
+    digest = hashlib.sha256((timm_folder / "model.safetensors").read_bytes()).hexdigest()
+    found = try_models(list(names), hub_env(hub_server, tmp_path))
+    assert found == {
+        name: {"repo": repo_id, "revision": revision, "file": "model.safetensors", "sha256": digest}
+        for name, revision in names.items()
+    }
+    # offline, all of it is there
+    assert try_models(list(names), hub_env(hub_server, tmp_path) | {"HF_HUB_OFFLINE": "1"}) == found
+
+
+def test_models_that_are_not_from_the_hub_have_no_source(run):
+    name = f"local-dir:{run / 'export'}"
+    assert hub_source(timm.create_model(name, pretrained=True), name) is None
+    model = timm.create_model("test_resnet")
+    model.pretrained_cfg = {**model.pretrained_cfg, "hf_hub_id": None}
+    assert hub_source(model, "test_resnet") is None
+
+
+def test_faults_of_the_hub_end_in_one_line(hub_server, timm_folder, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    for name in ("ok", "gone", "rate", "down", "hangup", "cutoff", "lies", "flipped", "resumed", "echo"):
+        hub_server.add_model(f"me/{name}", timm_folder)
+    hub_server.add_model("you/private", timm_folder, private=True)
+    hub_server.add_model("you/gated", timm_folder, gated=True)
+    config = (timm_folder / "config.json").read_bytes()
+    for name, files in {
+        "json": {"config.json": b"{"},
+        "list": {"config.json": b"[1]"},
+        "foreign": {"config.json": b'{"architectures": ["ViT"]}'},
+        "fields": {"config.json": b'{"architecture": "resnet18", "colour": 1}'},
+        "arch": {"config.json": b'{"architecture": "resnet19", "pretrained_cfg": {}}'},
+        "noconfig": {"model.safetensors": b""},
+        "noweights": {"config.json": config},
+        "badweights": {"config.json": config, "model.safetensors": b"no safetensors"},
+    }.items():
+        for file, data in files.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_bytes(data)
+        hub_server.add_model(f"me/{name}", tmp_path / name)
+
+    hub_server.fault("me/gone", status=410)
+    hub_server.fault("me/rate", status=429, headers={"Retry-After": "7"})
+    hub_server.fault("me/down", status=503)
+    hub_server.fault("me/hangup", drop=True)
+    hub_server.fault("GET /me/cutoff.*safetensors", truncate=0)
+    hub_server.fault("HEAD /me/lies.*safetensors", headers={"X-Linked-Size": "10"})
+    hub_server.fault("GET /me/flipped.*safetensors", rewrite=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    hub_server.fault("GET /me/resumed.*safetensors", truncate=100_000, times=1)
+    hub_server.fault("me/echo", status=403, headers={"X-Error-Message": f"bad token {TOKEN}"})
+    expected = {
+        "hf-hub:me/ok@v9": ["no revision 'v9'", "nearest: v8"],
+        "hf-hub:me/oh": ["no repository me/oh", "nearest: me/ok", "HF_TOKEN"],
+        "hf-hub:timm/resnet18.a1_in2k": ["no repository", "nearest: timm/resnet18.a1_in1k"],
+        "hf-hub:me/ok@a@b": ["at most one @"],
+        "hf-hub:me//ok": ["me//ok", "namespace/repo_name"],
+        "hf-hub:you/private": ["no repository you/private", "private", "hf auth login"],
+        "hf-hub:you/gated": ["gated", f"{hub_server.url}/you/gated", "hf auth login"],
+        "hf-hub:me/gone": ["410"],
+        "hf-hub:me/rate": ["too many requests", "7 s"],
+        "hf-hub:me/down": ["server error (503)"],
+        "hf-hub:me/hangup": ["did not answer", "the local cache has only me/ok"],
+        "hf-hub:me/cutoff": ["did not answer", "RemoteProtocolError"],
+        "hf-hub:me/lies": ["cut short", "should be of size 10"],
+        "hf-hub:me/flipped": ["SHA-256", "the Hub announced"],
+        "hf-hub:me/echo": ["may not do this", "***"],
+        "hf-hub:me/json": ["not a timm model", "JSONDecodeError"],
+        "hf-hub:me/foreign": ["not a timm model", "'architecture'"],
+        "hf-hub:me/list": ["not a timm model"],
+        "hf-hub:me/fields": ["not a timm model", "colour"],
+        "hf-hub:me/arch": ["no architecture 'resnet19'", "nearest: resnet18"],
+        "hf-hub:me/noconfig": ["no file config.json at revision main"],
+        "hf-hub:me/noweights": ["no file pytorch_model.bin at"],
+        "hf-hub:me/badweights": ["weights cannot be read"],
+    }
+    hub_server.repos["me/ok"].branches["v8"] = hub_server.repos["me/ok"].branches["main"]
+    env = hub_env(hub_server, tmp_path, TOKEN)
+    results = try_models(["hf-hub:me/ok", *expected, "hf-hub:me/resumed"], env)
+    for name, parts in expected.items():
+        assert isinstance(results[name], str) and all(part in results[name] for part in parts), (name, results[name])
+    # a download that failed leaves nothing to load; huggingface_hub >= 2 takes one that broke off up again
+    if huggingface_hub.__version__.startswith("1."):
+        assert "did not answer" in results["hf-hub:me/resumed"]
+    else:
+        assert results["hf-hub:me/resumed"]["sha256"] == file_sha256(timm_folder / "model.safetensors")
+        gets = [r.path for r in hub_server.requests if r.method == "GET"]
+        assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
+    cached = contents(tmp_path / "hf_home" / "hub" / "models--me--cutoff")
+    digest = file_sha256(timm_folder / "model.safetensors")
+    assert cached and not any(name.endswith((".safetensors", digest)) for name in cached)
+
+
+def test_an_unreachable_hub_names_what_is_in_the_cache(hub_server, timm_folder, tmp_path):  # noqa: F811
+    env = hub_env(hub_server, tmp_path)
+    for name in ("timm/test_resnet.r160_in1k", "me/pinned"):
+        commit = hub_server.add_model(name, timm_folder)
+    try_models(["test_resnet", f"hf-hub:me/pinned@{commit}"], env)
+    pinned = f"me/pinned@{commit}"
+    names = ["test_vit", "hf-hub:me/pinned"]
+    offline = try_models(names, env | {"HF_HUB_OFFLINE": "1"})
+    refused = try_models(names, env | {"HF_ENDPOINT": "http://127.0.0.1:1"})
+    for results, why in ((offline, "HF_HUB_OFFLINE is set"), (refused, "http://127.0.0.1:1 cannot be reached")):
+        assert why in results["test_vit"] and why in results["hf-hub:me/pinned"]
+        assert results["test_vit"].endswith(f"the local cache has only timm/test_resnet.r160_in1k, {pinned}")
+        assert results["hf-hub:me/pinned"].endswith(f"the local cache has only {pinned}, timm/test_resnet.r160_in1k")
+
+
+@pytest.mark.parametrize("token, part", [
+    ("hf_wrongwrongwrongwrong", "valid access token"),
+    ("hf_\u2026", "characters"),
+])
+def test_a_refused_token_is_not_shown(hub_server, timm_folder, tmp_path, token, part):  # noqa: F811
+    hub_server.add_model("me/x", timm_folder)
+    env = hub_env(hub_server, tmp_path, token)
+    result = try_models(["hf-hub:me/x"], env)["hf-hub:me/x"]
+    assert part in result and token not in result and "hf auth login" in result
+
+
+def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder, tmp_path):  # noqa: F811
+    hub_server.add_model("me/x", timm_folder)
+    (tmp_path / "file").write_text("")
+    env = hub_env(hub_server, tmp_path)
+    assert "file" in try_models(["hf-hub:me/x"], env | {"HF_HOME": str(tmp_path / "file")})["hf-hub:me/x"]
+    done = python(TRY, '["hf-hub:me/x"]', env=env, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    assert "File too large" in json.loads(done.stdout)["hf-hub:me/x"], done.stderr
+
+
+def test_hub_errors_leaves_other_errors_alone():
+    with pytest.raises(KeyError), hub_errors("x"):
+        {}["a"]
+    with pytest.raises(FileNotFoundError), hub_errors("x"):
+        Path("/nonexistent").read_bytes()
+    with pytest.raises(UserError, match=r"^mine$"), hub_errors("x"):
+        raise UserError("mine")
+    with pytest.raises(UserError, match=r"^x: no space left on the disk of /a"), hub_errors("x"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/a")
+
+
+def test_failed_push_can_be_repeated(hub_server, run, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    before = contents(run / "export")
+    with pusher(hub_env(hub_server, tmp_path, TOKEN)) as push_once:
+        for pattern, fault, part in (
+            ("POST /api/repos/create", {"status": 429}, "too many requests"),
+            ("POST /api/validate-yaml", {"status": 500}, "server error (500)"),
+            ("POST /api/models/me/x/preupload", {"status": 403}, "write access"),
+            ("POST /me/x.git", {"status": 413}, "413"),
+            ("PUT /lfs/upload", {"status": 401}, "valid access token"),
+            ("POST /lfs/verify", {"status": 404}, "404"),
+            ("POST /api/models/me/x/commit", {"drop": True}, "did not answer"),
+            ("POST /api/models/me/x/commit/", {"status": 412}, "someone else"),
+        ):
+            hub_server.fault(pattern, times=1, **fault)
+            answer = push_once(run)
+            assert answer.startswith("push to me/x: ") and part in answer and TOKEN not in answer, (pattern, answer)
+            assert answer.endswith(f"repeat with: python -m w2s_plugins.hub push {run} me/x")
+            assert contents(run / "export") == before
+        assert push_once(run) == f"{hub_server.url}/me/x"
+    files = hub_server.repos["me/x"].commits[hub_server.repos["me/x"].branches["main"]]
+    assert files["model.safetensors"].data == before["model.safetensors"]
+
+
+def test_a_hung_server_does_not_hang_the_push(hub_server, run, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    hub_server.fault("POST /api/models/me/x/commit", delay=5)
+    with pusher(hub_env(hub_server, tmp_path, TOKEN), timeout=0.5) as push_once:
+        assert "did not answer as it should (ReadTimeout" in push_once(run)
+
+
+def test_cli_errors(hub_server, run, tmp_path, monkeypatch, capsys):  # noqa: F811
+    done = push(run, "me/x", env=hub_env(hub_server, tmp_path))
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, done
+    assert done.stderr.startswith("w2s_plugins.hub: error: push to me/x: the Hub wants a valid access token")
+    for args, part in {
+        (str(run), "me/x y"): "nearest: me/x-y",
+        (str(run) + "n", "me/x"): f"nearest: {run}",
+        (str(tmp_path), "me/x"): "no complete export",
+        (str(run), "me/x", "--revision", "a" * 40): "name of a branch",
+        (str(run),): "--help",
+        (str(tmp_path), "me/x", "--debug"): "Traceback",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["hub", "push", *args])
+        with pytest.raises(SystemExit) as ended:
+            run_main(main, "hub")
+        printed = capsys.readouterr()
+        assert ended.value.code == 2 and not printed.out and part in printed.err
+        assert "--debug" in args or (printed.err.count("\n") == 1 and printed.err.startswith("hub: error: "))
+
+
+@pytest.mark.parametrize("repo_id, hint", [
+    ("hf-hub:me/x", "nearest: me/x"),
+    ("https://huggingface.co/me/x", "nearest: me/x"),
+    ("me/x@main", "nearest: me/x"),
+    ("a/b/c", None),
+    ("me/x--y", "nearest: me/x-y"),
+    ("../x", "nearest: x"),
+    ("me/a\nx\0", "nearest: me/a-x"),
+    ("", None),
+    ("m" * 200, None),
+    (None, None),
+])
+def test_malformed_ids(repo_id, hint):
+    if repo_id is None:
+        return check_repo_id("me/Ok_1.0")
+    with pytest.raises(UserError, match=r"^not a Hub id: [^\n]+$") as caught:
+        check_repo_id(repo_id)
+    assert hint is None or hint in str(caught.value)
+
+
+def test_scrub(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", " odd token\n")
+    text = scrub(f"odd token {TOKEN}, hf_oauth_ab.c-d https://me:pw@host/a?sig=1 hf_hub_download")
+    assert text == "*** hf_***, hf_*** https://host/a hf_hub_download"
+
+
+def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path):
+    model = copy.deepcopy(student).to(memory_format=torch.channels_last)
+    export_model(model, tmp_path / "export", DATA_CONFIG, RECORD)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    state = student.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+    assert not model.state_dict()["conv1.0.weight"].is_contiguous()
+    config = timm.data.resolve_model_data_config(loaded)
+    assert {k: tuple(v) if isinstance(v := config[k], list) else v for k in DATA_CONFIG} == DATA_CONFIG
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+
+
+def test_interrupted_export_leaves_the_earlier_one(hub_server, student, tmp_path):  # noqa: F811
+    code = """
+import os, signal, sys, timm
+from w2s_plugins.hub import export_model
+class Kill:
+    def __str__(self): os.kill(os.getpid(), signal.SIGKILL)  # met while the card is written, after the weights
+export_model(timm.create_model("test_resnet"), sys.argv[1], {}, {"command": Kill()} if len(sys.argv) > 2 else {})
+"""
+    folder = tmp_path / "export"
+    export_model(student, folder, DATA_CONFIG, RECORD)
+    before = contents(folder)
+    env = hub_env(hub_server, tmp_path)
+    assert python(code, str(folder), "kill", env=env).returncode == -signal.SIGKILL
+    assert contents(folder) == before and (tmp_path / ".export.new" / "model.safetensors").exists()
+    done = python(code, str(folder), env=env, preexec_fn=lambda: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    assert f"UserError: cannot write the export {folder}: " in done.stderr
+    assert contents(folder) == before
+    export_model(student, folder, DATA_CONFIG, {})
+    assert set(contents(tmp_path)) == {f"export/{n}" for n in ("README.md", "config.json", "model.safetensors")}
+
+
+def test_the_server_serves_ranges_and_remembers_old_commits(hub_server, timm_folder):  # noqa: F811
+    commit = hub_server.add_model("me/x", timm_folder)
+    hub_server.add_model("me/x", timm_folder)
+    url = f"{hub_server.url}/me/x/resolve/{commit}/config.json"
+    config = (timm_folder / "config.json").read_bytes()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(url, headers={"Range": "bytes=3-9"})) as answer:
+        assert (answer.status, answer.read(), answer.headers["X-Repo-Commit"]) == (206, config[3:10], commit)
+
+
+def test_incomplete_export_is_not_pushed(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model\.safetensors, README\.md missing"):
+        push_export(tmp_path, "me/x")
+
+
+def test_card_says_what_was_measured(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(model_card(RECORD), encoding="utf-8")
+    data = ModelCard.load(path).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
+    assert set(data.tags) == {"timm", "image-classification", "weak-to-strong", "knowledge-distillation", "adaptconf"}
+    assert (data.base_model, data.datasets) == ("timm/test_resnet.r160_in1k", ["uoft-cs/cifar10"])
+    assert data.model_name == "student"
+    assert [(r.metric_name, r.metric_value, r.dataset_type, r.dataset_split) for r in data.eval_results] == [
+        ("Top-1 accuracy (%)", 70.75, "uoft-cs/cifar10", "test"),
+        ("Top-5 accuracy (%)", 91.0, "uoft-cs/cifar10", "test"),
+    ]
+    text = path.read_text(encoding="utf-8")
+    for part in ("61.25", "88.50", "80.12", "81.50", "0.469", "c" * 40, "d" * 64, "`temperature` | `0.5`", "0.5:1",
+                 RECORD["command"], "`2.13.0`", "pretrained weights", "best epoch (`7`)", "2402.03749", "12,345",
+                 "the test split selected the checkpoint", 'timm.create_model("hf-hub:ORG/NAME", pretrained=True)'):
+        assert part in text, part
+    [entry] = parse_eval_result_entries(yaml.safe_load(eval_results(RECORD)))
+    assert (entry.dataset_id, entry.value) == ("uoft-cs/cifar10", 70.75)
+
+
+def test_card_leaves_out_what_is_not_known():
+    card = ModelCard(model_card({}))
+    assert card.data.eval_results is None and card.data.base_model is None and card.data.datasets is None
+    assert not any(word in card.text for word in ("None", "nan", "Results", "Teacher", "PGR"))
+    broken = {"model": 3, "teacher": [], "loss": "kd", "metrics": {"top1": float("nan"), "top5": "x"}, "pgr": True}
+    assert ModelCard(model_card(broken)).data.eval_results is None
+    assert eval_results({**RECORD, "data": {"dataset": "w2s/digits"}}) is None
+    assert ModelCard(model_card({**RECORD, "license": "cc-by-nc-4.0"})).data.license == "cc-by-nc-4.0"
+
+
+def test_card_of_an_architecture_that_timm_does_not_have():
+    record = {"model": {"plugin_module": "w2s_plugins.models"}}
+    assert "import w2s_plugins.models  # registers" in model_card(record)
+    record = {"model": {"plugin_module": "os; print(1)"}}
+    assert "import w2s_plugins  # registers" in model_card(record) and "print(1)" not in model_card(record)
+
+
+def outline(card: str) -> tuple:
+    """What of a card is structure: headings, links, raw HTML, table columns, and the keys of the metadata."""
+    parsed = ModelCard(card)
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(parsed.text)
+    headings = [b.content for a, b in itertools.pairwise(tokens) if a.type == "heading_open" and a.tag != "h1"]
+    cells = [t.type for t in tokens if t.type in ("th_open", "td_open", "tr_open")]
+    inline = [child for t in tokens for child in t.children or ()]
+    links = sorted({str(t.attrs["href"]) for t in inline if t.type == "link_open"})
+    html = {t.content for t in [*tokens, *inline] if t.type.startswith("html")} - {"<code>", "</code>"}
+    marks = {t.type for t in inline} & {"image", "strong_open", "em_open"}
+    return headings, cells, links, html, marks, sorted(parsed.data.to_dict())
+
+
+def replace_strings(value: object, text: str) -> object:
+    if isinstance(value, dict):
+        return {k: replace_strings(v, text) for k, v in value.items()}
+    if isinstance(value, list):
+        return [replace_strings(v, text) for v in value]
+    return text if isinstance(value, str) else value
+
+
+HOSTILE = [
+    "x\n---\n\n# Owned\n", "a | b | c", "`|`", "\\|\\", "``` \n</code><script>alert(1)</script>", "![x](http://evil/x)",
+    "[x](javascript:alert(1))", "'\": {}[]&*!%@\t#", "\u2028---\u2028key: value", "\u202eevil", "**b** _i_ <b>", "`",
+    "\\`", "\ud800", "- a: &x *x", "${{x}} {% x %}", "x" * 5000, "\x00\x1b[31m", "<!-- x", "~~~", " ", "a`\\|b",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(st.sampled_from(HOSTILE), st.text(alphabet="`|\\<>&*_[]()#-\n\r :'\"!~ax\u2028\u202e")))
+def test_no_value_breaks_out_of_the_card(text):
+    text = "x" + text  # an empty value would be left out
+    record = replace_strings(RECORD, text)
+    harmless = replace_strings(RECORD, "x")
+    for one in (record, harmless):
+        one["model"]["init"], one["selected"]["rule"], one["teacher"]["targets"] = "pretrained", "best", "online"
+        one["model"]["plugin_module"] = None
+        one["model"]["source"]["repo"] = "a/b"
+    record["loss"]["kwargs"] = {text: text}
+    harmless["loss"]["kwargs"] = {"x": "x"}
+    assert outline(model_card(record)) == outline(model_card(harmless))
+
+
+def test_hostile_names_are_published_as_they_are(hub_server, student, student_logits, tmp_path):  # noqa: F811
+    hub_server.add_user("me", TOKEN)
+    hostile = replace_strings(RECORD, "a'\"|`\n---\n<b>: {x")
+    export_model(student, tmp_path / "run" / "export", DATA_CONFIG, {**hostile, "license": None})
+    done = push(tmp_path / "run", "me/x", env=hub_env(hub_server, tmp_path, TOKEN))
+    assert done.returncode == 0, done.stderr
+    repo: HubServer = hub_server.repos["me/x"]
+    card = ModelCard(repo.commits[repo.branches["main"]]["README.md"].data.decode())
+    assert card.data.model_name == "a'\"|` --- <b>: {x" and card.data.tags[-1] == card.data.model_name
+    assert card.data.base_model is None and card.data.datasets is None
