@@ -89,7 +89,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     world = build.setup_device(args)
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
-    precision = build.build_precision(args, world)
+    precision = build.create_precision(args, world)
     teacher = build.build_teacher(args, student, data_config, precision, world)
     loaders = build.build_loaders(args, data, data_config, precision, world)
     folder = run_folder.make_run_folder(args, data_config, world)

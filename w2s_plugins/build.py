@@ -71,10 +71,8 @@ class Data:
 
 
 
-def setup_device(args: argparse.Namespace) -> World:
-    """Choose the device, join the other processes and set the global switches."""
-    for module in args.device_modules or ():
-        importlib.import_module(module)
+def join_processes(args: argparse.Namespace) -> World:
+    """Choose the device, join the other processes, and say where the work is done."""
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -83,6 +81,18 @@ def setup_device(args: argparse.Namespace) -> World:
     why = " (no CUDA here)" if args.no_accelerator else ""
     _logger.info(f"{world.size} process(es) on {device}{why}"
                  + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}"))
+    if args.fuser:
+        set_jit_fuser(args.fuser)
+    if args.fast_norm:
+        set_fast_norm()
+    return world
+
+
+def setup_device(args: argparse.Namespace) -> World:
+    """Join the other processes and set what training needs globally."""
+    for module in args.device_modules or ():
+        importlib.import_module(module)
+    world = join_processes(args)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     if args.fuser:
         set_jit_fuser(args.fuser)
@@ -208,7 +218,7 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
 
 
 
-def build_precision(args: argparse.Namespace, world: World) -> Precision:
+def create_precision(args: argparse.Namespace, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None

@@ -346,7 +346,9 @@ def evaluate(
     teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
     predictions, teacher_rows, targets = [], [], []
     for images, target in (progress(loader) if progress else loader):
-        images, target = images.to(device=device, dtype=precision.dtype), target.to(device)
+        target = target.to(device)
+        if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
+            images = images.to(device=device, dtype=precision.dtype)
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with precision.autocast():
@@ -372,6 +374,18 @@ def evaluate(
     if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
         metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
     return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
+
+
+def gather_rows(rows: Tensor, device: torch.device, distributed: bool) -> Tensor:
+    """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
+    if not distributed:
+        return rows
+    gathered: list[Tensor | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, rows.cpu())
+    full = torch.empty(sum(map(len, gathered)), *rows.shape[1:], dtype=rows.dtype)
+    for rank, part in enumerate(gathered):
+        full[rank::len(gathered)] = part
+    return full
 
 
 def _share(hits: Tensor, device: torch.device, distributed: bool) -> float:

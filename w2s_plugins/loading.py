@@ -18,7 +18,8 @@ from .hub import hub_errors
 
 _logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = ("model_best.pth.tar", "last.pth.tar", "export/model.safetensors", "model.safetensors")
+# of a run folder: the export is the checkpoint that the run selected
+WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
 

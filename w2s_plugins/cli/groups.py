@@ -365,7 +365,7 @@ def add_validation_model(add: Adder, parser: argparse._ActionsContainer) -> None
     add("--num-gpu", type=int, default=1, metavar="N", help="number of GPUs")
     add("--test-pool", action="store_true", help="test-time pooling")
     add("--reparam", action="store_true", help="reparameterise the model")
-    add("--aot-autograd", action="store_true", help="AOT autograd (removed from PyTorch: use --torchcompile)")
+    add("--aot-autograd", action="store_true", help="fuse the model with AOT autograd")
     add_precision(add)
 
 

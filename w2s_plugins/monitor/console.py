@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
@@ -24,6 +25,7 @@ def setup_logging(primary: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
     for noisy in ("httpx", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
                   "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)

@@ -1,0 +1,398 @@
+#!/usr/bin/env python3
+"""Evaluate anything that timm can load, with or without its weak teacher beside it.
+
+    python validate.py --model hf-hub:me/my-student --data-dir /data/imagenet
+    python validate.py --checkpoint output/train/my-run
+"""
+
+import argparse
+import copy
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.distributed as dist
+from sklearn.metrics import precision_recall_fscore_support
+from timm.data import RealLabelsImagenet
+from timm.data.model_config import resolve_input_data_config
+from timm.data.naflex_loader import create_naflex_loader
+from timm.layers import apply_test_time_pool
+from timm.utils import check_batch_size_retry, decay_batch_step, natural_key, random_seed, reparameterize_model
+from torch import nn
+from torch.utils.data import Dataset
+
+from w2s_plugins.build import World, create_precision, join_processes
+from w2s_plugins.checkpoint import BEST, LAST, read_run_args, write_text
+from w2s_plugins.cli import parse, validate_parser
+from w2s_plugins.cli.resolve import check_choice, check_model_name, resolve_data_dir, resolve_precision, split_names
+from w2s_plugins.data import create_dataset, create_eval_loader
+from w2s_plugins.data.datasets import num_classes_of
+from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
+from w2s_plugins.errors import UserError, one_line, run_main
+from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
+from w2s_plugins.metrics import performance_gap_recovered
+from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.registry import load_plugins
+from w2s_plugins.teachers import StudentInput, create_teacher
+
+_logger = logging.getLogger("validate")
+
+# flags of a run that hold for its evaluation, and what they are called here
+RUN_FLAGS = {
+    **{k: k for k in (
+        "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
+        "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
+        "channels_last", "amp", "amp_dtype", "model_dtype", "workers")},
+    "val_split": "split",
+    "val_num_samples": "num_samples",
+    "batch_size": "batch_size",
+    "validation_batch_size": "batch_size",
+}
+# pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
+OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
+
+
+@dataclass
+class Subject:
+    """What is evaluated: a model, ready on the device, and how its input is made."""
+
+    model: nn.Module
+    data_config: dict
+    params: int
+    crop_pct: float
+
+
+def main() -> None:
+    args, given = parse(validate_parser())
+    setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    use_run_flags(args, given)
+    load_plugins(args.plugins)
+    resolve_data_dir(args)
+    resolve_precision(args, given)
+    check_choice("--results-format", args.results_format, ("csv", "json"))
+    world = join_processes(args)
+    candidates = list_candidates(args)
+    if len(candidates) > 1:
+        results = validate_all(args, candidates, world)
+    else:
+        args.model, args.checkpoint = candidates[0]
+        results = validate_retrying(args, world) if args.retry else validate(args, world)
+    if world.primary:
+        if args.results_file:
+            write_results(Path(args.results_file), results, args.results_format)
+        print(f"\n{results_table(results)}")
+        print(f"--result\n{json.dumps(results, indent=4)}")
+    if world.distributed:
+        dist.destroy_process_group()
+
+
+# ---------------------------------------------------------------- what is evaluated
+
+
+def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
+    """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out."""
+    path = Path(args.checkpoint) if args.checkpoint else None
+    folder = path if path is None or path.is_dir() else path.parent
+    if folder is None or not (folder / "args.yaml").is_file():
+        return
+    run_args = read_run_args(folder, "--checkpoint")
+    for theirs, ours in RUN_FLAGS.items():
+        if ours not in given and run_args.get(theirs) not in (None, ""):
+            setattr(args, ours, run_args[theirs])
+    if "use_train_size" not in given:
+        args.use_train_size = True
+    if "use_ema" not in given:
+        args.use_ema = bool(run_args.get("model_ema")) and not run_args.get("model_ema_force_cpu")
+    if path.is_dir():
+        args.checkpoint = str(path / (BEST if run_args.get("select") == "best" else LAST))
+    if run_args.get("device") == "cpu":
+        given.discard("device")
+
+
+def list_candidates(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the (model, checkpoint) pairs that ``--model`` and ``--checkpoint`` stand for."""
+    if args.checkpoint and Path(args.checkpoint).is_dir():
+        files = [p for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for p in Path(args.checkpoint).glob(pattern)]
+        if not files:
+            raise UserError(f"--checkpoint {args.checkpoint}: the folder has neither args.yaml nor checkpoints")
+        return [(args.model, str(p)) for p in sorted(files, key=lambda p: natural_key(p.name))]
+    if args.model == "all":
+        args.pretrained = True
+        return [(name, "") for name in timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)]
+    if Path(args.model).is_file():
+        names = [line.strip() for line in Path(args.model).read_text(encoding="utf-8").splitlines()]
+        return [(name, "") for name in names if name]
+    if any(c in args.model for c in "*?["):
+        names = timm.list_models(args.model, pretrained=True)
+        if not names:
+            raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
+        return [(name, "") for name in names]
+    check_model_name("--model", args.model)
+    return [(args.model, args.checkpoint)]
+
+
+def create_subject(args: argparse.Namespace, device: torch.device) -> Subject:
+    """Create the model with its weights and bring it into the form in which it is evaluated."""
+    model = create_model(
+        "--model",
+        args.model,
+        pretrained=args.pretrained or not args.checkpoint,
+        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        num_classes=args.num_classes,
+        global_pool=args.gp,
+        scriptable=args.torchscript or None,
+        **args.model_kwargs,
+    )
+    if args.checkpoint:
+        file = find_weights(args.checkpoint, "--checkpoint")
+        report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
+        _logger.info(f"{args.model}: {report}")
+    if args.reparam:
+        model = reparameterize_model(model)
+    params = sum(p.numel() for p in model.parameters())
+    try:
+        data_config = resolve_input_data_config(model, args=vars(args), use_test_size=not args.use_train_size)
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    pooled = False
+    if args.test_pool:
+        model, pooled = apply_test_time_pool(model, data_config)
+    model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return Subject(model, data_config, params, 1.0 if pooled else data_config["crop_pct"])
+
+
+def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+    """Return the model in the compiled or parallel form that the flags ask for."""
+    if args.torchscript:
+        return torch.jit.script(model)
+    if args.torchcompile:
+        return torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
+    if args.aot_autograd:
+        from functorch.compile import memory_efficient_fusion
+        return memory_efficient_fusion(model)
+    return nn.DataParallel(model, device_ids=list(range(args.num_gpu))) if args.num_gpu > 1 else model
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def validate(args: argparse.Namespace, world: World) -> dict:
+    """Evaluate one model, its teacher and its ceiling; returns the row of the results."""
+    random_seed(args.seed)
+    subject = create_subject(args, world.device)
+    dataset = open_dataset(args, subject)
+    precision = create_precision(args, world)
+    loader = create_loader(args, dataset, subject, precision, world)
+    teacher = None
+    if args.teacher:
+        teacher = create_teacher(
+            split_names(args.teacher),
+            split_names(args.teacher_checkpoint),
+            StudentInput(subject.data_config["mean"], subject.data_config["std"],
+                         subject.data_config["input_size"][0], subject.model.num_classes),
+            device=world.device,
+            class_map_file=args.teacher_class_map,
+            img_size=args.teacher_img_size,
+            model_kwargs=args.teacher_kwargs,
+        )
+    real_labels = None
+    if args.real_labels:
+        real_labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+    console = Console(world.primary, 0)
+    found = evaluate(
+        compiled(args, subject.model),
+        loader,
+        precision,
+        distributed=world.distributed,
+        channels_last=args.channels_last,
+        teacher=teacher,
+        valid_labels=read_valid_labels(args.valid_labels) if args.valid_labels else None,
+        on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
+        progress=console.wrap(args.model),
+    )
+    top1, top5 = found.metrics["top1"], found.metrics["top5"]
+    if real_labels:
+        top1, top5 = real_labels.get_accuracy(k=1), real_labels.get_accuracy(k=5)
+    results = dict(
+        model=args.model,
+        top1=round(top1, 4), top1_err=round(100 - top1, 4),
+        top5=round(top5, 4), top5_err=round(100 - top5, 4),
+        loss=round(found.metrics["loss"], 6),
+        **averaged_metrics(args, found, world),
+        param_count=round(subject.params / 1e6, 2),
+        img_size=subject.data_config["input_size"][-1],
+        crop_pct=subject.crop_pct,
+        interpolation=subject.data_config["interpolation"],
+    )
+    if args.checkpoint:
+        results["checkpoint"] = args.checkpoint
+    results.update(teacher_figures(args, found, top1, precision, world))
+    return results
+
+
+def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
+    """Open the split and compare its classes with the model's."""
+    channels = subject.data_config["input_size"][0]
+    dataset = create_dataset(
+        args.dataset, args.data_dir, args.split, flag="--split", class_map=args.class_map,
+        download=args.dataset_download, load_bytes=args.tf_preprocessing, num_samples=args.num_samples,
+        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"), input_key=args.input_key,
+        target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
+    classes, expected = num_classes_of(dataset), subject.model.num_classes
+    if classes is not None and classes != expected and not args.valid_labels:
+        raise UserError(f"the data has {classes} classes, {args.model} has {expected}; give --valid-labels FILE with "
+                        "the classes that count, --class-map FILE, or the model's own data")
+    return dataset
+
+
+def create_loader(
+        args: argparse.Namespace,
+        dataset: Dataset,
+        subject: Subject,
+        precision: Precision,
+        world: World,
+) -> Iterable:
+    """Create timm's evaluation loader, of images or of NaFlex patches."""
+    config = {**subject.data_config, "crop_pct": subject.crop_pct}
+    if not args.naflex_loader:
+        return create_eval_loader(
+            dataset, config, batch_size=args.batch_size, workers=args.workers, device=world.device,
+            dtype=precision.dtype, distributed=world.distributed, prefetch=not args.no_prefetcher,
+            pin_memory=args.pin_mem, crop_border_pixels=args.crop_border_pixels, tf_preprocessing=args.tf_preprocessing)
+    embeds = getattr(subject.model, "embeds", None)
+    return create_naflex_loader(
+        dataset, batch_size=args.batch_size, use_prefetcher=not args.no_prefetcher,
+        interpolation=config["interpolation"], mean=config["mean"], std=config["std"], num_workers=args.workers,
+        crop_pct=config["crop_pct"], crop_mode=config["crop_mode"], crop_border_pixels=args.crop_border_pixels,
+        pin_memory=args.pin_mem, device=world.device, img_dtype=precision.dtype,
+        patch_size=getattr(embeds, "patch_size", None) or (16, 16), max_seq_len=args.naflex_max_seq_len)
+
+
+def teacher_figures(
+        args: argparse.Namespace,
+        found: Evaluation,
+        top1: float,
+        precision: Precision,
+        world: World,
+) -> dict[str, float]:
+    """Return the teacher's accuracy, the agreement, and the ceiling with the PGR where asked for."""
+    figures = {}
+    ceiling = args.ceiling_acc
+    if args.ceiling_checkpoint:
+        ceiling = evaluate_ceiling(args, precision, world)
+    if ceiling is not None:
+        figures["ceiling_top1"] = round(ceiling, 4)
+    if found.teacher_metrics is not None:
+        figures.update(teacher=args.teacher, teacher_top1=round(found.teacher_metrics["top1"], 4),
+                       agreement=round(found.metrics["agreement"], 4))
+        if ceiling is not None:
+            figures["pgr"] = round(performance_gap_recovered(found.teacher_metrics["top1"], top1, ceiling), 4)
+    elif ceiling is not None:
+        raise UserError("--ceiling-acc and --ceiling-checkpoint serve the PGR, which also needs --teacher")
+    return figures
+
+
+def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: World) -> float:
+    """Return the top-1 of the ceiling, a run folder or a checkpoint of the same model, on the same data."""
+    other = copy.copy(args)
+    other.checkpoint = args.ceiling_checkpoint
+    mine = {k: getattr(args, k) for k in ("dataset", "data_dir", "split", "num_samples", "batch_size", "workers")}
+    use_run_flags(other, set(mine))
+    subject = create_subject(other, world.device)
+    dataset = open_dataset(other, subject)
+    loader = create_loader(other, dataset, subject, precision, world)
+    found = evaluate(subject.model, loader, precision, distributed=world.distributed, channels_last=args.channels_last)
+    return found.metrics["top1"]
+
+
+def averaged_metrics(args: argparse.Namespace, found: Evaluation, world: World) -> dict[str, float]:
+    """Return precision, recall and F1 in percent where ``--metrics-avg`` asks for them."""
+    if not args.metrics_avg:
+        return {}
+    labels, predictions = (gather_rows(t, world.device, world.distributed) for t in (found.targets, found.predictions))
+    scores = precision_recall_fscore_support(labels, predictions, average=args.metrics_avg, zero_division=0)
+    names = ("precision", "recall", "f1_score")
+    return {f"{args.metrics_avg}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}
+
+
+def read_valid_labels(file: str) -> list[int]:
+    """Read class indices, one a line."""
+    try:
+        return [int(line) for line in Path(file).read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
+
+
+def validate_retrying(args: argparse.Namespace, world: World) -> dict:
+    """Evaluate with ever smaller batches as long as memory runs out."""
+    size = args.batch_size
+    while size:
+        args.batch_size = size
+        try:
+            return validate(args, world)
+        except RuntimeError as error:
+            if not check_batch_size_retry(str(error)):
+                raise
+            _logger.warning(f"{one_line(error)}: trying a batch size of {decay_batch_step(size)}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        size = decay_batch_step(size)
+    raise UserError(f"--model {args.model}: does not fit into memory, even with a batch size of 1")
+
+
+def validate_all(args: argparse.Namespace, candidates: list[tuple[str, str]], world: World) -> list[dict]:
+    """Evaluate several models; one that fails is reported and left out. The best come first."""
+    results = []
+    for number, (model, checkpoint) in enumerate(candidates, start=1):
+        _logger.info(f"{number} of {len(candidates)}: {model} {checkpoint}")
+        own = copy.copy(args)
+        own.model, own.checkpoint = model, checkpoint
+        try:
+            results.append(validate_retrying(own, world))
+        except UserError as error:
+            _logger.warning(f"left out: {error}")
+    if not results:
+        raise UserError("none of the models could be evaluated; the reasons are above")
+    return sorted(results, key=lambda r: r["top1"], reverse=True)
+
+
+# ---------------------------------------------------------------- report
+
+
+def results_table(results: dict | list[dict]) -> str:
+    """Return the results as a table for people."""
+    columns = {"top1": "top-1", "top5": "top-5", "loss": "loss", "teacher_top1": "teacher top-1",
+               "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR", "param_count": "M params",
+               "img_size": "px"}
+    rows = results if isinstance(results, list) else [results]
+    shown = [c for c in columns if any(c in r for r in rows)]
+    names = [Path(r["checkpoint"]).name if len(rows) > 1 and "checkpoint" in r else r["model"] for r in rows]
+    return format_table(
+        [[name, *(r.get(c) for c in shown)] for name, r in zip(names, rows)], ["", *(columns[c] for c in shown)])
+
+
+def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
+    """Write the results to a file, as csv or json."""
+    if fmt == "json":
+        write_text(path, json.dumps(results, indent=4) + "\n")
+        return
+    rows = results if isinstance(results, list) else [results]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    run_main(main, "validate.py")
