@@ -59,8 +59,9 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
     thresholds = _upper_quantile(probabilities, proportions)
     for _ in range(_THRESHOLD_ROUNDS if batch_size >= num_classes else 0):
         lead = probabilities - thresholds
-        (best, second), winner = lead.topk(2, dim=1).values.unbind(1), lead.argmax(dim=1, keepdim=True)
-        rival = best.unsqueeze(1).expand_as(lead).scatter(1, winner, second.unsqueeze(1))
+        best, winner = lead.max(dim=1, keepdim=True)
+        second = lead.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
+        rival = best.expand_as(lead).scatter(1, winner, second)
         thresholds = torch.lerp(thresholds, _upper_quantile(probabilities - rival, proportions), _THRESHOLD_STEP)
     return (probabilities - thresholds).argmax(dim=1)
 

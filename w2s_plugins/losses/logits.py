@@ -25,27 +25,30 @@ def standardize(logits: Tensor) -> Tensor:
     return (logits - mean) / (std + _STD_EPS)
 
 
-def soften(
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        temperature: float,
-        logit_standardization: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return both logits divided by the temperature, standardised before where that is asked for.
+def soften(logits: Tensor, temperature: float, logit_standardization: bool = False) -> Tensor:
+    """Return logits divided by the temperature, standardised before where that is asked for.
 
     This is the one place where a temperature is applied.
 
     Args:
-        student_logits: (B, C).
-        teacher_logits: (B, C).
+        logits: (B, C).
         temperature: T > 0.
         logit_standardization: see `standardize`.
     """
     if logit_standardization:
-        student_logits, teacher_logits = standardize(student_logits), standardize(teacher_logits)
-    if temperature == 1:
-        return student_logits, teacher_logits
-    return student_logits / temperature, teacher_logits / temperature
+        logits = standardize(logits)
+    return logits if temperature == 1 else logits / temperature
+
+
+def soft_log_probabilities(
+        inputs: LossInputs,
+        temperature: float,
+        logit_standardization: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of the student and of the teacher at a temperature, (B, C) each, see `soften`."""
+    return (
+        soften(inputs.student_logits, temperature, logit_standardization).log_softmax(dim=1),
+        soften(inputs.teacher_logits, temperature, logit_standardization).log_softmax(dim=1))
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -70,8 +73,9 @@ def kl_per_sample(
     Returns:
         (B,), each >= 0.
     """
-    student, teacher = soften(student_logits, teacher_logits, temperature, logit_standardization)
-    return divergence(student.log_softmax(dim=1), teacher.log_softmax(dim=1)) * temperature ** 2
+    log_p = soften(student_logits, temperature, logit_standardization).log_softmax(dim=1)
+    log_q = soften(teacher_logits, temperature, logit_standardization).log_softmax(dim=1)
+    return divergence(log_p, log_q) * temperature ** 2
 
 
 def split_target(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,9 +130,8 @@ def reverse_kl(
 
     Classes that the student holds unlikely weigh little, so it need not cover the teacher's mistakes.
     """
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
-    kl = divergence(teacher.log_softmax(dim=1), student.log_softmax(dim=1))
-    return {"reverse_kl": kl.mean() * temperature ** 2}
+    log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
+    return {"reverse_kl": divergence(log_q, log_p).mean() * temperature ** 2}
 
 
 @register_loss(
@@ -145,8 +148,7 @@ def jsd_kd(
     T^2 * (beta * KL(q || m) + (1 - beta) * KL(p || m)) with m = beta * q + (1 - beta) * p, p the student's and q the
     teacher's distribution; bounded by T^2 * log 2 at beta = 1/2.
     """
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
-    log_p, log_q = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+    log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
     log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log(1 - beta))
     jsd = beta * divergence(log_m, log_q) + (1 - beta) * divergence(log_m, log_p)
     return {"jsd_kd": jsd.mean() * temperature ** 2}
@@ -171,10 +173,11 @@ def dkd(
     T^2 * (alpha * KL((q_y, 1 - q_y) || (p_y, 1 - p_y)) + beta * KL(q^ || p^)), where y is the target class and p^, q^
     are the distributions over the other classes. Of a soft target y is the likeliest class.
     """
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
     label = label_of(inputs.target)
-    log_p_y, log_p_not_y, log_p_others = split_target(student, label)
-    log_q_y, log_q_not_y, log_q_others = split_target(teacher, label)
+    log_p_y, log_p_not_y, log_p_others = split_target(
+        soften(inputs.student_logits, temperature, logit_standardization), label)
+    log_q_y, log_q_not_y, log_q_others = split_target(
+        soften(inputs.teacher_logits, temperature, logit_standardization), label)
     target = log_q_y.exp() * (log_q_y - log_p_y) + log_q_not_y.exp() * (log_q_not_y - log_p_not_y)
     non_target = divergence(log_p_others, log_q_others)
     return {
@@ -203,9 +206,8 @@ def nkd(
     likeliest class.
     """
     label = label_of(inputs.target)
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
-    log_p_y, _, log_p_others = split_target(student, label)
-    log_q_y, _, log_q_others = split_target(teacher, label)
+    log_p_y, _, log_p_others = split_target(soften(inputs.student_logits, temperature, logit_standardization), label)
+    log_q_y, _, log_q_others = split_target(soften(inputs.teacher_logits, temperature, logit_standardization), label)
     if temperature != 1 or logit_standardization:
         log_p_y = -F.cross_entropy(inputs.student_logits, label, reduction="none")
         log_q_y = -F.cross_entropy(inputs.teacher_logits, label, reduction="none")
@@ -235,11 +237,12 @@ def ofa_per_sample(
         temperature: T > 0; there is no factor T^2.
         logit_standardization: see `standardize`.
     """
-    student, teacher = soften(student_logits, teacher_logits, temperature, logit_standardization)
-    log_q, index = teacher.log_softmax(dim=1), label.unsqueeze(1)
+    log_p = soften(student_logits, temperature, logit_standardization).log_softmax(dim=1)
+    log_q = soften(teacher_logits, temperature, logit_standardization).log_softmax(dim=1)
+    index = label.unsqueeze(1)
     of_label = (1 + log_q.gather(1, index).exp()) ** eps - 1
     weight = (eps * log_q).exp().scatter(1, index, of_label)
-    return -(weight * student.log_softmax(dim=1)).sum(dim=1)
+    return -(weight * log_p).sum(dim=1)
 
 
 @register_loss(
@@ -279,8 +282,8 @@ def dist(
 
     T^2 * (beta * (1 - mean correlation of rows) + gamma * (1 - mean correlation of columns)) of the softmax matrices.
     """
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
-    p, q = student.softmax(dim=1), teacher.softmax(dim=1)
+    p = soften(inputs.student_logits, temperature, logit_standardization).softmax(dim=1)
+    q = soften(inputs.teacher_logits, temperature, logit_standardization).softmax(dim=1)
     return {
         "inter": (1 - _correlation(p, q, dim=1).mean()) * (beta * temperature ** 2),
         "intra": (1 - _correlation(p, q, dim=0).mean()) * (gamma * temperature ** 2),
@@ -345,10 +348,8 @@ def mlkd(
     The C x C matrices are never built: |P' P - Q' Q|^2 = |P P'|^2 - 2 |P Q'|^2 + |Q Q'|^2.
     """
     instance, batch, classes = [], [], []
-    student_logits, teacher_logits = soften(inputs.student_logits, inputs.teacher_logits, 1.0, logit_standardization)
     for temperature in temperatures:
-        student, teacher = soften(student_logits, teacher_logits, temperature)
-        log_p, log_q = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+        log_p, log_q = soft_log_probabilities(inputs, temperature, logit_standardization)
         instance.append(divergence(log_p, log_q).mean() * temperature ** 2)
         p, q = log_p.exp(), log_q.exp()
         pp, pq, qq = p @ p.T, p @ q.T, q @ q.T
@@ -362,7 +363,8 @@ def _transformed_teacher_matching(
         temperature: float,
         logit_standardization: bool,
 ) -> tuple[Tensor, Tensor]:
-    student, teacher = soften(inputs.student_logits, inputs.teacher_logits, 1.0, logit_standardization)
+    student = soften(inputs.student_logits, 1.0, logit_standardization)
+    teacher = soften(inputs.teacher_logits, 1.0, logit_standardization)
     tempered = teacher / temperature
     log_norm = tempered.logsumexp(dim=1)
     power_sum = (log_norm - teacher.logsumexp(dim=1) / temperature).exp()

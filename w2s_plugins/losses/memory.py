@@ -36,6 +36,8 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows: (B, C).
     """
     unique, inverse, counts = torch.unique(index, return_inverse=True, return_counts=True)
+    if len(unique) == len(index):
+        return index, rows, torch.ones_like(counts).unsqueeze(1)
     return unique, rows.new_zeros(len(unique), rows.shape[1]).index_add_(0, inverse, rows), counts.unsqueeze(1)
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Dirichlet, kl_divergence
 
 from .base import (
     Decay,
@@ -155,8 +154,7 @@ def evidential(inputs: LossInputs) -> dict[str, Tensor]:
     q = inputs.teacher_logits.softmax(dim=1)
     a = inputs.student_logits.relu() + 1
     evidence = a.sum(dim=1).log() - (q * a.log()).sum(dim=1)
-    uniform = Dirichlet(torch.ones_like(a[0]), validate_args=False)
-    kl = kl_divergence(Dirichlet(q + (1 - q) * a, validate_args=False), uniform)
+    kl = _dirichlet_kl_to_uniform(q + (1 - q) * a)
     return {"evidence": evidence.mean(), "kl": inputs.progress * kl.mean()}
 
 
@@ -236,7 +234,7 @@ class TemporalEnsembling(DistillationLoss):
         index = index_of(inputs, self.memory is not None, "temporal")
         log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
         average, seen = self.memory.read(index)
-        weight = self.share * math.exp(-5 * (1 - ramped(inputs.progress, self.ramp)) ** 2)
+        weight = self.share * math.e ** (-5 * (1 - ramped(inputs.progress, self.ramp)) ** 2)
         target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
         if self.training:
             self.memory.update(index, log_p.detach().exp())
@@ -282,19 +280,18 @@ class SparseOverParameterization(DistillationLoss):
         index = index_of(inputs, self.u is not None, "sop")
         logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
         p = logits.softmax(dim=1)
-        u, v = self.u[index].to(p.dtype), self.v[index].to(p.dtype)
-        shift_u, shift_v = u.square().clamp(max=1), v.square().clamp(max=1).scatter(1, label, 0)
+        u, v = self.u[index].to(p.dtype), self.v[index].to(p.dtype).scatter_(1, label, 0)
+        shift_u, shift_v = u.square().clamp(max=1), v.square().clamp(max=1)
         floor = min(1e-4, 0.1 / p.shape[1])  # the published 1e-4 would be all of p at 10,000 classes
         shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
         of_label, total = shifted.gather(1, label), shifted.sum(dim=1, keepdim=True)
         loss = (total / of_label).log().mean()
         if self.training:
             with torch.no_grad():
-                predicted = torch.zeros_like(p).scatter_(1, logits.argmax(dim=1, keepdim=True), 1)
-                slope = (1 / total - 1 / of_label) * (of_label > floor)
-                slope = slope + 2 * (predicted.gather(1, label) + shift_u - 1)
-                grad_u = 2 * u * slope * (u.square() <= 1)
-                grad_v = (4 * v * (shift_v - predicted) * (v.square() <= 1)).scatter(1, label, 0)
+                own = logits.argmax(dim=1, keepdim=True)
+                slope = (1 / total - 1 / of_label) * (of_label > floor) + 2 * ((own == label) + shift_u - 1)
+                grad_u = 2 * u * slope * (u.abs() <= 1)
+                grad_v = (v * shift_v).scatter_add_(1, own, -v.gather(1, own)).mul_(4).masked_fill_(v.abs() > 1, 0)
                 self._step(index, grad_u, grad_v)
         return {"sop": loss}
 
@@ -302,8 +299,15 @@ class SparseOverParameterization(DistillationLoss):
         """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
         index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
         unique, sums, _ = merge_repeats(index, grads)
-        self.u[unique] -= self.lr_u / len(index) * sums[:, :1]
-        self.v[unique] -= self.lr_v / len(index) * sums[:, 1:]
+        self.u.index_add_(0, unique, sums[:, :1], alpha=-self.lr_u / len(index))
+        self.v.index_add_(0, unique, sums[:, 1:], alpha=-self.lr_v / len(index))
+
+
+def _dirichlet_kl_to_uniform(a: Tensor) -> Tensor:
+    """Return KL(Dir(a) || Dir(1)) for each row, (B,). torch.distributions' own cannot be compiled."""
+    total = a.sum(dim=1, keepdim=True)
+    of_total = torch.lgamma(total).squeeze(1) - math.lgamma(a.shape[1])
+    return of_total + ((a - 1) * (torch.digamma(a) - torch.digamma(total)) - torch.lgamma(a)).sum(dim=1)
 
 
 def _log_p_of_label(inputs: LossInputs) -> Tensor:
