@@ -119,4 +119,4 @@ def test_every_loss_is_described():
     for name in list_losses():
         entry = LOSSES.get(name)
         assert f"{name}(" in text and entry.summary and entry.summary in text
-        assert entry.paper or name in {"hard", "conf_weighted"}, f"{name} has no paper"
+        assert entry.paper, f"{name} has no paper"

@@ -29,7 +29,11 @@ from .memory import PredictionMemory, gather_rows, index_of, merge_repeats, size
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 
 
-@register_loss("hard", summary="cross-entropy on the teacher's argmax, the naive weak-to-strong baseline")
+@register_loss(
+    "hard",
+    summary="cross-entropy on the teacher's argmax, the naive weak-to-strong baseline",
+    paper="Lee 2013, Pseudo-Label, ICML workshop",
+)
 def hard(inputs: LossInputs) -> dict[str, Tensor]:
     """Cross-entropy on the teacher's hardened prediction."""
     return {"hard": F.cross_entropy(inputs.student_logits, inputs.teacher_logits.argmax(dim=1))}
@@ -96,7 +100,8 @@ def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0
     return {"small_loss": losses.topk(count, largest=False, sorted=False).values.mean()}
 
 
-@register_loss("conf_weighted", summary="kd weighted by the teacher's confidence in the sample")
+@register_loss(
+    "conf_weighted", summary="kd weighted by the teacher's confidence in the sample", paper="this project")
 def conf_weighted(
         inputs: LossInputs,
         *,
