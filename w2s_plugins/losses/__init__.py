@@ -7,6 +7,7 @@ from .base import (
     LossInputs,
     create_loss,
     describe_losses,
+    label_of,
     list_losses,
     register_loss,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "LossInputs",
     "create_loss",
     "describe_losses",
+    "label_of",
     "list_losses",
     "register_loss",
 ]
