@@ -317,11 +317,19 @@ def _as_map(features: Tensor) -> Tensor:
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     s, t = (F.normalize(f.flatten(2), dim=2) for f in (student, teacher))
+    if s.shape[2] <= max(s.shape[1], t.shape[1]):
+        # The mean of (x . y)^2 over channels x, y is the inner product of the means of x x^T and y y^T. These are the
+        # smaller matrices for deep maps, which have few positions and many channels.
+        return (_second_moment(s) - _second_moment(t)).square().sum(dim=(1, 2)).mean()
+    return _kernel_mean(t, t) + _kernel_mean(s, s) - 2 * _kernel_mean(s, t)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.transpose(1, 2)).square().mean()
 
-    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+def _second_moment(channels: Tensor) -> Tensor:
+    return channels.transpose(1, 2) @ channels / channels.shape[1]
+
+
+def _kernel_mean(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.transpose(1, 2)).square().mean()
 
 
 def _regressor(in_chs: int, out_chs: int) -> nn.Sequential:
