@@ -96,16 +96,6 @@ def nkd(inputs, gamma=1.5, temperature=1.0, logit_standardization=False):
     return total / len(inputs.student_logits)
 
 
-def ofa(inputs, eps=1.0, temperature=1.0, logit_standardization=False):
-    total = 0
-    for i, (z, w) in enumerate(pairs(inputs, logit_standardization)):
-        y, p, q = label(inputs, i), softmax(z, temperature), softmax(w, temperature)
-        for c in range(len(p)):
-            hot = 1.0 if c == y else 0.0
-            total = total - ((q[c] + hot) ** eps - hot) * torch.log(p[c])
-    return total / len(inputs.student_logits)
-
-
 def dist(inputs, beta=1.0, gamma=1.0, temperature=1.0, logit_standardization=False):
     def correlation(a, b):
         a, b = [x - sum(a) / len(a) for x in a], [x - sum(b) / len(b) for x in b]
@@ -384,6 +374,6 @@ class SOP:
 STATELESS = {
     f.__name__: f for f in (
         adaptconf, augconf, bkd, bootstrap, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard, jsd_kd,
-        kd, logconf, mlkd, nce_rce, nkd, ofa, product, reverse_kl, sce, small_loss, ttm, wttm)
+        kd, logconf, mlkd, nce_rce, nkd, product, reverse_kl, sce, small_loss, ttm, wttm)
 }
 WITH_MEMORY = {"elr": ELR, "temporal": Temporal, "sop": SOP}

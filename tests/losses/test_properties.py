@@ -197,7 +197,7 @@ def test_missing_ground_truth_is_said_once(name, caplog):
 
 
 def test_only_these_need_ground_truth():
-    assert {name for name in LOSSES if create_loss(name).needs_target} == {"dkd", "nkd", "ofa"}
+    assert {name for name in LOSSES if create_loss(name).needs_target} == {"dkd", "nkd"}
 
 
 def test_only_these_need_the_index():

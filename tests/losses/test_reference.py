@@ -26,7 +26,6 @@ VARIANTS = {
     "mlkd": [{"temperatures": [2.0]}],
     "nce_rce": [{"alpha": 10.0, "beta": 0.1, "log_zero": -9.0}],
     "nkd": [{"gamma": 0.5, "temperature": 3.0}],
-    "ofa": [{"eps": 1.5, "temperature": 2.0}],
     "product": [{"alpha": 0.5, "beta": 0.75}],
     "reverse_kl": [{"temperature": 4.0}],
     "sce": [{"alpha": 6.0, "beta": 0.1, "log_zero": -6.0}],

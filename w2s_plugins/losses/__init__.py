@@ -1,6 +1,6 @@
 """Distillation losses: pure functions of tensors, one family a file, found by name."""
 
-from . import confidence, logits, robust  # noqa: F401  (importing registers them)
+from . import confidence, features, logits, relations, robust  # noqa: F401  (importing registers them)
 from .base import (
     DistillationLoss,
     LossContext,

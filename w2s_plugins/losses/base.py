@@ -52,7 +52,8 @@ class LossInputs:
         student_logits: (B, C).
         teacher_logits: (B, C), without gradient.
         target: ground truth as class indices (B,) or soft labels (B, C); None when there is none.
-        student_features: feature tensors, shallow to deep, or None when the loss did not ask for them.
+        student_features: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D) as the last
+            entry, as `w2s_plugins.features` returns them; None when the loss did not ask for them.
         teacher_features: as above, without gradient.
         index: (B,) positions of the samples in the training set, or None.
         progress: share of training done, in [0, 1].
@@ -88,7 +89,8 @@ class LossContext:
     Args:
         num_classes: classes of the student.
         num_samples: size of the training set, None when it is not known (iterable datasets).
-        student_feature_shapes: shape without batch dimension of each student feature, shallow to deep.
+        student_feature_shapes: shape without batch dimension of each student feature: (C, H, W) for the maps,
+            shallow to deep, (D,) for the pooled pre-logits, which are last.
         teacher_feature_shapes: the same for the teacher.
         device: where parameters and buffers are to live.
     """
@@ -138,10 +140,17 @@ class DistillationLoss(nn.Module):
 class FunctionLoss(DistillationLoss):
     """A loss function with its hyper-parameters bound."""
 
-    def __init__(self, function: Callable[..., dict[str, Tensor]], needs_target: bool, **kwargs: object):
+    def __init__(
+            self,
+            function: Callable[..., dict[str, Tensor]],
+            needs_target: bool,
+            needs_features: bool,
+            **kwargs: object,
+    ):
         super().__init__()
         self.function = function
         self.needs_target = needs_target
+        self.needs_features = needs_features
         self.kwargs = kwargs
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -160,6 +169,7 @@ class LossEntry:
     summary: str
     paper: str
     needs_target: bool
+    needs_features: bool
 
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
@@ -172,7 +182,7 @@ class LossEntry:
         if inspect.isclass(self.factory):
             loss = self.factory(**kwargs)
         else:
-            loss = FunctionLoss(self.factory, self.needs_target, **kwargs)
+            loss = FunctionLoss(self.factory, self.needs_target, self.needs_features, **kwargs)
         loss.name = self.name
         return loss
 
@@ -202,6 +212,7 @@ def register_loss(
         summary: str = "",
         paper: str = "",
         needs_target: bool = False,
+        needs_features: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -210,9 +221,10 @@ def register_loss(
         summary: one line for ``--list-losses``.
         paper: short reference with its arXiv id.
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
+        needs_features: a function that uses features; a class says so with its attribute.
     """
     def decorate(factory: Callable) -> Callable:
-        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target))
+        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features))
         return factory
     return decorate
 

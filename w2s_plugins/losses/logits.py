@@ -246,29 +246,6 @@ def ofa_per_sample(
 
 
 @register_loss(
-    "ofa",
-    summary="cross-entropy with the target class raised by an exponent, between any architectures",
-    paper="Hao et al. 2023, 2310.19444",
-    needs_target=True,
-)
-def ofa(
-        inputs: LossInputs,
-        *,
-        eps: Positive = 1.0,
-        temperature: Positive = 1.0,
-        logit_standardization: bool = False,
-) -> dict[str, Tensor]:
-    """One-for-All KD on the final logits (2023, arXiv 2310.19444), see `ofa_per_sample`.
-
-    Of a soft target the label is the likeliest class.
-    """
-    loss = ofa_per_sample(
-        inputs.student_logits, inputs.teacher_logits, label_of(inputs.target),
-        eps=eps, temperature=temperature, logit_standardization=logit_standardization)
-    return {"ofa": loss.mean()}
-
-
-@register_loss(
     "dist", summary="correlation with the teacher, by sample and by class", paper="Huang et al. 2022, 2205.10536")
 def dist(
         inputs: LossInputs,
