@@ -12,6 +12,8 @@ import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -396,3 +398,26 @@ def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
     args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
     _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
 
+
+
+
+def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
+    """Create timm's optimizer of everything in the task that is trained."""
+    try:
+        return create_optimizer_v2(task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        raise UserError(f"--opt {args.opt}: cannot be created: {one_line(error)}") from error
+
+
+def create_schedule(
+        args: argparse.Namespace,
+        optimizer: torch.optim.Optimizer,
+        updates_per_epoch: int,
+) -> tuple[object | None, int]:
+    """Create timm's learning-rate schedule; return it, None for a constant rate, and the number of epochs."""
+    try:
+        return create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss"),
+            updates_per_epoch=updates_per_epoch)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
