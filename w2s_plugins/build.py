@@ -5,6 +5,7 @@ import copy
 import importlib
 import logging
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -138,7 +139,7 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
     names = class_names_of(train)
     val_names = class_names_of(val) if val is not None else None
     if names and val_names and names != val_names:
-        odd = next(n for n in [*val_names, *names] if (n in names) != (n in val_names) or names != val_names)
+        odd = next(a or b for a, b in zip_longest(names, val_names) if a != b)
         raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
                         f"'{args.val_split}' (first difference: {odd}); give both the same class folders")
     count = num_classes_of(train)
