@@ -170,8 +170,12 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
 
 
-def settings_beside(path: Path) -> dict[str, object]:
+def settings_beside(path: Path, flag: str) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
+
+    Args:
+        path: the checkpoint.
+        flag: the flag that named it.
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
@@ -185,7 +189,7 @@ def settings_beside(path: Path) -> dict[str, object]:
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}
         return {**found, "num_classes": content.get("num_classes")}
-    saved = read_checkpoint(path, "checkpoint").get("args")
+    saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
     return {k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}

@@ -243,8 +243,8 @@ def _load_member(
         settings = {}
     else:
         file = find_weights(checkpoint, "--teacher-checkpoint")
-        settings = settings_beside(file)
         state = read_weights(file, "--teacher-checkpoint", use_ema)
+        settings = settings_beside(file, "--teacher-checkpoint")
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
         kwargs = {**settings.get("model_kwargs", {}), **model_kwargs}
