@@ -32,7 +32,7 @@ from .data.datasets import class_names_of, describe, num_classes_of
 from .engine import Precision
 from .errors import UserError, one_line
 from .hub import file_sha256, hub_errors, hub_source
-from .loading import classifier_prefixes, create_model, find_weights, load_weights, read_weights
+from .loading import check_loaded, classifier_prefixes, create_model, find_weights, load_weights, read_weights
 from .losses import create_loss
 from .monitor import Console
 from .task import WeakToStrongTask
@@ -153,9 +153,12 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
 
 def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
     """Create the student and say how it starts."""
-    overlay = None
+    overlay = state = None
     if args.pretrained_path:
-        overlay = dict(file=str(find_weights(args.pretrained_path, "--pretrained-path")), num_classes=-1)
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        overlay = dict(file=str(file), num_classes=-1)
+        if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
+            state = read_weights(file, "--pretrained-path")
     model = create_model(
         "--model",
         args.model,
@@ -171,6 +174,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         pretrained_cfg_overlay=overlay,
         **args.model_kwargs,
     )
+    if state is not None:
+        check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
     source = student_start(args, model)
     with torch.no_grad():
@@ -201,7 +206,8 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
     if args.pretrained_path:
-        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(args.pretrained_path))
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
         source["source"] = hub_source(model, args.model)
     for flag, path in (("--initial-checkpoint", args.initial_checkpoint), ("--finetune", args.finetune)):

@@ -164,6 +164,19 @@ def load_weights(
     return report
 
 
+def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
+    loaded = model.state_dict()
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for value in loaded.values():
+        by_shape.setdefault(value.shape, []).append(value)
+    if not any(torch.equal(v, own) for v in state.values() if v.ndim > 1 for own in by_shape.get(v.shape, ())):
+        def some(tensors: dict[str, Tensor]) -> str:
+            return ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:2])
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded; it has "
+                        f"{some(state)}, ...; expected {some(loaded)}, ...")
+
+
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the model's classification head."""
     names = model.pretrained_cfg.get("classifier") or ()
