@@ -131,8 +131,12 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> N
     """Refuse to continue a run with other flags of a kind that changes the model or what is stored with it.
 
     Raises:
-        UserError: naming the flags.
+        UserError: naming the flags, or not the checkpoint of a run.
     """
+    absent = [k for k in ("epoch", "state_dict", "optimizer") if k not in checkpoint]
+    if absent:
+        raise UserError(f"--resume {path}: not a training checkpoint, it has no {', '.join(absent)}; to start from its "
+                        "weights use --initial-checkpoint")
     saved = checkpoint.get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
     changed = [f"--{k.replace('_', '-')} {saved[k]} -> {getattr(args, k)}" for k in SHAPING
