@@ -214,7 +214,8 @@ def fit(run: Run) -> None:
 
     def on_batch(batch: Batch, number: int) -> None:
         if args.save_images and run.files:
-            torchvision.utils.save_image(batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
+            with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
+                torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
 
     try:
         while position.epoch < stop:

@@ -26,6 +26,7 @@ from timm.utils import NativeScaler, init_distributed_device, random_seed, set_j
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from .checkpoint import atomic_write
 from .cli.resolve import loss_weights, split_names
 from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
 from .data.datasets import class_names_of, describe, num_classes_of
@@ -319,7 +320,8 @@ def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folde
             device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"))
         console.close()
         if world.primary:
-            save_targets(logits, path, key)
+            with atomic_write(path) as temporary:
+                save_targets(logits, temporary, key)
     _logger.info(f"Teacher labels of {len(logits)} images in {path}")
     return CachedTargets(logits.to(world.device))
 

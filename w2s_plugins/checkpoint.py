@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from timm.task import TrainingTask
 from timm.utils import CheckpointSaver, update_summary
 
@@ -37,9 +38,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
+        # torch.save does not pass on why the system refused
+        reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}); what was there before is unchanged") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -362,9 +362,7 @@ def _gather(rows: Tensor, size: int, valid: int | None, device: torch.device, di
 
 def save_targets(logits: Tensor, path: Path, key: str) -> None:
     """Write cached logits to a safetensors file with the key of teacher and data."""
-    temporary = path.with_suffix(".tmp")
-    save_file({"logits": logits.contiguous()}, temporary, metadata={"key": key})
-    temporary.replace(path)
+    save_file({"logits": logits.contiguous()}, path, metadata={"key": key})
 
 
 def load_targets(path: Path, key: str) -> Tensor | None:
