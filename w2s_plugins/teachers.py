@@ -247,9 +247,8 @@ def _load_member(
         settings = settings_beside(file, "--teacher-checkpoint")
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
-        kwargs = {**settings.get("model_kwargs", {}), **model_kwargs}
-        model = create_model("--teacher", name, pretrained=False, inputs=inputs,
-                             in_chans=settings.get("in_chans") or in_chans, **kwargs)
+        kwargs = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {}), **model_kwargs}
+        model = create_model("--teacher", name, pretrained=False, inputs=inputs, **kwargs)
         classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
