@@ -10,7 +10,17 @@ Adder = Callable[..., argparse.Action]
 
 def _number_or_share(text: str) -> float | int:
     """A share such as 0.1, or a count such as 500."""
-    return float(text) if "." in text else int(text)
+    return int(text) if text.isdigit() else float(text)
+
+
+class KeyValues(ParseKwargs):
+    """timm's K=V arguments, with an error that names the flag."""
+
+    def __call__(self, parser: object, namespace: object, values: list[str], option_string: str | None = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"expected K=V ..., not '{' '.join(values)}'") from error
 
 
 # ---------------------------------------------------------------- weak-to-strong
@@ -29,7 +39,7 @@ def add_teacher(add: Adder) -> None:
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
         help="dtype of the teacher (default: that of autocast, else float32)")
     add("--teacher-compile", action="store_true", help="torch.compile the teacher")
-    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--no-teacher-eval", action="store_true",
         help="do not measure teacher and student on the validation split before the first step")
@@ -38,7 +48,7 @@ def add_teacher(add: Adder) -> None:
 def add_loss(add: Adder) -> None:
     add("--loss", metavar="NAME", help="a distillation loss (see --list-losses; default with a teacher: adaptconf), "
         "or one of timm's criteria for supervised training (ce, bce, asl, poly, jsd)")
-    add("--loss-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--loss-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="hyper-parameters of the distillation loss")
     add("--task-loss", metavar="NAME", help="criterion on ground truth beside a distillation loss (default: ce)")
     add("--task-loss-weight", type=float, metavar="W", help="weight of the criterion on ground truth; 0 trains on the "
@@ -150,7 +160,7 @@ def add_execution(add: Adder, compile_parser: argparse._ActionsContainer) -> Non
     add("--channels-last", action="store_true", help="channels_last memory layout")
     add("--fuser", type=str, default="", metavar="NAME", help="TorchScript fuser: te, old, nvfuser")
     add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--model-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the model's constructor")
     add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
     scripting = compile_parser.add_mutually_exclusive_group()
@@ -204,7 +214,7 @@ def add_optimizer(add: Adder) -> None:
     add("--layer-decay", type=float, metavar="D", help="learning-rate decay from layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", help="more optimizer arguments")
+    add("--opt-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V", help="more optimizer arguments")
 
 
 def add_schedule(add: Adder) -> None:
@@ -388,7 +398,7 @@ def add_validation_teacher(add: Adder) -> None:
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
-    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth: adds the PGR")
     add("--ceiling-checkpoint", metavar="PATH", help="checkpoint or run folder of that student, evaluated here")
