@@ -130,7 +130,8 @@ def _check_choices(args: argparse.Namespace) -> None:
     check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
     check_choice("--worker-seeding", args.worker_seeding, ("all", "part"))
     check_choice("--kd-loss-type", args.kd_loss_type, ("kl",))
-    for flag in ("batch_size", "epochs", "log_interval", "val_interval", "checkpoint_hist", "nan_patience"):
+    for flag in ("batch_size", "epochs", "grad_accum_steps", "log_interval", "val_interval", "checkpoint_hist",
+                 "nan_patience"):
         if getattr(args, flag) < 1:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 1")
     if args.workers < 0:
