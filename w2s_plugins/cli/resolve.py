@@ -148,7 +148,10 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     if args.distiller:
         if "loss" in given and args.loss != args.distiller:
             raise UserError(f"--distiller {args.distiller} and --loss {args.loss} name two losses; give one")
-        args.loss = "ce" if args.distiller == "vanilla" else args.distiller
+        if args.distiller == "vanilla":
+            args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
+        else:
+            args.loss = args.distiller
         for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
             args.loss_kwargs.setdefault(key, value)
         args.distiller = None
@@ -157,9 +160,9 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
     if args.loss in CRITERIA:
-        if args.teacher and args.distill_loss_weight is None and "loss" in given and args.loss != "ce":
-            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher; "
-                            f"use --task-loss {args.loss} with a distillation loss")
+        if args.teacher:
+            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
+                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
         args.task_loss, args.loss = args.task_loss or args.loss, None
     elif args.loss in MULTI_LABEL:
         raise UserError(f"--loss {args.loss} is for multi-label data; a teacher's classes exclude one another")
