@@ -187,18 +187,19 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
 def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     for flag, targets in RELEASED_LOSS_FLAGS.items():
-        if flag not in given or getattr(args, flag) is None:
+        if flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
             continue
         if args.loss in targets:
             _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
         else:
             _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is left aside")
-    if "kd_temperature" in given:
-        parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
-        for name in ("kd_temperature", "temperature"):
-            if name in parameters:
-                _set_kwarg(args, name, args.kd_temperature, given)
-                break
+    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
+    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
+    if name:
+        default = parameters[name].default
+        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
+            _set_kwarg(args, name, args.kd_temperature, given)
+        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
 
 
 def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
