@@ -226,25 +226,45 @@ def loss_weights(task: float | None, distill: float | None) -> tuple[float, floa
     return 1.0, 1.0
 
 
+def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    sizes, probs = args.train_img_sizes or (), args.train_size_probs
+    rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
+              "--train-size-schedule progressive needs at least 2 --train-img-sizes")]
+    for flag, values in (("--train-batch-sizes", args.train_batch_sizes), ("--train-size-probs", probs)):
+        rules += [
+            (values and not sizes, f"{flag} needs --train-img-sizes"),
+            (values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes"),
+        ]
+    return [
+        *rules,
+        (min([1, *sizes, *(args.train_batch_sizes or ())]) < 1, "image and batch sizes are at least 1"),
+        (probs and not (min(probs) >= 0 and 0 < sum(probs) < float("inf")),
+         "--train-size-probs: expected numbers of at least 0, not all 0"),
+    ]
+
+
 def _check_combinations(args: argparse.Namespace) -> None:
     mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     rules = [
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
+        (args.aug_splits and args.no_prefetcher, "--aug-splits needs the prefetcher: leave out --no-prefetcher"),
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
         (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
-        (mixing and args.batch_size % 2, f"mixup and cutmix pair samples: --batch-size {args.batch_size} must be even"),
+        (mixing and odd, f"mixup and cutmix pair samples: a batch size of {odd} must be even"),
         (mixing and args.teacher and args.teacher_targets == "cached",
          "--teacher-targets cached are labels of whole images: use online with mixup or cutmix"),
         (args.aug_splits and args.teacher_targets == "cached" and args.teacher,
          "--aug-splits needs --teacher-targets online"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
+        *_scheduled_size_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select == "best" and not args.val_split and args.select_split is None,
