@@ -1,9 +1,12 @@
 """Small real objects that several tests share."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
@@ -30,3 +33,15 @@ def random_images(count: int = 8, size: int = 32, seed: int = 0) -> Tensor:
 def student_and_teacher() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
     """Two networks in eval mode, a batch of images and its labels."""
     return tuple(small_model(seed, "test_resnet").eval() for seed in (0, 1)) + (random_images(), torch.arange(8))
+
+
+def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tuple[int, int] = (48, 40)) -> Path:
+    """A folder of coloured JPEGs: ``counts`` images in each split, their classes in turn."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for i in range(count):
+            folder = root / split / f"class{i % classes}"
+            folder.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+            coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg", quality=90)
+    return root
