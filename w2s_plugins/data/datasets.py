@@ -79,13 +79,15 @@ def create_dataset(
         choices = [*EMBEDDED, *TORCH_NAMES]
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
                         f"{', '.join(PREFIXES)} followed by a name, or nothing for a folder")
-    if name.lower().startswith("torch/") and name.lower() not in [*TORCH_NAMES, "torch/inat", "torch/folder"]:
+    is_torch = name.lower().startswith("torch/")
+    if is_torch and name.lower() not in [*TORCH_NAMES, "torch/inat", "torch/folder"]:
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, TORCH_NAMES)}")
-    if not name:
+    if is_torch and not root:
+        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
+    if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         _check_folder(root, split, flag)
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
-        is_torch = name.lower().startswith("torch/")
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError) as error:
@@ -154,8 +156,11 @@ def _create_embedded(name: str, split: str, flag: str, input_img_mode: str) -> D
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
-    if path.is_file():
-        return  # a tar file
+    if path.is_file():  # a tar file
+        if flag == "--val-split":
+            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with train/ and validation/, "
+                            "or train without evaluation: --val-split ''")
+        return
     if not path.is_dir():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise UserError(f"--data-dir {root}: no such folder{near}")
