@@ -78,11 +78,13 @@ def create_dataset(
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
         return EMBEDDED[name](split, kwargs.get("input_img_mode") or "RGB")
-    if not name:
+    is_torch = name.lower().startswith("torch/")
+    if is_torch and not root:
+        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
+    if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         _check_folder(root, split, flag)
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
-        is_torch = name.lower().startswith("torch/")
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError) as error:
@@ -154,8 +156,11 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
-    if path.is_file():
-        return  # a tar file
+    if path.is_file():  # a tar file
+        if flag == "--val-split":
+            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with train/ and validation/, "
+                            "or train without evaluation: --val-split ''")
+        return
     if not path.is_dir():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise UserError(f"--data-dir {root}: no such folder{near}")
