@@ -24,16 +24,6 @@ def _number_or_share(text: str) -> float | int:
     return int(text) if text.isdigit() else float(text)
 
 
-class KeyValues(ParseKwargs):
-    """timm's K=V arguments, with an error that names the flag."""
-
-    def __call__(self, parser: object, namespace: object, values: list[str], option_string: str | None = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, f"expected K=V ..., not '{' '.join(values)}'") from error
-
-
 # ---------------------------------------------------------------- weak-to-strong
 
 
