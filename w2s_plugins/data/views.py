@@ -126,8 +126,9 @@ class KeyedCollate:
         with seeded(hash_seed(*view_seeds)):
             images, labels = self.collate([(b[0], b[1]) for b in batch])
         repeats = len(labels) // len(batch)  # augmentation splits stack the batch
-        return images, BatchTarget(
-            labels, torch.tensor([k.index for k in keys]).repeat(repeats), torch.tensor(view_seeds).repeat(repeats))
+        index = torch.tensor([k.index for k in keys]).repeat(repeats)
+        split_seeds = [hash_seed(seed, split) for split in range(2, repeats + 1) for seed in view_seeds]
+        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds))
 
 
 class KeyedSampler(Sampler):
