@@ -149,6 +149,7 @@ def create_train_loader(
         collate_fn=keyed,
         pin_memory=args.pin_mem,
         persistent_workers=args.workers > 0,
+        generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
     erasing = None
     if prefetch:
