@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torchvision
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
@@ -97,11 +95,9 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     task = build.build_task(args, student, teacher, targets, data, precision, world)
 
     build.settle_learning_rate(args, world.size)
-    optimizer = create_optimizer_v2(task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    optimizer = build.create_optimizer(args, task)
     updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
-    scheduler, num_epochs = create_scheduler_v2(
-        optimizer, **scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss"),
-        updates_per_epoch=updates_per_epoch)
+    scheduler, num_epochs = build.create_schedule(args, optimizer, updates_per_epoch)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
@@ -218,7 +214,8 @@ def fit(run: Run) -> None:
 
     def on_batch(batch: Batch, number: int) -> None:
         if args.save_images and run.files:
-            torchvision.utils.save_image(batch.input, run.folder / f"train-batch-{number}.jpg", normalize=True)
+            with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
+                torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
 
     try:
         while position.epoch < stop:

@@ -5,6 +5,7 @@ import copy
 import importlib
 import logging
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -23,13 +26,14 @@ from timm.utils import NativeScaler, init_distributed_device, random_seed, set_j
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from .checkpoint import atomic_write
 from .cli.resolve import loss_weights, split_names
 from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
 from .data.datasets import class_names_of, describe, num_classes_of
 from .engine import Precision
 from .errors import UserError, one_line
 from .hub import file_sha256, hub_errors, hub_source
-from .loading import classifier_prefixes, create_model, find_weights, load_weights, read_weights
+from .loading import check_loaded, classifier_prefixes, create_model, find_weights, load_weights, read_weights
 from .losses import create_loss
 from .monitor import Console
 from .task import WeakToStrongTask
@@ -136,7 +140,7 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
     names = class_names_of(train)
     val_names = class_names_of(val) if val is not None else None
     if names and val_names and names != val_names:
-        odd = next(n for n in [*val_names, *names] if (n in names) != (n in val_names) or names != val_names)
+        odd = next(a or b for a, b in zip_longest(names, val_names) if a != b)
         raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
                         f"'{args.val_split}' (first difference: {odd}); give both the same class folders")
     count = num_classes_of(train)
@@ -150,9 +154,12 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
 
 def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
     """Create the student and say how it starts."""
-    overlay = None
+    overlay = state = None
     if args.pretrained_path:
-        overlay = dict(file=str(find_weights(args.pretrained_path, "--pretrained-path")), num_classes=-1)
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        overlay = dict(file=str(file), num_classes=-1)
+        if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
+            state = read_weights(file, "--pretrained-path")
     model = create_model(
         "--model",
         args.model,
@@ -168,6 +175,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         pretrained_cfg_overlay=overlay,
         **args.model_kwargs,
     )
+    if state is not None:
+        check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
     source = student_start(args, model)
     with torch.no_grad():
@@ -198,7 +207,8 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
     if args.pretrained_path:
-        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(args.pretrained_path))
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
         source["source"] = hub_source(model, args.model)
     for flag, path in (("--initial-checkpoint", args.initial_checkpoint), ("--finetune", args.finetune)):
@@ -310,7 +320,8 @@ def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folde
             device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"))
         console.close()
         if world.primary:
-            save_targets(logits, path, key)
+            with atomic_write(path) as temporary:
+                save_targets(logits, temporary, key)
     _logger.info(f"Teacher labels of {len(logits)} images in {path}")
     return CachedTargets(logits.to(world.device))
 
@@ -396,3 +407,26 @@ def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
     args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
     _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
 
+
+
+
+def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
+    """Create timm's optimizer of everything in the task that is trained."""
+    try:
+        return create_optimizer_v2(task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        raise UserError(f"--opt {args.opt}: cannot be created: {one_line(error)}") from error
+
+
+def create_schedule(
+        args: argparse.Namespace,
+        optimizer: torch.optim.Optimizer,
+        updates_per_epoch: int,
+) -> tuple[object | None, int]:
+    """Create timm's learning-rate schedule; return it, None for a constant rate, and the number of epochs."""
+    try:
+        return create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args, decreasing_metric=args.eval_metric == "loss"),
+            updates_per_epoch=updates_per_epoch)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error

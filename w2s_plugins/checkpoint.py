@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from timm.task import TrainingTask
 from timm.utils import CheckpointSaver, update_summary
 
@@ -37,9 +38,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
+        # torch.save does not pass on why the system refused
+        reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}); what was there before is unchanged") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -131,8 +134,12 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> N
     """Refuse to continue a run with other flags of a kind that changes the model or what is stored with it.
 
     Raises:
-        UserError: naming the flags.
+        UserError: naming the flags, or not the checkpoint of a run.
     """
+    absent = [k for k in ("epoch", "state_dict", "optimizer") if k not in checkpoint]
+    if absent:
+        raise UserError(f"--resume {path}: not a training checkpoint, it has no {', '.join(absent)}; to start from its "
+                        "weights use --initial-checkpoint")
     saved = checkpoint.get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
     changed = [f"--{k.replace('_', '-')} {saved[k]} -> {getattr(args, k)}" for k in SHAPING

@@ -164,14 +164,31 @@ def load_weights(
     return report
 
 
+def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
+    loaded = model.state_dict()
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for value in loaded.values():
+        by_shape.setdefault(value.shape, []).append(value)
+    if not any(torch.equal(v, own) for v in state.values() if v.ndim > 1 for own in by_shape.get(v.shape, ())):
+        def some(tensors: dict[str, Tensor]) -> str:
+            return ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:2])
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded; it has "
+                        f"{some(state)}, ...; expected {some(loaded)}, ...")
+
+
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the model's classification head."""
     names = model.pretrained_cfg.get("classifier") or ()
     return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
 
 
-def settings_beside(path: Path) -> dict[str, object]:
+def settings_beside(path: Path, flag: str) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
+
+    Args:
+        path: the checkpoint.
+        flag: the flag that named it.
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
@@ -185,7 +202,7 @@ def settings_beside(path: Path) -> dict[str, object]:
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}
         return {**found, "num_classes": content.get("num_classes")}
-    saved = read_checkpoint(path, "checkpoint").get("args")
+    saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
     return {k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}

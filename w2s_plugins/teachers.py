@@ -243,13 +243,12 @@ def _load_member(
         settings = {}
     else:
         file = find_weights(checkpoint, "--teacher-checkpoint")
-        settings = settings_beside(file)
         state = read_weights(file, "--teacher-checkpoint", use_ema)
+        settings = settings_beside(file, "--teacher-checkpoint")
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
-        kwargs = {**settings.get("model_kwargs", {}), **model_kwargs}
-        model = create_model("--teacher", name, pretrained=False, inputs=inputs,
-                             in_chans=settings.get("in_chans") or in_chans, **kwargs)
+        kwargs = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {}), **model_kwargs}
+        model = create_model("--teacher", name, pretrained=False, inputs=inputs, **kwargs)
         classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
@@ -362,9 +361,7 @@ def _gather(rows: Tensor, size: int, valid: int | None, device: torch.device, di
 
 def save_targets(logits: Tensor, path: Path, key: str) -> None:
     """Write cached logits to a safetensors file with the key of teacher and data."""
-    temporary = path.with_suffix(".tmp")
-    save_file({"logits": logits.contiguous()}, temporary, metadata={"key": key})
-    temporary.replace(path)
+    save_file({"logits": logits.contiguous()}, path, metadata={"key": key})
 
 
 def load_targets(path: Path, key: str) -> Tensor | None:

@@ -8,19 +8,20 @@ from timm.utils import ParseKwargs
 Adder = Callable[..., argparse.Action]
 
 
+class KeyValues(ParseKwargs):
+    """timm's ``key=value ...``, with an error for what is not."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
+                 option_string: str | None = None) -> None:
+        for value in values:
+            if value and not value.partition("=")[1]:
+                raise argparse.ArgumentError(self, f"'{value}' has no value, expected KEY=VALUE")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def _number_or_share(text: str) -> float | int:
     """A share such as 0.1, or a count such as 500."""
     return int(text) if text.isdigit() else float(text)
-
-
-class KeyValues(ParseKwargs):
-    """timm's K=V arguments, with an error that names the flag."""
-
-    def __call__(self, parser: object, namespace: object, values: list[str], option_string: str | None = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, f"expected K=V ..., not '{' '.join(values)}'") from error
 
 
 # ---------------------------------------------------------------- weak-to-strong

@@ -95,6 +95,11 @@ class StagedNet(nn.Module):
         stage = self.get_submodule(name)
         return checkpoint_seq(stage, x, every=self.checkpoint_every) if self.grad_checkpointing else stage(x)
 
+    @property
+    def in_chans(self) -> int:
+        """Input channels, which timm's distillation tasks ask for."""
+        return next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
+
     def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
         stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 
 class MetricsFile:
@@ -22,9 +22,12 @@ class MetricsFile:
             os.truncate(path, min(keep, path.stat().st_size))
 
     def write(self, event: str, /, **fields: object) -> None:
-        """Append one event."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **fields}) + "\n")
+        """Append one event. Raises `UserError` when the disk is full."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"event": event, **fields}) + "\n")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({one_line(error)})") from error
 
 
 class Trackers:
