@@ -1,0 +1,142 @@
+"""The scripts, run as a person would: as processes, under torchrun, or, for speed, in the process of the tests."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.hub_server import hub_server  # noqa: F401  (a fixture)
+
+ROOT = Path(__file__).parents[2]
+# Two epochs of four steps on 64 images; the whole test split of 600 is evaluated.
+TINY = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:64", "--batch-size", "16", "--epochs", "2",
+        "--warmup-epochs", "0", "--lr", "0.05", "--workers", "0", "--log-interval", "1"]
+
+
+@dataclass
+class Done:
+    """A run that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a run with bad input ends with, without its prefix."""
+        lines = self.err.strip().splitlines() or [""]
+        errors = [line for line in lines if line.startswith("train_w2s.py: error: ")]
+        assert self.code == 2, f"exit code {self.code}\n{self.err}"
+        assert len(errors) == 1, self.err
+        assert lines[-1] == errors[0], self.err
+        assert "Traceback" not in self.err
+        return errors[0].removeprefix("train_w2s.py: error: ")
+
+    def ok(self) -> "Done":
+        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.err}"
+        return self
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Environment of a script: one thread, nothing of a Hub account or of the caller's own data."""
+    dropped = ("HF_", "IMAGENET_DIR", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **extra}
+
+
+def run_script(
+        *flags: object,
+        cwd: Path,
+        processes: int = 0,
+        script: str = "train_w2s.py",
+        env: dict[str, str] | None = None,
+        timeout: float = 120,
+) -> Done:
+    """Run a script as a process, or under torchrun when ``processes`` is not 0."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / script), *map(str, flags)], cwd=cwd, env=env or environment(),
+        capture_output=True, text=True, timeout=timeout)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_run(folder: Path, name: str = "last.pth.tar") -> dict:
+    """Everything in a checkpoint that decides how a run goes on."""
+    from w2s_plugins.loading import read_checkpoint
+
+    content = read_checkpoint(folder / name, "test")
+    return {k: v for k, v in content.items() if k not in ("args", "saver")}
+
+
+def differences(a: object, b: object, path: str = "") -> list[str]:
+    """Where two nested values differ, to the last bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = [f"{path}/{k} is in one only" for k in a.keys() ^ b.keys()]
+        return found + [d for k in a.keys() & b.keys() for d in differences(a[k], b[k], f"{path}/{k}")]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f"{path}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    else:
+        same = type(a) is type(b) and a == b
+    return [] if same else [path]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Done]:
+    """Runs ``train_w2s.py`` as a process in an empty folder."""
+    return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
+
+
+@pytest.fixture
+def here(
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
+) -> Iterator[Callable[..., Done]]:
+    """Runs ``train_w2s.py`` in this process, in an empty folder; a start takes a tenth of the time."""
+    import train_w2s
+    from w2s_plugins.errors import run_main
+
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    root = logging.getLogger()
+    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*flags: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["train_w2s.py", *map(str, flags)])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_main(train_w2s.main, "train_w2s.py")
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    yield run
+    root.handlers[:], root.level = handlers, level
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a weak teacher: 80 labelled images of 8 x 8 pixels."""
+    folder = tmp_path_factory.mktemp("weak")
+    run_script(
+        "--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
+        "--batch-size", 16, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--val-interval", 20, "--hflip", 0,
+        "--scale", 0.8, 1, "--color-jitter", 0, "--output", folder, "--experiment", "weak", cwd=folder).ok()
+    return folder / "weak"
