@@ -33,7 +33,7 @@ from w2s_plugins.checkpoint import BEST, LAST, read_run_args, write_text
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.cli.resolve import check_choice, check_model_name, resolve_data_dir, resolve_precision, split_names
 from w2s_plugins.data import create_dataset, create_eval_loader
-from w2s_plugins.data.datasets import num_classes_of
+from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
 from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
 from w2s_plugins.errors import UserError, one_line, run_main
 from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
@@ -74,6 +74,7 @@ def main() -> None:
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     use_run_flags(args, given)
     load_plugins(args.plugins)
+    check_dataset_name(args.dataset)
     resolve_data_dir(args)
     resolve_precision(args, given)
     check_choice("--results-format", args.results_format, ("csv", "json"))

@@ -21,7 +21,17 @@ class KeyValues(ParseKwargs):
 
 def _number_or_share(text: str) -> float | int:
     """A share such as 0.1, or a count such as 500."""
-    return float(text) if "." in text else int(text)
+    return int(text) if text.isdigit() else float(text)
+
+
+class KeyValues(ParseKwargs):
+    """timm's K=V arguments, with an error that names the flag."""
+
+    def __call__(self, parser: object, namespace: object, values: list[str], option_string: str | None = None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, f"expected K=V ..., not '{' '.join(values)}'") from error
 
 
 # ---------------------------------------------------------------- weak-to-strong

@@ -184,7 +184,7 @@ def _coerce_kwargs(value: object, wrong: object) -> dict[str, object]:
 
 
 def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> object:
-    if isinstance(value, (dict, list)) or (isinstance(value, bool) and action.type is not None):
+    if isinstance(value, (dict, list, bool)):
         raise wrong(_type_name(action))
     kind = action.type or str
     if kind is int and isinstance(value, float) and not value.is_integer():

@@ -131,7 +131,8 @@ def _check_choices(args: argparse.Namespace) -> None:
     check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
     check_choice("--worker-seeding", args.worker_seeding, ("all", "part"))
     check_choice("--kd-loss-type", args.kd_loss_type, ("kl",))
-    for flag in ("batch_size", "epochs", "log_interval", "val_interval", "checkpoint_hist", "nan_patience"):
+    for flag in ("batch_size", "epochs", "grad_accum_steps", "log_interval", "val_interval", "checkpoint_hist",
+                 "nan_patience"):
         if getattr(args, flag) < 1:
             raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 1")
     if args.workers < 0:
@@ -148,7 +149,10 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     if args.distiller:
         if "loss" in given and args.loss != args.distiller:
             raise UserError(f"--distiller {args.distiller} and --loss {args.loss} name two losses; give one")
-        args.loss = "ce" if args.distiller == "vanilla" else args.distiller
+        if args.distiller == "vanilla":
+            args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
+        else:
+            args.loss = args.distiller
         for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
             args.loss_kwargs.setdefault(key, value)
         args.distiller = None
@@ -157,9 +161,9 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
     if args.loss in CRITERIA:
-        if args.teacher and args.distill_loss_weight is None and "loss" in given and args.loss != "ce":
-            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher; "
-                            f"use --task-loss {args.loss} with a distillation loss")
+        if args.teacher:
+            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
+                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
         args.task_loss, args.loss = args.task_loss or args.loss, None
     elif args.loss in MULTI_LABEL:
         raise UserError(f"--loss {args.loss} is for multi-label data; a teacher's classes exclude one another")
@@ -184,18 +188,19 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
 def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     for flag, targets in RELEASED_LOSS_FLAGS.items():
-        if flag not in given or getattr(args, flag) is None:
+        if flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
             continue
         if args.loss in targets:
             _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
         else:
             _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is left aside")
-    if "kd_temperature" in given:
-        parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
-        for name in ("kd_temperature", "temperature"):
-            if name in parameters:
-                _set_kwarg(args, name, args.kd_temperature, given)
-                break
+    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
+    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
+    if name:
+        default = parameters[name].default
+        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
+            _set_kwarg(args, name, args.kd_temperature, given)
+        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
 
 
 def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
@@ -222,25 +227,45 @@ def loss_weights(task: float | None, distill: float | None) -> tuple[float, floa
     return 1.0, 1.0
 
 
+def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    sizes, probs = args.train_img_sizes or (), args.train_size_probs
+    rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
+              "--train-size-schedule progressive needs at least 2 --train-img-sizes")]
+    for flag, values in (("--train-batch-sizes", args.train_batch_sizes), ("--train-size-probs", probs)):
+        rules += [
+            (values and not sizes, f"{flag} needs --train-img-sizes"),
+            (values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes"),
+        ]
+    return [
+        *rules,
+        (min([1, *sizes, *(args.train_batch_sizes or ())]) < 1, "image and batch sizes are at least 1"),
+        (probs and not (min(probs) >= 0 and 0 < sum(probs) < float("inf")),
+         "--train-size-probs: expected numbers of at least 0, not all 0"),
+    ]
+
+
 def _check_combinations(args: argparse.Namespace) -> None:
     mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     rules = [
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
+        (args.aug_splits and args.no_prefetcher, "--aug-splits needs the prefetcher: leave out --no-prefetcher"),
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
         (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
-        (mixing and args.batch_size % 2, f"mixup and cutmix pair samples: --batch-size {args.batch_size} must be even"),
+        (mixing and odd, f"mixup and cutmix pair samples: a batch size of {odd} must be even"),
         (mixing and args.teacher and args.teacher_targets == "cached",
          "--teacher-targets cached are labels of whole images: use online with mixup or cutmix"),
         (args.aug_splits and args.teacher_targets == "cached" and args.teacher,
          "--aug-splits needs --teacher-targets online"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
+        *_scheduled_size_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select == "best" and not args.val_split and args.select_split is None,

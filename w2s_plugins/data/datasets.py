@@ -73,24 +73,34 @@ def create_dataset(
     Raises:
         UserError: unknown name, missing or empty folder, missing split.
     """
-    if name.startswith("w2s/"):
-        return _create_embedded(name, split, flag, kwargs.get("input_img_mode") or "RGB")
-    if name and not name.lower().startswith(PREFIXES):
-        choices = [*EMBEDDED, *TORCH_NAMES]
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
-                        f"{', '.join(PREFIXES)} followed by a name, or nothing for a folder")
-    if name.lower().startswith("torch/") and name.lower() not in [*TORCH_NAMES, "torch/inat", "torch/folder"]:
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, TORCH_NAMES)}")
-    if not name:
+    check_dataset_name(name)
+    if name in EMBEDDED:
+        if split not in TRAIN_SPLITS + TEST_SPLITS:
+            raise UserError(f"{flag} {split}: {name} has the splits train and validation")
+        return EMBEDDED[name](split, kwargs.get("input_img_mode") or "RGB")
+    is_torch = name.lower().startswith("torch/")
+    if is_torch and not root:
+        raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
+    if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         _check_folder(root, split, flag)
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
-        is_torch = name.lower().startswith("torch/")
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise a `UserError` with the nearest names unless ``--dataset`` names something that can be opened."""
+    choices = [*EMBEDDED, *TORCH_NAMES]
+    if name and not name.lower().startswith(PREFIXES):
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
+                        f"{', '.join(PREFIXES)} followed by a name, or nothing for a folder")
+    closed = [*choices, "torch/inat", "torch/folder"]
+    if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
 
 
 def labels_of(dataset: Dataset) -> list[int] | None:
@@ -143,19 +153,14 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
 
 
-def _create_embedded(name: str, split: str, flag: str, input_img_mode: str) -> Dataset:
-    if name not in EMBEDDED:
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, EMBEDDED)}; known: {', '.join(EMBEDDED)}")
-    if split not in TRAIN_SPLITS + TEST_SPLITS:
-        raise UserError(f"{flag} {split}: {name} has the splits train and validation")
-    return EMBEDDED[name](split, input_img_mode)
-
-
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
-    if path.is_file():
-        return  # a tar file
+    if path.is_file():  # a tar file
+        if flag == "--val-split":
+            raise UserError(f"--data-dir {root}: one tar file is one split; give a folder with train/ and validation/, "
+                            "or train without evaluation: --val-split ''")
+        return
     if not path.is_dir():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise UserError(f"--data-dir {root}: no such folder{near}")

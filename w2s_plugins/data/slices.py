@@ -67,7 +67,8 @@ def parse_slice(text: str) -> tuple[float | int | None, float | int | None]:
             raise ValueError(text)
     except ValueError as error:
         raise UserError(f"--train-slice {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
-    if (start or 0) < 0 or (stop is not None and stop <= (start or 0)) or (shares and (stop or 0) > 1):
+    highest = math.inf if stop is None else stop
+    if not 0 <= (start or 0) < highest or (shares and stop is not None and stop > 1):
         raise UserError(f"--train-slice {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
     return start, stop
 
@@ -116,9 +117,10 @@ def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[D
     if not amount:
         return dataset, None
     order = stratified_order(_labels(dataset, "--select-split"), seed + 1)
-    count = math.ceil(amount * len(order)) if isinstance(amount, float) else amount
-    if not 0 < count < len(order):
+    count = amount * len(order) if isinstance(amount, float) else amount
+    if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
+    count = math.ceil(count)
     return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
 
 

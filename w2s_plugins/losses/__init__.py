@@ -1,12 +1,13 @@
 """Distillation losses: pure functions of tensors, one family a file, found by name."""
 
-from . import confidence, logits, robust  # noqa: F401  (importing registers them)
+from . import confidence, features, logits, relations, robust  # noqa: F401  (importing registers them)
 from .base import (
     DistillationLoss,
     LossContext,
     LossInputs,
     create_loss,
     describe_losses,
+    label_of,
     list_losses,
     register_loss,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "LossInputs",
     "create_loss",
     "describe_losses",
+    "label_of",
     "list_losses",
     "register_loss",
 ]

@@ -6,21 +6,42 @@ A loss is a pure function of tensors. The simplest form is a function with keywo
     def mse(inputs: LossInputs, *, scale: float = 1.0) -> dict[str, Tensor]:
         return {"mse": scale * (inputs.student_logits - inputs.teacher_logits).square().mean()}
 
-A loss with parameters or memory is a `DistillationLoss` subclass registered the same way.
+A loss with parameters or memory is a `DistillationLoss` subclass registered the same way. Several losses are summed by
+joining their names with ``+``, see `create_loss`.
 """
 
 import dataclasses
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ..registry import Registry
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Range of a hyper-parameter, checked when the loss is created: ``Annotated[float, Bounds("> 0", ...)]``."""
+
+    text: str
+    allows: Callable[[float], bool]
+
+
+Positive = Annotated[float, Bounds("> 0", lambda x: x > 0)]
+NonNegative = Annotated[float, Bounds(">= 0", lambda x: x >= 0)]
+Share = Annotated[float, Bounds("in [0, 1]", lambda x: 0 <= x <= 1)]
+ProperShare = Annotated[float, Bounds("in (0, 1)", lambda x: 0 < x < 1)]
+PositiveShare = Annotated[float, Bounds("in (0, 1]", lambda x: 0 < x <= 1)]
+Decay = Annotated[float, Bounds("in [0, 1)", lambda x: 0 <= x < 1)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +52,8 @@ class LossInputs:
         student_logits: (B, C).
         teacher_logits: (B, C), without gradient.
         target: ground truth as class indices (B,) or soft labels (B, C); None when there is none.
-        student_features: feature tensors, shallow to deep, or None when the loss did not ask for them.
+        student_features: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D) as the last
+            entry, as `w2s_plugins.features` returns them; None when the loss did not ask for them.
         teacher_features: as above, without gradient.
         index: (B,) positions of the samples in the training set, or None.
         progress: share of training done, in [0, 1].
@@ -67,7 +89,8 @@ class LossContext:
     Args:
         num_classes: classes of the student.
         num_samples: size of the training set, None when it is not known (iterable datasets).
-        student_feature_shapes: shape without batch dimension of each student feature, shallow to deep.
+        student_feature_shapes: shape without batch dimension of each student feature: (C, H, W) for the maps,
+            shallow to deep, (D,) for the pooled pre-logits, which are last.
         teacher_feature_shapes: the same for the teacher.
         device: where parameters and buffers are to live.
     """
@@ -88,15 +111,26 @@ class DistillationLoss(nn.Module):
 
     needs_features = False  # student and teacher features
     needs_index = False  # the sample index, for memory by sample
-    needs_target = False  # ground truth; without it the teacher's argmax is used
+    needs_target = False  # ground truth; without it `compute` is given the teacher's argmax
+
+    name = ""  # under which it is registered; set by `create_loss`
+    _said_target_is_missing = False
 
     def setup(self, context: LossContext) -> None:
         """Allocate parameters and buffers once shapes are known. Called before the optimizer is made."""
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms, each a scalar."""
+        if self.needs_target and inputs.target is None:
+            inputs = self._with_teacher_as_target(inputs)
         with torch.autocast(inputs.student_logits.device.type, enabled=False):
             return self.compute(inputs.in_float32())
+
+    def _with_teacher_as_target(self, inputs: LossInputs) -> LossInputs:
+        if not self._said_target_is_missing:
+            self._said_target_is_missing = True
+            _logger.info(f"loss '{self.name}': no ground truth, the class that the teacher predicts stands in for it")
+        return inputs.replace(target=inputs.teacher_logits.argmax(dim=1))
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return the terms for inputs that are float32 or wider."""
@@ -106,10 +140,17 @@ class DistillationLoss(nn.Module):
 class FunctionLoss(DistillationLoss):
     """A loss function with its hyper-parameters bound."""
 
-    def __init__(self, function: Callable[..., dict[str, Tensor]], needs_target: bool, **kwargs: object):
+    def __init__(
+            self,
+            function: Callable[..., dict[str, Tensor]],
+            needs_target: bool,
+            needs_features: bool,
+            **kwargs: object,
+    ):
         super().__init__()
         self.function = function
         self.needs_target = needs_target
+        self.needs_features = needs_features
         self.kwargs = kwargs
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -128,6 +169,7 @@ class LossEntry:
     summary: str
     paper: str
     needs_target: bool
+    needs_features: bool
 
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
@@ -138,8 +180,11 @@ class LossEntry:
     def build(self, **kwargs: object) -> DistillationLoss:
         kwargs = {name: self._check(name, value) for name, value in kwargs.items()}
         if inspect.isclass(self.factory):
-            return self.factory(**kwargs)
-        return FunctionLoss(self.factory, self.needs_target, **kwargs)
+            loss = self.factory(**kwargs)
+        else:
+            loss = FunctionLoss(self.factory, self.needs_target, self.needs_features, **kwargs)
+        loss.name = self.name
+        return loss
 
     def _check(self, name: str, value: object) -> object:
         if name not in self.defaults:
@@ -147,12 +192,14 @@ class LossEntry:
             raise UserError(
                 f"loss '{self.name}' has no kwarg '{name}'{nearest(name, self.defaults)}; it takes: {known}")
         annotation = typing.get_type_hints(
-            self.factory.__init__ if inspect.isclass(self.factory) else self.factory).get(name, object)
-        if annotation is float and type(value) is int:
+            self.factory.__init__ if inspect.isclass(self.factory) else self.factory, include_extras=True,
+        ).get(name, object)
+        expected = _mismatch(value, annotation)
+        if expected:
+            raise UserError(
+                f"loss '{self.name}': {name}={value!r} is a {type(value).__name__}, expected {expected}")
+        if type(value) is int and _without_bounds(annotation) is float:
             value = float(value)
-        if not _is_instance(value, annotation):
-            expected = getattr(annotation, "__name__", str(annotation))
-            raise UserError(f"loss '{self.name}': {name}={value!r} is a {type(value).__name__}, expected {expected}")
         return value
 
 
@@ -165,6 +212,7 @@ def register_loss(
         summary: str = "",
         paper: str = "",
         needs_target: bool = False,
+        needs_features: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -173,24 +221,84 @@ def register_loss(
         summary: one line for ``--list-losses``.
         paper: short reference with its arXiv id.
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
+        needs_features: a function that uses features; a class says so with its attribute.
     """
     def decorate(factory: Callable) -> Callable:
-        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target))
+        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features))
         return factory
     return decorate
 
 
 def create_loss(name: str, **kwargs: object) -> DistillationLoss:
-    """Create a registered loss.
+    """Create a registered loss, or a sum of several.
+
+    A sum is written ``"adaptconf+rkd"``. Its kwargs carry the name of the part they are for, and every part also takes
+    a weight: ``{"adaptconf.temperature": 0.5, "rkd.weight": 0.1}``.
 
     Args:
-        name: a registered name.
-        **kwargs: its hyper-parameters, checked against the signature.
+        name: a registered name, or several joined by ``+``.
+        **kwargs: hyper-parameters, checked against the signature.
 
     Raises:
-        UserError: unknown loss or kwarg, or a value of the wrong type; the message has the nearest names.
+        UserError: unknown loss or kwarg, or a value of the wrong type or range; the message has the nearest names.
     """
+    if "+" in name:
+        return _create_sum(name, kwargs)
     return LOSSES.get(name).build(**kwargs)
+
+
+class SumLoss(DistillationLoss):
+    """Weighted sum of losses. Its terms are those of the parts, named ``part.term``.
+
+    Args:
+        parts: losses by name.
+        weights: factor of each part; 1 where there is none.
+    """
+
+    def __init__(self, parts: dict[str, DistillationLoss], weights: dict[str, float]):
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.weights = {name: weights.get(name, 1.0) for name in parts}
+        self.needs_features = any(part.needs_features for part in parts.values())
+        self.needs_index = any(part.needs_index for part in parts.values())
+        self.needs_target = any(part.needs_target for part in parts.values())
+
+    def setup(self, context: LossContext) -> None:
+        for part in self.parts.values():
+            part.setup(context)
+
+    def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
+        return {
+            f"{name}.{term}": self.weights[name] * value
+            for name, part in self.parts.items() for term, value in part(inputs).items()
+        }
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}.weight={weight}" for name, weight in self.weights.items())
+
+
+def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
+    names = [part.strip() for part in name.split("+")]
+    twice = next((part for part in names if names.count(part) > 1), None)
+    if twice is not None:
+        raise UserError(f"loss '{name}' has '{twice}' twice; set {twice}.weight instead")
+    known = [f"{part}.{kwarg}" for part in names for kwarg in ["weight", *LOSSES.get(part).defaults]]
+    for key in kwargs:
+        if key not in known:
+            raise UserError(
+                f"loss '{name}' has no kwarg '{key}'{nearest(key, known)}; it takes: {', '.join(dict.fromkeys(known))}")
+    weights = {part: kwargs[f"{part}.weight"] for part in names if f"{part}.weight" in kwargs}
+    for part, weight in weights.items():
+        if _mismatch(weight, float):
+            raise UserError(f"loss '{name}': {part}.weight={weight!r} is a {type(weight).__name__}, expected float")
+    parts = {
+        part: LOSSES.get(part).build(**{
+            key.removeprefix(f"{part}."): value for key, value in kwargs.items()
+            if key.startswith(f"{part}.") and key != f"{part}.weight"
+        })
+        for part in names
+    }
+    return SumLoss(parts, weights)
 
 
 def list_losses() -> list[str]:
@@ -208,18 +316,44 @@ def describe_losses() -> str:
     return "\n".join(lines)
 
 
+def label_of(target: Tensor) -> Tensor:
+    """Return class indices (B,): the target itself, or the likeliest class of soft targets (B, C)."""
+    return target.argmax(dim=1) if target.ndim == 2 else target.long()
+
+
 def _raise(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _is_instance(value: object, annotation: object) -> bool:
+def _without_bounds(annotation: object) -> object:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+
+
+def _mismatch(value: object, annotation: object) -> str | None:
+    """Return what ``annotation`` asks for when ``value`` is something else, None when it fits."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is object:
-        return True
-    origin = typing.get_origin(annotation)
+        return None
+    if origin is Annotated:
+        return _mismatch(value, args[0]) or (None if args[1].allows(value) else f"a number {args[1].text}")
+    if origin is typing.Literal:
+        return None if value in args else f"one of {', '.join(map(str, args))}{nearest(str(value), args)}"
     if origin in (typing.Union, types.UnionType):
-        return any(_is_instance(value, option) for option in typing.get_args(annotation))
-    if annotation in (float, int) and isinstance(value, bool):
-        return False
-    if annotation is float and isinstance(value, int):
-        return True
-    return isinstance(value, origin or annotation)
+        options = [_mismatch(value, option) for option in args]
+        return None if None in options else " or ".join(dict.fromkeys(options))
+    if origin in (list, tuple):
+        wrong = [text for item in value if (text := _mismatch(item, args[0]))] if isinstance(value, origin) else []
+        return None if isinstance(value, origin) and value and not wrong else f"a {origin.__name__} of {_text(args[0])}"
+    if annotation is float:
+        fits = isinstance(value, (float, int)) and not isinstance(value, bool)
+    elif annotation is int:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        fits = isinstance(value, origin or annotation)
+    return None if fits else _text(annotation)
+
+
+def _text(annotation: object) -> str:
+    if typing.get_origin(annotation) is Annotated:
+        return f"numbers {typing.get_args(annotation)[1].text}"
+    return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))

@@ -1,10 +1,16 @@
 """Weak-to-strong losses: the weak teacher is weighed against the student's own prediction."""
 
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LossInputs, register_loss
+from ..errors import UserError
+from .base import LossInputs, NonNegative, Positive, Share, register_loss
 from .logits import kl_per_sample
+
+_THRESHOLD_ROUNDS, _THRESHOLD_STEP = 6, 0.7  # more rounds bring the class proportions no closer
 
 
 def self_cross_entropy(student_logits: Tensor) -> Tensor:
@@ -27,10 +33,37 @@ def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature:
     Returns:
         (B,), in (0, 1/2].
     """
-    log_p = F.log_softmax(student_logits.detach(), dim=1)
-    ce_self = -log_p.amax(dim=1)
-    ce_weak = -log_p.gather(1, teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
-    return ((ce_self - ce_weak) / temperature).sigmoid()  # the quotient above, which cannot overflow
+    logits = student_logits.detach()  # CE_self - CE_weak is a difference of two logits: the normaliser cancels
+    on_teacher = logits.gather(1, teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
+    return ((on_teacher - logits.amax(dim=1)) / temperature).sigmoid()
+
+
+def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
+    """Harden probabilities so that the labels follow given class proportions.
+
+    A sample's label is the class with the largest p_c - tau_c. The thresholds tau make the share of samples with label
+    c equal to proportions[c], as far as the batch can resolve it; with two classes they are a quantile of p_0. They
+    are found one class against the best of the others, in a few damped rounds over all classes at once. A batch smaller
+    than the number of classes cannot resolve the shares; there tau stays the quantile of each class by itself.
+
+    Args:
+        probabilities: (B, C).
+        proportions: (C,), of sum 1.
+
+    Returns:
+        (B,) class indices. The larger the batch is against the number of classes, the closer the shares.
+    """
+    batch_size, num_classes = probabilities.shape
+    if batch_size == 1:
+        return probabilities.argmax(dim=1)  # one sample has no proportions
+    thresholds = _upper_quantile(probabilities, proportions)
+    for _ in range(_THRESHOLD_ROUNDS if batch_size >= num_classes else 0):
+        lead = probabilities - thresholds
+        best, winner = lead.max(dim=1, keepdim=True)
+        second = lead.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
+        rival = best.expand_as(lead).scatter(1, winner, second)
+        thresholds = torch.lerp(thresholds, _upper_quantile(probabilities - rival, proportions), _THRESHOLD_STEP)
+    return (probabilities - thresholds).argmax(dim=1)
 
 
 @register_loss(
@@ -38,13 +71,22 @@ def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature:
     summary="weighs teacher against self-prediction sample by sample",
     paper="Guo et al. 2024, 2402.03749",
 )
-def adaptconf(inputs: LossInputs, *, temperature: float = 0.5, kd_temperature: float = 1.0) -> dict[str, Tensor]:
+def adaptconf(
+        inputs: LossInputs,
+        *,
+        temperature: Positive = 0.5,
+        kd_temperature: Positive = 1.0,
+        ramp: Share = 0.0,
+        logit_standardization: bool = False,
+) -> dict[str, Tensor]:
     """AdaptConf (Vision Superalignment, 2024, arXiv 2402.03749).
 
     mean over the batch of (1 - beta) * KD(student, teacher; kd_temperature) + beta * CE_self, see `adaptive_weight`.
+    beta is multiplied by min(1, progress / ramp); the paper's noisy-label setting has ramp = 0.25.
+    ``logit_standardization`` concerns the KD term alone.
     """
-    beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
-    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature)
+    beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature) * ramped(inputs.progress, ramp)
+    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization)
     return {"kd": ((1 - beta) * kd).mean(), "self": (beta * self_cross_entropy(inputs.student_logits)).mean()}
 
 
@@ -56,14 +98,117 @@ def adaptconf(inputs: LossInputs, *, temperature: float = 0.5, kd_temperature: f
 def augconf(
         inputs: LossInputs,
         *,
-        alpha: float = 0.5,
-        ramp: float = 0.3,
-        kd_temperature: float = 1.0,
+        alpha: Share = 0.5,
+        ramp: Share = 0.3,
+        kd_temperature: Positive = 1.0,
+        logit_standardization: bool = False,
 ) -> dict[str, Tensor]:
     """AugConf (Vision Superalignment, 2024, arXiv 2402.03749, after Burns et al. 2023, arXiv 2312.09390).
 
     (1 - a) * KD + a * CE_self, where a rises linearly from 0 to ``alpha`` over the first ``ramp`` of training.
+    ``logit_standardization`` concerns the KD term alone.
     """
-    weight = alpha * min(1.0, inputs.progress / ramp) if ramp > 0 else alpha
-    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature).mean()
+    weight = alpha * ramped(inputs.progress, ramp)
+    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization).mean()
     return {"kd": (1 - weight) * kd, "self": weight * self_cross_entropy(inputs.student_logits).mean()}
+
+
+@register_loss(
+    "logconf",
+    summary="teacher's softmax mixed with the student's own labels, hardened to the teacher's class proportions",
+    paper="Burns et al. 2023, 2312.09390",
+)
+def logconf(
+        inputs: LossInputs,
+        *,
+        aux_coef: Share = 0.5,
+        warmup: Share = 0.1,
+        original_warmup: bool = False,
+        form: Literal["auto", "binary", "multiclass"] = "auto",
+) -> dict[str, Tensor]:
+    """Auxiliary confidence loss (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).
+
+    (1 - a) * CE(p, q) + a * CE(p, h), where h are the student's predictions hardened so that in the batch they follow
+    the mean of the teacher's softmax q, and a rises linearly from 0 to ``aux_coef`` over the first ``warmup`` of
+    training.
+
+    Args:
+        inputs: logits and progress.
+        aux_coef: weight of the student's own labels after the warm-up.
+        warmup: share of training.
+        original_warmup: a = aux_coef * progress during the warm-up, as in the released code, which jumps at its end.
+        form: "binary" is the published one, a threshold on the first class's probability; "multiclass" has a
+            threshold for each class, see `balanced_labels`; "auto" takes the binary form for two classes.
+    """
+    num_classes = inputs.student_logits.shape[1]
+    if form == "binary" and num_classes != 2:
+        raise UserError(f"loss 'logconf': form=binary is for 2 classes, here are {num_classes}; use form=multiclass")
+    log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    p, proportions = log_p.detach().exp(), q.mean(dim=0)
+    if form == "multiclass" or num_classes != 2:
+        label = balanced_labels(p, proportions)
+    else:
+        label = (p[:, 0] < torch.quantile(p[:, 0], proportions[1])).long()
+    if original_warmup:
+        weight = aux_coef * (1.0 if inputs.progress > warmup else inputs.progress)
+    else:
+        weight = aux_coef * ramped(inputs.progress, warmup)
+    return {
+        "kd": (1 - weight) * -(q * log_p).sum(dim=1).mean(),
+        "self": weight * F.nll_loss(log_p, label),
+    }
+
+
+@register_loss(
+    "product",
+    summary="cross-entropy on the normalised product of the teacher's and the student's softmax",
+    paper="Burns et al. 2023, 2312.09390, released code",
+)
+def product(inputs: LossInputs, *, alpha: NonNegative = 1.0, beta: NonNegative = 1.0) -> dict[str, Tensor]:
+    """Product loss, CE(p, p^beta * q^alpha / sum), no gradient through the target.
+
+    From the code released with Weak-to-Strong Generalization (2023, arXiv 2312.09390).
+    """
+    log_p = inputs.student_logits.log_softmax(dim=1)
+    log_q = inputs.teacher_logits.log_softmax(dim=1)
+    target = (beta * log_p.detach() + alpha * log_q).softmax(dim=1)
+    return {"product": -(target * log_p).sum(dim=1).mean()}
+
+
+@register_loss(
+    "bootstrap",
+    summary="teacher's softmax mixed with the student's own prediction, soft or hard",
+    paper="Reed et al. 2014, 1412.6596",
+)
+def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = False) -> dict[str, Tensor]:
+    """Bootstrapping (Training Deep Neural Networks on Noisy Labels with Bootstrapping, 2014, arXiv 1412.6596).
+
+    beta * CE(p, q) + (1 - beta) * CE(p, s), with q the teacher's softmax and s the student's own prediction: its
+    softmax (soft; the gradient goes through it, so the second part is the entropy of p) or its argmax (hard).
+
+    Args:
+        inputs: logits.
+        beta: share of the teacher; by default the paper's 0.95 (soft) or 0.8 (hard).
+        hard: which of the two forms.
+    """
+    beta = (0.8 if hard else 0.95) if beta is None else beta
+    log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    if hard:
+        own = F.nll_loss(log_p, log_p.argmax(dim=1))
+    else:
+        own = -(log_p.exp() * log_p).sum(dim=1).mean()
+    return {"kd": beta * -(q * log_p).sum(dim=1).mean(), "self": (1 - beta) * own}
+
+
+def ramped(progress: float, ramp: float) -> float:
+    """Return the factor min(1, progress / ramp) of a linear ramp over the first ``ramp`` of training; 1 without one."""
+    return min(1.0, progress / ramp) if ramp > 0 else 1.0
+
+
+def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:
+    """Return for each column the value above which lies the given share of the rows, interpolated linearly."""
+    ordered = values.T.contiguous().sort(dim=1).values  # sorting along the contiguous dimension is several times faster
+    position = (1 - shares).clamp(0, 1) * (len(values) - 1)
+    lower = position.long().clamp(max=len(values) - 2).unsqueeze(1)
+    below, above = ordered.gather(1, lower), ordered.gather(1, lower + 1)
+    return torch.lerp(below, above, position.unsqueeze(1) - lower).squeeze(1)

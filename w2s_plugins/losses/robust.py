@@ -1,12 +1,328 @@
-"""Learning from labels that may be wrong: the teacher is an annotator, its argmax the label."""
+"""Learning from labels that may be wrong: the teacher is an annotator, its argmax the label.
 
+In the formulas p is the student's softmax, q the teacher's, y the teacher's argmax (one-hot where it is a vector).
+None of these losses looks at ground truth.
+"""
+
+import math
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LossInputs, register_loss
+from .base import (
+    Decay,
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    register_loss,
+)
+from .confidence import ramped
+from .logits import kl_per_sample
+from .memory import PredictionMemory, gather_rows, index_of, merge_repeats, size_of
+
+_LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 
 
-@register_loss("hard", summary="cross-entropy on the teacher's argmax, the naive weak-to-strong baseline")
+@register_loss(
+    "hard",
+    summary="cross-entropy on the teacher's argmax, the naive weak-to-strong baseline",
+    paper="Lee 2013, Pseudo-Label, ICML workshop",
+)
 def hard(inputs: LossInputs) -> dict[str, Tensor]:
     """Cross-entropy on the teacher's hardened prediction."""
     return {"hard": F.cross_entropy(inputs.student_logits, inputs.teacher_logits.argmax(dim=1))}
+
+
+@register_loss("gce", summary="generalised cross-entropy, between CE and MAE", paper="Zhang et al. 2018, 1805.07836")
+def gce(inputs: LossInputs, *, q: PositiveShare = 0.7) -> dict[str, Tensor]:
+    """Generalised cross-entropy (1 - p_y^q) / q (2018, arXiv 1805.07836).
+
+    It is the cross-entropy as q -> 0 and the mean absolute error at q = 1.
+    """
+    log_p_y = _log_p_of_label(inputs)
+    return {"gce": (-torch.expm1(q * log_p_y) / q).mean()}
+
+
+@register_loss("sce", summary="cross-entropy plus reverse cross-entropy", paper="Wang et al. 2019, 1908.06112")
+def sce(
+        inputs: LossInputs,
+        *,
+        alpha: NonNegative = 0.1,
+        beta: NonNegative = 1.0,
+        log_zero: float = -4.0,
+) -> dict[str, Tensor]:
+    """Symmetric cross-entropy alpha * CE + beta * RCE (2019, arXiv 1908.06112).
+
+    RCE = -sum p log y, which is -A (1 - p_y) when log 0 is taken as A = ``log_zero``.
+    """
+    log_p_y = _log_p_of_label(inputs)
+    return {"ce": -alpha * log_p_y.mean(), "rce": beta * _reverse_cross_entropy(log_p_y, log_zero).mean()}
+
+
+@register_loss(
+    "nce_rce", summary="normalised cross-entropy plus reverse cross-entropy", paper="Ma et al. 2020, 2006.13554")
+def nce_rce(
+        inputs: LossInputs,
+        *,
+        alpha: NonNegative = 1.0,
+        beta: NonNegative = 1.0,
+        log_zero: float = -4.0,
+) -> dict[str, Tensor]:
+    """Active passive loss alpha * NCE + beta * RCE (Normalized Loss Functions, 2020, arXiv 2006.13554).
+
+    NCE = log p_y / sum over c of log p_c; RCE as in `sce`.
+    """
+    log_p = inputs.student_logits.log_softmax(dim=1)
+    log_p_y = log_p.gather(1, inputs.teacher_logits.argmax(dim=1, keepdim=True)).squeeze(1)
+    nce = log_p_y / log_p.sum(dim=1)
+    return {"nce": alpha * nce.mean(), "rce": beta * _reverse_cross_entropy(log_p_y, log_zero).mean()}
+
+
+@register_loss(
+    "small_loss", summary="only the share of the batch with the smallest loss", paper="Han et al. 2018, 1804.06872")
+def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0.05) -> dict[str, Tensor]:
+    """Small-loss selection (Co-teaching, 2018, arXiv 1804.06872): mean CE over the samples that fit their label best.
+
+    Args:
+        inputs: logits and progress.
+        keep: share of the batch that is kept; 1 minus the share of wrong labels, where that is known.
+        ramp: share of training over which the dropped share grows from 0; the network then still ignores noise.
+    """
+    kept = 1 - (1 - keep) * ramped(inputs.progress, ramp)
+    losses = -_log_p_of_label(inputs)
+    count = max(1, round(kept * len(losses)))
+    return {"small_loss": losses.topk(count, largest=False, sorted=False).values.mean()}
+
+
+@register_loss(
+    "conf_weighted", summary="kd weighted by the teacher's confidence in the sample", paper="this project")
+def conf_weighted(
+        inputs: LossInputs,
+        *,
+        temperature: Positive = 1.0,
+        logit_standardization: bool = False,
+) -> dict[str, Tensor]:
+    """KD with every sample weighted by max q, the weights scaled to a mean of 1 over the batch.
+
+    The weights are the teacher's confidence at temperature 1, whatever ``temperature`` KD has.
+    """
+    confidence = _confidence(inputs.teacher_logits)
+    kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
+    return {"conf_weighted": (confidence * kd).sum() / confidence.sum()}
+
+
+@register_loss(
+    "confidence_mask",
+    summary="cross-entropy only where the teacher or the student is sure",
+    paper="Sohn et al. 2020, 2001.07685",
+)
+def confidence_mask(
+        inputs: LossInputs,
+        *,
+        threshold: Share = 0.95,
+        source: Literal["either", "teacher", "student"] = "either",
+) -> dict[str, Tensor]:
+    """CE on the teacher's argmax where max p or max q reaches a threshold, after FixMatch (2020, arXiv 2001.07685).
+
+    As in FixMatch the mean is over the whole batch, so the loss is small as long as few samples pass.
+
+    Args:
+        inputs: logits.
+        threshold: smallest confidence that counts as sure.
+        source: whose confidence decides.
+    """
+    sure = torch.zeros(len(inputs.student_logits), dtype=torch.bool, device=inputs.student_logits.device)
+    if source != "student":
+        sure = sure | (_confidence(inputs.teacher_logits) >= threshold)
+    if source != "teacher":
+        sure = sure | (_confidence(inputs.student_logits.detach()) >= threshold)
+    return {"confidence_mask": (sure * -_log_p_of_label(inputs)).mean()}
+
+
+@register_loss(
+    "evidential",
+    summary="cross-entropy of a Dirichlet whose evidence are the logits, with a growing pull to the uniform one",
+    paper="Cui et al. 2024, 2406.03199",
+)
+def evidential(inputs: LossInputs) -> dict[str, Tensor]:
+    """Evidential loss (Bayesian WeakS-to-Strong, 2024, arXiv 2406.03199).
+
+    With a = relu(z) + 1 and S = sum a: sum over c of q_c (log S - log a_c) + t * KL(Dir(q + (1 - q) * a) || Dir(1)),
+    t the share of training done.
+    """
+    q = inputs.teacher_logits.softmax(dim=1)
+    a = inputs.student_logits.relu() + 1
+    evidence = a.sum(dim=1).log() - (q * a.log()).sum(dim=1)
+    kl = _dirichlet_kl_to_uniform(q + (1 - q) * a)
+    return {"evidence": evidence.mean(), "kl": inputs.progress * kl.mean()}
+
+
+@register_loss(
+    "elr",
+    summary="cross-entropy to the teacher, held to what the student predicted early on",
+    paper="Liu et al. 2020, 2007.00151",
+)
+class EarlyLearningRegularization(DistillationLoss):
+    """Early-learning regularisation (2020, arXiv 2007.00151).
+
+    CE(p, q) + lam * mean of log(1 - <p, t_i>), where t_i is the moving average of the student's softmax on sample i,
+    t_i <- beta * t_i + (1 - beta) * p, taken before it is used and without gradient. Published t_i starts at zero, so
+    that after k visits it has mass 1 - beta^k; here it is divided by that.
+
+    Args:
+        lam: weight of the regulariser. Published with beta: 3 and 0.7 or 1 and 0.9 (CIFAR-10), 7 and 0.9 (CIFAR-100),
+            3 and 0.7 (Clothing1M).
+        beta: share of the average kept at each visit.
+    """
+
+    needs_index = True
+
+    def __init__(self, lam: NonNegative = 3.0, beta: Decay = 0.7):
+        super().__init__()
+        self.lam, self.beta = lam, beta
+        self.memory = None
+
+    def setup(self, context: LossContext) -> None:
+        size = size_of(context, "elr")
+        self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
+
+    def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
+        index = index_of(inputs, self.memory is not None, "elr")
+        log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        p = log_p.exp()
+        if self.training:
+            self.memory.update(index, p.detach())
+        average, _ = self.memory.read(index)
+        agreement = (p * average.to(p.dtype)).sum(dim=1).clamp(max=_LARGEST_AGREEMENT)
+        return {
+            "ce": -(q * log_p).sum(dim=1).mean(),
+            "elr": self.lam * torch.log1p(-agreement).mean(),
+        }
+
+
+@register_loss(
+    "temporal",
+    summary="teacher's softmax mixed with the average of the student's earlier predictions",
+    paper="Laine and Aila 2016, 1610.02242",
+)
+class TemporalEnsembling(DistillationLoss):
+    """Temporal ensembling as a target (2016, arXiv 1610.02242).
+
+    CE(p, (1 - w) * q + w * Z_i / (1 - alpha^k)), where Z_i <- alpha * Z_i + (1 - alpha) * p on each of the k visits to
+    sample i so far. The current prediction enters after it was compared, as published. w grows along the published
+    curve to ``share``, share * exp(-5 (1 - min(1, progress / ramp))^2), and is 0 on a sample's first visit.
+
+    Args:
+        alpha: share of the average kept at each visit.
+        share: largest share of the average in the target; the rest is the teacher's.
+        ramp: share of training until it is reached; 80 of 300 epochs in the paper.
+    """
+
+    needs_index = True
+
+    def __init__(self, alpha: Decay = 0.6, share: Share = 0.5, ramp: Share = 0.27):
+        super().__init__()
+        self.alpha, self.share, self.ramp = alpha, share, ramp
+        self.memory = None
+
+    def setup(self, context: LossContext) -> None:
+        size = size_of(context, "temporal")
+        self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
+
+    def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
+        index = index_of(inputs, self.memory is not None, "temporal")
+        log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        average, seen = self.memory.read(index)
+        weight = self.share * math.e ** (-5 * (1 - ramped(inputs.progress, self.ramp)) ** 2)
+        target = torch.lerp(q, average.to(q.dtype), weight * seen.to(q.dtype).unsqueeze(1))
+        if self.training:
+            self.memory.update(index, log_p.detach().exp())
+        return {"temporal": -(target * log_p).sum(dim=1).mean()}
+
+
+@register_loss(
+    "sop",
+    summary="learns for each sample how far its label is from the truth",
+    paper="Liu et al. 2022, 2202.14026",
+)
+class SparseOverParameterization(DistillationLoss):
+    """Sparse over-parameterisation (2022, arXiv 2202.14026).
+
+    CE(normalise(max(p + u_i^2 * y - v_i^2 * (1 - y), floor)), y): u_i and v_i, learnt for each sample, take up what is
+    wrong in the label, so that the network need not. They also follow the gradient of the published second loss,
+    |argmax p (one-hot) + u_i^2 * y - v_i^2 * (1 - y) - y|^2, which has none on the network and is no term here.
+
+    u and v are buffers with a plain SGD of their own inside the loss, as published (constant rates, no momentum, no
+    weight decay): a step at each call in training mode, on the mean over the batch of all ranks. They are neither
+    scaled by the weight of the loss nor by a gradient scaler, and are no business of the optimizer.
+
+    Args:
+        lr_u: learning rate of u. Published: 10 (CIFAR-10), 1 (CIFAR-100), at batches of 128.
+        lr_v: learning rate of v. Published: 10; 100 for asymmetric noise on CIFAR-100.
+    """
+
+    needs_index = True
+
+    def __init__(self, lr_u: NonNegative = 1.0, lr_v: NonNegative = 10.0):
+        super().__init__()
+        self.lr_u, self.lr_v = lr_u, lr_v
+        self.register_buffer("u", None)
+        self.register_buffer("v", None)
+
+    def setup(self, context: LossContext) -> None:
+        size = size_of(context, "sop")
+        generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
+        self.u = (torch.randn(size, 1, generator=generator) * 1e-8).to(context.device)
+        self.v = (torch.randn(size, context.num_classes, generator=generator) * 1e-8).to(context.device)
+
+    def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
+        index = index_of(inputs, self.u is not None, "sop")
+        logits, label = inputs.student_logits, inputs.teacher_logits.argmax(dim=1, keepdim=True)
+        p = logits.softmax(dim=1)
+        u, v = self.u[index].to(p.dtype), self.v[index].to(p.dtype).scatter_(1, label, 0)
+        shift_u, shift_v = u.square().clamp(max=1), v.square().clamp(max=1)
+        floor = min(1e-4, 0.1 / p.shape[1])  # the published 1e-4 would be all of p at 10,000 classes
+        shifted = (p - shift_v).scatter_add(1, label, shift_u).clamp(min=floor)
+        of_label, total = shifted.gather(1, label), shifted.sum(dim=1, keepdim=True)
+        loss = (total / of_label).log().mean()
+        if self.training:
+            with torch.no_grad():
+                own = logits.argmax(dim=1, keepdim=True)
+                slope = (1 / total - 1 / of_label) * (of_label > floor) + 2 * ((own == label) + shift_u - 1)
+                grad_u = 2 * u * slope * (u.abs() <= 1)
+                grad_v = (v * shift_v).scatter_add_(1, own, -v.gather(1, own)).mul_(4).masked_fill_(v.abs() > 1, 0)
+                self._step(index, grad_u, grad_v)
+        return {"sop": loss}
+
+    def _step(self, index: Tensor, grad_u: Tensor, grad_v: Tensor) -> None:
+        """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
+        index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
+        unique, sums, _ = merge_repeats(index, grads)
+        self.u.index_add_(0, unique, sums[:, :1], alpha=-self.lr_u / len(index))
+        self.v.index_add_(0, unique, sums[:, 1:], alpha=-self.lr_v / len(index))
+
+
+def _dirichlet_kl_to_uniform(a: Tensor) -> Tensor:
+    """Return KL(Dir(a) || Dir(1)) for each row, (B,). torch.distributions' own cannot be compiled."""
+    total = a.sum(dim=1, keepdim=True)
+    of_total = torch.lgamma(total).squeeze(1) - math.lgamma(a.shape[1])
+    return of_total + ((a - 1) * (torch.digamma(a) - torch.digamma(total)) - torch.lgamma(a)).sum(dim=1)
+
+
+def _log_p_of_label(inputs: LossInputs) -> Tensor:
+    return -F.cross_entropy(inputs.student_logits, inputs.teacher_logits.argmax(dim=1), reduction="none")
+
+
+def _reverse_cross_entropy(log_p_y: Tensor, log_zero: float) -> Tensor:
+    return log_zero * torch.expm1(log_p_y)
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """Return max softmax, (B,), without building the softmax."""
+    return (logits.amax(dim=1) - logits.logsumexp(dim=1)).exp()

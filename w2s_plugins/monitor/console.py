@@ -26,7 +26,7 @@ def setup_logging(primary: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
-    for noisy in ("httpx", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
+    for noisy in ("httpx", "httpx2", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
                   "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING if primary else logging.ERROR)
 
@@ -62,13 +62,13 @@ class Console:
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
         if self.bar is not None:
             self.bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
-            self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate:.0f} img/s")
+            self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate:.3g} img/s")
             return
         done = epoch * updates + update + 1
         elapsed = time.monotonic() - self.started
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
         _logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
-                     f"{rate:.0f} img/s, {duration(left)} left")
+                     f"{rate:.3g} img/s, {duration(left)} left")
 
     def wrap(self, text: str) -> object:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""

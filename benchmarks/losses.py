@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Time and memory of every loss on logits, forward and backward, beside plain cross-entropy.
+
+    python -m benchmarks.losses
+    python -m benchmarks.losses --device cuda --classes 1000 --losses kd dkd adaptconf
+
+Memory is the peak of what the call allocates beyond its inputs and the memory by sample that a loss keeps. Ratios are
+to ``kd`` on the same logits. The losses take turns, several times over, and the median of the turns counts, so that
+neither a cold start nor other work on the machine falls on one of them.
+"""
+
+import argparse
+import ctypes
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+
+from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--classes", type=int, nargs="+", default=[100, 1000, 10000])
+    parser.add_argument("--losses", nargs="+", default=logit_losses(), metavar="NAME")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.1, help="at least, for one loss in one turn")
+    parser.add_argument("--output", type=Path, help="write the table here as well")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    tables = [table(args, num_classes) for num_classes in args.classes]
+    if args.output:
+        args.output.write_text("\n".join(tables))
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed, as a training process with its large steady working set does in effect.
+
+    Otherwise the page faults of fresh memory, which depend on what ran before, outweigh the arithmetic.
+    """
+    if sys.platform == "linux":
+        m_trim_threshold, m_mmap_threshold, everything = -1, -3, 1 << 30
+        libc = ctypes.CDLL(None)
+        for option in (m_trim_threshold, m_mmap_threshold):
+            libc.mallopt(option, everything)
+
+
+def logit_losses() -> list[str]:
+    """All losses that work on logits alone."""
+    return [name for name in list_losses() if not create_loss(name).needs_features]
+
+
+def table(args: argparse.Namespace, num_classes: int) -> str:
+    """Measure at one number of classes and return (and print) a Markdown table."""
+    names = ["cross-entropy", "kd", *(name for name in args.losses if name != "kd")]
+    inputs = make_inputs(args.batch_size, num_classes, args.device)
+    steps = {name: make_step(name, inputs, args) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(args.turns + 1):
+        for name, step in steps.items():
+            seconds = time_of(step, args)
+            if turn > 0:  # the first turn warms up
+                times[name].append(seconds)
+    figures = {
+        name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
+    lines = [
+        f"Batch {args.batch_size}, {num_classes} classes, {device_name(args)}, torch {torch.__version__}",
+        "",
+        "| loss | ms | x kd | MB | x kd |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, (ms, mb) in figures.items():
+        kd_ms, kd_mb = figures["kd"]
+        lines.append(f"| {name} | {ms:.2f} | {ms / kd_ms:.2f} | {mb:.1f} | {mb / kd_mb:.2f} |")
+    print("\n".join(lines), end="\n\n", flush=True)
+    return "\n".join([*lines, ""])
+
+
+def make_inputs(batch_size: int, num_classes: int, device: str) -> LossInputs:
+    """Random logits, the labels and indices a loss may ask for."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(batch_size, num_classes, generator=generator) for _ in range(2))
+    return LossInputs(
+        student_logits=student.to(device).requires_grad_(),
+        teacher_logits=teacher.to(device),
+        target=torch.randint(num_classes, (batch_size,), generator=generator).to(device),
+        index=torch.arange(batch_size, device=device),
+        progress=0.5)
+
+
+def make_step(name: str, inputs: LossInputs, args: argparse.Namespace) -> Callable[[], None]:
+    """Return a function that computes a loss and its gradient on the student's logits."""
+    if name == "cross-entropy":
+        return lambda: differentiate(F.cross_entropy(inputs.student_logits, inputs.target), inputs)
+    loss = create_loss(name)
+    loss.setup(LossContext(
+        num_classes=inputs.student_logits.shape[1], num_samples=2 * args.batch_size, device=args.device))
+    return lambda: differentiate(sum(loss(inputs).values()), inputs)
+
+
+def differentiate(value: torch.Tensor, inputs: LossInputs) -> None:
+    torch.autograd.grad(value, inputs.student_logits)
+
+
+def time_of(step: Callable[[], None], args: argparse.Namespace) -> float:
+    timer = Timer("step()", globals={"step": step}, num_threads=args.threads)
+    return timer.blocked_autorange(min_run_time=args.seconds).median
+
+
+def peak_megabytes(step: Callable[[], None], device: str) -> float:
+    """Largest sum of what is allocated and not yet freed during a call."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    live = peak = 0
+    for event in sorted(profiler.events(), key=lambda event: event.time_range.start):
+        live += event.self_cpu_memory_usage
+        peak = max(peak, live)
+    return peak / 1e6
+
+
+def device_name(args: argparse.Namespace) -> str:
+    return f"CPU with {args.threads} thread(s)" if args.device == "cpu" else torch.cuda.get_device_name()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""YAML files of flags: how they are merged, what each kind of value becomes, and what is refused."""
+
+import pytest
+import yaml
+
+from w2s_plugins.checkpoint import write_args
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a YAML file, from text or a mapping, and return its path."""
+    def write(content: object, name: str = "a.yaml") -> str:
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+    return write
+
+
+def test_command_line_over_later_files_over_earlier_files_over_defaults(config):
+    first = config({"epochs": 1, "lr": 0.1, "opt": "adamw", "model": "a"}, "1.yaml")
+    second = config({"lr": 0.2, "opt": "sgd", "model": "b"}, "2.yaml")
+    args, given = parse(train_parser(), ["--config", first, second, "--opt", "lamb"])
+    assert (args.epochs, args.lr, args.opt, args.model, args.momentum) == (1, 0.2, "lamb", "b", 0.9)
+    assert given == {"epochs", "lr", "opt", "model"}
+    args, _ = parse(train_parser(), ["--opt", "lamb", "-c", second, "--config", first])
+    assert (args.lr, args.opt, args.model) == (0.1, "lamb", "a")
+
+
+def test_default_value_on_the_command_line_wins_over_a_file(config):
+    args, _ = parse(train_parser(), ["--config", config({"momentum": 0.5, "epochs": 7}), "--momentum", "0.9"])
+    assert (args.momentum, args.epochs) == (0.9, 7)
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("epochs", 3, 3),
+    ("epochs", "3", 3),
+    ("epochs", 3.0, 3),
+    ("lr", 1, 1.0),
+    ("lr", "1e-4", 1e-4),
+    ("weight-decay", 0.1, 0.1),
+    ("amp", True, True),
+    ("amp", False, False),
+    ("experiment", 7, "7"),
+    ("experiment", "run", "run"),
+    ("data", "/data", "/data"),
+    ("mean", 0.5, [0.5]),
+    ("mean", [0.5, "0.4", 1], [0.5, 0.4, 1.0]),
+    ("input_size", [3, 32, 32], [3, 32, 32]),
+    ("save_epochs", [], []),
+    ("plugins", "a.b", ["a.b"]),
+    ("teacher", None, None),
+    ("select_split", 0.1, 0.1),
+    ("select_split", 50, 50),
+    ("select_split", 0.00001, 0.00001),
+    ("teacher_targets", "cached", "cached"),
+    ("loss_kwargs", {"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 2]}),
+    ("loss_kwargs", "a=1 b=x", {"a": 1, "b": "x"}),
+    ("loss_kwargs", ["a=1", "b=0.5"], {"a": 1, "b": 0.5}),
+    ("loss_kwargs", {}, {}),
+    ("torchcompile", "inductor", "inductor"),
+])
+def test_value(config, key, value, expected):
+    args, given = parse(train_parser(), ["--config", config({key: value})])
+    dest = key.replace("-", "_")
+    found = getattr(args, dest)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert given == {dest}
+
+
+def test_empty_file(config):
+    assert parse(train_parser(), ["--config", config("")])[1] == set()
+
+
+@pytest.mark.parametrize("key, value, expected", [
+    ("epochs", 3.5, "expected int"),
+    ("epochs", "many", "expected int"),
+    ("epochs", True, "expected int"),
+    ("epochs", [3], "expected int"),
+    ("epochs", float("inf"), "expected int"),
+    ("epochs", None, "expected a value"),
+    ("lr", "fast", "expected float"),
+    ("lr", False, "expected float"),
+    ("amp", "yes please", "expected true or false"),
+    ("amp", 1, "expected true or false"),
+    ("model", {"name": "a"}, "expected str"),
+    ("teacher", True, "expected str"),
+    ("mean", ["a"], "expected float"),
+    ("mean", [None], "expected float"),
+    ("input_size", [3, 32], "expected 3 values"),
+    ("select_split", "some", "expected number or share"),
+    ("teacher_targets", "live", "expected one of online, cached"),
+    ("loss_kwargs", "temperature", "expected a mapping, or key=value"),
+    ("loss_kwargs", ["temperature"], "expected a mapping, or key=value"),
+])
+def test_wrong_type_names_file_key_value_and_what_was_expected(config, key, value, expected):
+    file = config({key: value})
+    with pytest.raises(UserError) as error:
+        parse(train_parser(), ["--config", file])
+    message = str(error.value)
+    assert message.startswith(f"--config {file}: {key}: ")
+    assert message.endswith(expected)
+    assert repr(value)[:20] in message
+    assert "\n" not in message
+
+
+def test_unknown_key_names_file_key_and_nearest(config):
+    file = config({"learning_rate": 1, "warmup-epoch": 3})
+    with pytest.raises(UserError, match="unknown key 'learning_rate'"):
+        parse(train_parser(), ["--config", file])
+    file = config({"warmup-epoch": 3})
+    with pytest.raises(UserError) as error:
+        parse(train_parser(), ["--config", file])
+    assert str(error.value).startswith(f"--config {file}: unknown key 'warmup-epoch' (nearest: warmup_epochs")
+
+
+@pytest.mark.parametrize("key", ["config", "help"])
+def test_a_file_cannot_name_files(config, key):
+    with pytest.raises(UserError, match=f"unknown key '{key}'"):
+        parse(train_parser(), ["--config", config({key: "b.yaml"})])
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a: [", "not a YAML file"),
+    ("- epochs", "expected a mapping of flags to values, found a list"),
+    ("epochs", "expected a mapping of flags to values, found a str"),
+    ("model: !!python/object/apply:os.system ['true']", "not a YAML file"),
+    (b"\xff\xfe\x00", "not a YAML file"),
+])
+def test_not_a_mapping(config, tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        parse(train_parser(), ["--config", str(path)])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_has_the_nearest(config, tmp_path):
+    config({}, "student.yaml")
+    with pytest.raises(UserError, match=r"no such file \(nearest: .*student\.yaml\)"):
+        parse(train_parser(), ["--config", str(tmp_path / "studnt.yaml")])
+
+
+def test_args_yaml_round_trip(config, tmp_path):
+    """What a run writes is read back as the same values, every flag of it."""
+    argv = ["--teacher", "resnet18", "--loss-kwargs", "temperature=0.25", "--mean", "0.5", "--select-split", "0.1",
+            "--save-epochs", "1", "2", "--amp", "--cutmix-minmax", "0.2", "0.8", "--model-kwargs", "depths=(1,2)"]
+    parser = train_parser()
+    args, _ = parse(parser, argv)
+    flags = set(parser.by_dest())
+    write_args(tmp_path / "args.yaml", args, flags)
+    again, given = parse(train_parser(), ["--config", str(tmp_path / "args.yaml")])
+    args.model_kwargs = {"depths": [1, 2]}  # YAML has no tuples
+    assert vars(again) == vars(args)
+    assert given == flags

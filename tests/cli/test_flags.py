@@ -1,0 +1,85 @@
+"""Every flag of timm's two scripts, and the values of this project's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.errors import UserError
+
+TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
+PARSERS = {"train": train_parser, "validate": validate_parser}
+FLAGS = [(script, flag) for script, flags in TIMM.items() for flag in flags]
+
+
+@pytest.mark.parametrize("script, flag", FLAGS, ids=[f"{s}-{f['dest']}" for s, f in FLAGS])
+def test_timm_flag(script, flag):
+    action = PARSERS[script]().by_dest()[flag["dest"]]
+    assert set(flag["flags"]) <= set(action.option_strings or [action.dest])
+    kinds = [kind.__name__ for kind in type(action).__mro__]
+    assert f"_{flag['kind']}Action" in kinds or flag["kind"] in kinds
+    # argparse leaves text as it is without a type
+    assert (action.type.__name__ if action.type else "str") == (flag["type"] or "str")
+    assert action.nargs == flag["nargs"]
+    assert action.default == flag["default"]
+    assert (action.choices and list(action.choices)) == flag["choices"]
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_defaults_are_those_of_timm(script):
+    args, given = parse(PARSERS[script](), [])
+    assert given == set()
+    defaults = {f["dest"]: f["default"] for f in TIMM[script]}
+    assert {dest: getattr(args, dest) for dest in defaults} == defaults
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_flag_has_help_and_weak_to_strong_comes_first(script):
+    parser = PARSERS[script]()
+    assert all(action.help for action in parser.by_dest().values())
+    text = parser.format_help()
+    assert text.index("--teacher ") < text.index("--dataset")
+    assert all(f"{flag} " in text or f"{flag}\n" in text or f"{flag}," in text for flag in parser.flags())
+
+
+@pytest.mark.parametrize("argv, dest, value", [
+    (["--val-interval", "3"], "val_interval", 3),
+    (["--eval-interval", "3"], "val_interval", 3),
+    (["--resume", "auto"], "resume", "auto"),
+    (["--stop-epoch", "7"], "stop_epoch", 7),
+    (["--save-epochs", "1", "5"], "save_epochs", [1, 5]),
+    (["--teacher-pretrained", "w.pth"], "teacher_checkpoint", "w.pth"),
+    (["--select-split", "0.1"], "select_split", 0.1),
+    (["--select-split", "50"], "select_split", 50),
+    (["--select-split", "1e-2"], "select_split", 0.01),
+    (["--loss-kwargs", "a=1", "b=0.5", "c=x"], "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
+    (["--torchcompile"], "torchcompile", "inductor"),
+    (["--torchcompile", "aot_eager"], "torchcompile", "aot_eager"),
+    (["--dr", "0.5"], "decay_rate", 0.5),
+    (["--input-size", "3", "32", "32"], "input_size", [3, 32, 32]),
+])
+def test_value(argv, dest, value):
+    args, given = parse(train_parser(), argv)
+    assert getattr(args, dest) == value
+    assert given == {dest}
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--techer", "resnet18"], "unknown flag '--techer' (nearest: --teacher"),
+    (["--techer=resnet18"], "unknown flag '--techer' (nearest: --teacher"),
+    (["--teach", "resnet18"], "unknown flag '--teach' (nearest: --teacher"),
+    (["DIR", "extra"], "unknown argument 'extra'"),
+    (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
+    (["--teacher-targets", "live"], "--teacher-targets: invalid choice: 'live'"),
+    (["--select-split", "some"], "--select-split: invalid"),
+    (["--loss-kwargs", "temperature"], "--loss-kwargs: expected K=V ..., not 'temperature'"),
+    (["--input-size", "3", "32"], "--input-size: expected 3 arguments"),
+    (["--epochs"], "--epochs: expected one argument"),
+    (["--torchscript", "--torchcompile"], "not allowed with argument"),
+])
+def test_bad_command_line(argv, message):
+    with pytest.raises(UserError) as error:
+        parse(train_parser(), argv)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,172 @@
+"""Folders, tar files, torchvision's datasets and the embedded one: labels, classes, and what is refused."""
+
+import shutil
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.parts import write_folder
+from w2s_plugins.data import Subset, create_dataset, labels_of, take_slice
+from w2s_plugins.data.datasets import class_names_of, describe, num_classes_of
+from w2s_plugins.errors import UserError
+
+CLASSES = ["class0", "class1", "class2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), {"train": 9, "validation": 6})
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory):
+    """FashionMNIST's own files, with 20 and 10 images."""
+    root = tmp_path_factory.mktemp("fashion")
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 20), ("t10k", 10)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, count, 28, 28) + images.tobytes())
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, count) + labels.tobytes())
+    return root
+
+
+def check(dataset, count, labels, classes):
+    """Labels as told equal labels as read; classes are named in order."""
+    assert len(dataset) == count
+    assert labels_of(dataset) == labels == [dataset[i][1] for i in range(count)]
+    assert class_names_of(dataset) == classes
+    assert num_classes_of(dataset) == len(classes)
+    assert dataset[0][0].mode == "RGB"
+
+
+def test_folder(folder):
+    check(create_dataset("", str(folder), "train"), 9, [0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)
+    check(create_dataset("", str(folder), "val"), 6, [0, 0, 1, 1, 2, 2], CLASSES)
+
+
+def test_folder_with_class_map(folder, tmp_path):
+    (tmp_path / "map.txt").write_text("class2\nclass0\nclass1\n")
+    dataset = create_dataset("", str(folder), "train", class_map=str(tmp_path / "map.txt"))
+    check(dataset, 9, [1, 1, 1, 2, 2, 2, 0, 0, 0], ["class2", "class0", "class1"])
+
+
+def test_tar_file(folder, tmp_path):
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for split_class in sorted((folder / "train").iterdir()):
+            tar.add(split_class, split_class.name)
+    dataset = create_dataset("", str(tmp_path / "data.tar"), "train", flag="--train-split")
+    check(dataset, 9, [0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)
+    with pytest.raises(UserError, match=r"data.tar: one tar file is one split.*--val-split ''"):
+        create_dataset("", str(tmp_path / "data.tar"), "validation", flag="--val-split")
+
+
+def test_torchvision(fashion):
+    dataset = create_dataset("torch/fashion_mnist", str(fashion), "train")
+    check(dataset, 20, [i % 10 for i in range(20)], dataset.dataset.classes)
+    grey = create_dataset("torch/fashion_mnist", str(fashion), "validation", input_img_mode="L")
+    assert len(grey) == 10
+    assert grey[0][0].mode == "L"
+    grey.transform = np.asarray
+    assert grey[0][0].shape == (28, 28)
+
+
+def test_torchvision_image_folder(folder):
+    dataset = create_dataset("torch/image_folder", str(folder), "validation")
+    check(dataset, 6, [0, 0, 1, 1, 2, 2], CLASSES)
+
+
+def test_embedded_digits():
+    from sklearn.datasets import load_digits
+
+    train, test = (create_dataset("w2s/digits", None, split) for split in ("train", "validation"))
+    check(train, 1197, train.targets, [str(c) for c in range(10)])
+    check(test, 600, test.targets, [str(c) for c in range(10)])
+    everything = np.concatenate([train.images, test.images]).reshape(1797, -1)
+    original = load_digits().data
+    np.testing.assert_array_equal(np.sort(everything.sum(0)), np.sort(np.rint(original * 255 / 16).sum(0)))
+    assert len({row.tobytes() for row in everything}) == len({row.tobytes() for row in original})
+    again = create_dataset("w2s/digits", None, "test")
+    np.testing.assert_array_equal(again.images, test.images)
+    assert create_dataset("w2s/digits", None, "train", input_img_mode="L")[0][0].mode == "L"
+
+
+def test_subset_of_a_folder(folder):
+    part = Subset(create_dataset("", str(folder), "train"), [8, 0])
+    check(part, 2, [2, 0], CLASSES)
+    assert part.filenames() == ["class2/008.jpg", "class0/000.jpg"]
+    part.transform = np.asarray
+    assert part[0][0].shape == (40, 48, 3)
+    assert part.dataset.transform is np.asarray
+
+
+def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    one, two = (describe(create_dataset("", str(f), "train"), "", "train") for f in (folder, tmp_path / "copy"))
+    assert one == two
+    assert (one.name, one.num_samples, one.num_classes) == ("folder", 9, 3)
+    (tmp_path / "copy/train/class0/000.jpg").rename(tmp_path / "copy/train/class0/999.jpg")
+    assert describe(create_dataset("", str(tmp_path / "copy"), "train"), "", "train").fingerprint != one.fingerprint
+    digits = create_dataset("w2s/digits", None, "train")
+    parts = [take_slice(digits, text, seed) for text, seed in ((":", 0), ("0:0.5", 0), ("0:0.5", 1), ("0.5:", 0))]
+    assert len({describe(part, "w2s/digits", "train").fingerprint for part in parts}) == 4
+
+
+@pytest.mark.parametrize("name, split, message", [
+    ("w2s/digit", "train", "unknown dataset 'w2s/digit' (nearest: w2s/digits)"),
+    ("digits", "train", "(nearest: w2s/digits"),
+    ("torch/cifar11", "train", "(nearest: torch/cifar1"),
+    ("cifar10", "train", "(nearest: torch/cifar10"),
+    ("w2s/digits", "tset", "--val-split tset: w2s/digits has the splits train and validation"),
+    ("torch/cifar10", "train", "--dataset torch/cifar10 needs --data-dir"),
+])
+def test_unknown_dataset(name, split, message):
+    with pytest.raises(UserError) as error:
+        create_dataset(name, None, split)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_torchvision_data_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="--dataset-download"):
+        create_dataset("torch/cifar10", str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("name", ["", "torch/image_folder"])
+def test_folder_refused(folder, tmp_path, name):
+    def refused(root, split="validation"):
+        with pytest.raises(UserError) as error:
+            create_dataset(name, str(root), split)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    (tmp_path / "data").mkdir()
+    assert "no such folder (nearest: data)" in refused(tmp_path / "dta")
+    assert "the folder is empty" in refused(tmp_path / "data")
+    shutil.copytree(folder / "train", tmp_path / "data" / "train")
+    message = refused(tmp_path / "data")
+    assert "no folder of the split 'validation'" in message and "found: train" in message and "--val-split" in message
+    assert "no folder of the split 'test'" in refused(tmp_path / "data", "test")
+    (tmp_path / "data" / "validation").mkdir()
+    assert "split 'validation'" in refused(tmp_path / "data")
+
+
+def test_file_that_is_no_image(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "a" / "x.txt").write_text("text")
+    with pytest.raises(UserError, match="split 'train'"):
+        create_dataset("", str(tmp_path), "train")
+
+
+def test_image_modes_are_brought_to_one(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        suffix = "jpg" if mode == "CMYK" else "png"
+        Image.new(mode, (8, 8), 1).save(tmp_path / "train" / "a" / f"{mode}.{suffix}")
+    dataset = create_dataset("", str(tmp_path), "train")
+    assert {dataset[i][0].mode for i in range(4)} == {"RGB"}

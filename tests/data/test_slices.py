@@ -1,0 +1,140 @@
+"""Parts of a training set: disjoint, stratified, seeded; and what is refused."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2s_plugins.data import Subset, create_dataset, hold_out, labels_of, parse_slice, stratified_order, take_slice
+from w2s_plugins.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return create_dataset("w2s/digits", None, "train")
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("0:0.3", (0.0, 0.3)),
+    ("0.3:1.0", (0.3, 1.0)),
+    ("0.3:", (0.3, None)),
+    (":0.3", (None, 0.3)),
+    ("0:40", (0, 40)),
+    ("40:", (40, None)),
+    (" 40 : 80 ", (40, 80)),
+    ("0:1", (0, 1)),
+    ("0:1.0", (0.0, 1.0)),
+    (":", (None, None)),
+])
+def test_parse_slice(text, expected):
+    found = parse_slice(text)
+    assert found == expected
+    assert [type(v) for v in found] == [type(v) for v in expected]
+
+
+@pytest.mark.parametrize("text", ["0.3", "40", "a:b", "0.5:0.3", "0.3:0.3", "40:40", "0:0", "-1:5", "0:1.5", "0:0x10",
+                                  "0.1:0.2:0.3", "nan:0.5", "0.5:inf", "-0.1:0.5"])
+def test_malformed_slice(text):
+    with pytest.raises(UserError, match=f"--train-slice {text}: "):
+        parse_slice(text)
+
+
+labels = st.lists(st.integers(0, 5), min_size=1, max_size=200)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labels, st.integers(0, 2**31), st.floats(0, 1))
+def test_order_is_stratified(labels, seed, share):
+    """Up to any point every class has its share of what came so far, to within the rounding of each class."""
+    order = stratified_order(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    count = round(share * len(labels))
+    overall, found = Counter(labels), Counter(labels[i] for i in order[:count])
+    for label, total in overall.items():
+        # each class is evenly spread, so where the cut falls is off by one sample a class
+        assert abs(found[label] - total * count / len(labels)) <= 1 + total * len(overall) / len(labels)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.01, 0.99).map(lambda v: round(v, 3)), min_size=1, max_size=4, unique=True))
+def test_slices_that_touch_are_a_partition(cuts):
+    digits = create_dataset("w2s/digits", None, "validation")
+    edges = ["0.0", *map(str, sorted(cuts)), "1.0"]
+    parts = [take_slice(digits, f"{a}:{b}", 0).indices for a, b in pairwise(edges)]
+    assert sorted(i for part in parts for i in part) == list(range(len(digits)))
+
+
+def test_shares_and_counts(digits):
+    size = len(digits)
+    assert len(take_slice(digits, "0:0.3", 0)) == round(0.3 * size)
+    assert len(take_slice(digits, "0:40", 0)) == 40
+    assert len(take_slice(digits, "40:", 0)) == size - 40
+    assert len(take_slice(digits, ":", 0)) == size
+    assert take_slice(digits, None, 0) is digits
+    assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
+
+
+def test_slices_of_counts_are_disjoint_and_seeded(digits):
+    first, rest = take_slice(digits, "0:80", 3), take_slice(digits, "80:", 3)
+    assert not set(first.indices) & set(rest.indices)
+    assert take_slice(digits, "0:80", 3).indices == first.indices
+    assert take_slice(digits, "0:80", 4).indices != first.indices
+
+
+def test_subset_reads_the_samples_it_names(digits):
+    part = take_slice(digits, "0:40", 0)
+    assert labels_of(part) == part.targets == [digits.targets[i] for i in part.indices]
+    for k in (0, 17, 39):
+        image, label = part[k]
+        expected = digits[part.indices[k]]
+        assert (image.tobytes(), label) == (expected[0].tobytes(), expected[1])
+    twice = Subset(part, [5, 3])
+    assert twice.targets == [part.targets[5], part.targets[3]]
+    assert twice.classes == digits.classes
+    assert twice.filenames() == [str(part.indices[5]), str(part.indices[3])]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("0:5000", "the training split has only 1197 samples"),
+    ("1197:", "no sample is left of 1197"),
+    ("0:0.0001", "no sample is left of 1197"),
+])
+def test_slice_beyond_the_data(digits, text, message):
+    with pytest.raises(UserError, match=message):
+        take_slice(digits, text, 0)
+
+
+@pytest.mark.parametrize("amount, count", [(0.1, 120), (50, 50), (1, 1), (0.0001, 1)])
+def test_hold_out(digits, amount, count):
+    part = take_slice(digits, "0:0.5", 0)
+    rest, held = hold_out(part, amount, 0)
+    count = count if isinstance(amount, int) or amount < 0.01 else -(-len(part) // 10)
+    assert len(held) == count
+    assert sorted(rest.indices + held.indices) == list(range(len(part)))
+    if count >= 50:
+        assert max(Counter(held.targets).values()) - min(Counter(held.targets).values()) <= 3
+    assert hold_out(part, amount, 0)[1].indices == held.indices
+
+
+def test_hold_out_of_nothing(digits):
+    assert hold_out(digits, None, 0) == (digits, None)
+    assert hold_out(digits, 0, 0) == (digits, None)
+
+
+@pytest.mark.parametrize("amount", [1197, 5000, -3, 1.0, 1.5, -0.5, float("nan"), float("inf")])
+def test_hold_out_refused(digits, amount):
+    with pytest.raises(UserError, match=r"--select-split .*: expected less than the 1197 training samples"):
+        hold_out(digits, amount, 0)
+
+
+def test_dataset_without_labels():
+    class Unlabelled:
+        def __len__(self):
+            return 5
+
+    with pytest.raises(UserError, match="--train-slice: this kind of dataset does not tell its labels"):
+        take_slice(Unlabelled(), "0:3", 0)
+    with pytest.raises(UserError, match="--select-split: this kind of dataset"):
+        hold_out(Unlabelled(), 3, 0)

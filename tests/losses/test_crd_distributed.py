@@ -1,0 +1,68 @@
+"""The memory of crd on two processes is that of one process with the whole batch."""
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from w2s_plugins.losses.relations import gather_batch
+
+from .feature_cases import make, make_inputs, rows, total
+
+STEPS = 3
+SHARES = [torch.tensor([0, 1, 2]), torch.tensor([3, 4, 5])]
+
+
+def train(share: torch.Tensor | None, average=lambda gradient: gradient) -> dict[str, torch.Tensor]:
+    """A few steps of SGD on the loss's own parameters; what is left of it, and the gradient on the features."""
+    loss = make("crd")
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    for step in range(STEPS):
+        inputs = make_inputs(seed=step) if share is None else rows(make_inputs(seed=step), share)
+        optimizer.zero_grad()
+        total(loss, inputs).backward()
+        for parameter in loss.parameters():
+            parameter.grad = average(parameter.grad)
+        optimizer.step()
+    return {**loss.state_dict(), "gradient": inputs.student_features[-1].grad}
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+
+    def average(gradient: torch.Tensor) -> torch.Tensor:
+        dist.all_reduce(gradient)
+        return gradient / 2
+
+    uneven = gather_batch(torch.full((rank + 1, 2), float(rank)))
+    torch.save({**train(SHARES[rank], average), "uneven": uneven}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one(tmp_path):
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = train(None)
+    gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples
+    for key, value in alone.items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], value, rtol=1e-12, atol=1e-14)  # sums in another order
+    for got, share in zip((first, second), SHARES):
+        torch.testing.assert_close(got["gradient"], gradient[share], rtol=1e-10, atol=1e-14)
+        assert got["uneven"].tolist() == [[0, 0], [1, 1], [1, 1]]
+
+
+def test_a_sample_that_comes_twice_counts_once():
+    inputs = make_inputs()
+    once, twice = make("crd"), make("crd")
+    once(rows(inputs, torch.tensor([0, 1])))
+    twice(rows(inputs, torch.tensor([0, 1, 0])))
+    for name in ("memory_student", "memory_teacher"):
+        torch.testing.assert_close(getattr(once, name), getattr(twice, name), rtol=1e-12, atol=0)
+
+
+def test_validation_leaves_the_memory_alone():
+    loss = make("crd").eval()
+    state = {key: value.clone() for key, value in loss.state_dict().items()}
+    loss(make_inputs())
+    for key, value in loss.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,126 @@
+"""Memory by sample: the same on every rank as in one process, whatever the batches look like."""
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import LossContext, LossInputs, create_loss
+
+from .common import make_inputs, make_loss
+
+WITH_MEMORY = ["elr", "temporal", "sop", "elr+sop"]
+STEPS = [  # rows of rank 0, rows of rank 1; sample 3 is on both ranks at once, sample 5 twice on one
+    ([0, 1, 2], [3, 4, 5]),
+    ([3, 7, 5, 5], [3, 2]),
+    ([6], [0, 1, 8]),
+]
+
+
+def batch(step, index, dtype=torch.float32):
+    """A prediction is a function of the step and the sample, and differs between the places of a repeated one."""
+    rows = [make_inputs(1, 4, seed=1000 * step + 10 * i + place, dtype=dtype) for place, i in enumerate(index)]
+    return LossInputs(
+        student_logits=torch.cat([row.student_logits.detach() for row in rows]).requires_grad_(),
+        teacher_logits=torch.cat([row.teacher_logits for row in rows]),
+        index=torch.tensor(index), progress=step / 3)
+
+
+def split(inputs, rows):
+    return inputs.replace(
+        student_logits=inputs.student_logits.detach()[rows].requires_grad_(),
+        teacher_logits=inputs.teacher_logits[rows], index=inputs.index[rows])
+
+
+def train(name, rank=None):
+    loss = make_loss(name, 4)
+    values = []
+    for step, parts in enumerate(STEPS):
+        inputs = batch(step, [*parts[0], *parts[1]])
+        if rank is not None:
+            start = len(parts[0]) if rank else 0
+            inputs = split(inputs, slice(start, start + len(parts[rank])))
+        value = sum(loss(inputs).values())
+        values.append((value.item(), len(inputs.index)))
+    return loss.state_dict(), values
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)  # as ranks are in training
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for name in WITH_MEMORY:
+        torch.save(train(name, rank), folder / f"{name}.{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(worker, (folder,), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_two_ranks_remember_what_one_process_does(name, two_ranks):
+    state, values = train(name)
+    ranks = [torch.load(two_ranks / f"{name}.{rank}.pt", weights_only=True) for rank in range(2)]
+    for key, value in state.items():
+        assert torch.equal(ranks[0][0][key], ranks[1][0][key]), f"the ranks disagree on {key}"
+        assert torch.equal(ranks[0][0][key], value), f"{key} differs from one process"
+        fresh = make_loss(name, 4).state_dict()[key]
+        assert not torch.equal(value, fresh), f"{key} was not updated"
+    for (whole, size), (first, n), (second, m) in zip(values, *(rank[1] for rank in ranks)):
+        assert n + m == size
+        assert whole == pytest.approx((first * n + second * m) / size, rel=1e-5)
+
+
+def test_memory_of_unseen_samples_stays_as_it_was():
+    for name in WITH_MEMORY:
+        fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
+        assert all(torch.equal(value[9:], fresh[key][9:]) for key, value in state.items())
+
+
+def test_start_of_the_average_is_corrected():
+    """A student that always predicts the same has that as its average from the first visit on."""
+    loss = make_loss("elr", 4).double()
+    inputs = make_inputs(3, 4)
+    for visits in range(1, 4):
+        loss(inputs)
+        average, seen = loss.memory.read(inputs.index)
+        torch.testing.assert_close(average, inputs.student_logits.detach().softmax(1), rtol=1e-12, atol=1e-12)
+        assert seen.all() and (loss.memory.visits[inputs.index] == visits).all()
+
+
+def test_first_visit_of_temporal_is_cross_entropy_to_the_teacher():
+    inputs = make_inputs(3, 4)
+    value = make_loss("temporal", 4, share=1.0, ramp=0.0)(inputs)["temporal"]
+    expected = torch.nn.functional.cross_entropy(inputs.student_logits, inputs.teacher_logits.softmax(1))
+    torch.testing.assert_close(value, expected)
+
+
+def test_sop_takes_up_a_wrong_label():
+    """A student that stays sure of class 1 while the label is 0: u and v come to explain the difference."""
+    loss = make_loss("sop", 3, lr_u=10.0, lr_v=10.0)
+    inputs = LossInputs(
+        student_logits=torch.tensor([[1.0, 4.0, 0.0]], requires_grad=True),
+        teacher_logits=torch.tensor([[5.0, 0.0, 0.0]]), index=torch.tensor([7]))
+    before = loss(inputs)["sop"].item()
+    for _ in range(40):
+        after = loss(inputs)["sop"].item()
+    assert before == pytest.approx(3.066, abs=1e-3)
+    assert after < 1.0
+    assert loss.u[7].square() > 0.5 and loss.v[7, 1].square() > 0.5
+    assert loss.u[8].abs() < 1e-7
+
+
+@pytest.mark.parametrize("name", ["elr", "temporal", "sop"])
+def test_what_is_missing_is_said_in_one_line(name):
+    inputs = make_inputs(2, 4)
+    with pytest.raises(UserError, match="setup"):
+        create_loss(name)(inputs)
+    with pytest.raises(UserError, match="no sample index"):
+        make_loss(name, 4)(inputs.replace(index=None))
+    with pytest.raises(UserError, match="known size"):
+        create_loss(name).setup(LossContext(num_classes=4))

@@ -1,0 +1,122 @@
+"""Sums of losses, and what `create_loss` says about bad names and values."""
+
+import pytest
+import torch
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import (
+    DistillationLoss,
+    LossContext,
+    create_loss,
+    describe_losses,
+    list_losses,
+    register_loss,
+)
+from w2s_plugins.losses.base import LOSSES
+
+from .common import NUM_SAMPLES, make_inputs
+
+
+def test_a_sum_is_the_weighted_sum_of_its_parts():
+    inputs = make_inputs(8, 5)
+    both = create_loss("adaptconf+dkd", **{"adaptconf.temperature": 2.0, "dkd.weight": 0.1, "dkd.beta": 3})(inputs)
+    first, second = create_loss("adaptconf", temperature=2.0)(inputs), create_loss("dkd", beta=3.0)(inputs)
+    assert list(both) == ["adaptconf.kd", "adaptconf.self", "dkd.target", "dkd.non_target"]
+    for term, value in first.items():
+        assert torch.equal(both[f"adaptconf.{term}"], value)
+    for term, value in second.items():
+        assert torch.equal(both[f"dkd.{term}"], 0.1 * value)
+
+
+def test_spaces_and_three_parts():
+    assert list(create_loss(" kd + hard+gce ")(make_inputs(4, 3))) == ["kd.kd", "hard.hard", "gce.gce"]
+
+
+@pytest.mark.parametrize("name, target, index", [
+    ("kd+hard", False, False), ("kd+dkd", True, False), ("elr+kd", False, True), ("nkd+sop", True, True)])
+def test_needs_are_those_of_any_part(name, target, index):
+    loss = create_loss(name)
+    assert (loss.needs_target, loss.needs_index, loss.needs_features) == (target, index, False)
+
+
+def test_features_are_asked_for_when_a_part_asks():
+    class Features(DistillationLoss):
+        needs_features = True
+
+    register_loss("test_features_of_a_sum")(Features)
+    try:
+        assert create_loss("kd+test_features_of_a_sum").needs_features
+    finally:
+        LOSSES._items.pop("test_features_of_a_sum")
+
+
+def test_ground_truth_stands_in_only_where_it_is_needed():
+    """A part that can use ground truth but does not need it must not be given the teacher's argmax for it."""
+    seen = []
+
+    @register_loss("test_sees_target")
+    def sees(inputs):
+        seen.append(inputs.target)
+        return {"zero": 0 * inputs.student_logits.sum()}
+
+    try:
+        create_loss("dkd+test_sees_target")(make_inputs(4, 3, target=None))
+    finally:
+        LOSSES._items.pop("test_sees_target")
+    assert seen == [None]
+
+
+def test_state_of_a_sum_comes_back():
+    def make():
+        loss = create_loss("elr+sop+kd", **{"elr.beta": 0.5})
+        loss.setup(LossContext(num_classes=4, num_samples=NUM_SAMPLES))
+        return loss
+    loss, again = make(), make()
+    loss(make_inputs(6, 4))
+    assert set(loss.state_dict()) == {"parts.elr.memory.mean", "parts.elr.memory.visits", "parts.sop.u", "parts.sop.v"}
+    again.load_state_dict(loss.state_dict())
+    inputs = make_inputs(6, 4)
+    for one, two in zip(loss(inputs).values(), again(inputs).values()):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name, kwargs, message", [
+    ("adaptconf+kd", {"temperature": 1.0}, r"no kwarg 'temperature' \(nearest: .*kd\.temperature"),
+    ("adaptconf+kd", {"kd.temprature": 1.0}, r"no kwarg 'kd.temprature' \(nearest: kd.temperature"),
+    ("adaptconf+kd", {"dk.weight": 1.0}, r"no kwarg 'dk.weight' \(nearest: kd.weight"),
+    ("adaptconf+kd", {"kd.weight": "much"}, "kd.weight='much' is a str, expected float"),
+    ("adaptconf+kd", {"kd.temperature": "hot"}, "loss 'kd': temperature='hot' is a str, expected float"),
+    ("adaptconf+kdd", {}, r"unknown loss 'kdd' \(nearest: .*kd"),
+    ("kd+kd", {}, "'kd' twice"),
+    ("kd", {"temprature": 1.0}, r"no kwarg 'temprature' \(nearest: temperature"),
+    ("kd", {"temperature": 0.0}, "temperature=0.0 is a float, expected a number > 0"),
+    ("kd", {"temperature": float("nan")}, "expected a number > 0"),
+    ("kd", {"logit_standardization": 1}, "expected bool"),
+    ("gce", {"q": 1.5}, r"expected a number in \(0, 1\]"),
+    ("elr", {"beta": 1.0}, r"expected a number in \[0, 1\)"),
+    ("jsd_kd", {"beta": 0}, r"expected a number in \(0, 1\)"),
+    ("mlkd", {"temperatures": [4.0, -1.0]}, "expected a tuple of numbers > 0 or a list of numbers > 0"),
+    ("mlkd", {"temperatures": []}, "expected a tuple of numbers > 0"),
+    ("bootstrap", {"beta": 2}, r"expected a number in \[0, 1\] or None"),
+    ("confidence_mask", {"source": "student_"}, r"expected one of either, teacher, student \(nearest: student"),
+    ("logconf", {"form": "binry"}, r"expected one of auto, binary, multiclass \(nearest: binary"),
+])
+def test_bad_input_gets_one_line(name, kwargs, message):
+    with pytest.raises(UserError, match=message) as caught:
+        create_loss(name, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_integers_pass_for_floats():
+    inputs = make_inputs(4, 3)
+    assert create_loss("kd", temperature=2).kwargs == {"temperature": 2.0}
+    assert type(create_loss("elr", lam=3).lam) is float
+    create_loss("mlkd", temperatures=[2, 4])(inputs)
+
+
+def test_every_loss_is_described():
+    text = describe_losses()
+    for name in list_losses():
+        entry = LOSSES.get(name)
+        assert f"{name}(" in text and entry.summary and entry.summary in text
+        assert entry.paper, f"{name} has no paper"

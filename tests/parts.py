@@ -1,0 +1,47 @@
+"""Small real objects that several tests share."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from w2s_plugins.cli import parse, resolve_train_args, train_parser
+
+
+def train_args(*argv: str, dataset: str = "w2s/digits") -> argparse.Namespace:
+    """The resolved flags of train_w2s.py on a CPU."""
+    args, given = parse(train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv])
+    resolve_train_args(args, given)
+    return args
+
+
+def small_model(seed: int = 0, name: str = "w2s_cnn2", num_classes: int = 10) -> nn.Module:
+    """A network of a few thousand parameters, with batch norm."""
+    torch.manual_seed(seed)
+    return timm.create_model(name, num_classes=num_classes)
+
+
+def random_images(count: int = 8, size: int = 32, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def student_and_teacher() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """Two networks in eval mode, a batch of images and its labels."""
+    return tuple(small_model(seed, "test_resnet").eval() for seed in (0, 1)) + (random_images(), torch.arange(8))
+
+
+def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tuple[int, int] = (48, 40)) -> Path:
+    """A folder of coloured JPEGs: ``counts`` images in each split, their classes in turn."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for i in range(count):
+            folder = root / split / f"class{i % classes}"
+            folder.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+            coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg", quality=90)
+    return root

@@ -1,0 +1,202 @@
+"""Features of timm models: one pass, logits equal to the last bit, maps and pre-logits of known shapes."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.features import create_feature_extractor, default_stages, feature_shapes
+
+# name: size of the images, and whether the model takes that as img_size
+FAMILIES = {
+    "test_byobnet": (64, False),
+    "test_coatnet": (64, True),
+    "test_convnext": (64, False),
+    "test_efficientnet": (64, False),
+    "test_efficientnet_evos": (64, False),
+    "test_mambaout": (64, False),
+    "test_maxvit": (64, True),
+    "test_nfnet": (64, False),
+    "test_resnet": (64, False),
+    "test_vit": (64, True),
+    "test_vit2": (64, True),
+    "test_vit_relpos": (64, True),
+    "cait_xxs24_224": (64, True),
+    "coat_tiny": (64, True),
+    "convit_tiny": (64, True),
+    "cs3darknet_focus_s": (64, False),
+    "deit_tiny_distilled_patch16_224": (64, True),
+    "densenet121": (64, False),
+    "dla46x_c": (64, False),
+    "edgenext_xx_small": (64, False),
+    "efficientformerv2_s0": (64, True),
+    "efficientvit_b0": (64, False),
+    "efficientvit_m0": (64, True),
+    "fastvit_t8": (64, False),
+    "ghostnet_050": (64, False),
+    "gmlp_ti16_224": (64, True),
+    "hgnetv2_b0": (64, False),
+    "inception_next_atto": (64, False),
+    "lcnet_050": (64, False),
+    "levit_128s": (64, True),
+    "mobilenetv3_small_050": (64, False),
+    "mobilevit_xxs": (64, False),
+    "mvitv2_tiny": (64, True),
+    "pit_ti_224": (64, True),
+    "poolformer_s12": (64, False),
+    "pvt_v2_b0": (64, False),
+    "regnetx_002": (64, False),
+    "repvit_m1": (64, False),
+    "resnetv2_18": (64, False),
+    "rexnet_100": (64, False),
+    "sequencer2d_s": (64, True),
+    "shvit_s1": (64, False),
+    "swiftformer_xs": (64, False),
+    "swin_tiny_patch4_window7_224": (64, True),
+    "swinv2_cr_tiny_224": (64, True),
+    "tiny_vit_5m_224": (64, False),
+    "visformer_tiny": (64, True),
+    "vit_tiny_patch16_dinov3_qkvb": (64, True),
+    "volo_d1_224": (64, True),
+    "xcit_nano_12_p8_224": (64, True),
+}
+
+
+def create(name: str) -> tuple[nn.Module, torch.Tensor, tuple[int, int, int]]:
+    torch.manual_seed(0)
+    size, takes_size = FAMILIES[name]
+    model = timm.create_model(name, num_classes=7, **({"img_size": size} if takes_size else {}))
+    return model, torch.randn(2, 3, size, size), (3, size, size)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_equal_the_models_and_shapes_are_known(name):
+    model, images, input_size = create(name)
+    model.eval()
+    state = copy.deepcopy(model.state_dict())
+    extract = create_feature_extractor(model, input_size)
+    shallowest = create_feature_extractor(model, input_size, stages=[0])
+    with torch.no_grad():
+        expected = model(images)
+        logits, features = extract(model, images)
+        assert torch.equal(logits, expected)
+        assert torch.equal(shallowest(model, images)[0], expected)
+    assert [tuple(f.shape[1:]) for f in features] == list(extract.shapes)
+    *maps, pre_logits = features
+    assert 3 <= len(maps) <= 4
+    assert all(m.ndim == 4 for m in maps)
+    sizes = [m.shape[-1] for m in maps]
+    assert sizes == sorted(sizes, reverse=True)
+    assert pre_logits.ndim == 2
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_training_pass_is_the_models_own(name):
+    model, images, input_size = create(name)
+    extract = create_feature_extractor(model, input_size)
+    assert model.training
+    twin = copy.deepcopy(model)
+    torch.manual_seed(1)
+    logits, features = extract(model, images)
+    torch.manual_seed(1)
+    assert torch.equal(logits, twin(images))
+    for (key, value), expected in zip(model.named_buffers(), twin.buffers()):
+        assert torch.equal(value, expected), f"{key} was updated more than once"
+    assert all(f.requires_grad for f in features)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "efficientvit_b0"])
+def test_one_pass_gives_logits_and_features(name):
+    model, images, input_size = create(name)
+    extract = create_feature_extractor(model, input_size)
+    calls = []
+    for module in model.modules():
+        if module is not model and list(module.parameters(recurse=False)):
+            module.register_forward_hook(lambda module, *_: calls.append(module))
+    model(images)
+    expected = list(calls)
+    calls.clear()
+    extract(model, images)
+    assert calls == expected
+
+
+def test_plain_vit_maps_are_its_patch_tokens():
+    model, images, input_size = create("test_vit")
+    model.eval()
+    tokens = {}
+    for i, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda _, __, out, i=i: tokens.__setitem__(i, out))
+    extract = create_feature_extractor(model, input_size)
+    _, (*maps, pre_logits) = extract(model, images)
+    for stage, features in zip(extract.stages, maps):
+        patches = tokens[stage][:, model.num_prefix_tokens:]
+        assert torch.equal(features.flatten(2).transpose(1, 2), patches)
+    assert torch.equal(pre_logits, model.norm(tokens[extract.stages[-1]])[:, 0])
+
+
+def test_stages_by_default():
+    vit = [(192, 14, 14)] * 12
+    assert default_stages(vit) == (2, 5, 8, 11)
+    assert default_stages(vit[:6]) == (0, 2, 3, 5)
+    assert default_stages(vit[:5]) == (0, 1, 2, 4)
+    assert default_stages(vit[:2]) == (0, 1)
+    assert default_stages([(64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]) == (1, 2, 3, 4)
+
+
+def test_chosen_stages():
+    model, _, input_size = create("test_resnet")
+    every = feature_shapes(model, range(5), input_size)
+    assert feature_shapes(model, [3, 1], input_size) == [every[1], every[3], every[5]]
+    assert feature_shapes(model, [-1], input_size) == [every[4], every[5]]
+    assert feature_shapes(model, None, input_size) == every[1:]
+    with pytest.raises(UserError, match="no stage 5: the model has 5 feature levels, 0 to 4"):
+        feature_shapes(model, [5], input_size)
+    with pytest.raises(UserError, match="different levels"):
+        feature_shapes(model, [4, -1], input_size)
+    with pytest.raises(UserError, match="different levels"):
+        feature_shapes(model, [], input_size)
+
+
+def test_modes_are_left_as_they_are():
+    model, _, input_size = create("test_resnet")
+    model.layer1.eval()
+    modes = [module.training for module in model.modules()]
+    create_feature_extractor(model, input_size)
+    assert modes == [module.training for module in model.modules()]
+
+
+def test_a_head_of_zeros_is_not_mistaken_for_a_plain_one():
+    model, images, input_size = create("volo_d1_224")
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.aux_head.weight)
+    extract = create_feature_extractor(model, input_size)
+    nn.init.ones_(model.aux_head.bias)
+    model.eval()
+    assert torch.equal(extract(model, images)[0], model(images))
+
+
+def test_models_without_the_interface():
+    with pytest.raises(UserError, match="Sequential has no forward_intermediates"):
+        create_feature_extractor(nn.Sequential(nn.Linear(1, 1)), (3, 8, 8))
+
+
+def test_half_precision():
+    model, images, input_size = create("test_convnext")
+    model.to(torch.bfloat16).eval()
+    logits, features = create_feature_extractor(model, input_size)(model, images.bfloat16())
+    assert torch.equal(logits, model(images.bfloat16()))
+    assert {f.dtype for f in features} == {torch.bfloat16}
+
+
+def test_compiled():
+    model, images, input_size = create("test_vit")
+    model.eval()
+    extract = create_feature_extractor(model, input_size)
+    logits, features = torch.compile(lambda x: extract(model, x), backend="aot_eager", fullgraph=True)(images)
+    expected = extract(model, images)
+    torch.testing.assert_close(logits, expected[0])
+    torch.testing.assert_close(features, expected[1])

@@ -1,0 +1,101 @@
+"""Memory by sample: what a loss remembers of each training sample, the same on every rank."""
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .base import LossContext, LossInputs
+
+
+def gather_rows(*tensors: Tensor) -> list[Tensor]:
+    """Return each tensor with the rows of all ranks joined in rank order; as it is when there is one process.
+
+    Args:
+        *tensors: of one first dimension, which may differ between ranks; without gradient.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(tensors)
+    world_size = torch.distributed.get_world_size()
+    if world_size == 1:
+        return list(tensors)
+    count = torch.tensor([len(tensors[0])], device=tensors[0].device)
+    counts = [torch.empty_like(count) for _ in range(world_size)]
+    torch.distributed.all_gather(counts, count)
+    counts = torch.cat(counts).tolist()
+    return [_gather_padded(tensor, counts) for tensor in tensors]
+
+
+def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return every index once, the sum of its rows and how often it occurs, (U,), (U, C), (U, 1).
+
+    Repeated augmentation and batches that are filled up have a sample more than once.
+
+    Args:
+        index: (B,).
+        rows: (B, C).
+    """
+    unique, inverse, counts = torch.unique(index, return_inverse=True, return_counts=True)
+    if len(unique) == len(index):
+        return index, rows, torch.ones_like(counts).unsqueeze(1)
+    return unique, rows.new_zeros(len(unique), rows.shape[1]).index_add_(0, inverse, rows), counts.unsqueeze(1)
+
+
+def index_of(inputs: LossInputs, allocated: bool, name: str) -> Tensor:
+    """Return the sample indices of a loss with memory, or say what is missing.
+
+    Raises:
+        UserError: the batch carries no index, or `setup` was not called.
+    """
+    if not allocated:
+        raise UserError(f"loss '{name}' keeps a memory by sample: call its setup(LossContext(...)) before training")
+    if inputs.index is None:
+        raise UserError(f"loss '{name}' keeps a memory by sample, but the batch has no sample index (LossInputs.index)")
+    return inputs.index
+
+
+def size_of(context: LossContext, name: str) -> int:
+    """Return the number of training samples. Raises `UserError` when it is not known, as with iterable datasets."""
+    if context.num_samples is None:
+        raise UserError(
+            f"loss '{name}' keeps a memory by sample and needs a dataset of known size, this one is iterable")
+    return context.num_samples
+
+
+class PredictionMemory(nn.Module):
+    """Exponential moving average of the predictions on each training sample, corrected for its start at zero.
+
+    Args:
+        decay: share kept at each visit, in [0, 1).
+        num_samples: N.
+        num_classes: C. The memory takes N * C * 4 bytes: 0.02 GB for CIFAR-100, 5.1 GB for ImageNet-1k.
+        device: where it lives.
+    """
+
+    def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))
+        self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32, device=device))
+
+    def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the averages (B, C), each of sum 1, or 0 where a sample was never seen, and whether it was (B,)."""
+        visits = self.visits[index]
+        mass = 1 - self.decay ** visits.clamp(min=1).to(self.mean.dtype)
+        return self.mean[index] / mass.unsqueeze(1), visits > 0
+
+    @torch.no_grad()
+    def update(self, index: Tensor, probabilities: Tensor) -> None:
+        """Take in the predictions (B, C) of all ranks; a sample that occurs twice makes one visit, with the mean."""
+        index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
+        index, sums, counts = merge_repeats(index, probabilities)
+        self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
+        self.visits[index] += 1
+
+
+def _gather_padded(tensor: Tensor, counts: list[int]) -> Tensor:
+    padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+    padded[:len(tensor)] = tensor
+    parts = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)])
