@@ -92,7 +92,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     loaders = build.build_loaders(args, data, data_config, precision, world)
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, folder, world) if args.teacher_targets == "cached" else None
-    task = build.build_task(args, student, teacher, targets, data, precision, world)
+    task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
 
     build.settle_learning_rate(args, world.size)
     optimizer = build.create_optimizer(args, task)

@@ -32,11 +32,13 @@ from .data import create_dataset, create_eval_loader, create_train_loader, hold_
 from .data.datasets import class_names_of, describe, num_classes_of
 from .engine import Precision
 from .errors import UserError, one_line
+from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_errors, hub_source
 from .loading import check_loaded, classifier_prefixes, create_model, find_weights, load_weights, read_weights
-from .losses import create_loss
+from .losses import DistillationLoss, create_loss
 from .monitor import Console
 from .task import WeakToStrongTask
+from .teacher_mix import LearnedTeacherWeights, NearestTeacher
 from .teachers import (
     CachedTargets,
     StudentInput,
@@ -336,6 +338,7 @@ def build_task(
         teacher: Teacher | None,
         targets: CachedTargets | None,
         data: Data,
+        data_config: dict,
         precision: Precision,
         world: World,
 ) -> TrainingTask:
@@ -355,11 +358,14 @@ def build_task(
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
         _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
+        loss = create_loss(args.loss, **args.loss_kwargs).to(world.device)
         return WeakToStrongTask(
             student,
             targets or teacher,
-            create_loss(args.loss, **args.loss_kwargs).to(world.device),
+            loss,
             criterion,
+            extractor=build_extractor(args, loss, student, data_config, teacher),
+            mix=build_mix(args, teacher),
             task_loss_weight=task_weight,
             distill_loss_weight=distill_weight,
             cached=targets is not None,
@@ -370,6 +376,31 @@ def build_task(
         return build_timm_distillation(args, student, criterion, shared)
     return ClassificationTask(student, criterion, **shared)
 
+
+
+def build_extractor(
+        args: argparse.Namespace,
+        loss: DistillationLoss,
+        student: nn.Module,
+        data_config: dict,
+        teacher: Teacher,
+) -> FeatureExtractor | None:
+    """Choose the feature levels of student and teacher when the loss needs features."""
+    if not loss.needs_features:
+        return None
+    if args.teacher_targets == "cached":
+        raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online")
+    teacher.choose_stages(args.teacher_stages)
+    return create_feature_extractor(student, data_config["input_size"], args.student_stages)
+
+
+def build_mix(args: argparse.Namespace, teacher: Teacher) -> nn.Module | None:
+    """Return what makes one target of several teachers, or None for the mean of their probabilities."""
+    if args.teacher_assign == "student":
+        return NearestTeacher()
+    if args.teacher_weights == "learned":
+        return LearnedTeacherWeights(len(teacher.members), args.teacher_agreement_share)
+    return None
 
 
 def build_timm_distillation(

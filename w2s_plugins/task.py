@@ -10,6 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .features import FeatureExtractor
 from .losses import DistillationLoss, LossContext, LossInputs
 
 
@@ -19,30 +20,59 @@ class StudentModule(nn.Module):
     Args:
         student: the model that is trained.
         loss: the distillation loss.
+        extractor: gives the student's features, for losses that need them.
+        mix: makes one target of several teachers, or None when the teacher gives one.
     """
 
-    def __init__(self, student: nn.Module, loss: DistillationLoss):
+    def __init__(
+            self,
+            student: nn.Module,
+            loss: DistillationLoss,
+            extractor: FeatureExtractor | None = None,
+            mix: nn.Module | None = None,
+    ):
         super().__init__()
         self.student = student
         self.loss = loss
-        self.set_runner(student)
+        self.mix = mix
+        self.extractor = extractor
+        self.set_runner(self.run)
 
-    def set_runner(self, runner: Callable[[Tensor], Tensor]) -> None:
-        """Run the student through ``runner``, itself or its compiled form."""
+    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """Return the student's logits (B, C), and its features where the loss needs them, in one pass."""
+        if self.extractor is None:
+            return first_output(self.student(images)), None
+        return self.extractor(self.student, images)
+
+    def set_runner(self, runner: Callable[[Tensor], tuple[Tensor, list[Tensor] | None]]) -> None:
+        """Run the student through ``runner``: `run` itself or its compiled form."""
         object.__setattr__(self, "runner", runner)  # not a second registration of its parameters
 
     def forward(
             self,
             images: Tensor,
-            teacher_logits: Tensor,
+            teacher: tuple[Tensor, list[Tensor] | None],
             target: Tensor | None,
             index: Tensor | None,
             progress: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the student's logits (B, C) and the terms of the loss."""
-        logits = first_output(self.runner(images))
-        terms = self.loss(LossInputs(logits, teacher_logits, target, index=index, progress=progress))
-        return logits, terms
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return the student's logits (B, C), the terms of the loss, and further figures for the log."""
+        logits, features = self.runner(images)
+        teacher_logits, teacher_features = teacher
+        inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
+        if self.mix is None:
+            return logits, self.loss(inputs), {}
+        mixed = self.mix(teacher_logits, logits, progress)
+        terms = self._kept_terms(inputs.replace(teacher_logits=mixed.logits), mixed.keep)
+        return logits, {**terms, **mixed.terms}, mixed.figures
+
+    def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
+        if keep is None:
+            return self.loss(inputs)
+        if keep.any():
+            return self.loss(inputs.rows(keep))
+        # No sample is left: a loss of zero that still reaches every parameter, as DDP expects.
+        return {"none": 0.0 * (inputs.student_logits.sum() + sum(p.sum() for p in self.loss.parameters()))}
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizer factory exempts from weight decay."""
@@ -73,6 +103,8 @@ class WeakToStrongTask(TrainingTask):
         distill_loss_weight: weight of the distillation loss.
         cached: the teacher is called with indices, not images.
         num_samples: size of the training set, for losses that keep memory by sample.
+        extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
+        mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
         device: where the task's own tensors live.
         dtype: dtype of the model.
         verbose: log.
@@ -89,6 +121,8 @@ class WeakToStrongTask(TrainingTask):
             distill_loss_weight: float = 1.0,
             cached: bool = False,
             num_samples: int | None = None,
+            extractor: FeatureExtractor | None = None,
+            mix: nn.Module | None = None,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             verbose: bool = True,
@@ -100,8 +134,14 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached = cached
         self.progress = 0.0
-        loss.setup(LossContext(num_classes=student.num_classes, num_samples=num_samples, device=self.device))
-        self.trainable_module = StudentModule(student, loss)
+        loss.setup(LossContext(
+            num_classes=student.num_classes,
+            num_samples=num_samples,
+            student_feature_shapes=extractor and list(extractor.shapes),
+            teacher_feature_shapes=extractor and list(teacher.feature_shapes),
+            device=self.device,
+        ))
+        self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
         self.eval_model = student
 
     @property
@@ -131,28 +171,39 @@ class WeakToStrongTask(TrainingTask):
             target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
             index: (B,) positions in the training set.
         """
-        teacher_logits = self.teacher(index if self.cached else input)
         with_target = self.task_loss_weight != 0 and target is not None
-        logits, terms = self.trainable_module(
-            input, teacher_logits, target if with_target else None, index, self.progress)
+        logits, terms, figures = self.trainable_module(
+            input, self._ask_teacher(index if self.cached else input), target if with_target else None, index,
+            self.progress)
         total = self.distill_loss_weight * sum(terms.values())
-        result = {"output": logits, **terms}
+        result = {"output": logits, **terms, **figures}
         if with_target:
             result["task"] = self.criterion(logits, target)
             total = total + self.task_loss_weight * result["task"]
         return {"loss": total, **result}
 
+    def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """Return the teacher's logits and, where the loss needs them, its features."""
+        module = unwrap_model(self.trainable_module)
+        if module.extractor is not None:
+            return self.teacher.with_features(query)
+        return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
+
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
         if self.device.type == "cpu":
             device_ids = None  # DDP refuses device ids there
+        # Memories by sample are the same on every rank already, and too large to send around at every step.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self.trainable_module, [f"loss.{name}" for name, _ in self.loss.named_buffers()])
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
         """Compile the student's forward pass; a teacher is compiled on its own."""
         self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
-        unwrap_model(self.trainable_module).set_runner(self.eval_model)
+        module = unwrap_model(self.trainable_module)
+        module.set_runner(torch.compile(module.run, backend=backend, mode=mode, **kwargs))
         return self.eval_model
 
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
@@ -170,16 +221,20 @@ class WeakToStrongTask(TrainingTask):
         """Parameters for clipping; without the head those of the student but for its last layer's two."""
         if not exclude_head:
             return list(self.trainable_module.parameters())
-        return list(self.student.parameters())[:-2] + list(self.loss.parameters())
+        return list(self.student.parameters())[:-2] + list(self._loss_modules().parameters())
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
         """Parameters and memory of the loss, which are no part of the student's ``state_dict``."""
-        return {} if ema else self.loss.state_dict()
+        return {} if ema else self._loss_modules().state_dict()
 
     def load_task_state(self, state: dict | None, strict: bool = True, module: nn.Module | None = None,
                         ema: bool = False) -> None:
         if not ema:
-            self.loss.load_state_dict(state or {}, strict=strict)
+            self._loss_modules().load_state_dict(state or {}, strict=strict)
+
+    def _loss_modules(self) -> nn.ModuleDict:
+        module = unwrap_model(self.trainable_module)
+        return nn.ModuleDict({k: m for k, m in (("loss", module.loss), ("mix", module.mix)) if m is not None})
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:

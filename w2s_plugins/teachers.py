@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
 from timm.task.evaluator import evaluation_sample_limit
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
 from .data import create_eval_loader
 from .errors import UserError
+from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_source
 from .loading import (
     INPUT_KEYS,
@@ -89,6 +91,7 @@ class TeacherModel(nn.Module):
         self.register_buffer("class_map", class_map, persistent=False)
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
         self.size = tuple(data_config["input_size"][-2:])
+        self.extractor: FeatureExtractor | None = None
 
     def train(self, mode: bool = True) -> "TeacherModel":
         """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
@@ -105,7 +108,19 @@ class TeacherModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
         logits = self.run(images.to(self.dtype))
-        logits = (logits[0] if isinstance(logits, (tuple, list)) else logits).float()
+        return self._student_classes(logits[0] if isinstance(logits, (tuple, list)) else logits)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""
+        logits, features = self.extractor(self.model, images.to(self.dtype))
+        return self._student_classes(logits), features
+
+    def choose_stages(self, stages: Sequence[int] | None) -> None:
+        """Choose the feature levels; None for the usual ones."""
+        self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+
+    def _student_classes(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
         return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
 
 
@@ -121,10 +136,37 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C) in float32 for a normalised batch (B, 3, H, W) of the student, without autograd."""
+        return self._frozen(images, lambda: combine(self._ask(images)))
+
+    def by_member(self, images: Tensor) -> Tensor:
+        """Return the logits of every member, (M, B, C)."""
+        return self._frozen(images, lambda: torch.stack(self._ask(images)))
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits and features of the only member; `choose_stages` must have been called."""
+        (member,) = self.members
+        return self._frozen(images, lambda: member.with_features(member.adapt(images)))
+
+    def choose_stages(self, stages: Sequence[int] | None) -> None:
+        """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
+        if len(self.members) > 1:
+            raise UserError("a loss on features needs one --teacher; several have no common features")
+        self.members[0].choose_stages(stages)
+
+    @property
+    def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the features, without batch dimension."""
+        return self.members[0].extractor.shapes
+
+    def _ask(self, images: Tensor) -> list[Tensor]:
+        return [member(member.adapt(images)) for member in self.members]
+
+    @staticmethod
+    def _frozen(images: Tensor, compute: Callable[[], object]) -> object:
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-            logits = combine([member(member.adapt(images)) for member in self.members])
-        with torch.no_grad():
-            return logits.clone()  # a normal tensor: autograd cannot save one of inference mode
+            output = compute()
+        with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
+            return tree_map(torch.clone, output)
 
     @property
     def sources(self) -> list[dict]:
@@ -135,15 +177,20 @@ class CachedTargets:
     """Logits of the teacher for every training sample, by index.
 
     Args:
-        logits: (N, C) in float32.
+        logits: (M, N, C) in float32, of M members.
     """
 
     def __init__(self, logits: Tensor):
-        self.logits = logits
+        self.members = logits
+        self.logits = combine(list(logits))
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,), on its device."""
         return self.logits[index.to(self.logits.device)].to(index.device)
+
+    def by_member(self, index: Tensor) -> Tensor:
+        """Return the logits of every member, (M, B, C)."""
+        return self.members[:, index.to(self.members.device)].to(index.device)
 
 
 def combine(logits: list[Tensor]) -> Tensor:
@@ -332,7 +379,7 @@ def label_dataset(
         progress: wraps an iterable with a length, to show progress.
 
     Returns:
-        Logits (N, C) in float32, in the order of the dataset, on the CPU.
+        Logits (M, N, C) of the M members in float32, in the order of the dataset, on the CPU.
     """
     transform = dataset.transform
     labelled = []
@@ -346,7 +393,7 @@ def label_dataset(
                 rows.append(member(images).cpu())
         labelled.append(_gather(torch.cat(rows), len(dataset), evaluation_sample_limit(loader), device, distributed))
     dataset.transform = transform
-    return combine(labelled).clone()
+    return torch.stack(labelled).clone()  # out of inference mode
 
 
 def _gather(rows: Tensor, size: int, valid: int | None, device: torch.device, distributed: bool) -> Tensor:

@@ -73,7 +73,7 @@ def test_value(argv, dest, value):
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
     (["--teacher-targets", "live"], "--teacher-targets: invalid choice: 'live'"),
     (["--select-split", "some"], "--select-split: invalid"),
-    (["--loss-kwargs", "temperature"], "--loss-kwargs: expected K=V ..., not 'temperature'"),
+    (["--loss-kwargs", "temperature"], "--loss-kwargs: 'temperature' has no value, expected KEY=VALUE"),
     (["--input-size", "3", "32"], "--input-size: expected 3 arguments"),
     (["--epochs"], "--epochs: expected one argument"),
     (["--torchscript", "--torchcompile"], "not allowed with argument"),

@@ -24,16 +24,6 @@ def _number_or_share(text: str) -> float | int:
     return int(text) if text.isdigit() else float(text)
 
 
-class KeyValues(ParseKwargs):
-    """timm's K=V arguments, with an error that names the flag."""
-
-    def __call__(self, parser: object, namespace: object, values: list[str], option_string: str | None = None) -> None:
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except ValueError as error:
-            raise argparse.ArgumentError(self, f"expected K=V ..., not '{' '.join(values)}'") from error
-
-
 # ---------------------------------------------------------------- weak-to-strong
 
 
@@ -52,6 +42,15 @@ def add_teacher(add: Adder) -> None:
     add("--teacher-compile", action="store_true", help="torch.compile the teacher")
     add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the teacher's constructor")
+    add("--teacher-assign", choices=["mean", "student"], default="mean",
+        help="of several teachers use the mean, or for each sample the one nearest to the student's prediction")
+    add("--teacher-weights", choices=["equal", "learned"], default="equal",
+        help="weights of several teachers in the mean; learned with the student")
+    add("--teacher-agreement-share", type=float, default=0.1, metavar="R",
+        help="with learned weights: share of training at first on samples on which all teachers agree")
+    add("--student-stages", type=int, nargs="+", metavar="I", help="feature levels of the student for losses on "
+        "features (default: the last four)")
+    add("--teacher-stages", type=int, nargs="+", metavar="I", help="feature levels of the teacher")
     add("--no-teacher-eval", action="store_true",
         help="do not measure teacher and student on the validation split before the first step")
 

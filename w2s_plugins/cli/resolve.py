@@ -187,6 +187,9 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
 
 def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
+        args.student_stages = args.student_stages or args.fitnet_stage
+        args.teacher_stages = args.teacher_stages or args.fitnet_stage
     for flag, targets in RELEASED_LOSS_FLAGS.items():
         if flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
             continue
@@ -248,7 +251,12 @@ def _check_combinations(args: argparse.Namespace) -> None:
     mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    teachers = len(split_names(args.teacher))
+    mixes = args.teacher_assign == "student", args.teacher_weights == "learned"
     rules = [
+        (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
+         "--teacher NAME,NAME"),
+        (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),

@@ -71,6 +71,14 @@ class LossInputs:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def rows(self, keep: Tensor) -> "LossInputs":
+        """Return the samples that ``keep`` (B,), a mask or indices, selects."""
+        def chosen(value: object) -> object:
+            if isinstance(value, list):
+                return [v[keep] for v in value]
+            return value[keep] if isinstance(value, Tensor) else value
+        return LossInputs(**{f.name: chosen(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
     def in_float32(self) -> "LossInputs":
         """Return the same inputs with half-precision tensors raised to float32; wider ones stay as they are."""
         return self.replace(

@@ -7,13 +7,13 @@ Relations are those within the batch of one process.
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
+from .memory import gather_rows
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -220,7 +220,7 @@ class CRD(DistillationLoss):
         """Return log Z of each side: N times the mean of exp(v . m / T), over the batches of all processes."""
         flat = torch.stack([torch.cat([own, other.flatten()]) for own, other in scores]).detach()
         sums = torch.stack([flat.logsumexp(dim=1), flat.isfinite().sum(dim=1).to(flat.dtype).log()])
-        log_sum, log_count = gather_batch(sums[None]).logsumexp(dim=0)
+        log_sum, log_count = gather_rows(sums[None])[0].logsumexp(dim=0)
         return log_sum - log_count + math.log(len(self.memory_student))
 
     def _contrast(self, own: Tensor, other: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class CRD(DistillationLoss):
     @torch.no_grad()
     def _remember(self, index: Tensor, vectors: Tensor, log_z: Tensor) -> None:
         """Mix the embeddings (B, 2, feat_dim) of student and teacher into their memories."""
-        index, vectors = gather_batch(index), gather_batch(vectors)
+        index, vectors = gather_rows(index, vectors)
         vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
         for memory, v in zip((self.memory_student, self.memory_teacher), vectors.unbind(dim=1)):
             memory.index_copy_(0, index, F.normalize(self.momentum * memory[index] + (1 - self.momentum) * v))
@@ -247,20 +247,6 @@ def draw_indices(seed: int, step: Tensor, count: int, size: int) -> Tensor:
     counter = step * count + torch.arange(1, count + 1, device=step.device)
     start = _mix(torch.full_like(step, seed))
     return (_mix(start + counter * _signed(0x9E3779B97F4A7C15)) & 0x7FFFFFFFFFFFFFFF) % size
-
-
-def gather_batch(tensor: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks; their numbers of rows may differ. No gradient."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    count = torch.tensor([len(tensor)], device=tensor.device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    longest = int(torch.stack(counts).max())
-    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
-    batches = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(batches, padded)
-    return torch.cat([batch[:int(n)] for batch, n in zip(batches, counts)])
 
 
 def _mix(x: Tensor) -> Tensor:
