@@ -97,7 +97,10 @@ def join_processes(args: argparse.Namespace) -> World:
 def setup_device(args: argparse.Namespace) -> World:
     """Join the other processes and set what training needs globally."""
     for module in args.device_modules or ():
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     world = join_processes(args)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     if args.fuser:

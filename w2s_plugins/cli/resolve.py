@@ -72,6 +72,7 @@ def resolve_data_dir(args: argparse.Namespace) -> None:
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and pick the CPU's mixed-precision dtype."""
+    check_choice("--fuser", args.fuser, ("", "te", "old", "legacy", "nvfuser", "nvf"))
     check_choice("--amp-dtype", args.amp_dtype, ("float16", "bfloat16"))
     if args.model_dtype is not None:
         check_choice("--model-dtype", args.model_dtype, ("float32", "float16", "bfloat16"))

@@ -1,0 +1,558 @@
+"""Bad input ends in one line that says what was wrong and what to do, and in exit code 2."""
+
+import json
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run, run_script
+from tests.hub_server import HubServer, hub_env
+
+Run = Callable[..., Done]
+CNN = [*TINY, "--model", "w2s_cnn2"]
+
+
+def distil(weak: Path) -> list[str]:
+    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(weak),
+            "--no-teacher-eval"]
+
+
+def assert_says(message: str, *parts: str) -> None:
+    missing = [part for part in parts if part not in message]
+    assert not missing, f"{missing} not in: {message}"
+
+
+# ---------------------------------------------------------------- names and values
+
+
+@pytest.mark.parametrize(("flags", "parts"), [
+    (["--model", "resnet81"], ["--model", "'resnet81'", "nearest: resnet"]),
+    (["--model", "resnet18.a1_in1"], ["'a1_in1'", "nearest: a1_in1k"]),
+    (["--model", "me/net"], ["unknown model 'me/net'", "hf-hub:me/net"]),
+    (["--teacher", "w2s_cnn22"], ["--teacher", "nearest: w2s_cnn2"]),
+    (["--teacher", "w2s_cnn2,restnet18"], ["'restnet18'", "resnet18"]),
+    (["--kd-model-name", "resnt18"], ["--kd-model-name", "resnet18"]),
+    (["--teacher", "w2s_cnn2", "--loss", "adaptcon"], ["--loss", "'adaptcon'", "nearest: adaptconf"]),
+    (["--teacher", "w2s_cnn2", "--distiller", "augcon"], ["'augcon'", "nearest: augconf"]),
+    (["--task-loss", "cee"], ["--task-loss", "nearest: ce"]),
+    (["--loss", "bcee"], ["--loss", "bce"]),
+    (["--opt", "adamww"], ["--opt", "'adamww'", "nearest: adamw"]),
+    (["--sched", "cosin"], ["--sched", "'cosin'", "nearest: cosine"]),
+    (["--dataset", "w2s/digit"], ["--dataset", "'w2s/digit'", "nearest: w2s/digits"]),
+    (["--dataset", "torch/cifar1000"], ["'torch/cifar1000'", "nearest: torch/cifar100"]),
+    (["--dataset", "digits"], ["'digits'", "w2s/digits"]),
+    (["--modle", "resnet18"], ["'--modle'", "nearest: --model"]),
+    (["--epochs", "ten"], ["--epochs", "'ten'"]),
+    (["--teacher-targets", "cache"], ["--teacher-targets", "'cached'"]),
+    (["--amp-dtype", "bfloat"], ["--amp-dtype", "bfloat16"]),
+    (["--device", "cdua"], ["--device cdua", "cpu"]),
+    (["--val-split", "validatoin"], ["--val-split validatoin", "train and validation"]),
+    (["--train-slice", "0.5:0.2"], ["--train-slice 0.5:0.2", "A < B"]),
+    (["--train-slice", "0:5000"], ["--train-slice 0:5000", "1197"]),
+    (["--train-slice", "half"], ["--train-slice half", "A:B"]),
+    (["--batch-size", "100"], ["--batch-size 100", "64"]),
+    (["--num-classes", "7"], ["--num-classes 7", "10 classes"]),
+    (["--model-kwargs", "widht=3"], ["--model w2s_cnn2", "widht"]),
+    (["--opt-kwargs", "nesterof=1"], ["--opt", "nesterof"]),
+    (["--sched", "plateau", "--sched-on-updates"], ["plateau"]),
+    (["--sched", "wsd", "--decay-epochs", "90"], ["--sched", "wsd", "decay"]),
+    (["--loss", "adaptconf"], ["--loss adaptconf", "--teacher"]),
+    (["--plugins", "no_such_module"], ["--plugins no_such_module"]),
+    (["--plugins", "nowhere.py"], ["--plugins nowhere.py", "no such file"]),
+    (["--config", "nowhere.yaml"], ["--config nowhere.yaml", "no such file"]),
+    (["--mixup", "0.2", "--batch-size", "15"], ["--batch-size 15", "even"]),
+    (["--push-to-hub", "two words"], ["not a Hub id", "two-words"]),
+    (["--device-modules", "nowhere"], ["--device-modules nowhere"]),
+    (["--fuser", "fast"], ["--fuser", "'fast'", "nvfuser"]),
+])
+def test_names_and_values(here: Run, flags: list[str], parts: list[str]) -> None:
+    assert_says(here(*CNN, *flags).error, *parts)
+
+
+@pytest.mark.parametrize(("flags", "parts"), [
+    (["--loss-kwargs", "temperatur=2"], ["'adaptconf'", "'temperatur'", "nearest: temperature"]),
+    (["--loss-kwargs", "temperature=warm"], ["temperature='warm'", "expected float"]),
+    (["--loss-kwargs", "temperature"], ["--loss-kwargs", "temperature"]),
+    (["--teacher-checkpoint", "a.pth,b.pth"], ["1 models", "2 files"]),
+    (["--teacher-class-map", "none.json"], ["--teacher-class-map none.json", "no such file"]),
+    (["--loss", "bce"], ["--loss bce", "--task-loss bce"]),
+    (["--kd-model-name", "resnet18"], ["--teacher and --kd-model-name"]),
+    (["--teacher-targets", "cached", "--mixup", "0.2"], ["--teacher-targets", "online"]),
+    (["--ceiling-acc", "3"], ["ceiling", "3.00"]),
+])
+def test_distillation_flags(here: Run, weak: Path, flags: list[str], parts: list[str]) -> None:
+    run = [f for f in distil(weak) if f != "--no-teacher-eval"]
+    assert_says(here(*run, *flags).error, *parts)
+
+
+@pytest.mark.parametrize(("text", "parts"), [
+    ("modle: resnet18", ["bad.yaml", "'modle'", "nearest: model"]),
+    ("epochs: many", ["bad.yaml", "epochs", "'many'", "expected int"]),
+    ("epochs: 1.5", ["bad.yaml", "epochs", "1.5", "expected int"]),
+    ("amp: 3", ["bad.yaml", "amp", "true or false"]),
+    ("lr: [1, 2]", ["bad.yaml", "lr", "expected float"]),
+    ("select: worst", ["bad.yaml", "select", "last, best"]),
+    ("input_size: [3, 8]", ["bad.yaml", "input_size", "3 values"]),
+    ("- model", ["bad.yaml", "mapping"]),
+    ("{", ["bad.yaml", "not a YAML file"]),
+    ("model: !!python/object/apply:os.system ['touch ran']", ["bad.yaml", "not a YAML file"]),
+])
+def test_config(here: Run, tmp_path: Path, text: str, parts: list[str]) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert_says(here(*CNN, "--config", "bad.yaml").error, *parts)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_missing_package(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert_says(here(*CNN, "--log-wandb").error, "--log-wandb", "pip install wandb")
+    assert_says(here(*CNN, "--log-tensorboard").error, "--log-tensorboard", "pip install tensorboard")
+
+
+def test_no_data(here: Run) -> None:
+    assert_says(here("--model", "w2s_cnn2").error, "--data-dir", "IMAGENET_DIR", "--dataset w2s/digits")
+
+
+# ---------------------------------------------------------------- folders of images
+
+
+def image_folder(root: Path, **classes: list[str]) -> Path:
+    """Image folders: for each split the names of its classes, four images of each."""
+    for split, names in classes.items():
+        for number, name in enumerate(names):
+            (root / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (60 * number, 10 * i, 0)).save(root / split / name / f"{i}.png")
+    return root
+
+
+FOLDER = ["--model", "w2s_cnn2", "--img-size", "8", "--batch-size", "4", "--epochs", "1", "--workers", "0"]
+
+
+def test_data_folder(here: Run, tmp_path: Path) -> None:
+    image_folder(tmp_path / "data", train=["a", "b"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / "train").mkdir(parents=True)
+    (tmp_path / "file.txt").write_text("not a tar file")
+    assert_says(here(*FOLDER, "--data-dir", "dataa").error, "--data-dir dataa", "no such folder", "nearest: data")
+    assert_says(here(*FOLDER, "--data-dir", "empty").error, "--data-dir empty", "empty", "train")
+    assert_says(here(*FOLDER, "--data-dir", "data").error, "'validation'", "found: train", "--val-split")
+    assert_says(here(*FOLDER, "--data-dir", "hollow", "--val-split", "").error, "--data-dir hollow", "'train'")
+    assert_says(here(*FOLDER, "--data-dir", "file.txt").error, "--data-dir file.txt")
+    assert_says(here(*FOLDER, "data", "--train-split", "trian").error, "'trian'", "found: train", "--train-split")
+
+
+def test_classes_of_splits(here: Run, tmp_path: Path) -> None:
+    image_folder(tmp_path / "fewer", train=["a", "b", "c"], validation=["a", "c"])
+    image_folder(tmp_path / "other", train=["a", "b"], validation=["a", "x"])
+    assert_says(here(*FOLDER, "fewer").error, "3 in 'train'", "2 in 'validation'", "difference: b")
+    assert_says(here(*FOLDER, "other").error, "2 in 'train'", "difference: b")
+    assert_says(here(*FOLDER, "--num-classes", 5, "fewer", "--val-split", "").error, "--num-classes 5", "3 classes")
+
+
+def test_classes_of_teacher(here: Run, weak: Path, tmp_path: Path) -> None:
+    image_folder(tmp_path / "data", train=["a", "b"], validation=["a", "b"])
+    flags = [*FOLDER, "data", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak]
+    assert_says(here(*flags).error, "--teacher w2s_cnn2", "10 classes", "student 2", "--teacher-class-map")
+    (tmp_path / "map.json").write_text(json.dumps({"0": 0, "1": 2}))
+    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "1 -> 2", "0 to 1")
+    (tmp_path / "map.json").write_text("{")
+    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "mapping of class numbers")
+
+
+# ---------------------------------------------------------------- files of weights
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {shlex.quote(str(self.path))}",)
+
+
+def write_bad_file(kind: str, path: Path, good: Path) -> None:
+    if kind == "truncated":
+        path.write_bytes(good.read_bytes()[:-2000])
+    elif kind == "text":
+        path.write_text("these are no weights")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "no tensors":
+        torch.save({"state_dict": {"a": 1}}, path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "torch pickle":
+        torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Payload(path.with_suffix(".ran"))}, path)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps(Payload(path.with_suffix(".ran"))))
+    elif kind == "truncated safetensors":
+        save_file({"a": torch.ones(100)}, path)
+        path.write_bytes(path.read_bytes()[:-50])
+
+
+BAD_FILES = {
+    "missing": ["no such file"],
+    "truncated": ["truncated"],
+    "text": ["cannot be read as a checkpoint"],
+    "empty": ["cannot be read as a checkpoint"],
+    "no tensors": ["no tensors"],
+    "list": [],
+    "torch pickle": ["refused", "would run code"],
+    "plain pickle": ["refused", "would run code"],
+    "truncated safetensors": ["truncated"],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize("flag", [
+    "--teacher-checkpoint", "--initial-checkpoint", "--finetune", "--pretrained-path", "--resume"])
+def test_bad_file(here: Run, weak: Path, tmp_path: Path, flag: str, kind: str) -> None:
+    path = tmp_path / ("bad.safetensors" if "safetensors" in kind else "bad.pth.tar")
+    write_bad_file(kind, path, weak / "last.pth.tar")
+    teacher = ["--teacher", "w2s_cnn2", "--no-teacher-eval"] if flag == "--teacher-checkpoint" else []
+    done = here(*CNN, *teacher, flag, path)
+    expected = [] if flag == "--resume" and kind in ("no tensors", "truncated safetensors") else BAD_FILES[kind]
+    assert_says(done.error, flag, str(path), *expected)
+    assert not path.with_suffix(".ran").exists()
+    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").rglob("*.pth.tar"))
+
+
+def test_the_payload_would_run(tmp_path: Path) -> None:
+    """The two pickles above are armed: an unsafe reader runs them."""
+    for kind in ("torch pickle", "plain pickle"):
+        path = tmp_path / f"{kind}.pth"
+        write_bad_file(kind, path, path)
+        if kind == "torch pickle":
+            torch.load(path, weights_only=False)
+        else:
+            pickle.loads(path.read_bytes())
+        assert path.with_suffix(".ran").exists()
+
+
+def test_other_architecture(here: Run, weak: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    torch.save(timm.create_model("test_vit", num_classes=10, img_size=8, patch_size=4).state_dict(), other)
+    wider = tmp_path / "wider.pth"
+    state = {k: torch.cat([v, v]) if v.ndim else v for k, v in timm.create_model(
+        "w2s_cnn2", num_classes=10).state_dict().items()}
+    torch.save(state, wider)
+    teacher = [*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint"]
+    for flags, flag in ((teacher, "--teacher-checkpoint"), ([*CNN, "--initial-checkpoint"], "--initial-checkpoint")):
+        assert_says(here(*flags, other).error, flag, "other.pth", "0 of", "missing", "unexpected", "cls_token")
+        message = here(*flags, wider).error
+        name, shape = next((k, v.shape) for k, v in state.items() if v.ndim == 4)
+        assert_says(message, flag, "wider.pth", name, str(tuple(shape)), f"expected ({shape[0] // 2},")
+    message = here(*CNN, "--pretrained-path", other).error
+    assert_says(message, "--pretrained-path", "other.pth", "none of its tensors", "cls_token (1, 1, 64)", "expected")
+
+
+def test_folder_without_weights(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    flags = [*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "bare"]
+    assert_says(here(*flags).error, "--teacher-checkpoint bare", "no checkpoint", "last.pth.tar")
+    assert_says(here(*CNN, "--resume", "bare").error, "--resume bare", "no checkpoint", "last.pth.tar")
+    assert_says(here(*TINY, "--model", "local-dir:bare").error, "local-dir:bare", "config.json")
+    assert_says(here(*CNN, "--teacher", "local-dir:bare").error, "--teacher local-dir:bare", "config.json")
+    assert_says(here(*CNN, "--teacher", "w2s_cnn2").error, "--teacher w2s_cnn2", "no pretrained weights")
+
+
+# ---------------------------------------------------------------- run folders
+
+
+@pytest.fixture
+def finished(here: Run, tmp_path: Path) -> Path:
+    """Run folder of one epoch of two."""
+    here(*CNN, "--output", tmp_path, "--experiment", "run", "--stop-epoch", 1).ok()
+    return tmp_path / "run"
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_run_exists(here: Run, finished: Path) -> None:
+    before = snapshot(finished)
+    flags = [*CNN, "--output", finished.parent, "--experiment", "run"]
+    assert_says(here(*flags).error, str(finished), "--resume auto", "--experiment")
+    assert snapshot(finished) == before
+    here(*flags, "--resume", "auto").ok()
+
+
+@pytest.mark.parametrize(("changed", "parts"), [
+    (["--model", "w2s_cnn5"], ["--model w2s_cnn2 -> w2s_cnn5"]),
+    (["--opt", "adamw"], ["--opt sgd -> adamw"]),
+    (["--img-size", "16"], ["--img-size 8 -> 16"]),
+    (["--model-ema"], ["--model-ema False -> True"]),
+    (["--gp", "max"], ["--gp None -> max"]),
+])
+def test_resume_of_another_model(here: Run, finished: Path, changed: list[str], parts: list[str]) -> None:
+    before = snapshot(finished)
+    for resume in ("auto", finished, finished / "last.pth.tar"):
+        done = here(*CNN, "--output", finished.parent, "--experiment", "run", "--resume", resume, *changed)
+        assert_says(done.error, "--resume", str(finished / "last.pth.tar"), "--initial-checkpoint", *parts)
+    assert snapshot(finished) == before
+
+
+def test_resume_without_name(here: Run) -> None:
+    assert_says(here(*CNN, "--resume", "auto").error, "--resume auto", "--experiment")
+    assert_says(here(*CNN, "--resume", "nowhere").error, "--resume nowhere", "no such file")
+
+
+def test_resume_of_a_foreign_checkpoint(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Weights alone, or another project's dictionary, are no training checkpoint."""
+    torch.save(read_run(weak)["state_dict"], tmp_path / "plain.pth")
+    assert_says(here(*CNN, "--resume", "plain.pth").error, "--resume plain.pth", "not a training checkpoint")
+    save_file({"a": torch.ones(1)}, tmp_path / "plain.safetensors")
+    assert_says(here(*CNN, "--resume", "plain.safetensors").error, "--resume plain.safetensors")
+    torch.save({"state_dict": {}, "epoch": 0, "optimizer": {}}, tmp_path / "bare.pth")
+    assert_says(here(*CNN, "--resume", "bare.pth").error, "--resume bare.pth", "does not fit", "Missing key")
+
+
+def test_no_permission(here: Run, tmp_path: Path) -> None:
+    """Root may write anywhere, but not into a file."""
+    (tmp_path / "taken").write_text("a file")
+    for flags in (["--output", "taken"], ["--output", "taken/deeper"], ["--output", ".", "--experiment", "taken"]):
+        assert_says(here(*CNN, *flags).error, "--output", "taken", "cannot be written to", "another folder")
+    assert (tmp_path / "taken").read_text() == "a file"
+    assert_says(here(*CNN, "--output", "/proc/none").error, "--output /proc/none", "cannot be written to")
+
+
+# ---------------------------------------------------------------- a full disk
+
+FILL = '''
+import os
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+@register_loss("fill_{when}")
+def fill(inputs):
+    """Fills the disk of the run folder at one of its calls, if there is a file that tells it to."""
+    global calls
+    calls += 1
+    if calls == {when} and os.path.exists("armed"):
+        with open("{disk}/filler", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+    return {{"kd": inputs.student_logits.sum() * 0}}
+'''
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk of 8 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs privileges; test_file_size_limit has the same error without them")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("when", [1, 4, 5, 8])
+def test_disk_full(here: Run, weak: Path, disk: Path, tmp_path: Path, when: int) -> None:
+    """At the first log line, at the end of an epoch of four steps, inside the second epoch, at the end of it."""
+    (tmp_path / "fill.py").write_text(FILL.format(when=when, disk=disk))
+    (tmp_path / "armed").touch()
+    flags = [*distil(weak), "--plugins", "fill.py", "--loss", f"fill_{when}", "--output", disk, "--experiment", "run"]
+    done = here(*flags)
+    assert_says(done.error, str(disk / "run"), "cannot be written", "No space left")
+    files = snapshot(disk / "run")
+    assert not [name for name in files if "tmp" in name or ".new" in name], files.keys()
+    assert "args.yaml" in files
+    for line in read_lines(disk / "run" / "metrics.jsonl")[:-1]:
+        assert line["event"] in ("train", "eval")
+    if when > 4:
+        assert read_run(disk / "run")["epoch"] == 0
+    if when == 8:
+        (disk / "filler").unlink()
+        (tmp_path / "armed").unlink()
+        run_script(*flags, "--resume", "auto", cwd=tmp_path).ok()
+        events = [(line["event"], line["epoch"]) for line in read_lines(disk / "run" / "metrics.jsonl")]
+        assert events == [("train", 0)] * 4 + [("eval", 0)] + [("train", 1)] * 4 + [("eval", 1)]
+
+
+def test_disk_full_before_training(here: Run, weak: Path, disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    flags = [*distil(weak), "--output", disk, "--experiment", "run"]
+    assert_says(here(*flags).error, str(disk / "run"), "cannot be written", "No space left")
+    assert_says(here(*flags, "--teacher-targets", "cached").error, str(disk / "run"), "cannot be written")
+
+
+def test_file_size_limit(weak: Path, tmp_path: Path) -> None:
+    """The system refuses to let a checkpoint grow, after a first epoch that was saved whole."""
+    limit = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+        f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'train_w2s.py'; "
+        f"runpy.run_path({str(ROOT / 'train_w2s.py')!r}, run_name='__main__')")
+    flags = [*CNN, "--output", str(tmp_path), "--experiment", "run"]
+    run_script(*flags, "--stop-epoch", 1, cwd=tmp_path).ok()
+    before = snapshot(tmp_path / "run")
+    done = subprocess.run([sys.executable, "-c", limit, *flags, "--resume", "auto"], capture_output=True, text=True,
+                          cwd=tmp_path, env=environment(), timeout=60)
+    error = Done(done.returncode, done.stdout, done.stderr).error
+    assert_says(error, "run/tmp.pth.tar", "cannot be written", "the disk is full or", "unchanged")
+    grown = {"args.yaml", "metrics.jsonl", "summary.csv"}  # cut back by a run that goes on
+    after = snapshot(tmp_path / "run")
+    assert {k: v for k, v in after.items() if k not in grown} == {k: v for k, v in before.items() if k not in grown}
+
+
+# ---------------------------------------------------------------- a loss that is not finite
+
+BREAK = '''
+import torch
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+@register_loss("break_{name}", summary="{value} from call {first} on")
+def break_(inputs):
+    global calls
+    calls += 1
+    bad = {first} <= calls < {last}
+    return {{"soft": inputs.student_logits.square().mean(), "edge": inputs.student_logits.mean() * (
+        float("{value}") if bad else 1.0)}}
+'''
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_loss_not_finite(here: Run, weak: Path, tmp_path: Path, value: str) -> None:
+    """The first epoch is good, the third step of the second one breaks."""
+    (tmp_path / "break.py").write_text(BREAK.format(name=value, value=value, first=6, last=1000))
+    flags = [*distil(weak), "--plugins", "break.py", "--loss", f"break_{value}", "--nan-patience", 3, "--epochs", 3,
+             "--output", tmp_path, "--experiment", "run"]
+    done = here(*flags)
+    assert_says(done.error, "step 7", "term edge", "learning rate 0.0", "3 bad steps", "--nan-patience", "--lr")
+    assert "soft" not in done.error
+    assert "step 5: term edge is not finite" in done.err and "(1 of 3 in a row)" in done.err
+    saved = read_run(tmp_path / "run")
+    assert saved["epoch"] == 0 and all(v.isfinite().all() for v in saved["state_dict"].values())
+    assert not (tmp_path / "run" / "export").exists() and not (tmp_path / "run" / "result.json").exists()
+
+
+def test_bad_steps_are_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Two bad steps of a patience of three: the run goes on, and its weights and averages stay finite."""
+    (tmp_path / "break.py").write_text(BREAK.format(name="twice", value="nan", first=2, last=4))
+    here(*distil(weak), "--plugins", "break.py", "--loss", "break_twice", "--nan-patience", 3, "--output", tmp_path,
+         "--experiment", "run").ok()
+    assert all(v.isfinite().all() for v in read_run(tmp_path / "run")["state_dict"].values())
+    assert all(line["train"]["loss"] < 100 for line in read_lines(tmp_path / "run" / "metrics.jsonl")
+               if line["event"] == "eval")
+
+
+def test_diverging_run(here: Run, tmp_path: Path) -> None:
+    """A learning rate out of all proportion, without a plugin."""
+    done = here(*CNN, "--lr", 1e30, "--epochs", 8, "--output", tmp_path, "--experiment", "run", "--nan-patience", 4)
+    assert_says(done.error, "is not finite", "learning rate 9.", "e+29", "--nan-patience")
+
+
+# ---------------------------------------------------------------- as real processes
+
+HUB_DRIVER = '''
+import contextlib, io, json, sys, time
+import train_w2s
+from w2s_plugins.errors import run_main
+
+time.sleep = lambda seconds: None  # the waits between huggingface_hub's retries are left out, the retries are not
+results = []
+for flags in json.loads(sys.argv.pop()):
+    sys.argv = ["train_w2s.py", *flags]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            run_main(train_w2s.main, "train_w2s.py")
+        except SystemExit as end:
+            code = end.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+'''
+
+
+def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
+    """Run several command lines in one fresh process, whose Hub is that of ``env``."""
+    done = subprocess.run([sys.executable, "-c", HUB_DRIVER, json.dumps(commands)], env=env, cwd=cwd, timeout=120,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [Done(*result) for result in json.loads(done.stdout)]
+
+
+def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
+    hub_server.add_user("me", token="hf_me")
+    hub_server.add_model("me/weak", weak / "export")
+    hub_server.add_model("me/private", weak / "export", private=True)
+    hub_server.add_model("me/gated", weak / "export", gated=True)
+    env = hub_env(hub_server, tmp_path)
+    plugin = ["--plugins", "w2s_plugins.models", "--epochs", "1", "--no-teacher-eval"]
+    teacher = [*TINY, "--model", "w2s_cnn5", *plugin, "--teacher"]
+    student = [*TINY, *plugin, "--pretrained", "--model"]
+    good, absent, private, gated, revision, missing, absent_kd = run_many([
+        [*teacher, "hf-hub:me/weak"],
+        [*teacher, "hf-hub:me/weka"],
+        [*teacher, "hf-hub:me/private"],
+        [*student, "hf-hub:me/gated"],
+        [*teacher, "hf-hub:me/weak@maim"],
+        [*student, "hf-hub:me/weka"],
+        [*TINY, "--model", "w2s_cnn2", *plugin, "--kd-model-name", "hf-hub:me/weka"],
+    ], env, tmp_path)
+    good.ok()
+    assert_says(absent.error, "--teacher hf-hub:me/weka", "no repository me/weka", "nearest: me/weak", "hf auth login")
+    assert_says(private.error, "no repository me/private", "hf auth login", "HF_TOKEN")
+    assert_says(gated.error, "--model hf-hub:me/gated", "gated", "ask for access")
+    assert_says(revision.error, "me/weak has no revision 'maim'", "nearest: main")
+    assert_says(missing.error, "--model hf-hub:me/weka", "no repository")
+    assert_says(absent_kd.error, "--kd-model-name hf-hub:me/weka", "no repository")
+
+    hub_server.__exit__()
+    cached, unreachable, push = run_many([
+        [*teacher, "hf-hub:me/weak"],
+        [*teacher, "hf-hub:me/other"],
+        [*TINY, "--model", "w2s_cnn2", "--epochs", "1", "--push-to-hub", "me/new", "--output", str(tmp_path),
+         "--experiment", "pushed"],
+    ], env, tmp_path)
+    cached.ok()
+    assert_says(unreachable.error, "cannot be reached", "local cache has only me/weak")
+    assert_says(push.error, "push to me/new", "w2s_plugins.hub push")
+    assert (tmp_path / "pushed" / "result.json").exists()
+
+
+def test_process(script: Run) -> None:
+    assert_says(script(*CNN, "--loss-fn", "x").error, "'--loss-fn'", "nearest: --loss")
+
+
+def test_debug_shows_the_traceback(script: Run) -> None:
+    done = script(*CNN, "--opt-kwargs", "nesterof=1", "--debug")
+    assert done.code == 2 and "Traceback" in done.err
+    assert done.err.strip().splitlines()[-1].startswith("train_w2s.py: error: --opt")
+
+
+@pytest.mark.parametrize("flags", [["--model", "resnet81"], ["--output", "/proc/none"]])
+def test_torchrun(script: Run, flags: list[str]) -> None:
+    """Before the processes have met, and after: printed once, and every one ends."""
+    done = script(*CNN, *flags, processes=2, timeout=60)
+    assert done.code != 0
+    assert done.err.count("train_w2s.py: error:") == 1, done.err
+    ours = [line for line in done.err.splitlines() if "train_w2s.py" in line and line.lstrip().startswith("File ")]
+    assert not ours, done.err
