@@ -189,6 +189,7 @@ def train_one_epoch(
     updates_per_epoch = -(-total // accum)
     last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
     health = Health(settings.nan_patience, position.bad_steps)
+    good: Tensor | bool = True
     task.train()
     optimizer.zero_grad()
     for number, batch in enumerate(loader.epoch(epoch, position.batch), start=position.batch):
@@ -204,7 +205,7 @@ def train_one_epoch(
         with waiting:
             result = _forward(task, batch, images, precision)
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
-            good = _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
+            good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
         position.meter.update(result, len(images))
         position.batch = number + 1
         if not need_update:
@@ -212,6 +213,7 @@ def train_one_epoch(
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
         health.record(done - 1, good, result, _lr(optimizer))
+        good = True
         position.bad_steps = health.bad_steps
         optimizer.zero_grad()
         task.update_ema(step=done)
