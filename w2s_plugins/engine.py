@@ -341,6 +341,11 @@ def evaluate(
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
     """
+    def counted(logits: Tensor) -> Tensor:
+        if tta > 1:
+            logits = logits.unfold(0, tta, tta).mean(dim=2)
+        return logits if valid_labels is None else logits[:, valid_labels]
+
     if isinstance(model, nn.Module):
         model.eval()
     device, limit = precision.device, evaluation_sample_limit(loader)
@@ -354,16 +359,13 @@ def evaluate(
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with precision.autocast():
-            logits = first_output(model(images))
-        if tta > 1:
-            logits, target = logits.unfold(0, tta, tta).mean(dim=2), target[::tta]
-        if valid_labels is not None:
-            logits = logits[:, valid_labels]
+            logits = counted(first_output(model(images)))
+        target = target[::max(1, tta)][:len(logits)]
         meter.update(logits, target)
         predictions.append(logits.argmax(dim=1))
         targets.append(target)
         if teacher_meter is not None:
-            teacher_logits = teacher(images)
+            teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
             teacher_rows.append(teacher_logits.argmax(dim=1))
         if on_output:
