@@ -323,7 +323,10 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     """
     if "select" in figures:
         blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
-        return figures["select"]["agreement" if blind and "agreement" in figures["select"] else args.eval_metric]
+        if not blind:
+            return figures["select"][args.eval_metric]
+        agreement = figures["select"]["agreement"]
+        return -agreement if args.eval_metric == "loss" else agreement  # of a loss, less is better
     if "val" in figures:
         return figures["val"][args.eval_metric]
     return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]

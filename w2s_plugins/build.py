@@ -311,8 +311,10 @@ def without_transform(dataset: Dataset) -> Dataset:
 def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folder: Path, world: World) -> CachedTargets:
     """Let the teacher label every training image once; the labels stay in memory and in the run folder."""
     identity = describe(data.train, args.dataset, args.train_split)
-    hashes = [(source["source"] or {}).get("sha256") or source["name"] for source in teacher.sources]
-    key = f"{identity.fingerprint}|{identity.num_samples}|{'+'.join(hashes)}|{args.teacher_img_size}"
+    labellers = [
+        f"{(m.source['source'] or {}).get('sha256')} {m.source['name']} {sorted(m.data_config.items())} {m.dtype} "
+        f"{m.class_map if m.class_map is None else m.class_map.tolist()}" for m in teacher.members]
+    key = f"{identity.fingerprint}|{identity.num_samples}|{'+'.join(labellers)}|{args.use_ema_teacher}"
     path = folder / "teacher_targets.safetensors"
     logits = load_targets(path, key)
     if world.distributed:

@@ -193,6 +193,7 @@ def train_one_epoch(
     updates_per_epoch = -(-total // accum)
     last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
     health = Health(settings.nan_patience, position.bad_steps)
+    good: Tensor | bool = True
     task.train()
     optimizer.zero_grad()
     for number, batch in enumerate(loader.epoch(epoch, position.batch), start=position.batch):
@@ -208,7 +209,7 @@ def train_one_epoch(
         with waiting:
             result = _forward(task, batch, images, precision)
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
-            good = _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
+            good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
         position.meter.update(result, len(images))
         position.batch = number + 1
         if not need_update:
@@ -216,6 +217,7 @@ def train_one_epoch(
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
         health.record(done - 1, good, result, _lr(optimizer))
+        good = True
         position.bad_steps = health.bad_steps
         optimizer.zero_grad()
         task.update_ema(step=done)
@@ -343,6 +345,11 @@ def evaluate(
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
     """
+    def counted(logits: Tensor) -> Tensor:
+        if tta > 1:
+            logits = logits.unfold(0, tta, tta).mean(dim=2)
+        return logits if valid_labels is None else logits[:, valid_labels]
+
     if isinstance(model, nn.Module):
         model.eval()
     device, limit = precision.device, evaluation_sample_limit(loader)
@@ -356,16 +363,13 @@ def evaluate(
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with precision.autocast():
-            logits = first_output(model(images))
-        if tta > 1:
-            logits, target = logits.unfold(0, tta, tta).mean(dim=2), target[::tta]
-        if valid_labels is not None:
-            logits = logits[:, valid_labels]
+            logits = counted(first_output(model(images)))
+        target = target[::max(1, tta)][:len(logits)]
         meter.update(logits, target)
         predictions.append(logits.argmax(dim=1))
         targets.append(target)
         if teacher_meter is not None:
-            teacher_logits = teacher(images)
+            teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
             teacher_rows.append(teacher_logits.argmax(dim=1))
         if on_output:

@@ -197,7 +197,10 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         config = path.parent / "config.json"
         if not config.is_file():
             return {}
-        content = json.loads(config.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{flag} {config}: not a JSON file: {one_line(error)}") from error
         cfg = content.get("pretrained_cfg", {})
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}

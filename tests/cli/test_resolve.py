@@ -219,6 +219,7 @@ def test_name_or_range_refused(argv, message):
     assert message in refused(*DIGITS, *argv)
 
 
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler is deprecated")
 def test_every_optimizer_and_schedule_of_timm_is_accepted():
     from timm.optim import list_optimizers
     from timm.scheduler import create_scheduler_v2
@@ -272,6 +273,8 @@ MIX = ("--mixup", "0.2")
     (("--teacher-checkpoint", "weak.pth"), "--teacher-checkpoint needs --teacher"),
     (("--select-split", "0.1"), "--select-split needs --select best"),
     (("--select", "best", "--val-split", ""), "--select best needs"),
+    (("--select", "best", "--select-split", "0.1", "--teacher", "resnet18", "--task-loss-weight", "0",
+      "--no-teacher-eval"), "leave out --no-teacher-eval"),
     (("--push-to-hub", "a/b", "--speedtest"), "--speedtest exports nothing"),
     (("--eval-metric", "agreement"), "--eval-metric agreement needs a --teacher"),
     (("--resume", "auto"), "name it with --experiment"),

@@ -288,6 +288,10 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_scheduled_size_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
+        (args.select_split is not None and args.teacher and args.no_teacher_eval
+         and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
+         "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
+         "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and args.select_split is None,
          "--select best needs a --val-split or a --select-split"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),

@@ -1,0 +1,403 @@
+"""What a run writes: whole files or none, in timm's format, and read back to the last bit."""
+
+import argparse
+import csv
+import os
+
+import pytest
+import timm
+import torch
+import yaml
+from timm.models import load_checkpoint
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task import resume_task_checkpoint
+from timm.utils import NativeScaler
+from torch import nn
+
+from tests.parts import random_images, small_model
+from w2s_plugins import checkpoint as ckpt
+from w2s_plugins.engine import Position
+from w2s_plugins.errors import UserError
+from w2s_plugins.loading import read_checkpoint, read_weights
+from w2s_plugins.losses import DistillationLoss
+from w2s_plugins.task import WeakToStrongTask
+
+TARGET = torch.arange(8) % 10
+
+
+class Momentum(DistillationLoss):
+    """A loss with a parameter and memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("mean", torch.zeros(10))
+
+    def compute(self, inputs):
+        self.mean.lerp_(inputs.student_logits.detach().mean(0), 0.1)
+        return {"square": self.scale.square() * (inputs.student_logits - self.mean).square().mean()}
+
+
+class Parts:
+    """The parts of a run that a checkpoint holds."""
+
+    def __init__(self, folder, seed=0, **kwargs):
+        self.folder, self.position = folder, Position()
+        self.task = WeakToStrongTask(small_model(seed, "w2s_cnn5"), small_model(9), Momentum(), verbose=False)
+        self.optimizer = create_optimizer_v2(self.task.get_trainable_module(), opt="adamw", lr=1e-3)
+        self.scheduler, _ = create_scheduler_v2(self.optimizer, num_epochs=5, warmup_epochs=0)
+        self.scaler = NativeScaler(device="cpu")
+        self.task.setup_ema(decay=0.9)
+        self.args = argparse.Namespace(model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1})
+        self.saver = ckpt.Saver(
+            position=self.position, scheduler=self.scheduler, metrics_file=folder / "metrics.jsonl",
+            model=self.task.get_trainable_module(), optimizer=self.optimizer, args=self.args, amp_scaler=self.scaler,
+            checkpoint_dir=str(folder), recovery_dir=str(folder), task=self.task, **kwargs)
+
+    def step(self, number: int) -> None:
+        self.task.train()
+        self.optimizer.zero_grad()
+        result = self.task(random_images(seed=number), TARGET)
+        self.scaler(result["loss"], self.optimizer)  # counts its good steps
+        self.position.meter.update(result, 8)
+        self.position.batch += 1
+        self.task.update_ema(step=number + 1)
+
+    def state(self) -> dict:
+        """Everything that decides how training goes on, as one flat mapping."""
+        trees = {
+            **self.task.get_checkpoint_state(), **self.task.get_checkpoint_state(ema=True),
+            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
+            "scheduler": self.scheduler.state_dict(), "meter": self.position.meter.state_dict(),
+            "position": [self.position.epoch, self.position.batch, self.position.bad_steps]}
+        return dict(flatten(trees))
+
+
+def flatten(tree, path=()):
+    if isinstance(tree, dict):
+        tree = list(tree.items())
+    elif isinstance(tree, (list, tuple)):
+        tree = list(enumerate(tree))
+    else:
+        return [(path, tree.tolist() if isinstance(tree, torch.Tensor) else tree)]
+    return [leaf for key, value in tree for leaf in flatten(value, (*path, key))]
+
+
+def restore(parts: Parts, path) -> None:
+    parts.position = ckpt.restore(
+        read_checkpoint(path, "--resume"), path, parts.task, parts.optimizer, parts.scaler, parts.scheduler)
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+# ---------------------------------------------------------------- atomic files
+
+
+@pytest.mark.parametrize("error, raised", [
+    (OSError(28, "No space left on device"), UserError),
+    (RuntimeError("unexpected pos 64 vs 0"), UserError),
+    (KeyError("a bug"), KeyError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
+])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised, written):
+    path = tmp_path / "file.txt"
+    ckpt.write_text(path, "before")
+    with pytest.raises(raised) as found, ckpt.atomic_write(path) as temporary:
+        if written:
+            temporary.write_text("aft")
+        raise error
+    assert path.read_text() == "before"
+    assert names(tmp_path) == ["file.txt"]
+    if raised is UserError:
+        assert str(found.value).startswith(f"{path}: cannot be written (")
+        assert "what was there before is unchanged" in str(found.value)
+    ckpt.write_json(path, {"a": [1]})
+    assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_folder_that_is_gone(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        ckpt.write_text(tmp_path / "absent" / "file.txt", "text")
+
+
+class Unwritable:
+    """A state that fails while it is being saved."""
+
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_checkpoint_that_fails_half_way(tmp_path):
+    parts = Parts(tmp_path)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    parts.saver.save_recovery(1, batch_idx=3)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    parts.step(1)
+    parts.args.broken = Unwritable()
+    for save in (lambda: parts.saver.save_checkpoint(1, metric=2.0), lambda: parts.saver.save_recovery(2)):
+        with pytest.raises(UserError, match="cannot be written"):
+            save()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    del parts.args.broken
+    parts.saver.save_checkpoint(1, metric=2.0)
+    assert read_checkpoint(tmp_path / ckpt.BEST, "x")["epoch"] == 1
+
+
+# ---------------------------------------------------------------- timm's format
+
+
+def test_timm_reads_what_is_written(tmp_path):
+    parts = Parts(tmp_path)
+    for number in range(3):
+        parts.step(number)
+    parts.saver.save_checkpoint(4, metric=70.0)
+    path = str(tmp_path / ckpt.LAST)
+    other = Parts(tmp_path / "other", seed=1)
+    assert resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
+    ours, theirs = parts.state(), other.state()
+    kept = [k for k in ours if k[0] in ("state_dict", "task_state", "optimizer", "scaler")]
+    assert len(kept) > 20
+    assert all(ours[k] == theirs[k] for k in kept)
+    for use_ema, key in ((False, "state_dict"), (True, "state_dict_ema")):
+        model = timm.create_model("w2s_cnn5", num_classes=10)
+        load_checkpoint(model, path, use_ema=use_ema)
+        expected = parts.task.get_checkpoint_state(ema=use_ema)[key]
+        assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+    content = torch.load(path, weights_only=False)
+    assert (content["arch"], content["epoch"], content["metric"], content["version"]) == ("w2s_cnn5", 4, 70.0, 2)
+    assert vars(content["args"]) == vars(parts.args)
+
+
+def test_checkpoint_of_timm_is_continued(tmp_path):
+    from timm.utils import CheckpointSaver
+
+    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
+    parts.step(0)
+    CheckpointSaver(
+        parts.task.get_trainable_module(), parts.optimizer, args=parts.args, task=parts.task, amp_scaler=parts.scaler,
+        checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)).save_checkpoint(3, metric=1.0)
+    restore(other, tmp_path / "last.pth.tar")
+    assert (other.position.epoch, other.position.batch) == (4, 0)
+    kept = {k: v for k, v in parts.state().items() if k[0] not in ("meter", "position", "scheduler")}
+    assert {k: other.state()[k] for k in kept} == kept
+
+
+def test_history_and_best(tmp_path):
+    parts = Parts(tmp_path, max_history=2)
+    for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
+        parts.step(epoch)
+        parts.saver.save_checkpoint(epoch, metric=metric)
+    assert names(tmp_path) == ["checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "model_best.pth.tar"]
+    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 1]
+    assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
+    parts.saver.save_milestone(5)
+    assert os.path.samefile(tmp_path / "milestone-5.pth.tar", tmp_path / "last.pth.tar")
+
+
+def test_lower_is_better(tmp_path):
+    parts = Parts(tmp_path, max_history=1, decreasing=True)
+    for epoch, metric in enumerate([3.0, 1.0, 2.0]):
+        parts.saver.save_checkpoint(epoch, metric=metric)
+    assert read_checkpoint(tmp_path / ckpt.BEST, "x")["epoch"] == 1
+
+
+def test_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    parts = Parts(tmp_path)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
+    assert len({(tmp_path / n).read_bytes() for n in names(tmp_path)}) == 1
+    assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
+
+
+def test_bookkeeping_goes_on_after_a_restart(tmp_path):
+    whole, first = tmp_path / "whole", tmp_path / "halves"
+    for folder in (whole, first):
+        folder.mkdir()
+    metrics = [10.0, 30.0, 20.0, 25.0]
+    single, parts = Parts(whole, max_history=2), Parts(first, max_history=2)
+    for epoch, metric in enumerate(metrics):
+        single.saver.save_checkpoint(epoch, metric=metric)
+        if epoch == 2:
+            parts = Parts(first, max_history=2)
+            parts.saver.load_state_dict(read_checkpoint(first / ckpt.LAST, "--resume")["saver"])
+        parts.saver.save_checkpoint(epoch, metric=metric)
+    assert names(first) == names(whole)
+    assert [read_checkpoint(first / n, "x")["epoch"] for n in names(first)] == [
+        read_checkpoint(whole / n, "x")["epoch"] for n in names(whole)]
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_restored_inside_an_epoch(tmp_path):
+    """Student, average, loss, optimizer, scaler, schedule, meter and position are the same, to the last bit."""
+    (tmp_path / "metrics.jsonl").write_text("x" * 17)
+    parts = Parts(tmp_path)
+    parts.position.epoch, parts.position.bad_steps = 2, 1
+    for number in range(3):
+        parts.step(number)
+    parts.scheduler.step(2)
+    parts.saver.save_recovery(2, batch_idx=2)
+    other = Parts(tmp_path, seed=1)
+    other.step(7)
+    restore(other, tmp_path / "recovery-2-2.pth.tar")
+    assert other.state() == parts.state()
+    assert other.position.batch == 3
+    assert read_checkpoint(tmp_path / "recovery-2-2.pth.tar", "x")["w2s"]["metrics_bytes"] == 17
+    for run in (parts, other):
+        run.step(3)
+    assert other.state() == parts.state()
+
+
+def test_restored_after_an_epoch(tmp_path):
+    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
+    parts.step(0)
+    parts.position.bad_steps = 2
+    parts.saver.save_checkpoint(0, metric=1.0)
+    restore(other, tmp_path / ckpt.LAST)
+    assert (other.position.epoch, other.position.batch, other.position.bad_steps) == (1, 0, 2)
+    assert other.position.meter.average() == {}
+
+
+def test_optimizer_left_as_it_is(tmp_path):
+    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    path = tmp_path / ckpt.LAST
+    ckpt.restore(read_checkpoint(path, "--resume"), path, other.task, None, None, None)
+    assert other.optimizer.state_dict()["state"] == {}
+    assert torch.equal(other.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
+
+
+def test_checkpoint_of_another_model(tmp_path):
+    parts = Parts(tmp_path)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    content = read_checkpoint(tmp_path / ckpt.LAST, "--resume")
+    task = WeakToStrongTask(small_model(0, "w2s_cnn2"), small_model(9), Momentum(), verbose=False)
+    with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run") as error:
+        ckpt.restore(content, tmp_path / ckpt.LAST, task, None, None, None)
+    assert "\n" not in str(error.value)
+
+
+def test_other_flags_that_change_the_model(tmp_path):
+    parts = Parts(tmp_path)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    content = read_checkpoint(tmp_path / ckpt.LAST, "--resume")
+    ckpt.check_resumable(content, parts.args, tmp_path)
+    ckpt.check_resumable(content, argparse.Namespace(**{**vars(parts.args), "mean": [0.4]}), tmp_path)
+    other = argparse.Namespace(**{**vars(parts.args), "num_classes": 7, "loss_kwargs": {}})
+    with pytest.raises(UserError) as error:
+        ckpt.check_resumable(content, other, tmp_path)
+    assert "--num-classes 10 -> 7; --loss-kwargs {'a': 1} -> {}" in str(error.value)
+    with pytest.raises(UserError, match="not a training checkpoint, it has no epoch, state_dict, optimizer"):
+        ckpt.check_resumable({"stage1.0.weight": torch.ones(1)}, parts.args, tmp_path)
+
+
+def test_which_checkpoint_is_furthest(tmp_path):
+    assert ckpt.find_resume(tmp_path) is None
+    assert ckpt.find_resume(tmp_path / "absent") is None
+    parts = Parts(tmp_path)
+
+    def furthest() -> str:
+        return ckpt.find_resume(tmp_path).name
+
+    parts.saver.save_recovery(0, batch_idx=4)
+    assert furthest() == "recovery-0-4.pth.tar"
+    parts.saver.save_recovery(0, batch_idx=10)
+    assert furthest() == "recovery-0-10.pth.tar"  # by number, not by letter
+    parts.saver.save_checkpoint(0, metric=1.0)
+    assert furthest() == "last.pth.tar"
+    parts.saver.save_recovery(1, batch_idx=2)
+    assert furthest() == "recovery-1-2.pth.tar"
+    parts.saver.save_checkpoint(2, metric=1.0)
+    assert furthest() == "last.pth.tar"
+    (tmp_path / "recovery-7-x.pth.tar").touch()
+    (tmp_path / ".recovery-9-9.pth.tar.tmp").touch()
+    assert furthest() == "last.pth.tar"
+
+
+def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
+    parts = Parts(tmp_path)
+    for batch in range(4):
+        parts.saver.save_recovery(0, batch_idx=batch)
+    assert names(tmp_path) == ["recovery-0-2.pth.tar", "recovery-0-3.pth.tar"]
+    parts.saver.save_checkpoint(0, metric=1.0)
+    parts.saver.remove_recovery()
+    assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
+    parts.saver.save_recovery(1, batch_idx=0)
+    assert "recovery-1-0.pth.tar" in names(tmp_path)
+
+
+# ---------------------------------------------------------------- small files
+
+
+def rows(path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_summary_is_timms_and_is_cut_back(tmp_path):
+    path = tmp_path / "summary.csv"
+    for epoch in range(4):
+        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
+    assert [r["epoch"] for r in rows(path)] == ["0", "1", "2", "3"]
+    assert rows(path)[2] == {"epoch": "2", "train_loss": "2.0", "eval_top1": "20.0", "lr": "0.1"}
+    whole = path.read_bytes()
+    ckpt.trim_summary(path, 4)
+    assert path.read_bytes() == whole
+    ckpt.trim_summary(path, 2)
+    assert [r["epoch"] for r in rows(path)] == ["0", "1"]
+    for epoch in (2, 3):
+        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
+    assert path.read_bytes() == whole
+    ckpt.trim_summary(path, 0)
+    for epoch in range(4):
+        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
+    assert path.read_bytes() == whole
+    assert names(tmp_path) == ["summary.csv"]
+    ckpt.trim_summary(tmp_path / "absent.csv", 0)
+    path.write_text("")
+    ckpt.trim_summary(path, 0)
+
+
+def test_summary_without_evaluation(tmp_path):
+    ckpt.append_summary(tmp_path / "summary.csv", 0, {"loss": 1.0}, None, lr=0.1)
+    assert rows(tmp_path / "summary.csv") == [{"epoch": "0", "train_loss": "1.0", "lr": "0.1"}]
+
+
+def test_args_yaml(tmp_path):
+    args = argparse.Namespace(model="a", mean=(0.5, 0.4), rank=3, resume="auto", loss_kwargs={"t": 0.5}, teacher=None)
+    ckpt.write_args(tmp_path / "args.yaml", args, {"model", "mean", "resume", "loss_kwargs", "teacher"})
+    expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
+    assert ckpt.read_run_args(tmp_path, "--checkpoint") == expected
+    assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- a", "\x00"])
+def test_args_yaml_that_cannot_be_read(tmp_path, content):
+    if content is not None:
+        (tmp_path / "args.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"--checkpoint .*args.yaml") as error:
+        ckpt.read_run_args(tmp_path, "--checkpoint")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_alone_are_read_from_a_run(tmp_path):
+    parts = Parts(tmp_path)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    for use_ema in (False, True):
+        state = read_weights(tmp_path / ckpt.LAST, "--checkpoint", use_ema)
+        expected = parts.task.get_checkpoint_state(ema=use_ema)["state_dict_ema" if use_ema else "state_dict"]
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[k], v) for k, v in expected.items())

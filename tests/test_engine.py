@@ -1,0 +1,494 @@
+"""Training and evaluation: accumulation, clipping, bad steps, precision, and figures against scikit-learn."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.task import ClassificationTask, LogitDistillationTask
+from timm.utils import NativeScaler, dispatch_clip_grad
+from torch import nn
+
+from tests.parts import small_model, train_args
+from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
+from w2s_plugins.engine import Position, Precision, StepSettings, TermMeter, evaluate, train_one_epoch
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import DistillationLoss, create_loss
+from w2s_plugins.task import WeakToStrongTask
+
+CPU = torch.device("cpu")
+CONFIG = dict(
+    input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0,
+    crop_mode="center")
+
+
+def make_loader(count=48, batch=8, dtype=torch.float32):
+    part = take_slice(create_dataset("w2s/digits", None, "train"), f"0:{count}", 0)
+    args = train_args("--num-classes", "10", "--batch-size", str(batch), "--no-aug")
+    return create_train_loader(part, args, CONFIG, device=CPU, dtype=dtype)
+
+
+def make_task(loss=None, dtype=torch.float32, **kwargs) -> WeakToStrongTask:
+    teacher = small_model(1).eval().to(dtype)
+    return WeakToStrongTask(
+        small_model(0).to(dtype), teacher, loss or create_loss("adaptconf"), verbose=False, **kwargs)
+
+
+def sgd(task, **kwargs) -> torch.optim.Optimizer:
+    return create_optimizer_v2(task.get_trainable_module(), opt="momentum", **{"lr": 0.1, "momentum": 0.9, **kwargs})
+
+
+def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1, scheduler=None,
+          on_log=None, on_update=None, **settings):
+    optimizer = optimizer or sgd(task)
+    position = position or Position()
+    for _ in range(epochs):
+        terms = train_one_epoch(
+            position, task, loader, optimizer, precision or Precision(CPU), StepSettings(**settings),
+            num_epochs=num_epochs, scheduler=scheduler, on_log=on_log, on_update=on_update)
+        position.epoch, position.batch, position.meter = position.epoch + 1, 0, TermMeter()
+    return terms
+
+
+def weights(task) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(task.student.parameters()).detach().clone()
+
+
+class Sabotage(DistillationLoss):
+    """Mean square of the logits, with one bad term at chosen calls."""
+
+    def __init__(self, *calls: int, kind: str = "nan"):
+        super().__init__()
+        self.calls, self.kind, self.count = calls, kind, 0
+
+    def compute(self, inputs):
+        z = inputs.student_logits
+        bad = self.count in self.calls
+        self.count += 1
+        extra = {"nan": z.sum() * float("nan"), "inf": z.exp().sum() * float("inf"),
+                 "gradient": (z * 0).square().sum().sqrt()}[self.kind] if bad else 0 * z.sum()
+        return {"square": z.square().mean(), "extra": extra}
+
+
+# ---------------------------------------------------------------- accumulation
+
+
+def test_accumulation_equals_one_large_batch():
+    """In float64 to 1e-12: only the order of sums differs."""
+    results = []
+    for batch, accum in ((32, 1), (8, 4)):
+        task = make_task(dtype=torch.float64, task_loss_weight=0.7)
+        terms = train(task, make_loader(96, batch, torch.float64), accum_steps=accum, epochs=2, num_epochs=2,
+                      precision=Precision(CPU, torch.float64), clip_grad=1.0)
+        results.append((weights(task), terms))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-12)
+    assert results[1][1] == pytest.approx(results[0][1], abs=1e-7)  # terms are computed in float32 and wider
+
+
+def test_last_shorter_group_is_averaged_over_its_own_length():
+    loader = make_loader(56, 8)  # 7 batches in groups of 3, 3 and 1
+    task, expected = make_task(), make_task()
+    updates = []
+    train(task, loader, sgd(task, momentum=0), accum_steps=3, on_update=lambda update, n: updates.append(update))
+    assert updates == [0, 1, 2]
+    optimizer = sgd(expected, momentum=0)
+    batches = list(loader.epoch(0))
+    for group in (batches[:3], batches[3:6], batches[6:]):
+        optimizer.zero_grad()
+        sum(expected(b.input, b.target)["loss"] for b in group).div(len(group)).backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(task), weights(expected), rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------- clipping
+
+
+@pytest.mark.parametrize("mode, value", [("norm", 0.01), ("value", 1e-4), ("agc", 1e-3)])
+def test_clipping(mode, value):
+    task, expected = make_task(), make_task()
+    loader = make_loader(8)
+    before = weights(task)
+    train(task, loader, sgd(task, lr=1, momentum=0), clip_grad=value, clip_mode=mode)
+    batch = next(loader.epoch(0))
+    expected(batch.input, batch.target)["loss"].backward()
+    raw = torch.cat([p.grad.flatten() for p in expected.student.parameters()])
+    dispatch_clip_grad(expected.get_clip_parameters(exclude_head=mode == "agc"), value, mode=mode)
+    clipped = torch.cat([p.grad.flatten() for p in expected.student.parameters()])
+    torch.testing.assert_close(before - weights(task), clipped, rtol=0, atol=1e-6)
+    assert not torch.allclose(clipped, raw)
+    step = before - weights(task)
+    if mode == "norm":
+        assert step.norm().item() == pytest.approx(value, rel=1e-3)
+    elif mode == "value":
+        assert step.abs().max().item() == pytest.approx(value, rel=1e-3)
+    else:
+        head = sum(p.numel() for p in task.student.get_classifier().parameters())
+        torch.testing.assert_close(step[-head:], raw[-head:], rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------- bad steps
+
+
+@pytest.mark.parametrize("kind, cause", [
+    ("nan", "term extra is not finite"),
+    ("inf", "term extra is not finite"),
+    ("gradient", "the gradient is not finite"),
+])
+def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
+    """The weights are those of a run that never saw the bad batches; momentum and schedule included."""
+    loader = make_loader(48)
+    task = make_task(Sabotage(1, 2, 4, kind=kind), task_loss_weight=0.5)
+    position = Position()
+    with caplog.at_level(logging.WARNING):
+        terms = train(task, loader, position=position, nan_patience=3)
+    expected = make_task(Sabotage(), task_loss_weight=0.5)
+    optimizer = sgd(expected)
+    losses = []
+    for number, batch in enumerate(loader.epoch(0)):
+        if number in (1, 2, 4):
+            continue
+        optimizer.zero_grad()
+        losses.append(expected(batch.input, batch.target)["loss"])
+        losses[-1].backward()
+        optimizer.step()
+    assert torch.equal(weights(task), weights(expected))
+    assert position.bad_steps == 0
+    messages = [r.message for r in caplog.records]
+    assert [m.split(":")[0] for m in messages] == ["step 1", "step 2", "step 4"]
+    assert all(cause in m and "learning rate 0.1" in m for m in messages)
+    assert "(2 of 3 in a row)" in messages[1] and "(1 of 3 in a row)" in messages[2]
+    if kind != "gradient":
+        assert terms["loss"] == pytest.approx(torch.stack(losses).mean().item())
+    assert all(np.isfinite(v) for v in terms.values())
+
+
+def test_patience():
+    task = make_task(Sabotage(2, 3, 4, 5))
+    position = Position()
+    with pytest.raises(UserError) as error:
+        train(task, make_loader(48), position=position, nan_patience=3)
+    message = str(error.value)
+    assert message.startswith("step 4: term extra is not finite, learning rate 0.1; stopped after 3 bad steps in a row")
+    assert "--nan-patience" in message and "\n" not in message
+    assert weights(task).isfinite().all()
+
+
+def test_patience_reaches_over_epochs_and_restarts():
+    task = make_task(Sabotage(4, 5, 6))
+    position = Position()
+    train(task, make_loader(48), position=position, nan_patience=3)
+    assert position.bad_steps == 2
+    with pytest.raises(UserError, match="stopped after 3 bad steps in a row"):
+        train(task, make_loader(48), position=position, nan_patience=3)
+
+
+def test_bad_batch_in_a_group_spoils_its_step_only():
+    task = make_task(Sabotage(1))
+    loader = make_loader(48)
+    position = Position()
+    train(task, loader, position=position, accum_steps=2)
+    expected = make_task(Sabotage())
+    optimizer = sgd(expected)
+    batches = list(loader.epoch(0))
+    for group in (batches[2:4], batches[4:]):
+        optimizer.zero_grad()
+        for batch in group:
+            (expected(batch.input, batch.target)["loss"] / 2).backward()
+        optimizer.step()
+    assert torch.equal(weights(task), weights(expected))
+
+
+# ---------------------------------------------------------------- precision
+
+
+def test_float16_with_a_scaler_on_a_cpu():
+    task, plain = make_task(), make_task()
+    scaler = NativeScaler(device="cpu")
+    precision = Precision(CPU, amp_dtype=torch.float16, scaler=scaler)
+    loader = make_loader(48)
+    terms = train(task, loader, precision=precision, clip_grad=1.0)
+    reference = train(plain, loader, clip_grad=1.0)
+    assert terms == pytest.approx(reference, rel=2e-2)
+    torch.testing.assert_close(weights(task), weights(plain), rtol=0, atol=2e-2)
+    assert scaler.state_dict()["scale"] == 65536
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_scaler_skips_bad_steps(accum, caplog):
+    """A bad batch anywhere in a group is counted, also the first one."""
+    task = make_task(Sabotage(2))
+    scaler = NativeScaler(device="cpu")
+    precision = Precision(CPU, amp_dtype=torch.float16, scaler=scaler)
+    with caplog.at_level(logging.WARNING):
+        train(task, make_loader(48), precision=precision, accum_steps=accum)
+    assert scaler.state_dict()["scale"] == 32768
+    assert weights(task).isfinite().all()
+    assert [r.message.split(":")[0] for r in caplog.records] == [f"step {2 // accum}"]
+    with pytest.raises(UserError, match="stopped after 2 bad steps"):
+        train(make_task(Sabotage(0, 2)), make_loader(48), accum_steps=2, nan_patience=2, precision=Precision(
+            CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")))
+
+
+def test_bfloat16_autocast_and_model():
+    seen = []
+    loss = create_loss("kd")
+    loss.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].student_logits.dtype))
+    train(make_task(loss), make_loader(8), precision=Precision(CPU, amp_dtype=torch.bfloat16))
+    task = make_task(loss, dtype=torch.bfloat16)
+    train(task, make_loader(8, dtype=torch.bfloat16), precision=Precision(CPU, torch.bfloat16))
+    train(make_task(loss), make_loader(8))
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert weights(task).dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------- order of things
+
+
+def test_continued_inside_an_epoch():
+    """Stopped after any update and continued, with dropout: the same weights and averages, to the last bit."""
+    class Stop(Exception):
+        pass
+
+    def dropout_task():
+        task = make_task()
+        task.student.get_classifier().register_forward_pre_hook(lambda m, x: (F.dropout(x[0], 0.5, m.training),))
+        return task
+
+    loader = make_loader(48)
+    whole, position = dropout_task(), Position()
+    optimizer = sgd(whole)
+    terms = [train(whole, loader, optimizer, position=position, num_epochs=2) for _ in range(2)]
+    for stop in (0, 3, 5):
+        def interrupt(update, samples, stop=stop):
+            if update == stop:
+                raise Stop
+
+        task, position = dropout_task(), Position()
+        optimizer = sgd(task)
+        with pytest.raises(Stop):
+            train(task, loader, optimizer, position=position, num_epochs=2, on_update=interrupt)
+        assert (position.epoch, position.batch) == (0, stop + 1)
+        meter = TermMeter()
+        meter.load_state_dict(position.meter.state_dict(), CPU)
+        torch.rand(100)  # what the process drew meanwhile does not matter
+        again = Position(0, position.batch, position.bad_steps, meter)
+        found = [train(task, loader, optimizer, position=again, num_epochs=2) for _ in range(2)]
+        assert found == terms
+        assert torch.equal(weights(task), weights(whole))
+
+
+def test_progress_and_index_reach_the_loss():
+    seen = []
+
+    class Watch(DistillationLoss):
+        def compute(self, inputs):
+            seen.append((inputs.progress, inputs.index))
+            return {"square": inputs.student_logits.square().mean()}
+
+    loader = make_loader(24)
+    train(make_task(Watch()), loader, epochs=2, num_epochs=4)
+    assert [p for p, _ in seen] == pytest.approx([i / 12 for i in range(6)])
+    assert sorted(torch.cat([i for _, i in seen[:3]]).tolist()) == list(range(24))
+
+
+def test_callbacks_and_schedule_by_update():
+    task = make_task()
+    optimizer = sgd(task, lr=1.0)
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=2, step_on_epochs=False, updates_per_epoch=6, warmup_epochs=0)
+    logs, updates = [], []
+    train(task, make_loader(48), optimizer, num_epochs=2, scheduler=scheduler, log_interval=4,
+          on_log=lambda update, terms, lr: logs.append((update, set(terms), lr)),
+          on_update=lambda update, samples: updates.append((update, samples)))
+    assert [update for update, *_ in logs] == [0, 4, 5]
+    assert {*logs[0][1]} == {"loss", "kd", "self", "task"}
+    assert [lr for *_, lr in logs] == pytest.approx([(1 + np.cos(np.pi * k / 12)) / 2 for k in (0, 4, 5)])
+    assert updates == [(i, 8) for i in range(6)]
+
+
+def test_average_of_the_weights_follows_the_updates():
+    task = make_task()
+    task.setup_ema(decay=0.5)
+    steps = []
+    train(task, make_loader(24), on_update=lambda *_: steps.append(weights(task)))
+    ema = nn.utils.parameters_to_vector(task.get_eval_model(ema=True).module.parameters())
+    torch.testing.assert_close(ema.detach(), ((steps[0] + steps[1]) / 2 + steps[2]) / 2)
+
+
+def test_loss_scale_by_batch_size():
+    """With scheduled image sizes the loss can be scaled by the size of a batch."""
+    results = {}
+    for rule in ("none", "linear", "sqrt"):
+        task = make_task()
+        loader = make_loader(8)
+        loader.average_batch_size = 16.0
+        before = weights(task)
+        train(task, loader, sgd(task, momentum=0), loss_scale=rule)
+        results[rule] = (weights(task) - before).norm().item()
+    assert results["linear"] / results["none"] == pytest.approx(0.5, rel=1e-4)
+    assert results["sqrt"] / results["none"] == pytest.approx(0.5 ** 0.5, rel=1e-4)
+
+
+def test_tasks_of_timm():
+    student = small_model(0, "test_resnet")
+    loader = make_loader(16)
+    for task in (
+            ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False),
+            LogitDistillationTask(student, small_model(1, "test_resnet"), nn.CrossEntropyLoss(), verbose=False)):
+        terms = train(task, loader, create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.01))
+        assert np.isfinite(terms["loss"])
+
+
+# without those of other packages, and the one that compiles itself for a minute
+OPTIMIZERS = [name for name in list_optimizers() if not name.startswith(("fused", "bnb", "kron"))]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "lookahead_adam"])
+def test_optimizer(name):
+    """Every optimizer of timm moves the weights, second-order ones included; with accumulation and clipping."""
+    task = make_task()
+    before = weights(task)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt=name, lr=1e-3)
+    train(task, make_loader(32), optimizer, accum_steps=2, clip_grad=1.0)
+    assert weights(task).isfinite().all()
+    assert not torch.equal(weights(task), before)
+
+
+# ---------------------------------------------------------------- averages of terms
+
+
+def test_term_meter():
+    meter = TermMeter()
+    assert meter.average() == {}
+    steps = [(3, 1.0, 10.0), (5, 2.0, -4.0), (2, float("nan"), 7.0), (2, 4.0, float("inf")), (1, 0.5, 0.0)]
+    for size, loss, term in steps:
+        total = torch.tensor(loss if np.isfinite(term) else float("inf"))
+        meter.update({"loss": total, "term": torch.tensor(term, dtype=torch.bfloat16), "output": torch.ones(size, 2)},
+                     size)
+    good = [steps[0], steps[1], steps[4]]
+    count = sum(size for size, *_ in good)
+    expected = {
+        "loss": sum(size * loss for size, loss, _ in good) / count,
+        "term": sum(size * term for size, _, term in good) / count,
+    }
+    assert meter.average() == pytest.approx(expected)
+    copy_of = TermMeter()
+    copy_of.load_state_dict(copy.deepcopy(meter.state_dict()), CPU)
+    assert copy_of.average() == meter.average()
+    only_bad = TermMeter()
+    only_bad.update({"loss": torch.tensor(float("nan"))}, 4)
+    assert only_bad.average() == {"loss": 0.0}
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@pytest.fixture(scope="module")
+def validation():
+    return take_slice(create_dataset("w2s/digits", None, "validation"), "0:103", 0)
+
+
+def eval_loader(dataset, batch_size=16):
+    return create_eval_loader(dataset, CONFIG, batch_size=batch_size, workers=0, device=CPU, dtype=torch.float32)
+
+
+@torch.no_grad()
+def outputs(model, dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities in float64 and labels, in one batch."""
+    images, target = next(iter(eval_loader(dataset, len(dataset))))
+    return model.eval()(images).double().softmax(1).numpy(), target.numpy()
+
+
+def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    labels = range(p.shape[1])
+    return {
+        "loss": log_loss(target, p, labels=labels),
+        "top1": 100 * accuracy_score(target, p.argmax(1)),
+        "top5": 100 * top_k_accuracy_score(target, p, k=5, labels=labels),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 103, 200])
+def test_figures_equal_those_of_scikit_learn(validation, batch_size):
+    model, teacher = small_model(0), small_model(1).eval()
+    found = evaluate(model.train(), eval_loader(validation, batch_size), Precision(CPU), teacher=teacher)
+    assert not model.training
+    p, target = outputs(model, validation)
+    q, _ = outputs(teacher, validation)
+    agreement = 100 * (p.argmax(1) == q.argmax(1)).mean()
+    assert found.metrics == pytest.approx({**expected_metrics(p, target), "agreement": agreement}, rel=1e-5)
+    assert found.teacher_metrics == pytest.approx(expected_metrics(q, target), rel=1e-5)
+    assert found.predictions.tolist() == p.argmax(1).tolist()
+    assert found.teacher_predictions.tolist() == q.argmax(1).tolist()
+    assert found.targets.tolist() == target.tolist() == validation.targets
+    again = evaluate(
+        model, eval_loader(validation), Precision(CPU), teacher_predictions=found.teacher_predictions)
+    assert again.metrics == pytest.approx(found.metrics)
+    assert again.teacher_metrics is None
+    alone = evaluate(model, eval_loader(validation), Precision(CPU))
+    assert "agreement" not in alone.metrics
+
+
+def test_three_classes_have_no_fifth_best():
+    dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:60", 0)
+    dataset = type(dataset)(dataset, [i for i, t in enumerate(dataset.targets) if t < 3])
+    found = evaluate(small_model(0, num_classes=3), eval_loader(dataset), Precision(CPU))
+    assert found.metrics["top5"] == 100
+
+
+def test_valid_labels_hold_for_the_teacher_too(validation):
+    keep = [1, 3, 4, 6, 7, 9]
+    dataset = type(validation)(validation, [i for i, t in enumerate(validation.targets) if t in keep])
+
+    class Renumbered(list):
+        """The batches of a loader with labels counted among those that are kept."""
+
+    loader = Renumbered((x, torch.tensor([keep.index(int(t)) for t in target])) for x, target in eval_loader(dataset))
+    model, teacher = small_model(0), small_model(1).eval()
+    found = evaluate(model, loader, Precision(CPU), teacher=teacher, valid_labels=keep)
+    for net, metrics in ((model, found.metrics), (teacher, found.teacher_metrics)):
+        p, target = outputs(net, dataset)
+        p = p[:, keep] / p[:, keep].sum(1, keepdims=True)
+        expected = expected_metrics(p, np.array([keep.index(t) for t in target]))
+        assert {k: metrics[k] for k in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_consecutive_views_of_a_sample_are_averaged(validation):
+    """Each sample three times over: figures are those of the samples, for the teacher as well."""
+    model, teacher = small_model(0), small_model(1).eval()
+    thrice = type(validation)(validation, [i for i in range(40) for _ in range(3)])
+    once = type(validation)(validation, range(40))
+    found = evaluate(model, eval_loader(thrice, 12), Precision(CPU), teacher=teacher, tta=3)
+    expected = evaluate(model, eval_loader(once), Precision(CPU), teacher=teacher)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
+    assert found.teacher_metrics == pytest.approx(expected.teacher_metrics, rel=1e-5)
+    assert torch.equal(found.predictions, expected.predictions)
+
+
+def test_evaluation_under_autocast_and_channels_last(validation):
+    model = small_model(0)
+    plain = evaluate(model, eval_loader(validation), Precision(CPU))
+    rows, wrapped = [], []
+    found = evaluate(
+        model, eval_loader(validation), Precision(CPU, amp_dtype=torch.bfloat16), channels_last=True,
+        on_output=lambda logits, target: rows.append((logits, target)),
+        progress=lambda items: wrapped.append(items) or items)
+    assert rows[0][0].dtype == torch.bfloat16
+    assert torch.cat([t for _, t in rows]).tolist() == validation.targets
+    assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-2)
+    assert len(wrapped) == 1
+
+
+def test_evaluation_leaves_the_model_as_it_is(validation):
+    model = small_model(0, "w2s_cnn5")
+    before = copy.deepcopy(model.state_dict())
+    found = evaluate(model, eval_loader(validation), Precision(CPU))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    again = evaluate(model, eval_loader(validation), Precision(CPU))
+    assert again.metrics == found.metrics

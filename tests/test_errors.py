@@ -1,0 +1,93 @@
+"""Errors for the person who typed the command: one line, exit code 2, once for all ranks."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2s_plugins.errors import UserError, nearest, one_line
+
+SCRIPT = """
+import sys
+from w2s_plugins.errors import UserError, run_main
+def main():
+    if "--fine" in sys.argv:
+        print("fine")
+    elif "--pipe" in sys.argv:
+        raise BrokenPipeError
+    elif "--bug" in sys.argv:
+        raise KeyError("a bug")
+    else:
+        raise UserError("--flag x: unknown (nearest: y)")
+run_main(main, "prog.py")
+"""
+
+
+def run(*flags: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *flags], capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_user_error_is_one_line_and_exit_code_2():
+    done = run()
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "prog.py: error: --flag x: unknown (nearest: y)\n")
+
+
+def test_debug_shows_the_traceback():
+    done = run("--debug")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("prog.py: error: --flag x: unknown (nearest: y)\n")
+
+
+def test_other_outcomes():
+    assert run("--fine").stdout == "fine\n"
+    assert (run("--pipe").returncode, run("--pipe").stderr) == (1, "")
+    bug = run("--bug")
+    assert bug.returncode == 1 and "KeyError: 'a bug'" in bug.stderr
+
+
+def test_one_rank_of_a_node_prints(tmp_path):
+    """Ranks of one torchrun share its process id and port; the first to fail prints and all end with code 2."""
+    environment = {**os.environ, "WORLD_SIZE": "3", "MASTER_PORT": "12345", "TMPDIR": str(tmp_path)}
+    ranks = [subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, text=True, env={**environment, "RANK": str(rank)})
+        for rank in range(3)]
+    texts = sorted(rank.communicate(timeout=60)[1] for rank in ranks)
+    assert texts == ["", "", "prog.py: error: --flag x: unknown (nearest: y)\n"]
+    assert [rank.returncode for rank in ranks] == [2, 2, 2]
+    restarted = run(WORLD_SIZE="3", MASTER_PORT="12345", TMPDIR=str(tmp_path), TORCHELASTIC_RESTART_COUNT="1")
+    assert "unknown (nearest: y)" in restarted.stderr
+
+
+@pytest.mark.parametrize("name, choices, hint", [
+    ("resnt18", ["resnet18", "vit"], " (nearest: resnet18)"),
+    ("ADAPTCONF", ["adaptconf", "kd"], " (nearest: adaptconf)"),
+    ("adaptconf", ["AdaptConf"], " (nearest: AdaptConf)"),
+    ("zzz", ["adaptconf"], ""),
+    ("a", [], ""),
+    (18, [17, 18], " (nearest: 18, 17)"),
+])
+def test_nearest(name, choices, hint):
+    assert nearest(name, choices) == hint
+
+
+def test_nearest_is_limited():
+    assert nearest("ab", [f"ab{i}" for i in range(9)], count=2).count(",") == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=100), st.integers(10, 400))
+def test_one_line(text, limit):
+    line = one_line(ValueError(text), limit)
+    assert len(line) <= max(limit, len("ValueError"))
+    assert len(line.splitlines()) == 1
+    if text.split() and len(" ".join(text.split())) <= limit:
+        assert line == " ".join(text.split())
+
+
+def test_one_line_of_an_error_without_text():
+    assert one_line(UserError()) == "UserError"

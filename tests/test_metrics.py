@@ -1,0 +1,110 @@
+"""Figures of weak-to-strong generalisation, and which epoch is selected by them."""
+
+import argparse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train_w2s import selection_metric
+from w2s_plugins.errors import UserError
+from w2s_plugins.metrics import chance_level, performance_gap_recovered
+from w2s_plugins.report import best_of, closing_table, recovered, selection
+
+
+def test_published_figures():
+    """The vision experiment of arXiv 2312.09390: weak 56.6; ResNet50 61.9 of 64.5, ViT-B/8 66.6 of 74.0."""
+    assert performance_gap_recovered(56.6, 61.9, 64.5) == pytest.approx(0.671, abs=5e-4)
+    assert performance_gap_recovered(56.6, 66.6, 74.0) == pytest.approx(0.575, abs=5e-4)
+
+
+@given(st.floats(0, 99), st.floats(0.01, 100), st.floats(-1, 2))
+def test_pgr_is_the_share_of_the_gap(weak, gap, share):
+    ceiling = weak + gap
+    student = weak + share * (ceiling - weak)
+    assert performance_gap_recovered(weak, student, ceiling) == pytest.approx(share, abs=1e-9 + 1e-10 / gap)
+    assert performance_gap_recovered(weak, weak, ceiling) == 0
+    assert performance_gap_recovered(weak, ceiling, ceiling) == 1
+
+
+@pytest.mark.parametrize("ceiling", [80.0, 79.0])
+def test_no_gap_to_recover(ceiling):
+    with pytest.raises(UserError, match=r"the ceiling \(.*\) is not above the weak teacher \(80.00\)"):
+        performance_gap_recovered(80.0, 85.0, ceiling)
+
+
+def test_chance_level():
+    assert chance_level(10) == 10
+    assert chance_level(1000) == pytest.approx(0.1)
+
+
+# ---------------------------------------------------------------- selection
+
+
+def flags(**kwargs) -> argparse.Namespace:
+    return argparse.Namespace(**{
+        "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
+        "select": "best", "select_split": None, "val_split": "validation", **kwargs})
+
+
+VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
+
+
+@pytest.mark.parametrize("kwargs, figures, expected", [
+    ({}, {"val": VAL}, 80.0),
+    ({"eval_metric": "loss"}, {"val": VAL}, 0.7),
+    ({"eval_metric": "agreement"}, {"val": VAL}, 60.0),
+    ({}, {"val": VAL, "select": SELECT}, 70.0),
+    ({"task_loss_weight": 0.0}, {"val": VAL, "select": SELECT}, 50.0),
+    ({"task_loss_weight": 0.0, "teacher": None}, {"select": SELECT}, 70.0),
+    ({}, {}, -0.5),
+    ({"eval_metric": "loss"}, {}, 0.5),
+])
+def test_what_ranks_an_epoch(kwargs, figures, expected):
+    assert selection_metric(flags(**kwargs), figures, {"loss": 0.5}) == expected
+
+
+@pytest.mark.parametrize("metric", ["top1", "loss", "agreement"])
+def test_blind_selection_prefers_more_agreement_whatever_the_metric(metric):
+    """Trained on weak labels alone, a held-out part is ranked by agreement; with --eval-metric loss, less is better."""
+    args = flags(eval_metric=metric, task_loss_weight=0.0)
+    history = [
+        {"epoch": e, "metric": selection_metric(args, {"select": {"top1": t, "loss": t, "agreement": a}}, {})}
+        for e, (t, a) in enumerate([(1.0, 50.0), (9.0, 70.0), (5.0, 60.0)])]
+    assert best_of(history, metric)["epoch"] == 1
+
+
+def test_first_of_equals_is_best():
+    history = [{"epoch": e, "metric": m} for e, m in enumerate([1.0, 3.0, 3.0, 2.0])]
+    assert best_of(history, "top1")["epoch"] == 1
+    assert best_of(history, "loss")["epoch"] == 0
+
+
+def test_selection_on_the_reported_split_is_said():
+    chosen = {"val": VAL}
+    assert selection(flags(select="last"), chosen) == ("validation", [])
+    name, (warning,) = selection(flags(), chosen)
+    assert name == "validation" and "'validation'" in warning and "--select-split" in warning
+    assert selection(flags(select_split=0.1), chosen) == ("held-out part of the training split", [])
+    assert selection(flags(), {}) == ("training loss", [])
+
+
+def test_recovered():
+    assert recovered({"top1": 56.6}, {"val": {"top1": 61.9}}, 64.5) == pytest.approx(0.671, abs=5e-4)
+    assert recovered(None, {"val": {"top1": 61.9}}, 64.5) is None
+    assert recovered({"top1": 56.6}, {}, 64.5) is None
+    assert recovered({"top1": 56.6}, {"val": {"top1": 61.9}}, None) is None
+
+
+def test_closing_table():
+    record = {
+        "teacher": {"top1": 56.6, "top5": 80.0}, "selected": {"rule": "best"}, "pgr": 0.671, "ceiling_acc": 64.5,
+        "last": {"epoch": 9, "top1": 60.0, "top5": 82.0, "agreement": 70.0},
+        "best": {"epoch": 4, "top1": 61.9, "top5": 83.0, "agreement": 71.0}}
+    table = closing_table(record).splitlines()
+    assert [line.split() for line in table[2:]] == [
+        ["teacher", "56.60", "80.00", "-", "-"],
+        ["student,", "last", "epoch", "(10)", "60.00", "82.00", "70.00", "-"],
+        ["student,", "best", "epoch", "(5)", "*", "61.90", "83.00", "71.00", "0.67"],
+        ["ceiling", "64.50", "-", "-", "-"]]
+    assert len(closing_table({**record, "teacher": None, "ceiling_acc": None}).splitlines()) == 4

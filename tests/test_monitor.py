@@ -1,0 +1,155 @@
+"""Console, metrics.jsonl and trackers."""
+
+import argparse
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.monitor import Console, MetricsFile, Trackers, format_table, setup_logging
+from w2s_plugins.monitor.console import duration
+
+
+@pytest.mark.parametrize("seconds, text", [
+    (0, "0s"), (59.9, "59s"), (60, "1m00s"), (200, "3m20s"), (3599, "59m59s"), (3600, "1h00m"), (90061, "25h01m")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_table():
+    table = format_table([["teacher", 56.6, None], ["a longer name", 100.0, 3]], ["", "top-1", "n"])
+    assert table.splitlines() == [
+        "                top-1  n",
+        "-------------  ------  -",
+        "teacher         56.60  -",
+        "a longer name  100.00  3"]
+    assert format_table([], ["a", "bc"]).splitlines() == ["a  bc", "-  --"]
+
+
+def test_log_lines_have_terms_rate_and_time_left(caplog):
+    caplog.set_level(logging.INFO)
+    console = Console(primary=True, total=100, done=20)
+    assert console.bar is None and console.wrap("text") is None
+    for _ in range(20):
+        console.update(32)
+    console.started -= 10  # seconds ago
+    console.log(2, 5, 9, 15, {"loss": 1.23456, "kd": 0.5}, 0.01)
+    (line,) = [r.message for r in caplog.records]
+    assert line.startswith("epoch 3/5 step 10/15 loss 1.235 kd 0.5 lr 1.00e-02 ")
+    assert " 64 img/s, " in line  # 640 images in 10 seconds
+    assert line.endswith("30s left")  # 20 of 80 updates took 10 seconds
+    console.close()
+
+
+def test_other_ranks_are_silent(caplog, capsys):
+    caplog.set_level(logging.INFO)
+    console = Console(primary=False, total=10)
+    console.update(8)
+    console.log(0, 1, 0, 10, {"loss": 1.0}, 0.1)
+    console.close()
+    assert console.wrap("text") is None
+    assert not caplog.text and capsys.readouterr() == ("", "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_on_a_terminal(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    console = Console(primary=True, total=10, done=4)
+    console.update(8)
+    console.log(0, 2, 4, 5, {"loss": 1.5}, 0.1)
+    console.bar.refresh()
+    assert (console.bar.n, console.bar.total) == (5, 10)
+    assert list(console.wrap("teacher labels")([1, 2, 3])) == [1, 2, 3]
+    console.close()
+    shown = terminal.getvalue()
+    assert "epoch 1/2" in shown and "loss 1.5" in shown and "5/10" in shown and "teacher labels" in shown
+    assert not caplog.text
+
+
+@pytest.fixture
+def root_logger():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_logging_is_on_stderr_and_on_rank_0(root_logger, capsys):
+    for primary in (True, False):
+        setup_logging(primary)
+        logging.getLogger("w2s_plugins.x").info("a line")
+        logging.getLogger("httpx").info("noise")
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.endswith(" a line\n") == primary
+        assert "noise" not in captured.err
+    logging.getLogger("w2s_plugins.x").error("a failure")
+    assert "a failure" in capsys.readouterr().err
+
+
+def test_metrics_file_is_cut_back_to_where_a_run_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.write("train", epoch=0, loss=1.5)
+    kept = path.stat().st_size
+    file.write("eval", epoch=0, val={"top1": 50.0})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"event": "train", "epoch": 0, "loss": 1.5}, {"event": "eval", "epoch": 0, "val": {"top1": 50.0}}]
+    whole = path.read_bytes()
+    again = MetricsFile(path, keep=kept)
+    assert path.stat().st_size == kept
+    again.write("eval", epoch=0, val={"top1": 50.0})
+    assert path.read_bytes() == whole
+    MetricsFile(path, keep=10 ** 6)
+    assert path.read_bytes() == whole
+    MetricsFile(path)
+    assert path.read_bytes() == b""
+    with pytest.raises(UserError, match="cannot be written"):
+        MetricsFile(tmp_path / "absent" / "metrics.jsonl").write("train")
+
+
+def flags(**kwargs) -> argparse.Namespace:
+    return argparse.Namespace(**{
+        "log_tensorboard": False, "log_wandb": False, "wandb_project": None, "wandb_tags": [], "wandb_resume_id": "",
+        **kwargs})
+
+
+def test_tensorboard_reads_what_is_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = Trackers(flags(log_tensorboard=True), tmp_path, {})
+    for step in (3, 7):
+        trackers.log(step, {"train/loss": 1.0 / step, "lr": 0.1})
+    trackers.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["scalars"]) == ["lr", "train/loss"]
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
+        (3, pytest.approx(1 / 3)), (7, pytest.approx(1 / 7))]
+
+
+def test_no_tracker_unless_asked_for(tmp_path):
+    trackers = Trackers(flags(), tmp_path, {})
+    trackers.log(1, {"loss": 1.0})
+    trackers.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag, modules, message", [
+    ("log_tensorboard", ["torch.utils.tensorboard", "tensorboard"], "--log-tensorboard needs .* install tensorboard"),
+    ("log_wandb", ["wandb"], "--log-wandb needs a package: pip install wandb"),
+])
+def test_package_that_is_not_installed(tmp_path, monkeypatch, flag, modules, message):
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=message):
+        Trackers(flags(**{flag: True}), tmp_path, {})

@@ -1,0 +1,89 @@
+"""Style of the whole repository, and imports that point one way."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "w2s_plugins"
+
+
+def test_ruff():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", str(ROOT)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imported_by(path: Path) -> set[str]:
+    """The rooms of the package (losses, data, errors, ...) that a file imports, at its top or inside a function."""
+    parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = [*parents[:len(parents) - node.level + 1], *(node.module or "").split(".")] if node.level else (
+                (node.module or "").split("."))
+            names = [".".join([*filter(None, base), alias.name]) for alias in node.names]
+        else:
+            continue
+        found |= {parts[1] for parts in (name.split(".") for name in names)
+                  if parts[0] == "w2s_plugins" and len(parts) > 1}
+    return {room for room in found if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()}
+
+
+@cache
+def rooms() -> dict[str, set[str]]:
+    """What each file or folder of the package imports of the others."""
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        graph.setdefault(room, set()).update(imported_by(path))
+    return {room: imports - {room} for room, imports in graph.items()}
+
+
+def test_imports_are_found():
+    assert {"registry", "errors"} <= rooms()["losses"]
+    assert {"losses", "teachers", "data", "task"} <= rooms()["build"]
+    assert {"model_card", "errors"} <= rooms()["hub"]
+
+
+@pytest.mark.parametrize("room, allowed", [
+    ("errors", set()),
+    ("metrics", {"errors"}),
+    ("registry", {"errors"}),
+    ("data", {"errors"}),
+    ("monitor", {"errors"}),
+    ("models", set()),
+    ("losses", {"registry", "errors"}),
+])
+def test_leaves(room, allowed):
+    assert rooms()[room] <= allowed
+
+
+@pytest.mark.parametrize("room, never", [
+    ("losses", {"teachers", "data", "engine", "task"}),
+    ("teachers", {"losses", "task", "engine", "build"}),
+    ("task", {"teachers", "engine", "build", "data"}),
+    ("engine", {"teachers", "build", "losses"}),
+    ("hub", {"build", "engine", "task", "losses", "teachers"}),
+])
+def test_imports_point_one_way(room, never):
+    assert not rooms()[room] & never
+
+
+def test_no_circle():
+    tuple(TopologicalSorter(rooms()).static_order())
+
+
+def test_nothing_imports_the_scripts():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else (
+                [node.module] if isinstance(node, ast.ImportFrom) else [])
+            assert not {"train_w2s", "validate"} & set(names), path

@@ -1,0 +1,292 @@
+"""The weak-to-strong task, inside a plain timm loop and on its own."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import create_loader
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.task.evaluator import ClassificationEvaluator
+from timm.utils import CheckpointSaver, dispatch_clip_grad, random_seed
+from torch import nn
+
+from tests.parts import random_images, small_model
+from w2s_plugins.data import create_dataset, take_slice
+from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss
+from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.teachers import CachedTargets
+
+TARGET = torch.arange(8) % 10
+
+
+class Recorder(DistillationLoss):
+    """A loss with a parameter and memory by sample, which keeps what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.seen = []
+
+    def setup(self, context):
+        self.context = context
+        self.register_buffer("memory", torch.zeros(context.num_samples or 1, context.num_classes))
+
+    def compute(self, inputs: LossInputs) -> dict[str, torch.Tensor]:
+        self.seen.append(inputs)
+        if inputs.index is not None:
+            self.memory[inputs.index] += inputs.student_logits.detach().softmax(1)
+        return {"first": self.scale * inputs.student_logits.square().mean(), "second": 2 * self.scale}
+
+
+def make(loss="adaptconf", model="w2s_cnn5", **kwargs) -> WeakToStrongTask:
+    loss = create_loss(loss) if isinstance(loss, str) else loss
+    return WeakToStrongTask(small_model(0, model), small_model(1).eval(), loss, verbose=False, **kwargs)
+
+
+def terms_of(task, images, target=None) -> dict[str, torch.Tensor]:
+    """The distillation terms from the parts, by hand."""
+    with torch.no_grad():
+        inputs = LossInputs(task.student(images), task.teacher(images), target)
+        return task.loss(inputs)
+
+
+# ---------------------------------------------------------------- terms and total
+
+
+@pytest.mark.parametrize("task_weight, distill_weight", [(1.0, 1.0), (0.25, 2.0), (0.0, 1.0), (1.0, 0.0)])
+def test_total_is_the_weighted_sum_of_the_terms(task_weight, distill_weight):
+    task = make(task_loss_weight=task_weight, distill_loss_weight=distill_weight).eval()
+    images = random_images()
+    result = task(images, TARGET)
+    kd, own = (terms_of(task, images)[k] for k in ("kd", "self"))
+    assert set(result) == {"loss", "output", "kd", "self", *(["task"] if task_weight else [])}
+    assert torch.equal(result["output"], task.student(images))
+    torch.testing.assert_close(result["kd"].detach(), kd)
+    torch.testing.assert_close(result["self"].detach(), own)
+    total = distill_weight * (kd + own)
+    if task_weight:
+        torch.testing.assert_close(result["task"], F.cross_entropy(task.student(images), TARGET))
+        total = total + task_weight * result["task"]
+    torch.testing.assert_close(result["loss"], total)
+
+
+def test_without_ground_truth():
+    task = make().eval()
+    images = random_images()
+    alone, unused = task(images), make(task_loss_weight=0.0).eval()(images, TARGET)
+    assert "task" not in alone and "task" not in unused
+    assert torch.equal(alone["loss"], unused["loss"])
+    alone["loss"].backward()
+    assert all(p.grad is not None for p in task.student.parameters())
+
+
+def test_ground_truth_does_not_reach_a_loss_at_weight_zero():
+    loss = Recorder()
+    make(loss, task_loss_weight=0.0)(random_images(), TARGET)
+    assert loss.seen[-1].target is None
+    loss = Recorder()
+    make(loss)(random_images(), TARGET)
+    assert torch.equal(loss.seen[-1].target, TARGET)
+
+
+def test_soft_targets_and_other_criteria():
+    images = random_images()
+    soft = torch.rand(8, 10).softmax(1)
+    task = make(criterion=SoftTargetCrossEntropy()).eval()
+    result = task(images, soft)
+    torch.testing.assert_close(result["task"], -(soft * task.student(images).log_softmax(1)).sum(1).mean())
+    task = make(criterion=LabelSmoothingCrossEntropy(0.1)).eval()
+    torch.testing.assert_close(
+        task(images, TARGET)["task"], F.cross_entropy(task.student(images), TARGET, label_smoothing=0.1))
+
+
+def test_what_a_loss_is_given():
+    loss = Recorder()
+    task = make(loss, num_samples=20)
+    assert (loss.context.num_classes, loss.context.num_samples) == (10, 20)
+    task.set_progress(0.25)
+    images, index = random_images(), torch.tensor([3, 5, 19, 0, 1, 2, 7, 8])
+    task(images, TARGET, index=index)
+    seen = loss.seen[-1]
+    assert torch.equal(seen.index, index)
+    assert seen.progress == 0.25
+    assert seen.student_logits.requires_grad and not seen.teacher_logits.requires_grad
+    assert torch.equal(seen.teacher_logits, task.teacher(images))
+    assert loss.memory[index].sum() == pytest.approx(8) and loss.memory.sum() == pytest.approx(8)
+    task(images, TARGET)
+    assert loss.seen[-1].index is None
+
+
+def test_cached_teacher_is_asked_by_index():
+    logits = torch.randn(1, 20, 10)
+    loss = Recorder()
+    task = WeakToStrongTask(
+        small_model(0), CachedTargets(logits), loss, cached=True, num_samples=20, verbose=False)
+    index = torch.tensor([3, 5, 19, 0])
+    task(random_images(4), TARGET[:4], index=index)
+    assert torch.equal(loss.seen[-1].teacher_logits, logits[0, index])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_terms_are_computed_in_float32_under_autocast(dtype):
+    loss = Recorder()
+    task = make(loss).eval()
+    with torch.autocast("cpu", dtype=dtype):
+        result = task(random_images(), TARGET)
+    assert result["output"].dtype == dtype
+    assert loss.seen[-1].student_logits.dtype == loss.seen[-1].teacher_logits.dtype == torch.float32
+    for name in ("loss", "first", "second", "task"):
+        assert result[name].dtype == torch.float32
+    real = make("adaptconf").eval()
+    with torch.autocast("cpu", dtype=dtype):
+        result = real(random_images(), TARGET)
+    expected = real.loss(LossInputs(result["output"].float(), real.teacher(random_images())))
+    torch.testing.assert_close(result["self"], expected["self"])
+    assert result["self"].dtype == torch.float32
+
+
+def test_output_that_is_a_tuple():
+    class Pair(nn.Module):
+        num_classes = 10
+
+        def __init__(self):
+            super().__init__()
+            self.model = small_model(0)
+
+        def forward(self, x):
+            return self.model(x), x
+
+    task = WeakToStrongTask(Pair(), small_model(1).eval(), create_loss("kd"), verbose=False)
+    assert task(random_images(), TARGET)["output"].shape == (8, 10)
+
+
+# ---------------------------------------------------------------- parameters, clipping, EMA, compile
+
+
+def test_parameters_of_the_loss_are_trained_with_those_of_the_student():
+    loss = Recorder()
+    task = make(loss)
+    trained = {id(p) for p in task.get_trainable_module().parameters()}
+    assert trained == {id(p) for p in [*task.student.parameters(), loss.scale]}
+    assert {id(p) for p in task.get_clip_parameters()} == trained
+    head = {id(p) for p in task.student.get_classifier().parameters()}
+    assert {id(p) for p in task.get_clip_parameters(exclude_head=True)} == trained - head
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "w2s_cnn5"])
+def test_groups_of_layer_decay_and_weight_decay_are_those_of_the_student_alone(name):
+    """Each of the student's parameters gets the rate and decay it would get without the task around it."""
+    student = timm.create_model(name, num_classes=10)
+    loss = Recorder()
+    task = WeakToStrongTask(student, small_model(1), loss, verbose=False)
+    kwargs = dict(opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.7)
+
+    def groups(module):
+        optimizer = create_optimizer_v2(module, **kwargs)
+        return {id(p): (g["lr_scale"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+
+    alone, together = groups(student), groups(task.get_trainable_module())
+    assert {k: v for k, v in together.items() if k in alone} == alone
+    assert len({scale for scale, _ in alone.values()}) > 2
+    assert together.keys() - alone.keys() == {id(loss.scale)}
+    assert together[id(loss.scale)] == (1.0, 0.0)
+    assert any(decay == 0 for _, decay in alone.values()) and any(decay > 0 for _, decay in alone.values())
+
+
+def test_ema_is_of_the_student():
+    task = make(Recorder())
+    task.setup_ema(decay=0.5)
+    before = copy.deepcopy(task.student.state_dict())
+    with torch.no_grad():
+        for p in task.get_trainable_module().parameters():
+            p.add_(1)
+    task.update_ema(step=10)
+    ema = task.get_eval_model(ema=True)
+    assert task.get_checkpoint_state(ema=True)["state_dict_ema"].keys() == before.keys()
+    for name, p in task.student.named_parameters():
+        torch.testing.assert_close(dict(ema.module.named_parameters())[name], (before[name] + p) / 2)
+
+
+@pytest.mark.parametrize("loss", ["adaptconf", "kd"])
+def test_compiled(loss):
+    plain, compiled = make(loss), make(loss)
+    compiled.compile(backend="aot_eager")
+    images = random_images()
+    results = [task(images, TARGET) for task in (plain, compiled)]
+    for result in results:
+        result["loss"].backward()
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5)
+    for a, b in zip(plain.student.parameters(), compiled.student.parameters()):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-5)
+    assert plain.get_checkpoint_state()["state_dict"].keys() == compiled.get_checkpoint_state()["state_dict"].keys()
+    torch.testing.assert_close(
+        compiled.eval().get_eval_model()(images), plain.eval().get_eval_model()(images), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- state
+
+
+def test_state_of_a_loss_goes_round():
+    task, other = make(Recorder(), num_samples=20), make(Recorder(), num_samples=20)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.1)
+    task(random_images(), TARGET, index=torch.arange(8))["loss"].backward()
+    optimizer.step()
+    state = task.get_checkpoint_state()
+    assert state["state_dict"].keys() == task.student.state_dict().keys()
+    assert not torch.equal(task.loss.scale, other.loss.scale)
+    other.load_checkpoint_state(state["state_dict"], state["task_state"])
+    assert torch.equal(task.loss.scale, other.loss.scale)
+    assert torch.equal(task.loss.memory, other.loss.memory) and task.loss.memory.any()
+    assert all(torch.equal(v, other.student.state_dict()[k]) for k, v in task.student.state_dict().items())
+    assert task.get_task_state(ema=True) == {}
+    with pytest.raises(RuntimeError):
+        other.load_checkpoint_state(state["state_dict"], None)
+
+
+# ---------------------------------------------------------------- a plain timm loop
+
+
+def test_inside_a_plain_timm_loop(tmp_path):
+    """timm's loader, optimizer, schedule, saver, EMA and evaluator; nothing of this project but task and loss."""
+    random_seed(0)
+    train = take_slice(create_dataset("w2s/digits", None, "train"), "0:400", 0)
+    loaders = [create_loader(
+        dataset, (3, 32, 32), batch_size=20, is_training=training, device=torch.device("cpu"), num_workers=0,
+        persistent_workers=False, mean=(0.5,) * 3, std=(0.5,) * 3, scale=(0.7, 1.0), hflip=0.0, color_jitter=0.0,
+    ) for dataset, training in ((train, True), (create_dataset("w2s/digits", None, "test"), False))]
+    teacher = small_model(1).eval()
+    task = WeakToStrongTask(
+        timm.create_model("w2s_cnn5", num_classes=10), teacher, create_loss("adaptconf"), task_loss_weight=0.9,
+        distill_loss_weight=0.1, verbose=False)
+    optimizer = create_optimizer_v2(
+        task.get_trainable_module(), opt="adamw", lr=2e-2, weight_decay=0.05, layer_decay=0.9)
+    scheduler, epochs = create_scheduler_v2(optimizer, num_epochs=3)
+    task.setup_ema(decay=0.9)
+    saver = CheckpointSaver(
+        task.get_trainable_module(), optimizer, task=task, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+    step = 0
+    for epoch in range(epochs):
+        task.train()
+        for images, target in loaders[0]:
+            optimizer.zero_grad()
+            task(images, target)["loss"].backward()
+            dispatch_clip_grad(task.get_clip_parameters(), value=5.0, mode="norm")
+            optimizer.step()
+            step += 1
+            task.update_ema(step=step)
+        scheduler.step(epoch + 1)
+        evaluator = ClassificationEvaluator("cpu")
+        with torch.inference_mode():
+            for images, target in loaders[1]:
+                evaluator.update(task.eval().get_eval_model()(images), target)
+        saver.save_checkpoint(epoch, metric=evaluator.compute()["top1"])
+    assert evaluator.compute()["top1"] > 50  # chance is 10
+    loaded = timm.create_model("w2s_cnn5", num_classes=10, checkpoint_path=str(tmp_path / "last.pth.tar"))
+    ema = task.get_eval_model(ema=True).module.state_dict()
+    assert all(torch.equal(v, ema[k]) for k, v in loaded.state_dict().items())  # timm prefers the average

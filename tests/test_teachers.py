@@ -1,0 +1,488 @@
+"""Teachers: from names, folders and files to frozen callables on the student's batch; class maps; cached targets."""
+
+import argparse
+import hashlib
+import json
+import logging
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.data import resolve_data_config
+from timm.models import save_for_hf
+from timm.optim import create_optimizer_v2
+
+from tests.parts import random_images, small_model, train_args
+from w2s_plugins.build import Data, World, cached_targets
+from w2s_plugins.data import create_dataset, create_eval_loader, take_slice
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import create_loss
+from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.teachers import (
+    UNMAPPED_LOGIT,
+    CachedTargets,
+    StudentInput,
+    Teacher,
+    TeacherModel,
+    combine,
+    create_teacher,
+    label_dataset,
+    load_targets,
+    map_classes,
+    read_class_map,
+    save_targets,
+)
+
+CPU = torch.device("cpu")
+PIXELS = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+STUDENT = StudentInput(mean=(0.48, 0.45, 0.41), std=(0.23, 0.22, 0.21), in_chans=3, num_classes=10)
+
+
+def normalise(pixels, mean, std):
+    return (pixels - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+
+
+def member(model, student=STUDENT, config=None, **kwargs) -> TeacherModel:
+    return TeacherModel(model, {**resolve_data_config(model=model), **(config or {})}, student, **kwargs)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A w2s_cnn5 with its own batch norm statistics, and the file of its state dict."""
+    model = small_model(3, "w2s_cnn5")
+    model(random_images())  # moves the statistics off their defaults
+    torch.save(model.eval().state_dict(), tmp_path / "weak.pth")
+    return model, tmp_path / "weak.pth"
+
+
+def create(name="w2s_cnn5", *files, **kwargs) -> Teacher:
+    kwargs.setdefault("student", STUDENT)
+    return create_teacher(name.split(","), [str(f) for f in files], device=CPU, **kwargs)
+
+
+# ---------------------------------------------------------------- input
+
+
+@pytest.mark.parametrize("mean, std", [
+    ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)),
+    (STUDENT.mean, STUDENT.std),
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+])
+def test_teacher_sees_the_pixels_under_its_own_normalisation(mean, std):
+    model = small_model(1, "w2s_cnn5").eval()
+    teacher = member(model, config={"mean": mean, "std": std})
+    adapted = teacher.adapt(normalise(PIXELS, STUDENT.mean, STUDENT.std))
+    expected = normalise(PIXELS, mean, std)
+    torch.testing.assert_close(adapted, expected, rtol=0, atol=1e-6)
+    if (mean, std) == (STUDENT.mean, STUDENT.std):
+        assert torch.equal(adapted, expected)  # nothing to do, nothing done
+    logits = Teacher([teacher])(normalise(PIXELS, STUDENT.mean, STUDENT.std))
+    torch.testing.assert_close(logits, model(expected).detach(), rtol=0, atol=1e-5)
+
+
+def test_one_channel():
+    student = StudentInput((0.3,), (0.2,), in_chans=1, num_classes=10)
+    teacher = member(timm.create_model("w2s_cnn5", in_chans=1), student, {"mean": (0.4,), "std": (0.25,)})
+    grey = PIXELS[:, :1]
+    torch.testing.assert_close(
+        teacher.adapt(normalise(grey, (0.3,), (0.2,))), normalise(grey, (0.4,), (0.25,)), rtol=0, atol=1e-6)
+
+
+def test_other_size():
+    model = small_model(1, "w2s_cnn5").eval()
+    teacher = member(model, config={"input_size": (3, 48, 40)})
+    images = normalise(PIXELS, STUDENT.mean, STUDENT.std)
+    adapted = teacher.adapt(images)
+    assert adapted.shape == (6, 3, 48, 40)
+    own = normalise(PIXELS, teacher.data_config["mean"], teacher.data_config["std"])
+    expected = F.interpolate(own, (48, 40), mode="bicubic", antialias=True)
+    torch.testing.assert_close(adapted, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(Teacher([teacher])(images), model(expected).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
+def test_other_dtype(dtype, tolerance):
+    reference = Teacher([member(small_model(1, "w2s_cnn5"))])(PIXELS)
+    teacher = Teacher([member(small_model(1, "w2s_cnn5"), dtype=dtype)])
+    assert {p.dtype for p in teacher.parameters()} == {dtype}
+    logits = teacher(PIXELS)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, reference)
+    torch.testing.assert_close(logits, reference, rtol=0, atol=tolerance * reference.abs().max().item())
+    assert torch.equal(teacher(PIXELS.bfloat16().float()), Teacher([member(
+        small_model(1, "w2s_cnn5"), dtype=dtype)])(PIXELS.bfloat16().float()))
+
+
+def test_autocast_around_a_teacher_does_not_reach_it():
+    teacher = Teacher([member(small_model(1, "w2s_cnn5"))])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(teacher(PIXELS), teacher(PIXELS.clone()))
+        inside = teacher(PIXELS)
+    assert torch.equal(inside, teacher(PIXELS))
+
+
+def test_compiled():
+    plain, compiled = (Teacher([member(small_model(1, "w2s_cnn5"), compiled=c)]) for c in (False, True))
+    compiled.members[0].run = torch.compile(compiled.members[0].model, backend="aot_eager")  # no C++ compiler needed
+    torch.testing.assert_close(compiled(PIXELS), plain(PIXELS), rtol=0, atol=1e-5)
+
+
+def test_ensemble_is_the_log_of_the_mean_of_probabilities():
+    teachers = [member(small_model(seed, "w2s_cnn5")) for seed in (1, 2, 3)]
+    logits = Teacher(teachers)(PIXELS)
+    mean = torch.stack([Teacher([t])(PIXELS).softmax(1) for t in teachers]).mean(0)
+    torch.testing.assert_close(logits, mean.log(), rtol=0, atol=1e-5)
+    assert torch.equal(Teacher(teachers[:1])(PIXELS), teachers[0].model(teachers[0].adapt(PIXELS)).detach())
+    extreme = [torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])]
+    torch.testing.assert_close(combine(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
+
+
+# ---------------------------------------------------------------- frozen
+
+
+def test_training_leaves_the_teacher_as_it_is():
+    """Eval mode, parameters and batch norm statistics are the same, bit for bit, after steps of the whole task."""
+    model = timm.create_model("fewshot_resnet12", depths=(1, 1, 1, 1), num_classes=10, drop_rate=0.5)
+    teacher = Teacher([member(model), member(small_model(2, "w2s_cnn5"))])
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    task = WeakToStrongTask(small_model(0, "w2s_cnn5"), teacher, create_loss("adaptconf"), verbose=False)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="sgd", lr=0.1)
+    first = teacher(PIXELS)
+    for _ in range(3):
+        task.train()
+        assert not any(m.training for m in teacher.modules())
+        optimizer.zero_grad()
+        task(PIXELS, torch.arange(6))["loss"].backward()
+        optimizer.step()
+    task.eval().train().to(torch.float32)
+    assert not any(m.training for m in teacher.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    after = teacher.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert torch.equal(teacher(PIXELS), first)
+
+
+def test_teacher_is_in_neither_optimizer_nor_checkpoint_nor_ddp(tmp_path):
+    teacher = Teacher([member(small_model(2, "w2s_cnn5"))])
+    student = small_model(0)
+    task = WeakToStrongTask(student, teacher, create_loss("kd"), verbose=False)
+    ours = {id(p) for p in teacher.parameters()}
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="adamw", lr=0.1)
+    assert not ours & {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert not ours & {id(p) for p in task.get_clip_parameters()}
+    task.setup_ema()
+    for ema in (False, True):
+        state = task.get_checkpoint_state(ema=ema)
+        assert state["state_dict_ema" if ema else "state_dict"].keys() == student.state_dict().keys()
+        assert "task_state" not in state
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        task.prepare_distributed(device_ids=[CPU])
+        wrapped = task.get_trainable_module()
+        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+        assert not ours & {id(p) for p in wrapped.parameters()}
+        task(PIXELS, torch.arange(6))["loss"].backward()
+        assert all(p.grad is not None for p in student.parameters())
+        assert task.get_checkpoint_state()["state_dict"].keys() == student.state_dict().keys()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_logits_can_be_saved_for_backward():
+    logits = Teacher([member(small_model(1))])(PIXELS)
+    assert not logits.requires_grad and not logits.is_inference()
+    scale = torch.ones((), requires_grad=True)
+    (scale * logits).sum().backward()
+    assert scale.grad is not None
+
+
+# ---------------------------------------------------------------- class maps
+
+
+def test_map_classes_sums_probabilities():
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)) * 5
+    class_map = torch.tensor([2, 0, 2, -1, 0])
+    mapped = map_classes(logits, class_map, 4)
+    p = logits.softmax(1)
+    kept = torch.stack([p[:, 1] + p[:, 4], torch.zeros(4), p[:, 0] + p[:, 2], torch.zeros(4)], dim=1)
+    torch.testing.assert_close(mapped.softmax(1), kept / kept.sum(1, keepdim=True))
+    assert (mapped[:, [1, 3]] == UNMAPPED_LOGIT).all()
+    assert mapped.isfinite().all() and map_classes(logits * 1e4, class_map, 4).isfinite().all()
+    permutation = torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(map_classes(logits, permutation, 5)[:, permutation], logits)
+
+
+@pytest.mark.parametrize("name, text, expected", [
+    ("map.json", "[1, null, 0, -1]", [1, -1, 0, -1]),
+    ("map.json", '{"0": 1, "2": 0}', [1, -1, 0, -1]),
+    ("map.json", "[2]", [2, -1, -1, -1]),
+    ("map.yaml", "- 1\n- null\n- 0\n- 2\n", [1, -1, 0, 2]),
+    ("map.yaml", "3: 0\n0: 2\n", [2, -1, -1, 0]),
+])
+def test_read_class_map(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert read_class_map(str(tmp_path / name), 4, 3).tolist() == expected
+
+
+@pytest.mark.parametrize("text, message", [
+    ("[1, 2, 3]", "2 -> 3 is out of range; teacher classes are 0 to 3, student classes 0 to 2"),
+    ('{"4": 0}', "4 -> 0 is out of range"),
+    ('{"-1": 0}', "-1 -> 0 is out of range"),
+    ("[0, 1, 2, 0, 1]", "4 -> 1 is out of range"),
+    ("[null]", "no teacher class is mapped"),
+    ("{}", "no teacher class is mapped"),
+    ('["cat"]', "expected a list or a mapping of class numbers"),
+    ("7", "expected a list or a mapping"),
+    ("[1,", "expected a list or a mapping"),
+    ("", "expected a list or a mapping"),
+])
+def test_class_map_refused(tmp_path, text, message):
+    (tmp_path / "map.json").write_text(text)
+    with pytest.raises(UserError, match="--teacher-class-map") as error:
+        read_class_map(str(tmp_path / "map.json"), 4, 3)
+    assert message in str(error.value)
+    with pytest.raises(UserError, match="no such file"):
+        read_class_map(str(tmp_path / "absent.json"), 4, 3)
+
+
+def test_other_class_count_needs_a_map(tmp_path, weights):
+    student = StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=2)
+    with pytest.raises(UserError, match=r"w2s_cnn5: it has 10 classes, the student 2; .*--teacher-class-map FILE"):
+        create("w2s_cnn5", weights[1], student=student)
+    (tmp_path / "map.json").write_text(json.dumps([i % 2 for i in range(10)]))
+    teacher = create("w2s_cnn5", weights[1], student=student, class_map_file=str(tmp_path / "map.json"))
+    p = create("w2s_cnn5", weights[1])(PIXELS).softmax(1)
+    torch.testing.assert_close(teacher(PIXELS).softmax(1), torch.stack([p[:, ::2].sum(1), p[:, 1::2].sum(1)], 1))
+
+
+# ---------------------------------------------------------------- where weights come from
+
+
+FORMS = {
+    "plain": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "state_dict_ema": lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
+    "model": lambda s: {"model": s},
+    "DDP": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "DDP of compiled": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "compiled DDP": lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_checkpoints(tmp_path, weights, form, caplog):
+    caplog.set_level(logging.INFO)
+    model, _ = weights
+    file = tmp_path / "teacher.pth.tar"
+    torch.save(FORMS[form](model.state_dict()), file)
+    teacher = create("w2s_cnn5", file, use_ema=form == "state_dict_ema")
+    own = teacher.members[0]
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in own.model.state_dict().items())
+    assert own.source == {
+        "name": "w2s_cnn5",
+        "params": sum(p.numel() for p in model.parameters()),
+        "source": {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
+    }
+    assert teacher.sources == [own.source]
+    assert f"{len(model.state_dict())} matched" in caplog.text
+    if form == "state_dict_ema":
+        other = create("w2s_cnn5", file).members[0].model.state_dict()
+        assert torch.equal(other["stage1.0.weight"], model.state_dict()["stage1.0.weight"] + 1)
+
+
+def test_safetensors_and_other_class_count(tmp_path):
+    model = small_model(0, num_classes=4)
+    save_file(model.state_dict(), tmp_path / "weak.safetensors")
+    student = StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=4)
+    teacher = create("w2s_cnn2", tmp_path / "weak.safetensors", student=student)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in teacher.members[0].model.state_dict().items())
+
+
+def test_run_folder_says_how_its_input_is_made(tmp_path, weights):
+    """Of a run folder the arguments are read as well: size, normalisation, classes, constructor arguments."""
+    model = small_model(0, "w2s_cnn5", num_classes=7)
+    args = argparse.Namespace(
+        model="w2s_cnn5", img_size=24, input_size=None, in_chans=None, mean=[0.5], std=[0.5], interpolation="",
+        crop_pct=None, num_classes=7, model_kwargs={"drop_rate": 0.25})
+    torch.save({"state_dict": model.state_dict(), "args": args, "epoch": 0}, tmp_path / "last.pth.tar")
+    student = StudentInput(STUDENT.mean, STUDENT.std, 3, num_classes=7)
+    own = create("w2s_cnn5", tmp_path, student=student).members[0]
+    assert own.source["source"]["file"] == str(tmp_path / "last.pth.tar")
+    assert own.data_config["input_size"][-2:] == (24, 24)
+    assert tuple(own.data_config["mean"]) == (0.5, 0.5, 0.5)
+    assert own.model.drop_rate == 0.25
+    assert own.adapt(PIXELS).shape[-2:] == (24, 24)
+
+
+def test_export_folder(tmp_path, weights):
+    model, _ = weights
+    config = {"input_size": (3, 24, 24), "mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "crop_pct": 1.0,
+              "interpolation": "bilinear", "crop_mode": "center"}
+    save_for_hf(model, tmp_path / "export", safe_serialization=True, data_config=config)
+    for name, files in (("w2s_cnn5", [tmp_path]), (f"local-dir:{tmp_path / 'export'}", [])):
+        teacher = create(name, *files)
+        own = teacher.members[0]
+        assert own.source["source"] == {
+            "file": str(tmp_path / "export" / "model.safetensors"),
+            "sha256": hashlib.sha256((tmp_path / "export" / "model.safetensors").read_bytes()).hexdigest(),
+        }
+        assert own.size == (24, 24)
+        assert tuple(own.data_config["mean"]) == (0.5, 0.4, 0.3)
+        assert all(torch.equal(v, model.state_dict()[k]) for k, v in own.model.state_dict().items())
+
+
+def test_size_given_by_hand(weights):
+    teacher = create("w2s_cnn5", weights[1], img_size=48)
+    assert teacher.members[0].size == (48, 48)
+    vit = timm.create_model("test_vit", num_classes=10, img_size=32)
+    torch.save(vit.state_dict(), weights[1].with_name("vit.pth"))
+    teacher = create("test_vit", weights[1].with_name("vit.pth"), img_size=32)
+    assert teacher(PIXELS).shape == (6, 10)
+
+
+def test_ensemble_of_files(tmp_path, weights):
+    torch.save(small_model(5).state_dict(), tmp_path / "other.pth")
+    teacher = create("w2s_cnn5,w2s_cnn2", weights[1], tmp_path / "other.pth")
+    assert [s["name"] for s in teacher.sources] == ["w2s_cnn5", "w2s_cnn2"]
+    assert teacher(PIXELS).shape == (6, 10)
+    with pytest.raises(UserError, match="--teacher names 2 models but --teacher-checkpoint 1 files"):
+        create("w2s_cnn5,w2s_cnn2", weights[1])
+
+
+def refused(*args, **kwargs) -> str:
+    with pytest.raises(UserError) as error:
+        create(*args, **kwargs)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_files_that_do_not_fit(tmp_path, weights):
+    model, file = weights
+    assert "--teacher-checkpoint" in refused("w2s_cnn5", tmp_path / "absent.pth")
+    message = refused("w2s_cnn2", file)
+    assert "does not fit PlainCNN" in message and "stage" in message
+    wide = timm.create_model("w2s_cnn5", widths=((16,), (24, 32), (48, 64)))
+    torch.save(wide.state_dict(), tmp_path / "wide.pth")
+    message = refused("w2s_cnn5", tmp_path / "wide.pth")
+    assert "(64, 48, 3, 3), expected (48, 48, 3, 3)" in message
+    (tmp_path / "empty").mkdir()
+    assert "the folder has no checkpoint" in refused("w2s_cnn5", tmp_path / "empty")
+    torch.save({"a": 1}, tmp_path / "nothing.pth")
+    assert "holds no tensors" in refused("w2s_cnn5", tmp_path / "nothing.pth")
+    state = dict(model.state_dict())
+    del state["stage1.0.weight"]
+    torch.save({**state, "extra": torch.ones(1)}, tmp_path / "part.pth")
+    message = refused("w2s_cnn5", tmp_path / "part.pth")
+    assert "1 missing (stage1.0.weight)" in message and "1 unexpected (extra)" in message
+
+
+@pytest.mark.parametrize("name", ["weak.pth", "weak.pth.tar", "weak.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"text", "half"])
+def test_damaged_file_names_the_flag(tmp_path, weights, name, content):
+    if content == "half":
+        data = weights[1].read_bytes()
+        content = data[:len(data) // 2]
+    (tmp_path / name).write_bytes(content)
+    message = refused("w2s_cnn5", tmp_path / name)
+    assert message.startswith(f"--teacher-checkpoint {tmp_path / name}: ")
+
+
+def test_pickle_that_would_run_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
+    message = refused("w2s_cnn5", tmp_path / "trap.pth")
+    assert message.startswith(f"--teacher-checkpoint {tmp_path / 'trap.pth'}: refused: it is a pickle")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_broken_config_beside_weights(tmp_path, weights):
+    save_file(weights[0].state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json" in refused("w2s_cnn5", tmp_path / "model.safetensors")
+
+
+def test_other_number_of_channels(tmp_path):
+    model = timm.create_model("w2s_cnn5", in_chans=1)
+    torch.save({"state_dict": model.state_dict(), "args": argparse.Namespace(in_chans=1)}, tmp_path / "grey.pth")
+    assert "1 input channel" in refused("w2s_cnn5", tmp_path / "grey.pth")
+
+
+def test_no_pretrained_weights_in_timm():
+    assert "timm has no pretrained weights" in refused("w2s_cnn5")
+    assert "no config.json in that folder" in refused("local-dir:/absent")
+
+
+# ---------------------------------------------------------------- cached targets
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return take_slice(create_dataset("w2s/digits", None, "train"), "0:50", 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_is_labelled_once_through_the_teachers_own_transform(digits, workers):
+    teachers = [member(small_model(1, "w2s_cnn5"), config={"input_size": (3, 24, 24), "crop_pct": 0.8}),
+                member(small_model(2, "w2s_cnn5"), config={"mean": (0.1,) * 3})]
+    digits.transform = before = object()
+    logits = label_dataset(Teacher(teachers), digits, batch_size=16, workers=workers, device=CPU)
+    assert digits.transform is before
+    expected = []
+    for t in teachers:
+        loader = create_eval_loader(
+            digits, t.data_config, batch_size=50, workers=0, device=CPU, dtype=torch.float32)
+        images, labels = next(iter(loader))
+        assert labels.tolist() == digits.targets
+        expected.append(t.model(images).detach())
+    torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-5)
+    index = torch.tensor([3, 0, 3])
+    targets = CachedTargets(logits)
+    assert torch.equal(targets(index), combine(list(logits))[index])
+    assert torch.equal(targets.by_member(index), logits[:, index])
+
+
+def test_targets_file(tmp_path):
+    logits = torch.randn(2, 7, 3)
+    save_targets(logits.mT.contiguous().mT, tmp_path / "t.safetensors", "key")
+    assert torch.equal(load_targets(tmp_path / "t.safetensors", "key"), logits)
+    assert load_targets(tmp_path / "t.safetensors", "other key") is None
+    assert load_targets(tmp_path / "absent.safetensors", "key") is None
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+
+
+def test_cached_targets_are_found_again_and_made_anew_for_other_data_or_teachers(tmp_path, weights, digits, caplog):
+    args = train_args("--teacher", "w2s_cnn5", "--teacher-targets", "cached", "--batch-size", "16")
+    world = World(CPU, rank=0, size=1, distributed=False)
+    digits.transform = before = object()
+    teacher = create("w2s_cnn5", weights[1])
+    first = cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits
+    assert digits.transform is before
+    path = tmp_path / "teacher_targets.safetensors"
+    written = path.stat().st_mtime_ns
+    again = cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits
+    assert torch.equal(first, again)
+    assert path.stat().st_mtime_ns == written
+    other = take_slice(create_dataset("w2s/digits", None, "train"), "50:100", 0)
+    moved = cached_targets(args, teacher, Data(other, None, None), tmp_path, world).logits
+    assert not torch.equal(first, moved)
+    torch.save(small_model(8, "w2s_cnn5").state_dict(), weights[1])
+    changed = cached_targets(args, create("w2s_cnn5", weights[1]), Data(other, None, None), tmp_path, world).logits
+    assert not torch.equal(moved, changed)
+
+
+def test_cached_targets_of_another_class_map_are_made_anew(tmp_path, weights, digits):
+    world = World(CPU, rank=0, size=1, distributed=False)
+    found = []
+    for shift in (1, 2):
+        (tmp_path / "map.json").write_text(json.dumps([(i + shift) % 10 for i in range(10)]))
+        args = train_args("--teacher", "w2s_cnn5", "--teacher-targets", "cached", "--batch-size", "16",
+                          "--teacher-class-map", str(tmp_path / "map.json"))
+        teacher = create("w2s_cnn5", weights[1], class_map_file=str(tmp_path / "map.json"))
+        found.append(cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits)
+    torch.testing.assert_close(found[0].roll(1, dims=-1), found[1])
