@@ -258,6 +258,10 @@ def create_teacher(
     for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
         model, data_config, source = _load_member(
             name, checkpoint, student.in_chans, use_ema, img_size, dict(model_kwargs or {}))
+        channels = data_config["input_size"][0]
+        if channels != student.in_chans:
+            raise UserError(f"--teacher {name}: it takes images of {channels} channels, the student's have "
+                            f"{student.in_chans} (--in-chans)")
         class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
         if class_map is None and model.num_classes != student.num_classes:
             raise UserError(
@@ -267,7 +271,7 @@ def create_teacher(
             model = model.to(memory_format=torch.channels_last)
         members.append(TeacherModel(
             model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled))
-    return Teacher(members).to(device)
+    return Teacher(members).to(device).eval()
 
 
 def _load_member(
