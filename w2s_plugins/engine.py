@@ -353,15 +353,17 @@ def evaluate(
             images = images.contiguous(memory_format=torch.channels_last)
         with precision.autocast():
             logits = first_output(model(images))
+        teacher_logits = teacher(images) if teacher is not None else None
         if tta > 1:
             logits, target = logits.unfold(0, tta, tta).mean(dim=2), target[::tta]
+            if teacher_logits is not None:
+                teacher_logits = teacher_logits.unfold(0, tta, tta).mean(dim=2)
         if valid_labels is not None:
             logits = logits[:, valid_labels]
         meter.update(logits, target)
         predictions.append(logits.argmax(dim=1))
         targets.append(target)
         if teacher_meter is not None:
-            teacher_logits = teacher(images)
             teacher_meter.update(teacher_logits, target)
             teacher_rows.append(teacher_logits.argmax(dim=1))
         if on_output:
