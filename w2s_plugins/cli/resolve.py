@@ -19,6 +19,7 @@ _logger = logging.getLogger(__name__)
 
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 EVAL_METRICS = ("top1", "top5", "loss", "agreement")
 
 # flag of the released code -> the losses it concerns and the kwarg it sets there
@@ -126,6 +127,14 @@ def _check_choices(args: argparse.Namespace) -> None:
     check_choice("--clip-mode", args.clip_mode, ("norm", "value", "agc"))
     check_choice("--mixup-mode", args.mixup_mode, ("batch", "pair", "elem"))
     check_choice("--remode", args.remode, ("const", "rand", "pixel"))
+    check_choice("--train-crop-mode", args.train_crop_mode or "rrc", ("rrc", "rkrc", "rkrr"))
+    check_choice("--interpolation", args.interpolation or "bilinear", INTERPOLATIONS)
+    check_choice("--train-interpolation", args.train_interpolation or "random", ("random", *INTERPOLATIONS))
+    for flag in ("scale", "ratio", "cutmix_minmax"):
+        if len(getattr(args, flag) or (0, 0)) != 2:
+            raise UserError(f"--{flag.replace('_', '-')}: expected two numbers, lowest and highest")
+    if not 0 <= args.seed < 2 ** 32:
+        raise UserError(f"--seed {args.seed}: expected 0 to {2 ** 32 - 1}")
     check_choice("--dist-bn", args.dist_bn, ("reduce", "broadcast", ""))
     check_choice("--eval-metric", args.eval_metric, EVAL_METRICS)
     check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
@@ -234,6 +243,8 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     sizes, probs = args.train_img_sizes or (), args.train_size_probs
     rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
               "--train-size-schedule progressive needs at least 2 --train-img-sizes")]
+    rules.append((args.train_batches_per_epoch is not None and not sizes,
+                  "--train-batches-per-epoch needs --train-img-sizes"))
     for flag, values in (("--train-batch-sizes", args.train_batch_sizes), ("--train-size-probs", probs)):
         rules += [
             (values and not sizes, f"{flag} needs --train-img-sizes"),
@@ -261,6 +272,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
+        (args.aug_splits and args.no_aug, "--aug-splits cannot be combined with --no-aug"),
         (args.aug_splits and args.no_prefetcher, "--aug-splits needs the prefetcher: leave out --no-prefetcher"),
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),

@@ -1,6 +1,7 @@
 """Loaders made of timm's transforms, collate functions and prefetcher."""
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransfor
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 
 
@@ -128,20 +129,22 @@ def create_train_loader(
         return _create_iterable_loader(dataset, args, data_config, device, dtype, world_size > 1)
     prefetch = not args.no_prefetcher
     mixup, collate = _mixing(args, data_config, prefetch)
-    dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
+    with _flag_errors("augmentation"):
+        dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
     sampler = KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats)
     keyed = KeyedCollate(
         collate or (fast_collate if prefetch else default_collate),
         collate if isinstance(collate, Mixup) else None,
         args.mixup_off_epoch,
     )
+    samples = f"{len(dataset)} training samples on {world_size} process(es)"
     if sampler_extra:
-        batch_sampler = ScheduledBatchSampler(sampler, **sampler_extra)
+        with _flag_errors(f"--train-img-sizes, {samples}"):
+            batch_sampler = ScheduledBatchSampler(sampler, **sampler_extra)
     else:
         batch_sampler = BatchSampler(sampler, args.batch_size, drop_last=True)
         if len(batch_sampler) == 0:
-            raise UserError(f"--batch-size {args.batch_size} on {world_size} process(es) is more than the "
-                            f"{len(dataset)} training samples")
+            raise UserError(f"--batch-size {args.batch_size} is more than {samples} have")
     loader = DataLoader(
         KeyedDataset(dataset, args.seed),
         batch_sampler=batch_sampler,
@@ -149,6 +152,7 @@ def create_train_loader(
         collate_fn=keyed,
         pin_memory=args.pin_mem,
         persistent_workers=args.workers > 0,
+        generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
     erasing = None
     if prefetch:
@@ -238,6 +242,15 @@ def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
     )
 
 
+@contextlib.contextmanager
+def _flag_errors(what: str) -> Iterator[None]:
+    """Turn what timm says of its arguments into a `UserError`."""
+    try:
+        yield
+    except (AssertionError, ValueError, KeyError) as error:
+        raise UserError(f"{what}: {one_line(error)}") from error
+
+
 def _with_transforms(
         dataset: Dataset,
         args: argparse.Namespace,
@@ -295,21 +308,30 @@ def _create_iterable_loader(
     mixup, collate = _mixing(args, data_config, prefetch)
     kwargs = train_transform_kwargs(args, data_config)
     kwargs.pop("re_num_splits")
-    loader = create_loader(
-        dataset,
-        input_size=data_config["input_size"],
-        batch_size=args.batch_size,
-        collate_fn=collate,
-        num_workers=args.workers,
-        distributed=distributed,
-        pin_memory=args.pin_mem,
-        device=device,
-        img_dtype=dtype,
-        use_prefetcher=prefetch,
-        worker_seeding=args.worker_seeding,
-        re_split=args.resplit,
-        **kwargs,
-    )
-    if mixup is not None:
-        raise UserError("--no-prefetcher with mixup or cutmix needs a dataset that can be indexed")
+    needs_index = [
+        (mixup is not None, "--no-prefetcher with mixup or cutmix"),
+        (collate is not None and args.mixup_off_epoch, "--mixup-off-epoch"),
+        (args.aug_splits, "--aug-splits"),
+        (args.aug_repeats, "--aug-repeats"),
+        (args.train_img_sizes, "--train-img-sizes"),
+    ]
+    for broken, flag in needs_index:
+        if broken:
+            raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
+    with _flag_errors("augmentation"):
+        loader = create_loader(
+            dataset,
+            input_size=data_config["input_size"],
+            batch_size=args.batch_size,
+            collate_fn=collate,
+            num_workers=args.workers,
+            distributed=distributed,
+            pin_memory=args.pin_mem,
+            device=device,
+            img_dtype=dtype,
+            use_prefetcher=prefetch,
+            worker_seeding=args.worker_seeding,
+            re_split=args.resplit,
+            **kwargs,
+        )
     return TrainLoader(loader, None, device=device, dtype=dtype)

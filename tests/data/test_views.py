@@ -1,0 +1,352 @@
+"""A training view is a function of (seed, epoch, sample): to the last bit, whoever computes it and with whom."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import default_collate
+
+from tests.parts import train_args, write_folder
+from w2s_plugins.data import Batch, TrainLoader, create_dataset, create_train_loader, take_slice
+from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
+from w2s_plugins.errors import UserError
+
+CONFIG = dict(
+    input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation="bilinear", crop_pct=0.9,
+    crop_mode="center")
+COUNT = 26
+
+PLAIN = {
+    "crop, flip and jitter": (),
+    "no augmentation": ("--no-aug",),
+    "flips": ("--vflip", "0.5", "--color-jitter", "0"),
+    "colour": ("--color-jitter-prob", "0.8", "--grayscale-prob", "0.3", "--gaussian-blur-prob", "0.4"),
+    "rkrr": ("--train-crop-mode", "rkrr"),
+    "rkrc": ("--train-crop-mode", "rkrc"),
+    "randaugment": ("--aa", "rand-m9-mstd0.5-inc1"),
+    "autoaugment": ("--aa", "original-mstd0.5"),
+    "augmix": ("--aa", "augmix-m5"),
+    "erasing const": ("--reprob", "0.8", "--remode", "const"),
+    "erasing rand": ("--reprob", "0.8", "--remode", "rand"),
+    "erasing pixel": ("--reprob", "0.8", "--remode", "pixel", "--recount", "3"),
+    "erasing half": ("--reprob", "0.8", "--resplit"),
+    "erasing in the workers": ("--reprob", "0.8", "--no-prefetcher"),
+    "repeats": ("--aug-repeats", "3"),
+    "repeats, no whole number": ("--aug-repeats", "2.5", "--reprob", "0.5"),
+    "no prefetcher": ("--no-prefetcher",),
+}
+MIXING = {
+    f"{what}, {mode}{', no prefetcher' if slow else ''}": (
+        *flags, "--mixup-mode", mode, "--mixup-prob", "0.7", *(("--no-prefetcher",) if slow else ()))
+    for what, flags in {
+        "mixup": ("--mixup", "0.8"),
+        "cutmix": ("--cutmix", "1.0"),
+        "both": ("--mixup", "0.8", "--cutmix", "1.0", "--reprob", "0.5"),
+        "minmax": ("--cutmix-minmax", "0.2", "0.6"),
+    }.items()
+    for mode in ("batch", "pair", "elem")
+    for slow in (False, True)
+}
+BATCHES = {
+    "splits": ("--aug-splits", "3", "--aa", "rand-m5-mstd0.5"),
+    "splits, erasing": ("--aug-splits", "2", "--reprob", "0.8", "--resplit"),
+    "sizes": ("--train-img-sizes", "24", "32", "--train-batch-sizes", "6", "4"),
+    "sizes, progressive": (
+        "--train-img-sizes", "24", "32", "--train-size-schedule", "progressive", "--epochs", "3",
+        "--train-batches-per-epoch", "9"),
+    "sizes, mixup": ("--train-img-sizes", "24", "32", "--mixup", "0.5"),
+}
+ALL = {**PLAIN, **MIXING, **BATCHES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("images"), {"train": COUNT})
+
+
+@pytest.fixture
+def loader(folder):
+    """Make a training loader from flags of train_w2s.py."""
+    def make(*flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
+        args = train_args(
+            "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags)
+        return create_train_loader(
+            create_dataset("", str(folder), "train"), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32,
+            rank=rank, world_size=world_size)
+    return make
+
+
+def epochs(loader: TrainLoader, count: int = 2) -> list[Batch]:
+    return [batch for epoch in range(count) for batch in loader.epoch(epoch)]
+
+
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected):
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.target, b.target)
+        assert torch.equal(a.input, b.input)
+
+
+def by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
+    return {int(i): image for b in batches for i, image in zip(b.index, b.input)}
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_any_number_of_workers_gives_the_same_batches(loader, case):
+    expected = epochs(loader(*ALL[case]))
+    for workers in (1, 2):
+        assert_same(epochs(loader(*ALL[case], workers=workers)), expected)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_epochs_seeds_and_samples_differ(loader, case):
+    make = loader(*ALL[case])
+    first, second = list(make.epoch(0)), list(make.epoch(1))
+    assert not torch.equal(torch.cat([b.index for b in first]), torch.cat([b.index for b in second]))
+    if case in PLAIN and case != "no augmentation":
+        views, others = by_sample(first), by_sample(list(loader(*ALL[case], "--seed", "1").epoch(0)))
+        again = by_sample(second)
+        for other in (again, others):
+            common = views.keys() & other.keys()
+            assert sum(torch.equal(views[i], other[i]) for i in common) <= len(common) // 4  # a flip is a coin
+    assert_same(list(make.epoch(0)), first)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_tail_of_an_epoch(loader, case):
+    make = loader(*ALL[case])
+    whole = list(make.epoch(1))
+    assert len(whole) == len(make)
+    for start in (1, len(whole) - 1):
+        assert_same(list(make.epoch(1, start)), whole[start:])
+    assert list(make.epoch(1, len(whole))) == []
+    assert_same(list(make.epoch(1)), whole)
+
+
+def test_tail_of_an_epoch_with_workers(loader):
+    make = loader("--aa", "rand-m9-mstd0.5-inc1", workers=2)
+    whole = list(loader("--aa", "rand-m9-mstd0.5-inc1").epoch(1))
+    for _ in zip(range(2), make.epoch(1)):  # a pass that is given up
+        pass
+    assert_same(list(make.epoch(1, 3)), whole[3:])
+    assert_same(list(make.epoch(1)), whole)
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if c != "erasing half"])
+def test_a_view_does_not_depend_on_the_batch_it_is_in(loader, case):
+    """The same keys in batches of another size give the same pixels."""
+    small, large = (torch.cat([b.input for b in loader(*PLAIN[case], batch=n).epoch(0)]) for n in (4, 6))
+    assert torch.equal(small[:24], large[:24])
+
+
+@pytest.mark.parametrize("case", [c for c in PLAIN if c != "erasing half"])
+def test_two_ranks_together_see_what_one_process_sees(loader, case):
+    single = list(loader(*PLAIN[case], batch=8).epoch(0))
+    ranks = [list(loader(*PLAIN[case], batch=4, rank=r, world_size=2).epoch(0)) for r in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == len(single)
+    for one, two, together in zip(*ranks, single):
+        for name in ("input", "target", "index"):
+            dealt = torch.stack([getattr(one, name), getattr(two, name)], dim=1).flatten(0, 1)
+            assert torch.equal(dealt, getattr(together, name))
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_loading_leaves_the_generators_of_the_main_process_alone(loader, case):
+    make = loader(*ALL[case])
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    epochs(make, 1)
+    found = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    assert found == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("prefetcher", [(), ("--no-prefetcher",)])
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
+    flags = ("--smoothing", "0", *prefetcher)
+    mixed = loader(
+        "--mixup", "0.5", "--cutmix", "0.5", "--mixup-mode", mode, "--mixup-off-epoch", "1", *flags, workers=workers)
+    plain = loader(*flags)
+    for epoch in range(3):
+        pairs = list(zip(mixed.epoch(epoch), plain.epoch(epoch)))
+        assert len(pairs) == 6
+        for mix, clean in pairs:
+            assert torch.equal(mix.index, clean.index)
+            assert torch.equal(mix.input, clean.input) == (epoch > 0)
+            if epoch > 0:
+                assert torch.equal(mix.target, torch.nn.functional.one_hot(clean.target, 3).float())
+
+
+def test_mixing_is_that_of_timm(loader):
+    """The mixed batch is lam * x + (1 - lam) * x.flip(0), with the lam of the targets."""
+    flags = ("--smoothing", "0", "--no-aug", "--no-prefetcher")
+    mixed, clean = (next(loader(*flags, *extra).epoch(0)) for extra in (("--mixup", "1"), ()))
+    hard = torch.nn.functional.one_hot(clean.target, 3).float()
+    row = int((clean.target != clean.target.flip(0)).nonzero()[0])
+    lam = mixed.target[row, clean.target[row]]
+    torch.testing.assert_close(mixed.target, lam * hard + (1 - lam) * hard.flip(0))
+    torch.testing.assert_close(mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5)
+
+
+def test_views_are_those_of_timm(loader, folder):
+    """The pixels are what timm's own transform gives after seeding by hand."""
+    from timm.data import create_transform
+
+    batch = next(loader("--aa", "rand-m9-mstd0.5-inc1", "--no-prefetcher").epoch(3))
+    transform = create_transform(
+        (3, 32, 32), is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="random",
+        color_jitter=0.4, mean=CONFIG["mean"], std=CONFIG["std"])
+    dataset = create_dataset("", str(folder), "train")
+    for index, image in zip(batch.index.tolist(), batch.input):
+        seed = hash_seed(42, 3, index, 0)
+        random.seed(seed), np.random.seed(seed & 0xFFFFFFFF), torch.manual_seed(seed)
+        assert torch.equal(transform(dataset[index][0]), image)
+
+
+def test_repeats_of_a_sample_are_different_views(loader):
+    batches = list(loader("--aug-repeats", "3", batch=6).epoch(0))
+    index, images = torch.cat([b.index for b in batches]), torch.cat([b.input for b in batches])
+    assert len(set(index.tolist())) == -(-len(index) // 3)
+    for i in set(index.tolist()):
+        views = images[index == i]
+        assert len({v.numpy().tobytes() for v in views}) == len(views)
+
+
+def test_erasing_differs_between_the_splits_of_an_image(loader):
+    flags = ("--aug-splits", "2", "--scale", "1", "1", "--ratio", "1", "1", "--hflip", "0", "--color-jitter", "0")
+    batch = next(loader(*flags, "--reprob", "1", "--remode", "const", batch=8).epoch(0))
+    first, second = ((half == 0).all(dim=1) for half in batch.input.chunk(2))
+    assert all(not torch.equal(a, b) for a, b in zip(first, second))
+    assert torch.equal(batch.index, next(loader(batch=8).epoch(0)).index.repeat(2))
+    clean, erased = next(loader(*flags, "--reprob", "1", "--remode", "const", "--resplit").epoch(0)).input.chunk(2)
+    assert not (clean == 0).all(dim=1).any()
+    assert (erased == 0).all(dim=1).flatten(1).any(dim=1).all()
+
+
+def test_sizes_and_batch_sizes_are_those_asked_for(loader):
+    make = loader("--train-img-sizes", "24", "32", "--train-batch-sizes", "6", "4")
+    shapes = {tuple(b.input.shape) for b in epochs(make, 3)}
+    assert shapes == {(6, 3, 24, 24), (4, 3, 32, 32)}
+    assert make.average_batch_size == 5
+
+
+def test_slice_of_a_training_set_has_positions_of_its_own(folder):
+    args = train_args("--num-classes", "3", "--batch-size", "4", "--no-aug")
+    part = take_slice(create_dataset("", str(folder), "train"), "0:12", 0)
+    make = create_train_loader(part, args, CONFIG, device=torch.device("cpu"), dtype=torch.bfloat16)
+    batches = list(make.epoch(0))
+    assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(12))
+    assert all(part.targets[i] == t for b in batches for i, t in zip(b.index.tolist(), b.target.tolist()))
+    assert batches[0].input.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("flags", [(), ("--train-img-sizes", "24", "32")])
+def test_training_set_smaller_than_a_batch(loader, flags):
+    with pytest.raises(UserError, match="26 training samples"):
+        loader(*flags, batch=40)
+    with pytest.raises(UserError, match="26 training samples"):
+        loader(*flags, batch=14, world_size=2)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (("--aa", "foo"), "Unknown AA policy foo"),
+    (("--aa", "rand-m9-foo1"), "Unknown RandAugment config section"),
+    (("--color-jitter", "-1"), "must be non negative"),
+    (("--train-img-sizes", "24", "32", "--train-batches-per-epoch", "0"), "num_batches must be a positive integer"),
+])
+def test_what_timm_refuses_is_one_line(loader, flags, message):
+    with pytest.raises(UserError, match=message):
+        loader(*flags)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The images of a folder one after another, as timm's iterable readers give them."""
+
+    def __init__(self, dataset):
+        self.dataset, self.transform = dataset, None
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __iter__(self):
+        for i in range(len(self.dataset)):
+            image, label = self.dataset[i]
+            yield self.transform(image), label
+
+
+@pytest.mark.parametrize("flags", [
+    (), ("--no-prefetcher",), ("--mixup", "1"), ("--reprob", "1"), ("--aa", "rand-m9-mstd0.5-inc1")])
+def test_stream(folder, flags):
+    dataset = create_dataset("", str(folder), "train")
+    args = train_args("--num-classes", "3", "--batch-size", "4", *flags)
+    loader = create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    batches = list(loader.epoch(0))
+    assert len(batches) == len(loader) > 0
+    assert all(b.index is None and b.input.shape == (4, 3, 32, 32) for b in batches)
+    assert len(list(loader.epoch(0, 2))) == len(batches) - 2
+
+
+@pytest.mark.parametrize("flags", [
+    ("--aug-splits", "2"),
+    ("--aug-repeats", "2"),
+    ("--train-img-sizes", "24", "32"),
+    ("--mixup", "1", "--mixup-off-epoch", "1"),
+    ("--mixup", "1", "--no-prefetcher"),
+])
+def test_what_a_stream_cannot_do(folder, flags):
+    dataset = create_dataset("", str(folder), "train")
+    args = train_args("--num-classes", "3", *flags)
+    with pytest.raises(UserError, match="needs a dataset that can be indexed"):
+        create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 4), st.sampled_from([0, 1.1, 1.5, 2, 2.5, 3, 7]), st.integers(0, 5))
+def test_keys_of_an_epoch(size, world_size, repeats, epoch):
+    """All ranks have as many keys, no two keys are alike, and none is left out but for the remainder of the deal."""
+    ranks = []
+    for rank in range(world_size):
+        sampler = KeyedSampler(size, 7, rank, world_size, repeats)
+        sampler.set_epoch(epoch)
+        ranks.append(list(sampler))
+        assert len(ranks[-1]) == len(sampler) == size // world_size
+    keys = [key for rank in ranks for key in rank]
+    assert len(set(keys)) == len(keys)
+    assert all(isinstance(key, ViewKey) and key.epoch == epoch and 0 <= key.index < size for key in keys)
+    counts = np.bincount([key.index for key in keys], minlength=size)
+    assert counts.max(initial=0) <= max(1, np.ceil(repeats))
+    if not repeats:
+        assert counts.sum() == size - size % world_size
+
+
+def test_seeded_restores_the_generators_even_after_an_error():
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    with pytest.raises(KeyError), seeded(5):
+        drawn = random.random(), np.random.rand(), torch.rand(1).item()
+        raise KeyError
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
+def test_hash_seed_spreads():
+    seeds = {hash_seed(a, b, c) for a in range(10) for b in range(10) for c in range(50)}
+    assert len(seeds) == 5000
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert len({s & 0xFFFFFFFF for s in seeds}) > 4995  # NumPy takes 32 bits of it
+
+
+def test_target_travels_like_a_tensor():
+    from w2s_plugins.data.views import BatchTarget
+
+    target = BatchTarget(torch.arange(3), torch.arange(3), torch.arange(3))
+    moved = target.to("cpu", non_blocking=True)
+    assert torch.equal(moved.label, target.label)
+    assert default_collate([1, 2]).dtype == target.view_seed.dtype

@@ -1,0 +1,92 @@
+"""Several teachers: the nearest one for each sample, learned weights."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from w2s_plugins.losses import create_loss
+from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.teacher_mix import LearnedTeacherWeights, NearestTeacher
+from w2s_plugins.teachers import CachedTargets, combine
+
+
+def logits(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_each_sample_gets_the_teacher_with_the_smallest_divergence() -> None:
+    teachers, student = logits(3, 8, 5), logits(8, 5, seed=1)
+    mixed = NearestTeacher()(teachers, student, 0.0)
+    counts = [0, 0, 0]
+    for i in range(8):
+        divergences = []
+        for m in range(3):
+            q, p = teachers[m, i].softmax(0), student[i].softmax(0)
+            divergences.append(sum(float(a * (a / b).log()) for a, b in zip(q, p)))
+        nearest = divergences.index(min(divergences))
+        counts[nearest] += 1
+        assert torch.equal(mixed.logits[i], teachers[nearest, i])
+    assert [float(mixed.figures[f"teacher{m}_share"]) for m in range(3)] == [c / 8 for c in counts]
+    assert not mixed.terms and mixed.keep is None
+
+
+def test_learned_weights_start_with_the_mean_and_follow_the_gradient_of_the_loss() -> None:
+    teachers, student = logits(2, 8, 5), logits(8, 5, seed=1)
+    mix = LearnedTeacherWeights(2, agreement_share=0.0)
+    mixed = mix(teachers, student, 0.5)
+    torch.testing.assert_close(mixed.logits.softmax(1), combine(list(teachers)).softmax(1))
+    (term,) = mixed.terms.values()
+    assert term.item() == 0.0
+    term.backward()
+    scores = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    weights = scores.exp() / scores.exp().sum()
+    expected = 0.0
+    for i in range(8):
+        target = sum(weights[m] * teachers[m, i].double().softmax(0) for m in range(2))
+        expected = expected - (target * student[i].double().log_softmax(0)).sum() / 8
+    (gradient,) = torch.autograd.grad(expected, scores)
+    torch.testing.assert_close(mix.scores.grad.double(), gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_only_samples_of_agreement_at_first() -> None:
+    teachers, student = logits(2, 16, 3), logits(16, 3, seed=1)
+    mix = LearnedTeacherWeights(2, agreement_share=0.3)
+    agree = teachers[0].argmax(1) == teachers[1].argmax(1)
+    assert 0 < agree.sum() < 16
+    assert torch.equal(mix(teachers, student, 0.29).keep, agree)
+    assert mix(teachers, student, 0.3).keep is None
+
+
+def make_task(mix: nn.Module, teachers: torch.Tensor) -> WeakToStrongTask:
+    torch.manual_seed(0)
+    student = timm.create_model("w2s_cnn2", num_classes=teachers.shape[2])
+    return WeakToStrongTask(
+        student, CachedTargets(teachers), create_loss("kd"), task_loss_weight=0.0, cached=True, mix=mix)
+
+
+def test_in_the_task_weights_are_trained_saved_and_restored() -> None:
+    teachers, images, index = logits(2, 20, 4), torch.randn(6, 3, 16, 16), torch.arange(6)
+    task = make_task(LearnedTeacherWeights(2, 0.0), teachers)
+    optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=1.0)
+    result = task(images, None, index=index)
+    result["loss"].backward()
+    optimizer.step()
+    state = task.get_task_state()
+    assert state["mix.scores"].abs().sum() > 0
+    again = make_task(LearnedTeacherWeights(2, 0.0), teachers)
+    again.load_task_state(state)
+    assert torch.equal(again.get_task_state()["mix.scores"], state["mix.scores"])
+    assert {"kd", "teacher0_weight", "teacher1_weight"} <= set(result)
+    assert result["loss"].item() == pytest.approx(result["kd"].item())  # figures are no part of the loss
+
+
+def test_a_batch_without_agreement_still_reaches_every_parameter() -> None:
+    teachers = torch.zeros(2, 6, 4)
+    teachers[0, :, 0], teachers[1, :, 1] = 5.0, 5.0
+    task = make_task(LearnedTeacherWeights(2, 1.0), teachers)
+    result = task(torch.randn(6, 3, 16, 16), None, index=torch.arange(6))
+    result["loss"].backward()
+    gradients = [p.grad for p in task.get_trainable_module().parameters()]
+    assert all(g is not None for g in gradients)
+    assert all(g.abs().sum() == 0 for n, g in zip(dict(task.student.named_parameters()), gradients))
