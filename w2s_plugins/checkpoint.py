@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors import SafetensorError
+from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
 from timm.utils import CheckpointSaver, update_summary
 
@@ -100,7 +101,7 @@ class Saver(CheckpointSaver):
                 "bad_steps": self.position.bad_steps,
                 "meter": self.position.meter.state_dict(),
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
-                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+                "plateau": plateau_state(self.scheduler),
             },
         }
         if self.amp_scaler is not None:
@@ -115,6 +116,22 @@ class Saver(CheckpointSaver):
         for file in Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}"):
             file.unlink(missing_ok=True)
         self.curr_recovery_file = self.prev_recovery_file = ""
+
+
+def plateau_state(scheduler: object | None) -> dict | None:
+    """Return the counters of a plateau schedule, not all of which timm keeps; the others are functions of the epoch."""
+    if not isinstance(scheduler, PlateauLRScheduler):
+        return None
+    state = scheduler.lr_scheduler.state_dict()
+    counters = {k: state[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+    return {**counters, "restore_lr": scheduler.restore_lr}
+
+
+def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
+    """Put back what `plateau_state` returned; without effect on other schedules."""
+    if isinstance(scheduler, PlateauLRScheduler) and state is not None:
+        scheduler.restore_lr = state["restore_lr"]
+        scheduler.lr_scheduler.load_state_dict({k: v for k, v in state.items() if k != "restore_lr"})
 
 
 def find_resume(folder: Path) -> Path | None:
@@ -184,8 +201,7 @@ def restore(
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"--resume {path}: does not fit this run: {one_line(error)}") from error
     extra = checkpoint.get("w2s") or {}
-    if scheduler is not None and extra.get("scheduler") is not None:
-        scheduler.load_state_dict(extra["scheduler"])
+    load_plateau_state(scheduler, extra.get("plateau"))
     finished = "metric" in checkpoint or not extra.get("batch")
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
