@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from safetensors import SafetensorError
+from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
 from timm.utils import CheckpointSaver, unwrap_model, update_summary
 from torch import Tensor, nn
@@ -105,7 +106,7 @@ class Saver(CheckpointSaver):
                 "bad_steps": self.position.bad_steps,
                 "meter": self.position.meter.state_dict(),
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
-                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+                "plateau": plateau_state(self.scheduler),
             },
         }
         if self.amp_scaler is not None:
@@ -193,6 +194,22 @@ def copy_state(state: dict) -> dict | None:
     return tree_map(lambda t: t.detach().to("cpu", copy=True) if isinstance(t, torch.Tensor) else t, state)
 
 
+def plateau_state(scheduler: object | None) -> dict | None:
+    """Return the counters of a plateau schedule, not all of which timm keeps; the others are functions of the epoch."""
+    if not isinstance(scheduler, PlateauLRScheduler):
+        return None
+    state = scheduler.lr_scheduler.state_dict()
+    counters = {k: state[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+    return {**counters, "restore_lr": scheduler.restore_lr}
+
+
+def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
+    """Put back what `plateau_state` returned; without effect on other schedules."""
+    if isinstance(scheduler, PlateauLRScheduler) and state is not None:
+        scheduler.restore_lr = state["restore_lr"]
+        scheduler.lr_scheduler.load_state_dict({k: v for k, v in state.items() if k != "restore_lr"})
+
+
 def find_resume(folder: Path) -> Path | None:
     """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
     found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*.pth.tar")
@@ -264,8 +281,7 @@ def restore(
     if rank_buffers and dist.is_initialized() and len(rank_buffers) == dist.get_world_size():
         for name, model in _buffered(task).items():
             model.load_state_dict(rank_buffers[dist.get_rank()].get(name, {}), strict=False)
-    if scheduler is not None and extra.get("scheduler") is not None:
-        scheduler.load_state_dict(extra["scheduler"])
+    load_plateau_state(scheduler, extra.get("plateau"))
     finished = "metric" in checkpoint or not extra.get("batch")
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
