@@ -184,8 +184,9 @@ def test_checkpoint_of_timm_is_continued(tmp_path):
         checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)).save_checkpoint(3, metric=1.0)
     restore(other, tmp_path / "last.pth.tar")
     assert (other.position.epoch, other.position.batch) == (4, 0)
-    kept = {k: v for k, v in parts.state().items() if k[0] not in ("meter", "position", "scheduler")}
-    assert {k: other.state()[k] for k in kept} == kept
+    ours, theirs = ({k: v for k, v in run.state().items() if k[0] not in ("meter", "position", "scheduler")}
+                    for run in (parts, other))
+    assert ours == theirs
 
 
 def test_history_and_best(tmp_path):
