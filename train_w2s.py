@@ -7,6 +7,8 @@
 import argparse
 import logging
 import os
+import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +24,15 @@ from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
-from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, TermMeter, evaluate, train_one_epoch
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
+from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.hub import check_repo_id, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.teachers import Teacher
 
 _logger = logging.getLogger("train_w2s")
@@ -71,11 +74,13 @@ def main() -> None:
     started = time.monotonic()
     run = prepare(args, set(parser.by_dest()))
     first_evaluation(run)
-    fit(run)
+    try:
+        fit(run)
+    except Interrupted as interruption:
+        stop_early(run, interruption)
     if run.world.primary:
         finish(run, time.monotonic() - started)
-    if run.world.distributed:
-        dist.destroy_process_group()
+    end_process(run, 0)
 
 
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
@@ -109,6 +114,36 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
         run.saver = create_saver(run, flags, resumed)
     return run
+
+
+def stop_early(run: Run, interruption: Interrupted) -> None:
+    """Save where the run stands and end the process with the exit code of the signal."""
+    done = max(run.position.batch // run.args.grad_accum_steps - 1, 0)
+    save_recovery(run, done, gather=interruption.together, background=False)
+    if run.files:
+        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
+                        f"go on with --resume {run.folder}")
+        run.files.trackers.close()
+    end_process(run, interruption.exit_code, together=interruption.together)
+
+
+def save_recovery(run: Run, update: int, gather: bool = True, background: bool = True) -> None:
+    """Save a checkpoint inside an epoch; every rank takes part unless ``gather`` is off."""
+    buffers = ckpt.gather_buffers(run.task) if gather and run.world.distributed else None
+    if run.saver:
+        run.saver.save_recovery(run.position.epoch, update, buffers, background)
+
+
+def end_process(run: Run, code: int, together: bool = True) -> None:
+    """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
+    run.loaders.clear()  # ends the data workers
+    if run.world.distributed:
+        if together:
+            dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+            dist.destroy_process_group()
+        exit_now(code)
+    if code:
+        sys.exit(code)
 
 
 def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: build.World) -> None:
@@ -209,45 +244,54 @@ def fit(run: Run) -> None:
 
     def on_update(update: int, samples: int) -> None:
         console.update(samples * world.size)
-        if run.saver and args.recovery_interval and (update + 1) % args.recovery_interval == 0:
-            run.saver.save_recovery(position.epoch, batch_idx=update)
+        watch.check(position.epoch * updates + update)
+        if args.recovery_interval and (update + 1) % args.recovery_interval == 0:
+            save_recovery(run, update)
 
     def on_batch(batch: Batch, number: int) -> None:
         if args.save_images and run.files:
             with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
                 torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
 
+    watch = SignalWatch(
+        (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if args.signal_usr1 else ())), world.distributed)
     try:
         while position.epoch < stop:
             terms = train_one_epoch(
                 position, run.task, run.loaders["train"], run.optimizer, run.precision, settings,
                 num_epochs=run.num_epochs, scheduler=run.scheduler, on_log=on_log, on_update=on_update,
                 on_batch=on_batch)
-            finish_epoch(run, terms, stop, updates)
+            finish_epoch(run, terms, stop, updates, watch)
+        if run.saver:
+            run.saver.wait()
     finally:
+        watch.close()
         console.close()
 
 
-def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int) -> None:
+def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch, and move on to the next."""
     args, epoch = run.args, run.position.epoch
     share_statistics = run.world.distributed and args.dist_bn in ("broadcast", "reduce")
     if share_statistics:
         distribute_bn(run.task.get_trainable_module(), run.world.size, args.dist_bn == "reduce")
-    run.position.epoch, run.position.batch, run.position.meter = epoch + 1, 0, TermMeter()
     if not evaluation_due(args, epoch, stop):
         if run.scheduler is not None:
             run.scheduler.step(epoch + 1, metric=None)
+        run.position.next_epoch()
         return
     use_ema = run.task.has_ema() and not args.model_ema_force_cpu
     if use_ema and share_statistics:
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
     model = run.task.get_eval_model(ema=use_ema)
     figures = {
-        split: evaluate_split(run, split, model, teacher_predictions=run.weak_predictions.get(split)).metrics
+        split: evaluate_split(
+            run, split, model, teacher_predictions=run.weak_predictions.get(split),
+            on_output=lambda logits, target: watch.check_here()).metrics
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
     metric = selection_metric(args, figures, terms)
+    run.position.next_epoch()
     if run.files:
         _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                      + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))

@@ -35,7 +35,7 @@ from w2s_plugins.cli.resolve import check_choice, check_model_name, resolve_data
 from w2s_plugins.data import create_dataset, create_eval_loader
 from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
 from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
-from w2s_plugins.errors import UserError, one_line, run_main
+from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
 from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
@@ -91,7 +91,9 @@ def main() -> None:
         print(f"\n{results_table(results)}")
         print(f"--result\n{json.dumps(results, indent=4)}")
     if world.distributed:
+        dist.barrier()
         dist.destroy_process_group()
+        exit_now(0)
 
 
 # ---------------------------------------------------------------- what is evaluated

@@ -165,11 +165,7 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         overlay = dict(file=str(file), num_classes=-1)
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
-    model = create_model(
-        "--model",
-        args.model,
-        pretrained=args.pretrained or bool(overlay),
-        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+    flags = dict(
         num_classes=args.num_classes,
         drop_rate=args.drop or None,
         drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
@@ -178,7 +174,13 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         bn_momentum=args.bn_momentum,
         bn_eps=args.bn_eps,
         pretrained_cfg_overlay=overlay,
-        **args.model_kwargs,
+    )
+    model = create_model(
+        "--model",
+        args.model,
+        pretrained=args.pretrained or bool(overlay),
+        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        **{**flags, **args.model_kwargs},
     )
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")

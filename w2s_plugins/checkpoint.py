@@ -6,14 +6,19 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import yaml
 from safetensors import SafetensorError
+from timm.scheduler import PlateauLRScheduler
 from timm.task import TrainingTask
-from timm.utils import CheckpointSaver, update_summary
+from timm.utils import CheckpointSaver, unwrap_model, update_summary
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .engine import Position
 from .errors import UserError, one_line
@@ -72,7 +77,8 @@ class Saver(CheckpointSaver):
     def __init__(self, *, position: Position, scheduler: object | None, metrics_file: Path, **kwargs: object):
         super().__init__(**kwargs)
         self.position, self.scheduler, self.metrics_file = position, scheduler, metrics_file
-        self.can_hardlink = True
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
 
     def _replace(self, src: str, dst: str) -> None:
         os.replace(src, dst)
@@ -85,7 +91,7 @@ class Saver(CheckpointSaver):
             except OSError:  # a file system without hard links
                 temporary.write_bytes(Path(src).read_bytes())
 
-    def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
+    def _state(self, epoch: int, metric: float | None = None) -> dict:
         state = {
             "epoch": epoch,
             "arch": self.args.model,
@@ -100,21 +106,108 @@ class Saver(CheckpointSaver):
                 "bad_steps": self.position.bad_steps,
                 "meter": self.position.meter.state_dict(),
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
-                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+                "plateau": plateau_state(self.scheduler),
             },
         }
         if self.amp_scaler is not None:
             state[self.amp_scaler.state_dict_key] = self.amp_scaler.state_dict()
         if metric is not None:
             state["metric"] = metric
-        with atomic_write(Path(save_path)) as temporary:
-            torch.save(state, temporary)
+        return state
+
+    def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
+        self.wait()
+        save_state(self._state(epoch, metric), Path(save_path))
+
+    def save_recovery(
+            self,
+            epoch: int,
+            batch_idx: int = 0,
+            rank_buffers: list | None = None,
+            background: bool = True,
+    ) -> None:
+        """Save the state inside an epoch, in the background where memory allows; keeps the last two.
+
+        Args:
+            epoch: the epoch.
+            batch_idx: the update in it.
+            rank_buffers: buffers of every rank, from `gather_buffers`.
+            background: return before the file is written.
+
+        Raises:
+            UserError: this or the last save in the background failed.
+        """
+        self.wait()
+        path = Path(self.recovery_dir) / f"{self.recovery_prefix}-{epoch}-{batch_idx}{self.extension}"
+        state = self._state(epoch)
+        state["w2s"]["rank_buffers"] = rank_buffers
+        if background and (copy := copy_state(state)) is not None:
+            self._writing = self._pool.submit(save_state, copy, path)
+        else:
+            save_state(state, path)
+        if self.prev_recovery_file and self.prev_recovery_file != str(path):
+            Path(self.prev_recovery_file).unlink(missing_ok=True)
+        self.prev_recovery_file, self.curr_recovery_file = self.curr_recovery_file, str(path)
+
+    def wait(self) -> None:
+        """Wait for a save in the background. Raises `UserError` when it failed."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def remove_recovery(self) -> None:
         """Delete recovery checkpoints: a complete epoch has been saved after them."""
+        self.wait()
         for file in Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}"):
             file.unlink(missing_ok=True)
         self.curr_recovery_file = self.prev_recovery_file = ""
+
+
+def gather_buffers(task: TrainingTask) -> list[dict[str, dict[str, Tensor]]]:
+    """Return the buffers of the student and its average on every rank. All ranks must call it.
+
+    Inside an epoch the statistics of batch norm differ from rank to rank; a checkpoint of rank 0 alone could not be
+    continued exactly.
+    """
+    own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _buffered(task).items()}
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    return gathered
+
+
+def _buffered(task: TrainingTask) -> dict[str, nn.Module]:
+    models = {"model": task.get_eval_model(), "ema": task.get_eval_model(ema=True)}
+    return {name: unwrap_model(model) for name, model in models.items() if model is not None}
+
+
+def save_state(state: dict, path: Path) -> None:
+    """Write a checkpoint atomically."""
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def copy_state(state: dict) -> dict | None:
+    """Return a copy of a state on the CPU, or None when less than twice its size is free in memory."""
+    size = sum(t.numel() * t.element_size() for t in tree_leaves(state) if isinstance(t, torch.Tensor))
+    if 2 * size > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        return None
+    return tree_map(lambda t: t.detach().to("cpu", copy=True) if isinstance(t, torch.Tensor) else t, state)
+
+
+def plateau_state(scheduler: object | None) -> dict | None:
+    """Return the counters of a plateau schedule, not all of which timm keeps; the others are functions of the epoch."""
+    if not isinstance(scheduler, PlateauLRScheduler):
+        return None
+    state = scheduler.lr_scheduler.state_dict()
+    counters = {k: state[k] for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+    return {**counters, "restore_lr": scheduler.restore_lr}
+
+
+def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
+    """Put back what `plateau_state` returned; without effect on other schedules."""
+    if isinstance(scheduler, PlateauLRScheduler) and state is not None:
+        scheduler.restore_lr = state["restore_lr"]
+        scheduler.lr_scheduler.load_state_dict({k: v for k, v in state.items() if k != "restore_lr"})
 
 
 def find_resume(folder: Path) -> Path | None:
@@ -184,8 +277,11 @@ def restore(
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"--resume {path}: does not fit this run: {one_line(error)}") from error
     extra = checkpoint.get("w2s") or {}
-    if scheduler is not None and extra.get("scheduler") is not None:
-        scheduler.load_state_dict(extra["scheduler"])
+    rank_buffers = extra.get("rank_buffers")
+    if rank_buffers and dist.is_initialized() and len(rank_buffers) == dist.get_world_size():
+        for name, model in _buffered(task).items():
+            model.load_state_dict(rank_buffers[dist.get_rank()].get(name, {}), strict=False)
+    load_plateau_state(scheduler, extra.get("plateau"))
     finished = "metric" in checkpoint or not extra.get("batch")
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],

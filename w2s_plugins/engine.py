@@ -149,6 +149,10 @@ class Position:
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
 
+    def next_epoch(self) -> None:
+        """Move to the start of the next epoch."""
+        self.epoch, self.batch, self.meter = self.epoch + 1, 0, TermMeter()
+
 
 def train_one_epoch(
         position: Position,

@@ -44,6 +44,8 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         if _first_to_report():
             print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
         _exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _exit(130)
     except BrokenPipeError:
         _exit(1)
 
@@ -72,9 +74,14 @@ def _first_to_report() -> bool:
 
 
 def _exit(code: int) -> None:
-    """End at once: after an error on one rank, a clean shutdown would wait for collectives that never come."""
+    """End; at once after an error on one of several ranks, whose shutdown would wait for exchanges that never come."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        exit_now(code)
+    sys.exit(code)
+
+
+def exit_now(code: int) -> None:
+    """End the process without tearing anything down."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)

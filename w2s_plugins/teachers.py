@@ -270,7 +270,7 @@ def create_teacher(
             model = model.to(memory_format=torch.channels_last)
         members.append(TeacherModel(
             model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled))
-    return Teacher(members).to(device)
+    return Teacher(members).to(device).eval()
 
 
 def _load_member(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run, run_script
+from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run, run_many, run_script
 from tests.hub_server import HubServer, hub_env
 
 Run = Callable[..., Done]
@@ -86,6 +86,7 @@ def test_names_and_values(here: Run, flags: list[str], parts: list[str]) -> None
     (["--teacher-checkpoint", "a.pth,b.pth"], ["1 models", "2 files"]),
     (["--teacher-class-map", "none.json"], ["--teacher-class-map none.json", "no such file"]),
     (["--loss", "bce"], ["--loss bce", "--task-loss bce"]),
+    (["--loss", "ce"], ["--loss ce", "--teacher w2s_cnn2", "--task-loss ce"]),
     (["--kd-model-name", "resnet18"], ["--teacher and --kd-model-name"]),
     (["--teacher-targets", "cached", "--mixup", "0.2"], ["--teacher-targets", "online"]),
     (["--ceiling-acc", "3"], ["ceiling", "3.00"]),
@@ -470,34 +471,6 @@ def test_diverging_run(here: Run, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- as real processes
-
-HUB_DRIVER = '''
-import contextlib, io, json, sys, time
-import train_w2s
-from w2s_plugins.errors import run_main
-
-time.sleep = lambda seconds: None  # the waits between huggingface_hub's retries are left out, the retries are not
-results = []
-for flags in json.loads(sys.argv.pop()):
-    sys.argv = ["train_w2s.py", *flags]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            run_main(train_w2s.main, "train_w2s.py")
-        except SystemExit as end:
-            code = end.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(results))
-'''
-
-
-def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
-    """Run several command lines in one fresh process, whose Hub is that of ``env``."""
-    done = subprocess.run([sys.executable, "-c", HUB_DRIVER, json.dumps(commands)], env=env, cwd=cwd, timeout=120,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [Done(*result) for result in json.loads(done.stdout)]
-
 
 def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     hub_server.add_user("me", token="hf_me")

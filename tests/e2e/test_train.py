@@ -1,0 +1,641 @@
+"""Real runs of ``train_w2s.py``: what they write, that they can be repeated, and that flags do what they say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import (
+    TINY,
+    Done,
+    differences,
+    environment,
+    read_lines,
+    read_run,
+    run_many,
+    run_script,
+)
+from tests.hub_server import HubServer, hub_env
+
+Run = Callable[..., Done]
+RUN_FILES = {"args.yaml", "summary.csv", "metrics.jsonl", "last.pth.tar", "model_best.pth.tar", "result.json", "export"}
+
+
+def evaluations(folder: Path) -> list[dict]:
+    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == "eval"]
+
+
+def steps(folder: Path) -> list[dict]:
+    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == "train"]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def with_teacher(weak: Path) -> list[str]:
+    return ["--teacher", "w2s_cnn2", "--teacher-checkpoint", str(weak)]
+
+
+# ---------------------------------------------------------------- the main job
+
+
+@pytest.fixture(scope="module")
+def student(weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The main job: a strong student trained on cached labels of a weak teacher alone."""
+    folder = tmp_path_factory.mktemp("student")
+    done = run_script(
+        "--dataset", "w2s/digits", "--img-size", 16, "--train-slice", "80:", "--model", "w2s_cnn5",
+        *with_teacher(weak), "--teacher-targets", "cached", "--loss", "adaptconf", "--task-loss-weight", 0,
+        "--epochs", 5, "--batch-size", 32, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--hflip", 0, "--scale",
+        0.7, 1, "--color-jitter", 0, "--ceiling-acc", 99, "--output", folder, "--experiment", "student",
+        cwd=folder).ok()
+    (folder / "student" / "stdout").write_text(done.out)
+    (folder / "student" / "stderr").write_text(done.err)
+    return folder / "student"
+
+
+def test_run_folder(student: Path, weak: Path) -> None:
+    assert {p.name for p in student.iterdir()} >= RUN_FILES | {"teacher_targets.safetensors"}
+    assert {p.name for p in (student / "export").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
+    assert not list(student.glob("*tmp*")) and not list(student.glob(".*"))
+    args = yaml.safe_load((student / "args.yaml").read_text())
+    assert args["loss"] == "adaptconf" and args["num_classes"] == 10 and args["epochs"] == 5
+    header, *rows = (student / "summary.csv").read_text().splitlines()
+    assert header.startswith("epoch,train_loss,train_kd,train_self,eval_loss,eval_top1,eval_top5")
+    assert [row.split(",")[0] for row in rows] == list("01234")
+    assert load_file(student / "teacher_targets.safetensors")["logits"].shape == (1, 1117, 10)
+
+
+def test_result(student: Path, weak: Path) -> None:
+    record, last = result(student), evaluations(student)[-1]
+    assert record["metrics"] == last["val"] == {k: v for k, v in record["last"].items() if k != "epoch"}
+    # The teacher, at its own 8 pixels, sees 16-pixel images of the student that are scaled down.
+    own = result(weak)["metrics"]["top1"]
+    assert abs(record["teacher"]["top1"] - own) < 5 and own > 50
+    assert record["teacher"]["models"][0]["source"]["file"].endswith("model.safetensors")
+    assert len(record["teacher"]["models"][0]["source"]["sha256"]) == 64
+    assert record["loss"] | {"kwargs": None} == dict(
+        name="adaptconf", kwargs=None, task_loss="ce", task_loss_weight=0.0, distill_loss_weight=1.0)
+    assert record["metrics"]["top1"] > record["teacher"]["top1"], "the student is to beat its teacher"
+    pgr = (record["metrics"]["top1"] - record["teacher"]["top1"]) / (99 - record["teacher"]["top1"])
+    assert record["pgr"] == pytest.approx(pgr, rel=1e-12)
+    assert record["selected"] == {"rule": "last", "epoch": 4, "split": "validation"} and record["warnings"] == []
+    table = (student / "stdout").read_text()
+    for text in ("teacher", "ceiling", "agreement", "PGR", f"{record['metrics']['top1']:.2f}"):
+        assert text in table
+    log = (student / "stderr").read_text()
+    assert "Student w2s_cnn5: 0.05 M parameters, 10 classes, starts from random weights" in log
+    assert "Teacher w2s_cnn2" in log and "matched" in log and "no CUDA here" in log
+    assert f"teacher top-1 {record['teacher']['top1']:.2f}" in log
+
+
+def test_export_is_the_student(student: Path) -> None:
+    exported, saved = load_file(student / "export" / "model.safetensors"), read_run(student)["state_dict"]
+    assert differences(exported, saved) == []
+    model = timm.create_model(f"local-dir:{student / 'export'}", pretrained=True)
+    assert model.num_classes == 10 and model.pretrained_cfg["input_size"] == (3, 16, 16)
+
+
+def test_repeat_from_args(student: Path, script: Run, tmp_path: Path) -> None:
+    """``args.yaml`` as ``--config`` repeats a run to the last bit."""
+    script("--config", student / "args.yaml", "--output", tmp_path, "--experiment", "again").ok()
+    assert differences(read_run(tmp_path / "again"), read_run(student)) == []
+    for name in ("metrics.jsonl", "summary.csv", "teacher_targets.safetensors", "export/model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (student / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("flags", [
+    ["--loss", "adaptconf"],
+    ["--distiller", "kd", "--kd-temperature", "2"],
+    ["--distiller", "adaptconf", "--superalignment-threshold", "4", "--gt-loss-weight", "0.5"],
+    ["--loss", "augconf", "--loss-kwargs", "alpha=0.3", "--task-loss-weight", "0.3", "--mixup", "0.2"],
+], ids=["defaults", "kd", "released", "kwargs"])
+def test_repeat_from_args_with_aliases(here: Run, weak: Path, tmp_path: Path, flags: list[str]) -> None:
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *flags, "--output", tmp_path, "--experiment", "a").ok()
+    here("--config", tmp_path / "a" / "args.yaml", "--experiment", "b").ok()
+    assert result(tmp_path / "a")["loss"] == result(tmp_path / "b")["loss"]
+    assert differences(read_run(tmp_path / "a"), read_run(tmp_path / "b")) == []
+
+
+@pytest.mark.parametrize("targets", ["online", "cached"])
+@pytest.mark.parametrize(("flags", "task", "distill"), [
+    ([], 1, 1),
+    (["--task-loss-weight", "0"], 0, 1),
+    (["--task-loss-weight", "1"], 1, 0),
+    (["--task-loss-weight", "0.3"], 0.3, 0.7),
+    (["--distill-loss-weight", "2"], 1, 2),
+    (["--gt-loss-weight", "0.2"], 0.2, 1),
+], ids=str)
+def test_weights_of_terms(
+        here: Run, weak: Path, tmp_path: Path, targets: str, flags: list[str], task: float, distill: float) -> None:
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--teacher-targets", targets, *flags, "--output", tmp_path,
+         "--experiment", "run").ok()
+    assert len(steps(tmp_path / "run")) == 8
+    for line in steps(tmp_path / "run"):
+        terms = line["terms"]
+        assert set(terms) == {"loss", "kd", "self"} | ({"task"} if task else set())
+        expected = task * terms.get("task", 0) + distill * (terms["kd"] + terms["self"])
+        assert terms["loss"] == pytest.approx(expected, rel=1e-5)  # the loss is summed in float32
+    record = result(tmp_path / "run")
+    assert (record["loss"]["task_loss_weight"], record["loss"]["distill_loss_weight"]) == pytest.approx((task, distill))
+
+
+@pytest.mark.parametrize("targets", ["online", "cached"])
+def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str) -> None:
+    """Weights and the statistics of batch norm, bit for bit; no gradients; not in the checkpoint."""
+    import train_w2s
+
+    here(*TINY, "--model", "w2s_cnn5", "--output", tmp_path, "--experiment", "weak").ok()
+    before, runs = {}, []
+    first_evaluation = train_w2s.first_evaluation
+
+    def look(run: train_w2s.Run) -> None:
+        before.update({k: v.clone() for k, v in [*run.teacher.named_parameters(), *run.teacher.named_buffers()]})
+        runs.append(run)
+        first_evaluation(run)
+
+    monkeypatch.setattr(train_w2s, "first_evaluation", look)
+    here(*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--teacher-checkpoint", tmp_path / "weak", "--output",
+         tmp_path, "--experiment", "student", "--teacher-targets", targets, "--weight-decay", 0.1).ok()
+    teacher = runs[0].teacher
+    after = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+    assert differences(before, after) == [] and any("running_mean" in k for k in after)
+    assert not any(m.training for m in teacher.modules())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    trained = {id(p) for group in runs[0].optimizer.param_groups for p in group["params"]}
+    assert not trained & {id(p) for p in teacher.parameters()}
+    assert read_run(tmp_path / "student")["state_dict"].keys() == timm.create_model("w2s_cnn2").state_dict().keys()
+
+
+def test_normalisation_that_is_undone_is_the_loader_s(here: Run, weak: Path, tmp_path: Path) -> None:
+    """The teacher's accuracy does not depend on the student's normalisation, up to rounding."""
+    found = []
+    for name, flags in (("own", []), ("odd", ["--mean", "0.1", "0.2", "0.3", "--std", "0.9", "0.4", "0.6"])):
+        here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *flags, "--output", tmp_path, "--experiment", name,
+             "--epochs", 1).ok()
+        found.append(result(tmp_path / name)["teacher"]["top1"])
+    assert found[0] == found[1] == result(weak)["metrics"]["top1"]
+
+
+def test_teacher_at_chance(here: Run, tmp_path: Path) -> None:
+    here(*TINY, "--model", "w2s_cnn2", "--lr", 1e-9, "--epochs", 1, "--output", tmp_path, "--experiment", "blank").ok()
+    done = here(*TINY, "--model", "w2s_cnn5", *with_teacher(tmp_path / "blank"), "--epochs", 1).ok()
+    assert "WARNING: the teacher is at chance" in done.err
+
+
+def test_no_teacher_eval(here: Run, weak: Path, tmp_path: Path) -> None:
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--no-teacher-eval", "--output", tmp_path, "--experiment",
+         "run").ok()
+    assert "top1" not in result(tmp_path / "run")["teacher"]
+    assert not [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["event"] == "start"]
+
+
+def test_vanilla(here: Run, weak: Path, tmp_path: Path) -> None:
+    """The released code's name for no distillation: the teacher is left aside."""
+    flags = [*TINY, "--model", "w2s_cnn5", "--output", tmp_path, "--experiment"]
+    here(*flags, "vanilla", *with_teacher(weak), "--distiller", "vanilla").ok()
+    here(*flags, "plain", "--task-loss", "ce").ok()
+    assert differences(read_run(tmp_path / "vanilla"), read_run(tmp_path / "plain")) == []
+    record = result(tmp_path / "vanilla")
+    assert record["teacher"] is None and record["loss"]["name"] == "ce" and record["loss"]["distill_loss_weight"] == 0
+
+
+def test_ensemble(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Two copies of one teacher are that teacher; two different ones are better than chance together."""
+    flags = [*TINY, "--model", "w2s_cnn5", "--task-loss-weight", 0, "--output", tmp_path, "--experiment"]
+    here(*flags, "one", *with_teacher(weak)).ok()
+    here(*flags, "two", "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", f"{weak},{weak}").ok()
+    one, two = result(tmp_path / "one")["teacher"], result(tmp_path / "two")["teacher"]
+    assert one["top1"] == two["top1"] and len(two["models"]) == 2
+    for a, b in zip(steps(tmp_path / "one"), steps(tmp_path / "two")):
+        assert a["terms"]["loss"] == pytest.approx(b["terms"]["loss"], rel=1e-4)
+
+
+def test_teacher_class_map(here: Run, weak: Path, tmp_path: Path) -> None:
+    """A student of odd and even digits, from a teacher of ten classes; unmapped classes are left out."""
+    for split, count in (("train", 6), ("validation", 3)):
+        for name in ("even", "odd"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / "data" / split / name / f"{i}.png")
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump({i: i % 2 for i in range(9)}))
+    flags = ["data", "--model", "w2s_cnn5", "--img-size", 8, "--batch-size", 4, "--epochs", 1, "--workers", 0,
+             *with_teacher(weak), "--teacher-class-map", "map.yaml", "--output", "."]
+    here(*flags, "--experiment", "online").ok()
+    here(*flags, "--experiment", "cached", "--teacher-targets", "cached").ok()
+    logits = load_file(tmp_path / "cached" / "teacher_targets.safetensors")["logits"]
+    assert logits.shape == (1, 12, 2) and result(tmp_path / "online")["model"]["num_classes"] == 2
+
+
+# ---------------------------------------------------------------- flags and configs
+
+
+def test_configs(here: Run, tmp_path: Path) -> None:
+    """Defaults < first file < second file < command line."""
+    (tmp_path / "one.yaml").write_text("lr: 0.1\nepochs: 1\nweight-decay: 0.01\nmodel: w2s_cnn5\nmean: [0.5]\n")
+    (tmp_path / "two.yaml").write_text("lr: 0.2\nepochs: 3\nmodel_kwargs: {drop_rate: 0.1}\nlog_interval: 1\n")
+    data = ["--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:32", "-b", 16, "--workers", 0]
+    here(*data, "--config", "one.yaml", "two.yaml", "--epochs", 2, "--output", ".", "--experiment", "a").ok()
+    here(*data, "-c", "one.yaml", "--epochs", 2, "-c", "two.yaml", "--output", ".", "--experiment", "b").ok()
+    args = [yaml.safe_load((tmp_path / n / "args.yaml").read_text()) for n in "ab"]
+    assert args[0] == args[1] | {"experiment": "a"}
+    picked = {k: args[0][k] for k in ("lr", "epochs", "weight_decay", "model", "momentum", "model_kwargs", "mean")}
+    assert picked == dict(lr=0.2, epochs=2, weight_decay=0.01, model="w2s_cnn5", momentum=0.9,
+                          model_kwargs={"drop_rate": 0.1}, mean=[0.5])
+
+
+FLAGS = {
+    "mixup": ["--mixup", "0.2"],
+    "mixup elem": ["--mixup", "0.2", "--cutmix", "1", "--mixup-mode", "elem", "--mixup-off-epoch", "1"],
+    "mixup pair": ["--cutmix-minmax", "0.2", "0.8", "--mixup-mode", "pair", "--smoothing", "0"],
+    "mixup without prefetcher": ["--mixup", "0.2", "--cutmix", "1", "--no-prefetcher"],
+    "bce": ["--bce-loss", "--bce-target-thresh", "0.2", "--mixup", "0.2"],
+    "bce sum": ["--task-loss", "bce", "--bce-sum", "--bce-pos-weight", "2"],
+    "asl": ["--task-loss", "asl"],
+    "poly": ["--task-loss", "poly"],
+    "ema": ["--model-ema", "--model-ema-decay", "0.5"],
+    "ema on the cpu": ["--model-ema", "--model-ema-force-cpu", "--model-ema-warmup"],
+    "accumulation": ["--grad-accum-steps", "3"],
+    "clip norm": ["--clip-grad", "1"],
+    "clip value": ["--clip-grad", "0.01", "--clip-mode", "value"],
+    "clip agc": ["--clip-grad", "0.01", "--clip-mode", "agc"],
+    "layer decay": ["--layer-decay", "0.5", "--layer-decay-min-scale", "0.1"],
+    "channels last": ["--channels-last"],
+    "checkpointing": ["--grad-checkpointing"],
+    "amp bfloat16": ["--amp"],
+    "amp float16": ["--amp", "--amp-dtype", "float16", "--clip-grad", "1"],
+    "amp and ema": ["--amp", "--model-ema", "--grad-accum-steps", "2"],
+    "bfloat16": ["--model-dtype", "bfloat16"],
+    "sizes": ["--train-img-sizes", "8", "12", "--train-batch-sizes", "16", "8", "--train-size-probs", "1", "2",
+              "--variable-batch-loss-scale", "sqrt"],
+    "growing sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive",
+                      "--train-batches-per-epoch", "3"],
+    "splits": ["--aug-splits", "2", "--jsd-loss", "--aa", "rand-m3"],
+    "three splits": ["--aug-splits", "3", "--task-loss", "jsd", "--aa", "augmix-m3", "--resplit", "--reprob", "0.5"],
+    "split bn": ["--aug-splits", "2", "--split-bn"],
+    "repeats": ["--aug-repeats", "3"],
+    "erasing": ["--reprob", "0.9", "--remode", "pixel", "--recount", "2"],
+    "erasing without prefetcher": ["--reprob", "0.9", "--remode", "const", "--no-prefetcher"],
+    "no augmentation": ["--no-aug"],
+    "augmentation": ["--img-size", "24", "--aa", "rand-m9-mstd0.5-inc1", "--vflip", "0.5", "--color-jitter", "0.4",
+                     "--color-jitter-prob", "0.8", "--grayscale-prob", "0.1", "--gaussian-blur-prob", "0.1",
+                     "--train-interpolation", "bicubic", "--scale", "0.5", "1", "--ratio", "1", "1"],
+    "crop modes": ["--train-crop-mode", "rkrr"],
+    "workers": ["--workers", "2", "--use-multi-epochs-loader", "--pin-mem"],
+    "compiled": ["--torchcompile", "aot_eager", "--model-ema"],
+    "dropout": ["--drop", "0.3", "--head-init-scale", "0.1", "--head-init-bias", "-2", "--gp", "max"],
+    "batch norm": ["--model", "test_efficientnet", "--img-size", "32", "--bn-momentum", "0.2", "--bn-eps", "1e-3",
+                   "--sync-bn", "--dist-bn", "", "--drop-connect", "0.1", "--head-init-scale", "0.5"],
+    "input size": ["--input-size", "3", "8", "8", "--crop-pct", "0.9", "--interpolation", "bilinear", "--fast-norm"],
+    "saving": ["--save-epochs", "1", "--checkpoint-hist", "1", "--save-images", "--log-tensorboard"],
+    "intervals": ["--val-interval", "2", "--recovery-interval", "2", "-vb", "100"],
+    "evaluation at the end": ["--eval-interval", "100", "--eval-interval-end", "0.4"],
+    "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
+    "ranked by agreement": ["--eval-metric", "agreement", "--select", "best"],
+    "no validation": ["--val-split", ""],
+    "speed": ["--speedtest"],
+    "start": ["--start-epoch", "1"],
+    "test-time": ["--tta", "2"],
+    "noise": ["--lr-noise", "0.2", "0.9", "--lr-noise-pct", "0.5", "--lr-cycle-limit", "2"],
+    "updates": ["--sched-on-updates", "--warmup-epochs", "1", "--min-lr", "1e-4", "--cooldown-epochs", "1"],
+    "warm-up before": ["--warmup-epochs", "1", "--warmup-prefix", "--warmup-lr", "1e-3"],
+    "learning rate by size": ["--lr-base", "0.2", "--lr-base-size", "64", "--lr-base-scale", "sqrt", "--lr", "0"],
+    "augconf": ["--loss", "augconf"],
+    "kd": ["--loss", "kd"],
+    "bkd": ["--loss", "bkd"],
+    "hard": ["--loss", "hard"],
+    "half teacher": ["--teacher-dtype", "bfloat16"],
+    "teacher size": ["--teacher-img-size", "12"],
+    "wandb flags": ["--wandb-project", "p", "--wandb-tags", "a", "b"],
+    "device": ["--device", "cpu", "--synchronize-step", "--no-ddp-bb", "--local_rank", "0"],
+}
+
+
+def check(name: str, run: Path, saved: dict) -> None:
+    """What a flag is to have changed, where that is simple to see."""
+    files, trained = {p.name for p in run.iterdir()}, steps(run)
+    epochs = [e["epoch"] for e in evaluations(run)]
+    assert epochs == {"start": [1], "intervals": [1], "evaluation at the end": [1], "updates": [0, 1, 2],
+                      "warm-up before": [0, 1, 2], "noise": [0, 1, 2, 3]}.get(name, [0, 1])
+    if name == "accumulation":
+        assert [line["update"] for line in trained] == [0, 1, 0, 1]
+    elif name == "growing sizes":
+        assert len(trained) == 6
+    elif name == "learning rate by size":
+        assert trained[0]["lr"] == pytest.approx(0.2 * (16 / 64) ** 0.5)
+    elif name == "layer decay":
+        assert len({g["lr_scale"] for g in saved["optimizer"]["param_groups"]}) > 2
+    elif name == "bfloat16":
+        assert {v.dtype for v in saved["state_dict"].values() if v.is_floating_point()} == {torch.bfloat16}
+    elif name == "ema":
+        assert differences(saved["state_dict"], saved["state_dict_ema"])
+        assert differences(load_file(run / "export" / "model.safetensors"), saved["state_dict_ema"]) == []
+    elif name == "saving":
+        assert {"milestone-1.pth.tar", "train-batch-0.jpg"} <= files and any("tfevents" in f for f in files)
+        assert len([f for f in files if f.startswith("checkpoint-")]) == 1
+    elif name == "intervals":
+        assert not [f for f in files if f.startswith("recovery-")], "an epoch has been saved after them"
+    elif name == "no validation":
+        assert "val" not in evaluations(run)[0]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
+    """Each flag, or group of flags, in a run of the main job."""
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *FLAGS[name], "--output", tmp_path, "--experiment",
+         "run").ok()
+    saved = read_run(tmp_path / "run")
+    assert all(v.isfinite().all() for v in saved["state_dict"].values())
+    check(name, tmp_path / "run", saved)
+
+
+def test_flags_without_effect_on_the_weights(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Data workers and gradient checkpointing change how the work is done, not what comes out: the same bits."""
+    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", *with_teacher(weak),
+             "--output", tmp_path, "--experiment"]
+    for name, extra in (("plain", []), ("workers", ["--workers", 2]), ("checkpointing", ["--grad-checkpointing"])):
+        here(*flags, name, *extra).ok()
+        assert differences(read_run(tmp_path / name), read_run(tmp_path / "plain")) == [], name
+
+
+def test_one_channel(here: Run, tmp_path: Path) -> None:
+    """A teacher of grey images for a student of grey images; and one of colours, which is refused."""
+    flags = [*TINY, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment"]
+    grey = ["--in-chans", 1, "--mean", 0.5, "--std", 0.5]
+    here(*flags, "grey", *grey).ok()
+    here(*flags, "colour").ok()
+    here(*flags, "student", *grey, *with_teacher(tmp_path / "grey")).ok()
+    assert next(iter(read_run(tmp_path / "student")["state_dict"].values())).shape[1] == 1
+    assert result(tmp_path / "student")["teacher"]["top1"] == result(tmp_path / "grey")["metrics"]["top1"]
+    error = here(*flags, "odd", *grey, *with_teacher(tmp_path / "colour")).error
+    assert "--teacher w2s_cnn2" in error and "3 channels" in error and "have 1" in error
+
+
+def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:
+    """As in timm's script, where ``img_size`` had to be given so."""
+    here(*TINY, "--img-size", 32, "--model", "test_vit", "--model-kwargs", "img_size=32", "drop_rate=0.1", "--drop",
+         0.3, "--epochs", 1, "--output", tmp_path, "--experiment", "run").ok()
+    assert read_run(tmp_path / "run")["state_dict"]["pos_embed"].shape[1] == 5
+
+
+@pytest.mark.parametrize("sched", [
+    "constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd"])
+@pytest.mark.parametrize("on_updates", [False, True])
+def test_schedules(here: Run, tmp_path: Path, sched: str, on_updates: bool) -> None:
+    """The learning rates of a run are those of timm's schedule, called alone."""
+    if sched == "plateau" and on_updates:
+        pytest.skip("timm has plateau by epochs only")
+    flags = [*TINY, "--train-slice", "0:32", "--model", "w2s_cnn2", "--epochs", 4, "--sched", sched,
+             "--warmup-epochs", 1, "--decay-epochs", 1, "--decay-milestones", 2, 3, "--decay-rate", 0.5,
+             *(["--sched-on-updates"] if on_updates else [])]
+    here(*flags, "--output", tmp_path, "--experiment", "run").ok()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.05)
+    schedule, epochs = timm.scheduler.create_scheduler_v2(
+        optimizer, sched, 4, decay_epochs=1, decay_milestones=[2, 3], decay_rate=0.5, warmup_epochs=1, warmup_lr=1e-5,
+        cycle_decay=0.5, step_on_epochs=not on_updates, updates_per_epoch=2, patience_epochs=10)
+    expected = []
+    for update in range(2 * epochs):
+        expected.append(optimizer.param_groups[0]["lr"])
+        if schedule is not None:
+            schedule.step_update(update + 1)
+            if update % 2:
+                schedule.step(update // 2 + 1, 1.0)
+    assert [line["lr"] for line in steps(tmp_path / "run")] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("opt", [
+    "adamw", "lamb", "lion", "nadamw", "rmsproptf", "adafactor", "adahessian", "lookahead_radam", "muon", "sgdw"])
+def test_optimizers(here: Run, weak: Path, tmp_path: Path, opt: str) -> None:
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--opt", opt, "--lr", 1e-3, "--opt-eps", 1e-6, "--output",
+         tmp_path, "--experiment", "run", "--clip-grad", 1).ok()
+    saved = read_run(tmp_path / "run")["state_dict"]
+    assert all(v.isfinite().all() for v in saved.values())
+    assert saved.keys() == timm.create_model("w2s_cnn5").state_dict().keys()
+
+
+def test_vision_transformer(here: Run, weak: Path, tmp_path: Path) -> None:
+    """``--img-size`` resizes a model of fixed size."""
+    here(*TINY, "--model", "test_vit", "--img-size", 32, *with_teacher(weak), "--layer-decay", 0.65, "--drop-path", 0.1,
+         "--opt", "adamw", "--grad-checkpointing", "--epochs", 1, "--output", tmp_path, "--experiment", "run").ok()
+    saved = read_run(tmp_path / "run")["state_dict"]
+    assert saved["pos_embed"].shape == timm.create_model("test_vit", img_size=32).pos_embed.shape
+    config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    model = timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+    assert differences(dict(model.state_dict()), saved) == []
+
+
+# ---------------------------------------------------------------- which checkpoint is reported
+
+
+def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
+    flags = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", *with_teacher(weak), "--epochs", 4, "--select",
+             "best", "--output", tmp_path]
+    done = here(*flags, "--experiment", "open").ok()
+    record, history = result(tmp_path / "open"), evaluations(tmp_path / "open")
+    best = max(history, key=lambda e: e["val"]["top1"])
+    assert record["best"] == {"epoch": best["epoch"], **best["val"]} and record["metrics"] == best["val"]
+    assert len(record["warnings"]) == 1 and "--select-split" in record["warnings"][0]
+    assert f"WARNING: {record['warnings'][0]}" in done.err
+    exported = load_file(tmp_path / "open" / "export" / "model.safetensors")
+    assert differences(exported, read_run(tmp_path / "open", "model_best.pth.tar")["state_dict"]) == []
+    assert read_run(tmp_path / "open", "model_best.pth.tar")["epoch"] == best["epoch"]
+
+    here(*flags, "--experiment", "held", "--select-split", 32).ok()
+    record, history = result(tmp_path / "held"), evaluations(tmp_path / "held")
+    best = max(history, key=lambda e: e["select"]["top1"])
+    assert record["selected"]["split"] == "held-out part of the training split" and record["warnings"] == []
+    assert record["best"]["epoch"] == best["epoch"] and record["metrics"] == best["val"]
+    assert record["data"]["train_samples"] == 64
+
+    here(*flags, "--experiment", "blind", "--select-split", 0.25, "--task-loss-weight", 0).ok()
+    assert [e["metric"] for e in evaluations(tmp_path / "blind")] == [
+        e["select"]["agreement"] for e in evaluations(tmp_path / "blind")]
+
+
+# ---------------------------------------------------------------- the commands of the released code
+
+
+def test_released_cifar_command(weak: Path, tmp_path: Path) -> None:
+    """As typed there, but for the names of the scripts, the number of processes and the length."""
+    for split, count in (("train", 8), ("validation", 4)):
+        for label in range(3):
+            (tmp_path / "data" / split / f"c{label}").mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (32, 32), (80 * label, 30 * i, 0)).save(
+                    tmp_path / "data" / split / f"c{label}" / f"{i}.png")
+    (tmp_path / "cifar_v0.yaml").write_text(yaml.safe_dump(dict(
+        epochs=1, batch_size=8, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=0, sched="cosine", weight_decay=5e-4,
+        smoothing=0.0, color_jitter=0.0, interpolation="bilinear", crop_pct=0.875, num_classes=3,
+        mean=[0.5071, 0.4865, 0.4409], std=[0.2673, 0.2564, 0.2762], workers=0)))
+    state = timm.create_model("cifar_resnet20", num_classes=3).state_dict()
+    torch.save({"model": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "v0_resnet20.pth")
+    done = run_script(
+        "data", "--config", "cifar_v0.yaml", "--model", "resnet56", "--distiller", "adaptconf", "--teacher", "resnet20",
+        "--teacher-pretrained", "v0_resnet20.pth", "--superalignment-rate", 0.3, "--superalignment-threshold", 0.7,
+        "--output", "OUT", "--model-name", "mine", cwd=tmp_path, processes=1).ok()
+    (run,) = (tmp_path / "OUT").iterdir()
+    record = result(run)
+    assert "mine" in run.name and record["loss"]["name"] == "adaptconf"
+    assert record["loss"]["kwargs"]["temperature"] == 0.7
+    assert (record["loss"]["task_loss_weight"], record["loss"]["distill_loss_weight"]) == (1, 1)
+    assert "top-1" in done.out and record["command"].startswith("torchrun ")
+
+
+def test_released_finetuning_command(here: Run, weak: Path, tmp_path: Path) -> None:
+    """``--finetune`` with a checkpoint of a masked autoencoder: no head, and a decoder that is left aside."""
+    vit = timm.create_model("test_vit", img_size=32, num_classes=0)
+    state = {**vit.state_dict(), "mask_token": torch.zeros(1, 1, 64), "decoder_embed.weight": torch.zeros(8, 64)}
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    done = here(*TINY, "--model", "test_vit", "--img-size", 32, "--amp", "--distiller", "adaptconf", "--finetune",
+                "mae.pth", "--teacher", "w2s_cnn2", "--teacher-pretrained", weak, "--superalignment-rate", 0.3,
+                "--superalignment-threshold", 4.0, "--output", "OUT", "--experiment", "run", "--lr", 1e-12, "--sched",
+                "none", "--epochs", 1, "--opt", "adamw", "--weight-decay", 0).ok()
+    assert "starts from weights from a file" in done.err and "decoder_embed" in done.err
+    saved = read_run(tmp_path / "OUT" / "run")["state_dict"]
+    assert torch.allclose(saved["blocks.0.attn.qkv.weight"], vit.blocks[0].attn.qkv.weight, atol=1e-6)
+    assert result(tmp_path / "OUT" / "run")["model"]["init"] == "checkpoint"
+
+
+def test_pretrained_path(here: Run, weak: Path, tmp_path: Path) -> None:
+    """A file, and a run folder, as the pretrained weights; the head is replaced where the classes differ."""
+    for path in (weak, weak / "last.pth.tar"):
+        done = here(*TINY, "--model", "w2s_cnn2", "--pretrained-path", path, "--lr", 1e-12, "--sched", "none",
+                    "--weight-decay", 0, "--epochs", 1, "--output", tmp_path, "--experiment", path.name).ok()
+        assert "starts from pretrained weights" in done.err
+        saved, first = read_run(tmp_path / path.name)["state_dict"], read_run(weak)["state_dict"]
+        key = next(k for k, v in first.items() if v.ndim == 4)
+        assert torch.allclose(saved[key], first[key], atol=1e-6)
+
+
+# ---------------------------------------------------------------- the Hub
+
+
+def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
+    """Pull a teacher, for our losses and for timm's own distillation; publish; load it with plain timm elsewhere."""
+    hub_server.add_user("me", token="hf_secret_token")
+    teacher = tmp_path / "teacher"
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=10), teacher, safe_serialization=True)
+    commit = hub_server.add_model("me/teacher", teacher)
+    hub_server.add_model("timm/test_resnet.r160_in1k", teacher)
+    env = hub_env(hub_server, tmp_path, token="hf_secret_token")
+    flags = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--model", "test_vit", "--img-size", "32",
+             "--experiment"]
+    distil, pinned, logit, feature, token = run_many([
+        [*flags, "distil", "--teacher", "hf-hub:me/teacher", "--push-to-hub", "me/student", "--hub-private",
+         "--hub-commit-message", "First student", "--hub-license", "mit"],
+        [*flags, "pinned", "--teacher", f"hf-hub:me/teacher@{commit[:12]}", "--teacher-targets", "cached"],
+        [*flags, "logit", "--kd-model-name", "hf-hub:me/teacher", "--kd-temperature", "2", "--distill-loss-weight",
+         "0.5"],
+        [*flags, "feature", "--kd-model-name", "hf-hub:me/teacher", "--kd-distill-type", "feature"],
+        [*flags, "token", "--kd-model-name", "hf-hub:me/teacher", "--kd-distill-type", "token", "--model",
+         "deit_tiny_distilled_patch16_224", "--kd-token-distill-type", "hard"],
+    ], env, tmp_path)
+    assert "published at" in distil.ok().out
+    pinned.ok()
+    source = result(tmp_path / "distil")["teacher"]["models"][0]["source"]
+    assert (source["repo"], source["revision"]) == ("me/teacher", commit)
+    terms = []
+    for name, done in (("logit", logit), ("feature", feature), ("token", token)):
+        done.ok()
+        terms.append(steps(tmp_path / name)[-1]["terms"])
+    assert all({"loss", "task_loss"} < set(t) for t in terms), terms
+    assert terms[0]["loss"] == pytest.approx(terms[0]["task_loss"] + 0.5 * terms[0]["kd_loss"], rel=1e-5)
+
+    repo = hub_server.repos["me/student"]
+    files = repo.commits[repo.resolve("main")]
+    assert repo.private and repo.messages[repo.resolve("main")] == "First student"
+    assert {"config.json", "model.safetensors", "README.md"} <= files.keys()
+    card = files["README.md"].data.decode()
+    assert all(t in card for t in ("library_name: timm", "license: mit", "hf-hub:me/student", "2402.03749", commit))
+    load = ("import timm, torch; m = timm.create_model('hf-hub:me/student', pretrained=True).eval(); "
+            "torch.manual_seed(0); print(m(torch.randn(1, 3, 32, 32)).tolist())")
+    plain = {k: v for k, v in env.items() if k != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", load], env=plain, cwd=tmp_path, capture_output=True, text=True)
+    model = timm.create_model("test_vit", num_classes=10, img_size=32).eval()
+    model.load_state_dict(read_run(tmp_path / "distil")["state_dict"])
+    torch.manual_seed(0)
+    assert torch.equal(torch.tensor(json.loads(done.stdout)), model(torch.randn(1, 3, 32, 32))), done.stderr
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and "hf_home" not in path.parts:
+            assert b"hf_secret_token" not in path.read_bytes(), path
+
+
+# ---------------------------------------------------------------- plugins, help
+
+
+PLUGIN = '''
+from w2s_plugins.losses import LossInputs, register_loss
+
+
+@register_loss("{name}", summary="mean squared error of the logits")
+def mse(inputs: LossInputs, *, scale: float = 1.0) -> dict:
+    difference = inputs.student_logits - inputs.teacher_logits
+    return {{"mse": scale * difference.square().mean()}}
+'''
+
+
+def test_plugin_file(here: Run, weak: Path, tmp_path: Path) -> None:
+    """The example of ten lines in the documentation."""
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mse_file"))
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--plugins", "mine.py", "--loss", "mse_file",
+         "--loss-kwargs", "scale=0.5", "--output", tmp_path, "--experiment", "run").ok()
+    assert set(steps(tmp_path / "run")[0]["terms"]) == {"loss", "mse", "task"}
+    assert result(tmp_path / "run")["loss"]["kwargs"] == {"scale": 0.5}
+
+
+def test_entry_point_plugin(weak: Path, tmp_path: Path) -> None:
+    """A package that is installed next to this one, found by its entry point; and one that is broken."""
+    site = tmp_path / "site"
+    info = site / "their_losses-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "their_losses.py").write_text(PLUGIN.format(name="mse_entry"))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-losses\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[w2s_plugins]\ntheirs = their_losses\n")
+    env = environment(PYTHONPATH=str(site))
+    done = run_script("--list-losses", cwd=tmp_path, env=env).ok()
+    assert "mse_entry(scale=1.0)\n    mean squared error of the logits" in done.out
+    assert "adaptconf(" in done.out and "2402.03749" in done.out
+    run_script(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--loss", "mse_entry", "--output", tmp_path,
+               "--experiment", "run", cwd=tmp_path, env=env).ok()
+    assert "mse" in steps(tmp_path / "run")[0]["terms"]
+    (site / "their_losses.py").write_text("import nowhere_at_all")
+    error = run_script("--list-losses", cwd=tmp_path, env=env).error
+    assert "plugin 'theirs' (their_losses) cannot be imported" in error and "nowhere_at_all" in error
+
+
+def test_help(here: Run) -> None:
+    done = here("--help").ok()
+    titles = [line[:-1] for line in done.out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles.index("weak teacher") < titles.index("distillation loss") < titles.index("data")
+    assert "--loss NAME" in done.out and max(map(len, done.out.splitlines())) <= 120
+
+
+def test_imagenet_command(tmp_path: Path, hub_server: HubServer) -> None:
+    """The README's command: names of timm, the teacher with its weights from the Hub, data from IMAGENET_DIR."""
+    teacher = tmp_path / "teacher"
+    timm.models.save_for_hf(timm.create_model("test_resnet"), teacher, safe_serialization=True)
+    hub_server.add_model("timm/test_resnet.r160_in1k", teacher)
+    for split in ("train", "val"):
+        for label in range(1000):
+            folder = tmp_path / "imagenet" / split / f"n{label:08d}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (label // 4, 0, 0)).save(folder / "0.jpg")
+    env = {**hub_env(hub_server, tmp_path), "IMAGENET_DIR": str(tmp_path / "imagenet")}
+    done = run_script(
+        "--teacher", "test_resnet", "--model", "test_vit", "--loss", "adaptconf", "--epochs", 1, "-b", 8, "-vb", 250,
+        "--workers", 0, "--img-size", 32, "--train-slice", "0:16", "--no-teacher-eval", "--output", "OUT",
+        cwd=tmp_path, env=env, processes=1).ok()
+    assert "Teacher test_resnet: pretrained weights (timm/test_resnet.r160_in1k@" in done.err
+    assert "starts from random weights; --pretrained starts from timm's weights" in done.err
+    (run,) = (tmp_path / "OUT").iterdir()
+    assert result(run)["model"]["num_classes"] == 1000
