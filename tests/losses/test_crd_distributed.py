@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from w2s_plugins.losses.relations import gather_batch
+from w2s_plugins.losses.memory import gather_rows
 
 from .feature_cases import make, make_inputs, rows, total
 
@@ -33,7 +33,7 @@ def worker(rank: int, folder: str) -> None:
         dist.all_reduce(gradient)
         return gradient / 2
 
-    uneven = gather_batch(torch.full((rank + 1, 2), float(rank)))
+    (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
     torch.save({**train(SHARES[rank], average), "uneven": uneven}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
