@@ -69,6 +69,7 @@ def run(tmp_path):
     position.batch = 4
     position.meter.update(result, 8)
     saver.save_recovery(2, batch_idx=3)
+    saver.wait()
     return folder, parts
 
 
