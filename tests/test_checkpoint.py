@@ -136,11 +136,14 @@ def test_checkpoint_that_fails_half_way(tmp_path):
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    parts.saver.save_recovery(1, batch_idx=3)
+    parts.saver.save_recovery(1, batch_idx=3, background=False)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     parts.step(1)
     parts.args.broken = Unwritable()
-    for save in (lambda: parts.saver.save_checkpoint(1, metric=2.0), lambda: parts.saver.save_recovery(2)):
+    for save in (
+            lambda: parts.saver.save_checkpoint(1, metric=2.0),
+            lambda: parts.saver.save_recovery(2, background=False),
+            lambda: (parts.saver.save_recovery(2), parts.saver.wait())):
         with pytest.raises(UserError, match="cannot be written"):
             save()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
@@ -184,8 +187,9 @@ def test_checkpoint_of_timm_is_continued(tmp_path):
         checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)).save_checkpoint(3, metric=1.0)
     restore(other, tmp_path / "last.pth.tar")
     assert (other.position.epoch, other.position.batch) == (4, 0)
-    kept = {k: v for k, v in parts.state().items() if k[0] not in ("meter", "position", "scheduler")}
-    assert {k: other.state()[k] for k in kept} == kept
+    ours, theirs = ({k: v for k, v in run.state().items() if k[0] not in ("meter", "position", "scheduler")}
+                    for run in (parts, other))
+    assert ours == theirs
 
 
 def test_history_and_best(tmp_path):
@@ -248,6 +252,7 @@ def test_restored_inside_an_epoch(tmp_path):
         parts.step(number)
     parts.scheduler.step(2)
     parts.saver.save_recovery(2, batch_idx=2)
+    parts.saver.wait()
     other = Parts(tmp_path, seed=1)
     other.step(7)
     restore(other, tmp_path / "recovery-2-2.pth.tar")
@@ -309,6 +314,7 @@ def test_which_checkpoint_is_furthest(tmp_path):
     parts = Parts(tmp_path)
 
     def furthest() -> str:
+        parts.saver.wait()
         return ckpt.find_resume(tmp_path).name
 
     parts.saver.save_recovery(0, batch_idx=4)
@@ -330,12 +336,28 @@ def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
     parts = Parts(tmp_path)
     for batch in range(4):
         parts.saver.save_recovery(0, batch_idx=batch)
+    parts.saver.wait()
     assert names(tmp_path) == ["recovery-0-2.pth.tar", "recovery-0-3.pth.tar"]
     parts.saver.save_checkpoint(0, metric=1.0)
     parts.saver.remove_recovery()
     assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
     parts.saver.save_recovery(1, batch_idx=0)
+    parts.saver.wait()
     assert "recovery-1-0.pth.tar" in names(tmp_path)
+
+
+def test_what_is_written_in_the_background_is_the_state_of_the_call(tmp_path):
+    """Steps that follow at once do not reach the file."""
+    parts = Parts(tmp_path)
+    parts.step(0)
+    parts.saver.save_recovery(0, batch_idx=0)
+    expected = parts.state()
+    for number in range(1, 4):
+        parts.step(number)
+    parts.saver.wait()
+    other = Parts(tmp_path, seed=1)
+    restore(other, tmp_path / "recovery-0-0.pth.tar")
+    assert other.state() == expected
 
 
 # ---------------------------------------------------------------- small files
@@ -381,6 +403,11 @@ def test_args_yaml(tmp_path):
     expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
     assert ckpt.read_run_args(tmp_path, "--checkpoint") == expected
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
+
+
+def test_unreadable_file_is_not_taken_for_a_pickle_by_its_name(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        read_checkpoint(tmp_path / "weights_only" / "globals.pth", "--resume")
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "- a", "\x00"])

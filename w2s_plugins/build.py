@@ -193,7 +193,10 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         if args.head_init_bias is not None:
             nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
     if args.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except (AssertionError, AttributeError) as error:
+            raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
     try:
         data_config = resolve_input_data_config(model, args=vars(args))
     except (ValueError, AssertionError) as error:

@@ -118,7 +118,7 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
 
 def _explain_read_error(error: Exception) -> str:
     text = one_line(error)
-    if "weights_only" in text or "Unsupported global" in text or "globals" in text:
+    if not isinstance(error, OSError) and ("weights_only" in text or "globals" in text or "Unsupported global" in text):
         return "refused: it is a pickle that would run code when loaded; expected tensors only (weights_only)"
     return f"cannot be read as a checkpoint, truncated or of another kind ({text})"
 

@@ -120,9 +120,10 @@ def resume(
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
     if args.start_epoch is not None:
         resumed.position = Position(epoch=args.start_epoch)
-    epoch = resumed.position.epoch
-    if scheduler is not None and epoch > 0 and not resumed.position.batch:
-        scheduler.step_update(epoch * updates_per_epoch) if args.sched_on_updates else scheduler.step(epoch)
+    epoch, batch = resumed.position.epoch, resumed.position.batch
+    if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt):
+        updates = epoch * updates_per_epoch + batch // args.grad_accum_steps
+        scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
 
 

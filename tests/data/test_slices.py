@@ -44,7 +44,7 @@ def test_malformed_slice(text):
 labels = st.lists(st.integers(0, 5), min_size=1, max_size=200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(labels, st.integers(0, 2**31), st.floats(0, 1))
 def test_order_is_stratified(labels, seed, share):
     """Up to any point every class has its share of what came so far, to within the rounding of each class."""
@@ -57,8 +57,8 @@ def test_order_is_stratified(labels, seed, share):
         assert abs(found[label] - total * count / len(labels)) <= 1 + total * len(overall) / len(labels)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.floats(0.01, 0.99).map(lambda v: round(v, 3)), min_size=1, max_size=4, unique=True))
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 99).map(lambda v: v / 100), min_size=1, max_size=4, unique=True))
 def test_slices_that_touch_are_a_partition(cuts):
     digits = create_dataset("w2s/digits", None, "validation")
     edges = ["0.0", *map(str, sorted(cuts)), "1.0"]

@@ -1,0 +1,209 @@
+"""The parts of a run, made from the flags of timm's script: each does what it says."""
+
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from tests.parts import random_images, small_model, train_args, write_folder
+from w2s_plugins.build import (
+    World,
+    build_data,
+    build_student,
+    build_task,
+    create_optimizer,
+    create_precision,
+    settle_learning_rate,
+)
+from w2s_plugins.errors import UserError
+
+WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
+
+
+def student(*flags: str, model: str = "w2s_cnn5"):
+    torch.manual_seed(0)
+    return build_student(train_args("--model", model, "--num-classes", "10", *flags), WORLD)
+
+
+# ---------------------------------------------------------------- data
+
+
+def folder_args(root, *flags):
+    return train_args("--data-dir", str(root), "--batch-size", "4", *flags, dataset="")
+
+
+def test_classes_are_those_of_the_data(tmp_path):
+    root = write_folder(tmp_path, {"train": 9, "validation": 6})
+    args = folder_args(root)
+    data = build_data(args)
+    assert (args.num_classes, len(data.train), len(data.val), data.select) == (3, 9, 6, None)
+    with pytest.raises(UserError, match="--num-classes 5 does not match the data, which has 3 classes"):
+        build_data(folder_args(root, "--num-classes", "5"))
+    assert build_data(folder_args(root, "--val-split", "")).val is None
+
+
+def test_splits_of_different_classes(tmp_path):
+    root = write_folder(tmp_path, {"train": 9, "validation": 6})
+    (root / "validation" / "class1").rename(root / "validation" / "other")
+    with pytest.raises(UserError, match=r"different classes: 3 in 'train', 3 in 'validation' \(first difference: cl"):
+        build_data(folder_args(root))
+
+
+def test_slice_then_held_out_part():
+    args = train_args("--train-slice", "0:100", "--select", "best", "--select-split", "0.2")
+    data = build_data(args)
+    assert (len(data.train), len(data.select), len(data.val)) == (80, 20, 600)
+    inside = {data.train.dataset.indices[i] for i in [*data.train.indices, *data.select.indices]}
+    assert inside == set(data.train.dataset.indices)
+
+
+# ---------------------------------------------------------------- student
+
+
+def test_starts_from_a_file(tmp_path):
+    weights = small_model(5, "w2s_cnn5")
+    torch.save({"state_dict_ema": weights.state_dict()}, tmp_path / "a.pth")
+    model, _, source = student("--initial-checkpoint", str(tmp_path / "a.pth"))
+    assert all(torch.equal(v, weights.state_dict()[k]) for k, v in model.state_dict().items())
+    assert source["init"] == "checkpoint" and len(source["source"]["sha256"]) == 64
+    assert source["params"] == sum(p.numel() for p in weights.parameters())
+    assert student()[2]["init"] == "random"
+
+
+def test_finetune_leaves_another_head_and_a_decoder_aside(tmp_path):
+    weights = small_model(5, "w2s_cnn5", num_classes=7)
+    torch.save({"model": {**weights.state_dict(), "decoder.weight": torch.ones(1)}}, tmp_path / "a.pth")
+    model, _, _ = student("--finetune", str(tmp_path / "a.pth"))
+    assert model.num_classes == 10
+    head = tuple(f"{name}." for name in [model.pretrained_cfg["classifier"]])
+    for name, value in model.state_dict().items():
+        if not name.startswith(head):
+            assert torch.equal(value, weights.state_dict()[name])
+    with pytest.raises(UserError, match=r"--initial-checkpoint .*does not fit"):
+        student("--initial-checkpoint", str(tmp_path / "a.pth"))
+
+
+def test_head_flags():
+    plain, scaled = student()[0], student("--head-init-scale", "0.1", "--head-init-bias", "-4.6")[0]
+    torch.testing.assert_close(scaled.get_classifier().weight, 0.1 * plain.get_classifier().weight)
+    assert (scaled.get_classifier().bias == -4.6).all()
+
+
+def test_batch_norm_flags():
+    model = student("--bn-momentum", "0.01", "--bn-eps", "0.1", model="test_efficientnet")[0]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all((m.momentum, m.eps) == (0.01, 0.1) for m in norms)
+
+
+def test_drop_flags():
+    model = student("--drop", "0.3", "--drop-path", "0.2", model="test_vit")[0]
+    assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+    assert model.head_drop.p == 0.3
+    assert student("--drop-connect", "0.2", model="test_vit")[0].blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
+
+
+def test_img_size_resizes_a_model_of_fixed_size():
+    model, config, _ = student("--img-size", "64", model="test_vit")
+    assert config["input_size"] == (3, 64, 64)
+    assert model(random_images(1, 64)).shape == (1, 10)
+
+
+def test_input_flags():
+    model, config, _ = student("--in-chans", "1", "--mean", "0.3", "--std", "0.2", "--crop-pct", "0.7",
+                               "--interpolation", "nearest")
+    assert model(random_images(1)[:, :1]).shape == (1, 10)
+    assert config["input_size"] == (1, 32, 32)
+    assert (tuple(config["mean"]), tuple(config["std"])) == ((0.3,), (0.2,))
+    assert (config["crop_pct"], config["interpolation"]) == (0.7, "nearest")
+
+
+def test_layout_dtype_and_kwargs():
+    model = student("--channels-last", "--model-dtype", "bfloat16", "--model-kwargs", "widths=((8,),(8,8))")[0]
+    weight = next(p for p in model.parameters() if p.ndim == 4 and p.shape[1] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert [f["num_chs"] for f in model.feature_info] == [8, 8]
+
+
+def test_gradient_checkpointing():
+    model = student("--grad-checkpointing", model="test_vit")[0]
+    assert model.grad_checkpointing
+    with pytest.raises(UserError, match="--grad-checkpointing: --model dla46_c cannot do it"):
+        student("--grad-checkpointing", model="dla46_c")
+
+
+def test_split_batch_norm():
+    from timm.layers import SplitBatchNorm2d
+
+    model = student("--split-bn", "--aug-splits", "3", model="test_resnet")[0]
+    norms = [m for m in model.modules() if isinstance(m, SplitBatchNorm2d)]
+    assert norms and all(m.num_splits == 3 for m in norms)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (("--model-kwargs", "depht=3"), "--model w2s_cnn5: cannot be created"),
+    (("--mean", "0.5", "0.5"), "--model w2s_cnn5: mean must have one value or 3"),
+    (("--gp", "foo"), "--model w2s_cnn5: cannot be created"),
+    (("--initial-checkpoint", "/absent.pth"), "--initial-checkpoint /absent.pth: no such file"),
+    (("--pretrained",), "--model w2s_cnn5: timm has no pretrained weights"),
+])
+def test_student_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        student(*flags)
+
+
+# ---------------------------------------------------------------- learning rate and precision
+
+
+@pytest.mark.parametrize("flags, world_size, expected", [
+    (("--lr", "0.3"), 4, 0.3),
+    (("--batch-size", "128"), 1, 0.05),
+    (("--batch-size", "128"), 2, 0.1),
+    (("--batch-size", "128", "--grad-accum-steps", "4"), 1, 0.2),
+    (("--batch-size", "64", "--opt", "adamw"), 1, 0.05),
+    (("--batch-size", "64", "--opt", "lamb"), 4, 0.1),
+    (("--batch-size", "64", "--opt", "adamw", "--lr-base-scale", "linear"), 1, 0.025),
+    (("--batch-size", "64", "--lr-base-scale", "sqrt"), 1, 0.05),
+    (("--batch-size", "64", "--lr-base", "1", "--lr-base-size", "64"), 1, 1.0),
+    (("--train-img-sizes", "24", "32", "--train-batch-sizes", "128", "64", "--train-size-probs", "1", "3"), 1, 0.03125),
+])
+def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected):
+    args = train_args(*flags)
+    settle_learning_rate(args, world_size)
+    assert args.lr == pytest.approx(expected)
+
+
+def test_precision_flags():
+    plain = create_precision(train_args(), WORLD)
+    assert (plain.dtype, plain.amp_dtype, plain.scaler) == (torch.float32, None, None)
+    half = create_precision(train_args("--amp", "--amp-dtype", "float16"), WORLD)
+    assert half.amp_dtype == torch.float16 and half.scaler is not None
+    brain = create_precision(train_args("--amp"), WORLD)
+    assert brain.amp_dtype == torch.bfloat16 and brain.scaler is None
+    assert create_precision(train_args("--model-dtype", "bfloat16"), WORLD).dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------- tasks of timm
+
+
+@pytest.mark.parametrize("kind, model, terms", [
+    ("logit", "test_resnet", {"task_loss", "kd_loss"}),
+    ("logit", "w2s_cnn5", {"task_loss", "kd_loss"}),
+    ("feature", "test_resnet", {"task_loss", "kd_loss"}),
+    ("token", "deit_tiny_distilled_patch16_224", {"task_loss", "distill_loss"}),
+])
+def test_timms_own_distillation(tmp_path, kind, model, terms):
+    """timm's task is made from timm's flags, with a teacher from a folder."""
+    save_for_hf(timm.create_model("test_resnet", num_classes=10), tmp_path, safe_serialization=True)
+    size = 224 if kind == "token" else 32
+    args = train_args("--model", model, "--num-classes", "10", "--img-size", str(size),
+                      "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2")
+    net, config, _ = build_student(args, WORLD)
+    data = build_data(args)
+    task = build_task(args, net, None, None, data, config, create_precision(args, WORLD), WORLD)
+    result = task(random_images(2, size), torch.tensor([1, 2]))
+    assert {"loss", "output"} | terms <= set(result)
+    optimizer = create_optimizer(args, task)
+    result["loss"].backward()
+    optimizer.step()

@@ -1,0 +1,173 @@
+"""Where a run lives, and from which checkpoint and learning rate it goes on."""
+
+import argparse
+import math
+
+import pytest
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+
+from tests.parts import random_images, small_model, train_args
+from w2s_plugins import checkpoint as ckpt
+from w2s_plugins import run_folder
+from w2s_plugins.build import World
+from w2s_plugins.engine import Position, Precision
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import create_loss
+from w2s_plugins.task import WeakToStrongTask
+
+CPU = torch.device("cpu")
+WORLD = World(CPU, rank=0, size=1, distributed=False)
+UPDATES = 10
+
+
+def flags(*argv: str) -> argparse.Namespace:
+    return train_args("--model", "w2s_cnn2", "--num-classes", "10", "--opt", "momentum", *argv)
+
+
+class Parts:
+    """What a run resumes: task, optimizer and schedule."""
+
+    def __init__(self, args):
+        self.args = args
+        self.task = WeakToStrongTask(small_model(0), small_model(1), create_loss("kd"), verbose=False)
+        self.optimizer = create_optimizer_v2(self.task.get_trainable_module(), opt="momentum", lr=1.0, momentum=0.9)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer, sched="cosine", num_epochs=4, warmup_epochs=0, step_on_epochs=not args.sched_on_updates,
+            updates_per_epoch=UPDATES)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def resume(self, path) -> run_folder.Resumed:
+        return run_folder.resume(
+            self.args, path, self.task, self.optimizer, Precision(CPU), self.scheduler, UPDATES)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with checkpoints of the first two epochs and a recovery one inside the third."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    parts = Parts(flags())
+    position = Position()
+    saver = ckpt.Saver(
+        position=position, scheduler=parts.scheduler, metrics_file=folder / "metrics.jsonl",
+        model=parts.task.get_trainable_module(), optimizer=parts.optimizer, args=parts.args,
+        checkpoint_dir=str(folder), recovery_dir=str(folder), task=parts.task)
+    (folder / "args.yaml").write_text("model: w2s_cnn2\n")
+    (folder / "metrics.jsonl").write_text("x" * 23)
+    for epoch in range(2):
+        result = parts.task(random_images(), torch.arange(8))
+        result["loss"].backward()
+        parts.optimizer.step()
+        parts.scheduler.step(epoch + 1)
+        position.epoch, position.batch = epoch + 1, 0
+        saver.save_checkpoint(epoch, metric=float(epoch))
+    position.batch = 4
+    position.meter.update(result, 8)
+    saver.save_recovery(2, batch_idx=3)
+    saver.wait()
+    return folder, parts
+
+
+def test_where_to_go_on(run, tmp_path):
+    folder, _ = run
+    recovery = folder / "recovery-2-3.pth.tar"
+    root = ("--output", str(tmp_path))
+    find = run_folder.find_run_to_resume
+    assert find(flags(*root, "--experiment", "run")) is None
+    assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
+    assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
+    for given, expected in ((folder, recovery), (folder / "last.pth.tar", folder / "last.pth.tar")):
+        args = flags("--resume", str(given))
+        assert find(args) == expected
+        assert (args.output, args.experiment) == (str(tmp_path), "run")  # goes on in the same folder
+        args = flags("--resume", str(given), "--experiment", "other", *root)
+        assert find(args) == expected
+        assert args.experiment == "other"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="the folder has no checkpoint"):
+        find(flags("--resume", str(tmp_path / "empty")))
+    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, or auto"):
+        find(flags("--resume", str(tmp_path / "absent.pth.tar")))
+
+
+def test_an_existing_run_is_not_written_over(run, tmp_path):
+    root = ("--output", str(tmp_path))
+    with pytest.raises(UserError, match="exists already: continue it with --resume auto, or give another"):
+        run_folder.refuse_existing_run(flags(*root, "--experiment", "run"))
+    run_folder.refuse_existing_run(flags(*root, "--experiment", "run", "--resume", "auto"))
+    run_folder.refuse_existing_run(flags(*root, "--experiment", "new"))
+    run_folder.refuse_existing_run(flags(*root))
+
+
+def test_new_folder(tmp_path):
+    config = {"input_size": (3, 32, 32)}
+    folder = run_folder.make_run_folder(flags("--output", str(tmp_path / "a"), "--experiment", "b"), config, WORLD)
+    assert folder == tmp_path / "a" / "b" and list(folder.iterdir()) == []
+    folder = run_folder.make_run_folder(flags("--output", str(tmp_path), "--model-name", "mine"), config, WORLD)
+    assert folder.name.endswith("-mine-32") and folder.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output .*cannot be written to"):
+        run_folder.make_run_folder(flags("--output", str(tmp_path / "file"), "--experiment", "x"), config, WORLD)
+
+
+def test_after_an_epoch(run):
+    folder, before = run
+    parts = Parts(flags("--resume", "x"))
+    resumed = parts.resume(folder / "last.pth.tar")
+    assert (resumed.position.epoch, resumed.position.batch, resumed.metrics_bytes) == (2, 0, 23)
+    assert resumed.saver["best_epoch"] in (None, 0, 1)
+    assert parts.lr == before.lr == pytest.approx(0.5)
+    assert parts.optimizer.state_dict()["state"].keys() == before.optimizer.state_dict()["state"].keys()
+
+
+def test_inside_an_epoch(run):
+    folder, before = run
+    parts = Parts(flags("--resume", "x"))
+    resumed = parts.resume(folder / "recovery-2-3.pth.tar")
+    assert (resumed.position.epoch, resumed.position.batch) == (2, 4)
+    assert resumed.position.meter.average().keys() >= {"loss", "kd"}
+    assert parts.lr == before.lr
+
+
+@pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
+@pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
+def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name, by_update):
+    parts = Parts(flags("--resume", "x", "--no-resume-opt", *by_update))
+    position = parts.resume(run[0] / name).position
+    assert not parts.optimizer.state_dict()["state"]
+    done = 2 + (position.batch / UPDATES if by_update else 0)
+    assert parts.lr == pytest.approx((1 + math.cos(math.pi * done / 4)) / 2)
+
+
+@pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
+def test_start_epoch(by_update):
+    parts = Parts(flags("--start-epoch", "1", *by_update))
+    assert parts.resume(None).position.epoch == 1
+    assert parts.lr == pytest.approx((1 + 0.5 ** 0.5) / 2)  # a quarter of a cosine
+    fresh = Parts(flags(*by_update))
+    assert fresh.resume(None).position.epoch == 0
+    assert fresh.lr == 1.0
+
+
+def test_other_flags_are_refused(run):
+    parts = Parts(flags("--resume", "x", "--layer-decay", "0.5"))
+    with pytest.raises(UserError, match=r"that run had other settings: --layer-decay None -> 0.5"):
+        parts.resume(run[0] / "last.pth.tar")
+
+
+def test_growing_files_are_cut_back(run):
+    folder, _ = run
+    (folder / "metrics.jsonl").write_text("x" * 23 + "later\n")
+    for epoch in range(4):
+        ckpt.append_summary(folder / "summary.csv", epoch, {"loss": 1.0}, None)
+    args = flags("--resume", "x")
+    resumed = Parts(args).resume(folder / "last.pth.tar")
+    files = run_folder.open_run_files(args, {"model", "resume"}, folder, resumed)
+    assert (folder / "metrics.jsonl").read_text() == "x" * 23
+    assert [line.split(",")[0] for line in files.summary.read_text().split()] == ["epoch", "0", "1"]
+    assert ckpt.read_run_args(folder, "x") == {"model": "w2s_cnn2", "resume": ""}
