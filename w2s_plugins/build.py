@@ -34,7 +34,15 @@ from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_errors, hub_source
-from .loading import adapt_state, check_loaded, classifier_prefixes, create_model, find_weights, load_weights, read_weights
+from .loading import (
+    adapt_state,
+    check_loaded,
+    classifier_prefixes,
+    create_model,
+    find_weights,
+    load_weights,
+    read_weights,
+)
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
 from .task import WeakToStrongTask

@@ -184,7 +184,7 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a published checkpoint's tensors under timm's names and sizes, where timm knows how (position embeddings)."""
+    """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         return convert(state, model) if convert else state
