@@ -334,7 +334,7 @@ def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folde
         if world.primary:
             with atomic_write(path) as temporary:
                 save_targets(logits, temporary, key)
-    _logger.info(f"Teacher labels of {len(logits)} images in {path}")
+    _logger.info(f"Teacher labels of {logits.shape[1]} images in {path}")
     return CachedTargets(logits.to(world.device))
 
 

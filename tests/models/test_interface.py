@@ -66,6 +66,7 @@ def test_features(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 @torch.no_grad()
 def test_other_inputs_and_classes(name: str) -> None:
+    assert small(name, dtype=torch.float64, device="cpu").get_classifier().weight.dtype == torch.float64
     model = small(name, num_classes=7, in_chans=1)
     assert model.num_classes == 7
     assert model.in_chans == 1

@@ -278,7 +278,8 @@ def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[
     def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
         kwargs = {**args, **kwargs}
         feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", None)}
-        return build_model_with_cfg(model_cls, name, pretrained, feature_cfg=feature_cfg, **kwargs)
+        place = {"device": kwargs.pop("device", None), "dtype": kwargs.pop("dtype", None)}
+        return build_model_with_cfg(model_cls, name, pretrained, feature_cfg=feature_cfg, **kwargs).to(**place)
 
     build.__module__, build.__name__, build.__qualname__ = module, name, name
     build.__doc__ = f"`{model_cls.__name__}` with {args}." if args else model_cls.__doc__
