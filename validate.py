@@ -102,6 +102,8 @@ def main() -> None:
 def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
     """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out."""
     path = Path(args.checkpoint) if args.checkpoint else None
+    if path is not None and not path.exists():
+        raise UserError(f"--checkpoint {path}: no such file or folder")
     folder = path if path is None or path.is_dir() else path.parent
     if folder is None or not (folder / "args.yaml").is_file():
         return
@@ -207,9 +209,7 @@ def validate(args: argparse.Namespace, world: World) -> dict:
             img_size=args.teacher_img_size,
             model_kwargs=args.teacher_kwargs,
         )
-    real_labels = None
-    if args.real_labels:
-        real_labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+    real_labels = open_real_labels(args, dataset, subject) if args.real_labels else None
     console = Console(world.primary, 0)
     found = evaluate(
         compiled(args, subject.model),
@@ -278,6 +278,21 @@ def create_loader(
         crop_pct=config["crop_pct"], crop_mode=config["crop_mode"], crop_border_pixels=args.crop_border_pixels,
         pin_memory=args.pin_mem, device=world.device, img_dtype=precision.dtype,
         patch_size=getattr(embeds, "patch_size", None) or (16, 16), max_seq_len=args.naflex_max_seq_len)
+
+
+def open_real_labels(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> RealLabelsImagenet:
+    """Open the ReaL labels. Raises `UserError` when the file cannot be read or the data is not ImageNet's."""
+    try:
+        labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels)
+        known = set(labels.real_labels)
+    except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"--real-labels {args.real_labels}: expected the json of the ReaL labels, for images in files "
+                        f"({one_line(error)})") from error
+    odd = next((name for name in labels.filenames if name not in known), None)
+    if odd is not None or subject.model.num_classes != 1000:
+        raise UserError(f"--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...) and "
+                        f"1,000 classes, not {odd or labels.filenames[0]} and {subject.model.num_classes}")
+    return labels
 
 
 def teacher_figures(

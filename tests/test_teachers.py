@@ -157,6 +157,7 @@ def test_training_leaves_the_teacher_as_it_is():
         task(PIXELS, torch.arange(6))["loss"].backward()
         optimizer.step()
     task.eval().train().to(torch.float32)
+    teacher.members[0].train()  # alone, too
     assert not any(m.training for m in teacher.modules())
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     after = teacher.state_dict()

@@ -34,7 +34,15 @@ from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_errors, hub_source
-from .loading import check_loaded, classifier_prefixes, create_model, find_weights, load_weights, read_weights
+from .loading import (
+    adapt_state,
+    check_loaded,
+    classifier_prefixes,
+    create_model,
+    find_weights,
+    load_weights,
+    read_weights,
+)
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
 from .task import WeakToStrongTask
@@ -225,6 +233,8 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
         if path:
             file = find_weights(path, flag)
             state = read_weights(file, flag, use_ema=True)
+            if flag == "--finetune":
+                state = adapt_state(model, state)
             allow = (*classifier_prefixes(model), "decoder", "mask_token") if flag == "--finetune" else ()
             _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag, allow=allow)}")
             source = dict(init="checkpoint", source=dict(file=str(path), sha256=file_sha256(file)))

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .engine import Position
 from .errors import UserError, one_line
+from .hub import share
 from .loading import read_checkpoint
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
@@ -40,6 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        share(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -159,6 +159,13 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
 
 
+def share(path: Path) -> None:
+    """Give a file or folder the mode that the user's umask asks for; safetensors and temporary files are private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
 def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, record: dict) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
 
@@ -185,6 +192,8 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         if results := eval_results(record):
             (new / EVAL_RESULTS).parent.mkdir()
             (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
+        for file in new.rglob("*"):
+            share(file)
         _flush(new)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -320,7 +329,8 @@ def _http_reason(error: HfHubHTTPError) -> str:
         return f"{repo} is gated; ask for access at {constants.ENDPOINT}/{repo} and then {LOGIN}"
     if isinstance(error, RepositoryNotFoundError):
         known = _cached_models() + (["timm/" + m for m in timm.list_pretrained()] if repo.startswith("timm/") else [])
-        return f"no repository {repo} on the Hub{nearest(repo, known)}, or it is private: then {LOGIN}"
+        others = [name for name in known if name != repo]
+        return f"no repository {repo} on the Hub{nearest(repo, others)}, or it is private: then {LOGIN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}{nearest(revision, _revisions(repo))}"
     if isinstance(error, EntryNotFoundError):

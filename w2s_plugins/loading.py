@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,11 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
+def has_ema(path: Path, flag: str) -> bool:
+    """True when a checkpoint also holds averaged weights."""
+    return path.suffix != ".safetensors" and read_checkpoint(path, flag).get("state_dict_ema") is not None
+
+
 def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
     """Read everything in a training checkpoint, never running code from it. Raises `UserError` as `read_weights`."""
     try:
@@ -175,6 +181,15 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
             return ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:2])
         raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded; it has "
                         f"{some(state)}, ...; expected {some(loaded)}, ...")
+
+
+def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return convert(state, model) if convert else state
+    except (KeyError, RuntimeError, AssertionError):
+        return state  # of another layout; what does not fit is told when it is loaded
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -59,9 +59,9 @@ def run_root(args: argparse.Namespace) -> Path:
 
 
 def refuse_existing_run(args: argparse.Namespace) -> None:
-    """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
+    """Raise a `UserError` when the named run folder holds a checkpoint and is not to be continued."""
     folder = run_root(args) / args.experiment
-    if args.experiment and not args.resume and (folder / "args.yaml").exists():
+    if args.experiment and not args.resume and any(folder.glob("*.pth.tar")):
         raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
                         "--experiment")
 

@@ -27,6 +27,7 @@ from .loading import (
     classifier_prefixes,
     create_model,
     find_weights,
+    has_ema,
     load_weights,
     read_weights,
     settings_beside,
@@ -293,6 +294,8 @@ def _load_member(
         settings = {}
     else:
         file = find_weights(checkpoint, "--teacher-checkpoint")
+        if use_ema and not has_ema(file, "--teacher-checkpoint"):
+            raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
         state = read_weights(file, "--teacher-checkpoint", use_ema)
         settings = settings_beside(file, "--teacher-checkpoint")
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}

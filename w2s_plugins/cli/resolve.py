@@ -3,9 +3,12 @@
 import argparse
 import logging
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import get_token
 from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
@@ -33,7 +36,6 @@ RELEASED_LOSS_FLAGS = {
     "rkd_angle_weight": {"rkd": "angle_weight"},
     "rkd_eps": {"rkd": "eps"},
     "rkd_squared": {"rkd": "squared"},
-    "fitnet_loss_weight": {"fitnet": "weight"},
 }
 # defaults of the released code where they differ from those of the losses here
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
@@ -157,7 +159,7 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
     if args.distiller:
         if "loss" in given and args.loss != args.distiller:
-            raise UserError(f"--distiller {args.distiller} and --loss {args.loss} name two losses; give one")
+            _logger.info(f"--distiller {args.distiller} takes the place of --loss {args.loss}")
         if args.distiller == "vanilla":
             args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
         else:
@@ -199,6 +201,9 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
     if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
         args.student_stages = args.student_stages or args.fitnet_stage
         args.teacher_stages = args.teacher_stages or args.fitnet_stage
+    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
+        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
+        given.add("distill_loss_weight")
     for flag, targets in RELEASED_LOSS_FLAGS.items():
         if flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
             continue
@@ -265,6 +270,12 @@ def _check_combinations(args: argparse.Namespace) -> None:
     teachers = len(split_names(args.teacher))
     mixes = args.teacher_assign == "student", args.teacher_weights == "learned"
     rules = [
+        (args.log_tensorboard and find_spec("tensorboard") is None,
+         "--log-tensorboard needs a package: pip install tensorboard"),
+        (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
+        (Path(args.experiment).name != args.experiment,
+         f"--experiment {args.experiment}: expected the name of a folder, not a path; --output is where it is made"),
+        (args.push_to_hub and not get_token(), "--push-to-hub needs a token: hf auth login, or HF_TOKEN"),
         (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),

@@ -1,6 +1,7 @@
 """Progress bar on a terminal, log lines elsewhere; rank 0 only."""
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -25,6 +26,8 @@ def setup_logging(primary: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
+    logging.getLogger("huggingface_hub").propagate = False  # it shows its warnings itself
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # timm's tasks take no other name
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
     for noisy in ("httpx", "httpx2", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
                   "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):
@@ -46,7 +49,7 @@ class Console:
         self.samples = 0
         self.bar = tqdm(
             total=total, initial=done, unit="step", dynamic_ncols=True, leave=False, file=sys.stdout,
-        ) if primary and sys.stdout.isatty() else None
+        ) if primary and has_terminal() else None
 
     def update(self, samples: int) -> None:
         """Count one update of ``samples`` samples."""
@@ -74,11 +77,16 @@ class Console:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""
         def wrapped(items: Iterable) -> Iterable:
             return tqdm(items, desc=text, leave=False, dynamic_ncols=True, file=sys.stdout)
-        return wrapped if self.primary and sys.stdout.isatty() else None
+        return wrapped if self.primary and has_terminal() else None
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def has_terminal() -> bool:
+    """True when stdout is a terminal with room for a progress bar."""
+    return sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
 
 
 def duration(seconds: float) -> str:
