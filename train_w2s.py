@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torchvision
+from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
@@ -87,6 +88,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_repo_id(args.push_to_hub)
+        if not get_token():
+            raise UserError("--push-to-hub needs a token: hf auth login, or HF_TOKEN")
     run_folder.refuse_existing_run(args)
     resume_path = run_folder.find_run_to_resume(args)
     world = build.setup_device(args)

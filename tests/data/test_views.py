@@ -1,20 +1,17 @@
 """A training view is a function of (seed, epoch, sample): to the last bit, whoever computes it and with whom."""
 
-import io
 import random
-import time
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch.utils.data import default_collate
 
 from tests.parts import train_args, write_folder
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, create_train_loader, take_slice
-from w2s_plugins.data.views import KeyedDataset, KeyedSampler, ViewKey, hash_seed, seeded
+from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
 
 CONFIG = dict(
@@ -353,35 +350,3 @@ def test_target_travels_like_a_tensor():
     moved = target.to("cpu", non_blocking=True)
     assert torch.equal(moved.label, target.label)
     assert default_collate([1, 2]).dtype == target.view_seed.dtype
-
-
-def test_seeding_costs_less_than_2_percent_of_a_sample():
-    """Of decoding, cropping and flipping a JPEG of 500 x 375; in the main process, where it costs most."""
-    from timm.data import create_transform
-
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8)).resize((500, 375))
-    noisy = np.asarray(coarse).astype(int) + rng.normal(0, 8, (375, 500, 3))
-    file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
-    transform = create_transform((3, 224, 224), is_training=True, color_jitter=0, interpolation="bilinear")
-
-    class Photographs(torch.utils.data.Dataset):
-        def __getitem__(self, index):
-            return transform(Image.open(io.BytesIO(file.getvalue())).convert("RGB")), 0
-
-    class Nothing(torch.utils.data.Dataset):
-        def __getitem__(self, index):
-            return None, 0
-
-    def seconds(dataset: object, count: int) -> float:
-        """Of one sample, at best: what other programs take does not count."""
-        times = []
-        for _ in range(7):
-            start = time.perf_counter()
-            for i in range(count):
-                dataset[ViewKey(0, i)]
-            times.append((time.perf_counter() - start) / count)
-        return min(times)
-
-    assert seconds(KeyedDataset(Nothing(), 42), 500) < 0.02 * seconds(Photographs(), 20)

@@ -504,7 +504,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
         [*teacher, "hf-hub:me/other"],
         [*TINY, "--model", "w2s_cnn2", "--epochs", "1", "--push-to-hub", "me/new", "--output", str(tmp_path),
          "--experiment", "pushed"],
-    ], env, tmp_path)
+    ], {**env, "HF_TOKEN": "hf_unused"}, tmp_path)
     cached.ok()
     assert_says(unreachable.error, "cannot be reached", "local cache has only me/weak")
     assert_says(push.error, "push to me/new", "w2s_plugins.hub push")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import timm
 import torch
-from huggingface_hub import get_token
 from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
@@ -275,7 +274,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
         (Path(args.experiment).name != args.experiment,
          f"--experiment {args.experiment}: expected the name of a folder, not a path; --output is where it is made"),
-        (args.push_to_hub and not get_token(), "--push-to-hub needs a token: hf auth login, or HF_TOKEN"),
         (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
@@ -290,7 +288,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
-        (mixing and odd, f"mixup and cutmix pair samples: a batch size of {odd} must be even"),
+        (mixing and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
         (mixing and args.teacher and args.teacher_targets == "cached",
          "--teacher-targets cached are labels of whole images: use online with mixup or cutmix"),
         (args.aug_splits and args.teacher_targets == "cached" and args.teacher,
