@@ -1,6 +1,7 @@
 """Real runs of ``train_w2s.py``: what they write, that they can be repeated, and that flags do what they say."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.e2e.conftest import (
+    ROOT,
     TINY,
     Done,
     differences,
@@ -377,7 +379,7 @@ def test_one_channel(here: Run, tmp_path: Path) -> None:
     assert next(iter(read_run(tmp_path / "student")["state_dict"].values())).shape[1] == 1
     assert result(tmp_path / "student")["teacher"]["top1"] == result(tmp_path / "grey")["metrics"]["top1"]
     error = here(*flags, "odd", *grey, *with_teacher(tmp_path / "colour")).error
-    assert "--teacher w2s_cnn2" in error and "3 input channel" in error and "student 1" in error
+    assert "--teacher w2s_cnn2: it takes images of 3 channels, the student's have 1" in error
 
 
 def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:
@@ -577,18 +579,18 @@ PLUGIN = '''
 from w2s_plugins.losses import LossInputs, register_loss
 
 
-@register_loss("{name}", summary="mean squared error of the logits")
+@register_loss("mse_entry", summary="mean squared error of the logits")
 def mse(inputs: LossInputs, *, scale: float = 1.0) -> dict:
-    difference = inputs.student_logits - inputs.teacher_logits
-    return {{"mse": scale * difference.square().mean()}}
+    return {"mse": scale * (inputs.student_logits - inputs.teacher_logits).square().mean()}
 '''
 
 
-def test_plugin_file(here: Run, weak: Path, tmp_path: Path) -> None:
-    """The example of ten lines in the documentation."""
-    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mse_file"))
-    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--plugins", "mine.py", "--loss", "mse_file",
-         "--loss-kwargs", "scale=0.5", "--output", tmp_path, "--experiment", "run").ok()
+def test_plugin_file(script: Run, weak: Path, tmp_path: Path) -> None:
+    """The example of the README, as it stands there."""
+    (example,) = re.findall(r"```python\n(# my_losses\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my_losses.py").write_text(example)
+    script(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--plugins", "my_losses.py", "--loss", "mse",
+           "--loss-kwargs", "scale=0.5", "--output", tmp_path, "--experiment", "run").ok()
     assert set(steps(tmp_path / "run")[0]["terms"]) == {"loss", "mse", "task"}
     assert result(tmp_path / "run")["loss"]["kwargs"] == {"scale": 0.5}
 
@@ -598,7 +600,7 @@ def test_entry_point_plugin(weak: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     info = site / "their_losses-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "their_losses.py").write_text(PLUGIN.format(name="mse_entry"))
+    (site / "their_losses.py").write_text(PLUGIN)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-losses\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[w2s_plugins]\ntheirs = their_losses\n")
     env = environment(PYTHONPATH=str(site))
