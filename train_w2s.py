@@ -110,6 +110,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
     compile_and_distribute(args, task, world)
+    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
 
     run = Run(args, world, folder, data, data_config, student_source, teacher, task, loaders, optimizer, precision,
               scheduler, num_epochs, resumed.position)
@@ -132,9 +133,9 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
 
 def save_recovery(run: Run, update: int, gather: bool = True, background: bool = True) -> None:
     """Save a checkpoint inside an epoch; every rank takes part unless ``gather`` is off."""
-    buffers = ckpt.gather_buffers(run.task) if gather and run.world.distributed else None
+    states = ckpt.gather_rank_states(run.task, run.position) if gather and run.world.distributed else None
     if run.saver:
-        run.saver.save_recovery(run.position.epoch, update, buffers, background)
+        run.saver.save_recovery(run.position.epoch, update, states, background)
 
 
 def end_process(run: Run, code: int, together: bool = True) -> None:

@@ -125,7 +125,7 @@ class Saver(CheckpointSaver):
             self,
             epoch: int,
             batch_idx: int = 0,
-            rank_buffers: list | None = None,
+            rank_states: list | None = None,
             background: bool = True,
     ) -> None:
         """Save the state inside an epoch, in the background where memory allows; keeps the last two.
@@ -133,7 +133,7 @@ class Saver(CheckpointSaver):
         Args:
             epoch: the epoch.
             batch_idx: the update in it.
-            rank_buffers: buffers of every rank, from `gather_buffers`.
+            rank_states: what differs from rank to rank, from `gather_rank_states`.
             background: return before the file is written.
 
         Raises:
@@ -142,7 +142,7 @@ class Saver(CheckpointSaver):
         self.wait()
         path = Path(self.recovery_dir) / f"{self.recovery_prefix}-{epoch}-{batch_idx}{self.extension}"
         state = self._state(epoch)
-        state["w2s"]["rank_buffers"] = rank_buffers
+        state["w2s"]["rank_states"] = rank_states
         if background and (copy := copy_state(state)) is not None:
             self._writing = self._pool.submit(save_state, copy, path)
         else:
@@ -165,16 +165,28 @@ class Saver(CheckpointSaver):
         self.curr_recovery_file = self.prev_recovery_file = ""
 
 
-def gather_buffers(task: TrainingTask) -> list[dict[str, dict[str, Tensor]]]:
-    """Return the buffers of the student and its average on every rank. All ranks must call it.
+def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str, dict[str, Tensor]]]:
+    """Return the buffers of the student and its average, and the sums of terms, on every rank. All ranks must call it.
 
-    Inside an epoch the statistics of batch norm differ from rank to rank; a checkpoint of rank 0 alone could not be
-    continued exactly.
+    Inside an epoch the statistics of batch norm and the sums differ from rank to rank; a checkpoint of rank 0 alone
+    could not be continued exactly.
     """
     own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _buffered(task).items()}
+    own["meter"] = position.meter.state_dict()
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, own)
     return gathered
+
+
+def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: Position) -> None:
+    """Put back what `gather_rank_states` returned, once DDP is made: that copies the buffers of rank 0 to all."""
+    if not states or not dist.is_initialized() or len(states) != dist.get_world_size():
+        return
+    own = states[dist.get_rank()]
+    for name, model in _buffered(task).items():
+        model.load_state_dict(own.get(name, {}), strict=False)
+    if position.batch:
+        position.meter.load_state_dict(own["meter"], task.device)
 
 
 def _buffered(task: TrainingTask) -> dict[str, nn.Module]:
@@ -279,10 +291,6 @@ def restore(
     except (KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"--resume {path}: does not fit this run: {one_line(error)}") from error
     extra = checkpoint.get("w2s") or {}
-    rank_buffers = extra.get("rank_buffers")
-    if rank_buffers and dist.is_initialized() and len(rank_buffers) == dist.get_world_size():
-        for name, model in _buffered(task).items():
-            model.load_state_dict(rank_buffers[dist.get_rank()].get(name, {}), strict=False)
     load_plateau_state(scheduler, extra.get("plateau"))
     finished = "metric" in checkpoint or not extra.get("batch")
     position = Position(

@@ -27,11 +27,13 @@ class Resumed:
         position: where it goes on.
         saver: bookkeeping of the checkpoint saver.
         metrics_bytes: length of metrics.jsonl at that point.
+        rank_states: what differed from rank to rank, for `restore_rank_state`.
     """
 
     position: Position = field(default_factory=Position)
     saver: dict | None = None
     metrics_bytes: int = 0
+    rank_states: list | None = None
 
 
 def find_run_to_resume(args: argparse.Namespace) -> Path | None:
@@ -116,7 +118,8 @@ def resume(
         position = ckpt.restore(
             saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
             scheduler)
-        resumed = Resumed(position, saved.get("saver"), (saved.get("w2s") or {}).get("metrics_bytes", 0))
+        extra = saved.get("w2s") or {}
+        resumed = Resumed(position, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
     if args.start_epoch is not None:
         resumed.position = Position(epoch=args.start_epoch)

@@ -119,6 +119,42 @@ def test_resume_and_batch_norm(weak: Path, tmp_path: Path) -> None:
     assert json.loads(done.out.split("--result\n")[1])["top1"] == pytest.approx(figures["top1"], abs=1e-3)
 
 
+CRASH = '''
+import os, time
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+@register_loss("crash")
+def crash(inputs):
+    global calls
+    calls += 1
+    if calls == {call} and os.path.exists("armed"):
+        time.sleep(1)  # for the save in the background
+        os._exit(1)
+    return {{"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}}
+'''
+
+
+@pytest.mark.parametrize("call", [4, 5])
+def test_resume_inside_an_epoch(weak: Path, tmp_path: Path, call: int) -> None:
+    """Batch norm and the averages of terms differ from rank to rank until the epoch has ended, here after four steps;
+    the crash comes a step before that and a step after it."""
+    (tmp_path / "crash.py").write_text(CRASH.format(call=call))
+    flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
+             "--val-interval", 2, "--recovery-interval", 1, "--plugins", "crash.py", "--loss", "crash", "--model-ema",
+             "--output", tmp_path, "--experiment"]
+    run_script(*flags, "whole", cwd=tmp_path, processes=2).ok()
+    (tmp_path / "armed").touch()
+    assert run_script(*flags, "parts", cwd=tmp_path, processes=2).code != 0
+    (tmp_path / "armed").unlink()
+    done = run_script(*flags, "parts", "--resume", "auto", cwd=tmp_path, processes=2).ok()
+    assert f"goes on with epoch 1, step {call - 1}" in done.err
+    assert differences(read_run(tmp_path / "whole"), read_run(tmp_path / "parts")) == []
+    for name in ("metrics.jsonl", "summary.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+
+
 def test_not_finite_on_one_process(weak: Path, tmp_path: Path) -> None:
     """A loss that breaks on the second process only: all skip the step alike, and all end."""
     (tmp_path / "break.py").write_text(

@@ -377,7 +377,7 @@ def test_one_channel(here: Run, tmp_path: Path) -> None:
     assert next(iter(read_run(tmp_path / "student")["state_dict"].values())).shape[1] == 1
     assert result(tmp_path / "student")["teacher"]["top1"] == result(tmp_path / "grey")["metrics"]["top1"]
     error = here(*flags, "odd", *grey, *with_teacher(tmp_path / "colour")).error
-    assert "--teacher w2s_cnn2" in error and "3 channels" in error and "have 1" in error
+    assert "--teacher w2s_cnn2" in error and "3 input channel" in error and "student 1" in error
 
 
 def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:
