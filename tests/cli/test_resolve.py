@@ -86,7 +86,6 @@ def test_criteria_exist_in_timm():
     ((*TEACHER, "--loss", "ce"), "--task-loss ce"),
     ((*TEACHER, "--loss", "adaptconf", "--loss-kwargs", "temprature=1"), "(nearest: temperature"),
     ((*TEACHER, "--loss", "adaptconf", "--loss-kwargs", "temperature=hot"), "expected float"),
-    ((*TEACHER, "--distiller", "kd", "--loss", "bkd"), "name two losses"),
     ((*TEACHER, "--kd-model-name", "resnet18"), "name two teachers"),
     ((*DIGITS, "--kd-model-name", "resnet18", "--loss", "kd"), "use --teacher resnet18"),
     ((*DIGITS, "--kd-model-name", "resnet19"), "--kd-model-name: unknown model 'resnet19' (nearest: resnet1"),
