@@ -6,6 +6,7 @@
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -249,7 +250,7 @@ def fit(run: Run) -> None:
     def on_update(update: int, samples: int) -> None:
         console.update(samples * world.size)
         watch.check(position.epoch * updates + update)
-        if args.recovery_interval and (update + 1) % args.recovery_interval == 0:
+        if args.recovery_interval and (update + 1) % args.recovery_interval == 0 and not position.bad_steps:
             save_recovery(run, update)
 
     def on_batch(batch: Batch, number: int) -> None:
@@ -296,6 +297,15 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     }
     metric = selection_metric(args, figures, terms)
     run.position.next_epoch()
+    if run.position.bad_steps and not all(math.isfinite(f["loss"]) for f in figures.values()):
+        broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "
+                  f"are not finite, learning rate {args.lr:.3g}; it is not saved")
+        if epoch + 1 == stop:
+            raise UserError(f"{broken}, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
+        _logger.warning(broken)
+        if run.scheduler is not None:
+            run.scheduler.step(epoch + 1, metric=None)
+        return
     if run.files:
         _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                      + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))

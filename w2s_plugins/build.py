@@ -36,6 +36,7 @@ from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_errors, hub_source
 from .loading import (
     adapt_state,
+    check_input_size,
     check_loaded,
     classifier_prefixes,
     create_model,
@@ -214,6 +215,9 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
     model.to(device=world.device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
+    channels, *size = data_config["input_size"]
+    for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
+        check_input_size(model, (channels, *shape), f"--model {args.model}")
     if args.sync_bn and world.distributed:
         args.dist_bn = ""
         model = convert_sync_batchnorm(model)
@@ -465,7 +469,7 @@ def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.opti
     """Create timm's optimizer of everything in the task that is trained."""
     try:
         return create_optimizer_v2(task.get_trainable_module(), **optimizer_kwargs(cfg=args), **args.opt_kwargs)
-    except (TypeError, ValueError, AssertionError, ImportError) as error:
+    except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {args.opt}: cannot be created: {one_line(error)}") from error
 
 

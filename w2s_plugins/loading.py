@@ -44,7 +44,7 @@ class LoadReport:
         return f"{self.path}: {', '.join(parts)}"
 
 
-def create_model(flag: str, name: str, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
+def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
                  **kwargs: object) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
@@ -68,6 +68,19 @@ def create_model(flag: str, name: str, *, pretrained: bool, inputs: Mapping[str,
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
+
+
+@torch.no_grad()
+def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None:
+    """Raise a `UserError` unless the model takes images of ``size`` (C, H, W); many say so only when they are run."""
+    some, training = next(model.parameters()), model.training
+    try:
+        model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: {one_line(error)}; "
+                        "give another image size") from error
+    finally:
+        model.train(training)
 
 
 def find_weights(path: str, flag: str) -> Path:

@@ -24,6 +24,7 @@ from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_source
 from .loading import (
     INPUT_KEYS,
+    check_input_size,
     classifier_prefixes,
     create_model,
     find_weights,
@@ -263,6 +264,7 @@ def create_teacher(
         if channels != student.in_chans:
             raise UserError(f"--teacher {name}: it takes images of {channels} channels, the student's have "
                             f"{student.in_chans} (--in-chans)")
+        check_input_size(model, data_config["input_size"], f"--teacher {name}")
         class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
         if class_map is None and model.num_classes != student.num_classes:
             raise UserError(

@@ -72,6 +72,19 @@ def assert_says(message: str, *parts: str) -> None:
     (["--config", "nowhere.yaml"], ["--config nowhere.yaml", "no such file"]),
     (["--mixup", "0.2", "--batch-size", "15"], ["--batch-size 15", "even"]),
     (["--push-to-hub", "two words"], ["not a Hub id", "two-words"]),
+    (["--lr", "nan"], ["--lr nan", "finite"]),
+    (["--drop", "2"], ["--drop 2.0", "0 to 1"]),
+    (["--smoothing", "1"], ["--smoothing 1.0", "0 to"]),
+    (["--start-epoch", "-1"], ["--start-epoch -1", "at least 0"]),
+    (["--validation-batch-size", "0"], ["--validation-batch-size 0", "at least 1"]),
+    (["--cutmix-minmax", "0.8", "0.2"], ["--cutmix-minmax", "lowest and highest"]),
+    (["--opt", "adamw", "--opt-betas", "0.9"], ["--opt adamw"]),
+    (["--torchcompile", "inductr"], ["--torchcompile", "nearest: inductor"]),
+    (["--input-img-mode", "RBG"], ["--input-img-mode", "nearest: RGB"]),
+    (["--model", "test_vit", "--img-size", "33"], ["--model test_vit", "3 x 33 x 33", "divisible by patch size"]),
+    (["--model", "test_vit", "--img-size", "32", "--train-img-sizes", "32", "40"], ["--model test_vit", "40"]),
+    (["--model-kwargs", "flag=1"], ["--model w2s_cnn2", "flag"]),
+    (["--model-kwargs", "pretrained=True"], ["--pretrained"]),
     (["--device-modules", "nowhere"], ["--device-modules nowhere"]),
     (["--fuser", "fast"], ["--fuser", "'fast'", "nvfuser"]),
 ])
@@ -462,6 +475,17 @@ def test_bad_steps_are_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
     assert all(v.isfinite().all() for v in read_run(tmp_path / "run")["state_dict"].values())
     assert all(line["train"]["loss"] < 100 for line in read_lines(tmp_path / "run" / "metrics.jsonl")
                if line["event"] == "eval")
+
+
+def test_diverged_at_the_end(here: Run, tmp_path: Path) -> None:
+    """A run too short for patience to end: the broken model is neither saved nor exported."""
+    flags = [*CNN, "--output", tmp_path, "--experiment", "run"]
+    here(*flags, "--stop-epoch", 1).ok()
+    before = snapshot(tmp_path / "run")
+    done = here(*flags, "--lr", 1e30, "--no-resume-opt", "--resume", "auto")
+    assert_says(done.error, "epoch 2", "not finite", "learning rate 1e+30", "not saved", "--lr")
+    after = snapshot(tmp_path / "run")
+    assert all(after[name] == before[name] for name in before if name not in ("args.yaml", "metrics.jsonl"))
 
 
 def test_diverging_run(here: Run, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
+from PIL import Image
 from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
@@ -22,6 +24,20 @@ _logger = logging.getLogger(__name__)
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+# flag -> lowest and highest value
+RANGES = {
+    **dict.fromkeys(("batch_size", "validation_batch_size", "epochs", "grad_accum_steps", "log_interval",
+                     "val_interval", "checkpoint_hist", "nan_patience", "lr_cycle_limit"), (1, None)),
+    **dict.fromkeys(("workers", "start_epoch", "stop_epoch", "recovery_interval", "warmup_epochs", "cooldown_epochs",
+                     "lr", "mixup", "cutmix", "aug_repeats", "scale"), (0, None)),
+    **dict.fromkeys(("drop", "drop_path", "drop_connect", "drop_block", "hflip", "vflip", "reprob", "mixup_prob",
+                     "mixup_switch_prob", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
+                     "cutmix_minmax", "model_ema_decay"), (0, 1)),
+    **dict.fromkeys(("ratio", "lr_cycle_mul", "decay_epochs"), (1e-6, None)),
+    "smoothing": (0, 1 - 1e-6),  # timm's criteria refuse 1
+    "ceiling_acc": (0, 100),
+    "seed": (0, 2 ** 32 - 1),
+}
 EVAL_METRICS = ("top1", "top5", "loss", "agreement")
 
 # flag of the released code -> the losses it concerns and the kwarg it sets there
@@ -131,22 +147,30 @@ def _check_choices(args: argparse.Namespace) -> None:
     check_choice("--train-crop-mode", args.train_crop_mode or "rrc", ("rrc", "rkrc", "rkrr"))
     check_choice("--interpolation", args.interpolation or "bilinear", INTERPOLATIONS)
     check_choice("--train-interpolation", args.train_interpolation or "random", ("random", *INTERPOLATIONS))
-    for flag in ("scale", "ratio", "cutmix_minmax"):
-        if len(getattr(args, flag) or (0, 0)) != 2:
-            raise UserError(f"--{flag.replace('_', '-')}: expected two numbers, lowest and highest")
-    if not 0 <= args.seed < 2 ** 32:
-        raise UserError(f"--seed {args.seed}: expected 0 to {2 ** 32 - 1}")
     check_choice("--dist-bn", args.dist_bn, ("reduce", "broadcast", ""))
     check_choice("--eval-metric", args.eval_metric, EVAL_METRICS)
     check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
     check_choice("--worker-seeding", args.worker_seeding, ("all", "part"))
     check_choice("--kd-loss-type", args.kd_loss_type, ("kl",))
-    for flag in ("batch_size", "epochs", "grad_accum_steps", "log_interval", "val_interval", "checkpoint_hist",
-                 "nan_patience"):
-        if getattr(args, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: expected at least 1")
-    if args.workers < 0:
-        raise UserError(f"--workers {args.workers}: expected 0 or more")
+    check_choice("--input-img-mode", args.input_img_mode or "RGB", Image.MODES)
+    if args.torchcompile:
+        check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
+    _check_numbers(args)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for flag, value in vars(args).items():
+        name = f"--{flag.replace('_', '-')}"
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
+        low, high = RANGES.get(flag, (None, None))
+        for number in numbers:
+            if not math.isfinite(number):
+                raise UserError(f"{name} {number}: expected a finite number")
+            if (low is not None and number < low) or (high is not None and number > high):
+                expected = f"at least {low}" if high is None else f"{low} to {high}"
+                raise UserError(f"{name} {number}: expected {expected}")
+        if flag in ("scale", "ratio", "cutmix_minmax") and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
+            raise UserError(f"{name}: expected two numbers, lowest and highest")
 
 
 def split_names(names: str | None) -> list[str]:
@@ -277,6 +301,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
+        ("pretrained" in args.model_kwargs, "--model-kwargs pretrained: there is a flag for it, --pretrained"),
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
