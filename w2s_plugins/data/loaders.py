@@ -11,14 +11,14 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..errors import UserError, one_line
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 
 
 class Batch(NamedTuple):
-    """One training batch on the device."""
+    """One training batch on the device; the samples' positions stay on the CPU, where caches are read by them."""
 
     input: Tensor
     target: Tensor
@@ -85,7 +85,7 @@ class TrainLoader:
             label, index, seeds = target.label, target.index, target.view_seed
         if not isinstance(self.loader, PrefetchLoader):
             images = images.to(device=self.device, dtype=self.dtype)
-            label, index = label.to(self.device), index if index is None else index.to(self.device)
+            label = label.to(self.device)
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
@@ -110,6 +110,8 @@ def create_train_loader(
         dtype: torch.dtype,
         rank: int = 0,
         world_size: int = 1,
+        view_epochs: int = 0,
+        keys: Sampler | None = None,
 ) -> TrainLoader:
     """Create the training loader from the flags of timm's training script.
 
@@ -121,6 +123,8 @@ def create_train_loader(
         dtype: dtype of the images.
         rank: this process.
         world_size: number of processes.
+        view_epochs: views repeat after this number of epochs, 0 for never.
+        keys: load the views that these keys name, in their order, and no others.
 
     Raises:
         UserError: the training set is smaller than one batch.
@@ -131,8 +135,8 @@ def create_train_loader(
     mixup, collate = _mixing(args, data_config, prefetch)
     with _flag_errors("augmentation"):
         dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
-    sampler = KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats)
-    keyed = KeyedCollate(
+    sampler = keys or KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs)
+    keyed_collate = KeyedCollate(
         collate or (fast_collate if prefetch else default_collate),
         collate if isinstance(collate, Mixup) else None,
         args.mixup_off_epoch,
@@ -149,7 +153,7 @@ def create_train_loader(
         KeyedDataset(dataset, args.seed),
         batch_sampler=batch_sampler,
         num_workers=args.workers,
-        collate_fn=keyed,
+        collate_fn=keyed_collate,
         pin_memory=args.pin_mem,
         persistent_workers=args.workers > 0,
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
@@ -170,7 +174,7 @@ def create_train_loader(
                 num_splits=(args.aug_splits or 2) if args.resplit else 0, device=device))
     return TrainLoader(
         loader,
-        batch_sampler if sampler_extra else sampler,
+        batch_sampler if sampler_extra else None if keys else sampler,
         erasing=erasing,
         mixup=mixup,
         mixup_off_epoch=args.mixup_off_epoch,
