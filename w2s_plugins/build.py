@@ -288,6 +288,7 @@ def build_loaders(
             distributed=world.distributed,
             prefetch=not args.no_prefetcher,
             pin_memory=args.pin_mem,
+            decoder=args.decoder,
         )
     train = create_train_loader(
         data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
@@ -322,7 +323,8 @@ def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folde
         dataset = without_transform(data.train)
         logits = label_dataset(
             teacher, dataset, batch_size=args.validation_batch_size or args.batch_size, workers=args.workers,
-            device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"))
+            device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"),
+            decoder=args.decoder)
         console.close()
         if world.primary:
             with atomic_write(path) as temporary:

@@ -366,6 +366,7 @@ def label_dataset(
         device: torch.device,
         distributed: bool = False,
         progress: object = None,
+        decoder: str = "auto",
 ) -> Tensor:
     """Let the teacher label every image once, through its own evaluation transform.
 
@@ -377,6 +378,7 @@ def label_dataset(
         device: where the teacher runs.
         distributed: share the work among the ranks; every rank returns all logits.
         progress: wraps an iterable with a length, to show progress.
+        decoder: ``--decoder``.
 
     Returns:
         Logits (M, N, C) of the M members in float32, in the order of the dataset, on the CPU.
@@ -386,7 +388,7 @@ def label_dataset(
     for member in teacher.members:
         loader = create_eval_loader(
             dataset, member.data_config, batch_size=batch_size, workers=workers, device=device,
-            dtype=torch.float32, distributed=distributed)
+            dtype=torch.float32, distributed=distributed, decoder=decoder)
         rows = []
         for images, _ in (progress(loader) if progress else loader):
             with torch.inference_mode(), torch.autocast(device.type, enabled=False):

@@ -286,6 +286,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--aug-splits needs --teacher-targets online"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
+        (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
+         "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select == "best" and not args.val_split and args.select_split is None,
