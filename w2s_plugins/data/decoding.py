@@ -120,7 +120,8 @@ def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str)
     fast = decoder != "pil" and obstacle is None
     if isinstance(source, FileDataset):
         because = f": {obstacle}" if obstacle and decoder == "auto" else ""
-        _logger.info(f"Decoder of the {images}: {'torchvision (JPEG), Pillow (others)' if fast else 'Pillow' + because}")
+        name = "torchvision for JPEG, Pillow for others" if fast else f"Pillow{because}"
+        _logger.info(f"Decoder of the {images}: {name}")
     return TensorTransform(transform) if fast else transform
 
 
