@@ -52,7 +52,7 @@ def main() -> None:
         print("| ---: | --- | ---: | ---: | ---: |")
         for workers in args.workers:
             measure(root, workers, args)
-        print(f"\nKeyed seeding: {seeding_share(root, args):.2%} of the loading time with torchvision")
+        seeding_shares(root, args)
 
 
 def write_photographs(root: Path, count: int) -> Path:
@@ -110,20 +110,25 @@ def measure(root: Path, workers: int, args: argparse.Namespace) -> None:
               f"{min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
 
 
-def seeding_share(root: Path, args: argparse.Namespace) -> float:
-    """Time that a worker spends on seeding, as a share of what it spends on a view."""
-    flags = train_flags(root, 0, "torchvision", args.batch_size)
-    dataset = create_dataset("", str(root), "train")
-    create_train_loader(dataset, flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)  # sets the transform
-    seeding = loading = 0.0
-    for index in range(min(len(dataset), 1000)):
-        started = time.perf_counter()
-        seed_generators(hash_seed(flags.seed, *ViewKey(0, index)))
-        seeded = time.perf_counter()
-        dataset[index]
-        seeding += seeded - started
-        loading += time.perf_counter() - started
-    return seeding / loading
+def seeding_shares(root: Path, args: argparse.Namespace) -> None:
+    """Print the time that a worker spends on seeding, as a share of what it spends on a view with it."""
+    datasets = {}
+    for decoder in LOADERS[1:]:
+        flags = train_flags(root, 0, decoder, args.batch_size)
+        datasets[decoder] = create_dataset("", str(root), "train")
+        create_train_loader(datasets[decoder], flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
+    for index in range(min(1000, len(datasets["pil"]))):
+        for decoder, dataset in datasets.items():  # the call above has set its transform
+            started = time.perf_counter()
+            seed_generators(hash_seed(42, *ViewKey(0, index)))
+            seeded = time.perf_counter()
+            dataset[index]
+            times[decoder].append((seeded - started, time.perf_counter() - started))
+    print("\nKeyed seeding, medians of a view in one process:")
+    for decoder, pairs in times.items():
+        seeding, view = (statistics.median(values) for values in zip(*pairs))
+        print(f"{1e6 * seeding:.0f} of {1e6 * view:.0f} microseconds with {decoder}, {seeding / view:.1%}")
 
 
 if __name__ == "__main__":

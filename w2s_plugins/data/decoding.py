@@ -146,16 +146,16 @@ def _random_resized_crop(step: RandomResizedCropAndInterpolation, image: Tensor)
         mode = random.choice(mode)
     crop = image[None, :, top:top + height, left:left + width]
     crop = crop.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
-    return F.resize(crop, list(step.size), mode, antialias=True)[0]
+    return F.resize_image(crop, list(step.size), mode, antialias=True)[0]
 
 
 def _resize(step: transforms.Resize, image: Tensor) -> Tensor:
     size = [step.size] if isinstance(step.size, int) else list(step.size)
-    return F.resize(image, size, step.interpolation, antialias=True)
+    return F.resize_image(image, size, step.interpolation, antialias=True)
 
 
 def _resize_keep_ratio(step: ResizeKeepRatio, image: Tensor) -> Tensor:
-    return F.resize(image, step.get_params(image, step.size, step.longest), step.interpolation, antialias=True)
+    return F.resize_image(image, step.get_params(image, step.size, step.longest), step.interpolation, antialias=True)
 
 
 _ON_TENSOR = {
