@@ -307,6 +307,7 @@ def build_loaders(
             distributed=world.distributed,
             prefetch=not args.no_prefetcher,
             pin_memory=args.pin_mem,
+            decoder=args.decoder,
         )
     train = create_train_loader(
         data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
@@ -351,7 +352,8 @@ def cached_targets(
                 member, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
         else:
             labeller = ImageLabeller(
-                member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device)
+                member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device,
+                args.decoder)
         cache = ensure_cache(
             Path(args.target_cache), spec, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
@@ -384,7 +386,7 @@ def cache_spec(
     made_of = dict(
         data=data_identity(without_transform(data.train), identity.fingerprint),
         teacher=teacher_identity(member),
-        transform=dict(member.data_config),
+        transform=dict(member.data_config, decoder=args.decoder),
         student_views=views if epochs else None,
     )
     return CacheSpec(

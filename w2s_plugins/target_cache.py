@@ -213,17 +213,26 @@ class ImageLabeller:
         batch_size: images at a time.
         workers: data worker processes.
         device: where the teacher runs.
+        decoder: ``--decoder``.
     """
 
-    def __init__(self, member: TeacherModel, dataset: Dataset, batch_size: int, workers: int, device: torch.device):
+    def __init__(
+            self,
+            member: TeacherModel,
+            dataset: Dataset,
+            batch_size: int,
+            workers: int,
+            device: torch.device,
+            decoder: str = "auto",
+    ):
         self.member, self.dataset, self.batch_size = member, dataset, batch_size
-        self.workers, self.device = workers, device
+        self.workers, self.device, self.decoder = workers, device, decoder
 
     def batches(self, keys: PartKeys) -> Iterator[Tensor]:
         """Yield the logits (B, C) of each batch of keys."""
         loader = create_eval_loader(
             Subset(self.dataset, [key.index for key in keys]), self.member.data_config, batch_size=self.batch_size,
-            workers=self.workers, device=self.device, dtype=torch.float32)
+            workers=self.workers, device=self.device, dtype=torch.float32, decoder=self.decoder)
         for images, _ in loader:
             yield frozen_logits(self.member, images)
 

@@ -168,6 +168,9 @@ def add_reading(add: Adder) -> None:
     add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", help="column of the images")
     add("--target-key", type=str, metavar="KEY", help="column of the labels")
+    add("--decoder", choices=["auto", "pil", "torchvision"], default="auto",
+        help="what decodes and resizes images; auto: torchvision for JPEG files where the transforms allow it (crops, "
+        "resizing, flips), Pillow for everything else")
     add("--dataset-trust-remote-code", action="store_true", help="let a Hub dataset run code from its repository")
 
 

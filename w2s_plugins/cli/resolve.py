@@ -309,6 +309,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "cached or cached-views:N"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
+        (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
+         "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select_split is not None and args.teacher and args.no_teacher_eval

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..errors import UserError, one_line
+from .decoding import with_decoder
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 
 
@@ -196,9 +197,10 @@ def create_eval_loader(
         pin_memory: bool = False,
         crop_border_pixels: int | None = None,
         tf_preprocessing: bool = False,
+        decoder: str = "auto",
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    return create_loader(
+    loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
         batch_size=batch_size,
@@ -218,6 +220,8 @@ def create_eval_loader(
         tf_preprocessing=tf_preprocessing,
         persistent_workers=workers > 0,
     )
+    dataset.transform = with_decoder(dataset.transform, dataset, decoder, "evaluation images")
+    return loader
 
 
 def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
@@ -267,7 +271,10 @@ def _with_transforms(
         dataset = AugMixDataset(dataset, num_splits=args.aug_splits)
         kwargs["separate"] = True
     if not args.train_img_sizes:
-        dataset.transform = create_transform(data_config["input_size"], **kwargs)
+        transform = create_transform(data_config["input_size"], **kwargs)
+        if args.aug_splits < 2:
+            transform = with_decoder(transform, dataset, args.decoder, "training images")
+        dataset.transform = transform
         return dataset, None
     channels = data_config["input_size"][0]
     transforms = [create_transform((channels, size, size), **kwargs) for size in args.train_img_sizes]
@@ -318,6 +325,7 @@ def _create_iterable_loader(
         (args.aug_splits, "--aug-splits"),
         (args.aug_repeats, "--aug-repeats"),
         (args.train_img_sizes, "--train-img-sizes"),
+        (args.decoder == "torchvision", "--decoder torchvision"),
     ]
     for broken, flag in needs_index:
         if broken:

@@ -6,6 +6,7 @@ workers, ranks or restarts.
 """
 
 import contextlib
+import functools
 import hashlib
 import random
 import struct
@@ -32,9 +33,12 @@ class ViewKey(NamedTuple):
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one inside `seeded`
 
 
+_packer = functools.cache(lambda count: struct.Struct(f"<{count}q").pack)
+
+
 def hash_seed(*parts: int) -> int:
     """Return a 63-bit seed that is a hash of some integers."""
-    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    digest = hashlib.blake2b(_packer(len(parts))(*parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
