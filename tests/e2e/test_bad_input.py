@@ -70,7 +70,7 @@ def assert_says(message: str, *parts: str) -> None:
     (["--plugins", "no_such_module"], ["--plugins no_such_module"]),
     (["--plugins", "nowhere.py"], ["--plugins nowhere.py", "no such file"]),
     (["--config", "nowhere.yaml"], ["--config nowhere.yaml", "no such file"]),
-    (["--mixup", "0.2", "--batch-size", "15"], ["batch size of 15", "even"]),
+    (["--mixup", "0.2", "--batch-size", "15"], ["--batch-size 15", "even"]),
     (["--push-to-hub", "two words"], ["not a Hub id", "two-words"]),
     (["--device-modules", "nowhere"], ["--device-modules nowhere"]),
     (["--fuser", "fast"], ["--fuser", "'fast'", "nvfuser"]),
