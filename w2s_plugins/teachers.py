@@ -262,8 +262,7 @@ def create_teacher(
             name, checkpoint, student.in_chans, use_ema, img_size, dict(model_kwargs or {}))
         channels = data_config["input_size"][0]
         if channels != student.in_chans:
-            raise UserError(f"--teacher {name}: it takes images of {channels} channels, the student's have "
-                            f"{student.in_chans} (--in-chans)")
+            raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
         check_input_size(model, data_config["input_size"], f"--teacher {name}")
         class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
         if class_map is None and model.num_classes != student.num_classes:

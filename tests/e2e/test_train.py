@@ -379,7 +379,7 @@ def test_one_channel(here: Run, tmp_path: Path) -> None:
     assert next(iter(read_run(tmp_path / "student")["state_dict"].values())).shape[1] == 1
     assert result(tmp_path / "student")["teacher"]["top1"] == result(tmp_path / "grey")["metrics"]["top1"]
     error = here(*flags, "odd", *grey, *with_teacher(tmp_path / "colour")).error
-    assert "--teacher w2s_cnn2: it takes images of 3 channels, the student's have 1" in error
+    assert "--teacher w2s_cnn2: it has 3 input channel(s), the student 1" in error
 
 
 def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:

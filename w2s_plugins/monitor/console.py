@@ -87,7 +87,11 @@ class Console:
 
 def has_terminal() -> bool:
     """True when stdout is a terminal with room for a progress bar."""
-    return sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # of unknown size
+        columns = 80
+    return sys.stdout.isatty() and columns > 0
 
 
 def duration(seconds: float) -> str:
