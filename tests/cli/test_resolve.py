@@ -212,7 +212,7 @@ def test_mixed_precision_on_a_cpu():
     (("--val-interval", "0"), "--val-interval 0: expected at least 1"),
     (("--checkpoint-hist", "0"), "--checkpoint-hist 0: expected at least 1"),
     (("--nan-patience", "0"), "--nan-patience 0: expected at least 1"),
-    (("--workers", "-1"), "--workers -1: expected 0 or more"),
+    (("--workers", "-1"), "--workers -1: expected at least 0"),
 ])
 def test_name_or_range_refused(argv, message):
     assert message in refused(*DIGITS, *argv)
@@ -266,7 +266,7 @@ MIX = ("--mixup", "0.2")
     (("--train-batch-sizes", "8"), "--train-batch-sizes needs --train-img-sizes"),
     (("--train-size-probs", "1"), "--train-size-probs needs --train-img-sizes"),
     (("--train-img-sizes", "24", "32", "--train-size-probs", "0", "0"), "--train-size-probs: expected"),
-    (("--train-img-sizes", "24", "32", "--train-size-probs", "nan", "1"), "--train-size-probs: expected"),
+    (("--train-img-sizes", "24", "32", "--train-size-probs", "nan", "1"), "--train-size-probs nan: expected a finite number"),
     (("--train-img-sizes", "0", "32"), "image and batch sizes are at least 1"),
     (("--train-img-sizes", "24", "--train-size-schedule", "progressive"), "at least 2 --train-img-sizes"),
     (("--teacher-checkpoint", "weak.pth"), "--teacher-checkpoint needs --teacher"),
