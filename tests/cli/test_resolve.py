@@ -266,7 +266,7 @@ MIX = ("--mixup", "0.2")
     (("--train-batch-sizes", "8"), "--train-batch-sizes needs --train-img-sizes"),
     (("--train-size-probs", "1"), "--train-size-probs needs --train-img-sizes"),
     (("--train-img-sizes", "24", "32", "--train-size-probs", "0", "0"), "--train-size-probs: expected"),
-    (("--train-img-sizes", "24", "32", "--train-size-probs", "nan", "1"), "--train-size-probs nan: expected a finite number"),
+    (("--train-img-sizes", "24", "32", "--train-size-probs", "nan", "1"), "--train-size-probs nan: expected a finite"),
     (("--train-img-sizes", "0", "32"), "image and batch sizes are at least 1"),
     (("--train-img-sizes", "24", "--train-size-schedule", "progressive"), "at least 2 --train-img-sizes"),
     (("--teacher-checkpoint", "weak.pth"), "--teacher-checkpoint needs --teacher"),

@@ -389,13 +389,13 @@ def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:
     assert read_run(tmp_path / "run")["state_dict"]["pos_embed"].shape[1] == 5
 
 
-@pytest.mark.parametrize("sched", [
-    "constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd"])
-@pytest.mark.parametrize("on_updates", [False, True])
+SCHEDULES = ["constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd"]
+
+
+@pytest.mark.parametrize(("sched", "on_updates"), [
+    ("plateau", False), *((s, by_update) for s in SCHEDULES for by_update in (False, True))])
 def test_schedules(here: Run, tmp_path: Path, sched: str, on_updates: bool) -> None:
     """The learning rates of a run are those of timm's schedule, called alone."""
-    if sched == "plateau" and on_updates:
-        pytest.skip("timm has plateau by epochs only")
     flags = [*TINY, "--train-slice", "0:32", "--model", "w2s_cnn2", "--epochs", 4, "--sched", sched,
              "--warmup-epochs", 1, "--decay-epochs", 1, "--decay-milestones", 2, 3, "--decay-rate", 0.5,
              *(["--sched-on-updates"] if on_updates else [])]
@@ -522,6 +522,7 @@ def test_pretrained_path(here: Run, weak: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the Hub
 
 
+@pytest.mark.slow
 def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     """Pull a teacher, for our losses and for timm's own distillation; publish; load it with plain timm elsewhere."""
     hub_server.add_user("me", token="hf_secret_token")
