@@ -35,6 +35,7 @@ from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.signals import Interrupted, SignalWatch
+from w2s_plugins.target_cache import CachedTargets
 from w2s_plugins.teachers import Teacher
 
 _logger = logging.getLogger("train_w2s")
@@ -51,6 +52,7 @@ class Run:
     data_config: dict
     student_source: dict
     teacher: Teacher | None
+    targets: CachedTargets | None
     task: TrainingTask
     loaders: dict
     optimizer: torch.optim.Optimizer
@@ -100,7 +102,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     teacher = build.build_teacher(args, student, data_config, precision, world)
     loaders = build.build_loaders(args, data, data_config, precision, world)
     folder = run_folder.make_run_folder(args, data_config, world)
-    targets = build.cached_targets(args, teacher, data, folder, world) if args.teacher_targets == "cached" else None
+    targets = build.cached_targets(args, teacher, data, data_config, precision, world)
     task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
 
     build.settle_learning_rate(args, world.size)
@@ -113,8 +115,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     compile_and_distribute(args, task, world)
     ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
 
-    run = Run(args, world, folder, data, data_config, student_source, teacher, task, loaders, optimizer, precision,
-              scheduler, num_epochs, resumed.position)
+    run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
+              precision, scheduler, num_epochs, resumed.position)
     if world.primary:
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
         run.saver = create_saver(run, flags, resumed)
@@ -356,8 +358,8 @@ def finish(run: Run, seconds: float) -> None:
     if args.select == "best":
         load_weights(model, read_weights(run.folder / ckpt.BEST, "--select", history[-1]["ema"]), ckpt.BEST, "--select")
     record = report.make_record(
-        args, model, run.student_source, run.teacher, run.weak_metrics.get("val"), run.data, run.data_config, history,
-        seconds)
+        args, model, run.student_source, run.teacher, run.targets, run.weak_metrics.get("val"), run.data,
+        run.data_config, history, seconds)
     ckpt.write_json(run.folder / "result.json", record)
     export_model(model, run.folder / "export", run.data_config, record)
     for warning in record["warnings"]:

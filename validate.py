@@ -49,7 +49,7 @@ RUN_FLAGS = {
     **{k: k for k in (
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
         "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
-        "channels_last", "amp", "amp_dtype", "model_dtype", "workers")},
+        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder")},
     "val_split": "split",
     "val_num_samples": "num_samples",
     "batch_size": "batch_size",
@@ -270,7 +270,8 @@ def create_loader(
         return create_eval_loader(
             dataset, config, batch_size=args.batch_size, workers=args.workers, device=world.device,
             dtype=precision.dtype, distributed=world.distributed, prefetch=not args.no_prefetcher,
-            pin_memory=args.pin_mem, crop_border_pixels=args.crop_border_pixels, tf_preprocessing=args.tf_preprocessing)
+            pin_memory=args.pin_mem, crop_border_pixels=args.crop_border_pixels, tf_preprocessing=args.tf_preprocessing,
+            decoder=args.decoder)
     embeds = getattr(subject.model, "embeds", None)
     return create_naflex_loader(
         dataset, batch_size=args.batch_size, use_prefetcher=not args.no_prefetcher,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
 
 
 def train_args(*argv: str, dataset: str = "w2s/digits") -> argparse.Namespace:
@@ -45,3 +46,16 @@ def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tup
             coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
             coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg", quality=90)
     return root
+
+
+def store_targets(root: Path, members: Tensor, **settings: object) -> CachedTargets:
+    """Write the logits (M, N, C) of some models to caches, and open them."""
+    readers = []
+    for number, logits in enumerate(members):
+        folder = root / str(number)
+        folder.mkdir(parents=True)
+        spec = CacheSpec({"member": number}, *logits.shape, **{"dtype": torch.float32, **settings})
+        for part in spec.parts(0):
+            write_part(folder / part.file, spec, part, logits[part.first:part.stop])
+        readers.append(TargetReader(folder, spec))
+    return CachedTargets(readers, torch.device("cpu"))

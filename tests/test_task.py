@@ -14,11 +14,10 @@ from timm.task.evaluator import ClassificationEvaluator
 from timm.utils import CheckpointSaver, dispatch_clip_grad, random_seed
 from torch import nn
 
-from tests.parts import random_images, small_model
+from tests.parts import random_images, small_model, store_targets
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss
 from w2s_plugins.task import WeakToStrongTask
-from w2s_plugins.teachers import CachedTargets
 
 TARGET = torch.arange(8) % 10
 
@@ -121,11 +120,11 @@ def test_what_a_loss_is_given():
     assert loss.seen[-1].index is None
 
 
-def test_cached_teacher_is_asked_by_index():
+def test_cached_teacher_is_asked_by_index(tmp_path):
     logits = torch.randn(1, 20, 10)
     loss = Recorder()
     task = WeakToStrongTask(
-        small_model(0), CachedTargets(logits), loss, cached=True, num_samples=20, verbose=False)
+        small_model(0), store_targets(tmp_path, logits), loss, cached=True, num_samples=20, verbose=False)
     index = torch.tensor([3, 5, 19, 0])
     task(random_images(4), TARGET[:4], index=index)
     assert torch.equal(loss.seen[-1].teacher_logits, logits[0, index])

@@ -1,14 +1,17 @@
 """Several teachers: the nearest one for each sample, learned weights."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from tests.parts import store_targets
 from w2s_plugins.losses import create_loss
 from w2s_plugins.task import WeakToStrongTask
 from w2s_plugins.teacher_mix import LearnedTeacherWeights, NearestTeacher
-from w2s_plugins.teachers import CachedTargets, combine
+from w2s_plugins.teachers import combine
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -58,33 +61,33 @@ def test_only_samples_of_agreement_at_first() -> None:
     assert mix(teachers, student, 0.3).keep is None
 
 
-def make_task(mix: nn.Module, teachers: torch.Tensor) -> WeakToStrongTask:
+def make_task(mix: nn.Module, teachers: torch.Tensor, folder: Path) -> WeakToStrongTask:
     torch.manual_seed(0)
     student = timm.create_model("w2s_cnn2", num_classes=teachers.shape[2])
     return WeakToStrongTask(
-        student, CachedTargets(teachers), create_loss("kd"), task_loss_weight=0.0, cached=True, mix=mix)
+        student, store_targets(folder, teachers), create_loss("kd"), task_loss_weight=0.0, cached=True, mix=mix)
 
 
-def test_in_the_task_weights_are_trained_saved_and_restored() -> None:
+def test_in_the_task_weights_are_trained_saved_and_restored(tmp_path: Path) -> None:
     teachers, images, index = logits(2, 20, 4), torch.randn(6, 3, 16, 16), torch.arange(6)
-    task = make_task(LearnedTeacherWeights(2, 0.0), teachers)
+    task = make_task(LearnedTeacherWeights(2, 0.0), teachers, tmp_path / "a")
     optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=1.0)
     result = task(images, None, index=index)
     result["loss"].backward()
     optimizer.step()
     state = task.get_task_state()
     assert state["mix.scores"].abs().sum() > 0
-    again = make_task(LearnedTeacherWeights(2, 0.0), teachers)
+    again = make_task(LearnedTeacherWeights(2, 0.0), teachers, tmp_path / "b")
     again.load_task_state(state)
     assert torch.equal(again.get_task_state()["mix.scores"], state["mix.scores"])
     assert {"kd", "teacher0_weight", "teacher1_weight"} <= set(result)
     assert result["loss"].item() == pytest.approx(result["kd"].item())  # figures are no part of the loss
 
 
-def test_a_batch_without_agreement_still_reaches_every_parameter() -> None:
+def test_a_batch_without_agreement_still_reaches_every_parameter(tmp_path: Path) -> None:
     teachers = torch.zeros(2, 6, 4)
     teachers[0, :, 0], teachers[1, :, 1] = 5.0, 5.0
-    task = make_task(LearnedTeacherWeights(2, 1.0), teachers)
+    task = make_task(LearnedTeacherWeights(2, 1.0), teachers, tmp_path)
     result = task(torch.randn(6, 3, 16, 16), None, index=torch.arange(6))
     result["loss"].backward()
     gradients = [p.grad for p in task.get_trainable_module().parameters()]

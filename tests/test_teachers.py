@@ -1,4 +1,4 @@
-"""Teachers: from names, folders and files to frozen callables on the student's batch; class maps; cached targets."""
+"""Teachers: from names, folders and files to frozen callables on the student's batch; class maps."""
 
 import argparse
 import hashlib
@@ -14,25 +14,19 @@ from timm.data import resolve_data_config
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
 
-from tests.parts import random_images, small_model, train_args
-from w2s_plugins.build import Data, World, cached_targets
-from w2s_plugins.data import create_dataset, create_eval_loader, take_slice
+from tests.parts import random_images, small_model
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.task import WeakToStrongTask
 from w2s_plugins.teachers import (
     UNMAPPED_LOGIT,
-    CachedTargets,
     StudentInput,
     Teacher,
     TeacherModel,
     combine,
     create_teacher,
-    label_dataset,
-    load_targets,
     map_classes,
     read_class_map,
-    save_targets,
 )
 
 CPU = torch.device("cpu")
@@ -417,73 +411,3 @@ def test_other_number_of_channels(tmp_path):
 def test_no_pretrained_weights_in_timm():
     assert "timm has no pretrained weights" in refused("w2s_cnn5")
     assert "no config.json in that folder" in refused("local-dir:/absent")
-
-
-# ---------------------------------------------------------------- cached targets
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return take_slice(create_dataset("w2s/digits", None, "train"), "0:50", 0)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_every_image_is_labelled_once_through_the_teachers_own_transform(digits, workers):
-    teachers = [member(small_model(1, "w2s_cnn5"), config={"input_size": (3, 24, 24), "crop_pct": 0.8}),
-                member(small_model(2, "w2s_cnn5"), config={"mean": (0.1,) * 3})]
-    digits.transform = before = object()
-    logits = label_dataset(Teacher(teachers), digits, batch_size=16, workers=workers, device=CPU)
-    assert digits.transform is before
-    expected = []
-    for t in teachers:
-        loader = create_eval_loader(
-            digits, t.data_config, batch_size=50, workers=0, device=CPU, dtype=torch.float32)
-        images, labels = next(iter(loader))
-        assert labels.tolist() == digits.targets
-        expected.append(t.model(images).detach())
-    torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-5)
-    index = torch.tensor([3, 0, 3])
-    targets = CachedTargets(logits)
-    assert torch.equal(targets(index), combine(list(logits))[index])
-    assert torch.equal(targets.by_member(index), logits[:, index])
-
-
-def test_targets_file(tmp_path):
-    logits = torch.randn(2, 7, 3)
-    save_targets(logits.mT.contiguous().mT, tmp_path / "t.safetensors", "key")
-    assert torch.equal(load_targets(tmp_path / "t.safetensors", "key"), logits)
-    assert load_targets(tmp_path / "t.safetensors", "other key") is None
-    assert load_targets(tmp_path / "absent.safetensors", "key") is None
-    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-
-
-def test_cached_targets_are_found_again_and_made_anew_for_other_data_or_teachers(tmp_path, weights, digits, caplog):
-    args = train_args("--teacher", "w2s_cnn5", "--teacher-targets", "cached", "--batch-size", "16")
-    world = World(CPU, rank=0, size=1, distributed=False)
-    digits.transform = before = object()
-    teacher = create("w2s_cnn5", weights[1])
-    first = cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits
-    assert digits.transform is before
-    path = tmp_path / "teacher_targets.safetensors"
-    written = path.stat().st_mtime_ns
-    again = cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits
-    assert torch.equal(first, again)
-    assert path.stat().st_mtime_ns == written
-    other = take_slice(create_dataset("w2s/digits", None, "train"), "50:100", 0)
-    moved = cached_targets(args, teacher, Data(other, None, None), tmp_path, world).logits
-    assert not torch.equal(first, moved)
-    torch.save(small_model(8, "w2s_cnn5").state_dict(), weights[1])
-    changed = cached_targets(args, create("w2s_cnn5", weights[1]), Data(other, None, None), tmp_path, world).logits
-    assert not torch.equal(moved, changed)
-
-
-def test_cached_targets_of_another_class_map_are_made_anew(tmp_path, weights, digits):
-    world = World(CPU, rank=0, size=1, distributed=False)
-    found = []
-    for shift in (1, 2):
-        (tmp_path / "map.json").write_text(json.dumps([(i + shift) % 10 for i in range(10)]))
-        args = train_args("--teacher", "w2s_cnn5", "--teacher-targets", "cached", "--batch-size", "16",
-                          "--teacher-class-map", str(tmp_path / "map.json"))
-        teacher = create("w2s_cnn5", weights[1], class_map_file=str(tmp_path / "map.json"))
-        found.append(cached_targets(args, teacher, Data(digits, None, None), tmp_path, world).logits)
-    torch.testing.assert_close(found[0].roll(1, dims=-1), found[1])

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import importlib
 import logging
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
@@ -26,10 +26,10 @@ from timm.utils import NativeScaler, init_distributed_device, random_seed, set_j
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from .checkpoint import atomic_write
-from .cli.resolve import loss_weights, split_names
+from .cli.resolve import loss_weights, split_names, view_epochs
 from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
 from .data.datasets import class_names_of, describe, num_classes_of
+from .data.loaders import train_transform_kwargs
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
@@ -46,17 +46,20 @@ from .loading import (
 )
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
+from .target_cache import (
+    CachedTargets,
+    CacheSpec,
+    ImageLabeller,
+    TargetReader,
+    ViewLabeller,
+    agree,
+    data_identity,
+    ensure_cache,
+    teacher_identity,
+)
 from .task import WeakToStrongTask
 from .teacher_mix import LearnedTeacherWeights, NearestTeacher
-from .teachers import (
-    CachedTargets,
-    StudentInput,
-    Teacher,
-    create_teacher,
-    label_dataset,
-    load_targets,
-    save_targets,
-)
+from .teachers import StudentInput, Teacher, TeacherModel, create_teacher
 
 _logger = logging.getLogger(__name__)
 
@@ -143,8 +146,9 @@ def build_data(args: argparse.Namespace) -> Data:
     train, select = hold_out(train, args.select_split, args.slice_seed)
     if isinstance(train, IterableDataset):
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-        if args.teacher and args.teacher_targets == "cached":
-            raise UserError("--teacher-targets cached needs a dataset that can be indexed; streams have none")
+        if args.teacher and args.teacher_targets != "online":
+            raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
+                            "cannot")
     return Data(train, val, select)
 
 
@@ -307,10 +311,11 @@ def build_loaders(
             distributed=world.distributed,
             prefetch=not args.no_prefetcher,
             pin_memory=args.pin_mem,
+            decoder=args.decoder,
         )
     train = create_train_loader(
         data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
-        world_size=world.size)
+        world_size=world.size, view_epochs=view_epochs(args))
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
         select = type(select)(without_transform(select.dataset), select.indices)
@@ -327,29 +332,70 @@ def without_transform(dataset: Dataset) -> Dataset:
 
 
 
-def cached_targets(args: argparse.Namespace, teacher: Teacher, data: Data, folder: Path, world: World) -> CachedTargets:
-    """Let the teacher label every training image once; the labels stay in memory and in the run folder."""
-    identity = describe(data.train, args.dataset, args.train_split)
-    labellers = [
-        f"{(m.source['source'] or {}).get('sha256')} {m.source['name']} {sorted(m.data_config.items())} {m.dtype} "
-        f"{m.class_map if m.class_map is None else m.class_map.tolist()}" for m in teacher.members]
-    key = f"{identity.fingerprint}|{identity.num_samples}|{'+'.join(labellers)}|{args.use_ema_teacher}"
-    path = folder / "teacher_targets.safetensors"
-    logits = load_targets(path, key)
-    if world.distributed:
-        dist.barrier()  # every rank has looked before the first one writes
-    if logits is None:
-        console = Console(world.primary, 0)
-        dataset = without_transform(data.train)
-        logits = label_dataset(
-            teacher, dataset, batch_size=args.validation_batch_size or args.batch_size, workers=args.workers,
-            device=world.device, distributed=world.distributed, progress=console.wrap("teacher labels"))
-        console.close()
-        if world.primary:
-            with atomic_write(path) as temporary:
-                save_targets(logits, temporary, key)
-    _logger.info(f"Teacher labels of {logits.shape[1]} images in {path}")
-    return CachedTargets(logits.to(world.device))
+def cached_targets(
+        args: argparse.Namespace,
+        teacher: Teacher | None,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> CachedTargets | None:
+    """Find the teacher's cached targets, or let it make them; None where it is asked in every step."""
+    if teacher is None or args.teacher_targets == "online":
+        return None
+    epochs = view_epochs(args)
+    dataset = without_transform(data.train)
+    create_view_loader = functools.partial(
+        create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
+    console = Console(world.primary, 0)
+    readers = []
+    for number, member in enumerate(teacher.members, start=1):
+        spec = agree(world.primary and cache_spec(args, member, data, data_config, precision), world.distributed)
+        if epochs:
+            labeller = ViewLabeller(
+                member, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
+        else:
+            labeller = ImageLabeller(
+                member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device,
+                args.decoder)
+        cache = ensure_cache(
+            Path(args.target_cache), spec, labeller, distributed=world.distributed,
+            progress=console.wrap(f"targets of teacher {number}"))
+        readers.append(TargetReader(cache, spec))
+    largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
+    how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
+    _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at most, "
+                 f"{mean:.2g} in the mean")
+    if epochs:
+        _logger.info(f"Training views repeat after {epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
+    return CachedTargets(readers, world.device)
+
+
+def cache_spec(
+        args: argparse.Namespace,
+        member: TeacherModel,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+) -> CacheSpec:
+    """Return what a cache of one model's targets is made of, by which it is found again."""
+    identity, epochs = describe(data.train, args.dataset, args.train_split), view_epochs(args)
+    views = dict(
+        seed=args.seed,
+        input_size=data_config["input_size"],
+        dtype=precision.dtype,
+        prefetcher=not args.no_prefetcher,
+        **train_transform_kwargs(args, data_config),
+    )
+    made_of = dict(
+        data=data_identity(without_transform(data.train), identity.fingerprint),
+        teacher=teacher_identity(member),
+        transform=dict(member.data_config, decoder=args.decoder),
+        student_views=views if epochs else None,
+    )
+    return CacheSpec(
+        made_of, identity.num_samples, member.num_classes, max(1, epochs), getattr(torch, args.teacher_cache_dtype),
+        args.teacher_topk)
 
 
 
@@ -409,7 +455,7 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
-    if args.teacher_targets == "cached":
+    if args.teacher_targets != "online":
         raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online")
     teacher.choose_stages(args.teacher_stages)
     return create_feature_extractor(student, data_config["input_size"], args.student_stages)

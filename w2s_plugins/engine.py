@@ -195,6 +195,8 @@ def train_one_epoch(
     health = Health(settings.nan_patience, position.bad_steps)
     good: Tensor | bool = True
     task.train()
+    if hasattr(task, "set_epoch"):
+        task.set_epoch(epoch)
     optimizer.zero_grad()
     for number, batch in enumerate(loader.epoch(epoch, position.batch), start=position.batch):
         need_update = (number + 1) % accum == 0 or number + 1 == total

@@ -31,6 +31,7 @@ _INIT = {"random": "random weights", "pretrained": "pretrained weights", "checkp
 _TARGETS = {
     "online": "the teacher predicts on every training view",
     "cached": "the teacher labels each training image once, before training",
+    "cached-views": "the teacher labels the training views of some epochs before training; then the views repeat",
 }
 _CITATION = """@misc{guo2024vision,
   title         = {Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation Models},
@@ -170,8 +171,9 @@ def _teacher(record: dict) -> str:
     lines = [f"Name: {_code(name)}."] if name and not rows else []
     if len(rows) > 1:
         lines.append("The teacher is the mean of the probabilities of these models.")
-    if (targets := _get(teacher, "targets")) in _TARGETS:
-        lines.append(f"Targets: `{targets}` ({_TARGETS[targets]}).")
+    targets = str(_get(teacher, "targets"))
+    if (kind := re.sub(r":\d+$", "", targets)) in _TARGETS:
+        lines.append(f"Targets: `{targets}` ({_TARGETS[kind]}).")
     return "\n\n".join(filter(None, (table, " ".join(lines))))
 
 

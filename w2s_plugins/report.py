@@ -20,6 +20,7 @@ from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .metrics import performance_gap_recovered
 from .monitor import format_table
+from .target_cache import CachedTargets
 from .teachers import Teacher
 
 
@@ -53,6 +54,7 @@ def make_record(
         model: nn.Module,
         student_source: dict,
         teacher: Teacher | None,
+        targets: CachedTargets | None,
         weak: dict | None,
         data: Data,
         data_config: dict,
@@ -66,6 +68,7 @@ def make_record(
         model: the selected student.
         student_source: how it started.
         teacher: the teacher, or None.
+        targets: its cached targets, or None.
         weak: the teacher's figures on the validation split, where measured.
         data: the splits.
         data_config: input of the student.
@@ -91,7 +94,8 @@ def make_record(
             **student_source,
         ),
         "teacher": None if teacher is None else dict(
-            name=args.teacher, models=teacher.sources, targets=args.teacher_targets, **(weak or {})),
+            name=args.teacher, models=teacher.sources, targets=args.teacher_targets,
+            cache=targets and targets.record, **(weak or {})),
         "loss": dict(
             name=args.loss or (f"timm {args.kd_distill_type}" if args.kd_model_name else args.task_loss),
             kwargs=args.loss_kwargs,

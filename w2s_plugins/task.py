@@ -101,7 +101,7 @@ class WeakToStrongTask(TrainingTask):
         criterion: supervised criterion on (logits, target).
         task_loss_weight: weight of the criterion; 0 leaves ground truth unused.
         distill_loss_weight: weight of the distillation loss.
-        cached: the teacher is called with indices, not images.
+        cached: the teacher is called with indices on the CPU, not images.
         num_samples: size of the training set, for losses that keep memory by sample.
         extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
         mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
@@ -158,6 +158,11 @@ class WeakToStrongTask(TrainingTask):
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
 
+    def set_epoch(self, epoch: int) -> None:
+        """Tell cached targets whose views differ from epoch to epoch which one follows."""
+        if self.cached:
+            self.teacher.set_epoch(epoch)
+
     def forward(
             self,
             input: Tensor,
@@ -171,9 +176,12 @@ class WeakToStrongTask(TrainingTask):
             target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
             index: (B,) positions in the training set.
         """
+        query = index if self.cached else input
+        if index is not None:
+            index = index.to(input.device, non_blocking=True)
         with_target = self.task_loss_weight != 0 and target is not None
         logits, terms, figures = self.trainable_module(
-            input, self._ask_teacher(index if self.cached else input), target if with_target else None, index,
+            input, self._ask_teacher(query), target if with_target else None, index,
             self.progress)
         total = self.distill_loss_weight * sum(terms.values())
         result = {"output": logits, **terms, **figures}

@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
-from timm.task.evaluator import evaluation_sample_limit
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset
 
-from .data import create_eval_loader
 from .errors import UserError
 from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_source
@@ -173,26 +167,6 @@ class Teacher(nn.Module):
     @property
     def sources(self) -> list[dict]:
         return [member.source for member in self.members]
-
-
-class CachedTargets:
-    """Logits of the teacher for every training sample, by index.
-
-    Args:
-        logits: (M, N, C) in float32, of M members.
-    """
-
-    def __init__(self, logits: Tensor):
-        self.members = logits
-        self.logits = combine(list(logits))
-
-    def __call__(self, index: Tensor) -> Tensor:
-        """Return the logits (B, C) of the samples ``index`` (B,), on its device."""
-        return self.logits[index.to(self.logits.device)].to(index.device)
-
-    def by_member(self, index: Tensor) -> Tensor:
-        """Return the logits of every member, (M, B, C)."""
-        return self.members[:, index.to(self.members.device)].to(index.device)
 
 
 def combine(logits: list[Tensor]) -> Tensor:
@@ -363,67 +337,3 @@ def read_class_map(file: str, teacher_classes: int, student_classes: int) -> Ten
     if (class_map < 0).all():
         raise UserError(f"--teacher-class-map {file}: no teacher class is mapped")
     return class_map
-
-
-def label_dataset(
-        teacher: Teacher,
-        dataset: Dataset,
-        *,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        distributed: bool = False,
-        progress: object = None,
-) -> Tensor:
-    """Let the teacher label every image once, through its own evaluation transform.
-
-    Args:
-        teacher: one or several models.
-        dataset: the training set; its transform is put back afterwards.
-        batch_size: images at a time.
-        workers: data worker processes.
-        device: where the teacher runs.
-        distributed: share the work among the ranks; every rank returns all logits.
-        progress: wraps an iterable with a length, to show progress.
-
-    Returns:
-        Logits (M, N, C) of the M members in float32, in the order of the dataset, on the CPU.
-    """
-    transform = dataset.transform
-    labelled = []
-    for member in teacher.members:
-        loader = create_eval_loader(
-            dataset, member.data_config, batch_size=batch_size, workers=workers, device=device,
-            dtype=torch.float32, distributed=distributed)
-        rows = []
-        for images, _ in (progress(loader) if progress else loader):
-            with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-                rows.append(member(images).cpu())
-        labelled.append(_gather(torch.cat(rows), len(dataset), evaluation_sample_limit(loader), device, distributed))
-    dataset.transform = transform
-    return torch.stack(labelled).clone()  # out of inference mode
-
-
-def _gather(rows: Tensor, size: int, valid: int | None, device: torch.device, distributed: bool) -> Tensor:
-    """Put the rows of all ranks, dealt out one by one, back in order."""
-    if not distributed:
-        return rows
-    full = torch.zeros(size, rows.shape[1], device=device)
-    full[dist.get_rank()::dist.get_world_size()] = rows[:valid].to(device)
-    dist.all_reduce(full)  # every row is written by one rank only
-    return full.cpu()
-
-
-def save_targets(logits: Tensor, path: Path, key: str) -> None:
-    """Write cached logits to a safetensors file with the key of teacher and data."""
-    save_file({"logits": logits.contiguous()}, path, metadata={"key": key})
-
-
-def load_targets(path: Path, key: str) -> Tensor | None:
-    """Return the logits in ``path`` when they were made for ``key``; None when there are none for it."""
-    if not path.is_file():
-        return None
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            return None
-        return file.get_tensor("logits")

@@ -55,6 +55,7 @@ def test_default_value_on_the_command_line_wins_over_a_file(config):
     ("select_split", 50, 50),
     ("select_split", 0.00001, 0.00001),
     ("teacher_targets", "cached", "cached"),
+    ("teacher_targets", "cached-views:3", "cached-views:3"),
     ("loss_kwargs", {"a": 1, "b": [1, 2]}, {"a": 1, "b": [1, 2]}),
     ("loss_kwargs", "a=1 b=x", {"a": 1, "b": "x"}),
     ("loss_kwargs", ["a=1", "b=0.5"], {"a": 1, "b": 0.5}),
@@ -91,7 +92,7 @@ def test_empty_file(config):
     ("mean", [None], "expected float"),
     ("input_size", [3, 32], "expected 3 values"),
     ("select_split", "some", "expected number or share"),
-    ("teacher_targets", "live", "expected one of online, cached"),
+    ("teacher_targets", "live", "expected one of online, cached, cached-views:N"),
     ("loss_kwargs", "temperature", "expected a mapping, or key=value"),
     ("loss_kwargs", ["temperature"], "expected a mapping, or key=value"),
 ])

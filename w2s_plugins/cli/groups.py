@@ -1,6 +1,7 @@
 """The argument groups of the two scripts. timm's flags keep timm's names, defaults and meanings."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 from timm.utils import ParseKwargs
@@ -19,6 +20,16 @@ class KeyValues(ParseKwargs):
         super().__call__(parser, namespace, values, option_string)
 
 
+class TargetKinds(tuple):
+    """Choices of ``--teacher-targets``; the N of cached-views:N is any number from 1 on."""
+
+    def __contains__(self, text: object) -> bool:
+        return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
+
+
+TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N"))
+
+
 def _number_or_share(text: str) -> float | int:
     """A share such as 0.1, or a count such as 500."""
     return int(text) if text.isdigit() else float(text)
@@ -33,8 +44,14 @@ def add_teacher(add: Adder) -> None:
     add("--teacher-checkpoint", "--teacher-pretrained", metavar="PATH[,PATH]",
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
-    add("--teacher-targets", choices=["online", "cached"], default="online",
-        help="online: the teacher sees every training view; cached: it labels each image once, before training")
+    add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
+        help="online: the teacher sees every training view; cached: it labels each image once, before training; "
+        "cached-views:N: it labels the views of N epochs before training, after which the views repeat")
+    add("--target-cache", default="output/targets", metavar="DIR",
+        help="where cached targets are kept; other runs with the same data and teacher find them there")
+    add("--teacher-cache-dtype", choices=["float16", "float32"], default="float16", help="dtype of cached logits")
+    add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
+        "share the rest of the probability evenly")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
     add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
@@ -151,6 +168,9 @@ def add_reading(add: Adder) -> None:
     add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", help="column of the images")
     add("--target-key", type=str, metavar="KEY", help="column of the labels")
+    add("--decoder", choices=["auto", "pil", "torchvision"], default="auto",
+        help="what decodes and resizes images; auto: torchvision for JPEG files where the transforms allow it (crops, "
+        "resizing, flips), Pillow for everything else")
     add("--dataset-trust-remote-code", action="store_true", help="let a Hub dataset run code from its repository")
 
 

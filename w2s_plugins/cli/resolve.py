@@ -178,6 +178,12 @@ def split_names(names: str | None) -> list[str]:
     return [n.strip() for n in (names or "").split(",") if n.strip()]
 
 
+def view_epochs(args: argparse.Namespace) -> int:
+    """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds."""
+    kind, _, number = args.teacher_targets.partition(":")
+    return int(number) if args.teacher and kind == "cached-views" else 0
+
+
 def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
     if args.distiller:
@@ -291,6 +297,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     teachers = len(split_names(args.teacher))
+    cached = args.teacher and args.teacher_targets != "online"
     mixes = args.teacher_assign == "student", args.teacher_weights == "learned"
     rules = [
         (args.log_tensorboard and find_spec("tensorboard") is None,
@@ -314,12 +321,21 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
         (mixing and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
-        (mixing and args.teacher and args.teacher_targets == "cached",
-         "--teacher-targets cached are labels of whole images: use online with mixup or cutmix"),
-        (args.aug_splits and args.teacher_targets == "cached" and args.teacher,
-         "--aug-splits needs --teacher-targets online"),
+        (mixing and cached, f"--teacher-targets {args.teacher_targets} are labels of single images, not of mixtures of "
+         "them: use online with mixup or cutmix"),
+        (args.aug_splits and cached, "--aug-splits needs --teacher-targets online"),
+        (view_epochs(args) and args.aug_repeats, "--teacher-targets cached-views:N keeps one view of a sample in an "
+         "epoch: use online with --aug-repeats"),
+        (view_epochs(args) and args.resplit and args.reprob, "--resplit erases by the place in the batch, on which a "
+         "cached view must not depend: use --teacher-targets online"),
+        (view_epochs(args) and args.train_img_sizes, "--train-img-sizes draws sizes by batch, on which a cached view "
+         "must not depend: use --teacher-targets online"),
+        (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher-targets "
+         "cached or cached-views:N"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
+        (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
+         "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select_split is not None and args.teacher and args.no_teacher_eval

@@ -10,6 +10,7 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYN
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
+from .decoding import FileDataset
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
@@ -85,6 +86,9 @@ def create_dataset(
         _check_folder(root, split, flag)
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
+        if type(dataset) is timm.data.ImageDataset:
+            return FileDataset(
+                root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError) as error:

@@ -11,14 +11,15 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..errors import UserError, one_line
+from .decoding import with_decoder
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 
 
 class Batch(NamedTuple):
-    """One training batch on the device."""
+    """One training batch on the device; the samples' positions stay on the CPU, where caches are read by them."""
 
     input: Tensor
     target: Tensor
@@ -85,7 +86,7 @@ class TrainLoader:
             label, index, seeds = target.label, target.index, target.view_seed
         if not isinstance(self.loader, PrefetchLoader):
             images = images.to(device=self.device, dtype=self.dtype)
-            label, index = label.to(self.device), index if index is None else index.to(self.device)
+            label = label.to(self.device)
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
@@ -110,6 +111,8 @@ def create_train_loader(
         dtype: torch.dtype,
         rank: int = 0,
         world_size: int = 1,
+        view_epochs: int = 0,
+        keys: Sampler | None = None,
 ) -> TrainLoader:
     """Create the training loader from the flags of timm's training script.
 
@@ -121,6 +124,8 @@ def create_train_loader(
         dtype: dtype of the images.
         rank: this process.
         world_size: number of processes.
+        view_epochs: views repeat after this number of epochs, 0 for never.
+        keys: load the views that these keys name, in their order, and no others.
 
     Raises:
         UserError: the training set is smaller than one batch.
@@ -131,8 +136,8 @@ def create_train_loader(
     mixup, collate = _mixing(args, data_config, prefetch)
     with _flag_errors("augmentation"):
         dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
-    sampler = KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats)
-    keyed = KeyedCollate(
+    sampler = keys or KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs)
+    keyed_collate = KeyedCollate(
         collate or (fast_collate if prefetch else default_collate),
         collate if isinstance(collate, Mixup) else None,
         args.mixup_off_epoch,
@@ -149,7 +154,7 @@ def create_train_loader(
         KeyedDataset(dataset, args.seed),
         batch_sampler=batch_sampler,
         num_workers=args.workers,
-        collate_fn=keyed,
+        collate_fn=keyed_collate,
         pin_memory=args.pin_mem,
         persistent_workers=args.workers > 0,
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
@@ -170,7 +175,7 @@ def create_train_loader(
                 num_splits=(args.aug_splits or 2) if args.resplit else 0, device=device))
     return TrainLoader(
         loader,
-        batch_sampler if sampler_extra else sampler,
+        batch_sampler if sampler_extra else None if keys else sampler,
         erasing=erasing,
         mixup=mixup,
         mixup_off_epoch=args.mixup_off_epoch,
@@ -192,9 +197,10 @@ def create_eval_loader(
         pin_memory: bool = False,
         crop_border_pixels: int | None = None,
         tf_preprocessing: bool = False,
+        decoder: str = "auto",
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    return create_loader(
+    loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
         batch_size=batch_size,
@@ -214,6 +220,8 @@ def create_eval_loader(
         tf_preprocessing=tf_preprocessing,
         persistent_workers=workers > 0,
     )
+    dataset.transform = with_decoder(dataset.transform, dataset, decoder, "evaluation images")
+    return loader
 
 
 def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
@@ -263,7 +271,10 @@ def _with_transforms(
         dataset = AugMixDataset(dataset, num_splits=args.aug_splits)
         kwargs["separate"] = True
     if not args.train_img_sizes:
-        dataset.transform = create_transform(data_config["input_size"], **kwargs)
+        transform = create_transform(data_config["input_size"], **kwargs)
+        if args.aug_splits < 2:
+            transform = with_decoder(transform, dataset, args.decoder, "training images")
+        dataset.transform = transform
         return dataset, None
     channels = data_config["input_size"][0]
     transforms = [create_transform((channels, size, size), **kwargs) for size in args.train_img_sizes]
@@ -314,6 +325,7 @@ def _create_iterable_loader(
         (args.aug_splits, "--aug-splits"),
         (args.aug_repeats, "--aug-repeats"),
         (args.train_img_sizes, "--train-img-sizes"),
+        (args.decoder == "torchvision", "--decoder torchvision"),
     ]
     for broken, flag in needs_index:
         if broken:

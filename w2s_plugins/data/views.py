@@ -6,6 +6,7 @@ workers, ranks or restarts.
 """
 
 import contextlib
+import functools
 import hashlib
 import random
 import struct
@@ -32,9 +33,12 @@ class ViewKey(NamedTuple):
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one inside `seeded`
 
 
+_packer = functools.cache(lambda count: struct.Struct(f"<{count}q").pack)
+
+
 def hash_seed(*parts: int) -> int:
     """Return a 63-bit seed that is a hash of some integers."""
-    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    digest = hashlib.blake2b(_packer(len(parts))(*parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -79,10 +83,10 @@ class BatchTarget:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
         move = {"device": device, "non_blocking": non_blocking}
-        return BatchTarget(self.label.to(**move), self.index.to(**move), self.view_seed)  # seeds are read on the CPU
+        return BatchTarget(self.label.to(**move), self.index, self.view_seed)  # these are read on the CPU
 
     def pin_memory(self) -> "BatchTarget":
-        return BatchTarget(self.label.pin_memory(), self.index.pin_memory(), self.view_seed)
+        return BatchTarget(self.label.pin_memory(), self.index, self.view_seed)
 
 
 class KeyedDataset(Dataset):
@@ -148,10 +152,14 @@ class KeyedSampler(Sampler):
         world_size: number of processes.
         repeats: views of a sample in an epoch (repeated augmentation, arXiv 1902.05509); an epoch still has ``size``
             views, of fewer samples.
+        view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
+            in every epoch all the same.
     """
 
-    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0):
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
+                 view_epochs: int = 0):
         self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
+        self.view_epochs = view_epochs
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -165,12 +173,13 @@ class KeyedSampler(Sampler):
         generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator)
         per_rank = self.size // self.world_size
+        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         for position in range(self.start, per_rank):
             place = position * self.world_size + self.rank
             sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
             if self.repeats > 1:
                 repeat = place - int(np.ceil(sample * self.repeats))
-            yield ViewKey(self.epoch, int(order[sample]), repeat)
+            yield ViewKey(view_epoch, int(order[sample]), repeat)
 
 
 class KeyedErasing:

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Images per second of timm's training loader and of this project's, on the same folder of JPEG files.
+
+    python -m benchmarks.loader
+    python -m benchmarks.loader --workers 8 16 --batch-size 256 --data-dir /data/imagenet
+
+Flags are those of plain training: random crops with random interpolation and flips, no colour jitter. The loaders take
+turns, an epoch each, so that other work on the machine does not fall on one of them; ratios are to timm's loader in the
+same turn. Without --data-dir, crops of scikit-learn's two photographs are written to a temporary folder, 500 x 375.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.data import create_loader
+
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.data import create_dataset, create_train_loader
+from w2s_plugins.data.loaders import train_transform_kwargs
+from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
+
+LOADERS = ("timm", "pil", "torchvision")
+SIZE = (500, 375)
+CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, help="folder with train/ (default: one that is made)")
+    parser.add_argument("--images", type=int, default=1024, help="images in the folder that is made")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.data_dir or write_photographs(Path(folder), args.images)
+        print(f"{args.turns} turns, batch {args.batch_size}, {os.cpu_count()} cores, torch {torch.__version__}, "
+              f"torchvision {torchvision.__version__}, timm {timm.__version__}\n")
+        print("| workers | loader | images/s | x timm (median) | x timm (all turns) |")
+        print("| ---: | --- | ---: | ---: | ---: |")
+        for workers in args.workers:
+            measure(root, workers, args)
+        seeding_shares(root, args)
+
+
+def write_photographs(root: Path, count: int) -> Path:
+    """Write JPEG files of random crops of two photographs."""
+    rng = np.random.default_rng(0)
+    photographs = [Image.fromarray(p) for p in load_sample_images().images]
+    for i in range(count):
+        photograph = photographs[i % 2]
+        width = int(rng.integers(SIZE[0] // 2, SIZE[0]))
+        height = width * SIZE[1] // SIZE[0]
+        left, top = (int(rng.integers(0, whole - part)) for whole, part in zip(photograph.size, (width, height)))
+        crop = photograph.resize(SIZE, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        folder = root / "train" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        crop.save(folder / f"{i:05}.jpg", quality=95)
+    return root
+
+
+def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argparse.Namespace:
+    args, _ = parse(train_parser(), [
+        "--data-dir", str(root), "--num-classes", "2", "--batch-size", str(batch_size), "--workers", str(workers),
+        "--color-jitter", "0", "--decoder", decoder])
+    return args
+
+
+def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
+    """Return a function that loads an epoch and returns its number of images."""
+    args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
+    cpu = torch.device("cpu")
+    if name != "timm":
+        loader = create_train_loader(
+            create_dataset("", str(root), "train"), args, CONFIG, device=cpu, dtype=torch.float32)
+        return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
+    kwargs = train_transform_kwargs(args, CONFIG)
+    kwargs.pop("re_num_splits")
+    loader = create_loader(
+        timm.data.create_dataset("", root=str(root), split="train"), input_size=CONFIG["input_size"],
+        batch_size=batch_size, num_workers=workers, device=cpu, **kwargs)
+    return lambda epoch: sum(len(images) for images, _ in loader)
+
+
+def measure(root: Path, workers: int, args: argparse.Namespace) -> None:
+    """Print a row for each loader."""
+    epochs = {name: make_epoch(name, root, workers, args.batch_size) for name in LOADERS}
+    rates: dict[str, list[float]] = {name: [] for name in LOADERS}
+    for turn in range(args.turns + 1):
+        for name, epoch in epochs.items():
+            started = time.perf_counter()
+            rate = epoch(turn) / (time.perf_counter() - started)
+            if turn > 0:  # the first turn starts the workers
+                rates[name].append(rate)
+    for name in LOADERS:
+        ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["timm"])]
+        print(f"| {workers} | {name} | {statistics.median(rates[name]):.0f} | {statistics.median(ratios):.2f} | "
+              f"{min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
+
+
+def seeding_shares(root: Path, args: argparse.Namespace) -> None:
+    """Print the time that a worker spends on seeding, as a share of what it spends on a view with it."""
+    datasets = {}
+    for decoder in LOADERS[1:]:
+        flags = train_flags(root, 0, decoder, args.batch_size)
+        datasets[decoder] = create_dataset("", str(root), "train")
+        create_train_loader(datasets[decoder], flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
+    for index in range(min(1000, len(datasets["pil"]))):
+        for decoder, dataset in datasets.items():  # the call above has set its transform
+            started = time.perf_counter()
+            seed_generators(hash_seed(42, *ViewKey(0, index)))
+            seeded = time.perf_counter()
+            dataset[index]
+            times[decoder].append((seeded - started, time.perf_counter() - started))
+    print("\nKeyed seeding, medians of a view in one process:")
+    for decoder, pairs in times.items():
+        seeding, view = (statistics.median(values) for values in zip(*pairs))
+        print(f"{1e6 * seeding:.0f} of {1e6 * view:.0f} microseconds with {decoder}, {seeding / view:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""The fast path for JPEG files: the views of Pillow, to within rounding, and Pillow itself where it cannot follow."""
+
+import logging
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from tests.parts import train_args, write_folder
+from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
+from w2s_plugins.data.decoding import TensorTransform, decode_rgb, unsupported_step
+from w2s_plugins.data.views import seeded
+from w2s_plugins.errors import UserError
+
+PHOTOGRAPHS = [Path(sklearn.datasets.__file__).parent / "images" / name for name in ("china.jpg", "flower.jpg")]
+CPU = torch.device("cpu")
+# Levels of 255. Over 200 views of each photograph the mean difference is 0.002 (bilinear) to 0.004 (bicubic), that of
+# the worst view 0.03 (bilinear) and 0.009 (bicubic), and a pixel differs by 2 at most: weights rounded differently.
+MEAN, MEAN_OF_A_VIEW, LARGEST = 0.01, 0.06, 4
+CONFIG = dict(
+    input_size=(3, 64, 64), mean=(0.0,) * 3, std=(1 / 255,) * 3, interpolation="bicubic", crop_pct=0.875,
+    crop_mode="center")  # batches hold levels from 0 to 255
+PLAIN = ("--color-jitter", "0")
+
+
+def both(transform: object, data: bytes, path: Path, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The view of one file by Pillow and by torchvision; the draws must leave the generators in one state."""
+    views, states = [], []
+    for view in (
+            lambda: transform(Image.open(path).convert("RGB")),
+            lambda: TensorTransform(transform).on_tensor(decode_rgb(data))):
+        with seeded(seed):
+            views.append(view().float())
+            states.append((random.getstate(), torch.get_rng_state().tolist()))
+    assert states[0] == states[1]
+    return tuple(views)
+
+
+def assert_close(one: Tensor, two: Tensor) -> None:
+    assert one.shape == two.shape
+    difference = (one - two).abs()
+    assert difference.mean() < MEAN_OF_A_VIEW and difference.max() <= LARGEST
+
+
+@pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "random"])
+def test_training_views_have_the_geometry_of_pillow(path, interpolation):
+    transform = create_transform(
+        (3, 224, 224), is_training=True, interpolation=interpolation, vflip=0.5, color_jitter=0, use_prefetcher=True)
+    assert unsupported_step(transform) is None
+    data = path.read_bytes()
+    pairs = [both(transform, data, path, seed) for seed in range(20)]
+    for one, two in pairs:
+        assert_close(one, two)
+        shifted = (one[..., 1:] - two[..., :-1]).abs().mean()
+        assert shifted > 5 * MEAN_OF_A_VIEW  # so a pixel to the side would have been seen
+    assert torch.tensor([(one - two).abs().mean() for one, two in pairs]).mean() < MEAN
+    assert len({one.numpy().tobytes() for one, _ in pairs}) == 20
+
+
+@pytest.mark.parametrize("size", [(427, 640), (640, 427), (40, 50), (300, 31), (64, 64)], ids=str)
+@pytest.mark.parametrize("kwargs", [
+    dict(crop_mode="center"), dict(crop_mode="squash"), dict(crop_pct=1.0), dict(interpolation="bilinear"),
+    dict(input_size=(3, 48, 96)), dict(is_training=True, no_aug=True)], ids=str)
+def test_evaluation_views_have_the_geometry_of_pillow(tmp_path, size, kwargs):
+    path = tmp_path / "image.jpg"
+    Image.open(PHOTOGRAPHS[0]).resize(size[::-1]).save(path, quality=90)
+    transform = create_transform(**{**dict(input_size=(3, 64, 64), interpolation="bicubic", use_prefetcher=True),
+                                    **kwargs})
+    assert unsupported_step(transform) is None
+    assert_close(*both(transform, path.read_bytes(), path))
+
+
+def test_images_too_narrow_for_a_crop(tmp_path):
+    """Where no random crop fits, timm takes the centre."""
+    path = tmp_path / "image.jpg"
+    Image.open(PHOTOGRAPHS[1]).resize((400, 9)).save(path)
+    transform = create_transform((3, 32, 32), is_training=True, color_jitter=None, use_prefetcher=True)
+    for seed in range(5):
+        assert_close(*both(transform, path.read_bytes(), path, seed))
+
+
+@pytest.mark.parametrize("kwargs, step", [
+    (dict(is_training=True), "ColorJitter"),
+    (dict(is_training=True, auto_augment="rand-m9-mstd0.5-inc1"), "RandAugment"),
+    (dict(is_training=True, color_jitter=None, grayscale_prob=0.2), "RandomGrayscale"),
+    (dict(is_training=True, color_jitter=None, gaussian_blur_prob=0.2), "RandomApply"),
+    (dict(is_training=True, color_jitter=None, train_crop_mode="rkrc"), "ResizeKeepRatio"),
+    (dict(is_training=True, color_jitter=None, interpolation="lanczos"), "RandomResizedCropAndInterpolation"),
+    (dict(is_training=True, color_jitter=None, use_prefetcher=False), "MaybeToTensor"),
+    (dict(crop_mode="border"), "CenterCropOrPad"),
+    (dict(interpolation="nearest"), "Resize"),
+])
+def test_transforms_that_need_pillow(kwargs, step):
+    assert unsupported_step(create_transform((3, 64, 64), **{"use_prefetcher": True, **kwargs})) == step
+
+
+# ---------------------------------------------------------------- files
+
+
+def save_exif(image: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown rotated
+    image.save(path, exif=exif)
+
+
+def save_truncated(image: Image.Image, path: Path, share: float) -> None:
+    image.save(path)
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+
+
+def deep(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+FILES: dict[str, tuple[str, Callable[[Image.Image, Path], None]]] = {
+    "plain": ("jpg", lambda image, path: image.save(path)),
+    "progressive": ("jpg", lambda image, path: image.save(path, progressive=True)),
+    "full chroma": ("jpg", lambda image, path: image.save(path, subsampling=0)),
+    "grey": ("jpg", lambda image, path: image.convert("L").save(path)),
+    "rotated by EXIF": ("jpg", save_exif),
+    "without end marker": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes()[:-2]))),
+    "rubbish at the end": ("jpg", lambda image, path: (image.save(path), path.write_bytes(path.read_bytes() + b"rub"))),
+    "CMYK": ("jpg", lambda image, path: image.convert("CMYK").save(path)),
+    "PNG": ("png", lambda image, path: image.save(path)),
+    "PNG called JPEG": ("jpg", lambda image, path: image.save(path, "PNG")),
+    "PNG palette": ("png", lambda image, path: image.quantize(32).save(path, transparency=3)),
+    "PNG alpha": ("png", lambda image, path: image.convert("RGBA").save(path)),
+    "PNG 16 bit": ("png", lambda image, path: deep(image).save(path)),
+    "truncated": ("jpg", lambda image, path: save_truncated(image, path, 0.5)),
+    "truncated late": ("jpg", lambda image, path: save_truncated(image, path, 0.98)),
+    "truncated header": ("jpg", lambda image, path: save_truncated(image, path, 0.005)),
+    "empty": ("jpg", lambda image, path: path.touch()),
+    "text": ("jpg", lambda image, path: path.write_text("not an image")),
+}
+FAST = ("plain", "progressive", "full chroma", "grey", "rotated by EXIF", "rubbish at the end")
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_are_read_as_with_pillow(tmp_path, case):
+    """Broken ones, too: timm goes on to the next, with the same random draws."""
+    suffix, save = FILES[case]
+    for split in ("class0", "class1"):
+        (tmp_path / "train" / split).mkdir(parents=True)
+    save(Image.open(PHOTOGRAPHS[0]).resize((200, 150)), tmp_path / "train" / "class0" / f"a.{suffix}")
+    Image.open(PHOTOGRAPHS[1]).resize((200, 150)).save(tmp_path / "train" / "class1" / "b.jpg")
+    dataset = create_dataset("", str(tmp_path), "train")
+    transform = create_transform((3, 64, 64), is_training=True, color_jitter=0, use_prefetcher=True)
+    views = []
+    for chosen in (transform, TensorTransform(transform)):
+        dataset.transform = chosen
+        with seeded(3):
+            views.append((dataset[0], random.random()))
+    (one, label), draw = views[0]
+    (two, other_label), other_draw = views[1]
+    assert (label, draw) == (other_label, other_draw)
+    assert_close(one.float(), two.float())
+    if case not in FAST and label == 0:
+        assert torch.equal(one, two)
+    if "truncated" in case or case in ("empty", "text"):
+        assert label == 1
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_do_without_pillow(tmp_path, case):
+    suffix, save = FILES[case]
+    path = tmp_path / f"file.{suffix}"
+    save(Image.open(PHOTOGRAPHS[0]).resize((200, 150)), path)
+    image = decode_rgb(path.read_bytes())
+    assert (image is not None) == (case in FAST)
+    assert image is None or (image.shape == (3, 150, 200) and image.dtype == torch.uint8)
+
+
+def test_nothing_but_broken_files(tmp_path):
+    (tmp_path / "train" / "class0").mkdir(parents=True)
+    (tmp_path / "train" / "class0" / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    dataset = create_dataset("", str(tmp_path), "train")
+    dataset.transform = TensorTransform(create_transform((3, 64, 64), use_prefetcher=True))
+    with pytest.raises(RuntimeError, match="consecutive samples"):
+        dataset[0]
+
+
+# ---------------------------------------------------------------- loaders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("data"), {"train": 26, "validation": 12}, size=(120, 90))
+
+
+@pytest.fixture
+def batches(folder):
+    def load(*flags: str, workers: int = 0, epoch: int = 0, start: int = 0, root: Path = folder) -> list:
+        args = train_args("--data-dir", str(root), "--num-classes", "3", "--batch-size", "4", "--workers", str(workers),
+                          *flags, dataset="")
+        dataset = create_dataset("", str(root), "train", flag="--train-split")
+        return list(create_train_loader(dataset, args, CONFIG, device=CPU, dtype=torch.float32).epoch(epoch, start))
+    return load
+
+
+def pixels(found: list) -> Tensor:
+    return torch.cat([batch.input for batch in found])
+
+
+@pytest.mark.parametrize("flags", [(), ("--mixup", "0.5", "--cutmix", "0.5"), ("--reprob", "0.5"),
+                                   ("--aug-repeats", "2"), ("--no-aug",)], ids=str)
+def test_same_key_same_view(batches, flags):
+    ours, theirs = (batches(*PLAIN, *flags, "--decoder", name) for name in ("torchvision", "pil"))
+    for one, two in zip(ours, theirs, strict=True):
+        assert torch.equal(one.index, two.index) and torch.equal(one.target, two.target)
+    assert_close(pixels(ours), pixels(theirs))
+    assert torch.equal(pixels(batches(*PLAIN, *flags)), pixels(ours))  # auto
+
+
+def test_pixels_do_not_depend_on_workers_or_on_where_an_epoch_starts(batches):
+    whole = [batches(*PLAIN, workers=n, epoch=1) for n in (0, 1, 2)]
+    assert torch.equal(pixels(whole[0]), pixels(whole[1]))
+    assert torch.equal(pixels(whole[0]), pixels(whole[2]))
+    assert torch.equal(pixels(batches(*PLAIN, workers=1, epoch=1, start=2)), pixels(whole[0][2:]))
+
+
+def test_jpeg_files_never_meet_pillow(batches, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("Pillow was asked"))
+    assert pixels(batches(*PLAIN)).std() > 10
+
+
+def test_tar_file(batches, folder, tmp_path):
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(folder / "train", arcname=".")
+    found, expected = (batches(*PLAIN, "--decoder", "torchvision", root=r) for r in (tmp_path / "data.tar", folder))
+    assert torch.equal(pixels(found), pixels(expected))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation(folder, workers, caplog):
+    caplog.set_level(logging.INFO)
+    dataset = take_slice(create_dataset("", str(folder), "validation"), "0:9", 0)
+    found = {}
+    for decoder in ("pil", "torchvision", "auto"):
+        loader = create_eval_loader(
+            dataset, CONFIG, batch_size=4, workers=workers, device=CPU, dtype=torch.float32, decoder=decoder)
+        found[decoder] = torch.cat([images for images, _ in loader])
+    assert_close(found["pil"], found["torchvision"])
+    assert torch.equal(found["auto"], found["torchvision"])
+    assert [r.message for r in caplog.records] == [
+        "Decoder of the evaluation images: Pillow",
+        *2 * ["Decoder of the evaluation images: torchvision for JPEG, Pillow for others"]]
+
+
+def test_log_says_why_it_is_pillow(batches, caplog):
+    caplog.set_level(logging.INFO)
+    batches()
+    assert "Decoder of the training images: Pillow: ColorJitter (off with --color-jitter 0) needs Pillow" in caplog.text
+
+
+@pytest.mark.parametrize("flags, message", [
+    ((), r"ColorJitter \(off with --color-jitter 0\) needs Pillow; use --decoder auto"),
+    (("--aa", "rand-m9"), "RandAugment needs Pillow"),
+    ((*PLAIN, "--no-prefetcher"), "because of --no-prefetcher"),
+    ((*PLAIN, "--aug-splits", "2"), "cannot be combined with --aug-splits"),
+    ((*PLAIN, "--train-img-sizes", "32", "64"), "cannot be combined with --aug-splits or --train-img-sizes"),
+])
+def test_torchvision_where_it_cannot_be(batches, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        batches(*flags, "--decoder", "torchvision")
+    assert "\n" not in str(error.value)
+
+
+def test_torchvision_without_files():
+    args = train_args(*PLAIN, "--decoder", "torchvision", "--batch-size", "4", "--num-classes", "10")
+    with pytest.raises(UserError, match="the data are not image files"):
+        create_train_loader(
+            create_dataset("w2s/digits", None, "train"), args, CONFIG, device=CPU, dtype=torch.float32)
+
+
+def test_grey_images_are_left_to_pillow(folder):
+    dataset = create_dataset("", str(folder), "validation", input_img_mode="L")
+    config = {**CONFIG, "input_size": (1, 64, 64), "mean": (0.5,), "std": (0.5,)}
+    make = dict(batch_size=4, workers=0, device=CPU, dtype=torch.float32)
+    assert next(iter(create_eval_loader(dataset, config, **make)))[0].shape == (4, 1, 64, 64)
+    with pytest.raises(UserError, match="gives RGB only"):
+        create_eval_loader(dataset, config, decoder="torchvision", **make)

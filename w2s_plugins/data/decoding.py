@@ -1,0 +1,165 @@
+"""JPEG files decoded and resized by torchvision in place of Pillow, where the transforms allow it.
+
+Geometry and randomness stay those of timm's transform objects: they draw the same numbers in the same order. Only the
+arithmetic of decoding and resizing is another, on 8-bit tensors with antialias, and it takes less time.
+"""
+
+import logging
+import random
+from collections.abc import Callable
+
+import torch
+from timm.data import ImageDataset
+from timm.data.transforms import MaybePILToTensor, RandomResizedCropAndInterpolation, ResizeKeepRatio
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.io import decode_jpeg
+from torchvision.transforms.v2 import functional as F
+
+from ..errors import UserError
+
+_JPEG = b"\xff\xd8\xff"
+_SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.BICUBIC)  # what torch has with antialias
+
+_HINTS = {"ColorJitter": " (off with --color-jitter 0)", "MaybeToTensor": " (because of --no-prefetcher)"}
+
+_logger = logging.getLogger(__name__)
+
+
+class FileDataset(ImageDataset):
+    """timm's dataset of image files. Where its transform is a `TensorTransform`, JPEG files do without Pillow.
+
+    Every file that torchvision refuses, and every other one that is not an 8-bit grey or RGB JPEG, takes timm's own
+    path, which also skips broken files.
+    """
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image, target = self._decode(index) if isinstance(self.transform, TensorTransform) else (None, None)
+        if image is None:
+            return super().__getitem__(index)
+        return self.transform.on_tensor(image), target
+
+    def _decode(self, index: int) -> tuple[Tensor | None, int]:
+        try:
+            file, target, *_ = self.reader[index]
+            with file:
+                image = decode_rgb(file.read())
+        except OSError:
+            return None, -1
+        return image, -1 if target is None else target
+
+
+def decode_rgb(data: bytes) -> Tensor | None:
+    """Decode a grey or RGB JPEG as Pillow does: no rotation by EXIF, no colour profile.
+
+    Returns:
+        (3, H, W) uint8, or None for any other file and for a broken one.
+    """
+    if not data.startswith(_JPEG):
+        return None
+    try:
+        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        return None
+    return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
+
+
+class TensorTransform:
+    """A transform of timm that takes Pillow images, and decoded tensors with the same draws and the same geometry.
+
+    Args:
+        transform: a composition of which `unsupported_step` finds nothing to complain about.
+    """
+
+    def __init__(self, transform: transforms.Compose):
+        self.transform = transform
+
+    def __call__(self, image: object) -> Tensor:
+        return self.transform(image)
+
+    def on_tensor(self, image: Tensor) -> Tensor:
+        """Transform a (3, H, W) uint8 image."""
+        for step in self.transform.transforms:
+            image = _ON_TENSOR.get(type(step), _as_it_is)(step, image)
+        return image
+
+
+def unsupported_step(transform: object) -> str | None:
+    """Return the name of the first step that needs Pillow, or None."""
+    for step in getattr(transform, "transforms", [transform]):
+        if not _is_supported(step):
+            return type(step).__name__
+    return None
+
+
+def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str) -> object:
+    """Return the transform for the decoder that ``--decoder`` asks for, and log which one it is.
+
+    Args:
+        transform: timm's.
+        dataset: the dataset that it is for.
+        decoder: auto, pil or torchvision.
+        images: which images these are, for log and errors.
+
+    Raises:
+        UserError: torchvision is asked for, and dataset or transform do not allow it.
+    """
+    source = dataset
+    while not isinstance(source, FileDataset) and hasattr(source, "dataset"):
+        source = source.dataset
+    obstacle = None
+    if not isinstance(source, FileDataset):
+        obstacle = "the data are not image files"
+    elif source.input_img_mode != "RGB" or source.load_bytes:
+        obstacle = "it gives RGB only"
+    elif step := unsupported_step(transform):
+        obstacle = f"{step}{_HINTS.get(step, '')} needs Pillow"
+    if decoder == "torchvision" and obstacle:
+        raise UserError(f"--decoder torchvision: cannot read the {images}: {obstacle}; use --decoder auto")
+    fast = decoder != "pil" and obstacle is None
+    if isinstance(source, FileDataset):
+        because = f": {obstacle}" if obstacle and decoder == "auto" else ""
+        name = "torchvision for JPEG, Pillow for others" if fast else f"Pillow{because}"
+        _logger.info(f"Decoder of the {images}: {name}")
+    return TensorTransform(transform) if fast else transform
+
+
+def _is_supported(step: object) -> bool:
+    if isinstance(step, transforms.ColorJitter):  # of strength 0, it only draws an order of nothing
+        return not any((step.brightness, step.contrast, step.saturation, step.hue))
+    if type(step) in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio):
+        modes = step.interpolation if isinstance(step.interpolation, tuple) else (step.interpolation,)
+        return set(modes) <= set(_SMOOTH) and not getattr(step, "random_scale_prob", 0)
+    return type(step) in (
+        transforms.RandomHorizontalFlip, transforms.RandomVerticalFlip, transforms.CenterCrop, MaybePILToTensor)
+
+
+def _as_it_is(step: Callable, image: Tensor) -> Tensor:
+    return step(image)
+
+
+def _random_resized_crop(step: RandomResizedCropAndInterpolation, image: Tensor) -> Tensor:
+    top, left, height, width = step.get_params(image, step.scale, step.ratio)
+    mode = step.interpolation
+    if isinstance(mode, tuple):
+        mode = random.choice(mode)
+    crop = image[None, :, top:top + height, left:left + width]
+    crop = crop.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
+    return F.resize_image(crop, list(step.size), mode, antialias=True)[0]
+
+
+def _resize(step: transforms.Resize, image: Tensor) -> Tensor:
+    size = [step.size] if isinstance(step.size, int) else list(step.size)
+    return F.resize_image(image, size, step.interpolation, antialias=True)
+
+
+def _resize_keep_ratio(step: ResizeKeepRatio, image: Tensor) -> Tensor:
+    return F.resize_image(image, step.get_params(image, step.size, step.longest), step.interpolation, antialias=True)
+
+
+_ON_TENSOR = {
+    RandomResizedCropAndInterpolation: _random_resized_crop,
+    transforms.Resize: _resize,
+    ResizeKeepRatio: _resize_keep_ratio,
+}

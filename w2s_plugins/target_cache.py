@@ -1,0 +1,558 @@
+"""A teacher's outputs for a training set, kept on disk: written once by all ranks, read by every later run.
+
+A cache is a folder ``DIR/KEY`` for one model of a teacher. ``cache.json`` says what it was made of (data, teacher,
+transform or views, storage), and KEY is a hash of that. The logits lie in parts: safetensors files of some hundred rows
+or more, in the order of the data, each written to a temporary name and renamed, with a checksum of its own. A cache is
+complete when all its parts are there; what an interrupted run has left is kept and gone on with. With V cached epochs
+of views, view v of sample i is what a student sees of it in the epochs v, v + V, v + 2 V, ...
+
+A part holds, for n samples of C classes, ``logits`` (n, C) in float16 or float32; or, with top-k, ``values`` (n, K + 1)
+and ``indices`` (n, K): the K largest logits and where they belong. The last value stands for each of the other classes:
+the logit that gives all of them together the mass that they had, spread evenly. So the probabilities of the K classes
+stay what they were.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from .checkpoint import atomic_write, write_json
+from .data import Subset, TrainLoader, create_eval_loader
+from .data.views import ViewKey
+from .errors import UserError, one_line
+from .teachers import TeacherModel, combine
+
+_logger = logging.getLogger(__name__)
+
+FORMAT = 1
+MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
+PROBES = 64  # samples whose pixels identify the data
+LOG_SECONDS = 20
+
+
+class Part(NamedTuple):
+    """Rows ``first`` to ``stop`` of one view."""
+
+    view: int
+    first: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"view{self.view:03d}-{self.first:09d}.safetensors"
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache holds.
+
+    Args:
+        made_of: data, teacher and transform, in terms of json.
+        num_samples: N.
+        num_classes: C.
+        views: number of cached epochs of views; 1 for labels of whole images.
+        dtype: float16 or float32.
+        topk: K, or None for all classes.
+
+    Raises:
+        UserError: K is not below the number of classes.
+    """
+
+    made_of: dict[str, object]
+    num_samples: int
+    num_classes: int
+    views: int = 1
+    dtype: torch.dtype = torch.float16
+    topk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.topk is not None and not 0 < self.topk < self.num_classes:
+            raise UserError(f"--teacher-topk {self.topk}: expected 1 to {self.num_classes - 1}, below the number of "
+                            f"classes; without the flag all {self.num_classes} are kept")
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """Everything that decides the content, as it comes back from json."""
+        return json.loads(json.dumps(dict(
+            format=FORMAT, samples=self.num_samples, classes=self.num_classes, views=self.views,
+            dtype=str(self.dtype).removeprefix("torch."), topk=self.topk, **self.made_of), default=str))
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the identity; the name of the folder."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:24]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a part; the last one of a view may have fewer."""
+        return max(MIN_ROWS, math.ceil(self.num_samples / MAX_PARTS))
+
+    def parts(self, view: int) -> list[Part]:
+        """The parts of one view."""
+        return [Part(view, first, min(first + self.rows, self.num_samples))
+                for first in range(0, self.num_samples, self.rows)]
+
+    @property
+    def layout(self) -> dict[str, tuple[int, torch.dtype]]:
+        """Columns and dtype of each tensor of a part."""
+        if self.topk is None:
+            return {"logits": (self.num_classes, self.dtype)}
+        index_dtype = torch.int16 if self.num_classes <= 2 ** 15 else torch.int32
+        return {"indices": (self.topk, index_dtype), "values": (self.topk + 1, self.dtype)}
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(columns * dtype.itemsize for columns, dtype in self.layout.values())
+
+    def encode(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return the tensors of a part for logits (n, C) in float32."""
+        largest = torch.finfo(self.dtype).max
+        if self.topk is None:
+            return {"logits": logits.clamp(-largest, largest).to(self.dtype)}
+        values, indices = logits.topk(self.topk, dim=1)
+        others = logits.scatter(1, indices, -math.inf).logsumexp(1, keepdim=True)
+        values = torch.cat([values, others - math.log(self.num_classes - self.topk)], dim=1)
+        return {"indices": indices.to(self.layout["indices"][1]),
+                "values": values.clamp(-largest, largest).to(self.dtype)}
+
+    def decode(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Return logits (n, C) in float32."""
+        if self.topk is None:
+            return tensors["logits"].float()
+        values = tensors["values"].float()
+        logits = values[:, -1:].repeat(1, self.num_classes)
+        return logits.scatter_(1, tensors["indices"].long(), values[:, :-1])
+
+
+# ---------------------------------------------------------------- what decides the key
+
+
+def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, object]:
+    """Identify a training set: names and labels of its samples (``fingerprint``), pixels of some of them.
+
+    Args:
+        dataset: map-style; its transform is put back afterwards.
+        fingerprint: that of `describe`, None where the dataset does not tell its labels.
+    """
+    transform, dataset.transform = dataset.transform, None
+    pixels = hashlib.sha256()
+    try:
+        for index in np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist():
+            image = np.asarray(dataset[index][0])
+            pixels.update(f"{image.shape}".encode() + image.tobytes())
+    finally:
+        dataset.transform = transform
+    return dict(fingerprint=fingerprint, pixels=pixels.hexdigest())
+
+
+def teacher_identity(member: TeacherModel) -> dict[str, object]:
+    """Identify a model of the teacher by its architecture, weights, class map and dtype."""
+    weights = hashlib.sha256()
+    for name, tensor in member.model.state_dict().items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        weights.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    architecture = getattr(member.model, "pretrained_cfg", {}).get("architecture") or type(member.model).__name__
+    return dict(
+        architecture=architecture,
+        modules=hashlib.sha256(repr(member.model).encode()).hexdigest(),
+        sha256=weights.hexdigest(),
+        class_map=None if member.class_map is None else member.class_map.tolist(),
+        dtype=str(member.dtype).removeprefix("torch."),
+    )
+
+
+# ---------------------------------------------------------------- the teacher at work
+
+
+class PartKeys(Sampler):
+    """Keys of some parts, each part filled up to whole batches with its last key.
+
+    Batches then do not straddle parts and are all of one size, so that logits do not depend on who wrote a part.
+    """
+
+    def __init__(self, parts: Sequence[Part], batch_size: int):
+        self.parts, self.batch_size = parts, batch_size
+
+    def batches(self, part: Part) -> int:
+        return math.ceil((part.stop - part.first) / self.batch_size)
+
+    def __len__(self) -> int:
+        return sum(self.batches(part) for part in self.parts) * self.batch_size
+
+    def __iter__(self) -> Iterator[ViewKey]:
+        for part in self.parts:
+            for row in range(part.first, part.first + self.batches(part) * self.batch_size):
+                yield ViewKey(part.view, min(row, part.stop - 1))
+
+
+class ImageLabeller:
+    """Labels whole images, through the teacher's own evaluation transform.
+
+    Args:
+        member: the teacher.
+        dataset: the training set; its transform is changed.
+        batch_size: images at a time.
+        workers: data worker processes.
+        device: where the teacher runs.
+        decoder: ``--decoder``.
+    """
+
+    def __init__(
+            self,
+            member: TeacherModel,
+            dataset: Dataset,
+            batch_size: int,
+            workers: int,
+            device: torch.device,
+            decoder: str = "auto",
+    ):
+        self.member, self.dataset, self.batch_size = member, dataset, batch_size
+        self.workers, self.device, self.decoder = workers, device, decoder
+
+    def batches(self, keys: PartKeys) -> Iterator[Tensor]:
+        """Yield the logits (B, C) of each batch of keys."""
+        loader = create_eval_loader(
+            Subset(self.dataset, [key.index for key in keys]), self.member.data_config, batch_size=self.batch_size,
+            workers=self.workers, device=self.device, dtype=torch.float32, decoder=self.decoder)
+        for images, _ in loader:
+            yield frozen_logits(self.member, images)
+
+
+class ViewLabeller:
+    """Labels the student's own training views, as a teacher beside it would.
+
+    Args:
+        member: the teacher.
+        create_loader: makes a training loader of the views that a sampler of keys names.
+        batch_size: views at a time.
+        channels_last: memory layout of the images.
+    """
+
+    def __init__(self, member: TeacherModel, create_loader: Callable[[Sampler], TrainLoader], batch_size: int,
+                 channels_last: bool = False):
+        self.member, self.create_loader, self.batch_size = member, create_loader, batch_size
+        self.channels_last = channels_last
+
+    def batches(self, keys: PartKeys) -> Iterator[Tensor]:
+        """Yield the logits (B, C) of each batch of keys."""
+        for batch in self.create_loader(keys).epoch(0):
+            images = batch.input
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield frozen_logits(lambda x: self.member(self.member.adapt(x)), images)
+
+
+def frozen_logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return logits in float32 on the CPU, without autograd and autocast."""
+    with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+        return model(images).cpu()
+
+
+# ---------------------------------------------------------------- writing
+
+
+def ensure_cache(
+        root: Path,
+        spec: CacheSpec,
+        labeller: ImageLabeller | ViewLabeller,
+        *,
+        distributed: bool = False,
+        progress: Callable[[Sequence], Sequence] | None = None,
+) -> Path:
+    """Return the folder of a complete cache; what is missing of it is written, by all ranks together.
+
+    Only one run at a time writes a cache; another one that wants the same waits for it.
+
+    Args:
+        root: folder of all caches.
+        spec: what the cache is to hold.
+        labeller: runs the teacher.
+        distributed: share the work among the ranks; all of them call this.
+        progress: wraps the sequence of this rank's parts to show progress.
+
+    Raises:
+        UserError: the cache in the folder is another one; no room on the disk; it cannot be written to.
+    """
+    primary = not distributed or dist.get_rank() == 0
+    folder = root / spec.key
+    if not agree(primary and missing_parts(folder, spec), distributed):
+        _logger.info(f"Teacher targets found in {folder}: the teacher need not run")
+        return folder
+    with _one_writer(root, spec.key, primary, distributed):
+        missing = agree(primary and _prepare(folder, spec), distributed)
+        share = missing[dist.get_rank()::dist.get_world_size()] if distributed else missing
+        _write(folder, spec, labeller, share, progress)
+        if distributed:
+            dist.barrier()
+    return folder
+
+
+def missing_parts(folder: Path, spec: CacheSpec) -> list[Part]:
+    """Return the parts that are not there yet. Raises `UserError` when the folder holds another cache."""
+    check_identity(folder, spec)
+    present = {path.name for path in folder.glob("*.safetensors")}
+    return [part for view in range(spec.views) for part in spec.parts(view) if part.file not in present]
+
+
+def check_identity(folder: Path, spec: CacheSpec) -> None:
+    """Raise a `UserError` that names the first thing in which the cache in ``folder`` is not the one wanted."""
+    path = folder / "cache.json"
+    if not path.exists():
+        return
+    try:
+        found = dict(_leaves(json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); delete its folder, and the next run makes it "
+                        "anew") from error
+    wanted = dict(_leaves(spec.identity))
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(f"{folder}: this cache was made for {name} {found.get(name)}, this run has "
+                            f"{wanted.get(name)}; delete the folder or give another --target-cache")
+
+
+def _leaves(content: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield path, content
+
+
+def _prepare(folder: Path, spec: CacheSpec) -> list[Part]:
+    """Look again with the lock held, say what will be written, and see that there is room for it."""
+    missing = missing_parts(folder, spec)
+    if not missing:
+        _logger.info(f"Teacher targets found in {folder}: another run has made them meanwhile")
+        return missing
+    if not (folder / "cache.json").exists():
+        write_json(folder / "cache.json", spec.identity)
+    size = sum(part.stop - part.first for part in missing) * spec.row_bytes
+    total, free = spec.num_samples * spec.views * spec.row_bytes, shutil.disk_usage(folder).free
+    views = f" x {spec.views} views" if spec.views > 1 else ""
+    kept = f"; {readable(total - size)} are there from an earlier run" if size < total else ""
+    _logger.info(
+        f"Teacher targets: {spec.num_samples} images{views}, {spec.num_classes} classes"
+        f"{f', top {spec.topk}' if spec.topk else ''}, {spec.identity['dtype']}: {readable(size)} to write to {folder} "
+        f"({readable(free)} free{kept})")
+    if size > free:
+        raise UserError(f"--target-cache {folder}: {readable(size)} are needed, {readable(free)} are free; choose "
+                        "another disk, or store less with --teacher-topk K or --teacher-cache-dtype float16")
+    return missing
+
+
+def _write(
+        folder: Path,
+        spec: CacheSpec,
+        labeller: ImageLabeller | ViewLabeller,
+        parts: Sequence[Part],
+        progress: Callable[[Sequence], Sequence] | None,
+) -> None:
+    if not parts:
+        return
+    keys = PartKeys(parts, labeller.batch_size)
+    batches, started = labeller.batches(keys), time.monotonic()
+    said = started
+    for done, part in enumerate(progress(parts) if progress else parts, start=1):
+        rows = torch.cat([next(batches) for _ in range(keys.batches(part))])
+        write_part(folder / part.file, spec, part, rows[:part.stop - part.first])
+        now = time.monotonic()
+        if now - said > LOG_SECONDS:
+            said = now
+            _logger.info(f"Teacher targets: part {done} of {len(parts)}, "
+                         f"{(now - started) / done * (len(parts) - done):.0f} s left")
+
+
+def write_part(path: Path, spec: CacheSpec, part: Part, logits: Tensor) -> None:
+    """Write the logits (n, C) of a part, with its place, a checksum, and the error of how they are stored."""
+    tensors = spec.encode(logits)
+    difference = (spec.decode(tensors).softmax(dim=1) - logits.softmax(dim=1)).abs().double()
+    about = dict(key=spec.key, part=part, sha256=digest(tensors),
+                 max_error=difference.max().item(), mean_error=difference.mean().item())
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"part": json.dumps(about)})  # one entry: their order is not fixed
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Return the sha256 of some tensors."""
+    content = hashlib.sha256()
+    for name in sorted(tensors):
+        content.update(tensors[name].contiguous().numpy())
+    return content.hexdigest()
+
+
+@contextlib.contextmanager
+def _one_writer(root: Path, key: str, primary: bool, distributed: bool) -> Iterator[None]:
+    """Hold the lock of a cache, on rank 0 for all ranks. It is free again when its holder dies."""
+    lock = FileLock(root / f"{key}.lock")
+    waiting = False
+    # All ranks ask again and again, so that none is left in a collective until it times out.
+    while not agree(primary and _acquire(lock, root / key), distributed):
+        if not waiting:
+            _logger.info(f"Another run is writing the teacher targets {root / key}: waiting for it")
+        waiting = True
+        time.sleep(1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"--target-cache {folder.parent}: cannot be written to ({one_line(error)}); choose another "
+                        "folder") from error
+    return True
+
+
+def agree(value: object, distributed: bool) -> object:
+    """Return rank 0's value on every rank."""
+    if not distributed:
+        return value
+    shared = [value]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes as a short text."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+# ---------------------------------------------------------------- reading
+
+
+class TargetReader:
+    """Reads the logits of one model of the teacher.
+
+    The files are mapped into memory, not read: only the rows that are asked for are. The parts of a view are checked
+    when it is used for the first time.
+
+    Args:
+        folder: a complete cache.
+        spec: what it holds.
+
+    Raises:
+        UserError: it holds something else, or is damaged.
+    """
+
+    def __init__(self, folder: Path, spec: CacheSpec):
+        check_identity(folder, spec)
+        self.folder, self.spec = folder, spec
+        self.parts: list[dict[str, Tensor]] = []
+        self.errors: dict[int, tuple[float, float]] = {}  # of the views that were checked
+        self.set_view(0)
+
+    def set_view(self, view: int) -> None:
+        """Choose the view that is read."""
+        check = view not in self.errors
+        opened = [read_part(self.folder / part.file, self.spec, part, check) for part in self.spec.parts(view)]
+        self.parts = [tensors for tensors, _ in opened]
+        self.errors[view] = (
+            max(about["max_error"] for _, about in opened),
+            sum(about["mean_error"] * len(next(iter(tensors.values()))) for tensors, about in opened)
+            / self.spec.num_samples)
+
+    def __call__(self, index: Tensor, device: torch.device) -> Tensor:
+        """Return logits (B, C) in float32 on ``device`` for the samples ``index`` (B,) on the CPU."""
+        rows, order = index.sort()
+        pieces = rows.split(torch.bincount(rows // self.spec.rows, minlength=len(self.parts)).tolist())
+        found = {}
+        for name, (columns, dtype) in self.spec.layout.items():
+            table = torch.empty(len(index), columns, dtype=dtype, pin_memory=device.type == "cuda")
+            table[order] = torch.cat([
+                part[name][piece - number * self.spec.rows]
+                for number, (part, piece) in enumerate(zip(self.parts, pieces)) if len(piece)])
+            found[name] = table.to(device, non_blocking=True)
+        return self.spec.decode(found)
+
+
+def read_part(path: Path, spec: CacheSpec, part: Part, check: bool = True) -> tuple[dict[str, Tensor], dict]:
+    """Map a part into memory; return its tensors, and what was written about them.
+
+    Args:
+        path: the file.
+        spec: what the cache holds.
+        part: which part it is.
+        check: compare the checksum, for which the file is read.
+
+    Raises:
+        UserError: absent, truncated, damaged, or part of another cache.
+    """
+    remedy = "delete this file, and the next run makes it anew"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["part"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: truncated or damaged ({one_line(error)}); {remedy}") from error
+    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    expected = {name: ((part.stop - part.first, columns), dtype) for name, (columns, dtype) in spec.layout.items()}
+    if about.get("key") != spec.key or about.get("part") != list(part):
+        raise UserError(f"{path}: is part {about.get('part')} of the cache {about.get('key')}, expected {list(part)} "
+                        f"of {spec.key}; {remedy}")
+    if found != expected:
+        raise UserError(f"{path}: holds {found}, expected {expected}; {remedy}")
+    if check and digest(tensors) != about.get("sha256"):
+        raise UserError(f"{path}: its checksum is not that of its content, it was damaged; {remedy}")
+    return tensors, about
+
+
+class CachedTargets:
+    """Logits of the teacher by sample, from its caches: the teacher need not run.
+
+    Args:
+        readers: one for each model of the teacher.
+        device: where logits go.
+    """
+
+    def __init__(self, readers: Sequence[TargetReader], device: torch.device):
+        self.readers, self.device = readers, device
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
+        for reader in self.readers:
+            if reader.spec.views > 1:
+                reader.set_view(epoch % reader.spec.views)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Return the logits (B, C) of the samples ``index`` (B,)."""
+        return combine(list(self.by_member(index)))
+
+    def by_member(self, index: Tensor) -> Tensor:
+        """Return the logits of every member, (M, B, C)."""
+        index = index.cpu()
+        return torch.stack([reader(index, self.device) for reader in self.readers])
+
+    @property
+    def record(self) -> list[dict[str, str]]:
+        """Key and folder of each cache, for the record of a run."""
+        return [dict(key=reader.spec.key, path=str(reader.folder)) for reader in self.readers]
