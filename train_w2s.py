@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
 from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
 from w2s_plugins.errors import UserError, exit_now, run_main
+from w2s_plugins.features import pooled_features
+from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
 from w2s_plugins.hub import check_repo_id, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
@@ -62,6 +65,7 @@ class Run:
     position: Position
     files: run_folder.RunFiles | None = None  # rank 0
     saver: ckpt.Saver | None = None  # rank 0
+    few_shot: FewShotTest | None = None
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
     weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
 
@@ -101,6 +105,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     precision = build.create_precision(args, world)
     teacher = build.build_teacher(args, student, data_config, precision, world)
     loaders = build.build_loaders(args, data, data_config, precision, world)
+    few_shot = build.build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, data_config, precision, world)
     task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
@@ -116,7 +121,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
 
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
-              precision, scheduler, num_epochs, resumed.position)
+              precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
     if world.primary:
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
         run.saver = create_saver(run, flags, resumed)
@@ -191,9 +196,32 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
         channels_last=run.args.channels_last, tta=run.args.tta, **kwargs)
 
 
+def evaluate_few_shot(run: Run, encode: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+    """Test an encoder on the episodes of ``--few-shot-eval``."""
+    features = extract_features(
+        encode, run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
+        channels_last=run.args.channels_last)
+    return run.few_shot.measure(features)
+
+
+def first_few_shot(run: Run) -> None:
+    """Test student and teacher, where it is a single one, on episodes before the first step."""
+    student = unwrap_model(run.task.get_eval_model()).eval()
+    found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
+    if run.teacher is not None and len(run.teacher.members) == 1:
+        found["teacher"] = evaluate_few_shot(run, lambda images: run.teacher.encode(images)[0])
+        run.weak_metrics["few_shot"] = found["teacher"]
+    _logger.info(f"Before training, few-shot on {run.args.few_shot_split}: " + "; ".join(
+        f"{who} " + ", ".join(f"{k} {v}" for k, v in format_figures(f).items()) for who, f in sorted(found.items())))
+    if run.files and run.position.epoch == 0 and run.position.batch == 0:
+        run.files.metrics.write("start", split="few_shot", **found)
+
+
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, through the input path of training."""
     args = run.args
+    if run.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
+        first_few_shot(run)
     if run.teacher is None or args.no_teacher_eval or args.speedtest:
         return
     for split in ("val", "select"):
@@ -297,9 +325,12 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             on_output=lambda logits, target: watch.check_here()).metrics
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
+    if run.few_shot is not None and not args.speedtest:
+        encoder = unwrap_model(model).eval()
+        figures["few_shot"] = evaluate_few_shot(run, lambda images: pooled_features(encoder, images))
     metric = selection_metric(args, figures, terms)
     run.position.next_epoch()
-    if run.position.bad_steps and not all(math.isfinite(f["loss"]) for f in figures.values()):
+    if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
         broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "
                   f"are not finite, learning rate {args.lr:.3g}; it is not saved")
         if epoch + 1 == stop:
@@ -313,7 +344,8 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
                      + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
         lr = sum(g["lr"] for g in run.optimizer.param_groups) / len(run.optimizer.param_groups)
         run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, ema=use_ema, **figures)
-        ckpt.append_summary(run.files.summary, epoch, terms, figures.get("val"), lr=lr)
+        few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
+        ckpt.append_summary(run.files.summary, epoch, terms, {**figures.get("val", {}), **few_shot}, lr=lr)
         run.files.trackers.log(
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
@@ -336,7 +368,10 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
 
     Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
+    Of several kinds of episodes the first one counts.
     """
+    if args.eval_metric == "few-shot" and "few_shot" in figures:
+        return next(iter(figures["few_shot"].values()))
     if "select" in figures:
         blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
         if not blind:
@@ -358,8 +393,8 @@ def finish(run: Run, seconds: float) -> None:
     if args.select == "best":
         load_weights(model, read_weights(run.folder / ckpt.BEST, "--select", history[-1]["ema"]), ckpt.BEST, "--select")
     record = report.make_record(
-        args, model, run.student_source, run.teacher, run.targets, run.weak_metrics.get("val"), run.data,
-        run.data_config, history, seconds)
+        args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
+        seconds)
     ckpt.write_json(run.folder / "result.json", record)
     export_model(model, run.folder / "export", run.data_config, record)
     for warning in record["warnings"]:

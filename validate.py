@@ -28,19 +28,28 @@ from timm.utils import check_batch_size_retry, decay_batch_step, natural_key, ra
 from torch import nn
 from torch.utils.data import Dataset
 
-from w2s_plugins.build import World, create_precision, join_processes
+from w2s_plugins.build import World, create_precision, draw_few_shot_test, join_processes
 from w2s_plugins.checkpoint import BEST, LAST, read_run_args, write_text
 from w2s_plugins.cli import parse, validate_parser
-from w2s_plugins.cli.resolve import check_choice, check_model_name, resolve_data_dir, resolve_precision, split_names
-from w2s_plugins.data import create_dataset, create_eval_loader
+from w2s_plugins.cli.resolve import (
+    check_choice,
+    check_model_name,
+    check_numbers,
+    resolve_data_dir,
+    resolve_precision,
+    split_names,
+)
+from w2s_plugins.data import create_eval_loader, open_split, parse_shapes
 from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
 from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main
+from w2s_plugins.features import pooled_features
+from w2s_plugins.few_shot import extract_features, format_figures
 from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
 from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.teachers import StudentInput, create_teacher
+from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
 
 _logger = logging.getLogger("validate")
 
@@ -49,11 +58,18 @@ RUN_FLAGS = {
     **{k: k for k in (
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
         "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
-        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder")},
+        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list")},
     "val_split": "split",
     "val_num_samples": "num_samples",
     "batch_size": "batch_size",
     "validation_batch_size": "batch_size",
+}
+# the same for its episodes of novel classes
+FEW_SHOT_FLAGS = {
+    **{k: k for k in ("few_shot_classifier", "few_shot_seed", "queries")},
+    "few_shot_split": "split",
+    "few_shot_class_list": "class_list",
+    "few_shot_episodes": "episodes",
 }
 # pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
 OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
@@ -72,11 +88,18 @@ class Subject:
 def main() -> None:
     args, given = parse(validate_parser())
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    if args.few_shot and "split" not in given:
+        args.split = "novel"
     use_run_flags(args, given)
     load_plugins(args.plugins)
     check_dataset_name(args.dataset)
     resolve_data_dir(args)
     resolve_precision(args, given)
+    check_numbers(args)
+    if args.few_shot:
+        parse_shapes(args.few_shot, args.queries, "--few-shot")
+        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None:
+            raise UserError("--few-shot cannot be combined with --naflex-loader or a ceiling")
     check_choice("--results-format", args.results_format, ("csv", "json"))
     world = join_processes(args)
     candidates = list_candidates(args)
@@ -108,7 +131,10 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
     if folder is None or not (folder / "args.yaml").is_file():
         return
     run_args = read_run_args(folder, "--checkpoint")
-    for theirs, ours in RUN_FLAGS.items():
+    run_flags = RUN_FLAGS
+    if args.few_shot:
+        run_flags = {k: v for k, v in RUN_FLAGS.items() if v not in FEW_SHOT_FLAGS.values()} | FEW_SHOT_FLAGS
+    for theirs, ours in run_flags.items():
         if ours not in given and run_args.get(theirs) not in (None, ""):
             setattr(args, ours, run_args[theirs])
     if "use_train_size" not in given:
@@ -197,18 +223,9 @@ def validate(args: argparse.Namespace, world: World) -> dict:
     dataset = open_dataset(args, subject)
     precision = create_precision(args, world)
     loader = create_loader(args, dataset, subject, precision, world)
-    teacher = None
-    if args.teacher:
-        teacher = create_teacher(
-            split_names(args.teacher),
-            split_names(args.teacher_checkpoint),
-            StudentInput(subject.data_config["mean"], subject.data_config["std"],
-                         subject.data_config["input_size"][0], subject.model.num_classes),
-            device=world.device,
-            class_map_file=args.teacher_class_map,
-            img_size=args.teacher_img_size,
-            model_kwargs=args.teacher_kwargs,
-        )
+    teacher = open_teacher(args, subject, world) if args.teacher else None
+    if args.few_shot:
+        return few_shot_results(args, subject, dataset, loader, teacher, precision, world)
     real_labels = open_real_labels(args, dataset, subject) if args.real_labels else None
     console = Console(world.primary, 0)
     found = evaluate(
@@ -242,16 +259,68 @@ def validate(args: argparse.Namespace, world: World) -> dict:
     return results
 
 
+def open_teacher(args: argparse.Namespace, subject: Subject, world: World) -> Teacher:
+    """Create the teacher on the input of what is evaluated."""
+    return create_teacher(
+        split_names(args.teacher),
+        split_names(args.teacher_checkpoint),
+        StudentInput(subject.data_config["mean"], subject.data_config["std"], subject.data_config["input_size"][0],
+                     None if args.few_shot else subject.model.num_classes),
+        device=world.device,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+    )
+
+
+def few_shot_results(
+        args: argparse.Namespace,
+        subject: Subject,
+        dataset: Dataset,
+        loader: Iterable,
+        teacher: Teacher | None,
+        precision: Precision,
+        world: World,
+) -> dict:
+    """Test the frozen encoder, and its teacher's, on episodes; returns the row of the results."""
+    if teacher is not None and len(teacher.members) > 1:
+        raise UserError("--few-shot: several teachers have no common features; give one --teacher")
+    test = draw_few_shot_test(dataset, args, args.few_shot, args.episodes, "--few-shot")
+    encoders = {"": lambda images: pooled_features(subject.model, images)}
+    if teacher is not None:
+        encoders["teacher_"] = lambda images: teacher.encode(images)[0]
+    figures = {}
+    for who, encode in encoders.items():
+        features = extract_features(
+            encode, loader, precision, distributed=world.distributed, channels_last=args.channels_last,
+            progress=Console(world.primary, 0).wrap(args.model))
+        figures.update({f"{who}{k}": round(v, 4) for k, v in test.measure(features).items()})
+    return dict(
+        model=args.model,
+        **figures,
+        split=args.split,
+        classes=num_classes_of(dataset),
+        episodes=args.episodes,
+        queries=args.queries,
+        classifier=args.few_shot_classifier,
+        few_shot_seed=args.few_shot_seed,
+        param_count=round(subject.params / 1e6, 2),
+        img_size=subject.data_config["input_size"][-1],
+        **(dict(checkpoint=args.checkpoint) if args.checkpoint else {}),
+        **(dict(teacher=args.teacher) if args.teacher else {}),
+    )
+
+
 def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
     """Open the split and compare its classes with the model's."""
     channels = subject.data_config["input_size"][0]
-    dataset = create_dataset(
-        args.dataset, args.data_dir, args.split, flag="--split", class_map=args.class_map,
+    dataset = open_split(
+        args.dataset, args.data_dir, args.split, args.class_list, flag="--split", class_map=args.class_map,
         download=args.dataset_download, load_bytes=args.tf_preprocessing, num_samples=args.num_samples,
         input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"), input_key=args.input_key,
         target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
     classes, expected = num_classes_of(dataset), subject.model.num_classes
-    if classes is not None and classes != expected and not args.valid_labels:
+    if classes is not None and classes != expected and not (args.valid_labels or args.few_shot):
         raise UserError(f"the data has {classes} classes, {args.model} has {expected}; give --valid-labels FILE with "
                         "the classes that count, --class-map FILE, or the model's own data")
     return dataset
@@ -324,7 +393,8 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     """Return the top-1 of the ceiling, a run folder or a checkpoint of the same model, on the same data."""
     other = copy.copy(args)
     other.checkpoint = args.ceiling_checkpoint
-    mine = {k: getattr(args, k) for k in ("dataset", "data_dir", "split", "num_samples", "batch_size", "workers")}
+    mine = {k: getattr(args, k) for k in (
+        "dataset", "data_dir", "split", "class_list", "num_samples", "batch_size", "workers")}
     use_run_flags(other, set(mine))
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)
@@ -381,7 +451,10 @@ def validate_all(args: argparse.Namespace, candidates: list[tuple[str, str]], wo
             _logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
-    return sorted(results, key=lambda r: r["top1"], reverse=True)
+    ranked_by = "top1"
+    if args.few_shot:
+        ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0])
+    return sorted(results, key=lambda r: r[ranked_by], reverse=True)
 
 
 # ---------------------------------------------------------------- report
@@ -394,6 +467,11 @@ def results_table(results: dict | list[dict]) -> str:
                "img_size": "px"}
     rows = results if isinstance(results, list) else [results]
     shown = [c for c in columns if any(c in r for r in rows)]
+    if "classifier" in rows[0]:  # few-shot
+        shapes = [k.removesuffix("_ci95") for k in rows[0] if k.endswith("_ci95")]
+        columns = {**{s: s.replace("_", " ") for s in shapes}, **columns}
+        shown = [*shapes, *shown]
+        rows = [{**r, **format_figures({k: r[k] for s in shapes for k in (s, f"{s}_ci95")})} for r in rows]
     names = [Path(r["checkpoint"]).name if len(rows) > 1 and "checkpoint" in r else r["model"] for r in rows]
     return format_table(
         [[name, *(r.get(c) for c in shown)] for name, r in zip(names, rows)], ["", *(columns[c] for c in shown)])

@@ -27,12 +27,13 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from .cli.resolve import loss_weights, split_names, view_epochs
-from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
-from .data.datasets import class_names_of, describe, num_classes_of
+from .data import EpisodeShape, create_eval_loader, create_train_loader, hold_out, open_split, parse_shapes, take_slice
+from .data.datasets import class_names_of, describe, labels_of, num_classes_of
 from .data.loaders import train_transform_kwargs
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
+from .few_shot import EpisodicTask, FewShotTest, create_test
 from .hub import file_sha256, hub_errors, hub_source
 from .loading import (
     adapt_state,
@@ -81,11 +82,14 @@ class World:
 
 @dataclass
 class Data:
-    """The splits of a run; ``select`` is held out of the training slice where a part of it chooses the checkpoint."""
+    """The splits of a run; ``select`` is held out of the training slice where a part of it chooses the checkpoint, and
+    ``few_shot`` has classes of its own, on which the encoder is tested by episodes.
+    """
 
     train: Dataset
     val: Dataset | None
     select: Dataset | None
+    few_shot: Dataset | None = None
 
 
 
@@ -135,12 +139,15 @@ def build_data(args: argparse.Namespace) -> Data:
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
     )
-    train = create_dataset(
-        args.dataset, args.data_dir, args.train_split, flag="--train-split", is_training=True, seed=args.seed,
-        repeats=args.epoch_repeats, num_samples=args.train_num_samples, **shared)
-    val = create_dataset(
-        args.dataset, args.data_dir, args.val_split, flag="--val-split", is_training=False,
+    train = open_split(
+        args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
+        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **shared)
+    val = open_split(
+        args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
         num_samples=args.val_num_samples, **shared) if args.val_split else None
+    few_shot = open_split(
+        args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
+        list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
     settle_classes(args, train, val)
     train = take_slice(train, args.train_slice, args.slice_seed)
     train, select = hold_out(train, args.select_split, args.slice_seed)
@@ -149,7 +156,7 @@ def build_data(args: argparse.Namespace) -> Data:
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select)
+    return Data(train, val, select, few_shot)
 
 
 
@@ -160,7 +167,8 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
     if names and val_names and names != val_names:
         odd = next(a or b for a, b in zip_longest(names, val_names) if a != b)
         raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
-                        f"'{args.val_split}' (first difference: {odd}); give both the same class folders")
+                        f"'{args.val_split}' (first difference: {odd}); give both the same class folders; splits of "
+                        "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
     count = num_classes_of(train)
     if args.num_classes is None:
         args.num_classes = count
@@ -279,7 +287,9 @@ def build_teacher(
     return create_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
-        StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], student.num_classes),
+        StudentInput(
+            data_config["mean"], data_config["std"], data_config["input_size"][0],
+            None if args.episodic else student.num_classes),
         device=world.device,
         dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
         use_ema=args.use_ema_teacher,
@@ -319,7 +329,33 @@ def build_loaders(
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
         select = type(select)(without_transform(select.dataset), select.indices)
-    return dict(train=train, val=evaluation(data.val), select=evaluation(select))
+    few_shot = data.few_shot
+    return dict(train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(few_shot))
+
+
+
+def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:
+    """Draw the episodes that ``--few-shot-eval`` asks for, or return None."""
+    if data.few_shot is None:
+        return None
+    return draw_few_shot_test(data.few_shot, args, args.few_shot_eval, args.few_shot_episodes, "--few-shot-eval")
+
+
+def draw_few_shot_test(
+        dataset: Dataset,
+        args: argparse.Namespace,
+        text: str,
+        count: int,
+        flag: str,
+) -> FewShotTest:
+    """Draw ``count`` test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    return create_test(
+        labels, parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
+        classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))
 
 
 
@@ -421,11 +457,20 @@ def build_task(
         jsd_splits=args.aug_splits,
     ).to(world.device)
     shared = dict(device=world.device, dtype=precision.dtype, verbose=world.primary)
+    if args.episodic and teacher is None:
+        return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
     if teacher is not None:
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
         _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
         loss = create_loss(args.loss, **args.loss_kwargs).to(world.device)
+        shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
+        if args.episodic:
+            if loss.needs_features or loss.needs_index:
+                need = "features" if loss.needs_features else "memory by sample"
+                raise UserError(f"--loss {args.loss} needs {need}, which episodes do not give: with --episodic use a "
+                                "loss on logits, such as adaptconf")
+            return EpisodicTask(student, teacher, loss, criterion, shape=episode_shape(args), **shared)
         return WeakToStrongTask(
             student,
             targets or teacher,
@@ -433,8 +478,6 @@ def build_task(
             criterion,
             extractor=build_extractor(args, loss, student, data_config, teacher),
             mix=build_mix(args, teacher),
-            task_loss_weight=task_weight,
-            distill_loss_weight=distill_weight,
             cached=targets is not None,
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
             **shared,
@@ -443,6 +486,11 @@ def build_task(
         return build_timm_distillation(args, student, criterion, shared)
     return ClassificationTask(student, criterion, **shared)
 
+
+
+def episode_shape(args: argparse.Namespace) -> EpisodeShape:
+    """Return the shape of the training episodes."""
+    return parse_shapes(args.episodic, args.queries, "--episodic")[0]
 
 
 def build_extractor(

@@ -74,6 +74,19 @@ def create_feature_extractor(
     return FeatureExtractor(chosen, shapes, one_head_call)
 
 
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what a timm model gives its classifier, (B, D): the pooled pre-logits.
+
+    Raises:
+        UserError: the model has not timm's interface.
+    """
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning needs a "
+                        "model with timm's interface")
+    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+    return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
+
+
 def feature_shapes(
         model: nn.Module,
         stages: Sequence[int] | None,

@@ -18,6 +18,7 @@ from . import __version__
 from .build import Data
 from .cli.resolve import loss_weights
 from .data.datasets import describe
+from .few_shot import format_figures
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .target_cache import CachedTargets
@@ -40,6 +41,8 @@ def selection(args: argparse.Namespace, chosen: dict) -> tuple[str, list[str]]:
     """Return the data that ranked the epochs, and a warning when that is the split the result is reported on."""
     if args.select_split is not None:
         return "held-out part of the training split", []
+    if args.eval_metric == "few-shot":
+        return f"episodes of {args.few_shot_split}", []
     if "val" not in chosen:
         return "training loss", []
     if args.select != "best":
@@ -55,7 +58,7 @@ def make_record(
         student_source: dict,
         teacher: Teacher | None,
         targets: CachedTargets | None,
-        weak: dict | None,
+        weak: dict[str, dict],
         data: Data,
         data_config: dict,
         history: list[dict],
@@ -69,7 +72,7 @@ def make_record(
         student_source: how it started.
         teacher: the teacher, or None.
         targets: its cached targets, or None.
-        weak: the teacher's figures on the validation split, where measured.
+        weak: the teacher's figures by split, where measured.
         data: the splits.
         data_config: input of the student.
         history: the evaluations.
@@ -83,6 +86,7 @@ def make_record(
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     module = type(model).__module__
+    weak, weak_few_shot = weak.get("val"), weak.get("few_shot")
     return {
         "schema": 1,
         "model": dict(
@@ -117,6 +121,19 @@ def make_record(
         "last": dict(epoch=last["epoch"], **last.get("val", {})),
         "best": dict(epoch=best["epoch"], **best.get("val", {})),
         "metrics": chosen.get("val", {}),
+        "few_shot": None if data.few_shot is None else dict(
+            split=args.few_shot_split,
+            class_list=args.few_shot_class_list,
+            classifier=args.few_shot_classifier,
+            episodes=args.few_shot_episodes,
+            queries=args.queries,
+            seed=args.few_shot_seed,
+            data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
+            teacher=weak_few_shot,
+            last=last.get("few_shot"),
+            best=best.get("few_shot"),
+            metrics=chosen.get("few_shot"),
+        ),
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
         "license": args.hub_license,
@@ -139,14 +156,18 @@ def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float |
 
 def closing_table(record: dict) -> str:
     """Return the table that a run ends with; a star marks the epoch that was exported."""
-    teacher = record["teacher"] or {}
+    teacher, few_shot = record["teacher"] or {}, record.get("few_shot") or {}
+    episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
+    shapes = list(episodes["last"])
     rows = []
-    if teacher.get("top1") is not None:
-        rows.append(["teacher", teacher["top1"], teacher["top5"], None, None])
+    if teacher.get("top1") is not None or episodes["teacher"]:
+        rows.append(["teacher", teacher.get("top1"), teacher.get("top5"), None, None,
+                     *(episodes["teacher"].get(s) for s in shapes)])
     for name in ("last", "best"):
         event, chosen = record[name], name == record["selected"]["rule"]
         rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
-                     event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None])
+                     event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
+                     *(episodes[name].get(s) for s in shapes)])
     if record["ceiling_acc"] is not None:
-        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None])
-    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR"])
+        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None, *(None for _ in shapes)])
+    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes])

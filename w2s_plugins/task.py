@@ -20,7 +20,8 @@ class StudentModule(nn.Module):
     Args:
         student: the model that is trained.
         loss: the distillation loss.
-        extractor: gives the student's features, for losses that need them.
+        extractor: gives logits and features in one pass, for losses that need features and for other logits than the
+            student's own.
         mix: makes one target of several teachers, or None when the teacher gives one.
     """
 
@@ -135,7 +136,7 @@ class WeakToStrongTask(TrainingTask):
         self.cached = cached
         self.progress = 0.0
         loss.setup(LossContext(
-            num_classes=student.num_classes,
+            num_classes=getattr(extractor, "num_classes", student.num_classes),
             num_samples=num_samples,
             student_feature_shapes=extractor and list(extractor.shapes),
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
@@ -242,7 +243,8 @@ class WeakToStrongTask(TrainingTask):
 
     def _loss_modules(self) -> nn.ModuleDict:
         module = unwrap_model(self.trainable_module)
-        return nn.ModuleDict({k: m for k, m in (("loss", module.loss), ("mix", module.mix)) if m is not None})
+        parts = {"loss": module.loss, "mix": module.mix, "extractor": module.extractor}
+        return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .errors import UserError
-from .features import FeatureExtractor, create_feature_extractor
+from .features import FeatureExtractor, create_feature_extractor, pooled_features
 from .hub import file_sha256, hub_source
 from .loading import (
     INPUT_KEYS,
@@ -41,13 +41,13 @@ class StudentInput:
         mean: mean that was subtracted, by channel.
         std: standard deviation that was divided by.
         in_chans: channels.
-        num_classes: classes of the student.
+        num_classes: classes of the student; None when teacher and student need not have the same.
     """
 
     mean: Sequence[float]
     std: Sequence[float]
     in_chans: int
-    num_classes: int
+    num_classes: int | None
 
 
 class TeacherModel(nn.Module):
@@ -77,7 +77,7 @@ class TeacherModel(nn.Module):
         super().__init__()
         self.model = model.eval().requires_grad_(False).to(dtype)
         self.data_config, self.source, self.dtype = data_config, source, dtype
-        self.num_classes = student.num_classes
+        self.num_classes = student.num_classes or model.num_classes
         self.run = torch.compile(self.model) if compiled else self.model
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
@@ -111,6 +111,10 @@ class TeacherModel(nn.Module):
         logits, features = self.extractor(self.model, images.to(self.dtype))
         return self._student_classes(logits), features
 
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the pooled pre-logits (B, D) in float32 for images in the teacher's own form."""
+        return pooled_features(self.model, images.to(self.dtype)).float()
+
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
         self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
@@ -142,6 +146,10 @@ class Teacher(nn.Module):
         """Return logits and features of the only member; `choose_stages` must have been called."""
         (member,) = self.members
         return self._frozen(images, lambda: member.with_features(member.adapt(images)))
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the pooled pre-logits (B, D) of every member in float32."""
+        return self._frozen(images, lambda: [member.encode(member.adapt(images)) for member in self.members])
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
@@ -239,7 +247,7 @@ def create_teacher(
             raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
         check_input_size(model, data_config["input_size"], f"--teacher {name}")
         class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
-        if class_map is None and model.num_classes != student.num_classes:
+        if class_map is None and student.num_classes not in (None, model.num_classes):
             raise UserError(
                 f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
                 "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")

@@ -94,6 +94,28 @@ def add_protocol(add: Adder) -> None:
     add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
 
 
+def add_few_shot(add: Adder) -> None:
+    """Evaluation on episodes of novel classes, and training on episodes."""
+    add("--few-shot-eval", metavar="NxK[,NxK]", help="in every evaluation, test the frozen encoder on episodes of N "
+        "classes with K labelled images each, e.g. 5x1,5x5")
+    add("--few-shot-split", default="novel", metavar="NAME", help="split of the classes of these episodes")
+    add("--few-shot-class-list", metavar="LIST", help="its classes, where the split has others too (as --class-list)")
+    add("--few-shot-episodes", type=int, default=2000, metavar="E", help="number of these episodes")
+    add_episode_test(add)
+    add("--episodic", metavar="NxK", help="train on episodes of N classes with K labelled images each: a cosine "
+        "classifier with a learnt scale, distillation on the logits of the queries")
+    add("--episodes-per-batch", type=int, default=4, metavar="E", help="training episodes in a batch, per process "
+        "(--train-batches-per-epoch: batches in an epoch, 200)")
+
+
+def add_episode_test(add: Adder) -> None:
+    """Test episodes: shared by training and validation."""
+    add("--few-shot-classifier", choices=["cosine", "euclidean", "logistic"], default="cosine",
+        help="nearest mean of the labelled images by cosine or distance, or logistic regression")
+    add("--few-shot-seed", type=int, default=0, metavar="S", help="seed of the test episodes, the same for every model")
+    add("--queries", type=int, default=15, metavar="Q", help="images of each class of an episode to be classified")
+
+
 def add_hub(add: Adder) -> None:
     add("--push-to-hub", metavar="ORG/NAME", help="publish the exported student on the Hugging Face Hub")
     add("--hub-private", action="store_true", help="create the repository as a private one")
@@ -165,6 +187,8 @@ def add_reading(add: Adder) -> None:
     """How samples are read: shared by training and validation."""
     add("--dataset-download", action="store_true", help="allow torch/ and tfds/ datasets to download themselves")
     add("--class-map", type=str, default="", metavar="FILE", help="file that maps class names to indices")
+    add("--class-list", metavar="LIST", help="use these classes only: a file with one name a line, or a list of the "
+        "package such as miniimagenet/base")
     add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", help="column of the images")
     add("--target-key", type=str, metavar="KEY", help="column of the labels")
@@ -360,7 +384,7 @@ def add_misc(add: Adder) -> None:
     add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", help="width of the progressive window")
     add("--train-size-random-mix", type=float, default=0.1, metavar="R", help="share drawn uniformly")
     add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
-        help="batches in an epoch of --train-img-sizes")
+        help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
         help="scale of the loss with the batch size of --train-img-sizes")
 
@@ -423,6 +447,13 @@ def add_validation_report(add: Adder) -> None:
         help="add precision, recall and F1 with this average")
     add("--naflex-loader", action="store_true", help="NaFlex patches")
     add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
+
+
+def add_validation_few_shot(add: Adder) -> None:
+    add("--few-shot", metavar="NxK[,NxK]", help="test the frozen encoder on episodes of N classes of the split with K "
+        "labelled images each, e.g. 5x1,5x5 (--split: novel unless given)")
+    add("--episodes", type=int, default=2000, metavar="E", help="number of episodes")
+    add_episode_test(add)
 
 
 def add_validation_teacher(add: Adder) -> None:

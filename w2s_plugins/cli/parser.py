@@ -53,6 +53,7 @@ def train_parser() -> Parser:
     groups.add_teacher(parser.group("weak teacher"))
     groups.add_loss(parser.group("distillation loss"))
     groups.add_protocol(parser.group("weak-to-strong protocol"))
+    groups.add_few_shot(parser.group("few-shot learning"))
     groups.add_hub(parser.group("Hugging Face Hub"))
     groups.add_run(parser.group("run"))
     groups.add_dataset(parser.group("data"))
@@ -83,6 +84,7 @@ def validate_parser() -> Parser:
     groups.add_validation_data(parser.group("data"))
     model = parser.add_argument_group("model")
     groups.add_validation_model(model.add_argument, model)
+    groups.add_validation_few_shot(parser.group("few-shot learning"))
     groups.add_validation_report(parser.group("report"))
     return parser
 

@@ -14,6 +14,7 @@ from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
 
+from ..data.episodes import parse_shapes
 from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
@@ -27,7 +28,9 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # flag -> lowest and highest value
 RANGES = {
     **dict.fromkeys(("batch_size", "validation_batch_size", "epochs", "grad_accum_steps", "log_interval",
-                     "val_interval", "checkpoint_hist", "nan_patience", "lr_cycle_limit"), (1, None)),
+                     "val_interval", "checkpoint_hist", "nan_patience", "lr_cycle_limit", "queries",
+                     "episodes_per_batch", "train_batches_per_epoch"), (1, None)),
+    **dict.fromkeys(("episodes", "few_shot_episodes"), (2, None)),  # of one there is no interval
     **dict.fromkeys(("workers", "start_epoch", "stop_epoch", "recovery_interval", "warmup_epochs", "cooldown_epochs",
                      "lr", "mixup", "cutmix", "aug_repeats", "scale"), (0, None)),
     **dict.fromkeys(("drop", "drop_path", "drop_connect", "drop_block", "hflip", "vflip", "reprob", "mixup_prob",
@@ -38,7 +41,8 @@ RANGES = {
     "ceiling_acc": (0, 100),
     "seed": (0, 2 ** 32 - 1),
 }
-EVAL_METRICS = ("top1", "top5", "loss", "agreement")
+BATCHES_OF_EPISODES = 200  # in an epoch
+EVAL_METRICS = ("top1", "top5", "loss", "agreement", "few-shot")
 
 # flag of the released code -> the losses it concerns and the kwarg it sets there
 RELEASED_LOSS_FLAGS = {
@@ -71,6 +75,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     resolve_data_dir(args)
     _resolve_loss(args, given)
     _resolve_weights(args, given)
+    _resolve_episodes(args, given)
     resolve_precision(args, given)
     _check_combinations(args)
 
@@ -155,10 +160,11 @@ def _check_choices(args: argparse.Namespace) -> None:
     check_choice("--input-img-mode", args.input_img_mode or "RGB", Image.MODES)
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
-    _check_numbers(args)
+    check_numbers(args)
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for a number outside of the range of its flag."""
     for flag, value in vars(args).items():
         name = f"--{flag.replace('_', '-')}"
         numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
@@ -264,6 +270,27 @@ def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
             setattr(args, ours, 1.0 if value is None else value)
 
 
+def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the shapes of episodes; those of training fix the batch, and there is no classifier of all classes."""
+    if args.few_shot_eval:
+        parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
+    if not args.episodic:
+        return
+    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
+    if len(shapes) > 1:
+        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
+                        "are for --few-shot-eval")
+    size = args.episodes_per_batch * shapes[0].size
+    if "batch_size" in given and args.batch_size != size:
+        raise UserError(f"--batch-size {args.batch_size}: {args.episodes_per_batch} episodes of --episodic {shapes[0]} "
+                        f"with {args.queries} queries a class are {size} images; leave the flag out, or change "
+                        "--episodes-per-batch")
+    args.batch_size = size
+    args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
+    if "val_split" not in given:
+        args.val_split = ""
+
+
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
     """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
     if distill is not None:
@@ -277,8 +304,8 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     sizes, probs = args.train_img_sizes or (), args.train_size_probs
     rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
               "--train-size-schedule progressive needs at least 2 --train-img-sizes")]
-    rules.append((args.train_batches_per_epoch is not None and not sizes,
-                  "--train-batches-per-epoch needs --train-img-sizes"))
+    rules.append((args.train_batches_per_epoch is not None and not sizes and not args.episodic,
+                  "--train-batches-per-epoch needs --train-img-sizes, or --episodic"))
     for flag, values in (("--train-batch-sizes", args.train_batch_sizes), ("--train-size-probs", probs)):
         rules += [
             (values and not sizes, f"{flag} needs --train-img-sizes"),
@@ -290,6 +317,31 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         (probs and not (min(probs) >= 0 and 0 < sum(probs) < float("inf")),
          "--train-size-probs: expected numbers of at least 0, not all 0"),
     ]
+
+
+def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    few_shot = bool(args.few_shot_eval)
+    rules = [(args.few_shot_class_list and not few_shot, "--few-shot-class-list needs --few-shot-eval NxK"),
+             (args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
+             (args.eval_metric == "few-shot" and not few_shot, "--eval-metric few-shot needs --few-shot-eval NxK")]
+    if not args.episodic:
+        return rules
+    excluded = {
+        "--mixup and --cutmix": args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None,
+        "--aug-splits": args.aug_splits,
+        "--aug-repeats": args.aug_repeats,
+        "--train-img-sizes": args.train_img_sizes,
+        "--epoch-repeats": args.epoch_repeats,
+        "--kd-model-name": args.kd_model_name,
+        "--select-split": args.select_split is not None,
+        "--teacher-class-map": args.teacher_class_map,
+        "--teacher-weights learned": args.teacher_weights == "learned",
+        "--teacher-assign student": args.teacher_assign == "student",
+        f"--teacher-targets {args.teacher_targets}": args.teacher and args.teacher_targets != "online",
+    }
+    return [*rules, *((broken, f"{flag} cannot be combined with --episodic") for flag, broken in excluded.items()),
+            (args.val_split, f"--val-split {args.val_split}: with --episodic no classifier of all classes is trained; "
+             "leave it out, and measure with --few-shot-eval 5x1")]
 
 
 def _check_combinations(args: argparse.Namespace) -> None:
@@ -334,6 +386,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "cached or cached-views:N"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
+        *_episode_rules(args),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
@@ -342,8 +395,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
          "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
          "--no-teacher-eval"),
-        (args.select == "best" and not args.val_split and args.select_split is None,
-         "--select best needs a --val-split or a --select-split"),
+        (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",
+         "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.resume == "auto" and not args.experiment,

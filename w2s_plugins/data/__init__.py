@@ -1,19 +1,26 @@
 """Datasets, splits, keyed views and loaders."""
 
+from .class_splits import open_split
 from .datasets import DataInfo, create_dataset, labels_of
+from .episodes import EpisodeShape, check_shape, draw_episodes, parse_shapes
 from .loaders import Batch, TrainLoader, create_eval_loader, create_train_loader
 from .slices import Subset, hold_out, parse_slice, stratified_order, take_slice
 
 __all__ = [
     "Batch",
     "DataInfo",
+    "EpisodeShape",
     "Subset",
     "TrainLoader",
+    "check_shape",
     "create_dataset",
     "create_eval_loader",
     "create_train_loader",
+    "draw_episodes",
     "hold_out",
     "labels_of",
+    "open_split",
+    "parse_shapes",
     "parse_slice",
     "stratified_order",
     "take_slice",

@@ -17,6 +17,8 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
 TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
                "torch/imagenet", "torch/image_folder"]
+# names of the splits of few-shot learning, whose classes differ; timm has those of validation
+CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
 
 class TorchvisionDataset(Dataset):
@@ -83,6 +85,7 @@ def create_dataset(
     if is_torch and not root:
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
+        split = find_split(root, split)
         _check_folder(root, split, flag)
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
@@ -94,6 +97,12 @@ def create_dataset(
             KeyError, TypeError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
+
+
+def find_split(root: str, split: str) -> str:
+    """Return the name under which a folder has ``split``: base may be train there, and novel may be test."""
+    names = next((n for n in CLASS_SPLITS if split in n), ())
+    return next((n for n in (split, *names) if (Path(root) / n).is_dir()), split)
 
 
 def check_dataset_name(name: str) -> None:
@@ -180,8 +189,8 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         return  # validate.py may be given the folder of one split itself
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
-    raise UserError(f"--data-dir {root}: no folder of the split '{split}' (expected {expected}; found: {shown}); "
-                    f"name another one with {flag}")
+    raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
+                    f"{expected}; found: {shown}); name another one with {flag}")
 
 
 def _explain(error: Exception) -> str:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..errors import UserError, one_line
+from .datasets import class_names_of, labels_of
 from .decoding import with_decoder
+from .episodes import EpisodeSampler, check_shape, parse_shapes
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 
 
@@ -42,7 +44,7 @@ class TrainLoader:
     def __init__(
             self,
             loader: DataLoader | PrefetchLoader,
-            sampler: KeyedSampler | ScheduledBatchSampler | None,
+            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None,
             *,
             erasing: KeyedErasing | None = None,
             mixup: Mixup | None = None,
@@ -67,7 +69,7 @@ class TrainLoader:
             self._set_epoch(epoch, start)
         elif hasattr(self.loader.dataset, "set_epoch"):
             self.loader.dataset.set_epoch(epoch)
-        skip = 0 if isinstance(self.sampler, KeyedSampler) else start
+        skip = 0 if isinstance(self.sampler, (KeyedSampler, EpisodeSampler)) else start
         for number, (images, target) in enumerate(self.loader):
             if number < skip:
                 continue
@@ -76,6 +78,8 @@ class TrainLoader:
     def _set_epoch(self, epoch: int, start: int) -> None:
         if isinstance(self.sampler, KeyedSampler):
             self.sampler.set_epoch(epoch, start * loader_batch(self.loader))
+        elif isinstance(self.sampler, EpisodeSampler):
+            self.sampler.set_epoch(epoch, start)
         else:
             self.sampler.set_epoch(epoch)
 
@@ -131,9 +135,12 @@ def create_train_loader(
         UserError: the training set is smaller than one batch.
     """
     if isinstance(dataset, IterableDataset):
+        if args.episodic:
+            raise UserError(f"--episodic needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
         return _create_iterable_loader(dataset, args, data_config, device, dtype, world_size > 1)
     prefetch = not args.no_prefetcher
     mixup, collate = _mixing(args, data_config, prefetch)
+    episodes = _episode_sampler(dataset, args, rank, world_size) if args.episodic else None
     with _flag_errors("augmentation"):
         dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
     sampler = keys or KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs)
@@ -143,7 +150,9 @@ def create_train_loader(
         args.mixup_off_epoch,
     )
     samples = f"{len(dataset)} training samples on {world_size} process(es)"
-    if sampler_extra:
+    if episodes is not None:
+        batch_sampler = sampler = episodes
+    elif sampler_extra:
         with _flag_errors(f"--train-img-sizes, {samples}"):
             batch_sampler = ScheduledBatchSampler(sampler, **sampler_extra)
     else:
@@ -288,6 +297,17 @@ def _with_transforms(
         schedule_spread=args.train_size_schedule_spread,
         schedule_random_mix=args.train_size_random_mix,
     )
+
+
+def _episode_sampler(dataset: Dataset, args: argparse.Namespace, rank: int, world_size: int) -> EpisodeSampler:
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError("--episodic: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    (shape,) = parse_shapes(args.episodic, args.queries, "--episodic")
+    check_shape(shape, labels, "--episodic", class_names_of(dataset))
+    return EpisodeSampler(
+        labels, shape, args.episodes_per_batch, args.train_batches_per_epoch, args.seed, rank, world_size)
 
 
 def _mixing(args: argparse.Namespace, data_config: dict, prefetch: bool) -> tuple[Mixup | None, Mixup | None]:

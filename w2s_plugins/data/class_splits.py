@@ -1,0 +1,125 @@
+"""Splits that differ in their classes, as in few-shot learning: base, validation and novel ones.
+
+A split is a folder of its own, or one folder of all classes and a list of those that belong to the split.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ..errors import UserError, nearest, one_line
+from .datasets import class_names_of, create_dataset, find_split, labels_of
+from .slices import Subset
+
+LISTS = Path(__file__).with_name("class_lists")
+
+
+class ClassSubset(Subset):
+    """The samples of some classes, which are numbered anew in the order that the dataset has them in.
+
+    Args:
+        dataset: a map-style dataset that tells its labels.
+        classes: indices of the classes to keep, ascending.
+    """
+
+    def __init__(self, dataset: Dataset, classes: Sequence[int]):
+        self.numbers = {old: new for new, old in enumerate(classes)}
+        labels, names = labels_of(dataset), class_names_of(dataset)
+        super().__init__(dataset, [i for i, label in enumerate(labels) if label in self.numbers])
+        self.targets = [self.numbers[labels[i]] for i in self.indices]
+        if names:
+            self.classes = [names[c] for c in classes]
+
+    def __getitem__(self, index: int) -> tuple:
+        image, label, *rest = super().__getitem__(index)
+        return image, self.numbers[int(label)], *rest
+
+
+def list_names() -> list[str]:
+    """Return the names of the lists that come with the package, such as ``miniimagenet/novel``."""
+    return sorted(p.relative_to(LISTS).with_suffix("").as_posix() for p in LISTS.rglob("*.txt"))
+
+
+def read_class_list(name: str, flag: str) -> list[str]:
+    """Read the names of classes, one a line; ``#`` starts a comment.
+
+    Args:
+        name: a file, or a list that comes with the package.
+        flag: the flag that named it.
+
+    Raises:
+        UserError: no such list, not a text file, or a list without or with repeated names.
+    """
+    path = LISTS / f"{name}.txt" if name in list_names() else Path(name)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        files = [str(path.with_name(n)) for n in os.listdir(folder)]
+        raise UserError(f"{flag} {name}: no such file{nearest(name, [*files, *list_names()])}; the package has "
+                        f"{', '.join(list_names())}")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {name}: expected a text file with one class a line ({one_line(error)})") from error
+    names = [text for line in lines if (text := line.partition("#")[0].strip())]
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice or not names:
+        raise UserError(f"{flag} {name}: " + (f"class '{twice}' is listed twice" if twice else "it lists no class"))
+    return names
+
+
+def keep_classes(dataset: Dataset, names: Sequence[str], flag: str) -> ClassSubset:
+    """Return the samples of the classes ``names``.
+
+    Raises:
+        UserError: a class is missing, or the dataset does not tell its classes; ``flag`` begins the message.
+    """
+    known = None if isinstance(dataset, IterableDataset) else class_names_of(dataset)
+    labels = labels_of(dataset) if known else None
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell the names of its classes without being read; use "
+                        "a folder, torch/, hfds/ or w2s/ dataset")
+    present = {known[label] for label in set(labels)}
+    missing = [n for n in names if n not in present]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{flag}: the data has no class '{missing[0]}'{others}{nearest(missing[0], known)}; it has "
+                        f"{len(present)} classes")
+    return ClassSubset(dataset, [i for i, name in enumerate(known) if name in set(names)])
+
+
+def open_split(
+        name: str,
+        root: str | None,
+        split: str,
+        class_list: str | None,
+        *,
+        flag: str,
+        list_flag: str = "--class-list",
+        **kwargs: object,
+) -> Dataset:
+    """Open a split as `create_dataset` does, with the classes of a list only where one is given.
+
+    With a list, ``root`` may also be the folder of the classes itself.
+
+    Args:
+        name: ``TYPE/NAME`` or empty for a folder.
+        root: folder of the data.
+        split: name of the split.
+        class_list: a file or the name of a list of the package; None or empty for all classes.
+        flag: the flag that named the split.
+        list_flag: the flag that named the list.
+        **kwargs: further arguments of `create_dataset`.
+
+    Raises:
+        UserError: as `create_dataset`, `read_class_list` and `keep_classes`.
+    """
+    if not class_list:
+        return create_dataset(name, root, split, flag=flag, **kwargs)
+    names = read_class_list(class_list, list_flag)
+    if not name and Path(root).is_dir() and not (Path(root) / find_split(root, split)).is_dir():
+        folder = Path(root).resolve()
+        if any((folder / n).is_dir() for n in names):
+            root, split = str(folder.parent), folder.name
+    return keep_classes(create_dataset(name, root, split, flag=flag, **kwargs), names, f"{list_flag} {class_list}")

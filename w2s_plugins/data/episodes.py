@@ -1,0 +1,153 @@
+"""Episodes of few-shot learning: N classes, K labelled images of each (shots) and Q to be classified (queries)."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ..errors import UserError
+from .views import ViewKey, hash_seed
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """The numbers of classes, and of labelled and queried images of each."""
+
+    ways: int
+    shots: int
+    queries: int
+
+    def __str__(self) -> str:
+        return f"{self.ways}x{self.shots}"
+
+    @property
+    def per_class(self) -> int:
+        return self.shots + self.queries
+
+    @property
+    def size(self) -> int:
+        return self.ways * self.per_class
+
+
+def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
+    """Parse ``5x1,5x5``: ways x shots, comma-separated.
+
+    Raises:
+        UserError: of another form, less than 2 ways, or the same twice.
+    """
+    shapes = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d+)x(\d+)", part)
+        if not match or int(match[1]) < 2 or int(match[2]) < 1:
+            raise UserError(f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5")
+        shapes.append(EpisodeShape(int(match[1]), int(match[2]), queries))
+    if len(set(shapes)) < len(shapes):
+        raise UserError(f"{flag} {text}: the same episodes are asked for twice")
+    return shapes
+
+
+def check_shape(
+        shape: EpisodeShape,
+        labels: Sequence[int],
+        flag: str,
+        class_names: Sequence[str] | None = None,
+) -> None:
+    """Raise a `UserError` unless every class of ``labels`` has the images that episodes of this shape need."""
+    groups = positions_by_class(labels)
+    if shape.ways > len(groups):
+        raise UserError(f"{flag} {shape}: {shape.ways} ways are more than the {len(groups)} classes of the split; "
+                        f"expected at most {len(groups)}x{shape.shots}")
+    label, group = min(groups.items(), key=lambda item: len(item[1]))
+    if len(group) < shape.per_class:
+        name = class_names[label] if class_names else label
+        room = len(group) - shape.shots
+        hint = f"; expected --queries of at most {room}" if room > 0 else ""
+        raise UserError(f"{flag} {shape}: class '{name}' has {len(group)} images, fewer than {shape.shots} shot(s) + "
+                        f"{shape.queries} queries{hint}")
+
+
+def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
+    """Return the positions of the samples of each class, classes in ascending order."""
+    groups: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
+    for position, label in enumerate(labels):
+        groups[label].append(position)
+    return groups
+
+
+def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int) -> list[list[int]]:
+    """Draw classes and images, all without repetition.
+
+    Args:
+        groups: positions of the samples of each class.
+        shape: what to draw.
+        seed: the episode is a function of it.
+
+    Returns:
+        For each class the positions of its shots, then of its queries.
+    """
+    rng = random.Random(seed)  # whose draws, unlike NumPy's, are the same in all versions
+    return [rng.sample(groups[c], shape.per_class) for c in rng.sample(range(len(groups)), shape.ways)]
+
+
+def draw_episodes(labels: Sequence[int], shape: EpisodeShape, count: int, seed: int) -> Tensor:
+    """Return positions (count, ways, shots + queries) of test episodes; each is a function of seed, shape and number.
+
+    The first episodes of a longer series are those of a shorter one.
+    """
+    groups = list(positions_by_class(labels).values())
+    fixed = (seed, shape.ways, shape.shots, shape.queries)
+    return torch.tensor([draw_episode(groups, shape, hash_seed(*fixed, number)) for number in range(count)])
+
+
+class EpisodeSampler(Sampler):
+    """Batches of view keys for one rank, each of whole episodes, class by class, shots before queries.
+
+    An episode is a function of seed, epoch and its number in the epoch. Numbers are dealt out to ranks one by one, so
+    that batch k of all ranks together is batch k of a single process with the episodes of all. The number is also the
+    ``repeat`` of the keys: an image has another view in every episode.
+
+    Args:
+        labels: labels of the training set.
+        shape: shape of the episodes.
+        episodes: episodes in a batch.
+        batches: batches in an epoch.
+        seed: seed of the run.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+            self,
+            labels: Sequence[int],
+            shape: EpisodeShape,
+            episodes: int,
+            batches: int,
+            seed: int,
+            rank: int = 0,
+            world_size: int = 1,
+    ):
+        self.groups = list(positions_by_class(labels).values())
+        self.shape, self.episodes, self.batches = shape, episodes, batches
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.batch_size = episodes * shape.size
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of batches to skip."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        for batch in range(self.start, self.batches):
+            keys = []
+            for place in range(batch * self.episodes, (batch + 1) * self.episodes):
+                number = place * self.world_size + self.rank
+                rows = draw_episode(self.groups, self.shape, hash_seed(self.seed, self.epoch, number))
+                keys += [ViewKey(self.epoch, index, number) for row in rows for index in row]
+            yield keys
