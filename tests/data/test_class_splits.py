@@ -1,0 +1,115 @@
+"""Splits of different classes: folders of their own, or one folder and a list; and the lists of the package."""
+
+from pathlib import Path
+
+import pytest
+from timm.data import ImageNetInfo
+
+from tests.parts import write_folder
+from w2s_plugins.data import create_dataset, hold_out, open_split, take_slice
+from w2s_plugins.data.class_splits import list_names, read_class_list
+from w2s_plugins.data.datasets import class_names_of, labels_of
+from w2s_plugins.errors import UserError
+
+
+def refused(*args: object, **kwargs: object) -> str:
+    with pytest.raises(UserError) as error:
+        open_split(*args, **{"flag": "--few-shot-split", **kwargs})
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name, sizes", [("miniimagenet", (64, 16, 20)), ("tieredimagenet", (351, 97, 160))])
+def test_lists_of_the_package(name, sizes):
+    lists = [read_class_list(f"{name}/{split}", "--class-list") for split in ("base", "validation", "novel")]
+    assert tuple(map(len, lists)) == sizes
+    together = [synset for names in lists for synset in names]
+    assert len(set(together)) == len(together)
+    assert set(together) <= set(ImageNetInfo("imagenet-1k").label_names())
+    assert all(names == sorted(names) for names in lists)
+    assert {f"{name}/base", f"{name}/novel"} <= set(list_names())
+
+
+def test_well_known_classes_are_where_they_belong():
+    """Classes that the literature names: house finch is a base class of miniImageNet, golden retriever a novel one."""
+    assert "n01532829" in read_class_list("miniimagenet/base", "")
+    assert "n01855672" in read_class_list("miniimagenet/validation", "")
+    assert "n02099601" in read_class_list("miniimagenet/novel", "")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "it lists no class"),
+    ("# nothing\n\n", "it lists no class"),
+    ("a\nb\na # again\n", "class 'a' is listed twice"),
+    (b"\xff\xfe\x00", "expected a text file"),
+])
+def test_lists_refused(tmp_path, text, message):
+    path = tmp_path / "list.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        read_class_list(str(path), "--class-list")
+
+
+def test_unknown_list_has_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"--class-list miniimagenet/novell: no such file \(nearest: miniimagenet/nov"):
+        read_class_list("miniimagenet/novell", "--class-list")
+
+
+@pytest.mark.parametrize("folder, names", [
+    ("base", ("base", "train")), ("train", ("base", "train")), ("novel", ("novel", "test")),
+    ("test", ("novel", "test")), ("val", ("validation", "val"))])
+def test_folders_of_splits_by_either_name(tmp_path, folder, names):
+    write_folder(tmp_path, {folder: 3, "other": 2})
+    for name in names:
+        dataset = open_split("", str(tmp_path), name, None, flag="--few-shot-split")
+        assert len(dataset) == 3 and dataset.filenames(absolute=True)[0].startswith(str(tmp_path / folder))
+
+
+def test_unknown_split_has_the_nearest(tmp_path):
+    write_folder(tmp_path, {"base": 3, "novel": 3})
+    assert "no folder of the split 'novell' (nearest: novel)" in refused("", str(tmp_path), "novell", None)
+    assert "--few-shot-split" in refused("w2s/digits", None, "novel", None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images of six classes, in one folder of the split and in two folders of base and novel classes."""
+    write_folder(tmp_path / "whole", {"train": 12}, classes=6)
+    for split, classes in (("base", (0, 2, 3, 5)), ("novel", (1, 4))):
+        for c in classes:
+            target = tmp_path / "parts" / split / f"class{c}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(tmp_path / "whole" / "train" / f"class{c}")
+        (tmp_path / f"{split}.txt").write_text("".join(f"class{c}\n" for c in reversed(classes)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("root", ["whole", "whole/train"])  # with the folder of the split, and without
+def test_a_list_gives_what_folders_of_splits_give(folder, root):
+    for split in ("base", "novel"):
+        chosen = open_split("", str(folder / root), "train", str(folder / f"{split}.txt"), flag="--train-split")
+        expected = open_split("", str(folder / "parts"), split, None, flag="--train-split")
+        assert class_names_of(chosen) == class_names_of(expected)
+        assert labels_of(chosen) == labels_of(expected)
+        for (a, label), (b, other) in zip(chosen, expected):
+            assert a.tobytes() == b.tobytes() and label == other
+
+
+def test_classes_of_other_datasets_and_slices_of_them(tmp_path):
+    (tmp_path / "odd.txt").write_text("7\n1\n3\n")
+    digits = open_split("w2s/digits", None, "train", str(tmp_path / "odd.txt"), flag="--train-split")
+    whole = create_dataset("w2s/digits", None, "train")
+    assert class_names_of(digits) == ["1", "3", "7"]
+    assert [digits.classes[t] for t in digits.targets] == [whole.classes[t] for t in whole.targets if t in (1, 3, 7)]
+    part, held = hold_out(take_slice(digits, "0:60", 0), 15, 0)
+    assert sorted(set(labels_of(part))) == sorted(set(labels_of(held))) == [0, 1, 2]
+    image, label = held[4]
+    position = digits.indices[held.dataset.indices[held.indices[4]]]
+    assert (whole[position][0].tobytes(), int(digits.classes[label])) == (image.tobytes(), whole.targets[position])
+
+
+def test_listed_class_that_is_not_there(folder):
+    (folder / "more.txt").write_text("class1\nclas2\nclass9\n")
+    message = refused("", str(folder / "whole"), "train", str(folder / "more.txt"))
+    assert "the data has no class 'clas2' and 1 more (nearest: class" in message and "it has 6 classes" in message
+    assert "no class 'n01532829' and 63 more" in refused("w2s/digits", None, "train", "miniimagenet/base")

@@ -1,0 +1,168 @@
+"""Few-shot runs in this process: classifier stage, meta stage, evaluation of both, on digits with five base classes."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.e2e.conftest import Done, differences, read_lines, read_run
+
+Run = Callable[..., Done]
+EPISODES = ["--few-shot-eval", "5x1,3x5", "--few-shot-split", "validation", "--few-shot-episodes", "50"]
+SMALL = ["--dataset", "w2s/digits", "--img-size", "8", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2",
+         "--hflip", "0", "--color-jitter", "0", "--log-interval", "1", "--val-split", ""]
+META = [*SMALL, "--model", "w2s_cnn5", "--episodic", "5x1", "--queries", "5", "--episodes-per-batch", "2",
+        "--train-batches-per-epoch", "4", "--lr", "0.01"]
+
+
+@pytest.fixture
+def lists(here: Run, tmp_path: Path) -> list[str]:
+    """Flags for base classes 0 to 4 and novel classes 5 to 9; their files are in the working folder."""
+    for name, classes in (("base", range(5)), ("novel", range(5, 10))):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{c}\n" for c in classes))
+    return ["--class-list", "base.txt", *EPISODES, "--few-shot-class-list", "novel.txt"]
+
+
+@pytest.fixture
+def weak5(here: Run, lists: list[str]) -> Path:
+    """A weak classifier of the base classes."""
+    here(*SMALL, *lists, "--train-slice", "0:64", "--model", "w2s_cnn2", "--batch-size", "16", "--lr", "0.05",
+         "--experiment", "weak").ok()
+    return Path("output/train/weak")
+
+
+@pytest.fixture
+def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., dict]:
+    """Runs ``validate.py`` in this process, in the working folder of ``here``; a line of errors is returned as text."""
+    import validate
+    from w2s_plugins.errors import run_main
+
+    def run(*flags: object) -> dict | str:
+        monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
+        capsys.readouterr()
+        try:
+            run_main(validate.main, "validate.py")
+        except SystemExit as end:
+            assert end.code == 2
+            return capsys.readouterr().err.splitlines()[-1]
+        return json.loads(capsys.readouterr().out.split("--result\n")[1])
+    return run
+
+
+def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str], weak5: Path, validate) -> None:
+    done = here(*SMALL, *lists, "--model", "w2s_cnn5", "--train-slice", "0:64", "--batch-size", "16", "--lr", "0.05",
+                "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak5, "--experiment", "run", "--select", "best",
+                "--eval-metric", "few-shot").ok()
+    events = read_lines(Path("output/train/run/metrics.jsonl"))
+    start = next(e for e in events if e["event"] == "start" and e["split"] == "few_shot")
+    result = json.loads(Path("output/train/run/result.json").read_text())
+    evaluations = [e for e in events if e["event"] == "eval"]
+    assert [e["metric"] for e in evaluations] == [e["few_shot"]["5x1"] for e in evaluations]
+    best = max(evaluations, key=lambda e: e["metric"])
+    assert result["selected"] == {"rule": "best", "epoch": best["epoch"], "split": "episodes of validation"}
+    assert result["few_shot"]["metrics"] == best["few_shot"]
+    assert result["few_shot"]["data"]["num_classes"] == 5
+    with Path("output/train/run/summary.csv").open() as file:
+        assert float(list(csv.DictReader(file))[1]["eval_few_shot_5x1"]) == evaluations[1]["few_shot"]["5x1"]
+    assert f"{best['few_shot']['3x5']:.2f} ± {best['few_shot']['3x5_ci95']:.2f}" in done.out
+    # the teacher's own run, and validate.py on checkpoint, export and teacher, all on the same episodes
+    weak_result = json.loads((weak5 / "result.json").read_text())["few_shot"]["metrics"]
+    assert start["teacher"] == result["few_shot"]["teacher"] == weak_result
+    flags = ["--few-shot", "5x1,3x5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak5]
+    found = validate("--checkpoint", "output/train/run", *flags)
+    assert (found["5x1"], found["3x5_ci95"]) == (
+        round(best["few_shot"]["5x1"], 4), round(best["few_shot"]["3x5_ci95"], 4))
+    assert (found["teacher_5x1"], found["classes"]) == (round(weak_result["5x1"], 4), 5)
+    export = validate("--model", "local-dir:output/train/run/export", "--dataset", "w2s/digits", "--workers", 0,
+                      "--split", "validation", "--class-list", "novel.txt", "--episodes", 50, *flags[:2])
+    assert export["5x1"] == found["5x1"]
+    other = validate("--checkpoint", "output/train/run", *flags[:2], "--few-shot-classifier", "euclidean")
+    assert other["5x1"] != found["5x1"] and other["classifier"] == "euclidean"
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_meta_stage_resumes_exactly(
+        here: Run, lists: list[str], weak5: Path, monkeypatch: pytest.MonkeyPatch, with_teacher: bool) -> None:
+    from w2s_plugins import engine
+
+    flags = [*META, *lists, "--initial-checkpoint", weak5, "--model", "w2s_cnn2", "--recovery-interval", "3"]
+    if with_teacher:
+        flags += ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak5]
+    here(*flags, "--experiment", "whole").ok()
+
+    class Crash(Exception):
+        pass
+
+    seed_step, steps = engine.seed_step, []
+    def crash(*args: object) -> None:
+        steps.append(args)
+        if len(steps) == 8:  # after the recovery checkpoint of the second epoch
+            raise Crash
+        seed_step(*args)
+    monkeypatch.setattr(engine, "seed_step", crash)
+    with pytest.raises(Crash):
+        here(*flags, "--experiment", "parts")
+    monkeypatch.setattr(engine, "seed_step", seed_step)
+    assert list(Path("output/train/parts").glob("recovery-1-2*"))
+    here(*flags, "--experiment", "parts", "--resume", "auto").ok()
+    whole, parts = Path("output/train/whole"), Path("output/train/parts")
+    assert differences(read_run(whole), read_run(parts)) == []
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    state, start = read_run(whole), read_run(weak5)["state_dict"]
+    assert state["task_state"]["extractor.scale"] != 10
+    assert torch.equal(state["state_dict"]["fc.weight"], start["fc.weight"])
+    assert not torch.equal(state["state_dict"]["conv1.weight"], start["conv1.weight"])
+    terms = next(e for e in read_lines(whole / "metrics.jsonl") if e["event"] == "train")["terms"]
+    assert {"task", "accuracy", "scale"} <= terms.keys()
+    assert ("kd" in terms) == with_teacher
+
+
+def test_a_meta_stage_teacher_of_other_classes(here: Run, lists: list[str], weak5: Path) -> None:
+    """Its classes do not matter, since its features alone are used: here it knows all ten."""
+    here("--dataset", "w2s/digits", *SMALL[2:], "--train-slice", "0:64", "--model", "w2s_cnn2", "--batch-size", "16",
+         "--experiment", "ten").ok()
+    here(*META, *lists, "--epochs", "1", "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint",
+         f"output/train/ten,{weak5}", "--task-loss-weight", "0", "--experiment", "meta").ok()
+    event = next(e for e in read_lines(Path("output/train/meta/metrics.jsonl")) if e["event"] == "train")
+    assert "task" not in event["terms"] and event["terms"]["loss"] > 0
+
+
+@pytest.mark.parametrize("flags, parts", [
+    (["--few-shot-eval", "6x1"], ["--few-shot-eval 6x1", "6 ways are more than the 5 classes", "at most 5x1"]),
+    (["--few-shot-eval", "5x1", "--queries", "70"], ["class '5' has", "1 shot(s) + 70 queries", "--queries of at most"]),
+    (["--few-shot-eval", "5y1"], ["--few-shot-eval 5y1", "such as 5x1"]),
+    (["--few-shot-split", "novell"], ["--few-shot-split novell", "train and validation"]),
+    (["--few-shot-class-list", "nowhere.txt"], ["--few-shot-class-list nowhere.txt", "nearest: "]),
+    (["--few-shot-episodes", "1"], ["--few-shot-episodes 1", "at least 2"]),
+    (["--episodic", "9x1"], ["--episodic 9x1", "more than the 5 classes"]),
+    (["--episodic", "5x1", "--queries", "400"], ["--few-shot-eval", "400 queries"]),
+    (["--episodic", "5x1,5x5"], ["episodes of one shape"]),
+    (["--episodic", "5x1", "--batch-size", "64"], ["--batch-size 64", "are 320 images"]),
+    (["--episodic", "5x1", "--val-split", "validation"], ["--val-split validation", "--few-shot-eval"]),
+    (["--episodic", "5x1", "--mixup", "0.2"], ["--mixup", "--episodic"]),
+    (["--episodic", "5x1", "--teacher", "w2s_cnn2", "--teacher-targets", "cached"], ["--teacher-targets cached"]),
+    (["--episodic", "5x1", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "WEAK", "--loss", "sop"],
+     ["--loss sop", "memory by sample", "adaptconf"]),
+    (["--few-shot-eval", "", "--eval-metric", "few-shot"], ["--eval-metric few-shot needs --few-shot-eval"]),
+    (["--few-shot-eval", "", "--few-shot-class-list", "novel.txt"], ["needs --few-shot-eval"]),
+    (["--class-map", "map.txt"], ["--class-list and --class-map"]),
+])
+def test_bad_input(here: Run, lists: list[str], tmp_path: Path, request, flags: list[str], parts: list[str]) -> None:
+    if "WEAK" in flags:
+        flags = [str(request.getfixturevalue("weak5")) if f == "WEAK" else f for f in flags]
+    error = here(*SMALL, *lists, "--model", "w2s_cnn2", "--experiment", "bad", *flags).error
+    missing = [part for part in parts if part not in error]
+    assert not missing, f"{missing} not in: {error}"
+
+
+def test_bad_input_of_validate(here: Run, lists: list[str], weak5: Path, validate) -> None:
+    checkpoint = ["--checkpoint", weak5]
+    assert "8 ways are more than the 5 classes" in validate(*checkpoint, "--few-shot", "8x1")
+    assert "fewer than 1 shot(s) + 90 queries" in validate(*checkpoint, "--few-shot", "5x1", "--queries", 90)
+    assert "w2s/digits has the splits" in validate(*checkpoint, "--few-shot", "5x1", "--split", "nov")
+    assert "--episodes 1: expected at least 2" in validate(*checkpoint, "--few-shot", "5x1", "--episodes", 1)
+    assert "cannot be combined" in validate(*checkpoint, "--few-shot", "5x1", "--ceiling-acc", 90)

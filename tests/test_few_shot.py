@@ -1,0 +1,205 @@
+"""Few-shot episodes: accuracies against plain loops, intervals against scipy, and the task that trains on episodes."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+
+from tests.parts import random_images, small_model
+from w2s_plugins import few_shot
+from w2s_plugins.data import EpisodeShape, draw_episodes
+from w2s_plugins.engine import Precision
+from w2s_plugins.errors import UserError
+from w2s_plugins.features import pooled_features
+from w2s_plugins.few_shot import (
+    SCALE,
+    EpisodicTask,
+    create_test,
+    episode_accuracies,
+    extract_features,
+    format_figures,
+    mean_and_interval,
+)
+from w2s_plugins.losses import LossInputs, create_loss
+from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.teachers import StudentInput, Teacher, TeacherModel
+
+LABELS = [c for c in range(7) for _ in range(12)]
+SHAPE = EpisodeShape(ways=4, shots=2, queries=3)
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    """Features of 84 samples that their class shows in, but not clearly."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(7, 16, generator=generator)
+    return centres[torch.tensor(LABELS)] + 1.5 * torch.randn(84, 16, generator=generator)
+
+
+def by_loops(features: torch.Tensor, episodes: torch.Tensor, shots: int, classify) -> list[float]:
+    """Accuracy of each episode, one query at a time."""
+    rows, accuracies = features.double().numpy(), []
+    for episode in episodes.tolist():
+        support = [[rows[i] for i in positions[:shots]] for positions in episode]
+        hits = [classify(support, rows[i]) == way for way, positions in enumerate(episode) for i in positions[shots:]]
+        accuracies.append(sum(hits) / len(hits))
+    return accuracies
+
+
+def nearest_by_cosine(support: list[list[np.ndarray]], query: np.ndarray) -> int:
+    best, chosen = -math.inf, -1
+    for way, shots in enumerate(support):
+        centroid = sum(shots) / len(shots)
+        cosine = sum(a * b for a, b in zip(centroid, query)) / (
+            math.sqrt(sum(a * a for a in centroid)) * math.sqrt(sum(b * b for b in query)))
+        if cosine > best:
+            best, chosen = cosine, way
+    return chosen
+
+
+def nearest_by_distance(support: list[list[np.ndarray]], query: np.ndarray) -> int:
+    model = NearestCentroid().fit([s for shots in support for s in shots], np.repeat(range(4), len(support[0])))
+    return int(model.predict(query[None])[0])
+
+
+def logistic_regression(support: list[list[np.ndarray]], query: np.ndarray) -> int:
+    unit = [s / np.linalg.norm(s) for shots in support for s in shots]
+    model = LogisticRegression(max_iter=1000).fit(unit, np.repeat(range(4), len(support[0])))
+    return int(model.predict(query[None] / np.linalg.norm(query))[0])
+
+
+@pytest.mark.parametrize("classifier, slow, episodes", [
+    ("cosine", nearest_by_cosine, 40), ("euclidean", nearest_by_distance, 8), ("logistic", logistic_regression, 4)])
+def test_accuracies_are_those_of_a_loop(features, classifier, slow, episodes, monkeypatch):
+    drawn = draw_episodes(LABELS, SHAPE, episodes, seed=0)
+    monkeypatch.setattr(few_shot, "_CHUNK", 3 * SHAPE.size * 16)  # three episodes at once, so that several chunks
+    found = episode_accuracies(features, drawn, SHAPE.shots, classifier)
+    assert found.tolist() == pytest.approx(by_loops(features, drawn, SHAPE.shots, slow), abs=1e-6)
+    assert 0.3 < found.mean() < 0.99  # neither chance nor all right: a mistake would show
+
+
+def test_interval_is_that_of_scipy():
+    values = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    mean, half = mean_and_interval(values)
+    low, high = scipy.stats.t.interval(0.95, 49, loc=np.mean(values.numpy()), scale=scipy.stats.sem(values.numpy()))
+    assert (mean - half, mean + half) == pytest.approx((low, high), rel=1e-6)
+    assert math.isnan(mean_and_interval(values[:1])[1])
+
+
+def test_measure_reports_each_shape_in_percent(features):
+    shapes = [SHAPE, EpisodeShape(4, 5, 3)]
+    test = create_test(LABELS, shapes, count=60, seed=1, classifier="cosine", flag="--few-shot")
+    figures = test.measure(features)
+    assert list(figures) == ["4x2", "4x2_ci95", "4x5", "4x5_ci95"]
+    drawn = draw_episodes(LABELS, shapes[1], 60, 1)
+    expected = 100 * episode_accuracies(features, drawn, 5)
+    assert figures["4x5"] == pytest.approx(expected.mean().item())
+    assert figures["4x5"] > figures["4x2"]
+    assert format_figures({"5x1": 61.5, "5x1_ci95": 0.421}) == {"5x1": "61.50 ± 0.42"}
+
+
+def test_refuses_what_the_split_does_not_have():
+    with pytest.raises(UserError, match="8 ways are more than the 7 classes"):
+        create_test(LABELS, [EpisodeShape(8, 1, 1)], count=2, seed=0, classifier="cosine", flag="--few-shot")
+
+
+def test_features_come_in_the_order_of_the_data():
+    model, images = small_model().eval(), random_images(10)
+    loader = [(images[:4], torch.zeros(4)), (images[4:8], torch.zeros(4)), (images[8:], torch.zeros(2))]
+    found = extract_features(
+        lambda x: pooled_features(model, x), loader, Precision(torch.device("cpu")), channels_last=True)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(model.get_classifier()(found), model(images))
+    torch.testing.assert_close(found, expected)
+
+
+# ---------------------------------------------------------------- training
+
+
+def teacher(*models: torch.nn.Module) -> Teacher:
+    config = dict(mean=(0.0,) * 3, std=(1.0,) * 3, input_size=(3, 32, 32))
+    return Teacher([TeacherModel(m, config, StudentInput((0.0,) * 3, (1.0,) * 3, 3, None)) for m in models]).eval()
+
+
+def logits_by_hand(model: torch.nn.Module, images: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+    """Logits of the queries, episode by episode and query by query."""
+    features, rows = pooled_features(model, images), []
+    for episode in features.split(SHAPE.size):
+        groups = episode.split(SHAPE.per_class)
+        for group in groups:
+            for query in group[SHAPE.shots:]:
+                cosines = [F.cosine_similarity(query, other[:SHAPE.shots].mean(0), dim=0) for other in groups]
+                rows.append(scale * torch.stack(cosines))
+    return torch.stack(rows)
+
+
+def make(models=(1,), loss="adaptconf", **kwargs) -> EpisodicTask:
+    return EpisodicTask(
+        small_model(0), teacher(*(small_model(s) for s in models)) if models else None,
+        create_loss(loss) if models else None, shape=SHAPE, verbose=False, **kwargs)
+
+
+def test_loss_is_that_of_the_queries_by_hand():
+    task, images = make(task_loss_weight=0.5, distill_loss_weight=2.0).eval(), random_images(2 * SHAPE.size)
+    result = task(images, torch.full((2 * SHAPE.size,), 99))  # labels of the training set, which do not matter
+    labels = torch.tensor([way for _ in range(2) for way in range(4) for _ in range(3)])
+    with torch.no_grad():
+        student = logits_by_hand(task.student, images, 10.0)
+        weak = logits_by_hand(task.teacher.teacher.members[0].model, images, SCALE)
+        terms = task.loss(LossInputs(student, weak, labels))
+    torch.testing.assert_close(result["output"], student, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(result["task"], F.cross_entropy(student, labels))
+    torch.testing.assert_close(result["kd"], terms["kd"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result["loss"], 2 * sum(terms.values()) + 0.5 * result["task"], rtol=1e-4, atol=1e-4)
+    assert result["accuracy"].item() == pytest.approx(100 * (student.argmax(1) == labels).float().mean().item())
+    assert result["scale"] == 10.0
+
+
+def test_encoder_and_scale_learn_and_the_classifier_stays():
+    task = make().train()
+    task(random_images(SHAPE.size))["loss"].backward()
+    module = task.get_trainable_module()
+    without = {name for name, p in module.named_parameters() if p.grad is None}
+    assert without == {"student.fc.weight", "student.fc.bias"}
+    assert task.head.scale.grad.abs() > 0
+    assert not any(p.requires_grad for p in task.student.get_classifier().parameters())
+    assert "extractor.scale" in dict(module.named_parameters())
+
+
+def test_scale_is_in_checkpoints_and_not_in_the_model():
+    task, other = make(), make()
+    with torch.no_grad():
+        task.head.scale.fill_(7.0)
+    state = task.get_checkpoint_state()
+    assert state["state_dict"].keys() == task.student.state_dict().keys()
+    other.load_checkpoint_state(state["state_dict"], state["task_state"])
+    assert other.head.scale == 7.0
+
+
+def test_without_a_teacher_only_the_criterion_counts():
+    task = make(models=()).eval()
+    result = task(random_images(SHAPE.size))
+    assert result.keys() == {"loss", "output", "task", "accuracy", "scale"}
+    torch.testing.assert_close(result["loss"], result["task"])
+
+
+def test_several_teachers_average_probabilities():
+    task, images = make(models=(1, 2)), random_images(SHAPE.size)
+    found = task.teacher.with_features(images)[0].softmax(1)
+    with torch.no_grad():
+        each = [logits_by_hand(m.model, images, SCALE).softmax(1) for m in task.teacher.teacher.members]
+    torch.testing.assert_close(found, sum(each) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_sees_the_classes_of_an_episode():
+    task = make(loss="dkd")
+    assert isinstance(task, WeakToStrongTask)
+    result = task(random_images(SHAPE.size))
+    assert result["output"].shape == (12, 4)
+    assert torch.isfinite(result["loss"])
