@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--fonts", nargs="+", default=FOLDERS, metavar="PATH", help="font files, or folders of them")
     parser.add_argument("--size", type=int, default=28, help="width and height of the images")
     parser.add_argument("--min-images", type=int, default=20, help="of a character")
-    parser.add_argument("--max-classes", type=int, default=0, help="keep this many characters (default: all)")
+    parser.add_argument("--max-classes", type=int, default=0, help="keep this many characters, of all scripts "
+                        "(default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the splits")
     args = parser.parse_args()
     files = find_fonts(args.fonts)
@@ -100,11 +101,15 @@ def glyphs_of(
     return list(found.values())
 
 
-def split_of(character: str, seed: int) -> str:
-    """Return the split of a character, by a hash."""
+def place_of(character: str, seed: int) -> float:
+    """Return a number in [0, 1), a hash of the character."""
     digest = hashlib.sha256(f"{seed}|{ord(character):x}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2 ** 64
-    return next(split for split, end in SPLITS if place < end)
+    return int.from_bytes(digest[:6], "big") / 2 ** 48
+
+
+def split_of(character: str, seed: int) -> str:
+    """Return the split of a character."""
+    return next(split for split, end in SPLITS if place_of(character, seed) < end)
 
 
 def write_set(
@@ -130,14 +135,14 @@ def write_set(
     seen: set[bytes] = set()
     kept: dict[str, list[Glyph]] = {}
     for character in candidates:
-        if max_classes and len(kept) == max_classes:
-            break
         glyphs = glyphs_of(character, fonts, absent, size)
         new = [g for g in glyphs if g.key not in seen]
         if len(new) < min_images or len(new) < ALIKE * len(glyphs):
             continue
         seen |= {g.key for g in new}
         kept[character] = new
+    if max_classes:
+        kept = {c: kept[c] for c in sorted(kept, key=lambda c: place_of(c, seed + 1))[:max_classes]}
     counts = {split: (0, 0) for split, _ in SPLITS}
     for character, glyphs in kept.items():
         split = split_of(character, seed)
