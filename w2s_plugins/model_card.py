@@ -143,6 +143,7 @@ def _results(record: dict) -> str:
     ]
     rows = [row for row in rows if any(row[1:])]
     table = _table(("", "top-1 (%)", "top-5 (%)", "agreement with the teacher (%)"), rows)
+    episodes = _few_shot(record)
     lines = []
     if (split := _get(record, "data", "val_split")) and rows:
         lines.append(f"Measured on the split {_code(split)}.")
@@ -150,7 +151,25 @@ def _results(record: dict) -> str:
         lines.append(f"Performance gap recovered (PGR): {pgr:.3f}, where 0 is the teacher and 1 the ceiling.")
     if _get(record, "selected", "rule") in ("last", "best"):
         lines.append(_selection(record))
-    return "\n\n".join(filter(None, (table, " ".join(lines))))
+    return "\n\n".join(filter(None, (table, episodes, " ".join(lines))))
+
+
+def _few_shot(record: dict) -> str:
+    """Table of the episodes of novel classes: accuracies with their intervals."""
+    who = {"student (this model)": "metrics", "teacher": "teacher"}
+    figures = _get(record, "few_shot", "metrics")
+    shapes = [k for k in (figures if isinstance(figures, dict) else {}) if re.fullmatch(r"\d+x\d+", str(k))]
+
+    def cell(key: str, shape: str) -> str | None:
+        mean, half = (_number(record, "few_shot", key, k) for k in (shape, f"{shape}_ci95"))
+        return None if mean is None or half is None else f"{mean:.2f} ± {half:.2f}"
+    rows = [(name, *(cell(key, s) for s in shapes)) for name, key in who.items()]
+    heads = ("", *(f"{s.split('x')[0]}-way {s.split('x')[1]}-shot (%)" for s in shapes))
+    table = _table(heads, [row for row in rows if any(row[1:])])
+    if not table:
+        return ""
+    split, classifier = (_code(_get(record, "few_shot", k) or "") for k in ("split", "classifier"))
+    return f"{table}\n\nEpisodes of the classes of {split}, classifier {classifier}, with 95 % intervals."
 
 
 def _selection(record: dict) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import Done, differences, read_lines, read_run
+from tests.e2e.conftest import Done, differences, read_lines, read_run, run_script
 
 Run = Callable[..., Done]
 EPISODES = ["--few-shot-eval", "5x1,3x5", "--few-shot-split", "validation", "--few-shot-episodes", "50"]
@@ -70,6 +70,8 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
     with Path("output/train/run/summary.csv").open() as file:
         assert float(list(csv.DictReader(file))[1]["eval_few_shot_5x1"]) == evaluations[1]["few_shot"]["5x1"]
     assert f"{best['few_shot']['3x5']:.2f} ± {best['few_shot']['3x5_ci95']:.2f}" in done.out
+    card = Path("output/train/run/export/README.md").read_text()
+    assert "| 5-way 1-shot (%) |" in card and f"{best['few_shot']['5x1']:.2f} ± " in card
     # the teacher's own run, and validate.py on checkpoint, export and teacher, all on the same episodes
     weak_result = json.loads((weak5 / "result.json").read_text())["few_shot"]["metrics"]
     assert start["teacher"] == result["few_shot"]["teacher"] == weak_result
@@ -135,6 +137,23 @@ def test_a_meta_stage_teacher_of_other_classes(here: Run, lists: list[str], weak
          f"output/train/ten,{weak5}", "--task-loss-weight", "0", "--experiment", "meta").ok()
     event = next(e for e in read_lines(Path("output/train/meta/metrics.jsonl")) if e["event"] == "train")
     assert "task" not in event["terms"] and event["terms"]["loss"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_episodes_of_one(here: Run, lists: list[str], weak5: Path, tmp_path: Path) -> None:
+    """Two episodes a step, with a network without batch norm, whose statistics would be those of one episode each."""
+    flags = [*META, *lists, "--model", "w2s_cnn2", "--initial-checkpoint", weak5, "--teacher", "w2s_cnn2",
+             "--teacher-checkpoint", weak5, "--epochs", "1", "--opt", "momentum", "--momentum", "0"]
+    here(*flags, "--episodes-per-batch", "2", "--experiment", "one").ok()
+    run_script(*flags, "--episodes-per-batch", "1", "--experiment", "two", cwd=tmp_path, processes=2).ok()
+    one, two = (read_run(Path(f"output/train/{name}")) for name in ("one", "two"))
+    for part in ("state_dict", "task_state"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=0, atol=1e-5)
+    assert one["task_state"]["extractor.scale"] != 10
+    ends = [read_lines(Path(f"output/train/{name}/metrics.jsonl"))[-1] for name in ("one", "two")]
+    assert ends[0]["train"] == pytest.approx(ends[1]["train"], rel=1e-4)
+    assert ends[0]["few_shot"] == pytest.approx(ends[1]["few_shot"], abs=0.2)
 
 
 @pytest.mark.parametrize("flags, parts", [
