@@ -7,8 +7,8 @@
 # HOST is the machine on which they meet: it has to stay, the others may go. Further arguments are those of
 # train_w2s.py. Run folder and data are on a file system that all machines see, the data under the same path.
 #
-# When a machine is lost, or leaves on SIGTERM, or comes, every process starts again from the last checkpoint: on SIGTERM
-# the step in hand is saved, otherwise what --recovery-interval has saved last. docs/scaling.md says what stays the same.
+# When a machine is lost, or leaves on SIGTERM, or comes, every process starts again from the last checkpoint: on
+# SIGTERM that of the step in hand, otherwise the last of --recovery-interval. docs/scaling.md says what stays the same.
 #
 # TO BE EDITED, or given as NAME=VALUE before the command:
 NAME=${NAME:-elastic}                        # of the run; the same on all machines
