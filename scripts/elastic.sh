@@ -7,15 +7,15 @@
 # HOST is the machine on which they meet: it has to stay, the others may go. Further arguments are those of
 # train_w2s.py. Run folder and data are on a file system that all machines see, the data under the same path.
 #
-# When a machine is lost, or leaves on SIGTERM, or comes, every process starts again from the last checkpoint: on
-# SIGTERM that of the step in hand, otherwise the last of --recovery-interval. docs/scaling.md says what stays the same.
+# When a machine comes, or leaves on SIGTERM, the step in hand is saved and every process starts again from there; when
+# one is lost, from the last checkpoint of --recovery-interval. docs/scaling.md says what stays the same.
 #
 # TO BE EDITED, or given as NAME=VALUE before the command:
 NAME=${NAME:-elastic}                        # of the run; the same on all machines
 NODES=${NODES:-1:4}                          # fewest and most machines
 GPUS=${GPUS:-8}                              # processes on this machine
 TOTAL_BATCH=${TOTAL_BATCH:-1024}             # of all processes together, whatever their number
-RESTARTS=${RESTARTS:-100}                    # losses and arrivals of machines that are put up with
+RESTARTS=${RESTARTS:-100}                    # losses of machines that are put up with
 PORT=${PORT:-29400}                          # on HOST
 OUTPUT=${OUTPUT:-output/train}               # folder of runs
 RECOVERY_INTERVAL=${RECOVERY_INTERVAL:-500}  # updates between recovery checkpoints
