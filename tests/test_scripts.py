@@ -147,8 +147,8 @@ def test_requeued_run_goes_on(here: Callable[..., Done], slurm: Slurm, tmp_path:
                 break
             except OSError:
                 continue
-    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--epochs", 30,
-             "--val-interval", 30, "--opt", "momentum", "--momentum", 0, "--lr", 0.01, "--color-jitter", 0]
+    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--epochs", 16,
+             "--val-interval", 16, "--opt", "momentum", "--momentum", 0, "--lr", 0.01, "--color-jitter", 0]
     first = slurm(*flags, "--batch-size", 8, SLURM_JOB_ID=job, GPUS_PER_NODE=1)
     metrics = tmp_path / "run/metrics.jsonl"
     wait_for(metrics, process=first)
