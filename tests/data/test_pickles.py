@@ -74,6 +74,13 @@ def test_a_payload_is_refused_and_does_not_run(tmp_path, function, name):
         assert mark.exists()
 
 
+def test_arrays_of_objects_are_refused(tmp_path):
+    """They hold addresses; a dtype of objects is refused even where it stands alone."""
+    for content in (np.array([1, "a", None], dtype=object), np.zeros(2, "u1,O"), Payload(np.dtype, "O8", False, True)):
+        with pytest.raises(UserError, match=r"arrays of (O|V)\d+ are not read"):
+            read_pickle(write(tmp_path / "mini.pickle", {"data": IMAGES, "labels": content}))
+
+
 def test_other_codecs_and_kinds_of_arrays_are_refused(tmp_path):
     import codecs
     for call in (Payload(codecs.encode, "x", "rot13"), Payload(np.ndarray.__reduce__(IMAGES)[0], dict, (0,), b"b")):

@@ -3,9 +3,9 @@
 Two forms are in use: ``data`` (images) with ``labels``, and ``image_data`` with ``class_dict`` (class to positions).
 """
 
-import codecs
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -15,32 +15,60 @@ from PIL import Image
 from ..errors import UserError, nearest, one_line
 
 
+class _Dtype:
+    """Stands for a NumPy dtype: numbers and texts only. NumPy's own would take its flags from the pickle."""
+
+    def __init__(self, name: str, *_: object):
+        if not re.fullmatch(r"[biufSU]\d+", name):
+            raise pickle.UnpicklingError(f"arrays of {name} are not read")
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype:
+        return np.dtype(f"{self.order}{self.name}")
+
+
+class _Array:
+    """Stands for a NumPy array while it is read; `value` is the array."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: tuple) -> None:
+        *_, shape, dtype, fortran, content = state
+        self.value = _array(content, dtype, shape, "F" if fortran else "C")
+
+
+def _array(content: bytes | str, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+    content = content.encode("latin1") if isinstance(content, str) else content  # a text of Python 2
+    return np.frombuffer(content, dtype.numpy()).reshape(shape, order=order)
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()  # its state follows
+
+
+def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.value = _array(content, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: _Dtype, content: bytes | str) -> object:
+    return _array(content, dtype, (1,), "C").item()
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """What Python 3 writes for bytes in old protocols; other codecs than this one are not needed."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"codec {encoding}")
-    return codecs.encode(text, "latin1")
-
-
-def _reconstruct(kind: type, shape: tuple, typecode: bytes | str) -> np.ndarray:
-    if kind is not np.ndarray:
-        raise pickle.UnpicklingError("an array of another kind than NumPy's own")
-    return np.ndarray.__new__(np.ndarray, shape, typecode)
-
-
-def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: np.dtype, value: bytes | str) -> np.generic:
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("a scalar of objects")
-    return np.frombuffer(value.encode("latin1") if isinstance(value, str) else value, dtype, 1)[0]
+        raise pickle.UnpicklingError(f"codec {encoding} is not read")
+    return text.encode("latin1")
 
 
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, which cannot be called
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
     **{(f"numpy.{core}.{module}", name): function for core in ("core", "_core") for module, name, function in (
         ("multiarray", "_reconstruct", _reconstruct),
@@ -58,6 +86,15 @@ class ArrayUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
+def _plain(value: object) -> object:
+    """Return a value with arrays in the place of what stood for them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, _Array) else value
+
+
 def read_pickle(path: Path) -> object:
     """Read a pickle of arrays and containers, also one of Python 2.
 
@@ -66,7 +103,7 @@ def read_pickle(path: Path) -> object:
     """
     try:
         with path.open("rb") as file:
-            return ArrayUnpickler(file, encoding="latin1").load()
+            return _plain(ArrayUnpickler(file, encoding="latin1").load())
     except pickle.UnpicklingError as error:
         if "." in str(error) and " " not in str(error):
             raise UserError(f"{path}: refused: the pickle calls {error}, which might run code; expected NumPy arrays, "
