@@ -7,6 +7,7 @@
 import argparse
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -125,29 +126,30 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
 
 def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
-    done = max(run.position.batch // run.args.grad_accum_steps - 1, 0)
-    save_recovery(run, done, gather=interruption.together, background=False)
+    done = -(-run.position.batch // run.args.grad_accum_steps)
+    save_recovery(run, max(done - 1, 0), background=False)
     if run.files:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
                         f"go on with --resume {run.folder}")
         run.files.trackers.close()
-    end_process(run, interruption.exit_code, together=interruption.together)
+    end_process(run, interruption.exit_code)
 
 
-def save_recovery(run: Run, update: int, gather: bool = True, background: bool = True) -> None:
-    """Save a checkpoint inside an epoch; every rank takes part unless ``gather`` is off."""
-    states = ckpt.gather_rank_states(run.task, run.position) if gather and run.world.distributed else None
+def save_recovery(run: Run, update: int, background: bool = True) -> None:
+    """Save a checkpoint inside an epoch; every rank takes part."""
+    states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states, background)
 
 
-def end_process(run: Run, code: int, together: bool = True) -> None:
+def end_process(run: Run, code: int) -> None:
     """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
     run.loaders.clear()  # ends the data workers
     if run.world.distributed:
-        if together:
-            dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
-            dist.destroy_process_group()
+        dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        dist.destroy_process_group()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
         exit_now(code)
     if code:
         sys.exit(code)
@@ -179,8 +181,7 @@ def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt
         max_history=run.args.checkpoint_hist,
         task=run.task,
     )
-    if resumed.saver:
-        saver.load_state_dict(resumed.saver)
+    saver.go_on_from(resumed.path, resumed.saver, run.args.save_epochs)
     return saver
 
 
@@ -279,7 +280,8 @@ def fit(run: Run) -> None:
 def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch, and move on to the next."""
     args, epoch = run.args, run.position.epoch
-    share_statistics = run.world.distributed and args.dist_bn in ("broadcast", "reduce")
+    share_statistics = (
+        run.world.distributed and args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared)
     if share_statistics:
         distribute_bn(run.task.get_trainable_module(), run.world.size, args.dist_bn == "reduce")
     if not evaluation_due(args, epoch, stop):
@@ -290,11 +292,11 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     use_ema = run.task.has_ema() and not args.model_ema_force_cpu
     if use_ema and share_statistics:
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
+    run.position.statistics_shared = True
     model = run.task.get_eval_model(ema=use_ema)
     figures = {
         split: evaluate_split(
-            run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            on_output=lambda logits, target: watch.check_here()).metrics
+            run, split, model, teacher_predictions=run.weak_predictions.get(split), progress=watch.guard).metrics
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
     metric = selection_metric(args, figures, terms)

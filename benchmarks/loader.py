@@ -27,7 +27,7 @@ from timm.data import create_loader
 
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
-from w2s_plugins.data.loaders import train_transform_kwargs
+from w2s_plugins.data.loaders import draws_from_numpy, train_transform_kwargs
 from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
 
 LOADERS = ("timm", "pil", "torchvision")
@@ -117,11 +117,12 @@ def seeding_shares(root: Path, args: argparse.Namespace) -> None:
         flags = train_flags(root, 0, decoder, args.batch_size)
         datasets[decoder] = create_dataset("", str(root), "train")
         create_train_loader(datasets[decoder], flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    numpy = {decoder: draws_from_numpy(dataset) for decoder, dataset in datasets.items()}
     times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
     for index in range(min(1000, len(datasets["pil"]))):
         for decoder, dataset in datasets.items():  # the call above has set its transform
             started = time.perf_counter()
-            seed_generators(hash_seed(42, *ViewKey(0, index)))
+            seed_generators(hash_seed(42, *ViewKey(0, index)), numpy[decoder])
             seeded = time.perf_counter()
             dataset[index]
             times[decoder].append((seeded - started, time.perf_counter() - started))

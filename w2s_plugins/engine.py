@@ -148,10 +148,11 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
+    statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
-        self.epoch, self.batch, self.meter = self.epoch + 1, 0, TermMeter()
+        self.epoch, self.batch, self.meter, self.statistics_shared = self.epoch + 1, 0, TermMeter(), False
 
 
 def train_one_epoch(

@@ -25,12 +25,14 @@ class Resumed:
 
     Args:
         position: where it goes on.
+        path: the checkpoint.
         saver: bookkeeping of the checkpoint saver.
         metrics_bytes: length of metrics.jsonl at that point.
         rank_states: what differed from rank to rank, for `restore_rank_state`.
     """
 
     position: Position = field(default_factory=Position)
+    path: Path | None = None
     saver: dict | None = None
     metrics_bytes: int = 0
     rank_states: list | None = None
@@ -119,7 +121,7 @@ def resume(
             saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
             scheduler)
         extra = saved.get("w2s") or {}
-        resumed = Resumed(position, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
+        resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
     if args.start_epoch is not None:
         resumed.position = Position(epoch=args.start_epoch)

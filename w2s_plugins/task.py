@@ -71,8 +71,9 @@ class StudentModule(nn.Module):
             return self.loss(inputs)
         if keep.any():
             return self.loss(inputs.rows(keep))
-        # No sample is left: a loss of zero that still reaches every parameter, as DDP expects.
-        return {"none": 0.0 * (inputs.student_logits.sum() + sum(p.sum() for p in self.loss.parameters()))}
+        # No sample is left here. On other ranks there may be some: take part in what the loss exchanges with them, and
+        # reach every parameter, as DDP expects.
+        return {name: 0.0 * term for name, term in self.loss(inputs).items()}
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizer factory exempts from weight decay."""

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +161,102 @@ def here(
     yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
+
+
+@dataclass
+class Forked:
+    """Processes of one run, forked from the one of the tests, each with a process group of its own."""
+
+    pids: list[int]
+    outputs: list[Path]
+    codes: list[int | None]
+
+    def send(self, signum: int, group: bool = False) -> None:
+        """Send a signal to all ranks that still run, with their data workers or without."""
+        for pid in (p for p, code in zip(self.pids, self.codes) if code is None):
+            os.killpg(pid, signum) if group else os.kill(pid, signum)
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert os.waitpid(self.pids[0], os.WNOHANG) == (0, 0), f"the run has ended\n{self.text(0)}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def text(self, rank: int) -> str:
+        return self.outputs[rank].read_text()
+
+    def wait(self, kill_others: bool = False) -> list[int]:
+        """Return the exit codes, negative for a signal; rank 0 is waited for first."""
+        for rank, pid in enumerate(self.pids):
+            if rank and kill_others:
+                os.kill(pid, signal.SIGKILL)
+            if self.codes[rank] is None:
+                deadline = time.monotonic() + 60
+                while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+                    if time.monotonic() > deadline:
+                        self.send(signal.SIGKILL, group=True)
+                    time.sleep(0.002)
+                self.codes[rank] = os.waitstatus_to_exitcode(ended[1])
+        return self.codes
+
+
+@pytest.fixture
+def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
+    """Runs ``train_w2s.py`` in forked processes, which can be killed; a start takes a tenth of the time."""
+    import train_w2s
+    from w2s_plugins.errors import run_main
+
+    def child(rank: int, processes: int, port: int, output: Path, flags: tuple, before: Callable | None) -> int:
+        os.setsid()
+        with output.open("w", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            sys.argv = ["train_w2s.py", *map(str, flags)]
+            if processes:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            if before:
+                before(rank)
+            try:
+                run_main(train_w2s.main, "train_w2s.py")
+            except SystemExit as end:
+                return int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                return 1
+            finally:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+        return 0
+
+    started: list[Forked] = []
+
+    def start(*flags: object, processes: int = 0, before: Callable[[int], None] | None = None) -> Forked:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        count = max(1, processes)
+        run = Forked([], [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(count)], [None] * count)
+        for rank in range(count):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    code = child(rank, processes, port, run.outputs[rank], flags, before)
+                finally:
+                    os._exit(code)
+            run.pids.append(pid)
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        for pid, code in zip(run.pids, run.codes):
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 @pytest.fixture(scope="session")

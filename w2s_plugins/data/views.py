@@ -42,24 +42,25 @@ def hash_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_generators(seed: int) -> None:
-    """Seed the global CPU generators of Python, NumPy and PyTorch."""
+def seed_generators(seed: int, numpy: bool = True) -> None:
+    """Seed the global CPU generators of Python and PyTorch, and NumPy's too unless nothing draws from it."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    if numpy:
+        np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, numpy: bool = True) -> Iterator[None]:
     """Seed the global CPU generators inside the block; in the main process they are restored after it."""
     if get_worker_info() is not None:
-        seed_generators(seed)  # nothing else in a worker draws from them
+        seed_generators(seed, numpy)  # nothing else in a worker draws from them
         yield
         return
     states = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
     np.random.set_bit_generator(_NUMPY_GENERATOR)  # copying NumPy's state there and back takes 70 microseconds
     try:
-        seed_generators(seed)
+        seed_generators(seed, numpy)
         yield
     finally:
         random.setstate(states[0])
@@ -95,11 +96,13 @@ class KeyedDataset(Dataset):
     Args:
         dataset: a map-style dataset with its transform.
         seed: seed of the run.
+        numpy: False leaves NumPy's generator alone: dataset and transform do not draw from it.
     """
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: Dataset, seed: int, numpy: bool = True):
         self.dataset = dataset
         self.seed = seed
+        self.numpy = numpy
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -107,7 +110,7 @@ class KeyedDataset(Dataset):
     def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, int, int]:
         key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
         view_seed = hash_seed(self.seed, *key)
-        with seeded(view_seed):
+        with seeded(view_seed, self.numpy):
             image, label = self.dataset[(key.index, *choice) if choice else key.index]
         return image, label, key, view_seed
 
@@ -195,6 +198,6 @@ class KeyedErasing:
             seed = hash_seed(seed, 1)
             if image.is_cuda:
                 torch.cuda.manual_seed(seed)  # not restored: the engine seeds the device before every step
-            with seeded(seed):
+            with seeded(seed, numpy=False):
                 self.erasing(image)
         return images
