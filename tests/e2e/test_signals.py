@@ -42,6 +42,7 @@ def signal_group(signum: int) -> None:
     """A signal to this process and its data workers, as from outside: workers obey their own main process."""
     pid = os.fork()
     if pid == 0:
+        signal.signal(signum, signal.SIG_IGN)
         os.killpg(0, signum)
         os._exit(0)
     os.waitpid(pid, 0)

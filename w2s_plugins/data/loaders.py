@@ -15,12 +15,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torchvision import transforms
 
 from ..errors import UserError, one_line
-from ..signals import WorkerStart
 from .datasets import TorchvisionDataset
 from .decoding import FileDataset, TensorTransform, with_decoder
 from .digits import Digits
 from .slices import Subset
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
+from .workers import WorkerStart
 
 # modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
 _WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
