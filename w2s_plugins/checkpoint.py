@@ -24,8 +24,10 @@ from .engine import Position
 from .errors import UserError, one_line
 from .hub import share
 from .loading import read_checkpoint
+from .shards import settled
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
 # flags of a run that decide the shape of what is in its checkpoints
 SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
            "loss_kwargs", "layer_decay", "model_ema")
@@ -226,13 +228,13 @@ def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
 
 def find_resume(folder: Path) -> Path | None:
     """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
-    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*.pth.tar")
-             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.pth\.tar", p.name))]
-    last = folder / LAST
+    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*")
+             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.(pth\.tar|sharded)", p.name))]
+    last = folder / LAST if (folder / LAST).is_file() else settled(folder / SHARDED_LAST)
     if not found:
-        return last if last.is_file() else None
+        return last
     (epoch, _), recovery = max(found)
-    if last.is_file() and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
+    if last and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
         return last
     return recovery
 

@@ -74,6 +74,10 @@ class StudentModule(nn.Module):
         # No sample is left: a loss of zero that still reaches every parameter, as DDP expects.
         return {"none": 0.0 * (inputs.student_logits.sum() + sum(p.sum() for p in self.loss.parameters()))}
 
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the student's logits (B, C)."""
+        return first_output(self.student(images))
+
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizer factory exempts from weight decay."""
         names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()

@@ -1,0 +1,114 @@
+"""Sharded students: two gloo processes do what one does, and their checkpoints go on anywhere."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
+
+import train_w2s
+from tests.e2e.conftest import TINY, Done, differences, read_run, run_script
+from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.fsdp import take_out_shards
+from w2s_plugins.loading import read_checkpoint
+
+Run = Callable[..., Done]
+# Two processes sum gradients in another order than one: about 1e-7 of their size a step.
+TOLERANCE = 1e-5
+CRASH = '''
+import os
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+@register_loss("crash")
+def crash(inputs):
+    global calls
+    calls += 1
+    if calls == {call}:
+        os._exit(1)
+    return {{"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}}
+'''
+
+
+def by_hand(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a sharded checkpoint, whole: the rows of all files in their order."""
+    files = [load_file(file) for file in sorted(folder.glob("*.safetensors"))]
+    names = dict.fromkeys(name for file in files for name in file)
+    parts = {name: [file[name] for file in files if name in file] for name in names}
+    return {name: torch.cat(p) if p[0].ndim else p[0] for name, p in parts.items()}
+
+
+def read_sharded(folder: Path) -> dict:
+    """Everything in a sharded checkpoint that decides how a run goes on."""
+    rest = {k: v for k, v in read_checkpoint(folder, "test").items() if k not in ("args", "saver")}
+    return {**rest, "shards": by_hand(folder)}
+
+
+def prepared(*flags: object) -> train_w2s.Run:
+    """A run in this process that is ready to go on."""
+    parser = train_parser()
+    args, given = parse(parser, [str(f) for f in flags])
+    resolve_train_args(args, given)
+    return train_w2s.prepare(args, set(parser.by_dest()))
+
+
+def model_flags(weak: Path, folder: Path) -> list[object]:
+    """A network without batch norm, two losses, one of them with parameters, and an odd number of samples."""
+    return [*TINY, "--train-slice", "0:97", "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
+            "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--plugins", "crash.py", "--loss", "fitnet+crash",
+            "--grad-accum-steps", 2, "--clip-grad", 1, "--model-ema", "--model-ema-decay", 0.5, "--reprob", 0.3,
+            "--opt", "momentum", "--recovery-interval", 1, "--output", folder, "--experiment"]
+
+
+@pytest.mark.slow
+def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
+    flags, crash = model_flags(weak, tmp_path), tmp_path / "crash.py"
+    crash.write_text(CRASH.format(call=0))
+    here(*flags, "one", "--batch-size", 32).ok()
+    done = run_script(*flags, "two", "--fsdp", cwd=tmp_path, processes=2).ok()
+
+    # half of the parameters on each
+    kept, size = map(int, re.search(r"(\d+) of (\d+) parameters are on this one", done.err).groups())
+    assert size / 2 <= kept < 0.52 * size
+
+    # the training of one process
+    one, two = read_run(tmp_path / "one"), by_hand(tmp_path / "two" / "last.sharded")
+    for section in ("state_dict", "state_dict_ema", "task_state"):
+        for name, tensor in one[section].items():
+            assert (two[f"{section}.{name}"] - tensor).abs().max() < TOLERANCE, name
+    assert not torch.equal(two["state_dict.head.weight"], two["state_dict_ema.head.weight"])
+
+    # the export is the gathered average, and a plain timm model takes it
+    export = load_file(tmp_path / "two" / "export" / "model.safetensors")
+    averaged = {k.removeprefix("state_dict_ema."): v for k, v in two.items() if k.startswith("state_dict_ema.")}
+    assert differences(export, averaged) == []
+    timm.create_model(f"local-dir:{tmp_path / 'two' / 'export'}", pretrained=True)
+
+    # interrupted in the first epoch and continued, to the last bit
+    crash.write_text(CRASH.format(call=3))
+    assert run_script(*flags, "cut", "--fsdp", cwd=tmp_path, processes=2).code != 0
+    crash.write_text(CRASH.format(call=0))
+    shutil.copytree(tmp_path / "cut", tmp_path / "alone")
+    done = run_script(*flags, "cut", "--fsdp", "--resume", "auto", cwd=tmp_path, processes=2).ok()
+    assert "goes on with epoch 1, step 2" in done.err
+    last = "last.sharded"
+    assert differences(read_sharded(tmp_path / "two" / last), read_sharded(tmp_path / "cut" / last)) == []
+    for file in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
+    assert not list((tmp_path / "cut").glob("recovery-*")) and not list((tmp_path / "cut").glob(".*"))
+
+    # loaded on one process: weights, average and optimizer are the same bits, and training goes on
+    found = by_hand(next((tmp_path / "alone").glob("recovery-*")))
+    alone = [*flags, "alone", "--fsdp", "--batch-size", 32, "--resume", "auto"]
+    shards, _ = take_out_shards(prepared(*alone).saver._state(0))
+    assert differences({k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in shards.items()}, found) == []
+    assert any(name.startswith("optimizer.") for name in found)
+    here(*alone).ok()
+    other = by_hand(tmp_path / "alone" / last)
+    assert max((other[name] - tensor).abs().max() for name, tensor in two.items()) < TOLERANCE
