@@ -102,6 +102,8 @@ def shard(
         register_fsdp_forward_method(root, "predict")
     task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
     task.device = world.device
+    if isinstance(task.criterion, nn.Module):
+        task.criterion.to(world.device)
     parameters = list(root.parameters())  # those that have the gradients; during a step gathered ones stand in the root
     task.get_clip_parameters = lambda exclude_head=False: parameters
     if task.has_ema():

@@ -52,9 +52,6 @@ def find_run_to_resume(args: argparse.Namespace) -> Path | None:
         path = found
     if not path.exists():
         raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
-    if is_sharded(path) != args.fsdp:
-        raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
-                        "likewise, or start a new run from its weights with --initial-checkpoint")
     if not args.experiment and (path.parent / "args.yaml").is_file():
         args.output, args.experiment = str(path.parent.parent), path.parent.name
     return path
@@ -117,6 +114,9 @@ def resume(
     """
     resumed = Resumed()
     if path is not None:
+        if is_sharded(path) != args.fsdp:
+            raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
+                            "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = ckpt.read_checkpoint(path, "--resume")
         ckpt.check_resumable(saved, args, path)
         weights_only = args.no_resume_opt

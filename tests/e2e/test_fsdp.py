@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 import train_w2s
-from tests.e2e.conftest import TINY, Done, differences, read_run, run_script
+from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.fsdp import take_out_shards
-from w2s_plugins.loading import read_checkpoint
+from w2s_plugins.loading import find_weights, read_checkpoint, read_weights
 
 Run = Callable[..., Done]
 # Two processes sum gradients in another order than one: about 1e-7 of their size a step.
@@ -112,3 +112,49 @@ def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
     here(*alone).ok()
     other = by_hand(tmp_path / "alone" / last)
     assert max((other[name] - tensor).abs().max() for name, tensor in two.items()) < TOLERANCE
+
+
+@pytest.mark.parametrize("loss", ["crd", "sop"])
+def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
+    """A group of one gives the same bits as no sharding, with features, parameters and memory by sample of the loss."""
+    flags = [*TINY, "--epochs", 1, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4",
+             "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
+             "--output", tmp_path, "--experiment"]
+    here(*flags, "whole").ok()
+    here(*flags, "part", "--fsdp", "--fsdp-teacher").ok()
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    assert (whole / "export/model.safetensors").read_bytes() == (part / "export/model.safetensors").read_bytes()
+    one, two = read_run(whole), by_hand(part / "last.sharded")
+    of_loss = {name.removeprefix("task_state."): t for name, t in two.items() if name.startswith("task_state.")}
+    assert differences(one["task_state"], of_loss) == []
+    if loss == "sop":
+        return
+
+    # weights of a run that has not ended
+    shutil.rmtree(part / "export")
+    assert find_weights(str(part), "test") == part / "last.sharded"
+    assert differences(read_weights(part / "last.sharded", "test"), one["state_dict"]) == []
+    here(*TINY, "--epochs", 1, "--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", part, "--output",
+         tmp_path, "--experiment", "next").ok()
+    figures = [line["val"] for line in read_lines(part / "metrics.jsonl") if line["event"] == "eval"]
+    start = next(line for line in read_lines(tmp_path / "next" / "metrics.jsonl") if line["event"] == "start")
+    assert start["teacher"]["top1"] == figures[-1]["top1"]
+    assert "written with --fsdp" in here(*flags, "part", "--resume", "auto").error
+    assert "written without --fsdp" in here(*flags, "whole", "--resume", "auto", "--fsdp").error
+
+
+def test_mixed_precision(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Nearly the training of autocast alone, with recomputed activations and compiled blocks."""
+    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--teacher", "w2s_cnn2",
+             "--teacher-checkpoint", weak, "--amp", "--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment"]
+    here(*flags, "whole").ok()
+    here(*flags, "part", "--fsdp", "--grad-checkpointing", "--torchcompile", "eager").ok()
+    one, two = read_run(tmp_path / "whole")["state_dict"], by_hand(tmp_path / "part" / "last.sharded")
+    moved = max((t - start).abs().max() for t, start in zip(one.values(), initial(here, flags, tmp_path).values()))
+    apart = max((two[f"state_dict.{name}"] - t).abs().max() for name, t in one.items())
+    assert 0 < apart < moved / 10
+
+
+def initial(here: Run, flags: list[object], folder: Path) -> dict[str, torch.Tensor]:
+    here(*flags, "start", "--lr", 1e-12, "--epochs", 1).ok()
+    return read_run(folder / "start")["state_dict"]
