@@ -113,7 +113,7 @@ def shard(
         shard_model(model, find_blocks(model), model, args, precision, mesh)
         task.eval_model_ema = ShardedModel(model, empty, model, model)
     if args.fsdp_teacher and teacher is not None:
-        shard_teacher(teacher, mesh, world.device)
+        shard_teacher(teacher, mesh, world)
 
 
 def join_alone(world: World) -> None:
@@ -152,17 +152,23 @@ def shard_model(
         raise UserError(f"--fsdp: this model cannot be sharded: {one_line(error)}") from error
 
 
-def shard_teacher(teacher: Teacher, mesh: DeviceMesh, device: torch.device) -> None:
-    """Shard every member of the teacher in place."""
+def shard_teacher(teacher: Teacher, mesh: DeviceMesh, world: World) -> None:
+    """Shard every member of the teacher in place. One process has it whole: FSDP2 cannot gather from one process in
+    inference mode.
+    """
+    if world.size == 1:
+        teacher.to(world.device)
+        return
     for member in teacher.members:
-        for block in find_blocks(member.model):
+        model = member.run.to(memory_format=torch.contiguous_format)
+        for block in find_blocks(model):
             fully_shard(block, mesh=mesh)
-        fully_shard(member.model, mesh=mesh)
+        fully_shard(model, mesh=mesh)
         for method in ("forward_intermediates", "forward_head"):
-            if hasattr(member.model, method):
-                register_fsdp_forward_method(member.model, method)
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
         for name, buffer in list(member.named_buffers(recurse=False)):
-            setattr(member, name, buffer.to(device))
+            setattr(member, name, buffer.to(world.device))
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
