@@ -5,6 +5,7 @@
 """
 
 import argparse
+import functools
 import logging
 import math
 import multiprocessing
@@ -22,7 +23,7 @@ from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, report, run_folder
+from w2s_plugins import build, fsdp, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
@@ -62,7 +63,7 @@ class Run:
     num_epochs: int
     position: Position
     files: run_folder.RunFiles | None = None  # rank 0
-    saver: ckpt.Saver | None = None  # rank 0
+    saver: ckpt.Saver | None = None  # rank 0; every rank when the student is sharded
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
     weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
 
@@ -83,8 +84,9 @@ def main() -> None:
         fit(run)
     except Interrupted as interruption:
         stop_early(run, interruption)
+    model = trained_student(run)
     if run.world.primary:
-        finish(run, time.monotonic() - started)
+        finish(run, model, time.monotonic() - started)
     end_process(run, 0)
 
 
@@ -105,21 +107,25 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, data_config, precision, world)
     task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
+    if args.model_ema:
+        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
+    if args.fsdp:
+        fsdp.shard(args, task, teacher, precision, world)
 
     build.settle_learning_rate(args, world.size)
     optimizer = build.create_optimizer(args, task)
     updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
     scheduler, num_epochs = build.create_schedule(args, optimizer, updates_per_epoch)
-    if args.model_ema:
-        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
-    compile_and_distribute(args, task, world)
+    if not args.fsdp:
+        compile_and_distribute(args, task, world)
     ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
 
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
               precision, scheduler, num_epochs, resumed.position)
     if world.primary:
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
+    if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
     return run
 
@@ -151,6 +157,8 @@ def end_process(run: Run, code: int) -> None:
         for worker in multiprocessing.active_children():
             worker.terminate()
         exit_now(code)
+    elif dist.is_initialized():
+        dist.destroy_process_group()  # of one process, from --fsdp
     if code:
         sys.exit(code)
 
@@ -167,10 +175,11 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
 
 
 def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
-    saver = ckpt.Saver(
+    create = functools.partial(fsdp.ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
+    saver = create(
         position=run.position,
         scheduler=run.scheduler,
-        metrics_file=run.files.metrics.path,
+        metrics_file=run.folder / "metrics.jsonl",
         model=run.task.get_trainable_module(),
         optimizer=run.optimizer,
         args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
@@ -289,14 +298,15 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             run.scheduler.step(epoch + 1, metric=None)
         run.position.next_epoch()
         return
-    use_ema = run.task.has_ema() and not args.model_ema_force_cpu
+    use_ema = evaluates_average(run)
     if use_ema and share_statistics:
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
     run.position.statistics_shared = True
     model = run.task.get_eval_model(ema=use_ema)
     figures = {
         split: evaluate_split(
-            run, split, model, teacher_predictions=run.weak_predictions.get(split), progress=watch.guard).metrics
+            run, split, model, teacher_predictions=run.weak_predictions.get(split),
+            progress=None if args.fsdp else watch.guard).metrics  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
     metric = selection_metric(args, figures, terms)
@@ -327,6 +337,11 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         run.saver.remove_recovery()
 
 
+def evaluates_average(run: Run) -> bool:
+    """True when the average of the weights is what is evaluated and exported."""
+    return run.task.has_ema() and not run.args.model_ema_force_cpu
+
+
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
     """True when an evaluation and a checkpoint follow this epoch."""
     if args.eval_interval_end is not None and epoch > int(args.eval_interval_end * args.epochs):
@@ -350,15 +365,21 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]
 
 
-def finish(run: Run, seconds: float) -> None:
+def trained_student(run: Run) -> torch.nn.Module | None:
+    """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
+    model = run.task.get_eval_model(ema=evaluates_average(run))
+    return model.gather() if run.args.fsdp else unwrap_model(model)
+
+
+def finish(run: Run, model: torch.nn.Module, seconds: float) -> None:
     """Export the selected student, write result.json, print the closing table, publish."""
     args, history = run.args, report.read_history(run.files.metrics.path)
     run.files.trackers.close()
     if not history:
         raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
-    model = unwrap_model(run.task.get_eval_model(ema=history[-1]["ema"]))
     if args.select == "best":
-        load_weights(model, read_weights(run.folder / ckpt.BEST, "--select", history[-1]["ema"]), ckpt.BEST, "--select")
+        best = ckpt.SHARDED_BEST if args.fsdp else ckpt.BEST
+        load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics.get("val"), run.data,
         run.data_config, history, seconds)

@@ -216,7 +216,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
-    model.to(device=world.device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
+    model.to(
+        device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     channels, *size = data_config["input_size"]
@@ -227,6 +228,11 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         model = convert_sync_batchnorm(model)
     return model, data_config, source
 
+
+
+def first_device(sharded: bool, world: World) -> torch.device:
+    """Return where a model is made: on the CPU when it is to be sharded, for the whole may not fit the device."""
+    return torch.device("cpu") if sharded else world.device
 
 
 def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
@@ -280,7 +286,7 @@ def build_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
         StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], student.num_classes),
-        device=world.device,
+        device=first_device(args.fsdp_teacher, world),
         dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
         use_ema=args.use_ema_teacher,
         class_map_file=args.teacher_class_map,
@@ -420,12 +426,12 @@ def build_task(
         pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
         jsd_splits=args.aug_splits,
     ).to(world.device)
-    shared = dict(device=world.device, dtype=precision.dtype, verbose=world.primary)
+    shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     if teacher is not None:
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
         _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
-        loss = create_loss(args.loss, **args.loss_kwargs).to(world.device)
+        loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
         return WeakToStrongTask(
             student,
             targets or teacher,

@@ -24,8 +24,10 @@ from .engine import Position
 from .errors import UserError, one_line
 from .hub import share
 from .loading import read_checkpoint
+from .shards import settled
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
 # flags of a run that decide the shape of what is in its checkpoints
 SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
            "loss_kwargs", "layer_decay", "model_ema")
@@ -62,7 +64,8 @@ def _temporary_name(path: Path) -> Path:
 def remove_temporary_files(folder: Path) -> None:
     """Delete what a process that was killed while it wrote to a folder has left."""
     for file in folder.glob(_temporary_name(Path("*")).name):
-        file.unlink(missing_ok=True)
+        if not file.is_dir():
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,7 +110,7 @@ class Saver(CheckpointSaver):
         """
         folder = Path(self.checkpoint_dir)
         epoch, metric = (bookkeeping or {}).get("pending", (None, None))
-        if epoch is not None and path is not None and path.resolve() == (folder / LAST).resolve():
+        if epoch is not None and path is not None and path.resolve() == (folder / f"last{self.extension}").resolve():
             self.load_state_dict({**bookkeeping, "pending": (None, None)})
             self._last_is_written = True
             self.save_checkpoint(epoch, metric)
@@ -116,15 +119,21 @@ class Saver(CheckpointSaver):
                 self.save_milestone(epoch + 1)
         elif bookkeeping:
             self.load_state_dict(bookkeeping)
-        remove_temporary_files(folder)
+        self._remove_temporary(folder)
         for file in self._recovery_files():
             if path is not None and file.resolve() == path.resolve():
                 self.curr_recovery_file = str(file)
             else:
-                file.unlink(missing_ok=True)
+                self._remove(file)
 
     def _recovery_files(self) -> Iterable[Path]:
         return Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}")
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        remove_temporary_files(folder)
 
     def _replace(self, src: str, dst: str) -> None:
         if not self._last_is_written:
@@ -166,7 +175,13 @@ class Saver(CheckpointSaver):
     def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
         self.wait()
         if not self._last_is_written:
-            save_state(self._state(epoch, metric), Path(save_path))
+            self._write(self._state(epoch, metric), Path(save_path))
+
+    def _write(self, state: dict, path: Path) -> None:
+        save_state(state, path)
+
+    def _copy(self, state: dict) -> dict | None:
+        return copy_state(state)
 
     def save_recovery(
             self,
@@ -190,12 +205,12 @@ class Saver(CheckpointSaver):
         path = Path(self.recovery_dir) / f"{self.recovery_prefix}-{epoch}-{batch_idx}{self.extension}"
         state = self._state(epoch)
         state["w2s"]["rank_states"] = rank_states
-        if background and (copy := copy_state(state)) is not None:
+        if background and (copy := self._copy(state)) is not None:
             self._writing = self._pool.submit(save_state, copy, path)
         else:
-            save_state(state, path)
+            self._write(state, path)
         if self.prev_recovery_file and self.prev_recovery_file != str(path):
-            Path(self.prev_recovery_file).unlink(missing_ok=True)
+            self._remove(Path(self.prev_recovery_file))
         self.prev_recovery_file, self.curr_recovery_file = self.curr_recovery_file, str(path)
 
     def wait(self) -> None:
@@ -208,7 +223,7 @@ class Saver(CheckpointSaver):
         """Delete recovery checkpoints: a complete epoch has been saved after them."""
         self.wait()
         for file in self._recovery_files():
-            file.unlink(missing_ok=True)
+            self._remove(file)
         self.curr_recovery_file = self.prev_recovery_file = ""
 
 
@@ -289,13 +304,13 @@ def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
 
 def find_resume(folder: Path) -> Path | None:
     """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
-    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*.pth.tar")
-             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.pth\.tar", p.name))]
-    last = folder / LAST
+    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*")
+             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.(pth\.tar|sharded)", p.name))]
+    last = folder / LAST if (folder / LAST).is_file() else settled(folder / SHARDED_LAST)
     if not found:
-        return last if last.is_file() else None
+        return last
     (epoch, _), recovery = max(found)
-    if last.is_file() and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
+    if last and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
         return last
     return recovery
 

@@ -11,6 +11,7 @@ from timm.task import TrainingTask
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .data import Batch, TrainLoader
 from .data.views import hash_seed
@@ -277,13 +278,15 @@ def _backward(
         return True
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
-    good = torch.isfinite(nn.utils.get_total_norm(gradients, error_if_nonfinite=False))
+    norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
+    good = torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if loss.device.type == "cpu":
         if not good:
             return good
     else:
         for gradient in gradients:  # no wait for the device: a bad gradient becomes zero
-            gradient.copy_(torch.where(good, gradient, torch.zeros_like(gradient)))
+            own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            own.copy_(torch.where(good, own, torch.zeros_like(own)))
     if clipped:
         dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
     optimizer.step()

@@ -75,6 +75,10 @@ class StudentModule(nn.Module):
         # reach every parameter, as DDP expects.
         return {name: 0.0 * term for name, term in self.loss(inputs).items()}
 
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the student's logits (B, C)."""
+        return first_output(self.student(images))
+
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizer factory exempts from weight decay."""
         names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()

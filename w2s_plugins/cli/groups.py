@@ -230,6 +230,8 @@ def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
 def add_device(add: Adder) -> None:
     add_precision(add)
     add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
+    add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
+    add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
     add("--synchronize-step", action="store_true", help="wait for the device after every update")
     add("--local_rank", type=int, default=0, metavar="R", help="set by old launchers; torchrun's environment wins")
     add("--device-modules", type=str, nargs="+", metavar="MODULE", help="Python modules of device backends to import")

@@ -18,6 +18,7 @@ from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
+from ..shards import OLDEST_TORCH
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ RANGES = {
     "ceiling_acc": (0, 100),
     "seed": (0, 2 ** 32 - 1),
 }
+# element-wise ones: their step on a part of a parameter is that part of their step
+SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
+                      "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
 EVAL_METRICS = ("top1", "top5", "loss", "agreement")
 
 # flag of the released code -> the losses it concerns and the kwarg it sets there
@@ -273,6 +277,33 @@ def loss_weights(task: float | None, distill: float | None) -> tuple[float, floa
     return 1.0, 1.0
 
 
+def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    if not args.fsdp:
+        return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
+    cached = args.teacher and args.teacher_targets != "online"
+    return [
+        (torch.__version__ < OLDEST_TORCH, f"--fsdp needs torch {OLDEST_TORCH} or newer for its "
+         f"checkpoints, this is {torch.__version__}"),
+        (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
+        (args.kd_model_name, "--fsdp cannot shard the student of timm's own distillation: use --teacher in place of "
+         "--kd-model-name"),
+        (args.opt.lower() not in SHARDED_OPTIMIZERS, f"--fsdp gives the optimizer parts of the weights, with which "
+         f"--opt {args.opt} does not work{nearest(args.opt, SHARDED_OPTIMIZERS)}; one of "
+         f"{', '.join(SHARDED_OPTIMIZERS)}"),
+        (args.clip_grad is not None and args.clip_mode == "agc", "--clip-mode agc looks at rows of whole weights: use "
+         "norm or value with --fsdp"),
+        (args.channels_last, "--fsdp keeps weights in rows, which --channels-last would rearrange: leave one out"),
+        (args.sync_bn, "--sync-bn was not made for sharded weights: leave out --sync-bn or --fsdp"),
+        (args.model_ema_force_cpu, "--fsdp shards the average of the weights, it fits the device: leave out "
+         "--model-ema-force-cpu"),
+        (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
+         "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
+        (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
+         f"{args.teacher_targets} are made by each on its own: leave one out"),
+        (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),
+    ]
+
+
 def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     sizes, probs = args.train_img_sizes or (), args.train_size_probs
     rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
@@ -334,6 +365,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "cached or cached-views:N"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
+        *_sharding_rules(args),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
