@@ -1,0 +1,79 @@
+"""A rank that is lost ends the run, promptly and with its name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import TINY, Done, run_script
+
+pytestmark = pytest.mark.slow
+Run = Callable[..., Done]
+# A loss in whose third call on rank 1 something happens, after the time for a sign of life.
+LOST = '''
+import datetime, os, signal, time
+import torch.distributed as dist
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+def hang():
+    time.sleep(60)
+
+@register_loss("lost")
+def lost(inputs):
+    global calls
+    calls += 1
+    if calls == 3:
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=LIMIT), dist.group.WORLD)
+        if os.environ["RANK"] == "1":
+            time.sleep(1)
+            EVENT
+    return {"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}
+'''
+
+
+def flags_of(folder: Path, weak: Path, event: str, limit: int = 60) -> list[object]:
+    (folder / "lost.py").write_text(LOST.replace("EVENT", event).replace("LIMIT", str(limit)))
+    return [*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 4,
+            "--no-teacher-eval", "--plugins", "lost.py", "--loss", "lost", "--dist-timeout", 3]
+
+
+def error_of(done: Done) -> str:
+    lines = [line for line in done.err.splitlines() if line.startswith("train_w2s.py: error: ")]
+    assert done.code != 0 and len(lines) == 1, done.err
+    return lines[0].removeprefix("train_w2s.py: error: ")
+
+
+@pytest.mark.parametrize("signal, message", [
+    ("SIGSTOP", "has given no sign of life for 3 s (--dist-timeout)"),
+    ("SIGKILL", "has died without a message, killed or out of memory; rank 0, in the backward pass of batch 3, epoch"),
+])
+def test_signal_under_torchrun(weak: Path, tmp_path: Path, signal: str, message: str) -> None:
+    flags = flags_of(tmp_path, weak, f"os.kill(os.getpid(), signal.{signal})")
+    error = error_of(run_script(*flags, cwd=tmp_path, processes=2, timeout=60))
+    assert error.startswith("rank 1 (") and message in error
+    assert "last heard of in the forward pass of batch 3, epoch 1, has" in error
+
+
+def test_stopped_among_others(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    """All others end, without torchrun, and so does the stopped one."""
+    done = ranks(*flags_of(tmp_path, weak, "os.kill(os.getpid(), signal.SIGSTOP)"), cwd=tmp_path, processes=4)
+    assert error_of(done).startswith("rank 1 (") and done.codes == (1, -9, 1, 1)
+
+
+def test_error_on_one_rank(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    done = ranks(*flags_of(tmp_path, weak, "raise ValueError('broken')"), cwd=tmp_path, processes=3)
+    error = error_of(done)
+    assert error.startswith("rank 1 (")
+    assert error.endswith("), in the forward pass of batch 3, epoch 1: ValueError: broken")
+    assert done.err.count("Traceback") == 1 and done.codes == (1, 1, 1)
+
+
+def test_rank_that_is_alive_and_does_not_go_on(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    """It may take its time, until the limit that PyTorch sets for one exchange."""
+    done = ranks(*flags_of(tmp_path, weak, "time.sleep(4)"), cwd=tmp_path, processes=2).ok()
+    assert "sign of life" not in done.err
+    error = error_of(ranks(*flags_of(tmp_path, weak, "hang()", limit=2), cwd=tmp_path, processes=2))
+    assert error.startswith("rank 1 (")
+    assert "in the forward pass of batch 3, epoch 1, does not go on; rank 0, in the backward pass of batch 3" in error
