@@ -85,13 +85,12 @@ class Heartbeat:
                         f"{_name(following, sign)} has given no sign of life for {self.timeout:g} s (--dist-timeout), "
                         "it is stopped or cut off from the network", silent=sign)
             except dist.DistError as error:
-                self._store_error = error
-            else:
-                self._unanswered = 0
-                if end:
-                    self._leave(end)
-                silent = silent + 1 if sign == last else 0
-                last = sign
+                self._store_error = error  # it never answers again
+                return
+            self._unanswered = 0
+            if end:
+                self._leave(end)
+            silent, last = silent + 1 if sign == last else 0, sign
             time.sleep(self.period)
 
     def _watch_store(self) -> None:

@@ -11,9 +11,9 @@ from tests.parts import write_folder
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Done]
-# Several processes sum the gradients of a batch in another order than one, which costs rounding: about 1e-7 of their size
-# a step, and here six steps of SGD without momentum follow, at a learning rate of 0.05. A batch with one other sample
-# in it moves weights a hundred times as far as the tolerance, as `test_cached` shows.
+# Several processes sum the gradients of a batch in another order than one, which costs rounding: about 1e-7 of their
+# size a step, and here six steps of SGD without momentum follow, at a learning rate of 0.05. A batch with one other
+# sample in it moves weights a hundred times as far as the tolerance, as `test_cached` shows.
 TOLERANCE = 1e-5
 
 
