@@ -28,8 +28,10 @@ from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
+from w2s_plugins.ddp import ddp_options, skip_buffers
 from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
 from w2s_plugins.errors import UserError, exit_now, run_main
+from w2s_plugins.heartbeat import note
 from w2s_plugins.hub import check_repo_id, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
@@ -84,6 +86,7 @@ def main() -> None:
         fit(run)
     except Interrupted as interruption:
         stop_early(run, interruption)
+    note("at the end of the run")
     model = trained_student(run)
     if run.world.primary:
         finish(run, model, time.monotonic() - started)
@@ -171,7 +174,9 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
             task.compile_ema(backend=args.torchcompile, mode=args.torchcompile_mode)
     if world.distributed:
         device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
-        task.prepare_distributed(device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb)
+        skip_buffers(task.get_trainable_module(), statistics=True)
+        task.prepare_distributed(device_ids=device_ids, **ddp_options(
+            task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))
 
 
 def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
@@ -250,6 +255,7 @@ def fit(run: Run) -> None:
         seed=args.seed,
         rank=world.rank,
         distributed=world.distributed,
+        share_statistics=world.distributed and not args.no_ddp_bb,
     )
 
     def on_log(update: int, terms: dict[str, float], lr: float) -> None:

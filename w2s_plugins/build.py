@@ -26,6 +26,7 @@ from timm.utils import NativeScaler, init_distributed_device, random_seed, set_j
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from . import heartbeat
 from .cli.resolve import loss_weights, split_names, view_epochs
 from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
 from .data.datasets import class_names_of, describe, num_classes_of
@@ -94,8 +95,13 @@ def join_processes(args: argparse.Namespace) -> World:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+    if not args.dist_timeout >= 1:
+        raise UserError(f"--dist-timeout {args.dist_timeout}: expected at least 1 second")
     device = init_distributed_device(args)
     world = World(device, args.rank, args.world_size, args.distributed)
+    if world.distributed:
+        heartbeat.start(args.dist_timeout)
+        heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
     _logger.info(f"{world.size} process(es) on {device}{why}"
                  + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}"))

@@ -15,7 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from .data import Batch, TrainLoader
 from .data.views import hash_seed
+from .ddp import share_statistics
 from .errors import UserError
+from .heartbeat import note
 from .task import first_output
 
 _logger = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class StepSettings:
     seed: int = 42
     rank: int = 0
     distributed: bool = False
+    share_statistics: bool = False  # give all ranks rank 0's batch norm statistics before the last update
 
 
 class TermMeter:
@@ -206,16 +209,21 @@ def train_one_epoch(
         images = batch.input
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        if settings.share_statistics and number == (total - 1) // accum * accum:
+            share_statistics(task.get_trainable_module())
+        note(f"in the forward pass of batch {number + 1}, epoch {epoch + 1}")
         seed_step(settings.seed, settings.rank, epoch, number)
         if hasattr(task, "set_progress"):
             task.set_progress((epoch * total + number) / (num_epochs * total))
         waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
         with waiting:
             result = _forward(task, batch, images, precision)
+            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
             good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
         position.meter.update(result, len(images))
         position.batch = number + 1
+        note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:
             continue
         update = number // accum
@@ -358,6 +366,7 @@ def evaluate(
 
     if isinstance(model, nn.Module):
         model.eval()
+    note("in an evaluation")
     device, limit = precision.device, evaluation_sample_limit(loader)
     meter = ClassificationEvaluator(device, max_samples=limit)
     teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
@@ -387,6 +396,7 @@ def evaluate(
         teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
     if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
         metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
+    note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
 
 

@@ -10,6 +10,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .ddp import skip_buffers
 from .features import FeatureExtractor
 from .losses import DistillationLoss, LossContext, LossInputs
 
@@ -56,13 +57,18 @@ class StudentModule(nn.Module):
             index: Tensor | None,
             progress: float,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return the student's logits (B, C), the terms of the loss, and further figures for the log."""
+        """Return the student's logits (B, C), the terms of the loss, and further figures for the log.
+
+        Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
+        """
         logits, features = self.runner(images)
         teacher_logits, teacher_features = teacher
         inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
+        if target is None:
+            logits = logits.detach()
         if self.mix is None:
             return logits, self.loss(inputs), {}
-        mixed = self.mix(teacher_logits, logits, progress)
+        mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         terms = self._kept_terms(inputs.replace(teacher_logits=mixed.logits), mixed.keep)
         return logits, {**terms, **mixed.terms}, mixed.figures
 
@@ -159,6 +165,11 @@ class WeakToStrongTask(TrainingTask):
         """The distillation loss."""
         return unwrap_model(self.trainable_module).loss
 
+    @property
+    def leaves_unused(self) -> bool:
+        """True when parameters may get no gradient: a loss of features does not train what lies behind them."""
+        return self.task_loss_weight == 0 and unwrap_model(self.trainable_module).extractor is not None
+
     def set_progress(self, progress: float) -> None:
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
@@ -206,9 +217,9 @@ class WeakToStrongTask(TrainingTask):
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
         if self.device.type == "cpu":
             device_ids = None  # DDP refuses device ids there
-        # Memories by sample are the same on every rank already, and too large to send around at every step.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            self.trainable_module, [f"loss.{name}" for name, _ in self.loss.named_buffers()])
+        if self.leaves_unused and not ddp_kwargs.get("static_graph"):
+            ddp_kwargs.setdefault("find_unused_parameters", True)
+        skip_buffers(self.trainable_module)
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 

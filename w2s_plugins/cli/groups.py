@@ -207,6 +207,8 @@ def add_precision(add: Adder) -> None:
     add("--amp-dtype", type=str, default="float16", metavar="DTYPE",
         help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)")
     add("--model-dtype", type=str, metavar="DTYPE", help="dtype of the model without mixed precision")
+    add("--dist-timeout", type=float, default=600, metavar="S",
+        help="seconds without a sign of life from one of several processes after which the run ends and names it")
 
 
 def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
