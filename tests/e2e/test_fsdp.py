@@ -146,7 +146,8 @@ def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
 def test_mixed_precision(here: Run, weak: Path, tmp_path: Path) -> None:
     """Nearly the training of autocast alone, with recomputed activations."""
     flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", "--teacher", "w2s_cnn2",
-             "--teacher-checkpoint", weak, "--amp", "--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment"]
+             "--teacher-checkpoint", weak, "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--no-teacher-eval",
+             "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
     here(*flags, "part", "--fsdp", "--grad-checkpointing").ok()
     one, two = read_run(tmp_path / "whole")["state_dict"], by_hand(tmp_path / "part" / "last.sharded")
