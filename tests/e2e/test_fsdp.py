@@ -2,12 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
@@ -35,6 +36,14 @@ def crash(*args):
 
 engine.seed_step = crash
 '''
+
+
+@pytest.fixture(autouse=True)
+def no_group_left() -> Iterator[None]:
+    """A run of one process that ends with an error leaves its group behind."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def by_hand(folder: Path) -> dict[str, torch.Tensor]:
