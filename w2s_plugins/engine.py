@@ -204,7 +204,7 @@ def train_one_epoch(
         images = batch.input
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        seed_step(settings.seed, settings.rank, epoch, number)
+        seed_step(precision.device, settings.seed, settings.rank, epoch, number)
         if hasattr(task, "set_progress"):
             task.set_progress((epoch * total + number) / (num_epochs * total))
         waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
@@ -242,9 +242,17 @@ def train_one_epoch(
     return position.meter.average(settings.distributed)
 
 
-def seed_step(seed: int, rank: int, epoch: int, batch: int) -> None:
-    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would."""
-    torch.manual_seed(hash_seed(seed, rank, epoch, batch))
+def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would.
+
+    `torch.manual_seed` would do, but takes a millisecond where there is no accelerator: it notes for each kind of them
+    where it was called.
+    """
+    number = hash_seed(seed, rank, epoch, batch)
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(number)
 
 
 def _forward(task: TrainingTask, batch: Batch, images: Tensor, precision: Precision) -> dict[str, Tensor]:
