@@ -244,7 +244,7 @@ def script(args: argparse.Namespace, folder: Path) -> None:
               "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *shared,
               "--kd-model-name", teacher_id]
     ours = [sys.executable, str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
-            "--no-teacher-eval"]
+            "--no-teacher-eval", "--teacher-img-size", str(args.size)]  # timm's teacher sees the student's size
     runs = run_in_turns(
         {"here": (ours, args.batch_size, args.threads), "timm": (theirs, args.batch_size, args.threads)}, args, folder)
     rows = [
