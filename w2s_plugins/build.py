@@ -34,6 +34,7 @@ from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_errors, hub_source
+from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
     adapt_state,
     check_input_size,
@@ -97,8 +98,10 @@ def join_processes(args: argparse.Namespace) -> World:
     device = init_distributed_device(args)
     world = World(device, args.rank, args.world_size, args.distributed)
     why = " (no CUDA here)" if args.no_accelerator else ""
+    emulated = args.amp and device.type == "cpu" and not cpu_has_bfloat16_units()
     _logger.info(f"{world.size} process(es) on {device}{why}"
-                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}"))
+                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
+                 + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:
@@ -275,7 +278,7 @@ def build_teacher(
     """Create the frozen teacher on the student's input, or None."""
     if not args.teacher:
         return None
-    dtype = precision.amp_dtype if precision.amp_dtype and world.device.type != "cpu" else torch.float32
+    dtype = inference_dtype(world.device, precision.amp_dtype)
     return create_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
@@ -287,7 +290,6 @@ def build_teacher(
         img_size=args.teacher_img_size,
         model_kwargs=args.teacher_kwargs,
         compiled=args.teacher_compile,
-        channels_last=args.channels_last,
     )
 
 

@@ -1,5 +1,6 @@
 """The weak-to-strong training task: student, teacher and losses in one forward pass."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from .features import FeatureExtractor
 from .losses import DistillationLoss, LossContext, LossInputs
@@ -36,6 +38,7 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
+        self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
         self.set_runner(self.run)
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
@@ -58,13 +61,23 @@ class StudentModule(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Return the student's logits (B, C), the terms of the loss, and further figures for the log."""
         logits, features = self.runner(images)
-        teacher_logits, teacher_features = teacher
+        teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
         if self.mix is None:
             return logits, self.loss(inputs), {}
         mixed = self.mix(teacher_logits, logits, progress)
         terms = self._kept_terms(inputs.replace(teacher_logits=mixed.logits), mixed.keep)
         return logits, {**terms, **mixed.terms}, mixed.figures
+
+    def _awaited(self, answer: tuple[Tensor, list[Tensor] | None]) -> tuple[Tensor, list[Tensor] | None]:
+        """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
+        if self.teacher_stream is not None:
+            stream = torch.cuda.current_stream(self.teacher_stream.device)
+            stream.wait_stream(self.teacher_stream)
+            for tensor in tree_leaves(answer):
+                if isinstance(tensor, Tensor):
+                    tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
+        return answer
 
     def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
         if keep is None:
@@ -142,6 +155,8 @@ class WeakToStrongTask(TrainingTask):
             device=self.device,
         ))
         self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
+        if self.device.type == "cuda" and not cached:
+            self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
         self.eval_model = student
 
     @property
@@ -191,11 +206,21 @@ class WeakToStrongTask(TrainingTask):
         return {"loss": total, **result}
 
     def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        """Return the teacher's logits and, where the loss needs them, its features."""
+        """Return the teacher's logits and, where the loss needs them, its features.
+
+        On CUDA they are computed on a stream beside the student's, for which `StudentModule` waits before the loss.
+        """
         module = unwrap_model(self.trainable_module)
-        if module.extractor is not None:
-            return self.teacher.with_features(query)
-        return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
+        stream = module.teacher_stream
+        beside = contextlib.nullcontext()
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
+            query.record_stream(stream)
+            beside = torch.cuda.stream(stream)
+        with beside:
+            if module.extractor is not None:
+                return self.teacher.with_features(query)
+            return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from .errors import UserError
 from .features import FeatureExtractor, create_feature_extractor
 from .hub import file_sha256, hub_source
+from .inference import compile_mode, inference_form
 from .loading import (
     INPUT_KEYS,
     check_input_size,
@@ -61,6 +62,11 @@ class TeacherModel(nn.Module):
         source: where it came from, for the record.
         dtype: dtype it runs in.
         compiled: run it through torch.compile.
+        compile_mode: its mode.
+
+    Attributes:
+        model: the model as it was given, by which it is identified.
+        fast: its inference form, which is the one that runs.
     """
 
     def __init__(
@@ -73,12 +79,15 @@ class TeacherModel(nn.Module):
             source: dict | None = None,
             dtype: torch.dtype = torch.float32,
             compiled: bool = False,
+            compile_mode: str | None = None,
     ):
         super().__init__()
-        self.model = model.eval().requires_grad_(False).to(dtype)
+        self.model = model.eval().requires_grad_(False)
+        self.fast = inference_form(self.model, data_config["input_size"])
+        self.to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes
-        self.run = torch.compile(self.model) if compiled else self.model
+        self.run = torch.compile(self.fast, mode=compile_mode) if compiled else self.fast
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
         student_mean, student_std, mean, std = stats
@@ -96,24 +105,27 @@ class TeacherModel(nn.Module):
     def adapt(self, images: Tensor) -> Tensor:
         """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
         if not self.same_normalization:
-            images = images.float() * self.scale + self.shift
+            images = torch.addcmul(self.shift, images.float(), self.scale)
         if tuple(images.shape[-2:]) != self.size:
             images = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True, align_corners=False)
         return images
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
-        logits = self.run(images.to(self.dtype))
+        logits = self.run(self._arrange(images))
         return self._student_classes(logits[0] if isinstance(logits, (tuple, list)) else logits)
 
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""
-        logits, features = self.extractor(self.model, images.to(self.dtype))
+        logits, features = self.extractor(self.fast, self._arrange(images))
         return self._student_classes(logits), features
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
         self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+
+    def _arrange(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype, memory_format=torch.channels_last)
 
     def _student_classes(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -207,7 +219,6 @@ def create_teacher(
         img_size: int | None = None,
         model_kwargs: dict | None = None,
         compiled: bool = False,
-        channels_last: bool = False,
 ) -> Teacher:
     """Create a teacher, or an ensemble of several.
 
@@ -222,7 +233,6 @@ def create_teacher(
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
         compiled: use torch.compile.
-        channels_last: use that memory layout.
 
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
@@ -243,10 +253,9 @@ def create_teacher(
             raise UserError(
                 f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
                 "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
-        if channels_last:
-            model = model.to(memory_format=torch.channels_last)
         members.append(TeacherModel(
-            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled))
+            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
+            compile_mode=compile_mode(device)))
     return Teacher(members).to(device).eval()
 
 

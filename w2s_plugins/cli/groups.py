@@ -55,8 +55,9 @@ def add_teacher(add: Adder) -> None:
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
     add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
-        help="dtype of the teacher (default: that of autocast, else float32)")
-    add("--teacher-compile", action="store_true", help="torch.compile the teacher")
+        help="dtype of the teacher (default: that of autocast where the device computes in it, else float32)")
+    add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
+        "max-autotune-no-cudagraphs, which takes minutes to start; needs a C++ compiler on a CPU")
     add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--teacher-assign", choices=["mean", "student"], default="mean",
