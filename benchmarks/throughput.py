@@ -50,7 +50,12 @@ WORLD = build.World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = create_parser().parse_args(argv)
+    parser = create_parser()
+    args = parser.parse_args(argv)
+    if args.what == "script" and args.timm is None:
+        parser.error("script compares with timm's train.py: give --timm CLONE")
+    if args.timm is not None and not (args.timm / "train.py").is_file():
+        parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
     if args.quick:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 2, 2, 16, 4
     torch.set_num_threads(args.threads)
@@ -167,7 +172,8 @@ def student_loop(pair: Pair) -> Callable[[], None]:
 def teacher_loop(pair: Pair) -> Callable[[], None]:
     """Return a function that runs the teacher's network on images in the teacher's own form."""
     (member,) = pair.teacher.members
-    images: list[Tensor] = [member.adapt(batch.input).to(member.dtype) for batch in pair.batches]
+    images: list[Tensor] = [
+        member.adapt(batch.input).to(member.dtype, memory_format=torch.channels_last) for batch in pair.batches]
 
     @torch.inference_mode()
     def loop() -> None:
