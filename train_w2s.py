@@ -4,6 +4,10 @@
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
+import gc
+
+gc.disable()  # until all is imported
+
 import argparse
 import functools
 import logging
@@ -41,6 +45,9 @@ from w2s_plugins.registry import load_plugins
 from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.target_cache import CachedTargets
 from w2s_plugins.teachers import Teacher
+
+gc.freeze()  # what was imported stays; to look through it again and again takes a tenth of the start-up
+gc.enable()
 
 _logger = logging.getLogger("train_w2s")
 

@@ -34,6 +34,7 @@ from .data.loaders import train_transform_kwargs
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
+from .hints import speed_hint
 from .hub import file_sha256, hub_errors, hub_source
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
@@ -123,6 +124,8 @@ def setup_device(args: argparse.Namespace) -> World:
         except ImportError as error:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     world = join_processes(args)
+    if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
+        _logger.info(hint)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     if args.fuser:
         set_jit_fuser(args.fuser)

@@ -212,7 +212,7 @@ def train_one_epoch(
         if settings.share_statistics and number == (total - 1) // accum * accum:
             share_statistics(task.get_trainable_module())
         note(f"in the forward pass of batch {number + 1}, epoch {epoch + 1}")
-        seed_step(settings.seed, settings.rank, epoch, number)
+        seed_step(precision.device, settings.seed, settings.rank, epoch, number)
         if hasattr(task, "set_progress"):
             task.set_progress((epoch * total + number) / (num_epochs * total))
         waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
@@ -252,9 +252,17 @@ def train_one_epoch(
     return position.meter.average(settings.distributed)
 
 
-def seed_step(seed: int, rank: int, epoch: int, batch: int) -> None:
-    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would."""
-    torch.manual_seed(hash_seed(seed, rank, epoch, batch))
+def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would.
+
+    `torch.manual_seed` would do, but takes a millisecond where there is no accelerator: it notes for each kind of them
+    where it was called.
+    """
+    number = hash_seed(seed, rank, epoch, batch)
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(number)
 
 
 def _forward(task: TrainingTask, batch: Batch, images: Tensor, precision: Precision) -> dict[str, Tensor]:
