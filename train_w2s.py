@@ -21,12 +21,12 @@ from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, report, run_folder
+from w2s_plugins import build, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
-from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
+from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, gather_rows, train_one_epoch
 from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.hub import check_repo_id, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
@@ -35,7 +35,7 @@ from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.signals import Interrupted, SignalWatch
-from w2s_plugins.target_cache import CachedTargets
+from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
 
 _logger = logging.getLogger("train_w2s")
@@ -74,17 +74,31 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    if args.protocol:
+        protocol.run_w2s(args, given, parser, train)
+    else:
+        train(args, given)
+    end_process(0)
+
+
+def train(args: argparse.Namespace, given: set[str]) -> dict:
+    """Train one model and return the record of the run, that of result.json, on every rank.
+
+    Args:
+        args: all flags; filled in in place.
+        given: names of the flags that were set by hand.
+    """
     resolve_train_args(args, given)
     started = time.monotonic()
-    run = prepare(args, set(parser.by_dest()))
+    run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
     try:
         fit(run)
     except Interrupted as interruption:
         stop_early(run, interruption)
-    if run.world.primary:
-        finish(run, time.monotonic() - started)
-    end_process(run, 0)
+    record = finish(run, time.monotonic() - started) if run.world.primary else None
+    run.loaders.clear()  # ends the data workers
+    return agree(record, run.world.distributed)
 
 
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
@@ -131,7 +145,8 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
                         f"go on with --resume {run.folder}")
         run.files.trackers.close()
-    end_process(run, interruption.exit_code, together=interruption.together)
+    run.loaders.clear()  # ends the data workers
+    end_process(interruption.exit_code, together=interruption.together)
 
 
 def save_recovery(run: Run, update: int, gather: bool = True, background: bool = True) -> None:
@@ -141,10 +156,9 @@ def save_recovery(run: Run, update: int, gather: bool = True, background: bool =
         run.saver.save_recovery(run.position.epoch, update, states, background)
 
 
-def end_process(run: Run, code: int, together: bool = True) -> None:
+def end_process(code: int, together: bool = True) -> None:
     """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
-    run.loaders.clear()  # ends the data workers
-    if run.world.distributed:
+    if dist.is_initialized():
         if together:
             dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
             dist.destroy_process_group()
@@ -291,12 +305,13 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     if use_ema and share_statistics:
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
     model = run.task.get_eval_model(ema=use_ema)
-    figures = {
+    found = {
         split: evaluate_split(
             run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            on_output=lambda logits, target: watch.check_here()).metrics
+            on_output=lambda logits, target: watch.check_here())
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
+    figures = {split: evaluation.metrics for split, evaluation in found.items()}
     metric = selection_metric(args, figures, terms)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f["loss"]) for f in figures.values()):
@@ -318,11 +333,25 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
         run.scheduler.step(epoch + 1, metric)
+    if "val" in found:
+        save_predictions(run, found["val"], metric)
     if run.saver:
         run.saver.save_checkpoint(epoch, metric=metric)
         if epoch + 1 in args.save_epochs:
             run.saver.save_milestone(epoch + 1)
         run.saver.remove_recovery()
+
+
+def save_predictions(run: Run, found: Evaluation, metric: float) -> None:
+    """Write what the student says of each sample of the validation split; all ranks take part."""
+    columns = {"target": found.targets, "student": found.predictions}
+    if found.teacher_predictions is not None:
+        columns["teacher"] = found.teacher_predictions
+    rows = gather_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
+    if run.saver:
+        best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
+        for name in ("last", "best") if best else ("last",):
+            report.write_predictions(run.folder / report.PREDICTIONS[name], list(columns), rows)
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
@@ -348,8 +377,8 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]
 
 
-def finish(run: Run, seconds: float) -> None:
-    """Export the selected student, write result.json, print the closing table, publish."""
+def finish(run: Run, seconds: float) -> dict:
+    """Export the selected student, write result.json, print the closing table, publish; return the record."""
     args, history = run.args, report.read_history(run.files.metrics.path)
     run.files.trackers.close()
     if not history:
@@ -370,6 +399,7 @@ def finish(run: Run, seconds: float) -> None:
         url = push_export(run.folder / "export", args.push_to_hub, private=args.hub_private or None,
                           revision=args.hub_revision, commit_message=args.hub_commit_message)
         print(f"published at {url}")
+    return record
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import copy
 import functools
 import importlib
 import logging
+import os
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
@@ -94,7 +96,7 @@ def join_processes(args: argparse.Namespace) -> World:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    device = init_distributed_device(args)
+    device = join_group(args)
     world = World(device, args.rank, args.world_size, args.distributed)
     why = " (no CUDA here)" if args.no_accelerator else ""
     _logger.info(f"{world.size} process(es) on {device}{why}"
@@ -104,6 +106,17 @@ def join_processes(args: argparse.Namespace) -> World:
     if args.fast_norm:
         set_fast_norm()
     return world
+
+
+def join_group(args: argparse.Namespace) -> torch.device:
+    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group."""
+    if not dist.is_initialized():
+        return init_distributed_device(args)
+    args.rank, args.world_size, args.distributed = dist.get_rank(), dist.get_world_size(), True
+    args.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if args.device != "cpu":
+        args.device = f"{args.device.split(':')[0]}:{args.local_rank}"
+    return torch.device(args.device)
 
 
 def setup_device(args: argparse.Namespace) -> World:
