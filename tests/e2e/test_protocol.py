@@ -12,7 +12,8 @@ from .conftest import TINY, Done, run_script
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--protocol", "w2s",
-         "--epochs", 12, "--val-interval", 12, "--lr", 0.1, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0, "--experiment", "p"]
+         "--epochs", 12, "--val-interval", 12, "--lr", 0.1, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
+         "--experiment", "p"]
 
 
 def result(folder: Path) -> dict:
