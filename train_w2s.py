@@ -27,13 +27,13 @@ from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, fsdp, report, run_folder
+from w2s_plugins import build, fsdp, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
 from w2s_plugins.ddp import ddp_options, skip_buffers
-from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
+from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, gather_rows, train_one_epoch
 from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.heartbeat import note
 from w2s_plugins.hub import check_repo_id, export_model, push_export
@@ -43,7 +43,7 @@ from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.signals import Interrupted, SignalWatch
-from w2s_plugins.target_cache import CachedTargets
+from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
 
 gc.freeze()  # what was imported stays; to look through it again and again takes a tenth of the start-up
@@ -85,9 +85,23 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    if args.protocol:
+        protocol.run_w2s(args, given, parser, train)
+    else:
+        train(args, given)
+    end_process(0)
+
+
+def train(args: argparse.Namespace, given: set[str]) -> dict:
+    """Train one model and return the record of the run, that of result.json, on every rank.
+
+    Args:
+        args: all flags; filled in in place.
+        given: names of the flags that were set by hand.
+    """
     resolve_train_args(args, given)
     started = time.monotonic()
-    run = prepare(args, set(parser.by_dest()))
+    run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
     try:
         fit(run)
@@ -95,9 +109,9 @@ def main() -> None:
         stop_early(run, interruption)
     note("at the end of the run")
     model = trained_student(run)
-    if run.world.primary:
-        finish(run, model, time.monotonic() - started)
-    end_process(run, 0)
+    record = finish(run, model, time.monotonic() - started) if run.world.primary else None
+    run.loaders.clear()  # ends the data workers
+    return agree(record, run.world.distributed)
 
 
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
@@ -148,7 +162,8 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
                         f"go on with --resume {run.folder}")
         run.files.trackers.close()
-    end_process(run, interruption.exit_code)
+    run.loaders.clear()  # ends the data workers
+    end_process(interruption.exit_code)
 
 
 def save_recovery(run: Run, update: int, background: bool = True) -> None:
@@ -158,10 +173,9 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
         run.saver.save_recovery(run.position.epoch, update, states, background)
 
 
-def end_process(run: Run, code: int) -> None:
+def end_process(code: int) -> None:
     """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
-    run.loaders.clear()  # ends the data workers
-    if run.world.distributed:
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()
         for worker in multiprocessing.active_children():
@@ -316,12 +330,13 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
     run.position.statistics_shared = True
     model = run.task.get_eval_model(ema=use_ema)
-    figures = {
+    found = {
         split: evaluate_split(
             run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            progress=None if args.fsdp else watch.guard).metrics  # a sharded model runs on all ranks or on none
+            progress=None if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
+    figures = {split: evaluation.metrics for split, evaluation in found.items()}
     metric = selection_metric(args, figures, terms)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f["loss"]) for f in figures.values()):
@@ -343,6 +358,8 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
         run.scheduler.step(epoch + 1, metric)
+    if "val" in found:
+        save_predictions(run, found["val"], metric)
     if run.saver:
         run.saver.save_checkpoint(epoch, metric=metric)
         if epoch + 1 in args.save_epochs:
@@ -353,6 +370,18 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
 def evaluates_average(run: Run) -> bool:
     """True when the average of the weights is what is evaluated and exported."""
     return run.task.has_ema() and not run.args.model_ema_force_cpu
+
+
+def save_predictions(run: Run, found: Evaluation, metric: float) -> None:
+    """Write what the student says of each sample of the validation split; all ranks take part."""
+    columns = {"target": found.targets, "student": found.predictions}
+    if found.teacher_predictions is not None:
+        columns["teacher"] = found.teacher_predictions
+    rows = gather_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
+    if run.world.primary:
+        best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
+        for name in ("last", "best") if best else ("last",):
+            report.write_predictions(run.folder / report.PREDICTIONS[name], list(columns), rows)
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
@@ -384,8 +413,8 @@ def trained_student(run: Run) -> torch.nn.Module | None:
     return model.gather() if run.args.fsdp else unwrap_model(model)
 
 
-def finish(run: Run, model: torch.nn.Module, seconds: float) -> None:
-    """Export the selected student, write result.json, print the closing table, publish."""
+def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
+    """Export the selected student, write result.json, print the closing table, publish; return the record."""
     args, history = run.args, report.read_history(run.files.metrics.path)
     run.files.trackers.close()
     if not history:
@@ -406,6 +435,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> None:
         url = push_export(run.folder / "export", args.push_to_hub, private=args.hub_private or None,
                           revision=args.hub_revision, commit_message=args.hub_commit_message)
         print(f"published at {url}")
+    return record
 
 
 if __name__ == "__main__":

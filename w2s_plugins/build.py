@@ -5,11 +5,13 @@ import copy
 import functools
 import importlib
 import logging
+import os
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
@@ -99,10 +101,9 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cudnn.benchmark = True
     if not args.dist_timeout >= 1:
         raise UserError(f"--dist-timeout {args.dist_timeout}: expected at least 1 second")
-    device = init_distributed_device(args)
+    device = join_group(args)
     world = World(device, args.rank, args.world_size, args.distributed)
     if world.distributed:
-        heartbeat.start(args.dist_timeout)
         heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
     emulated = args.amp and device.type == "cpu" and not cpu_has_bfloat16_units()
@@ -114,6 +115,20 @@ def join_processes(args: argparse.Namespace) -> World:
     if args.fast_norm:
         set_fast_norm()
     return world
+
+
+def join_group(args: argparse.Namespace) -> torch.device:
+    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        device = init_distributed_device(args)
+        if args.distributed:
+            heartbeat.start(args.dist_timeout)
+        return device
+    args.rank, args.world_size, args.distributed = dist.get_rank(), dist.get_world_size(), True
+    args.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if args.device != "cpu":
+        args.device = f"{args.device.split(':')[0]}:{args.local_rank}"
+    return torch.device(args.device)
 
 
 def setup_device(args: argparse.Namespace) -> World:

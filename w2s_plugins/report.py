@@ -1,6 +1,7 @@
 """The end of a run: the selected student, result.json, the closing table."""
 
 import argparse
+import csv
 import json
 import platform
 import shlex
@@ -12,16 +13,32 @@ import huggingface_hub
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from . import __version__
 from .build import Data
+from .checkpoint import atomic_write
 from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .target_cache import CachedTargets
 from .teachers import Teacher
+
+# what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
+PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
+
+
+def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
+    """Write predicted classes atomically: a header, then a line a sample in the order of the data.
+
+    Args:
+        path: the file.
+        columns: names such as target, student, teacher.
+        rows: (N, number of columns) classes.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows.tolist()])
 
 
 def read_history(metrics_file: Path) -> list[dict]:

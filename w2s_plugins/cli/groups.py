@@ -86,6 +86,12 @@ def add_loss(add: Adder) -> None:
 
 
 def add_protocol(add: Adder) -> None:
+    add("--protocol", choices=["w2s"], help="w2s: train the teacher on the first part of the training slice, the "
+        "ceiling and the student on the second, and report the performance gap recovered with its interval")
+    add("--weak-fraction", type=_number_or_share, default=0.5, metavar="N",
+        help="the teacher's part with --protocol: a share (0.5) or a count (500)")
+    add("--weak-config", nargs="+", default=[], metavar="FILE",
+        help="YAML files with the flags in which the teacher's training differs with --protocol")
     add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
         "counts (0:40, 40:); slices that do not overlap are disjoint")
     add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
