@@ -16,12 +16,23 @@ from torch import nn
 
 from . import __version__
 from .build import Data
+from .checkpoint import write_text
 from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .target_cache import CachedTargets
 from .teachers import Teacher
+
+LABELS, SELECTED = "labels.csv", "selected.txt"
+
+
+def write_labels(folder: Path, data: Data) -> None:
+    """Write the labels of the training split, where there is label noise, and which samples were selected."""
+    if data.noise is not None:
+        write_text(folder / LABELS, data.noise.to_csv())
+    if data.selection is not None:
+        write_text(folder / SELECTED, data.selection.to_text())
 
 
 def read_history(metrics_file: Path) -> list[dict]:
@@ -112,6 +123,8 @@ def make_record(
             train_slice=args.train_slice,
             fingerprint=train.fingerprint,
             splits=dict(train=asdict(train), val=asdict(val) if val else None),
+            label_noise=data.noise and data.noise.record(data.candidates),
+            clean_select=data.selection and data.selection.about,
         ),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=split),
         "last": dict(epoch=last["epoch"], **last.get("val", {})),
