@@ -134,10 +134,15 @@ def select_by_model(
 
     Returns:
         (N,) bool on the CPU.
+
+    Raises:
+        UserError: K is not below the number of samples; the model gives values that are not finite.
     """
     outputs = [
         outputs_of(model, dataset, batch_size, workers, decoder, device, rank, world_size,
                    progress("outputs for --clean-select")) for model in models]
+    if not all(output.isfinite().all() for output in outputs):
+        raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     labels = torch.tensor(labels_of(dataset))
     if rule == "small-loss":
         return has_small_loss(F.cross_entropy(combine(outputs), labels, reduction="none"), value)
