@@ -65,8 +65,15 @@ def student(weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "student"
 
 
+def cached_rows(run: Path, cwd: Path) -> tuple[int, int]:
+    """Rows and columns of the target cache that a run in the folder ``cwd`` has recorded."""
+    (cache,) = result(run)["teacher"]["cache"]
+    parts = [load_file(file)["logits"] for file in (cwd / cache["path"]).glob("*.safetensors")]
+    return sum(map(len, parts)), parts[0].shape[1]
+
+
 def test_run_folder(student: Path, weak: Path) -> None:
-    assert {p.name for p in student.iterdir()} >= RUN_FILES | {"teacher_targets.safetensors"}
+    assert {p.name for p in student.iterdir()} >= RUN_FILES
     assert {p.name for p in (student / "export").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
     assert not list(student.glob("*tmp*")) and not list(student.glob(".*"))
     args = yaml.safe_load((student / "args.yaml").read_text())
@@ -74,7 +81,7 @@ def test_run_folder(student: Path, weak: Path) -> None:
     header, *rows = (student / "summary.csv").read_text().splitlines()
     assert header.startswith("epoch,train_loss,train_kd,train_self,eval_loss,eval_top1,eval_top5")
     assert [row.split(",")[0] for row in rows] == list("01234")
-    assert load_file(student / "teacher_targets.safetensors")["logits"].shape == (1, 1117, 10)
+    assert cached_rows(student, student.parent) == (1117, 10)
 
 
 def test_result(student: Path, weak: Path) -> None:
@@ -111,7 +118,7 @@ def test_repeat_from_args(student: Path, script: Run, tmp_path: Path) -> None:
     """``args.yaml`` as ``--config`` repeats a run to the last bit."""
     script("--config", student / "args.yaml", "--output", tmp_path, "--experiment", "again").ok()
     assert differences(read_run(tmp_path / "again"), read_run(student)) == []
-    for name in ("metrics.jsonl", "summary.csv", "teacher_targets.safetensors", "export/model.safetensors"):
+    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (student / name).read_bytes(), name
 
 
@@ -234,8 +241,8 @@ def test_teacher_class_map(here: Run, weak: Path, tmp_path: Path) -> None:
              *with_teacher(weak), "--teacher-class-map", "map.yaml", "--output", "."]
     here(*flags, "--experiment", "online").ok()
     here(*flags, "--experiment", "cached", "--teacher-targets", "cached").ok()
-    logits = load_file(tmp_path / "cached" / "teacher_targets.safetensors")["logits"]
-    assert logits.shape == (1, 12, 2) and result(tmp_path / "online")["model"]["num_classes"] == 2
+    assert cached_rows(tmp_path / "cached", tmp_path) == (12, 2)
+    assert result(tmp_path / "online")["model"]["num_classes"] == 2
 
 
 # ---------------------------------------------------------------- flags and configs
