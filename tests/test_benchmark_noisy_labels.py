@@ -9,8 +9,9 @@ from benchmarks import noisy_labels
 
 
 def test_benchmark_prints_a_row_for_each_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "argv", ["noisy_labels", "--noise", "symmetric:0.4", "--seeds", "3", "--select", "knn:5",
-                                      "--epochs", "1", "--train-slice", "0:64"])
+    monkeypatch.setattr(sys, "argv", [
+        "noisy_labels", "--noise", "symmetric:0.4", "--seeds", "3", "--select", "small-loss:0.6", "--epochs", "1",
+        "--train-slice", "0:100"])
     noisy_labels.main()
     rows = re.findall(r"^(seed 3|mean) +([\d. ]+)$", capsys.readouterr().out, re.M)
     assert [name for name, _ in rows] == ["seed 3", "mean"] and rows[0][1] == rows[1][1]

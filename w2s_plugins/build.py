@@ -180,7 +180,7 @@ def build_data(args: argparse.Namespace) -> Data:
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select, split_size, noise)
+    return Data(train, val, select, split_size=split_size, noise=noise)
 
 
 def select_clean(

@@ -62,9 +62,10 @@ def confusion(noise: LabelNoise) -> np.ndarray:
 def test_symmetric_draws_from_all_classes_the_own_included(ratio: float) -> None:
     noise = create_label_noise(f"symmetric:{ratio}", balanced(CIFAR10, 5000))
     expected = np.full((10, 10), ratio / 10) + np.eye(10) * (1 - ratio)
-    assert np.abs(confusion(noise) - expected).max() < 0.012  # 4 standard errors of 5,000 samples
+    error = np.sqrt(expected * (1 - expected) / 5000)  # a standard error
+    assert (np.abs(confusion(noise) - expected) < 4 * error).all()
     changed = np.array(noise.given) != np.array(noise.clean)
-    assert abs(changed.mean() - 0.9 * ratio) < 0.003
+    assert abs(changed.mean() - 0.9 * ratio) < 0.004
 
 
 def test_symmetric_of_everything_and_of_nothing() -> None:
@@ -241,6 +242,7 @@ class Bomb:
         return Path.touch, (Path("exploded"),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("save", [
     lambda path: torch.save({"label": Bomb()}, path.with_suffix(".pt")),
     lambda path: torch.save({"label": np.array([Bomb()], dtype=object)}, path.with_suffix(".pt")),
