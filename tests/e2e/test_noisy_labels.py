@@ -101,6 +101,7 @@ def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
     assert len(list(Path("output/targets").glob("*/cache.json"))) == 2  # other labels, other data
 
 
+@pytest.mark.slow
 def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, tmp_path: Path) -> None:
     flags = [*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--val-split", ""]
     here(*flags, "--experiment", "one").ok()
@@ -138,16 +139,6 @@ def test_several_teachers_have_no_common_features(here: Run, weak: Path) -> None
     assert len(result("mean")["clean_select"]["models"]) == 2 and len(selected("mean")) == 100
 
 
-def test_a_checkpoint_of_sel_cl(here: Run) -> None:
-    """Its projection head is left out of teacher, student and the model that selects."""
-    state = small_model(name="preact_resnet18").state_dict()
-    torch.save({"model": {**state, "head.weight": torch.zeros(128, 512), "head.bias": torch.zeros(128)}}, "sel.pth")
-    done = here(*NOISY, "--model", "preact_resnet18", "--finetune", "sel.pth", "--teacher", "preact_resnet18",
-                "--teacher-checkpoint", "sel.pth", "--clean-select", "knn:3", "--epochs", "1", "--val-split", "",
-                "--train-slice", "0:32").ok()
-    assert "Clean selection knn:3" in done.err
-
-
 RECIPES = ROOT / "hparams" / "noisy"
 
 
@@ -163,15 +154,16 @@ def test_recipes(dataset: str, temperature: float, noise: str, kind: str) -> Non
         "preact_resnet18", "", None, "ce", "")
 
 
-def test_recipe_trains(here: Run, tmp_path: Path) -> None:
-    """On images in folders that have the names of CIFAR-10's classes."""
+def test_recipe_trains_from_checkpoints_of_sel_cl(here: Run, tmp_path: Path) -> None:
+    """On images in folders that have the names of CIFAR-10's classes; the projection head is left out."""
     folder = write_folder(tmp_path / "data", {"train": 20}, classes=10, size=(32, 32))
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     for number, name in enumerate(names):
         (folder / "train" / f"class{number}").rename(folder / "train" / name)
-    torch.save(small_model(name="preact_resnet18").state_dict(), "weak.pth")
+    state = small_model(name="preact_resnet18").state_dict()
+    torch.save({"model": {**state, "head.weight": torch.zeros(128, 512), "head.bias": torch.zeros(128)}}, "sel.pth")
     here("--config", *(RECIPES / f"{name}.yaml" for name in ("base", "cifar10", "asymmetric40")), "--dataset", "",
-         "--data-dir", folder, "--val-split", "", "--teacher-checkpoint", "weak.pth", "--clean-select", "knn:2",
-         "--batch-size", "4", "--epochs", "1", "--workers", "0", "--no-teacher-eval", "--experiment", "recipe",
-         "--label-noise", "asymmetric:1").ok()
+         "--data-dir", folder, "--val-split", "", "--teacher-checkpoint", "sel.pth", "--model", "preact_resnet18",
+         "--finetune", "sel.pth", "--clean-select", "knn:2", "--batch-size", "4", "--epochs", "1", "--workers", "0",
+         "--no-teacher-eval", "--experiment", "recipe", "--label-noise", "asymmetric:1").ok()
     assert result("recipe")["label_noise"]["rate"] == 0.5
