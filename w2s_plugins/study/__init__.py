@@ -1,0 +1,1 @@
+"""Experiments of more than one run: so far, what they cost."""
