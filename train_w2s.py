@@ -127,6 +127,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
     teacher = build.build_teacher(args, student, data_config, precision, world)
+    saved = resume_path and resume_path.parent / report.SELECTED
+    build.select_clean(args, data, data_config, teacher, world, saved)
     loaders = build.build_loaders(args, data, data_config, precision, world)
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, data_config, precision, world)
@@ -148,6 +150,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
               precision, scheduler, num_epochs, resumed.position)
     if world.primary:
+        report.write_labels(folder, data)
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)

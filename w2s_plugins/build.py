@@ -29,10 +29,13 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from . import heartbeat
+from .clean_selection import select_by_model, selection_models
 from .cli.resolve import loss_weights, split_names, view_epochs
-from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, take_slice
+from .data import create_dataset, create_eval_loader, create_train_loader, hold_out, labels_of, take_slice
 from .data.datasets import class_names_of, describe, num_classes_of
 from .data.loaders import train_transform_kwargs
+from .data.noise import LabelNoise, create_label_noise, positions_in_split
+from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
@@ -86,11 +89,28 @@ class World:
 
 @dataclass
 class Data:
-    """The splits of a run; ``select`` is held out of the training slice where a part of it chooses the checkpoint."""
+    """The splits of a run.
+
+    Args:
+        train: the training set.
+        val: the validation split.
+        select: held out of the training slice where a part of it chooses the checkpoint.
+        split_size: samples in the whole training split, 0 for a stream.
+        noise: the labels that the training split was given in place of its own.
+        selection: the samples that ``--clean-select`` has left in the training set.
+    """
 
     train: Dataset
     val: Dataset | None
     select: Dataset | None
+    split_size: int = 0
+    noise: LabelNoise | None = None
+    selection: Selection | None = None
+
+    @property
+    def candidates(self) -> Dataset:
+        """The training set before the selection."""
+        return self.train if self.selection is None else self.train.dataset
 
 
 
@@ -169,15 +189,83 @@ def build_data(args: argparse.Namespace) -> Data:
         args.dataset, args.data_dir, args.val_split, flag="--val-split", is_training=False,
         num_samples=args.val_num_samples, **shared) if args.val_split else None
     settle_classes(args, train, val)
+    streamed = isinstance(train, IterableDataset)
+    split_size, noise = 0 if streamed else len(train), None
+    if args.label_noise:
+        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
     train = take_slice(train, args.train_slice, args.slice_seed)
     train, select = hold_out(train, args.select_split, args.slice_seed)
-    if isinstance(train, IterableDataset):
+    if noise is not None:  # after the cuts, which are then those of a run without noise
+        train, select = noise.apply(train), noise.apply(select) if select is not None else None
+        about = noise.record(train)
+        _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
+                     f"({100 * about['rate']:.2f} %) are not the clean ones")
+    if streamed:
+        if args.clean_select:
+            raise UserError("--clean-select needs a dataset that can be indexed; streams cannot")
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select)
+    return Data(train, val, select, split_size=split_size, noise=noise)
 
+
+def select_clean(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        teacher: Teacher | None,
+        world: World,
+        saved: Path | None = None,
+) -> None:
+    """Leave in the training set what ``--clean-select`` selects, in place.
+
+    Args:
+        args: parsed flags.
+        data: the splits.
+        data_config: input of the student.
+        teacher: the teacher, whose features or losses decide unless ``--clean-select-model`` names another model.
+        world: this process.
+        saved: index file of a run that is resumed; where it has the same rule it is taken again.
+    """
+    if not args.clean_select:
+        return
+    candidates, given = data.train, labels_of(data.train)
+    if given is None:
+        raise UserError("--clean-select: this kind of dataset does not tell its labels without being read; use a "
+                        "folder, torch/, hfds/ or w2s/ dataset")
+    rule, value = parse_selection(args.clean_select)
+    fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+    selected, origin = None, {}
+    if saved is not None and saved.is_file():
+        selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
+    if origin.get("rule") != args.clean_select:
+        if rule == "file":
+            selected, made_by = read_selection(value, candidates, data.split_size, fingerprint)
+            origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
+        else:
+            models = selection_models(
+                rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
+                in_chans=data_config["input_size"][0], num_classes=args.num_classes, device=world.device)
+            selected = select_by_model(
+                rule, value, models, without_transform(candidates), num_classes=args.num_classes,
+                batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, decoder=args.decoder,
+                device=world.device, rank=world.rank, world_size=world.size,
+                progress=Console(world.primary, 0).wrap)
+            origin = dict(made_by=None, models=[model.source for model in models])
+    figures = selection_figures(
+        selected, given, data.noise.clean_labels(candidates) if data.noise else None, args.num_classes)
+    data.train = take_selected(candidates, selected)
+    data.selection = Selection(
+        dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
+             **figures),
+        list(positions_in_split(data.train)))
+    quality = "" if figures["precision"] is None else (
+        f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %")
+    _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
+                 f"samples{quality}")
+    if figures["empty_classes"]:
+        _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
 
 
 def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
@@ -350,7 +438,7 @@ def build_loaders(
         world_size=world.size, view_epochs=view_epochs(args))
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
-        select = type(select)(without_transform(select.dataset), select.indices)
+        select = without_transform(select)
     return dict(train=train, val=evaluation(data.val), select=evaluation(select))
 
 

@@ -19,6 +19,7 @@ from .hub import file_sha256, hub_source
 from .inference import compile_mode, inference_form
 from .loading import (
     INPUT_KEYS,
+    adapt_state,
     check_input_size,
     classifier_prefixes,
     create_model,
@@ -242,8 +243,8 @@ def create_teacher(
                         "expected one a model, in the same order")
     members = []
     for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
-        model, data_config, source = _load_member(
-            name, checkpoint, student.in_chans, use_ema, img_size, dict(model_kwargs or {}))
+        model, data_config, source = load_frozen_model(
+            name, checkpoint, student.in_chans, use_ema=use_ema, img_size=img_size, model_kwargs=model_kwargs)
         channels = data_config["input_size"][0]
         if channels != student.in_chans:
             raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
@@ -259,40 +260,59 @@ def create_teacher(
     return Teacher(members).to(device).eval()
 
 
-def _load_member(
+def load_frozen_model(
         name: str,
         checkpoint: str | None,
         in_chans: int,
-        use_ema: bool,
-        img_size: int | None,
-        model_kwargs: dict,
+        *,
+        use_ema: bool = False,
+        img_size: int | None = None,
+        model_kwargs: dict | None = None,
+        flags: tuple[str, str] = ("--teacher", "--teacher-checkpoint"),
 ) -> tuple[nn.Module, dict, dict]:
-    """Return a model with its weights, its data configuration, and where they came from."""
+    """Return a model with its weights, its data configuration, and where they came from.
+
+    Args:
+        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        checkpoint: a file or run folder, or None: then the pretrained weights are used.
+        in_chans: channels of the images.
+        use_ema: take EMA weights from the checkpoint.
+        img_size: input size in place of the model's own.
+        model_kwargs: arguments of the constructor.
+        flags: the flags that named model and checkpoint.
+
+    Raises:
+        UserError: unknown name, weights that do not fit.
+    """
+    name_flag, file_flag = flags
+    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(model_kwargs or {})
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
-        model = create_model("--teacher", name, pretrained=True, inputs=inputs, **model_kwargs)
+        model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
         origin = hub_source(model, name)
         if name.startswith("local-dir:"):
-            file = find_weights(name.removeprefix("local-dir:"), "--teacher")
+            file = find_weights(name.removeprefix("local-dir:"), name_flag)
             origin = {"file": str(file), "sha256": file_sha256(file)}
-        _logger.info(f"Teacher {name}: pretrained weights ({_origin_text(origin)})")
+        _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
         settings = {}
     else:
-        file = find_weights(checkpoint, "--teacher-checkpoint")
-        if use_ema and not has_ema(file, "--teacher-checkpoint"):
+        file = find_weights(checkpoint, file_flag)
+        if use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-        state = read_weights(file, "--teacher-checkpoint", use_ema)
-        settings = settings_beside(file, "--teacher-checkpoint")
+        state = read_weights(file, file_flag, use_ema)
+        settings = settings_beside(file, file_flag)
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
         kwargs = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {}), **model_kwargs}
-        model = create_model("--teacher", name, pretrained=False, inputs=inputs, **kwargs)
+        model = create_model(name_flag, name, pretrained=False, inputs=inputs, **kwargs)
         classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
-        report = load_weights(model, state, str(file), "--teacher-checkpoint")
+        if not state.keys() <= model.state_dict().keys():
+            state = adapt_state(model, state)  # a published checkpoint under other names
+        report = load_weights(model, state, str(file), file_flag)
         origin = {"file": str(file), "sha256": file_sha256(file)}
-        _logger.info(f"Teacher {name}: {report}")
+        _logger.info(f"{role} {name}: {report}")
     requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
     if img_size:
         requests = {**requests, "img_size": img_size, "input_size": None}

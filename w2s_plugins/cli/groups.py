@@ -101,6 +101,21 @@ def add_protocol(add: Adder) -> None:
     add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
 
 
+def add_labels(add: Adder) -> None:
+    add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4, "
+        "pairflip:0.45, or file:PATH[:COLUMN] (csv, npy, pt); the validation split keeps its own")
+    add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
+        "for (default: as published for CIFAR-10 and CIFAR-100)")
+    add("--noise-seed", type=int, default=0, metavar="S", help="seed of the label noise, the same for teacher and "
+        "student whatever their --seed")
+    add("--clean-select", metavar="RULE", help="train on the samples whose label is likely right: knn:K (it is that of "
+        "most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or file:PATH (those "
+        "that an earlier run selected)")
+    add("--clean-select-model", metavar="NAME", help="model whose features or losses decide: timm name, "
+        "hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
+    add("--clean-select-checkpoint", metavar="PATH", help="weights of that model: a file or a run folder")
+
+
 def add_hub(add: Adder) -> None:
     add("--push-to-hub", metavar="ORG/NAME", help="publish the exported student on the Hugging Face Hub")
     add("--hub-private", action="store_true", help="create the repository as a private one")

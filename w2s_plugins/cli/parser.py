@@ -53,6 +53,7 @@ def train_parser() -> Parser:
     groups.add_teacher(parser.group("weak teacher"))
     groups.add_loss(parser.group("distillation loss"))
     groups.add_protocol(parser.group("weak-to-strong protocol"))
+    groups.add_labels(parser.group("noisy labels"))
     groups.add_hub(parser.group("Hugging Face Hub"))
     groups.add_run(parser.group("run"))
     groups.add_dataset(parser.group("data"))

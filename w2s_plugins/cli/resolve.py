@@ -14,6 +14,8 @@ from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
 
+from ..data.noise import parse_noise
+from ..data.selection import parse_selection
 from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
@@ -37,7 +39,7 @@ RANGES = {
     **dict.fromkeys(("ratio", "lr_cycle_mul", "decay_epochs"), (1e-6, None)),
     "smoothing": (0, 1 - 1e-6),  # timm's criteria refuse 1
     "ceiling_acc": (0, 100),
-    "seed": (0, 2 ** 32 - 1),
+    **dict.fromkeys(("seed", "noise_seed"), (0, 2 ** 32 - 1)),
 }
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
@@ -75,6 +77,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     resolve_data_dir(args)
     _resolve_loss(args, given)
     _resolve_weights(args, given)
+    _check_labels(args)
     resolve_precision(args, given)
     _check_combinations(args)
 
@@ -160,6 +163,26 @@ def _check_choices(args: argparse.Namespace) -> None:
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
     _check_numbers(args)
+
+
+def _check_labels(args: argparse.Namespace) -> None:
+    """Check the flags on label noise and the selection of clean samples."""
+    kind = parse_noise(args.label_noise)[0] if args.label_noise else None
+    rule = parse_selection(args.clean_select)[0] if args.clean_select else None
+    name = args.clean_select_model
+    if name and not Path(name).exists():
+        check_model_name("--clean-select-model", name)
+    rules = [
+        (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
+        ((name or args.clean_select_checkpoint) and rule not in ("knn", "small-loss"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K or small-loss:R"),
+        (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
+        (rule in ("knn", "small-loss") and not name and not args.teacher,
+         f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
