@@ -119,7 +119,7 @@ def test_autocast_around_a_teacher_does_not_reach_it():
 
 def test_compiled():
     plain, compiled = (Teacher([member(small_model(1, "w2s_cnn5"), compiled=c)]) for c in (False, True))
-    compiled.members[0].run = torch.compile(compiled.members[0].model, backend="aot_eager")  # no C++ compiler needed
+    compiled.members[0].run = torch.compile(compiled.members[0].fast, backend="aot_eager")  # no C++ compiler needed
     torch.testing.assert_close(compiled(PIXELS), plain(PIXELS), rtol=0, atol=1e-5)
 
 
