@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -221,7 +222,8 @@ class ShardedSaver(ckpt.Saver):
         temporary = path.with_name(f".{path.name}.tmp")
         if self.primary:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            with _one_line_errors(path):
+                temporary.mkdir()
         dist.barrier()
         shards, rest = take_out_shards(state)
         write_shards(temporary, shards)
@@ -238,7 +240,8 @@ class ShardedSaver(ckpt.Saver):
         if self.primary:
             temporary = Path(dst).with_name(f".{Path(dst).name}.tmp")
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(src, temporary, copy_function=_link)
+            with _one_line_errors(Path(dst)):
+                shutil.copytree(src, temporary, copy_function=_link)
             replace_folder(temporary, Path(dst))
 
     def _cleanup_checkpoints(self, trim: int = 0) -> None:
@@ -307,6 +310,14 @@ def put_in_shards(
     if unknown:
         raise UserError(f"--resume {folder}: does not fit this run: it has {unknown}, the run has not")
     read_shards(folder, shards, "--resume")
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
 
 
 def _link(source: str, target: str) -> None:
