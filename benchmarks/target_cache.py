@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks.measure import ratios, take_turns, timed
+from w2s_plugins.loading import create_model
 from w2s_plugins.losses import create_loss
 from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
 from w2s_plugins.task import WeakToStrongTask
@@ -66,8 +66,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     return take_turns({name: timed(epoch) for name, epoch in epochs.items()}, args.turns)
 
 
+def create_network(flag: str, name: str, args: argparse.Namespace) -> nn.Module:
+    """Create a network that takes images of ``args.size``."""
+    return create_model(flag, name, pretrained=False, inputs={"img_size": args.size}, num_classes=args.classes)
+
+
 def create_teacher(args: argparse.Namespace) -> Teacher:
-    model = timm.create_model(args.teacher, num_classes=args.classes)
+    model = create_network("--teacher", args.teacher, args)
     config = dict(input_size=(3, args.size, args.size), mean=(0.5,) * 3, std=(0.5,) * 3)
     return Teacher([TeacherModel(model, config, StudentInput(config["mean"], config["std"], 3, args.classes))])
 
@@ -90,7 +95,7 @@ def create_epoch(
     """Return a function that trains a student for some steps."""
     torch.manual_seed(0)
     task = WeakToStrongTask(
-        timm.create_model(args.model, num_classes=args.classes), teacher, create_loss("kd"), task_loss_weight=0.0,
+        create_network("--model", args.model, args), teacher, create_loss("kd"), task_loss_weight=0.0,
         cached=cached, device=device, verbose=False)
     task.train()
     optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=1e-3, momentum=0.9)

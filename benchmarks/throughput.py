@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.timm is not None and not (args.timm / "train.py").is_file():
         parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
     if args.quick:
-        args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 2, 2, 16, 4
+        args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n", flush=True)
     names = BENCHMARKS if args.what == "all" else (args.what,)
@@ -82,7 +82,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
     parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
     parser.add_argument("--flags", default="", help="further flags of both scripts, in one string")
-    parser.add_argument("--quick", action="store_true", help="tiny models and two turns, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
     return parser
 
 
