@@ -4,14 +4,20 @@
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
+import gc
+
+gc.disable()  # until all is imported
+
 import argparse
+import functools
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,15 +28,17 @@ from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, report, run_folder
+from w2s_plugins import build, fsdp, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
-from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, train_one_epoch
+from w2s_plugins.ddp import ddp_options, skip_buffers
+from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, gather_rows, train_one_epoch
 from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
+from w2s_plugins.heartbeat import note
 from w2s_plugins.hub import check_repo_id, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
@@ -38,8 +46,11 @@ from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.signals import Interrupted, SignalWatch
-from w2s_plugins.target_cache import CachedTargets
+from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
+
+gc.freeze()  # what was imported stays; to look through it again and again takes a tenth of the start-up
+gc.enable()
 
 _logger = logging.getLogger("train_w2s")
 
@@ -64,7 +75,7 @@ class Run:
     num_epochs: int
     position: Position
     files: run_folder.RunFiles | None = None  # rank 0
-    saver: ckpt.Saver | None = None  # rank 0
+    saver: ckpt.Saver | None = None  # rank 0; every rank when the student is sharded
     few_shot: FewShotTest | None = None
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
     weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
@@ -78,17 +89,33 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    if args.protocol:
+        protocol.run_w2s(args, given, parser, train)
+    else:
+        train(args, given)
+    end_process(0)
+
+
+def train(args: argparse.Namespace, given: set[str]) -> dict:
+    """Train one model and return the record of the run, that of result.json, on every rank.
+
+    Args:
+        args: all flags; filled in in place.
+        given: names of the flags that were set by hand.
+    """
     resolve_train_args(args, given)
     started = time.monotonic()
-    run = prepare(args, set(parser.by_dest()))
+    run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
     try:
         fit(run)
     except Interrupted as interruption:
         stop_early(run, interruption)
-    if run.world.primary:
-        finish(run, time.monotonic() - started)
-    end_process(run, 0)
+    note("at the end of the run")
+    model = trained_student(run)
+    record = finish(run, model, time.monotonic() - started) if run.world.primary else None
+    run.loaders.clear()  # ends the data workers
+    return agree(record, run.world.distributed)
 
 
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
@@ -104,56 +131,66 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
     teacher = build.build_teacher(args, student, data_config, precision, world)
+    saved = resume_path and resume_path.parent / report.SELECTED
+    build.select_clean(args, data, data_config, teacher, world, saved)
     loaders = build.build_loaders(args, data, data_config, precision, world)
     few_shot = build.build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, data_config, precision, world)
     task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
+    if args.model_ema:
+        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
+    if args.fsdp:
+        fsdp.shard(args, task, teacher, precision, world)
 
     build.settle_learning_rate(args, world.size)
     optimizer = build.create_optimizer(args, task)
     updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
     scheduler, num_epochs = build.create_schedule(args, optimizer, updates_per_epoch)
-    if args.model_ema:
-        task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
-    compile_and_distribute(args, task, world)
+    if not args.fsdp:
+        compile_and_distribute(args, task, world)
     ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
 
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
               precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
     if world.primary:
+        report.write_labels(folder, data)
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
+    if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
     return run
 
 
 def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
-    done = max(run.position.batch // run.args.grad_accum_steps - 1, 0)
-    save_recovery(run, done, gather=interruption.together, background=False)
+    done = -(-run.position.batch // run.args.grad_accum_steps)
+    save_recovery(run, max(done - 1, 0), background=False)
     if run.files:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
                         f"go on with --resume {run.folder}")
         run.files.trackers.close()
-    end_process(run, interruption.exit_code, together=interruption.together)
+    run.loaders.clear()  # ends the data workers
+    end_process(interruption.exit_code)
 
 
-def save_recovery(run: Run, update: int, gather: bool = True, background: bool = True) -> None:
-    """Save a checkpoint inside an epoch; every rank takes part unless ``gather`` is off."""
-    states = ckpt.gather_rank_states(run.task, run.position) if gather and run.world.distributed else None
+def save_recovery(run: Run, update: int, background: bool = True) -> None:
+    """Save a checkpoint inside an epoch; every rank takes part."""
+    states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states, background)
 
 
-def end_process(run: Run, code: int, together: bool = True) -> None:
+def end_process(code: int) -> None:
     """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
-    run.loaders.clear()  # ends the data workers
-    if run.world.distributed:
-        if together:
-            dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
-            dist.destroy_process_group()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        dist.destroy_process_group()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
         exit_now(code)
+    elif dist.is_initialized():
+        dist.destroy_process_group()  # of one process, from --fsdp
     if code:
         sys.exit(code)
 
@@ -166,14 +203,17 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
             task.compile_ema(backend=args.torchcompile, mode=args.torchcompile_mode)
     if world.distributed:
         device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
-        task.prepare_distributed(device_ids=device_ids, broadcast_buffers=not args.no_ddp_bb)
+        skip_buffers(task.get_trainable_module(), statistics=True)
+        task.prepare_distributed(device_ids=device_ids, **ddp_options(
+            task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))
 
 
 def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
-    saver = ckpt.Saver(
+    create = functools.partial(fsdp.ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
+    saver = create(
         position=run.position,
         scheduler=run.scheduler,
-        metrics_file=run.files.metrics.path,
+        metrics_file=run.folder / "metrics.jsonl",
         model=run.task.get_trainable_module(),
         optimizer=run.optimizer,
         args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
@@ -184,8 +224,7 @@ def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt
         max_history=run.args.checkpoint_hist,
         task=run.task,
     )
-    if resumed.saver:
-        saver.load_state_dict(resumed.saver)
+    saver.go_on_from(resumed.path, resumed.saver, run.args.save_epochs)
     return saver
 
 
@@ -196,11 +235,15 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
         channels_last=run.args.channels_last, tta=run.args.tta, **kwargs)
 
 
-def evaluate_few_shot(run: Run, encode: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+def evaluate_few_shot(
+        run: Run,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, float]:
     """Test an encoder on the episodes of ``--few-shot-eval``."""
     features = extract_features(
         encode, run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
-        channels_last=run.args.channels_last)
+        channels_last=run.args.channels_last, progress=progress)
     return run.few_shot.measure(features)
 
 
@@ -268,6 +311,7 @@ def fit(run: Run) -> None:
         seed=args.seed,
         rank=world.rank,
         distributed=world.distributed,
+        share_statistics=world.distributed and not args.no_ddp_bb,
     )
 
     def on_log(update: int, terms: dict[str, float], lr: float) -> None:
@@ -307,7 +351,8 @@ def fit(run: Run) -> None:
 def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch, and move on to the next."""
     args, epoch = run.args, run.position.epoch
-    share_statistics = run.world.distributed and args.dist_bn in ("broadcast", "reduce")
+    share_statistics = (
+        run.world.distributed and args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared)
     if share_statistics:
         distribute_bn(run.task.get_trainable_module(), run.world.size, args.dist_bn == "reduce")
     if not evaluation_due(args, epoch, stop):
@@ -315,19 +360,22 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             run.scheduler.step(epoch + 1, metric=None)
         run.position.next_epoch()
         return
-    use_ema = run.task.has_ema() and not args.model_ema_force_cpu
+    use_ema = evaluates_average(run)
     if use_ema and share_statistics:
         distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
+    run.position.statistics_shared = True
     model = run.task.get_eval_model(ema=use_ema)
-    figures = {
+    found = {
         split: evaluate_split(
             run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            on_output=lambda logits, target: watch.check_here()).metrics
+            progress=None if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
+    figures = {split: evaluation.metrics for split, evaluation in found.items()}
     if run.few_shot is not None and not args.speedtest:
         encoder = unwrap_model(model).eval()
-        figures["few_shot"] = evaluate_few_shot(run, lambda images: pooled_features(encoder, images))
+        figures["few_shot"] = evaluate_few_shot(
+            run, lambda images: pooled_features(encoder, images), progress=watch.guard)
     metric = selection_metric(args, figures, terms)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
@@ -350,11 +398,30 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
         run.scheduler.step(epoch + 1, metric)
+    if "val" in found:
+        save_predictions(run, found["val"], metric)
     if run.saver:
         run.saver.save_checkpoint(epoch, metric=metric)
         if epoch + 1 in args.save_epochs:
             run.saver.save_milestone(epoch + 1)
         run.saver.remove_recovery()
+
+
+def evaluates_average(run: Run) -> bool:
+    """True when the average of the weights is what is evaluated and exported."""
+    return run.task.has_ema() and not run.args.model_ema_force_cpu
+
+
+def save_predictions(run: Run, found: Evaluation, metric: float) -> None:
+    """Write what the student says of each sample of the validation split; all ranks take part."""
+    columns = {"target": found.targets, "student": found.predictions}
+    if found.teacher_predictions is not None:
+        columns["teacher"] = found.teacher_predictions
+    rows = gather_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
+    if run.world.primary:
+        best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
+        for name in ("last", "best") if best else ("last",):
+            report.write_predictions(run.folder / report.PREDICTIONS[name], list(columns), rows)
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
@@ -383,15 +450,21 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]
 
 
-def finish(run: Run, seconds: float) -> None:
-    """Export the selected student, write result.json, print the closing table, publish."""
+def trained_student(run: Run) -> torch.nn.Module | None:
+    """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
+    model = run.task.get_eval_model(ema=evaluates_average(run))
+    return model.gather() if run.args.fsdp else unwrap_model(model)
+
+
+def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
+    """Export the selected student, write result.json, print the closing table, publish; return the record."""
     args, history = run.args, report.read_history(run.files.metrics.path)
     run.files.trackers.close()
     if not history:
         raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
-    model = unwrap_model(run.task.get_eval_model(ema=history[-1]["ema"]))
     if args.select == "best":
-        load_weights(model, read_weights(run.folder / ckpt.BEST, "--select", history[-1]["ema"]), ckpt.BEST, "--select")
+        best = ckpt.SHARDED_BEST if args.fsdp else ckpt.BEST
+        load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
         seconds)
@@ -405,6 +478,7 @@ def finish(run: Run, seconds: float) -> None:
         url = push_export(run.folder / "export", args.push_to_hub, private=args.hub_private or None,
                           revision=args.hub_revision, commit_message=args.hub_commit_message)
         print(f"published at {url}")
+    return record
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from w2s_plugins.build import World, create_precision, draw_few_shot_test, join_processes
-from w2s_plugins.checkpoint import BEST, LAST, read_run_args, write_text
+from w2s_plugins.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args, write_text
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.cli.resolve import (
     check_choice,
@@ -49,6 +49,7 @@ from w2s_plugins.loading import create_model, find_weights, load_weights, read_w
 from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.shards import is_sharded
 from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
 
 _logger = logging.getLogger("validate")
@@ -127,7 +128,8 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
     path = Path(args.checkpoint) if args.checkpoint else None
     if path is not None and not path.exists():
         raise UserError(f"--checkpoint {path}: no such file or folder")
-    folder = path if path is None or path.is_dir() else path.parent
+    is_run = path is not None and path.is_dir() and not is_sharded(path)
+    folder = path if path is None or is_run else path.parent
     if folder is None or not (folder / "args.yaml").is_file():
         return
     run_args = read_run_args(folder, "--checkpoint")
@@ -141,15 +143,17 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
         args.use_train_size = True
     if "use_ema" not in given:
         args.use_ema = bool(run_args.get("model_ema")) and not run_args.get("model_ema_force_cpu")
-    if path.is_dir():
-        args.checkpoint = str(path / (BEST if run_args.get("select") == "best" else LAST))
+    if is_run:
+        best = run_args.get("select") == "best"
+        sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
+        args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
     if run_args.get("device") == "cpu":
         given.discard("device")
 
 
 def list_candidates(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Return the (model, checkpoint) pairs that ``--model`` and ``--checkpoint`` stand for."""
-    if args.checkpoint and Path(args.checkpoint).is_dir():
+    if args.checkpoint and Path(args.checkpoint).is_dir() and not is_sharded(Path(args.checkpoint)):
         files = [p for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for p in Path(args.checkpoint).glob(pattern)]
         if not files:
             raise UserError(f"--checkpoint {args.checkpoint}: the folder has neither args.yaml nor checkpoints")

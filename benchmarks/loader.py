@@ -10,65 +10,42 @@ same turn. Without --data-dir, crops of scikit-learn's two photographs are writt
 """
 
 import argparse
-import os
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-import torchvision
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from timm.data import create_loader
 
+from benchmarks.measure import machine, ratios, table, take_turns, write_photographs
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
-from w2s_plugins.data.loaders import train_transform_kwargs
+from w2s_plugins.data.loaders import draws_from_numpy, train_transform_kwargs
 from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
 
 LOADERS = ("timm", "pil", "torchvision")
-SIZE = (500, 375)
 CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with train/ (default: one that is made)")
     parser.add_argument("--images", type=int, default=1024, help="images in the folder that is made")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--turns", type=int, default=7)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = args.data_dir or write_photographs(Path(folder), args.images)
-        print(f"{args.turns} turns, batch {args.batch_size}, {os.cpu_count()} cores, torch {torch.__version__}, "
-              f"torchvision {torchvision.__version__}, timm {timm.__version__}\n")
-        print("| workers | loader | images/s | x timm (median) | x timm (all turns) |")
-        print("| ---: | --- | ---: | ---: | ---: |")
-        for workers in args.workers:
-            measure(root, workers, args)
+        print(f"{args.turns} turns, batch {args.batch_size}, {machine()}\n")
+        rows = [row for workers in args.workers for row in measure(root, workers, args)]
+        print(table(("workers", "loader", "images/s", "x timm (median)", "x timm (all turns)"), rows))
         seeding_shares(root, args)
-
-
-def write_photographs(root: Path, count: int) -> Path:
-    """Write JPEG files of random crops of two photographs."""
-    rng = np.random.default_rng(0)
-    photographs = [Image.fromarray(p) for p in load_sample_images().images]
-    for i in range(count):
-        photograph = photographs[i % 2]
-        width = int(rng.integers(SIZE[0] // 2, SIZE[0]))
-        height = width * SIZE[1] // SIZE[0]
-        left, top = (int(rng.integers(0, whole - part)) for whole, part in zip(photograph.size, (width, height)))
-        crop = photograph.resize(SIZE, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-        folder = root / "train" / f"class{i % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{i:05}.jpg", quality=95)
-    return root
 
 
 def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argparse.Namespace:
@@ -94,20 +71,26 @@ def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable
     return lambda epoch: sum(len(images) for images, _ in loader)
 
 
-def measure(root: Path, workers: int, args: argparse.Namespace) -> None:
-    """Print a row for each loader."""
+def measure(root: Path, workers: int, args: argparse.Namespace) -> list[tuple[object, ...]]:
+    """Return a row for each loader."""
     epochs = {name: make_epoch(name, root, workers, args.batch_size) for name in LOADERS}
-    rates: dict[str, list[float]] = {name: [] for name in LOADERS}
-    for turn in range(args.turns + 1):
-        for name, epoch in epochs.items():
-            started = time.perf_counter()
-            rate = epoch(turn) / (time.perf_counter() - started)
-            if turn > 0:  # the first turn starts the workers
-                rates[name].append(rate)
+    rates = take_turns({name: rate_of(epoch) for name, epoch in epochs.items()}, args.turns)
+    rows = []
     for name in LOADERS:
-        ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["timm"])]
-        print(f"| {workers} | {name} | {statistics.median(rates[name]):.0f} | {statistics.median(ratios):.2f} | "
-              f"{min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
+        to_timm = ratios(rates[name], rates["timm"])
+        rows.append((workers, name, f"{statistics.median(rates[name]):.0f}", f"{statistics.median(to_timm):.2f}",
+                     f"{min(to_timm):.2f} to {max(to_timm):.2f}"))
+    return rows
+
+
+def rate_of(epoch: Callable[[int], int]) -> Callable[[], float]:
+    """Return a function that loads the next epoch and returns its images per second."""
+    numbers = itertools.count()
+
+    def measure() -> float:
+        started = time.perf_counter()
+        return epoch(next(numbers)) / (time.perf_counter() - started)
+    return measure
 
 
 def seeding_shares(root: Path, args: argparse.Namespace) -> None:
@@ -117,11 +100,12 @@ def seeding_shares(root: Path, args: argparse.Namespace) -> None:
         flags = train_flags(root, 0, decoder, args.batch_size)
         datasets[decoder] = create_dataset("", str(root), "train")
         create_train_loader(datasets[decoder], flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    numpy = {decoder: draws_from_numpy(dataset) for decoder, dataset in datasets.items()}
     times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
     for index in range(min(1000, len(datasets["pil"]))):
         for decoder, dataset in datasets.items():  # the call above has set its transform
             started = time.perf_counter()
-            seed_generators(hash_seed(42, *ViewKey(0, index)))
+            seed_generators(hash_seed(42, *ViewKey(0, index)), numpy[decoder])
             seeded = time.perf_counter()
             dataset[index]
             times[decoder].append((seeded - started, time.perf_counter() - started))

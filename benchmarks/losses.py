@@ -11,6 +11,7 @@ neither a cold start nor other work on the machine falls on one of them.
 
 import argparse
 import ctypes
+import functools
 import statistics
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
+from benchmarks.measure import take_turns
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 
 
@@ -64,12 +66,7 @@ def table(args: argparse.Namespace, num_classes: int) -> str:
     names = ["cross-entropy", "kd", *(name for name in args.losses if name != "kd")]
     inputs = make_inputs(args.batch_size, num_classes, args.device)
     steps = {name: make_step(name, inputs, args) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(args.turns + 1):
-        for name, step in steps.items():
-            seconds = time_of(step, args)
-            if turn > 0:  # the first turn warms up
-                times[name].append(seconds)
+    times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
     figures = {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
     lines = [

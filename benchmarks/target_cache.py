@@ -12,15 +12,15 @@ half precision, mapped files. Without a teacher the target is a tensor that is t
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from benchmarks.measure import ratios, take_turns, timed
+from w2s_plugins.loading import create_model
 from w2s_plugins.losses import create_loss
 from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
 from w2s_plugins.task import WeakToStrongTask
@@ -28,6 +28,12 @@ from w2s_plugins.teachers import StudentInput, Teacher, TeacherModel
 
 
 def main() -> None:
+    args = create_parser().parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report(args, measure(args, Path(folder)))
+
+
+def create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--teacher", default="resnet10t")
@@ -40,14 +46,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        report(args, measure(args, Path(folder)))
+    return parser
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Return the seconds of each turn, by kind of epoch."""
+    torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch_size, 3, args.size, args.size, generator=generator).to(device)
@@ -59,18 +63,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
         "online": (create_teacher(args).to(device), False),
     }
     epochs = {name: create_epoch(args, device, *teacher, images, order) for name, teacher in teachers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in epochs}
-    for turn in range(args.turns + 1):
-        for name, epoch in epochs.items():
-            started = time.perf_counter()
-            epoch()
-            if turn > 0:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return take_turns({name: timed(epoch) for name, epoch in epochs.items()}, args.turns)
+
+
+def create_network(flag: str, name: str, args: argparse.Namespace) -> nn.Module:
+    """Create a network that takes images of ``args.size``."""
+    return create_model(flag, name, pretrained=False, inputs={"img_size": args.size}, num_classes=args.classes)
 
 
 def create_teacher(args: argparse.Namespace) -> Teacher:
-    model = timm.create_model(args.teacher, num_classes=args.classes)
+    model = create_network("--teacher", args.teacher, args)
     config = dict(input_size=(3, args.size, args.size), mean=(0.5,) * 3, std=(0.5,) * 3)
     return Teacher([TeacherModel(model, config, StudentInput(config["mean"], config["std"], 3, args.classes))])
 
@@ -93,7 +95,7 @@ def create_epoch(
     """Return a function that trains a student for some steps."""
     torch.manual_seed(0)
     task = WeakToStrongTask(
-        timm.create_model(args.model, num_classes=args.classes), teacher, create_loss("kd"), task_loss_weight=0.0,
+        create_network("--model", args.model, args), teacher, create_loss("kd"), task_loss_weight=0.0,
         cached=cached, device=device, verbose=False)
     task.train()
     optimizer = torch.optim.SGD(task.get_trainable_module().parameters(), lr=1e-3, momentum=0.9)
@@ -118,9 +120,9 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
         print(f"{name:10}  {1e3 * statistics.median(turns) / args.steps:8.2f} ms a step")
     print()
     for other in ("online", "no teacher"):
-        ratios = [a / b for a, b in zip(seconds["cached"], seconds[other])]
-        print(f"cached / {other:10}  {statistics.median(ratios):.3f} (of {args.turns} turns, {min(ratios):.3f} to "
-              f"{max(ratios):.3f})")
+        shares = ratios(seconds["cached"], seconds[other])
+        print(f"cached / {other:10}  {statistics.median(shares):.3f} (of {args.turns} turns, {min(shares):.3f} to "
+              f"{max(shares):.3f})")
 
 
 if __name__ == "__main__":

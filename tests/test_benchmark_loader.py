@@ -13,6 +13,6 @@ def test_benchmark_prints_a_row_for_each_loader():
                "--turns", "1"]
     result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith("| ")]
-    assert [row[2].strip() for row in rows] == ["loader", "---", "timm", "pil", "torchvision"]
+    assert [row[2].strip() for row in rows] == ["loader", "---:", "timm", "pil", "torchvision"]
     assert rows[2][4].strip() == "1.00" and all(float(row[3]) > 0 for row in rows[2:])
     assert result.stdout.count(" microseconds with ") == 2

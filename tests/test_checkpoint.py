@@ -3,6 +3,9 @@
 import argparse
 import csv
 import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -428,3 +431,63 @@ def test_weights_alone_are_read_from_a_run(tmp_path):
         expected = parts.task.get_checkpoint_state(ema=use_ema)["state_dict_ema" if use_ema else "state_dict"]
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[k], v) for k, v in expected.items())
+
+
+# ---------------------------------------------------------------- killed while writing
+
+
+def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
+    """The earlier checkpoint is whole, and the next run finds it and removes what was half written."""
+    parts = Parts(tmp_path)
+    parts.step(0)
+    parts.saver.save_recovery(0, batch_idx=0)
+    expected = parts.state()
+    parts.saver.wait()
+    pid = os.fork()
+    if pid == 0:
+        def die_half_way(state, path):
+            path.write_bytes((tmp_path / "recovery-0-0.pth.tar").read_bytes()[:1000])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(torch, "save", die_half_way)
+        parts.saver._pool = ThreadPoolExecutor(1)  # threads do not survive a fork
+        parts.step(1)
+        parts.saver.save_recovery(0, batch_idx=1)
+        parts.saver.wait()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert names(tmp_path) == [".recovery-0-1.pth.tar.tmp", "recovery-0-0.pth.tar"]
+    found = ckpt.find_resume(tmp_path)
+    other = Parts(tmp_path, seed=1)
+    restore(other, found)
+    assert other.state() == expected
+    other.saver.go_on_from(found, read_checkpoint(found, "--resume")["saver"])
+    assert names(tmp_path) == ["recovery-0-0.pth.tar"]
+    for batch in (1, 2):  # it counts as one of the last two
+        other.saver.save_recovery(0, batch_idx=batch)
+    other.saver.wait()
+    assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]
+
+
+def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypatch):
+    parts = Parts(tmp_path)
+    assert ckpt.available_memory() > 2**20
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow_save(state, path):
+        entered.set()
+        leave.wait(20)
+        save_state(state, path)
+
+    save_state = ckpt.save_state
+    monkeypatch.setattr(ckpt, "save_state", slow_save)
+    parts.saver.save_recovery(0, batch_idx=0)  # returns before the file is there
+    assert entered.wait(20) and names(tmp_path) == []
+    leave.set()
+    parts.saver.wait()
+    monkeypatch.setattr(ckpt, "save_state", save_state)
+    size = sum(t.numel() * t.element_size() for t in parts.task.get_checkpoint_state()["state_dict"].values())
+    monkeypatch.setattr(ckpt, "available_memory", lambda: size)
+    parts.saver.save_recovery(0, batch_idx=1)
+    assert names(tmp_path) == ["recovery-0-0.pth.tar", "recovery-0-1.pth.tar"]
+    assert parts.saver._writing is None

@@ -80,7 +80,7 @@ def test_two_steps(here: Callable[..., Done], mini: Path, recipe: str, flags: li
     common = ["--data-dir", mini, "--img-size", "16", "--workers", "0", "--queries", "2", "--few-shot-episodes", "20"]
     teacher = timm.create_model("fewshot_resnet12", num_classes=64)
     torch.save(teacher.state_dict(), "teacher.pth")
-    here(*config(recipe), *common, "--model", "fewshot_resnet18", "--teacher", "fewshot_resnet12",
+    here(*config(recipe), *common, "--model", "fewshot_resnet12", "--teacher", "fewshot_resnet12",
          "--teacher-checkpoint", "teacher.pth", *flags, "--stop-epoch", "1", "--experiment", "run").ok()
     events = read_lines(Path("output/train/run/metrics.jsonl"))
     assert [e["update"] for e in events if e["event"] == "train"][-1] == 1

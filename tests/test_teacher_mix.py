@@ -89,6 +89,7 @@ def test_a_batch_without_agreement_still_reaches_every_parameter(tmp_path: Path)
     teachers[0, :, 0], teachers[1, :, 1] = 5.0, 5.0
     task = make_task(LearnedTeacherWeights(2, 1.0), teachers, tmp_path)
     result = task(torch.randn(6, 3, 16, 16), None, index=torch.arange(6))
+    assert result["loss"] == result["kd"] == 0.0  # the terms of other batches, and of other ranks
     result["loss"].backward()
     gradients = [p.grad for p in task.get_trainable_module().parameters()]
     assert all(g is not None for g in gradients)

@@ -119,7 +119,7 @@ def test_autocast_around_a_teacher_does_not_reach_it():
 
 def test_compiled():
     plain, compiled = (Teacher([member(small_model(1, "w2s_cnn5"), compiled=c)]) for c in (False, True))
-    compiled.members[0].run = torch.compile(compiled.members[0].model, backend="aot_eager")  # no C++ compiler needed
+    compiled.members[0].run = torch.compile(compiled.members[0].fast, backend="aot_eager")  # no C++ compiler needed
     torch.testing.assert_close(compiled(PIXELS), plain(PIXELS), rtol=0, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_ensemble_is_the_log_of_the_mean_of_probabilities():
     logits = Teacher(teachers)(PIXELS)
     mean = torch.stack([Teacher([t])(PIXELS).softmax(1) for t in teachers]).mean(0)
     torch.testing.assert_close(logits, mean.log(), rtol=0, atol=1e-5)
-    assert torch.equal(Teacher(teachers[:1])(PIXELS), teachers[0].model(teachers[0].adapt(PIXELS)).detach())
+    assert torch.equal(Teacher(teachers[:1])(PIXELS), teachers[0](teachers[0].adapt(PIXELS)).detach())
     extreme = [torch.tensor([[1e4, -1e4]]), torch.tensor([[-1e4, 1e4]])]
     torch.testing.assert_close(combine(extreme).softmax(1), torch.tensor([[0.5, 0.5]]))
 

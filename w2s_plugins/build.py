@@ -5,11 +5,13 @@ import copy
 import functools
 import importlib
 import logging
+import os
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import convert_splitbn_model, convert_sync_batchnorm, set_fast_norm
 from timm.loss import create_classification_loss
@@ -26,15 +28,30 @@ from timm.utils import NativeScaler, init_distributed_device, random_seed, set_j
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from . import heartbeat
+from .clean_selection import select_by_model, selection_models
 from .cli.resolve import loss_weights, split_names, view_epochs
-from .data import EpisodeShape, create_eval_loader, create_train_loader, hold_out, open_split, parse_shapes, take_slice
-from .data.datasets import class_names_of, describe, labels_of, num_classes_of
+from .data import (
+    EpisodeShape,
+    create_eval_loader,
+    create_train_loader,
+    hold_out,
+    labels_of,
+    open_split,
+    parse_shapes,
+    take_slice,
+)
+from .data.datasets import class_names_of, describe, num_classes_of
 from .data.loaders import train_transform_kwargs
+from .data.noise import LabelNoise, create_label_noise, positions_in_split
+from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
 from .few_shot import EpisodicTask, FewShotTest, create_test
+from .hints import speed_hint
 from .hub import file_sha256, hub_errors, hub_source
+from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
     adapt_state,
     check_input_size,
@@ -82,14 +99,30 @@ class World:
 
 @dataclass
 class Data:
-    """The splits of a run; ``select`` is held out of the training slice where a part of it chooses the checkpoint, and
-    ``few_shot`` has classes of its own, on which the encoder is tested by episodes.
+    """The splits of a run.
+
+    Args:
+        train: the training set.
+        val: the validation split.
+        select: held out of the training slice where a part of it chooses the checkpoint.
+        few_shot: has classes of its own, on which the encoder is tested by episodes.
+        split_size: samples in the whole training split, 0 for a stream.
+        noise: the labels that the training split was given in place of its own.
+        selection: the samples that ``--clean-select`` has left in the training set.
     """
 
     train: Dataset
     val: Dataset | None
     select: Dataset | None
     few_shot: Dataset | None = None
+    split_size: int = 0
+    noise: LabelNoise | None = None
+    selection: Selection | None = None
+
+    @property
+    def candidates(self) -> Dataset:
+        """The training set before the selection."""
+        return self.train if self.selection is None else self.train.dataset
 
 
 
@@ -98,16 +131,36 @@ def join_processes(args: argparse.Namespace) -> World:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    device = init_distributed_device(args)
+    if not args.dist_timeout >= 1:
+        raise UserError(f"--dist-timeout {args.dist_timeout}: expected at least 1 second")
+    device = join_group(args)
     world = World(device, args.rank, args.world_size, args.distributed)
+    if world.distributed:
+        heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
+    emulated = args.amp and device.type == "cpu" and not cpu_has_bfloat16_units()
     _logger.info(f"{world.size} process(es) on {device}{why}"
-                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}"))
+                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
+                 + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:
         set_fast_norm()
     return world
+
+
+def join_group(args: argparse.Namespace) -> torch.device:
+    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        device = init_distributed_device(args)
+        if args.distributed:
+            heartbeat.start(args.dist_timeout)
+        return device
+    args.rank, args.world_size, args.distributed = dist.get_rank(), dist.get_world_size(), True
+    args.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if args.device != "cpu":
+        args.device = f"{args.device.split(':')[0]}:{args.local_rank}"
+    return torch.device(args.device)
 
 
 def setup_device(args: argparse.Namespace) -> World:
@@ -118,6 +171,8 @@ def setup_device(args: argparse.Namespace) -> World:
         except ImportError as error:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     world = join_processes(args)
+    if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
+        _logger.info(hint)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     if args.fuser:
         set_jit_fuser(args.fuser)
@@ -149,15 +204,83 @@ def build_data(args: argparse.Namespace) -> Data:
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
     settle_classes(args, train, val)
+    streamed = isinstance(train, IterableDataset)
+    split_size, noise = 0 if streamed else len(train), None
+    if args.label_noise:
+        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
     train = take_slice(train, args.train_slice, args.slice_seed)
     train, select = hold_out(train, args.select_split, args.slice_seed)
-    if isinstance(train, IterableDataset):
+    if noise is not None:  # after the cuts, which are then those of a run without noise
+        train, select = noise.apply(train), noise.apply(select) if select is not None else None
+        about = noise.record(train)
+        _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
+                     f"({100 * about['rate']:.2f} %) are not the clean ones")
+    if streamed:
+        if args.clean_select:
+            raise UserError("--clean-select needs a dataset that can be indexed; streams cannot")
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select, few_shot)
+    return Data(train, val, select, few_shot, split_size=split_size, noise=noise)
 
+
+def select_clean(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        teacher: Teacher | None,
+        world: World,
+        saved: Path | None = None,
+) -> None:
+    """Leave in the training set what ``--clean-select`` selects, in place.
+
+    Args:
+        args: parsed flags.
+        data: the splits.
+        data_config: input of the student.
+        teacher: the teacher, whose features or losses decide unless ``--clean-select-model`` names another model.
+        world: this process.
+        saved: index file of a run that is resumed; where it has the same rule it is taken again.
+    """
+    if not args.clean_select:
+        return
+    candidates, given = data.train, labels_of(data.train)
+    if given is None:
+        raise UserError("--clean-select: this kind of dataset does not tell its labels without being read; use a "
+                        "folder, torch/, hfds/ or w2s/ dataset")
+    rule, value = parse_selection(args.clean_select)
+    fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+    selected, origin = None, {}
+    if saved is not None and saved.is_file():
+        selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
+    if origin.get("rule") != args.clean_select:
+        if rule == "file":
+            selected, made_by = read_selection(value, candidates, data.split_size, fingerprint)
+            origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
+        else:
+            models = selection_models(
+                rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
+                in_chans=data_config["input_size"][0], num_classes=args.num_classes, device=world.device)
+            selected = select_by_model(
+                rule, value, models, without_transform(candidates), num_classes=args.num_classes,
+                batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, decoder=args.decoder,
+                device=world.device, rank=world.rank, world_size=world.size,
+                progress=Console(world.primary, 0).wrap)
+            origin = dict(made_by=None, models=[model.source for model in models])
+    figures = selection_figures(
+        selected, given, data.noise.clean_labels(candidates) if data.noise else None, args.num_classes)
+    data.train = take_selected(candidates, selected)
+    data.selection = Selection(
+        dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
+             **figures),
+        list(positions_in_split(data.train)))
+    quality = "" if figures["precision"] is None else (
+        f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %")
+    _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
+                 f"samples{quality}")
+    if figures["empty_classes"]:
+        _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
 
 
 def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
@@ -224,7 +347,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
-    model.to(device=world.device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
+    model.to(
+        device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
     channels, *size = data_config["input_size"]
@@ -235,6 +359,11 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         model = convert_sync_batchnorm(model)
     return model, data_config, source
 
+
+
+def first_device(sharded: bool, world: World) -> torch.device:
+    """Return where a model is made: on the CPU when it is to be sharded, for the whole may not fit the device."""
+    return torch.device("cpu") if sharded else world.device
 
 
 def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
@@ -283,21 +412,20 @@ def build_teacher(
     """Create the frozen teacher on the student's input, or None."""
     if not args.teacher:
         return None
-    dtype = precision.amp_dtype if precision.amp_dtype and world.device.type != "cpu" else torch.float32
+    dtype = inference_dtype(world.device, precision.amp_dtype)
     return create_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
         StudentInput(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
             None if args.episodic else student.num_classes),
-        device=world.device,
+        device=first_device(args.fsdp_teacher, world),
         dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
         use_ema=args.use_ema_teacher,
         class_map_file=args.teacher_class_map,
         img_size=args.teacher_img_size,
         model_kwargs=args.teacher_kwargs,
         compiled=args.teacher_compile,
-        channels_last=args.channels_last,
     )
 
 
@@ -328,7 +456,7 @@ def build_loaders(
         world_size=world.size, view_epochs=view_epochs(args))
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
-        select = type(select)(without_transform(select.dataset), select.indices)
+        select = without_transform(select)
     few_shot = data.few_shot
     return dict(train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(few_shot))
 
@@ -456,14 +584,14 @@ def build_task(
         pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
         jsd_splits=args.aug_splits,
     ).to(world.device)
-    shared = dict(device=world.device, dtype=precision.dtype, verbose=world.primary)
+    shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     if args.episodic and teacher is None:
         return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
     if teacher is not None:
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
         _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
-        loss = create_loss(args.loss, **args.loss_kwargs).to(world.device)
+        loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
         shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
         if args.episodic:
             if loss.needs_features or loss.needs_index:

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +24,10 @@ from .engine import Position
 from .errors import UserError, one_line
 from .hub import share
 from .loading import read_checkpoint
+from .shards import settled
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
 # flags of a run that decide the shape of what is in its checkpoints
 SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
            "loss_kwargs", "layer_decay", "model_ema")
@@ -38,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary_name(path)
     try:
         yield temporary
         share(temporary)
@@ -53,6 +55,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what a process that was killed while it wrote to a folder has left."""
+    for file in folder.glob(_temporary_name(Path("*")).name):
+        if not file.is_dir():
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,9 +94,50 @@ class Saver(CheckpointSaver):
         self.position, self.scheduler, self.metrics_file = position, scheduler, metrics_file
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
+        self._last_is_written = False
+
+    def go_on_from(self, path: Path | None, bookkeeping: dict | None, milestones: Container[int] = ()) -> None:
+        """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
+
+        A run that was killed after it wrote ``last`` may lack the copies of it that earned a place in the history;
+        they are made. Recovery checkpoints of anything but ``path`` are deleted: a later ``--resume auto`` would take
+        one of another course of the run for the furthest.
+
+        Args:
+            path: the checkpoint that the run goes on from, or None.
+            bookkeeping: what it has of the saver's.
+            milestones: numbers of completed epochs that are kept.
+        """
+        folder = Path(self.checkpoint_dir)
+        epoch, metric = (bookkeeping or {}).get("pending", (None, None))
+        if epoch is not None and path is not None and path.resolve() == (folder / f"last{self.extension}").resolve():
+            self.load_state_dict({**bookkeeping, "pending": (None, None)})
+            self._last_is_written = True
+            self.save_checkpoint(epoch, metric)
+            self._last_is_written = False
+            if epoch + 1 in milestones:
+                self.save_milestone(epoch + 1)
+        elif bookkeeping:
+            self.load_state_dict(bookkeeping)
+        self._remove_temporary(folder)
+        for file in self._recovery_files():
+            if path is not None and file.resolve() == path.resolve():
+                self.curr_recovery_file = str(file)
+            else:
+                self._remove(file)
+
+    def _recovery_files(self) -> Iterable[Path]:
+        return Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}")
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        remove_temporary_files(folder)
 
     def _replace(self, src: str, dst: str) -> None:
-        os.replace(src, dst)
+        if not self._last_is_written:
+            os.replace(src, dst)
 
     def _duplicate(self, src: str, dst: str) -> None:
         with atomic_write(Path(dst)) as temporary:
@@ -106,6 +160,7 @@ class Saver(CheckpointSaver):
             "w2s": {
                 "batch": self.position.batch,
                 "bad_steps": self.position.bad_steps,
+                "statistics_shared": self.position.statistics_shared,
                 "meter": self.position.meter.state_dict(),
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
                 "plateau": plateau_state(self.scheduler),
@@ -119,7 +174,14 @@ class Saver(CheckpointSaver):
 
     def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
         self.wait()
-        save_state(self._state(epoch, metric), Path(save_path))
+        if not self._last_is_written:
+            self._write(self._state(epoch, metric), Path(save_path))
+
+    def _write(self, state: dict, path: Path) -> None:
+        save_state(state, path)
+
+    def _copy(self, state: dict) -> dict | None:
+        return copy_state(state)
 
     def save_recovery(
             self,
@@ -143,12 +205,12 @@ class Saver(CheckpointSaver):
         path = Path(self.recovery_dir) / f"{self.recovery_prefix}-{epoch}-{batch_idx}{self.extension}"
         state = self._state(epoch)
         state["w2s"]["rank_states"] = rank_states
-        if background and (copy := copy_state(state)) is not None:
+        if background and (copy := self._copy(state)) is not None:
             self._writing = self._pool.submit(save_state, copy, path)
         else:
-            save_state(state, path)
+            self._write(state, path)
         if self.prev_recovery_file and self.prev_recovery_file != str(path):
-            Path(self.prev_recovery_file).unlink(missing_ok=True)
+            self._remove(Path(self.prev_recovery_file))
         self.prev_recovery_file, self.curr_recovery_file = self.curr_recovery_file, str(path)
 
     def wait(self) -> None:
@@ -160,8 +222,8 @@ class Saver(CheckpointSaver):
     def remove_recovery(self) -> None:
         """Delete recovery checkpoints: a complete epoch has been saved after them."""
         self.wait()
-        for file in Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}"):
-            file.unlink(missing_ok=True)
+        for file in self._recovery_files():
+            self._remove(file)
         self.curr_recovery_file = self.prev_recovery_file = ""
 
 
@@ -201,11 +263,27 @@ def save_state(state: dict, path: Path) -> None:
 
 
 def copy_state(state: dict) -> dict | None:
-    """Return a copy of a state on the CPU, or None when less than twice its size is free in memory."""
+    """Return a copy of a state on the CPU, or None when less than twice its size is available in memory."""
     size = sum(t.numel() * t.element_size() for t in tree_leaves(state) if isinstance(t, torch.Tensor))
-    if 2 * size > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    if 2 * size > available_memory():
         return None
     return tree_map(lambda t: t.detach().to("cpu", copy=True) if isinstance(t, torch.Tensor) else t, state)
+
+
+def available_memory() -> int:
+    """Return the bytes that this machine, and on Linux this container, can still give; 0 where it does not say."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        available = 1024 * int(fields["MemAvailable"].split()[0])  # counts the cache of files, which gives way
+    except (OSError, KeyError, ValueError):
+        return 0
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return available
+    return min(available, limit - used + int(statistics.get("inactive_file", 0)))
 
 
 def plateau_state(scheduler: object | None) -> dict | None:
@@ -226,13 +304,13 @@ def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
 
 def find_resume(folder: Path) -> Path | None:
     """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
-    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*.pth.tar")
-             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.pth\.tar", p.name))]
-    last = folder / LAST
+    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*")
+             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.(pth\.tar|sharded)", p.name))]
+    last = folder / LAST if (folder / LAST).is_file() else settled(folder / SHARDED_LAST)
     if not found:
-        return last if last.is_file() else None
+        return last
     (epoch, _), recovery = max(found)
-    if last.is_file() and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
+    if last and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
         return last
     return recovery
 
@@ -299,6 +377,7 @@ def restore(
         bad_steps=extra.get("bad_steps", 0),
     )
     if not finished:
+        position.statistics_shared = extra.get("statistics_shared", False)
         position.meter.load_state_dict(extra["meter"], task.device)
     return position
 

@@ -11,10 +11,13 @@ from timm.task import TrainingTask
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .data import Batch, TrainLoader
 from .data.views import hash_seed
+from .ddp import share_statistics
 from .errors import UserError
+from .heartbeat import note
 from .task import first_output
 
 _logger = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ class StepSettings:
     seed: int = 42
     rank: int = 0
     distributed: bool = False
+    share_statistics: bool = False  # give all ranks rank 0's batch norm statistics before the last update
 
 
 class TermMeter:
@@ -148,10 +152,11 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
+    statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
-        self.epoch, self.batch, self.meter = self.epoch + 1, 0, TermMeter()
+        self.epoch, self.batch, self.meter, self.statistics_shared = self.epoch + 1, 0, TermMeter(), False
 
 
 def train_one_epoch(
@@ -204,16 +209,21 @@ def train_one_epoch(
         images = batch.input
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        seed_step(settings.seed, settings.rank, epoch, number)
+        if settings.share_statistics and number == (total - 1) // accum * accum:
+            share_statistics(task.get_trainable_module())
+        note(f"in the forward pass of batch {number + 1}, epoch {epoch + 1}")
+        seed_step(precision.device, settings.seed, settings.rank, epoch, number)
         if hasattr(task, "set_progress"):
             task.set_progress((epoch * total + number) / (num_epochs * total))
         waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
         with waiting:
             result = _forward(task, batch, images, precision)
+            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
             good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
         position.meter.update(result, len(images))
         position.batch = number + 1
+        note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:
             continue
         update = number // accum
@@ -242,9 +252,17 @@ def train_one_epoch(
     return position.meter.average(settings.distributed)
 
 
-def seed_step(seed: int, rank: int, epoch: int, batch: int) -> None:
-    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would."""
-    torch.manual_seed(hash_seed(seed, rank, epoch, batch))
+def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seed dropout and the like for one step, so that a resumed run draws what an uninterrupted one would.
+
+    `torch.manual_seed` would do, but takes a millisecond where there is no accelerator: it notes for each kind of them
+    where it was called.
+    """
+    number = hash_seed(seed, rank, epoch, batch)
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        getattr(module, "manual_seed_all", module.manual_seed)(number)
 
 
 def _forward(task: TrainingTask, batch: Batch, images: Tensor, precision: Precision) -> dict[str, Tensor]:
@@ -276,13 +294,15 @@ def _backward(
         return True
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
-    good = torch.isfinite(nn.utils.get_total_norm(gradients, error_if_nonfinite=False))
+    norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
+    good = torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if loss.device.type == "cpu":
         if not good:
             return good
     else:
         for gradient in gradients:  # no wait for the device: a bad gradient becomes zero
-            gradient.copy_(torch.where(good, gradient, torch.zeros_like(gradient)))
+            own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            own.copy_(torch.where(good, own, torch.zeros_like(own)))
     if clipped:
         dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
     optimizer.step()
@@ -354,6 +374,7 @@ def evaluate(
 
     if isinstance(model, nn.Module):
         model.eval()
+    note("in an evaluation")
     device, limit = precision.device, evaluation_sample_limit(loader)
     meter = ClassificationEvaluator(device, max_samples=limit)
     teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
@@ -383,6 +404,7 @@ def evaluate(
         teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
     if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
         metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
+    note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
 
 

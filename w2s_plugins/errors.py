@@ -1,5 +1,6 @@
 """Errors meant for the person who typed the command: one line, exit code 2, no traceback."""
 
+import contextlib
 import difflib
 import os
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
+_watch = None  # the `Heartbeat` of a process that is one of several
 
 
 class UserError(Exception):
@@ -33,7 +35,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
     """Run a script's ``main``; a `UserError` becomes one line on stderr and exit code 2.
 
     With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
-    rank that fails prints and the others end silently.
+    rank that fails prints and the others end silently; any other error ends all of them as well, with its traceback.
     """
     try:
         main()
@@ -41,16 +43,29 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         if "--debug" in sys.argv:
             import traceback
             traceback.print_exc()
-        if _first_to_report():
+        if first_to_report():
             print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
+        if _watch is not None:
+            with contextlib.suppress(RuntimeError):  # the others may be gone
+                _watch.announce(str(error))
         _exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _exit(130)
     except BrokenPipeError:
         _exit(1)
+    except Exception as error:
+        if _watch is None:
+            raise
+        _watch.failed(error)
 
 
-def _first_to_report() -> bool:
+def watch_others(watch: object) -> None:
+    """Let `run_main` end the other processes of the run with this one; ``watch`` is a `heartbeat.Heartbeat`."""
+    global _watch
+    _watch = watch
+
+
+def first_to_report() -> bool:
     """True for one rank per node. The claim is a file, since the ranks may die before they ever talk to each other."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return True

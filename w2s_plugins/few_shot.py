@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .data import EpisodeShape, check_shape, draw_episodes
 from .engine import Precision, gather_rows
 from .features import pooled_features
+from .heartbeat import note
 from .loading import classifier_prefixes
 from .losses import DistillationLoss, LossInputs
 from .task import WeakToStrongTask
@@ -107,8 +108,9 @@ def extract_features(
         precision: device, dtype and autocast.
         distributed: each rank computes its share.
         channels_last: memory layout of the images.
-        progress: wraps the loader to show progress.
+        progress: wraps the loader, to show progress or to stop at a signal.
     """
+    note("in an evaluation on episodes")
     rows = []
     for images, _ in (progress(loader) if progress else loader):
         images = images.to(device=precision.device, dtype=precision.dtype)
@@ -117,7 +119,9 @@ def extract_features(
         with precision.autocast():
             rows.append(encode(images).float().cpu())
     own = torch.cat(rows)[:evaluation_sample_limit(loader)]
-    return gather_rows(own, precision.device, distributed)
+    features = gather_rows(own, precision.device, distributed)
+    note("after an evaluation on episodes")
+    return features
 
 
 def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifier: str = "cosine") -> Tensor:

@@ -116,11 +116,12 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    """Return the SHA-256 of a file, or of all files of a folder in order of their names, as 64 hex digits."""
+    digest, path = hashlib.sha256(), Path(path)
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

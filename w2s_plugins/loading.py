@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
 from .hub import hub_errors
+from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
 
 # of a run folder: the export is the checkpoint that the run selected
-WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "model_best.pth.tar")
+WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
 
@@ -90,12 +91,12 @@ def find_weights(path: str, flag: str) -> Path:
         UserError: there is none.
     """
     file = Path(path)
-    if file.is_dir():
+    if file.is_dir() and not is_sharded(file):
         for name in WEIGHT_FILES:
-            if (file / name).is_file():
+            if (file / name).is_file() or is_sharded(file / name):
                 return file / name
         raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}")
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"{flag} {path}: no such file")
     return file
 
@@ -109,6 +110,9 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
     Raises:
         UserError: truncated, not a checkpoint, or a pickle that would run code.
     """
+    if is_sharded(path):
+        averaged = use_ema and has_ema(path, flag)
+        return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     try:
         state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways
@@ -125,6 +129,7 @@ def has_ema(path: Path, flag: str) -> bool:
 
 def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
     """Read everything in a training checkpoint, never running code from it. Raises `UserError` as `read_weights`."""
+    path = path / RUN_FILE if is_sharded(path) else path
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)

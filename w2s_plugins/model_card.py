@@ -209,7 +209,22 @@ def _loss(record: dict) -> str:
 
 def _data(record: dict) -> str:
     names = ("dataset", "train_split", "train_samples", "train_slice", "val_split", "val_samples", "fingerprint")
-    return _pairs((name.replace("_", " "), _code_or_none(_get(record, "data", name))) for name in names)
+    return _pairs([
+        *((name.replace("_", " "), _code_or_none(_get(record, "data", name))) for name in names),
+        *_labels(record),
+    ])
+
+
+def _labels(record: dict) -> list[tuple[str, str]]:
+    """What the labels were made of, where they are not those of the dataset, and how samples were selected."""
+    rows = []
+    kind, rate = _get(record, "data", "label_noise", "kind"), _number(record, "data", "label_noise", "rate")
+    if kind and rate is not None:
+        rows.append(("label noise", f"{_code(kind)}, {100 * rate:.2f} % of the labels are not the clean ones"))
+    rule, kept = _get(record, "data", "clean_select", "rule"), _count(record, "data", "clean_select", "selected")
+    if rule and kept:
+        rows.append(("trained on", f"the {kept} samples that {_code(rule)} selected"))
+    return rows
 
 
 def _student(record: dict) -> str:

@@ -1,6 +1,7 @@
 """The end of a run: the selected student, result.json, the closing table."""
 
 import argparse
+import csv
 import json
 import platform
 import shlex
@@ -12,10 +13,11 @@ import huggingface_hub
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from . import __version__
 from .build import Data
+from .checkpoint import atomic_write, write_text
 from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .few_shot import format_figures
@@ -23,6 +25,30 @@ from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .target_cache import CachedTargets
 from .teachers import Teacher
+
+LABELS, SELECTED = "labels.csv", "selected.txt"
+# what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
+PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
+
+
+def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
+    """Write predicted classes atomically: a header, then a line a sample in the order of the data.
+
+    Args:
+        path: the file.
+        columns: names such as target, student, teacher.
+        rows: (N, number of columns) classes.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows.tolist()])
+
+
+def write_labels(folder: Path, data: Data) -> None:
+    """Write the labels of the training split, where there is label noise, and which samples were selected."""
+    if data.noise is not None:
+        write_text(folder / LABELS, data.noise.to_csv())
+    if data.selection is not None:
+        write_text(folder / SELECTED, data.selection.to_text())
 
 
 def read_history(metrics_file: Path) -> list[dict]:
@@ -116,6 +142,8 @@ def make_record(
             train_slice=args.train_slice,
             fingerprint=train.fingerprint,
             splits=dict(train=asdict(train), val=asdict(val) if val else None),
+            label_noise=data.noise and data.noise.record(data.candidates),
+            clean_select=data.selection and data.selection.about,
         ),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=split),
         "last": dict(epoch=last["epoch"], **last.get("val", {})),

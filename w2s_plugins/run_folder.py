@@ -14,7 +14,9 @@ from . import checkpoint as ckpt
 from .build import World
 from .engine import Position, Precision
 from .errors import UserError
+from .fsdp import put_in_shards
 from .monitor import MetricsFile, Trackers
+from .shards import EXTENSION, is_sharded
 
 _logger = logging.getLogger(__name__)
 
@@ -25,12 +27,14 @@ class Resumed:
 
     Args:
         position: where it goes on.
+        path: the checkpoint.
         saver: bookkeeping of the checkpoint saver.
         metrics_bytes: length of metrics.jsonl at that point.
         rank_states: what differed from rank to rank, for `restore_rank_state`.
     """
 
     position: Position = field(default_factory=Position)
+    path: Path | None = None
     saver: dict | None = None
     metrics_bytes: int = 0
     rank_states: list | None = None
@@ -43,12 +47,12 @@ def find_run_to_resume(args: argparse.Namespace) -> Path | None:
     if args.resume == "auto":
         return ckpt.find_resume(run_root(args) / args.experiment)
     path = Path(args.resume)
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         found = ckpt.find_resume(path)
         if found is None:
             raise UserError(f"--resume {path}: the folder has no checkpoint (expected {ckpt.LAST})")
         path = found
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
     if not args.experiment and (path.parent / "args.yaml").is_file():
         args.output, args.experiment = str(path.parent.parent), path.parent.name
@@ -63,7 +67,7 @@ def run_root(args: argparse.Namespace) -> Path:
 def refuse_existing_run(args: argparse.Namespace) -> None:
     """Raise a `UserError` when the named run folder holds a checkpoint and is not to be continued."""
     folder = run_root(args) / args.experiment
-    if args.experiment and not args.resume and any(folder.glob("*.pth.tar")):
+    if args.experiment and not args.resume and any((*folder.glob("*.pth.tar"), *folder.glob(f"*{EXTENSION}"))):
         raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
                         "--experiment")
 
@@ -112,14 +116,19 @@ def resume(
     """
     resumed = Resumed()
     if path is not None:
+        if is_sharded(path) != args.fsdp:
+            raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
+                            "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = ckpt.read_checkpoint(path, "--resume")
         ckpt.check_resumable(saved, args, path)
         weights_only = args.no_resume_opt
+        if args.fsdp:
+            put_in_shards(saved, path, task, None if weights_only else optimizer)
         position = ckpt.restore(
             saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
             scheduler)
         extra = saved.get("w2s") or {}
-        resumed = Resumed(position, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
+        resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
     if args.start_epoch is not None:
         resumed.position = Position(epoch=args.start_epoch)

@@ -1,22 +1,25 @@
 """Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import torch.distributed as dist
 
+Item = TypeVar("Item")
+
 
 class Interrupted(Exception):
-    """The run is to stop here and now; its state is that of a finished update.
+    """The run is to stop here and now, all ranks at the same place; its state is that of a finished update.
 
     Args:
         signum: the signal that asked for it.
-        together: all ranks stop at the same update, so they may still talk to each other.
     """
 
-    def __init__(self, signum: int, together: bool):
+    def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
-        self.signum, self.together = signum, together
+        self.signum = signum
 
     @property
     def exit_code(self) -> int:
@@ -32,7 +35,8 @@ class SignalWatch:
         distributed: agree with the other ranks on the step to stop at.
     """
 
-    KEY = "w2s/stop"
+    KEY = "w2s/stop"  # where training stops: update and signal
+    NOTICE = "w2s/notice"  # some rank wants to stop; for work that ranks do apart
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
@@ -51,19 +55,42 @@ class SignalWatch:
         only afterwards, so no other rank can finish that update without having been asked: all stop at the same one.
         """
         if self.store is None:
-            self.check_here()
+            if self.received is not None:
+                raise Interrupted(self.received)
             return
         if self.received is not None and not self.store.check([self.KEY]):
             self.store.set(self.KEY, f"{update + 1} {self.received}")
         if self.store.check([self.KEY]):
             last, signum = map(int, self.store.get(self.KEY).decode().split())
             if update >= last:
-                raise Interrupted(signum, together=True)
+                raise Interrupted(signum)
 
-    def check_here(self) -> None:
-        """Raise `Interrupted` at once when this process has a signal; for work without exchange between ranks."""
+    def guard(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, such as the batches of an evaluation, until a signal comes; then raise `Interrupted`.
+
+        Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
+        with the others once, when it stops or after its last item, and all end alike.
+        """
+        for item in items:
+            if self._noticed():
+                break
+            yield item
+        if (signum := self._agreed_signal()) is not None:
+            raise Interrupted(signum)
+
+    def _noticed(self) -> bool:
+        if self.store is None:
+            return self.received is not None
         if self.received is not None:
-            raise Interrupted(self.received, together=self.store is None)
+            self.store.set(self.NOTICE, "")
+        return self.store.check([self.NOTICE])
+
+    def _agreed_signal(self) -> int | None:
+        received: list[int | None] = [self.received]
+        if self.store is not None:
+            received *= dist.get_world_size()
+            dist.all_gather_object(received, self.received)
+        return next((signum for signum in received if signum is not None), None)
 
     def close(self) -> None:
         """Put the former handlers back."""

@@ -1,5 +1,6 @@
 """The weak-to-strong training task: student, teacher and losses in one forward pass."""
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,9 @@ from timm.utils import unwrap_model
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
+from .ddp import skip_buffers
 from .features import FeatureExtractor
 from .losses import DistillationLoss, LossContext, LossInputs
 
@@ -37,6 +40,7 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
+        self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
         self.set_runner(self.run)
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
@@ -57,23 +61,43 @@ class StudentModule(nn.Module):
             index: Tensor | None,
             progress: float,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return the student's logits (B, C), the terms of the loss, and further figures for the log."""
+        """Return the student's logits (B, C), the terms of the loss, and further figures for the log.
+
+        Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
+        """
         logits, features = self.runner(images)
-        teacher_logits, teacher_features = teacher
+        teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
+        if target is None:
+            logits = logits.detach()
         if self.mix is None:
             return logits, self.loss(inputs), {}
-        mixed = self.mix(teacher_logits, logits, progress)
+        mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         terms = self._kept_terms(inputs.replace(teacher_logits=mixed.logits), mixed.keep)
         return logits, {**terms, **mixed.terms}, mixed.figures
+
+    def _awaited(self, answer: tuple[Tensor, list[Tensor] | None]) -> tuple[Tensor, list[Tensor] | None]:
+        """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
+        if self.teacher_stream is not None:
+            stream = torch.cuda.current_stream(self.teacher_stream.device)
+            stream.wait_stream(self.teacher_stream)
+            for tensor in tree_leaves(answer):
+                if isinstance(tensor, Tensor):
+                    tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
+        return answer
 
     def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
         if keep is None:
             return self.loss(inputs)
         if keep.any():
             return self.loss(inputs.rows(keep))
-        # No sample is left: a loss of zero that still reaches every parameter, as DDP expects.
-        return {"none": 0.0 * (inputs.student_logits.sum() + sum(p.sum() for p in self.loss.parameters()))}
+        # No sample is left here. On other ranks there may be some: take part in what the loss exchanges with them, and
+        # reach every parameter, as DDP expects.
+        return {name: 0.0 * term for name, term in self.loss(inputs).items()}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the student's logits (B, C)."""
+        return first_output(self.student(images))
 
     def no_weight_decay(self) -> set[str]:
         """Names that timm's optimizer factory exempts from weight decay."""
@@ -143,6 +167,8 @@ class WeakToStrongTask(TrainingTask):
             device=self.device,
         ))
         self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
+        if self.device.type == "cuda" and not cached:
+            self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
         self.eval_model = student
 
     @property
@@ -154,6 +180,11 @@ class WeakToStrongTask(TrainingTask):
     def loss(self) -> DistillationLoss:
         """The distillation loss."""
         return unwrap_model(self.trainable_module).loss
+
+    @property
+    def leaves_unused(self) -> bool:
+        """True when parameters may get no gradient: a loss of features does not train what lies behind them."""
+        return self.task_loss_weight == 0 and unwrap_model(self.trainable_module).extractor is not None
 
     def set_progress(self, progress: float) -> None:
         """Tell the losses which share of training, in [0, 1], is done."""
@@ -192,19 +223,29 @@ class WeakToStrongTask(TrainingTask):
         return {"loss": total, **result}
 
     def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        """Return the teacher's logits and, where the loss needs them, its features."""
+        """Return the teacher's logits and, where the loss needs them, its features.
+
+        On CUDA they are computed on a stream beside the student's, for which `StudentModule` waits before the loss.
+        """
         module = unwrap_model(self.trainable_module)
-        if module.extractor is not None:
-            return self.teacher.with_features(query)
-        return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
+        stream = module.teacher_stream
+        beside = contextlib.nullcontext()
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
+            query.record_stream(stream)
+            beside = torch.cuda.stream(stream)
+        with beside:
+            if module.extractor is not None:
+                return self.teacher.with_features(query)
+            return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
         if self.device.type == "cpu":
             device_ids = None  # DDP refuses device ids there
-        # Memories by sample are the same on every rank already, and too large to send around at every step.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            self.trainable_module, [f"loss.{name}" for name, _ in self.loss.named_buffers()])
+        if self.leaves_unused and not ddp_kwargs.get("static_graph"):
+            ddp_kwargs.setdefault("find_unused_parameters", True)
+        skip_buffers(self.trainable_module)
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 

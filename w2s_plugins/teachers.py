@@ -16,8 +16,10 @@ from torch.utils._pytree import tree_map
 from .errors import UserError
 from .features import FeatureExtractor, create_feature_extractor, pooled_features
 from .hub import file_sha256, hub_source
+from .inference import compile_mode, inference_form
 from .loading import (
     INPUT_KEYS,
+    adapt_state,
     check_input_size,
     classifier_prefixes,
     create_model,
@@ -61,6 +63,11 @@ class TeacherModel(nn.Module):
         source: where it came from, for the record.
         dtype: dtype it runs in.
         compiled: run it through torch.compile.
+        compile_mode: its mode.
+
+    Attributes:
+        model: the model as it was given, by which it is identified.
+        fast: its inference form, which is the one that runs.
     """
 
     def __init__(
@@ -73,12 +80,15 @@ class TeacherModel(nn.Module):
             source: dict | None = None,
             dtype: torch.dtype = torch.float32,
             compiled: bool = False,
+            compile_mode: str | None = None,
     ):
         super().__init__()
-        self.model = model.eval().requires_grad_(False).to(dtype)
+        self.model = model.eval().requires_grad_(False)
+        self.fast = inference_form(self.model, data_config["input_size"])
+        self.to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
-        self.run = torch.compile(self.model) if compiled else self.model
+        self.run = torch.compile(self.fast, mode=compile_mode) if compiled else self.fast
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
         student_mean, student_std, mean, std = stats
@@ -96,28 +106,31 @@ class TeacherModel(nn.Module):
     def adapt(self, images: Tensor) -> Tensor:
         """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
         if not self.same_normalization:
-            images = images.float() * self.scale + self.shift
+            images = torch.addcmul(self.shift, images.float(), self.scale)
         if tuple(images.shape[-2:]) != self.size:
             images = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True, align_corners=False)
         return images
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
-        logits = self.run(images.to(self.dtype))
+        logits = self.run(self._arrange(images))
         return self._student_classes(logits[0] if isinstance(logits, (tuple, list)) else logits)
 
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""
-        logits, features = self.extractor(self.model, images.to(self.dtype))
+        logits, features = self.extractor(self.fast, self._arrange(images))
         return self._student_classes(logits), features
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the pooled pre-logits (B, D) in float32 for images in the teacher's own form."""
-        return pooled_features(self.model, images.to(self.dtype)).float()
+        return pooled_features(self.fast, self._arrange(images)).float()
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
         self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+
+    def _arrange(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype, memory_format=torch.channels_last)
 
     def _student_classes(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -215,7 +228,6 @@ def create_teacher(
         img_size: int | None = None,
         model_kwargs: dict | None = None,
         compiled: bool = False,
-        channels_last: bool = False,
 ) -> Teacher:
     """Create a teacher, or an ensemble of several.
 
@@ -230,7 +242,6 @@ def create_teacher(
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
         compiled: use torch.compile.
-        channels_last: use that memory layout.
 
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
@@ -240,8 +251,8 @@ def create_teacher(
                         "expected one a model, in the same order")
     members = []
     for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
-        model, data_config, source = _load_member(
-            name, checkpoint, student.in_chans, use_ema, img_size, dict(model_kwargs or {}))
+        model, data_config, source = load_frozen_model(
+            name, checkpoint, student.in_chans, use_ema=use_ema, img_size=img_size, model_kwargs=model_kwargs)
         channels = data_config["input_size"][0]
         if channels != student.in_chans:
             raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
@@ -251,47 +262,65 @@ def create_teacher(
             raise UserError(
                 f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
                 "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
-        if channels_last:
-            model = model.to(memory_format=torch.channels_last)
         members.append(TeacherModel(
-            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled))
+            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
+            compile_mode=compile_mode(device)))
     return Teacher(members).to(device).eval()
 
 
-def _load_member(
+def load_frozen_model(
         name: str,
         checkpoint: str | None,
         in_chans: int,
-        use_ema: bool,
-        img_size: int | None,
-        model_kwargs: dict,
+        *,
+        use_ema: bool = False,
+        img_size: int | None = None,
+        model_kwargs: dict | None = None,
+        flags: tuple[str, str] = ("--teacher", "--teacher-checkpoint"),
 ) -> tuple[nn.Module, dict, dict]:
-    """Return a model with its weights, its data configuration, and where they came from."""
+    """Return a model with its weights, its data configuration, and where they came from.
+
+    Args:
+        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        checkpoint: a file or run folder, or None: then the pretrained weights are used.
+        in_chans: channels of the images.
+        use_ema: take EMA weights from the checkpoint.
+        img_size: input size in place of the model's own.
+        model_kwargs: arguments of the constructor.
+        flags: the flags that named model and checkpoint.
+
+    Raises:
+        UserError: unknown name, weights that do not fit.
+    """
+    name_flag, file_flag = flags
+    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(model_kwargs or {})
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
-        model = create_model("--teacher", name, pretrained=True, inputs=inputs, **model_kwargs)
+        model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
         origin = hub_source(model, name)
         if name.startswith("local-dir:"):
-            file = find_weights(name.removeprefix("local-dir:"), "--teacher")
+            file = find_weights(name.removeprefix("local-dir:"), name_flag)
             origin = {"file": str(file), "sha256": file_sha256(file)}
-        _logger.info(f"Teacher {name}: pretrained weights ({_origin_text(origin)})")
+        _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
         settings = {}
     else:
-        file = find_weights(checkpoint, "--teacher-checkpoint")
-        if use_ema and not has_ema(file, "--teacher-checkpoint"):
+        file = find_weights(checkpoint, file_flag)
+        if use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-        state = read_weights(file, "--teacher-checkpoint", use_ema)
-        settings = settings_beside(file, "--teacher-checkpoint")
+        state = read_weights(file, file_flag, use_ema)
+        settings = settings_beside(file, file_flag)
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
         kwargs = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {}), **model_kwargs}
-        model = create_model("--teacher", name, pretrained=False, inputs=inputs, **kwargs)
+        model = create_model(name_flag, name, pretrained=False, inputs=inputs, **kwargs)
         classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
-        report = load_weights(model, state, str(file), "--teacher-checkpoint")
+        if not state.keys() <= model.state_dict().keys():
+            state = adapt_state(model, state)  # a published checkpoint under other names
+        report = load_weights(model, state, str(file), file_flag)
         origin = {"file": str(file), "sha256": file_sha256(file)}
-        _logger.info(f"Teacher {name}: {report}")
+        _logger.info(f"{role} {name}: {report}")
     requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
     if img_size:
         requests = {**requests, "img_size": img_size, "input_size": None}

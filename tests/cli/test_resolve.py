@@ -332,3 +332,26 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
     assert vars(again) == vars(args)
     if args.loss:
         assert create_loss(again.loss, **again.loss_kwargs).kwargs == create_loss(args.loss, **args.loss_kwargs).kwargs
+
+
+# ---------------------------------------------------------------- sharding
+
+
+def test_sharding():
+    sharded = (*TEACHER, "--fsdp")
+    assert resolve(*sharded, "--opt", "adamw", "--clip-grad", "1").fsdp
+    for flags, named in (
+        (("--opt", "muon"), "--opt muon does not work"),
+        (("--clip-grad", "1", "--clip-mode", "agc"), "--clip-mode agc"),
+        (("--channels-last",), "--channels-last"),
+        (("--sync-bn", "--device", "cpu"), "--sync-bn"),
+        (("--model-ema", "--model-ema-force-cpu"), "--model-ema-force-cpu"),
+        (("--model-ema", "--model-dtype", "bfloat16"), "--model-dtype"),
+        (("--fsdp-teacher", "--teacher-targets", "cached"), "--teacher-targets cached"),
+        (("--fsdp-teacher", "--teacher-compile"), "--teacher-compile"),
+        (("--few-shot-eval", "5x1"), "--few-shot-eval"),
+        (("--episodic", "5x1"), "--episodic"),
+    ):
+        assert named in refused(*sharded, *flags)
+    assert "--kd-model-name" in refused(*DIGITS, "--fsdp", "--kd-model-name", "resnet18")
+    assert "give --fsdp" in refused(*TEACHER, "--fsdp-teacher")

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +43,46 @@ for flags in json.loads(sys.argv.pop()):
 print(json.dumps(results))
 '''
 
+# Ranks are forks of a process that has imported everything: two of them start in a tenth of torchrun's time.
+RANKS = '''
+import json, os, socket, sys, tempfile
+import train_w2s, validate
+from w2s_plugins.errors import run_main
+
+def run_rank(rank, size, port, script, flags, cwd, outputs):
+    for number, file in enumerate(outputs, start=1):
+        os.dup2(file.fileno(), number)
+    os.chdir(cwd)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))
+    sys.argv = [script + ".py", *flags]
+    code = 1
+    try:
+        run_main(sys.modules[script].main, script + ".py")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+for line in sys.stdin:
+    size, *more = json.loads(line)
+    with socket.socket() as free, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        ranks = []
+        for rank in range(size):
+            ranks.append(os.fork())
+            if ranks[-1] == 0:
+                run_rank(rank, size, port, *more, (out, err))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks]
+        texts = [file.seek(0) or file.read().decode() for file in (out, err)]
+    print(json.dumps([codes, *texts]), flush=True)
+'''
+
 
 @dataclass
 class Done:
@@ -46,6 +91,7 @@ class Done:
     code: int
     out: str
     err: str
+    codes: tuple[int, ...] = ()  # of each rank
 
     @property
     def error(self) -> str:
@@ -126,6 +172,23 @@ def script(tmp_path: Path) -> Callable[..., Done]:
     return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
 
 
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., Done]]:
+    """Runs a script on several ranks, quickly; unlike torchrun, nothing ends the others when one ends."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", RANKS], cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE)
+
+    def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
+        print(json.dumps([processes, script, [*map(str, flags)], str(cwd)]), file=server.stdin, flush=True)
+        codes, out, err = json.loads(server.stdout.readline())
+        return Done(max(codes, key=abs), out, err, tuple(codes))
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=60)
+
+
 @pytest.fixture
 def here(
         tmp_path: Path,
@@ -156,6 +219,102 @@ def here(
     yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
+
+
+@dataclass
+class Forked:
+    """Processes of one run, forked from the one of the tests, each with a process group of its own."""
+
+    pids: list[int]
+    outputs: list[Path]
+    codes: list[int | None]
+
+    def send(self, signum: int, group: bool = False) -> None:
+        """Send a signal to all ranks that still run, with their data workers or without."""
+        for pid in (p for p, code in zip(self.pids, self.codes) if code is None):
+            os.killpg(pid, signum) if group else os.kill(pid, signum)
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert os.waitpid(self.pids[0], os.WNOHANG) == (0, 0), f"the run has ended\n{self.text(0)}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def text(self, rank: int) -> str:
+        return self.outputs[rank].read_text()
+
+    def wait(self, kill_others: bool = False) -> list[int]:
+        """Return the exit codes, negative for a signal; rank 0 is waited for first."""
+        for rank, pid in enumerate(self.pids):
+            if rank and kill_others:
+                os.kill(pid, signal.SIGKILL)
+            if self.codes[rank] is None:
+                deadline = time.monotonic() + 60
+                while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+                    if time.monotonic() > deadline:
+                        self.send(signal.SIGKILL, group=True)
+                    time.sleep(0.002)
+                self.codes[rank] = os.waitstatus_to_exitcode(ended[1])
+        return self.codes
+
+
+@pytest.fixture
+def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
+    """Runs ``train_w2s.py`` in forked processes, which can be killed; a start takes a tenth of the time."""
+    import train_w2s
+    from w2s_plugins.errors import run_main
+
+    def child(rank: int, processes: int, port: int, output: Path, flags: tuple, before: Callable | None) -> int:
+        os.setsid()
+        with output.open("w", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            sys.argv = ["train_w2s.py", *map(str, flags)]
+            if processes:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            if before:
+                before(rank)
+            try:
+                run_main(train_w2s.main, "train_w2s.py")
+            except SystemExit as end:
+                return int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                return 1
+            finally:
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
+        return 0
+
+    started: list[Forked] = []
+
+    def start(*flags: object, processes: int = 0, before: Callable[[int], None] | None = None) -> Forked:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        count = max(1, processes)
+        run = Forked([], [tmp_path / f"rank{rank}-{len(started)}.log" for rank in range(count)], [None] * count)
+        for rank in range(count):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    code = child(rank, processes, port, run.outputs[rank], flags, before)
+                finally:
+                    os._exit(code)
+            run.pids.append(pid)
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        for pid, code in zip(run.pids, run.codes):
+            if code is None:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 @pytest.fixture(scope="session")

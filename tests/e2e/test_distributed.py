@@ -1,20 +1,19 @@
-"""Two gloo processes under torchrun do what one process does with batches of twice the size."""
+"""Two and four gloo processes do what one process does with batches of two and four times the size."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
+from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run
 from tests.parts import write_folder
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Done]
-# Two processes sum the gradients of a batch in another order than one, which costs rounding: about 1e-7 of their size
-# a step, and here six steps of SGD without momentum follow, at a learning rate of 0.05. A batch with one other sample
-# in it moves weights a hundred times as far as the tolerance, as `test_cached` shows.
+# Several processes sum the gradients of a batch in another order than one, which costs rounding: about 1e-7 of their
+# size a step, and here six steps of SGD without momentum follow, at a learning rate of 0.05. A batch with one other
+# sample in it moves weights a hundred times as far as the tolerance, as `test_cached` shows.
 TOLERANCE = 1e-5
 
 
@@ -32,11 +31,15 @@ def flags_of(weak: Path, *more: object) -> list[object]:
             "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--opt", "momentum", "--momentum", 0, *more]
 
 
-def run_both(here: Run, folder: Path, flags: list[object]) -> tuple[Path, Path]:
-    """Train with 32 samples a step, on one process and on two."""
-    here(*flags, "--batch-size", 32, "--output", folder, "--experiment", "one").ok()
-    run_script(*flags, "--batch-size", 16, "--output", folder, "--experiment", "two", cwd=folder, processes=2).ok()
-    return folder / "one", folder / "two"
+@pytest.fixture
+def run_both(here: Run, ranks: Run, tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
+    """Trains with 32 samples a step, on one process and on several."""
+    def run_both(flags: list[object], processes: int = 2) -> tuple[Path, Path]:
+        flags = [*flags, "--output", tmp_path, "--experiment"]
+        here(*flags, "one", "--batch-size", 32).ok()
+        ranks(*flags, "more", "--batch-size", 32 // processes, cwd=tmp_path, processes=processes).ok()
+        return tmp_path / "one", tmp_path / "more"
+    return run_both
 
 
 def assert_same_figures(one: Path, two: Path) -> None:
@@ -49,35 +52,59 @@ def assert_same_figures(one: Path, two: Path) -> None:
             assert a["student"] == pytest.approx(b["student"], rel=1e-6)
 
 
-def test_online(here: Run, weak: Path, tmp_path: Path) -> None:
-    """With random views, accumulation, clipping and an average of the weights."""
-    one, two = run_both(here, tmp_path, flags_of(
-        weak, "--grad-accum-steps", 2, "--clip-grad", 1, "--reprob", 0.3, "--model-ema", "--model-ema-decay", 0.5))
-    assert distance(one, two) < TOLERANCE
-    assert distance(one, two, "state_dict_ema") < TOLERANCE
-    assert_same_figures(one, two)
+def test_four_with_accumulation(run_both: Callable, weak: Path) -> None:
+    """With random views, clipping and an average of the weights."""
+    one, four = run_both(flags_of(
+        weak, "--grad-accum-steps", 2, "--clip-grad", 1, "--reprob", 0.3, "--model-ema", "--model-ema-decay", 0.5), 4)
+    assert distance(one, four) < TOLERANCE
+    assert distance(one, four, "state_dict_ema") < TOLERANCE
+    assert_same_figures(one, four)
 
 
-def test_cached(here: Run, weak: Path, tmp_path: Path) -> None:
+def test_cached(run_both: Callable, here: Run, weak: Path, tmp_path: Path) -> None:
     """The labels are the same to the last bit and in the order of the data; so the training is the same."""
     flags = flags_of(weak, "--teacher-targets", "cached", "--task-loss-weight", 0)
-    one, two = run_both(here, tmp_path, flags)
-    labels = [load_file(run / "teacher_targets.safetensors")["logits"] for run in (one, two)]
-    assert torch.equal(*labels) and labels[0].shape == (1, 97, 10)
+    one, two = run_both(flags)
     assert distance(one, two) < TOLERANCE
     assert_same_figures(one, two)
     here(*flags, "--batch-size", 32, "--train-slice", "0:96", "--output", tmp_path, "--experiment", "other").ok()
     assert distance(one, tmp_path / "other") > 100 * TOLERANCE
 
 
-def test_timm_s_own_distillation(here: Run, weak: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accum", [1, 2])
+def test_features_alone(run_both: Callable, weak: Path, accum: int) -> None:
+    """The head gets no gradient, and neither does weight decay reach it."""
+    one, two = run_both(flags_of(weak, "--loss", "fitnet", "--task-loss-weight", 0, "--weight-decay", 0.1,
+                                 "--grad-accum-steps", accum, "--epochs", 1, "--no-teacher-eval"))
+    assert distance(one, two) < TOLERANCE
+    start, end = (read_run(folder)["state_dict"]["head.weight"] for folder in (one, two))
+    assert torch.equal(start, end)
+
+
+def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    """One broadcast an epoch leaves what DDP's broadcast at every step leaves, and something else than none."""
+    (tmp_path / "every_step.py").write_text(
+        "import sys\n\n"
+        "train = sys.modules['train_w2s']\n"
+        "train.skip_buffers = lambda module, statistics: None\n"
+        "train.StepSettings = lambda share_statistics, make=train.StepSettings, **more: make(**more)\n")
+    flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
+             "--grad-accum-steps", 2, "--no-teacher-eval", "--output", tmp_path, "--experiment"]
+    for name, more in (("ours", ()), ("every", ("--plugins", "every_step.py")), ("none", ("--no-ddp-bb",))):
+        ranks(*flags, name, *more, cwd=tmp_path, processes=2).ok()
+    ours, every, none = (read_run(tmp_path / name) for name in ("ours", "every", "none"))
+    assert differences(ours, every) == []
+    assert differences(ours, none)
+
+
+def test_timm_s_own_distillation(run_both: Callable, weak: Path) -> None:
     flags = [f for f in flags_of(weak) if f not in ("--teacher", "w2s_cnn2", "--teacher-checkpoint", weak)]
-    one, two = run_both(here, tmp_path, [*flags, "--kd-model-name", f"local-dir:{weak / 'export'}"])
+    one, two = run_both([*flags, "--kd-model-name", f"local-dir:{weak / 'export'}"])
     assert distance(one, two) < TOLERANCE
     assert_same_figures(one, two)
 
 
-def test_each_sample_is_counted_once(here: Run, tmp_path: Path) -> None:
+def test_each_sample_is_counted_once(here: Run, ranks: Run, tmp_path: Path) -> None:
     """An odd number of images, and of held-out ones: the figures of one process, before the first step."""
     write_folder(tmp_path / "data", {"train": 75, "validation": 31})
     flags = ["data", "--img-size", 16, "--batch-size", 4, "--warmup-epochs", 0, "--workers", 0, "--output", tmp_path]
@@ -86,7 +113,7 @@ def test_each_sample_is_counted_once(here: Run, tmp_path: Path) -> None:
               "--lr", 1e-9, "--weight-decay", 0, "--teacher", "w2s_cnn2", "--teacher-checkpoint", tmp_path / "weak",
               "--select", "best", "--select-split", 7, "--experiment"]
     here(*flags, "one").ok()
-    run_script(*flags, "two", cwd=tmp_path, processes=2).ok()
+    ranks(*flags, "two", cwd=tmp_path, processes=2).ok()
     starts = [[line for line in read_lines(tmp_path / name / "metrics.jsonl") if line["event"] == "start"]
               for name in ("one", "two")]
     for one, two, count in zip(*starts, (31, 7), strict=True):
@@ -120,27 +147,27 @@ def crash(inputs):
 '''
 
 
-def test_resume(weak: Path, tmp_path: Path) -> None:
+def test_resume(ranks: Run, weak: Path, tmp_path: Path) -> None:
     """Batch norm and the averages of terms differ from rank to rank until the epoch has ended, here after four steps;
     one crash comes a step before that and one a step after it. The ends are the same to the last bit."""
     flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
              "--val-interval", 2, "--recovery-interval", 1, "--plugins", "crash.py", "--loss", "crash", "--model-ema",
              "--drop", 0.2, "--mixup", 0.2, "--no-teacher-eval", "--output", tmp_path, "--experiment"]
     (tmp_path / "crash.py").write_text(CRASH.format(call=0))
-    run_script(*flags, "whole", cwd=tmp_path, processes=2).ok()
+    ranks(*flags, "whole", cwd=tmp_path, processes=2).ok()
     for call in (4, 5):
         name = f"crash{call}"
         (tmp_path / "crash.py").write_text(CRASH.format(call=call))
-        assert run_script(*flags, name, cwd=tmp_path, processes=2).code != 0
+        assert ranks(*flags, name, cwd=tmp_path, processes=2).code != 0
         (tmp_path / "crash.py").write_text(CRASH.format(call=0))
-        done = run_script(*flags, name, "--resume", "auto", cwd=tmp_path, processes=2).ok()
+        done = ranks(*flags, name, "--resume", "auto", cwd=tmp_path, processes=2).ok()
         assert f"goes on with epoch 1, step {call - 1}" in done.err
         assert differences(read_run(tmp_path / "whole"), read_run(tmp_path / name)) == []
         for file in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
             assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / name / file).read_bytes()
 
 
-def test_not_finite_on_one_process(weak: Path, tmp_path: Path) -> None:
+def test_not_finite_on_one_process(ranks: Run, weak: Path, tmp_path: Path) -> None:
     """A loss that breaks on the second process only: all skip the step alike, and all end."""
     (tmp_path / "break.py").write_text(
         "import os\n"
@@ -149,7 +176,7 @@ def test_not_finite_on_one_process(weak: Path, tmp_path: Path) -> None:
         "def break_one(inputs):\n"
         "    bad = os.environ['RANK'] == '1' and inputs.progress >= 0.5\n"
         "    return {'odd': inputs.student_logits.mean() * (float('nan') if bad else 1.0)}\n")
-    done = run_script(*flags_of(weak), "--plugins", "break.py", "--loss", "break_one", "--nan-patience", 2,
+    done = ranks(*flags_of(weak), "--plugins", "break.py", "--loss", "break_one", "--nan-patience", 2,
                       "--no-teacher-eval", "--output", tmp_path, "--experiment", "run", cwd=tmp_path, processes=2)
     assert done.code != 0 and done.err.count("train_w2s.py: error:") == 1, done.err
     assert "step 4: term odd is not finite" in done.err or "step 4: the gradient is not finite" in done.err, done.err

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.e2e.conftest import Done, differences, read_lines, read_run, run_script
+from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run
 
 Run = Callable[..., Done]
 EPISODES = ["--few-shot-eval", "5x1,3x5", "--few-shot-split", "validation", "--few-shot-episodes", "50"]
@@ -129,6 +131,32 @@ def test_meta_stage_resumes_exactly(
     assert ("kd" in terms) == with_teacher
 
 
+def test_a_signal_in_an_evaluation_on_episodes(here: Run, lists: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import train_w2s
+
+    flags = [*META, *lists, "--model", "w2s_cnn2", "--experiment"]
+    here(*flags, "whole").ok()
+    pooled_features, calls = train_w2s.pooled_features, []
+
+    def with_signal(*args: object) -> torch.Tensor:
+        calls.append(args)
+        if len(calls) == first + 1:  # the first batch after the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pooled_features(*args)
+    monkeypatch.setattr(train_w2s, "pooled_features", with_signal)
+    first = -1
+    here(*flags, "start", "--stop-epoch", "1").ok()
+    first = len(calls) // 2  # one evaluation before the epoch and one after it
+    calls.clear()
+    assert here(*flags, "parts").code == 128 + signal.SIGTERM
+    assert first > 1 and len(calls) == first + 1
+    whole, parts = Path("output/train/whole"), Path("output/train/parts")
+    assert not any(e["event"] == "eval" for e in read_lines(parts / "metrics.jsonl"))
+    here(*flags, "parts", "--resume", "auto").ok()
+    assert differences(read_run(whole), read_run(parts)) == []
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+
+
 def test_a_meta_stage_teacher_of_other_classes(here: Run, lists: list[str], weak5: Path) -> None:
     """Its classes do not matter, since its features alone are used: here it knows all ten."""
     here("--dataset", "w2s/digits", *SMALL[2:], "--train-slice", "0:64", "--model", "w2s_cnn2", "--batch-size", "16",
@@ -139,13 +167,14 @@ def test_a_meta_stage_teacher_of_other_classes(here: Run, lists: list[str], weak
     assert "task" not in event["terms"] and event["terms"]["loss"] > 0
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_the_episodes_of_one(here: Run, lists: list[str], weak5: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_the_episodes_of_one(
+        here: Run, fork: Callable[..., Forked], lists: list[str], weak5: Path) -> None:
     """Two episodes a step, with a network without batch norm, whose statistics would be those of one episode each."""
     flags = [*META, *lists, "--model", "w2s_cnn2", "--initial-checkpoint", weak5, "--teacher", "w2s_cnn2",
              "--teacher-checkpoint", weak5, "--epochs", "1", "--opt", "momentum", "--momentum", "0"]
     here(*flags, "--episodes-per-batch", "2", "--experiment", "one").ok()
-    run_script(*flags, "--episodes-per-batch", "1", "--experiment", "two", cwd=tmp_path, processes=2).ok()
+    run = fork(*flags, "--episodes-per-batch", "1", "--experiment", "two", processes=2)
+    assert run.wait() == [0, 0], run.text(0)
     one, two = (read_run(Path(f"output/train/{name}")) for name in ("one", "two"))
     for part in ("state_dict", "task_state"):
         for name, value in one[part].items():

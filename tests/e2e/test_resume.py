@@ -1,15 +1,21 @@
 """A run that was interrupted ends as one that was not: weights, optimizer, averages, files, all to the last bit."""
 
+import io
 import math
-import subprocess
-import sys
-import time
+import os
+import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from timm.task.evaluator import ClassificationEvaluator
 
-from tests.e2e.conftest import ROOT, TINY, Done, differences, environment, read_lines, read_run, run_script
+from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
+from tests.parts import small_model
+from w2s_plugins import engine
+from w2s_plugins.monitor import MetricsFile
 
 Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
@@ -27,13 +33,24 @@ SETTINGS = {
     "cached": ["--teacher-targets", "cached", "--select", "best", "--select-split", "0.15", "--task-loss-weight", "0",
                "--loss", "augconf"],
     "memory by sample": ["--loss", "sop"],
+    "everything": [
+        "--amp", "--amp-dtype", "bfloat16", "--loss", "elr", "--mixup", "0.2", "--cutmix", "0.5", "--reprob", "0.5",
+        "--aa", "rand-m9-mstd0.5-inc1", "--model-ema", "--model-ema-decay", "0.8", "--grad-accum-steps", "2",
+        "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", "WEAK,OTHER", "--teacher-weights", "learned"],
+    "best of many": ["--select", "best", "--checkpoint-hist", "2", "--lr", "0.02", "--seed", "1"],
     "features and memory": ["--loss", "crd", "--loss-kwargs", "negatives=16"],
 }
 
 
+_WHOLE: dict[str, Path] = {}
+
+
 def flags_of(setting: str, weak: Path, folder: Path) -> list[object]:
-    return [*STUDENT, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *SETTINGS[setting], "--output", folder,
-            "--experiment"]
+    other = weak.parent / "other.pth"
+    if not other.exists():
+        torch.save(small_model(3, "w2s_cnn2").state_dict(), other)
+    own = [flag.replace("WEAK", str(weak)).replace("OTHER", str(other)) for flag in SETTINGS[setting]]
+    return [*STUDENT, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *own, "--output", folder, "--experiment"]
 
 
 def assert_same_run(a: Path, b: Path, checkpoints: tuple[str, ...] = ("last.pth.tar", "model_best.pth.tar")) -> None:
@@ -44,14 +61,25 @@ def assert_same_run(a: Path, b: Path, checkpoints: tuple[str, ...] = ("last.pth.
     assert {p.name for p in a.iterdir()} == {p.name for p in b.iterdir()}
 
 
+@pytest.fixture
+def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes the uninterrupted run of a setting, once."""
+    def make(setting: str) -> Path:
+        if setting not in _WHOLE:
+            folder = tmp_path_factory.mktemp("whole")
+            here(*flags_of(setting, weak, folder), "whole").ok()
+            _WHOLE[setting] = folder / "whole"
+        return _WHOLE[setting]
+
+    return make
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_epoch_boundary(here: Run, weak: Path, tmp_path: Path, setting: str) -> None:
+def test_epoch_boundary(here: Run, weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
     flags = flags_of(setting, weak, tmp_path)
-    here(*flags, "whole").ok()
     here(*flags, "parts", "--stop-epoch", 1).ok()
-    here(*flags, "parts", "--stop-epoch", 2, "--resume", "auto").ok()
     here(*flags[:-1], "--resume", tmp_path / "parts").ok()  # the name of the run comes from the folder
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(setting), tmp_path / "parts")
 
 
 @pytest.fixture
@@ -81,60 +109,161 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("batches", [3, 9])
 def test_inside_an_epoch(
-        here: Run, weak: Path, tmp_path: Path, interrupt: Callable, setting: str, batches: int) -> None:
+        here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable, setting: str, batches: int,
+) -> None:
     """In the first epoch, when there is no ``last``, and in the second, from the newest recovery checkpoint."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment"]
-    here(*flags, "whole").ok()
     interrupt(batches)
     with pytest.raises(RuntimeError, match="power cut"):
         here(*flags, "parts")
     assert len(list((tmp_path / "parts").glob("recovery-*.pth.tar"))) in (1, 2)
     done = here(*flags, "parts", "--resume", "auto").ok()
     assert f"goes on with epoch {1 if batches == 3 else 2}, step" in done.err
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(whole(setting), tmp_path / "parts")
 
 
-def test_before_any_checkpoint(here: Run, weak: Path, tmp_path: Path, interrupt: Callable) -> None:
+def test_before_any_checkpoint(here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable) -> None:
     """``--resume auto`` starts anew."""
     flags = flags_of("plain", weak, tmp_path)
-    here(*flags, "whole").ok()
     interrupt(3)
     with pytest.raises(RuntimeError, match="power cut"):
         here(*flags, "parts")
     here(*flags, "parts", "--resume", "auto").ok()
+    assert_same_run(whole("plain"), tmp_path / "parts")
+
+
+def die_at(event: int) -> Callable[[int], None]:
+    """SIGKILL of rank 0 at one of many moments: before a step or a batch of an evaluation, with half of a file written,
+    before and after a file takes its place, and before an old one is deleted."""
+    def prepare(rank: int) -> None:
+        left = event
+
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def before(owner: object, name: str) -> None:
+            original = getattr(owner, name)
+
+            def counted(*args: object, **kwargs: object) -> object:
+                count()
+                return original(*args, **kwargs)
+
+            setattr(owner, name, counted)
+
+        def half_written(state: object, path: object, **kwargs: object) -> None:
+            if not isinstance(path, Path):  # an exchange between ranks
+                save(state, path, **kwargs)
+                return
+            data = io.BytesIO()
+            save(state, data)
+            with open(path, "wb") as file:
+                file.write(data.getvalue()[:data.tell() // 2])
+                file.flush()
+                count()
+                file.write(data.getvalue()[data.tell() // 2:])
+
+        save, torch.save = torch.save, half_written
+        for owner, name in (
+                (engine, "seed_step"), (os, "fsync"), (os, "replace"), (os, "link"), (Path, "unlink"),
+                (MetricsFile, "write"), (ClassificationEvaluator, "update")):
+            before(owner, name)
+
+    return lambda rank: prepare(rank) if rank == 0 else None
+
+
+def kill_until_done(
+        here: Run, fork: Callable[..., Forked], flags: list[object], run: Path, moments: list[int], processes: int = 0,
+) -> int:
+    """Go on with a run time and again, killed at each of these moments, and to the end after that."""
+    killed = 0
+    for moment in moments:
+        forked = fork(*flags, "--resume", "auto", processes=processes, before=die_at(moment))
+        codes = forked.wait(kill_others=True)
+        assert set(codes) <= {0, -signal.SIGKILL}, forked.text(0)
+        killed += codes[0] != 0
+        if codes[0] == 0:
+            break
+    if processes:
+        forked = fork(*flags, "--resume", "auto", processes=processes)
+        assert forked.wait() == [0] * processes, forked.text(0)
+    else:
+        here(*flags, "--resume", "auto").ok()
+    return killed
+
+
+@pytest.mark.parametrize("setting", ["everything", "best of many"])
+def test_killed_at_any_moment(
+        here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path, setting: str) -> None:
+    """SIGKILL, with recovery checkpoints written in the background after every update."""
+    flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
+    draw = random.Random(setting)
+    moments = [draw.randrange(20, 120) for _ in range(8)]
+    assert kill_until_done(here, fork, flags, tmp_path / "parts", moments) > 4
+    assert_same_run(whole(setting), tmp_path / "parts")
+
+
+def test_killed_after_last_was_written(
+        here: Run, fork: Callable[..., Forked], weak: Path, whole: Callable, tmp_path: Path) -> None:
+    """The copies of ``last`` that its epoch had earned are made when the run goes on, each at its own moment."""
+    flags = [*flags_of("best of many", weak, tmp_path)[:-1], "--save-epochs", 1, "--experiment"]
+    here(*flags, "whole").ok()
+    for link in (1, 2, 3):  # checkpoint-0, model_best, milestone-1
+        def before(rank: int, link: int = link) -> None:
+            original, left = os.link, [link]
+
+            def counted(*args: object) -> None:
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                original(*args)
+
+            os.link = counted
+
+        name = f"parts{link}"
+        assert fork(*flags, name, before=before).wait() == [-signal.SIGKILL]
+        assert (tmp_path / name / "last.pth.tar").exists()
+        assert not (tmp_path / name / "milestone-1.pth.tar").exists()
+        done = here(*flags, name, "--resume", "auto").ok()
+        assert "goes on with epoch 2, step 0" in done.err
+        names = [p.name for p in (tmp_path / "whole").glob("*.pth.tar")]
+        assert len(names) == 5
+        assert_same_run(tmp_path / "whole", tmp_path / name, tuple(names))
+
+
+def test_two_ranks_killed_at_any_moment(
+        here: Run, fork: Callable[..., Forked], weak: Path, tmp_path: Path) -> None:
+    flags = [*flags_of("everything", weak, tmp_path)[:-1], "--batch-size", 8, "--recovery-interval", 1]
+    forked = fork(*flags, "--experiment", "whole", processes=2)
+    assert forked.wait() == [0, 0], forked.text(0) + forked.text(1)
+    flags += ["--experiment", "parts"]
+    assert kill_until_done(here, fork, flags, tmp_path / "parts", [47, 90, 33], processes=2) == 3
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-SLOW = '''
-import time
-import w2s_plugins.engine as engine
-
-seed_step = engine.seed_step
-
-def slow_seed_step(*key):
-    time.sleep(0.2)
-    seed_step(*key)
-
-engine.seed_step = slow_seed_step
-'''
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_data_workers(here: Run, weak: Path, whole: Callable, tmp_path: Path, workers: int) -> None:
+    here(*flags_of("everything", weak, tmp_path), "run", "--workers", workers).ok()
+    assert_same_run(whole("everything"), tmp_path / "run")
 
 
-@pytest.mark.slow
-def test_killed(weak: Path, tmp_path: Path) -> None:
-    """A process that has no chance to clean up, some time after a recovery checkpoint of the second epoch."""
-    (tmp_path / "slow.py").write_text(SLOW)  # gives the killer time
-    flags = [*flags_of("mixup, ema, accumulation", weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment"]
-    run_script(*flags, "whole", cwd=tmp_path).ok()
-    command = [sys.executable, str(ROOT / "train_w2s.py"), *map(str, flags), "parts", "--plugins", "slow.py"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "parts" / "recovery-1-1.pth.tar").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    run_script(*flags, "parts", "--resume", "auto", cwd=tmp_path).ok()
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+def test_going_back(here: Run, weak: Path, whole: Callable, tmp_path: Path, interrupt: Callable) -> None:
+    """A run continued from an earlier checkpoint leaves no later one for ``--resume auto`` to find."""
+    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
+    interrupt(15)
+    with pytest.raises(RuntimeError, match="power cut"):
+        here(*flags)
+    run = tmp_path / "parts"
+    assert [p.name for p in sorted(run.glob("recovery-*"))] == ["recovery-2-1.pth.tar", "recovery-2-2.pth.tar"]
+    interrupt(1)
+    with pytest.raises(RuntimeError, match="power cut"):
+        here(*flags, "--resume", run / "last.pth.tar")
+    assert [p.name for p in sorted(run.glob("recovery-*"))] == ["recovery-2-0.pth.tar"]
+    (run / ".recovery-1-3.pth.tar.tmp").write_text("half of a file")
+    here(*flags, "--resume", "auto").ok()
+    assert_same_run(whole("plain"), run)
 
 
 def test_finished_run(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -155,15 +284,14 @@ def test_more_epochs(here: Run, weak: Path, tmp_path: Path) -> None:
     assert rates[-1] == pytest.approx(0.003 * 0.5 * (1 + math.cos(3 / 4 * math.pi)))
 
 
-def test_resume_into_another_folder(here: Run, weak: Path, tmp_path: Path) -> None:
+def test_resume_into_another_folder(here: Run, weak: Path, whole: Callable, tmp_path: Path) -> None:
     """A checkpoint of one run continued under another name leaves the first as it is."""
     flags = flags_of("plain", weak, tmp_path)
     here(*flags, "first", "--stop-epoch", 1).ok()
     before = (tmp_path / "first" / "metrics.jsonl").read_bytes()
     here(*flags, "second", "--resume", tmp_path / "first" / "last.pth.tar").ok()
-    here(*flags, "whole").ok()
     # its metrics.jsonl begins with the second epoch
-    assert differences(read_run(tmp_path / "second"), read_run(tmp_path / "whole")) == ["/w2s/metrics_bytes"]
+    assert differences(read_run(tmp_path / "second"), read_run(whole("plain"))) == ["/w2s/metrics_bytes"]
     assert (tmp_path / "first" / "metrics.jsonl").read_bytes() == before
 
 

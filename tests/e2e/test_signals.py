@@ -1,92 +1,144 @@
 """A preempted run stops after the step in hand, and goes on as if nothing had happened."""
 
+import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from timm.task.evaluator import ClassificationEvaluator
 
-from .conftest import ROOT, TINY, environment, read_run, run_script
+from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
+from w2s_plugins import engine
 
-pytestmark = pytest.mark.slow
-FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "40", "--val-interval", "40", "--mixup", "0.2", "--model-ema",
-         "--model-ema-decay", "0.9", "--opt", "adamw", "--lr", "0.001"]
-
-
-def start(folder: Path, *flags: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "train_w2s.py"), *map(str, [*FLAGS, "--output", folder, *flags])],
-        cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+Run = Callable[..., Done]
+FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
+         "--opt", "adamw", "--lr", "0.001"]
 
 
-def wait_for_steps(process: subprocess.Popen, run: Path, count: int) -> None:
-    file, deadline = run / "metrics.jsonl", time.monotonic() + 60
-    while not file.exists() or len(file.read_text().splitlines()) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def assert_same_end(whole: Path, run: Path) -> None:
+    assert differences(read_run(whole), read_run(run)) == []
+    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
+        assert (whole / name).read_bytes() == (run / name).read_bytes(), name
+    assert sorted(p.name for p in whole.iterdir()) == sorted(p.name for p in run.iterdir())
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The state at the end of a run that was never interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    run_script(*FLAGS, "--output", folder, "--experiment", "run", cwd=folder).ok()
-    return read_run(folder / "run")
+def call_before(owner: object, name: str, number: int, action: Callable[[], object]) -> None:
+    """Take an action before the call of a function with that number, from 1."""
+    original, left = getattr(owner, name), [number]
+
+    def counted(*args: object, **kwargs: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            action()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, counted)
 
 
-def assert_same(a: dict, b: dict) -> None:
-    for key in ("state_dict", "state_dict_ema"):
-        for name, value in a[key].items():
-            assert torch.equal(value, b[key][name]), (key, name)
-    for index, state in a["optimizer"]["state"].items():
-        for name, value in state.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["optimizer"]["state"][index][name]))
+def signal_group(signum: int) -> None:
+    """A signal to this process and its data workers, as from outside: workers obey their own main process."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signum, signal.SIG_IGN)
+        os.killpg(0, signum)
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize(("signum", "code", "flags"), [
-    (signal.SIGTERM, 143, []),
-    (signal.SIGINT, 130, []),
-    (signal.SIGUSR1, 138, ["--signal-usr1"]),
+def in_step(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
+    """A signal to the whole group of the process, data workers too, in a training step."""
+    return lambda rank: only_rank in (None, rank) and call_before(
+        engine, "seed_step", number, lambda: signal_group(signum))
+
+
+def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
+    return lambda rank: only_rank in (None, rank) and call_before(
+        ClassificationEvaluator, "update", number, lambda: signal_group(signum))
+
+
+@pytest.mark.parametrize(("signum", "code", "flags", "workers"), [
+    (signal.SIGTERM, 143, [], 2),
+    (signal.SIGINT, 130, [], 2),
+    (signal.SIGUSR1, 138, ["--signal-usr1"], 2),
+    (signal.SIGTERM, 143, [], 0),
 ])
-def test_signal_then_resume(tmp_path: Path, whole: dict, signum: int, code: int, flags: list[str]) -> None:
-    process = start(tmp_path, "--experiment", "run", *flags)
-    wait_for_steps(process, tmp_path / "run", 10)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == code, err
-    assert "Traceback" not in err and "--resume" in err
-    assert len(list((tmp_path / "run").glob("recovery-*.pth.tar"))) == 1
-    assert not list((tmp_path / "run").glob(".*.tmp"))
-    run_script(*FLAGS, "--output", tmp_path, "--experiment", "run", "--resume", "auto", cwd=tmp_path).ok()
-    assert_same(whole, read_run(tmp_path / "run"))
+def test_in_a_step(
+        here: Run, fork: Callable[..., Forked], tmp_path: Path, signum: int, code: int, flags: list, workers: int,
+) -> None:
+    """The step in hand is finished and saved, whatever else the signal reaches."""
+    flags = [*FLAGS, *flags, "--workers", workers, "--output", tmp_path, "--experiment"]
+    run = fork(*flags, "parts", before=in_step(6, signum))
+    assert run.wait() == [code], run.text(0)
+    assert "Traceback" not in run.text(0)
+    assert f"stopped in epoch 2, step 2; go on with --resume {tmp_path / 'parts'}" in run.text(0)
+    saved = sorted(p.name for p in (tmp_path / "parts").glob("*recovery*"))
+    assert saved == ["recovery-1-1.pth.tar"]
+    here(*flags, "parts", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_two_ranks_stop_at_the_same_step(tmp_path: Path) -> None:
-    flags = ["--batch-size", "8", "--experiment", "run"]
-    process = start(
-        tmp_path, *flags, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
-    wait_for_steps(process, tmp_path / "run", 10)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_in_an_evaluation(here: Run, fork: Callable[..., Forked], tmp_path: Path, workers: int) -> None:
+    flags = [*FLAGS, "--workers", workers, "--output", tmp_path, "--experiment"]
+    run = fork(*flags, "parts", before=in_evaluation(3, signal.SIGTERM))
+    assert run.wait() == [143] and "stopped in epoch 1, step 4;" in run.text(0), run.text(0)
+    assert "epoch 1/2 done" not in run.text(0)
+    done = here(*flags, "parts", "--resume", "auto").ok()
+    assert "goes on with epoch 1, step 4" in done.err
+    here(*flags, "whole").ok()
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("before", [
+    in_step(6, signal.SIGTERM),
+    in_step(6, signal.SIGTERM, only_rank=1),
+    in_evaluation(3, signal.SIGTERM),
+    in_evaluation(38, signal.SIGTERM, only_rank=1),  # its last batch: the other may be done
+], ids=["step", "step, one rank", "evaluation", "evaluation, one rank"])
+def test_two_ranks_stop_at_the_same_place(
+        fork: Callable[..., Forked], tmp_path: Path, before: Callable, request: pytest.FixtureRequest) -> None:
+    flags = [*FLAGS, "--batch-size", 8, "--output", tmp_path, "--experiment"]
+    run = fork(*flags, "parts", processes=2, before=before)
+    assert run.wait() == [143, 143], run.text(0) + run.text(1)
+    assert run.text(0).count("stopped in epoch") == 1
+    assert len(list((tmp_path / "parts").glob("recovery-*.pth.tar"))) == 1
+    run = fork(*flags, "parts", "--resume", "auto", processes=2)
+    assert run.wait() == [0, 0], run.text(0)
+    run = fork(*flags, "whole", processes=2)
+    assert run.wait() == [0, 0], run.text(0)
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
+def test_before_the_first_step(
+        fork: Callable[..., Forked], tmp_path: Path, weak: Path, signum: int, codes: tuple[int, ...]) -> None:
+    """There is nothing to save; a shell shows 143 for death by SIGTERM as well."""
+    flags = [*FLAGS, "--workers", 1, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--output", tmp_path,
+             "--experiment", "run"]
+    run = fork(*flags, before=in_evaluation(2, signum))
+    assert run.wait()[0] in codes and "Traceback" not in run.text(0), run.text(0)
+    assert not list((tmp_path / "run").glob("*.pth.tar"))
+
+
+@pytest.mark.slow
+def test_torchrun_passes_the_signal_on(tmp_path: Path) -> None:
+    """To the process groups of the ranks, with their data workers; torchrun itself ends with 1."""
+    import subprocess
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+               str(ROOT / "train_w2s.py"), *FLAGS, "--batch-size", "8", "--epochs", "400", "--workers", "1",
+               "--val-interval", "400", "--output", str(tmp_path), "--experiment", "run"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    file, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 90
+    while not file.exists() or len(file.read_text().splitlines()) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert "stopped in epoch" in err, err
+    assert process.returncode == 1 and "stopped in epoch" in err and "killed by signal" not in err, err
     assert len(list((tmp_path / "run").glob("recovery-*.pth.tar"))) == 1
-    run_script(*FLAGS, *flags, "--output", tmp_path, "--resume", "auto", cwd=tmp_path, processes=2).ok()
-    run_script(*FLAGS, "--batch-size", "8", "--experiment", "whole", "--output", tmp_path, cwd=tmp_path,
-               processes=2).ok()
-    assert_same(read_run(tmp_path / "whole"), read_run(tmp_path / "run"))
-
-
-def test_killed_at_any_moment(tmp_path: Path, whole: dict) -> None:
-    """SIGKILL four times, with recovery checkpoints written in the background every second update."""
-    run = tmp_path / "run"
-    for lines in (6, 40, 80, 120):
-        process = start(tmp_path, "--experiment", "run", "--recovery-interval", "2", "--resume", "auto")
-        wait_for_steps(process, run, lines)
-        process.kill()
-        process.communicate()
-    run_script(*FLAGS, "--output", tmp_path, "--experiment", "run", "--resume", "auto", cwd=tmp_path).ok()
-    assert_same(whole, read_run(run))

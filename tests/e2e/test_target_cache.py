@@ -65,7 +65,7 @@ def test_card_of_cached_views(student) -> None:
         folder / "export" / "README.md").read_text()
 
 
-def test_two_runs_at_once_and_two_processes_share_a_cache(script: Run, weak: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_and_two_processes_share_a_cache(ranks: Run, weak: Path, tmp_path: Path) -> None:
     flags = [*TINY, "--train-slice", "0:900", "--epochs", "1", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2",
              "--teacher-checkpoint", str(weak), "--task-loss-weight", "0", "--teacher-targets", "cached"]
     runs = [subprocess.Popen(
@@ -76,7 +76,7 @@ def test_two_runs_at_once_and_two_processes_share_a_cache(script: Run, weak: Pat
     assert sum("to write to" in text for text in outputs) == 1
     train = tmp_path / "output" / "train"
     assert not differences(weights(train / "a"), weights(train / "b"))
-    script(*flags, "--experiment", "two", "--target-cache", "other", processes=2).ok()
+    ranks(*flags, "--experiment", "two", "--target-cache", "other", cwd=tmp_path, processes=2).ok()
     (one,), (two,) = ([p for p in (tmp_path / name).iterdir() if p.is_dir()] for name in ("output/targets", "other"))
     assert one.name == two.name
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}

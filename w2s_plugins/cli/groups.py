@@ -55,8 +55,9 @@ def add_teacher(add: Adder) -> None:
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
     add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
-        help="dtype of the teacher (default: that of autocast, else float32)")
-    add("--teacher-compile", action="store_true", help="torch.compile the teacher")
+        help="dtype of the teacher (default: that of autocast where the device computes in it, else float32)")
+    add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
+        "max-autotune-no-cudagraphs, which takes minutes to start; needs a C++ compiler on a CPU")
     add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--teacher-assign", choices=["mean", "student"], default="mean",
@@ -85,6 +86,12 @@ def add_loss(add: Adder) -> None:
 
 
 def add_protocol(add: Adder) -> None:
+    add("--protocol", choices=["w2s"], help="w2s: train the teacher on the first part of the training slice, the "
+        "ceiling and the student on the second, and report the performance gap recovered with its interval")
+    add("--weak-fraction", type=_number_or_share, default=0.5, metavar="N",
+        help="the teacher's part with --protocol: a share (0.5) or a count (500)")
+    add("--weak-config", nargs="+", default=[], metavar="FILE",
+        help="YAML files with the flags in which the teacher's training differs with --protocol")
     add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
         "counts (0:40, 40:); slices that do not overlap are disjoint")
     add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
@@ -114,6 +121,21 @@ def add_episode_test(add: Adder) -> None:
         help="nearest mean of the labelled images by cosine or distance, or logistic regression")
     add("--few-shot-seed", type=int, default=0, metavar="S", help="seed of the test episodes, the same for every model")
     add("--queries", type=int, default=15, metavar="Q", help="images of each class of an episode to be classified")
+
+
+def add_labels(add: Adder) -> None:
+    add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4, "
+        "pairflip:0.45, or file:PATH[:COLUMN] (csv, npy, pt); the validation split keeps its own")
+    add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
+        "for (default: as published for CIFAR-10 and CIFAR-100)")
+    add("--noise-seed", type=int, default=0, metavar="S", help="seed of the label noise, the same for teacher and "
+        "student whatever their --seed")
+    add("--clean-select", metavar="RULE", help="train on the samples whose label is likely right: knn:K (it is that of "
+        "most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or file:PATH (those "
+        "that an earlier run selected)")
+    add("--clean-select-model", metavar="NAME", help="model whose features or losses decide: timm name, "
+        "hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
+    add("--clean-select-checkpoint", metavar="PATH", help="weights of that model: a file or a run folder")
 
 
 def add_hub(add: Adder) -> None:
@@ -231,6 +253,8 @@ def add_precision(add: Adder) -> None:
     add("--amp-dtype", type=str, default="float16", metavar="DTYPE",
         help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)")
     add("--model-dtype", type=str, metavar="DTYPE", help="dtype of the model without mixed precision")
+    add("--dist-timeout", type=float, default=600, metavar="S",
+        help="seconds without a sign of life from one of several processes after which the run ends and names it")
 
 
 def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
@@ -254,6 +278,8 @@ def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
 def add_device(add: Adder) -> None:
     add_precision(add)
     add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
+    add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
+    add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
     add("--synchronize-step", action="store_true", help="wait for the device after every update")
     add("--local_rank", type=int, default=0, metavar="R", help="set by old launchers; torchrun's environment wins")
     add("--device-modules", type=str, nargs="+", metavar="MODULE", help="Python modules of device backends to import")

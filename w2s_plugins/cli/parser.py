@@ -54,6 +54,7 @@ def train_parser() -> Parser:
     groups.add_loss(parser.group("distillation loss"))
     groups.add_protocol(parser.group("weak-to-strong protocol"))
     groups.add_few_shot(parser.group("few-shot learning"))
+    groups.add_labels(parser.group("noisy labels"))
     groups.add_hub(parser.group("Hugging Face Hub"))
     groups.add_run(parser.group("run"))
     groups.add_dataset(parser.group("data"))

@@ -15,10 +15,13 @@ from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
 
 from ..data.episodes import parse_shapes
+from ..data.noise import parse_noise
+from ..data.selection import parse_selection
 from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
+from ..shards import OLDEST_TORCH
 
 _logger = logging.getLogger(__name__)
 
@@ -39,9 +42,12 @@ RANGES = {
     **dict.fromkeys(("ratio", "lr_cycle_mul", "decay_epochs"), (1e-6, None)),
     "smoothing": (0, 1 - 1e-6),  # timm's criteria refuse 1
     "ceiling_acc": (0, 100),
-    "seed": (0, 2 ** 32 - 1),
+    **dict.fromkeys(("seed", "noise_seed"), (0, 2 ** 32 - 1)),
 }
 BATCHES_OF_EPISODES = 200  # in an epoch
+# element-wise ones: their step on a part of a parameter is that part of their step
+SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
+                      "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
 EVAL_METRICS = ("top1", "top5", "loss", "agreement", "few-shot")
 
 # flag of the released code -> the losses it concerns and the kwarg it sets there
@@ -76,6 +82,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     _resolve_loss(args, given)
     _resolve_weights(args, given)
     _resolve_episodes(args, given)
+    _check_labels(args)
     resolve_precision(args, given)
     _check_combinations(args)
 
@@ -161,6 +168,26 @@ def _check_choices(args: argparse.Namespace) -> None:
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
     check_numbers(args)
+
+
+def _check_labels(args: argparse.Namespace) -> None:
+    """Check the flags on label noise and the selection of clean samples."""
+    kind = parse_noise(args.label_noise)[0] if args.label_noise else None
+    rule = parse_selection(args.clean_select)[0] if args.clean_select else None
+    name = args.clean_select_model
+    if name and not Path(name).exists():
+        check_model_name("--clean-select-model", name)
+    rules = [
+        (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
+        ((name or args.clean_select_checkpoint) and rule not in ("knn", "small-loss"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K or small-loss:R"),
+        (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
+        (rule in ("knn", "small-loss") and not name and not args.teacher,
+         f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -300,6 +327,35 @@ def loss_weights(task: float | None, distill: float | None) -> tuple[float, floa
     return 1.0, 1.0
 
 
+def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    if not args.fsdp:
+        return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
+    cached = args.teacher and args.teacher_targets != "online"
+    return [
+        (torch.__version__ < OLDEST_TORCH, f"--fsdp needs torch {OLDEST_TORCH} or newer for its "
+         f"checkpoints, this is {torch.__version__}"),
+        (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
+        (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
+         "--fsdp has in parts: leave out --fsdp, or test a checkpoint with validate.py --few-shot"),
+        (args.kd_model_name, "--fsdp cannot shard the student of timm's own distillation: use --teacher in place of "
+         "--kd-model-name"),
+        (args.opt.lower() not in SHARDED_OPTIMIZERS, f"--fsdp gives the optimizer parts of the weights, with which "
+         f"--opt {args.opt} does not work{nearest(args.opt, SHARDED_OPTIMIZERS)}; one of "
+         f"{', '.join(SHARDED_OPTIMIZERS)}"),
+        (args.clip_grad is not None and args.clip_mode == "agc", "--clip-mode agc looks at rows of whole weights: use "
+         "norm or value with --fsdp"),
+        (args.channels_last, "--fsdp keeps weights in rows, which --channels-last would rearrange: leave one out"),
+        (args.sync_bn, "--sync-bn was not made for sharded weights: leave out --sync-bn or --fsdp"),
+        (args.model_ema_force_cpu, "--fsdp shards the average of the weights, it fits the device: leave out "
+         "--model-ema-force-cpu"),
+        (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
+         "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
+        (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
+         f"{args.teacher_targets} are made by each on its own: leave one out"),
+        (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),
+    ]
+
+
 def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     sizes, probs = args.train_img_sizes or (), args.train_size_probs
     rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
@@ -387,6 +443,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
         *_episode_rules(args),
+        *_sharding_rules(args),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),

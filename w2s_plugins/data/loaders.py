@@ -6,18 +6,28 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from timm.data import AugMixDataset, FastCollateMixup, Mixup, create_loader, create_transform
+from timm.data import AugMixDataset, FastCollateMixup, ImageDataset, Mixup, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torchvision import transforms
 
 from ..errors import UserError, one_line
-from .datasets import class_names_of, labels_of
-from .decoding import with_decoder
+from .class_splits import ClassSubset
+from .datasets import TorchvisionDataset, class_names_of, labels_of
+from .decoding import FileDataset, TensorTransform, with_decoder
+from .digits import Digits
 from .episodes import EpisodeSampler, check_shape, parse_shapes
+from .noise import Relabelled
+from .slices import Subset
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
+from .workers import WorkerStart
+
+# modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
+_WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
+                  TensorTransform.__module__}
 
 
 class Batch(NamedTuple):
@@ -160,12 +170,13 @@ def create_train_loader(
         if len(batch_sampler) == 0:
             raise UserError(f"--batch-size {args.batch_size} is more than {samples} have")
     loader = DataLoader(
-        KeyedDataset(dataset, args.seed),
+        KeyedDataset(dataset, args.seed, draws_from_numpy(dataset)),
         batch_sampler=batch_sampler,
         num_workers=args.workers,
         collate_fn=keyed_collate,
         pin_memory=args.pin_mem,
         persistent_workers=args.workers > 0,
+        worker_init_fn=WorkerStart(),
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
     erasing = None
@@ -229,8 +240,29 @@ def create_eval_loader(
         tf_preprocessing=tf_preprocessing,
         persistent_workers=workers > 0,
     )
+    _shield_workers(loader)
     dataset.transform = with_decoder(dataset.transform, dataset, decoder, "evaluation images")
     return loader
+
+
+def draws_from_numpy(dataset: Dataset) -> bool:
+    """Return False for datasets and transforms known to use other generators only; to seed NumPy's takes time."""
+    while type(dataset) in (Subset, ClassSubset, Relabelled):
+        dataset = dataset.dataset
+    if type(dataset) not in (FileDataset, ImageDataset, TorchvisionDataset, Digits):
+        return True
+    steps = [dataset.transform]
+    while steps:
+        step = steps.pop()
+        steps += [step.transform] if isinstance(step, TensorTransform) else getattr(step, "transforms", ())
+        if type(step).__module__ not in _WITHOUT_NUMPY or isinstance(step, transforms.Lambda):
+            return True
+    return False
+
+
+def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
+    inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
+    inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
 
 
 def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
@@ -286,9 +318,9 @@ def _with_transforms(
         dataset.transform = transform
         return dataset, None
     channels = data_config["input_size"][0]
-    transforms = [create_transform((channels, size, size), **kwargs) for size in args.train_img_sizes]
-    return ScheduledTransformDataset(dataset, transforms), dict(
-        batch_sizes=args.train_batch_sizes or [args.batch_size] * len(transforms),
+    by_size = [create_transform((channels, size, size), **kwargs) for size in args.train_img_sizes]
+    return ScheduledTransformDataset(dataset, by_size), dict(
+        batch_sizes=args.train_batch_sizes or [args.batch_size] * len(by_size),
         choice_weights=args.train_size_probs,
         seed=args.seed,
         num_batches=args.train_batches_per_epoch,
@@ -366,4 +398,5 @@ def _create_iterable_loader(
             re_split=args.resplit,
             **kwargs,
         )
+    _shield_workers(loader)
     return TrainLoader(loader, None, device=device, dtype=dtype)

@@ -30,7 +30,7 @@ class ViewKey(NamedTuple):
     repeat: int = 0
 
 
-_NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one inside `seeded`
+_NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
 
 
 _packer = functools.cache(lambda count: struct.Struct(f"<{count}q").pack)
@@ -42,29 +42,36 @@ def hash_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_generators(seed: int) -> None:
-    """Seed the global CPU generators of Python, NumPy and PyTorch."""
+def seed_generators(seed: int, numpy: bool = True) -> None:
+    """Seed the global CPU generators of Python and PyTorch, and NumPy's too unless nothing draws from it."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    if numpy:
+        np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global CPU generators inside the block; in the main process they are restored after it."""
+def kept_generators() -> Iterator[None]:
+    """Put the global CPU generators back after the block; in a data worker nothing else draws from them."""
     if get_worker_info() is not None:
-        seed_generators(seed)  # nothing else in a worker draws from them
         yield
         return
     states = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()
     np.random.set_bit_generator(_NUMPY_GENERATOR)  # copying NumPy's state there and back takes 70 microseconds
     try:
-        seed_generators(seed)
         yield
     finally:
         random.setstate(states[0])
         np.random.set_bit_generator(states[1])
         torch.set_rng_state(states[2])
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global CPU generators inside the block; in the main process they are put back after it."""
+    with kept_generators():
+        seed_generators(seed)
+        yield
 
 
 @dataclass
@@ -95,20 +102,30 @@ class KeyedDataset(Dataset):
     Args:
         dataset: a map-style dataset with its transform.
         seed: seed of the run.
+        numpy: False leaves NumPy's generator alone: dataset and transform do not draw from it.
     """
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: Dataset, seed: int, numpy: bool = True):
         self.dataset = dataset
         self.seed = seed
+        self.numpy = numpy
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, int, int]:
+    def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, ViewKey, int]:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[tuple[object, int, ViewKey, int]]:
+        """Return a batch of (image, label, key, seed of the view), as PyTorch's loader asks for it."""
+        with kept_generators():
+            return [self._view(key) for key in keys]
+
+    def _view(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, ViewKey, int]:
         key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
         view_seed = hash_seed(self.seed, *key)
-        with seeded(view_seed):
-            image, label = self.dataset[(key.index, *choice) if choice else key.index]
+        seed_generators(view_seed, self.numpy)
+        image, label = self.dataset[(key.index, *choice) if choice else key.index]
         return image, label, key, view_seed
 
 
@@ -191,10 +208,11 @@ class KeyedErasing:
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
         splits = self.erasing.num_splits
         first = len(images) // splits if splits > 1 else 0
-        for image, seed in zip(images[first:], view_seeds[first:].tolist()):
-            seed = hash_seed(seed, 1)
-            if image.is_cuda:
-                torch.cuda.manual_seed(seed)  # not restored: the engine seeds the device before every step
-            with seeded(seed):
+        with kept_generators():
+            for image, seed in zip(images[first:], view_seeds[first:].tolist()):
+                seed = hash_seed(seed, 1)
+                if image.is_cuda:
+                    torch.cuda.manual_seed(seed)  # not put back: the engine seeds the device before every step
+                seed_generators(seed, numpy=False)
                 self.erasing(image)
         return images

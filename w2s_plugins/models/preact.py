@@ -100,6 +100,12 @@ class PreActResNet(CifarResNet):
     classifier_name = "linear2"
 
 
+def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
+    own = model.state_dict()
+    return {name: value for name, value in state.items() if name in own or not name.startswith("head.")}
+
+
 register_variants(
     __name__,
     WideResNet,

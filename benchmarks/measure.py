@@ -1,0 +1,96 @@
+"""What the benchmarks share: turns, ratios with their spread, tables, the machine's description, images."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+
+def take_turns(
+        measures: Mapping[str, Callable[[], float]],
+        turns: int,
+        warm_up: int = 1,
+) -> dict[str, list[float]]:
+    """Let things be measured one after the other, several times over, so that other work falls on all of them.
+
+    Args:
+        measures: by name, what measures once and returns the figure.
+        turns: rounds that count.
+        warm_up: rounds before them.
+
+    Returns:
+        By name, the figure of each turn. Every other turn goes backwards, so that none always follows the same one.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in measures}
+    for turn in range(-warm_up, turns):
+        for name in (list(measures) if turn % 2 == 0 else reversed(list(measures))):
+            figure = measures[name]()
+            if turn >= 0:
+                figures[name].append(figure)
+    return figures
+
+
+def timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that makes the call and returns the seconds that it took."""
+    def measure() -> float:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    return measure
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio of each turn."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return the median and, in brackets, lower and upper quartile."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, rule, *rows))
+
+
+def machine() -> str:
+    """Return one line on processor, cores, PyTorch's threads, and versions."""
+    names = [line.partition(":")[2].strip() for line in _cpu_info() if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (f"{name} ({torch.backends.cpu.get_cpu_capability()}), {cores} core(s), {torch.get_num_threads()} thread(s)"
+            f"{cuda}, torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}")
+
+
+def _cpu_info() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def write_photographs(root: Path, count: int, split: str = "train", size: tuple[int, int] = (500, 375)) -> Path:
+    """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
+    rng = np.random.default_rng(0)
+    photographs = [Image.fromarray(p) for p in load_sample_images().images]
+    for i in range(count):
+        photograph = photographs[i % 2]
+        width = int(rng.integers(size[0] // 2, size[0]))
+        height = width * size[1] // size[0]
+        left, top = (int(rng.integers(0, whole - part)) for whole, part in zip(photograph.size, (width, height)))
+        crop = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        folder = root / split / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        crop.save(folder / f"{i:05}.jpg", quality=95)
+    return root

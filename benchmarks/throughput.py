@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""Speed of training against what bounds it, and against timm; ratios with their spread as Markdown tables.
+
+    python -m benchmarks.throughput step
+    python -m benchmarks.throughput script --timm CLONE
+    python -m benchmarks.throughput all --quick
+
+step       a training step against its parts: student (forward, backward, optimizer) and teacher, each alone in a loop
+teacher    what the online teacher adds to a step, against what timm's LogitDistillationTask adds
+cached     an epoch with cached targets against one without a teacher (benchmarks.target_cache)
+script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process
+processes  one process against two on the same work
+loader     images per second of the loaders (benchmarks.loader)
+
+What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
+of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import save_for_hf
+from timm.task import ClassificationTask, LogitDistillationTask, TrainingTask
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from benchmarks import loader, target_cache
+from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
+from benchmarks.scripts import ScriptTimes, run_script
+from w2s_plugins import build
+from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.data import Batch
+from w2s_plugins.engine import Position, Precision, StepSettings, train_one_epoch
+from w2s_plugins.teachers import Teacher
+
+ROOT = Path(__file__).parents[1]
+PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
+QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
+WORLD = build.World(torch.device("cpu"), rank=0, size=1, distributed=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = create_parser()
+    args = parser.parse_args(argv)
+    if args.what == "script" and args.timm is None:
+        parser.error("script compares with timm's train.py: give --timm CLONE")
+    if args.timm is not None and not (args.timm / "train.py").is_file():
+        parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
+    if args.quick:
+        args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
+    torch.set_num_threads(args.threads)
+    print(f"{machine()}\n", flush=True)
+    names = BENCHMARKS if args.what == "all" else (args.what,)
+    for name in names:
+        if name == "script" and args.timm is None:
+            print("script: left out, needs --timm CLONE\n", file=sys.stderr)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            BENCHMARKS[name](args, Path(folder))
+
+
+def create_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="STUDENT<-TEACHER", help="models of step, teacher")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"],
+                        help="of step and teacher; bfloat16 is --amp")
+    parser.add_argument("--size", type=int, default=64, help="of the images")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script and processes: of 16")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
+    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
+    parser.add_argument("--flags", default="", help="further flags of both scripts, in one string")
+    parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
+    return parser
+
+
+@dataclass
+class Pair:
+    """A student and a teacher, built as a run builds them."""
+
+    student: nn.Module
+    teacher: Teacher
+    task: Callable[[nn.Module], TrainingTask]
+    precision: Precision
+    flags: argparse.Namespace
+    batches: list[Batch]
+
+
+def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) -> Pair:
+    """Build student, teacher and task by the factories of the training script."""
+    torch.manual_seed(0)
+    student_name, _, teacher_name = pair.partition("<-")
+    weights = folder / f"{teacher_name}.pth"
+    torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
+    amp = [] if dtype == "float32" else ["--amp"]
+    flags = train_flags([
+        "--dataset", "w2s/digits", "--device", "cpu", "--num-classes", "100", "--img-size", str(args.size),
+        "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
+        "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *amp])
+    student, config, _ = build.build_student(flags, WORLD)
+    precision = build.create_precision(flags, WORLD)
+    teacher = build.build_teacher(flags, student, config, precision, WORLD)
+    data = build.Data(TensorDataset(torch.empty(args.batch_size)), None, None)
+
+    def task(student: nn.Module) -> TrainingTask:
+        return build.build_task(flags, student, teacher, None, data, config, precision, WORLD)
+    batches = [
+        Batch(torch.randn(args.batch_size, *config["input_size"]), torch.randint(100, (args.batch_size,)),
+              torch.arange(args.batch_size))
+        for _ in range(args.steps)]
+    return Pair(student, teacher, task, precision, flags, batches)
+
+
+def train_flags(argv: list[str]) -> argparse.Namespace:
+    flags, given = parse(train_parser(), argv)
+    resolve_train_args(flags, given)
+    return flags
+
+
+class MemoryLoader:
+    """Batches in memory, with the interface of `TrainLoader`."""
+
+    def __init__(self, batches: list[Batch]):
+        self.batches = batches
+        self.average_batch_size = float(len(batches[0].input))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return iter(self.batches[start:])
+
+
+def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
+    """Return a function that trains for an epoch as the script does."""
+    optimizer = build.create_optimizer(pair.flags, task)
+    scheduler, num_epochs = build.create_schedule(pair.flags, optimizer, len(pair.batches))
+    batches, settings = MemoryLoader(pair.batches), StepSettings()
+    return lambda: train_one_epoch(
+        Position(), task, batches, optimizer, pair.precision, settings, num_epochs=num_epochs, scheduler=scheduler,
+        on_log=lambda *_: None, on_update=lambda *_: None)
+
+
+def student_loop(pair: Pair) -> Callable[[], None]:
+    """Return a function that does what no training can do without."""
+    student = copy.deepcopy(pair.student)
+    optimizer = build.create_optimizer(pair.flags, ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False))
+
+    def loop() -> None:
+        student.train()
+        for batch in pair.batches:
+            with pair.precision.autocast():
+                loss = F.cross_entropy(student(batch.input), batch.target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return loop
+
+
+def teacher_loop(pair: Pair) -> Callable[[], None]:
+    """Return a function that runs the teacher's network on images in the teacher's own form."""
+    (member,) = pair.teacher.members
+    images: list[Tensor] = [
+        member.adapt(batch.input).to(member.dtype, memory_format=torch.channels_last) for batch in pair.batches]
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for batch in images:
+            member.run(batch)
+    return loop
+
+
+def step(args: argparse.Namespace, folder: Path) -> None:
+    """Print the time of a training step as a multiple of the time of its parts alone."""
+    rows = []
+    for name in args.pairs:
+        for dtype in args.dtypes:
+            pair = build_pair(name, dtype, args, folder)
+            seconds = take_turns({
+                "student": timed(student_loop(pair)),
+                "teacher": timed(teacher_loop(pair)),
+                "training": timed(create_epoch(pair.task(copy.deepcopy(pair.student)), pair)),
+            }, args.turns)
+            limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
+            rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
+                         spread(ratios(seconds["training"], limit))))
+    print_table("A training step against its parts alone", (
+        "pair", "dtype", "student, ms", "teacher, ms", "training, ms", "training / (student + teacher)"), rows, args)
+
+
+def teacher(args: argparse.Namespace, folder: Path) -> None:
+    """Print what a teacher adds to a step, and the ratio to what it adds in timm's task."""
+    rows = []
+    for name in args.pairs:
+        for dtype in args.dtypes:
+            pair = build_pair(name, dtype, args, folder)
+            theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
+            students = [copy.deepcopy(pair.student) for _ in range(3)]
+            tasks = {
+                "none": ClassificationTask(students[0], nn.CrossEntropyLoss(), verbose=False),
+                "ours": pair.task(students[1]),
+                "timm": LogitDistillationTask(students[2], theirs, nn.CrossEntropyLoss(), verbose=False),
+            }
+            seconds = take_turns({k: timed(create_epoch(task, pair)) for k, task in tasks.items()}, args.turns)
+            added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
+            rows.append((name, dtype, milliseconds(seconds["none"], args),
+                         *(milliseconds(turns, args) for turns in added.values()),
+                         spread(ratios(added["ours"], added["timm"]), 2)))
+    print_table("What an online teacher adds to a step", (
+        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
+
+
+def cached(args: argparse.Namespace, folder: Path) -> None:
+    """Print the time of an epoch with cached targets as a multiple of one without a teacher."""
+    rows = []
+    for name in args.pairs:
+        student, _, teacher_name = name.partition("<-")
+        flags = target_cache.create_parser().parse_args([
+            "--model", student, "--teacher", teacher_name, "--size", str(args.size), "--turns", str(args.turns),
+            "--batch-size", str(args.batch_size), "--steps", str(args.steps), "--threads", str(args.threads)])
+        (folder / student).mkdir()
+        seconds = target_cache.measure(flags, folder / student)
+        rows.append((name, *(milliseconds(turns, args) for turns in seconds.values()),
+                     spread(ratios(seconds["cached"], seconds["no teacher"]))))
+    print_table("An epoch with cached targets", (
+        "pair", "no teacher, ms", "cached, ms", "online, ms", "cached / no teacher"), rows, args)
+
+
+def script(args: argparse.Namespace, folder: Path) -> None:
+    """Print images per second, start-up and total time of this project's script and of timm's, and their ratios."""
+    steps, teacher_name = write_run_data(args, folder), "w2s_cnn2" if args.quick else "resnet10t"
+    model = timm.create_model(teacher_name, num_classes=2)
+    save_for_hf(model, folder / "teacher", model_config=dict(num_classes=2), safe_serialization=True)
+    shared = [*run_flags(args, folder), "--batch-size", str(args.batch_size), "--workers", "1", *args.flags.split()]
+    teacher_id = f"local-dir:{folder / 'teacher'}"
+    # The script of the clone with the installed timm, so that both run the same library.
+    theirs = [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
+              "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *shared,
+              "--kd-model-name", teacher_id]
+    ours = [sys.executable, str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
+            "--no-teacher-eval", "--teacher-img-size", str(args.size)]  # timm's teacher sees the student's size
+    runs = run_in_turns(
+        {"here": (ours, args.batch_size, args.threads), "timm": (theirs, args.batch_size, args.threads)}, args, folder)
+    rows = [
+        (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
+         spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
+        for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
+                             ("start to end, s", "total"))]
+    print_table(f"The whole script, {steps} steps", ("", "here", "timm", "here / timm"), rows, args)
+
+
+def processes(args: argparse.Namespace, folder: Path) -> None:
+    """Print images per second of one process and of two with half the batch each."""
+    steps, batch = write_run_data(args, folder), args.batch_size
+    flags = [str(ROOT / "train_w2s.py"), *run_flags(args, folder), "--workers", "0", *args.flags.split()]
+    one = [sys.executable, *flags, "--batch-size", str(batch)]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *flags,
+           "--batch-size", str(batch // 2)]
+    runs = run_in_turns({"1 process, 1 thread": (one, batch, 1), "1 process, 2 threads": (one, batch, 2),
+                         "2 processes, 1 thread each": (two, batch, 1)}, args, folder)
+    rates = {name: [run.rate for run in times] for name, times in runs.items()}
+    base = rates["1 process, 1 thread"]
+    rows = [(name, f"{statistics.median(turns):.1f}", spread(ratios(turns, base), 2)) for name, turns in rates.items()]
+    print_table(f"The same work in one and in two processes, {steps} steps", (
+        "", "images/s", "x one process, one thread"), rows, args)
+
+
+def write_run_data(args: argparse.Namespace, folder: Path) -> int:
+    """Write images for an epoch, and some for its evaluation; return the number of steps."""
+    steps = 16 * args.steps
+    write_photographs(folder / "data", steps * args.batch_size)
+    write_photographs(folder / "data", 8, split="validation")
+    return steps
+
+
+def run_flags(args: argparse.Namespace, folder: Path) -> list[str]:
+    return ["--data-dir", str(folder / "data"), "--num-classes", "2", "--model", args.pairs[0].partition("<-")[0],
+            "--img-size", str(args.size), "--epochs", "1", "--lr", "0.01", "--device", "cpu"]
+
+
+def run_in_turns(
+        commands: dict[str, tuple[list[str], int, int]],
+        args: argparse.Namespace,
+        folder: Path,
+) -> dict[str, list[ScriptTimes]]:
+    """Run (command, images per step, threads) by name in turns."""
+    return take_turns({
+        name: lambda command=command: run_script(command[0], command[1], folder, command[2])
+        for name, command in commands.items()}, args.turns, warm_up=0 if args.quick else 1)
+
+
+def run_loader(args: argparse.Namespace, folder: Path) -> None:
+    """Print the table of `benchmarks.loader`."""
+    flags = ["--images", "8", "--batch-size", "4", "--workers", "1", "--turns", "1"] if args.quick else []
+    loader.main(flags)
+    print()
+
+
+def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
+    """Return the median of the turns, by step."""
+    return f"{1e3 * statistics.median(turns) / args.steps:.1f}"
+
+
+def print_table(
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        args: argparse.Namespace,
+) -> None:
+    print(f"{title}; {args.size} px, batch {args.batch_size}, {args.turns} turns\n")
+    print(f"{table(header, rows)}\n", flush=True)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
+    step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""Label noise: definitions, files of given labels, and that it is the same whatever part of the split is looked at."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from tests.parts import write_folder
+from w2s_plugins.data import create_dataset, hold_out, labels_of, take_slice
+from w2s_plugins.data.class_splits import keep_classes
+from w2s_plugins.data.datasets import class_names_of, describe
+from w2s_plugins.data.noise import (
+    CIFAR100_SUPERCLASSES,
+    LabelNoise,
+    asymmetric_map,
+    create_label_noise,
+    parse_noise,
+    positions_in_split,
+)
+from w2s_plugins.errors import UserError
+
+GOLDEN = ["077a5cee1bb5", "13e879a81370", "690e0ac1121a"]  # computed apart from this project, with NumPy alone
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR100 = sorted(name for group in CIFAR100_SUPERCLASSES for name in group.split())  # torchvision's order
+
+
+class Labels(Dataset):
+    """A dataset that has labels and no images."""
+
+    def __init__(self, targets: list[int], classes: list[str]):
+        self.targets, self.classes, self.transform = targets, classes, None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return index, self.targets[index]
+
+
+def balanced(names: list[str], each: int) -> Labels:
+    return Labels([c for _ in range(each) for c in range(len(names))], names)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return create_dataset("w2s/digits", None, "train")
+
+
+def confusion(noise: LabelNoise) -> np.ndarray:
+    """Shares of the given classes for each clean class, counted one by one."""
+    counts = np.zeros((noise.num_classes,) * 2)
+    for clean, given in zip(noise.clean, noise.given):
+        counts[clean, given] += 1
+    return counts / counts.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4])
+def test_symmetric_draws_from_all_classes_the_own_included(ratio: float) -> None:
+    noise = create_label_noise(f"symmetric:{ratio}", balanced(CIFAR10, 5000))
+    expected = np.full((10, 10), ratio / 10) + np.eye(10) * (1 - ratio)
+    error = np.sqrt(expected * (1 - expected) / 5000)  # a standard error
+    assert (np.abs(confusion(noise) - expected) < 4 * error).all()
+    changed = np.array(noise.given) != np.array(noise.clean)
+    assert abs(changed.mean() - 0.9 * ratio) < 0.004
+
+
+def test_symmetric_of_everything_and_of_nothing() -> None:
+    data = balanced(CIFAR10, 200)
+    assert create_label_noise("symmetric:0", data).given == data.targets
+    everything = confusion(create_label_noise("symmetric:1", data))
+    assert np.abs(everything - 0.1).max() < 0.09
+
+
+def test_more_noise_changes_what_less_noise_does_and_more(digits: Dataset) -> None:
+    for kind in ("symmetric", "pairflip"):
+        few, many = (create_label_noise(f"{kind}:{r}", digits, seed=1) for r in (0.2, 0.45))
+        assert all(m == g for g, m, c in zip(few.given, many.given, few.clean) if g != c)
+        assert sum(m != c for m, c in zip(many.given, many.clean)) > sum(g != c for g, c in zip(few.given, few.clean))
+
+
+def test_labels_of_a_seed_are_for_ever(digits: Dataset) -> None:
+    def digest(text: str, seed: int) -> str:
+        return hashlib.sha256(bytes(create_label_noise(text, digits, seed=seed).given)).hexdigest()[:12]
+    assert [digest("symmetric:0.2", 0), digest("symmetric:0.2", 1), digest("pairflip:0.45", 0)] == GOLDEN
+
+
+@pytest.mark.parametrize("kind, moves", [
+    ("asymmetric:0.4", {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}),
+    ("pairflip:0.45", {c: (c + 1) % 10 for c in range(10)}),
+])
+def test_noise_that_depends_on_the_class(kind: str, moves: dict[int, int]) -> None:
+    found = confusion(create_label_noise(kind, balanced(CIFAR10, 3000)))
+    ratio, expected = float(kind.split(":")[1]), np.eye(10)
+    for source, target in moves.items():
+        expected[source, source], expected[source, target] = 1 - ratio, ratio
+    assert (found[expected == 0] == 0).all() and (found[expected == 1] == 1).all()
+    assert np.abs(found - expected).max() < 0.036  # 4 standard errors
+
+
+def test_cifar100_moves_inside_its_superclasses() -> None:
+    assert len(CIFAR100) == len(set(CIFAR100)) == 100
+    mapping = asymmetric_map(CIFAR100, 100, None)
+    assert asymmetric_map(["computer_keyboard" if n == "keyboard" else n for n in CIFAR100], 100, None) == mapping
+    named = {CIFAR100[c]: CIFAR100[m] for c, m in enumerate(mapping)}
+    assert [named[n] for n in ("beaver", "seal", "whale", "tractor", "pine_tree", "willow_tree")] == [
+        "dolphin", "whale", "beaver", "lawn_mower", "willow_tree", "maple_tree"]
+    assert sorted(mapping) == list(range(100))
+    for start in range(100):
+        seen, at = {start}, mapping[start]
+        while at != start:
+            seen.add(at)
+            at = mapping[at]
+        assert len(seen) == 5
+
+
+def test_map_of_ones_own(tmp_path: Path, digits: Dataset) -> None:
+    (tmp_path / "map.yaml").write_text("1: 7\n'3': 8\n")
+    (tmp_path / "map.json").write_text('{"1": 7, "3": "8"}')
+    noises = [create_label_noise("asymmetric:1", digits, map_file=str(tmp_path / f"map.{s}")) for s in ("yaml", "json")]
+    assert noises[0].given == noises[1].given == [{1: 7, 3: 8}.get(c, c) for c in digits.targets]
+
+
+@pytest.mark.parametrize("content, message", [
+    ("class0: klass1", "unknown class 'klass1' (nearest: class1"),
+    ("7: class1", "class 7 is out of range; expected 0 to 2"),
+    ("- class0", "expected a mapping"),
+    ("class0: [", "neither json nor yaml"),
+])
+def test_map_refused(tmp_path: Path, content: str, message: str) -> None:
+    data = create_dataset("", str(write_folder(tmp_path / "data", {"train": 3})), "train")
+    (tmp_path / "map.yaml").write_text(content)
+    with pytest.raises(UserError) as error:
+        create_label_noise("asymmetric:0.4", data, map_file=str(tmp_path / "map.yaml"))
+    assert "--label-noise-map" in str(error.value) and message in str(error.value)
+
+
+def test_map_needed(digits: Dataset) -> None:
+    with pytest.raises(UserError, match="give --label-noise-map FILE"):
+        create_label_noise("asymmetric:0.4", digits)
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        create_label_noise("asymmetric:0.4", digits, map_file="nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", [
+    "symetric:0.2", "0.2", "symmetric", "symmetric:", "symmetric:1.5", "symmetric:-0.1", "pairflip:nan", "file:",
+    "asymmetric:many",
+])
+def test_parse_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--label-noise {text}: .*expected symmetric:R"):
+        parse_noise(text)
+
+
+# ---------------------------------------------------------------- parts of the split
+
+
+@pytest.mark.parametrize("cut", ["0:0.3", "80:", "0.25:0.75"])
+def test_a_sample_has_the_same_label_in_every_slice(digits: Dataset, cut: str) -> None:
+    noise = create_label_noise("symmetric:0.4", digits, seed=3)
+    part, held = hold_out(take_slice(digits, cut, 5), 20, 5)
+    for piece in (part, held):
+        noisy = noise.apply(piece)
+        assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(piece)]
+        assert noise.clean_labels(noisy) == labels_of(piece)
+        image, label = noisy[7]
+        assert label == noisy.targets[7]
+        assert image.tobytes() == digits[positions_in_split(noisy)[7]][0].tobytes()
+    record = noise.record(noise.apply(part))
+    pairs = list(zip(labels_of(noise.apply(part)), labels_of(part)))
+    assert record["changed"] == sum(g != c for g, c in pairs) == record["rate"] * len(part)
+    assert record["confusion"][4][7] == sum(pair == (7, 4) for pair in pairs)
+    assert sum(map(sum, record["confusion"])) == record["samples"] == len(part)
+
+
+def test_positions_with_a_class_list_are_those_of_its_samples(digits: Dataset) -> None:
+    listed = keep_classes(digits, ["3", "7", "8"], "--class-list")
+    part = take_slice(listed, "10:40", 0)
+    noise = create_label_noise("symmetric:0.5", listed, seed=3)
+    noisy = noise.apply(part)
+    assert labels_of(noisy) == [noise.given[i] for i in positions_in_split(part)] != labels_of(part)
+    assert noise.clean_labels(noisy) == labels_of(part) and set(labels_of(part)) == {0, 1, 2}
+    own = labels_of(digits)
+    assert [own[i] for i in positions_in_split(part, all_classes=True)] == [(3, 7, 8)[c] for c in labels_of(part)]
+    assert noisy[5][0].tobytes() == digits[positions_in_split(noisy, all_classes=True)[5]][0].tobytes()
+
+
+def test_noise_changes_the_fingerprint_and_not_the_names(tmp_path: Path) -> None:
+    data = create_dataset("", str(write_folder(tmp_path, {"train": 30})), "train")
+    noises = [create_label_noise("symmetric:0.5", data, seed=s).apply(data) for s in (0, 1)]
+    prints = {describe(d, "", "train").fingerprint for d in (data, *noises)}
+    assert len(prints) == 3 and None not in prints
+    assert noises[0].filenames() == data.filenames() and class_names_of(noises[0]) == class_names_of(data)
+    noises[0].transform = np.asarray
+    assert data.transform is np.asarray and noises[0][3][0].shape == (40, 48, 3)
+
+
+def test_dataset_that_does_not_tell_its_labels() -> None:
+    with pytest.raises(UserError, match="--label-noise: this kind of dataset does not tell its labels"):
+        create_label_noise("symmetric:0.2", range(3))
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture
+def small() -> Labels:
+    return Labels([0, 1, 2, 0, 1], ["cat", "dog", "hen"])
+
+
+FILES = {
+    "one column": ("a.csv", "1\n1\n2\n0\n2\n"),
+    "names": ("a.csv", "label\ndog\ndog\nhen\ncat\nhen\n"),
+    "index": ("a.csv", "index,label\n4,2\n3,0\n2,2\n1,1\n0,1\n"),
+    "own": ("a.csv", "index,given,clean\n0,1,0\n1,1,1\n2,2,2\n3,0,0\n4,2,1\n"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_csv(tmp_path: Path, small: Labels, name: str) -> None:
+    file, content = FILES[name]
+    (tmp_path / file).write_text(content)
+    noise = create_label_noise(f"file:{tmp_path / file}", small)
+    assert noise.given == [1, 1, 2, 0, 2]
+    assert noise.record(noise.apply(small))["rate"] == 0.4
+
+
+def test_what_a_run_writes_is_read_again(tmp_path: Path, digits: Dataset) -> None:
+    noise = create_label_noise("pairflip:0.45", digits)
+    (tmp_path / "labels.csv").write_text(noise.to_csv())
+    assert create_label_noise(f"file:{tmp_path / 'labels.csv'}", digits).given == noise.given
+
+
+def test_arrays(tmp_path: Path, small: Labels) -> None:
+    """As CIFAR-10N, CIFAR-100N and the code of Sel-CL store labels."""
+    given = np.array([1, 1, 2, 0, 2])
+    np.save(tmp_path / "labels.npy", given)
+    torch.save({"clean_label": np.array(small.targets), "worse_label": given, "aggre_label": given[::-1].copy(),
+                "groups": [["a"]], "noise": np.ones(5)}, tmp_path / "human.pt")
+    torch.save({"clean_label": small.targets, "noisy_label": given.tolist(), "noisy_coarse_label": given // 2},
+               tmp_path / "human100.pt")
+    for text in ("labels.npy", "human.pt:worse_label", "human100.pt", "human100.pt:noisy_label"):
+        assert create_label_noise(f"file:{tmp_path / text}", small).given == given.tolist(), text
+    with pytest.raises(UserError, match=r"name the column, e\.g\. file:PATH:worse_label; it has clean_label, worse_"):
+        create_label_noise(f"file:{tmp_path / 'human.pt'}", small)
+    with pytest.raises(UserError, match=r"human.pt:worst_label: no such column \(nearest: worse_label"):
+        create_label_noise(f"file:{tmp_path / 'human.pt'}:worst_label", small)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [
+    lambda path: torch.save({"label": Bomb()}, path.with_suffix(".pt")),
+    lambda path: torch.save({"label": np.array([Bomb()], dtype=object)}, path.with_suffix(".pt")),
+    lambda path: path.with_suffix(".pt").write_bytes(pickle.dumps({"label": Bomb()})),
+    lambda path: np.save(path.with_suffix(".npy"), np.array([Bomb()], dtype=object)),
+    lambda path: path.with_suffix(".pt").write_bytes(b"PK\3\4 truncated"),
+])
+def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels,
+                                  save: Callable[[Path], None]) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "labels")
+    (file,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=r"cannot be read as (pt|npy)"):
+        create_label_noise(f"file:{file}", small)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content, message", [
+    ("1\n1\n2\n0\n", "4 labels for 5 training samples"),
+    ("1\n1\n2\n0\n3\n", "class 3 is out of range; expected 0 to 2"),
+    ("label\ncat\ndoog\ncat\ncat\ncat\n", "unknown class 'doog' (nearest: dog"),
+    ("index,label\n0,1\n1,1\n2,1\n3,1\n3,1\n", "expected each of 0 to 4 once"),
+    ("index,label\n0,1\n1,1\n", "2 rows, expected each of 0 to 4 once"),
+    ("index,label\nx,1\n", "column index: invalid literal"),
+    ("label,clean\n" + "1,1\n" * 5, "its column clean differs from the dataset's labels in 3 of 5 samples (first: 0)"),
+    ("1,2\n2,1\n", "2 columns and no header"),
+    ("a,b\n2,1\n", "name the column, e.g. file:PATH:a; it has a, b"),
+    ("index,label\n0\n", "row 1 has 1 values, the header 2"),
+    ("", "the file is empty"),
+])
+def test_file_refused(tmp_path: Path, small: Labels, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(UserError) as error:
+        create_label_noise(f"file:{tmp_path / 'a.csv'}", small)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["file:nowhere.csv", "file:nowhere.pt:worse_label"])
+def test_no_file(small: Labels, text: str) -> None:
+    with pytest.raises(UserError, match=f"--label-noise {text}: no such file"):
+        create_label_noise(text, small)

@@ -1,0 +1,140 @@
+"""Selection of clean samples: against loops written out, and the files that selections are kept in."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from w2s_plugins.data import Subset, create_dataset, take_slice
+from w2s_plugins.data import selection as module
+from w2s_plugins.data.selection import (
+    Selection,
+    agrees_with_neighbours,
+    has_small_loss,
+    parse_selection,
+    read_selection,
+    selection_figures,
+    take_selected,
+)
+from w2s_plugins.errors import UserError
+
+
+def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 5, generator=generator), torch.randint(4, (count,), generator=generator)
+
+
+def by_loops(features: torch.Tensor, labels: torch.Tensor, k: int) -> list[bool]:
+    x, y = features.double().numpy(), labels.tolist()
+    found = []
+    for i in range(len(x)):
+        cosines = [x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j]) if j != i else -np.inf
+                   for j in range(len(x))]
+        votes = Counter(y[j] for j in np.argsort(cosines)[::-1][:k])
+        found.append(votes[y[i]] == max(votes.values()))
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 59])
+def test_neighbours_by_loops(k: int) -> None:
+    features, labels = random_features()
+    found = agrees_with_neighbours(features, labels, k, 4)
+    assert found.tolist() == by_loops(features, labels, k)
+    assert k == 59 or 0 < found.sum() < 60
+
+
+def test_blocks_and_shares_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = random_features()
+    whole = agrees_with_neighbours(features, labels, 5, 4)
+    monkeypatch.setattr(module, "BLOCK", 7 * 60)
+    assert agrees_with_neighbours(features, labels, 5, 4).equal(whole)
+    shares = [agrees_with_neighbours(features, labels, 5, 4, rank=r, world_size=3) for r in range(3)]
+    assert all(share.any() for share in shares)
+    assert torch.stack(shares).sum(0).equal(whole.long())
+
+
+def test_length_of_features_does_not_count_and_a_tie_is_no_objection() -> None:
+    features = torch.tensor([[1.0, 0.0], [9.0, 0.1], [0.1, 0.0], [0.0, 1.0], [0.1, 7.0]])
+    labels = torch.tensor([0, 1, 0, 1, 1])
+    # the two nearest of the first are one of each class, so its label is among the most frequent
+    assert agrees_with_neighbours(features, labels, 2, 2).tolist() == [True, False, True, True, True]
+    assert agrees_with_neighbours(features, labels, 1, 2).tolist() == [True, False, True, True, True]
+
+
+def test_as_many_neighbours_as_samples() -> None:
+    with pytest.raises(UserError, match="--clean-select knn:60: expected less than the 60 training samples"):
+        agrees_with_neighbours(*random_features(), 60, 4)
+
+
+def test_small_loss() -> None:
+    losses = torch.tensor([0.5, 0.1, 0.9, 0.1, 0.3])
+    assert has_small_loss(losses, 0.4).tolist() == [False, True, False, True, False]
+    assert has_small_loss(losses, 0.2).tolist() == [False, True, False, False, False]  # of equals the first
+    assert has_small_loss(losses, 0.01).sum() == 1
+    assert has_small_loss(losses, 1.0).all()
+
+
+def test_figures() -> None:
+    selected, given, clean = [True, True, True, False, False], [0, 1, 1, 0, 2], [0, 1, 0, 0, 1]
+    figures = selection_figures(selected, given, clean, 4)
+    assert figures == dict(candidates=5, selected=3, empty_classes=1, precision=2 / 3, recall=2 / 3)
+    unknown = selection_figures(torch.tensor(selected), given, None, 4)
+    assert unknown == {**figures, "precision": None, "recall": None}
+
+
+@pytest.mark.parametrize("text", ["knn", "knn:0", "knn:-3", "knn:2.5", "small-loss:0", "small-loss:1.1", "file:",
+                                  "small-loss:nan", "kn:3", "small_loss:0.5", "10"])
+def test_parse_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
+        parse_selection(text)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def part() -> Subset:
+    return take_slice(create_dataset("w2s/digits", None, "train"), "0:50", 0)
+
+
+def test_file_of_a_run_and_of_others(tmp_path: Path, part: Subset) -> None:
+    kept = part.indices[::2]
+    mask = np.zeros(1197, dtype=np.float32)
+    mask[kept] = 1
+    (tmp_path / "own.txt").write_text(Selection({"rule": "knn:3", "fingerprint": "abc"}, kept).to_text())
+    (tmp_path / "plain.txt").write_text("\n".join(map(str, kept)))
+    np.save(tmp_path / "mask.npy", mask)
+    np.save(tmp_path / "indices.npy", np.array(kept))
+    for name in ("own.txt", "plain.txt", "mask.npy", "indices.npy"):
+        selected, about = read_selection(str(tmp_path / name), part, 1197, "abc")
+        assert selected == [i % 2 == 0 for i in range(50)], name
+        assert about == ({"rule": "knn:3", "fingerprint": "abc"} if name == "own.txt" else {})
+        assert take_selected(part, selected).targets == part.targets[::2]
+
+
+@pytest.mark.parametrize("content, message", [
+    ('# {"fingerprint": "xyz"}\n3\n', "it was made for other training data (xyz, here abc)"),
+    ("3\n1197\n", "indices from 3 to 1197; the training split has 0 to 1196"),
+    ("-1\n", "indices from -1 to -1"),
+    ("three\n", "expected an index a line"),
+    ("# knn\n3\n", "expected an index a line"),
+    ("", "none of its 0 samples is in the training set of 50"),
+])
+def test_file_refused(tmp_path: Path, part: Subset, content: str, message: str) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(UserError) as error:
+        read_selection(str(tmp_path / "a.txt"), part, 1197, "abc")
+    assert message in str(error.value)
+
+
+def test_arrays_refused(tmp_path: Path, part: Subset) -> None:
+    np.save(tmp_path / "a.npy", np.array([0.5, 2.0]))
+    with pytest.raises(UserError, match="expected an index a line, or an npy"):
+        read_selection(str(tmp_path / "a.npy"), part, 1197, "abc")
+    np.save(tmp_path / "b.npy", np.array([{}]))
+    with pytest.raises(UserError, match="expected an index a line, or an npy"):
+        read_selection(str(tmp_path / "b.npy"), part, 1197, "abc")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_selection("nowhere.txt", part, 1197, "abc")

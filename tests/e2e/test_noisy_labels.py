@@ -1,0 +1,169 @@
+"""Noisy labels through the training script: recorded, the same for every run, selected from, refused in one line."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parts import small_model, train_args, write_folder
+from w2s_plugins.data import create_dataset
+
+from .conftest import ROOT, TINY, Done, differences, read_run
+
+Run = Callable[..., Done]
+NOISY = [*TINY, "--train-slice", "0:200", "--label-noise", "symmetric:0.4"]
+STUDENT = [*NOISY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--no-teacher-eval"]
+
+
+def result(name: str) -> dict:
+    return json.loads(Path("output/train", name, "result.json").read_text())["data"]
+
+
+def labels(name: str) -> list[tuple[int, int]]:
+    """(given, clean) of every sample of the split."""
+    with open(Path("output/train", name, "labels.csv")) as file:
+        return [(int(row["given"]), int(row["clean"])) for row in csv.DictReader(file)]
+
+
+def selected(name: str) -> list[int]:
+    return [int(line) for line in Path("output/train", name, "selected.txt").read_text().splitlines()[1:]]
+
+
+def test_teacher_and_student_are_given_the_same_labels_and_validation_keeps_its_own(here: Run) -> None:
+    here(*NOISY, "--model", "w2s_cnn2", "--seed", "1", "--experiment", "a").ok()
+    here(*NOISY, "--train-slice", "200:400", "--model", "w2s_cnn2", "--seed", "2", "--select", "best",
+         "--select-split", "50", "--experiment", "b").ok()
+    assert labels("a") == labels("b")
+    here(*NOISY, "--model", "w2s_cnn2", "--noise-seed", "1", "--epochs", "1", "--experiment", "c").ok()
+    assert labels("a") != labels("c")
+    digits = create_dataset("w2s/digits", None, "train")
+    assert [clean for _, clean in labels("a")] == digits.targets
+    noise = result("a")["label_noise"]
+    assert noise["kind"] == "symmetric:0.4" and noise["seed"] == 0 and noise["samples"] == 200
+    assert 0.25 < noise["rate"] < 0.45
+    assert sum(noise["confusion"][c][c] for c in range(10)) == 200 - noise["changed"]
+    here(*TINY, "--train-slice", "0:200", "--model", "w2s_cnn2", "--epochs", "1", "--experiment", "clean").ok()
+    assert not Path("output/train/clean/labels.csv").exists() and result("clean")["label_noise"] is None
+    assert result("clean")["splits"]["val"] == result("a")["splits"]["val"]
+    assert result("clean")["fingerprint"] != result("a")["fingerprint"] != result("c")["fingerprint"]
+    card = Path("output/train/a/export/README.md").read_text()
+    assert f"`symmetric:0.4`, {100 * noise['rate']:.2f} % of the labels are not the clean ones" in card
+
+
+def test_labels_of_a_file_train_what_the_noise_trained(here: Run) -> None:
+    flags = [*NOISY, "--model", "w2s_cnn2", "--epochs", "1"]
+    here(*flags, "--experiment", "drawn").ok()
+    file = "output/train/drawn/labels.csv"
+    here(*flags, "--label-noise", f"file:{file}", "--experiment", "read").ok()
+    weights = [read_run(Path("output/train", name))["state_dict"] for name in ("drawn", "read")]
+    assert not differences(*weights)
+    assert result("read")["label_noise"]["file"] == file and result("read")["label_noise"]["column"] == "given"
+
+
+@pytest.mark.parametrize("rule", ["knn:10", "small-loss:0.5"])
+def test_selection_by_the_teacher_is_reported_saved_and_used_again(here: Run, weak: Path, rule: str) -> None:
+    done = here(*STUDENT, "--teacher-checkpoint", weak, "--clean-select", rule, "--experiment", "first").ok()
+    given, record, kept = labels("first"), result("first")["clean_select"], selected("first")
+    right = {i for i, (g, c) in enumerate(given) if g == c}
+    assert record["rule"] == rule and record["models"][0]["name"] == "w2s_cnn2" and record["candidates"] == 200
+    assert record["selected"] == len(kept) == result("first")["train_samples"]
+    assert record["precision"] == len(right & set(kept)) / len(kept) > 0.9
+    assert record["recall"] * (200 - result("first")["label_noise"]["changed"]) == pytest.approx(len(right & set(kept)))
+    assert rule == "knn:10" or len(kept) == 100
+    assert f"Clean selection {rule}: {len(kept)} of 200" in done.err
+    again = ["--clean-select", "file:output/train/first/selected.txt", "--experiment", "again"]
+    here(*STUDENT, "--teacher-checkpoint", weak, *again).ok()
+    assert selected("again") == kept and result("again")["clean_select"]["made_by"] == rule
+    assert not differences(*(read_run(Path("output/train", name))["state_dict"] for name in ("first", "again")))
+
+
+def test_selection_by_another_model(here: Run, weak: Path) -> None:
+    flags = [*NOISY, "--model", "w2s_cnn5", "--clean-select", "knn:10", "--epochs", "1"]
+    here(*flags, "--clean-select-model", weak, "--experiment", "folder").ok()
+    here(*flags, "--clean-select-model", "w2s_cnn2", "--clean-select-checkpoint", weak / "last.pth.tar",
+         "--experiment", "file").ok()
+    here(*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--experiment",
+         "teacher").ok()
+    assert selected("folder") == selected("file") == selected("teacher")
+
+
+def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
+    flags = [*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--teacher-targets", "cached"]
+    here(*flags, "--experiment", "whole").ok()
+    here(*flags, "--experiment", "parts", "--stop-epoch", "1").ok()
+    here(*flags, "--experiment", "parts", "--resume", "auto").ok()
+    assert not differences(read_run(Path("output/train/whole")), read_run(Path("output/train/parts")))
+    assert selected("whole") == selected("parts")
+    here(*flags, "--experiment", "others", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5").ok()
+    assert len(list(Path("output/targets").glob("*/cache.json"))) == 2  # other labels, other data
+
+
+@pytest.mark.slow
+def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, tmp_path: Path) -> None:
+    flags = [*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--val-split", ""]
+    here(*flags, "--experiment", "one").ok()
+    script(*flags, "--experiment", "two", processes=2).ok()
+    assert selected("one") == selected("two") and labels("one") == labels("two")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--label-noise", "symetric:0.2"], "unknown kind 'symetric' (nearest: symmetric"),
+    (["--label-noise", "pairflip:2"], "--label-noise pairflip:2: expected"),
+    (["--label-noise", "asymmetric:0.4"], "give --label-noise-map FILE"),
+    (["--label-noise-map", "map.yaml"], "--label-noise-map is for --label-noise asymmetric:R"),
+    (["--label-noise", "file:nowhere.csv"], "file:nowhere.csv: no such file"),
+    (["--noise-seed", "-1"], "--noise-seed -1: expected 0 to"),
+    (["--clean-select", "knn:10"], "needs a model that decides: --clean-select-model NAME, or a --teacher"),
+    (["--clean-select", "kn:10"], "unknown rule 'kn' (nearest: knn"),
+    (["--clean-select", "knn:200", "--clean-select-model", "WEAK"], "expected less than the 200 training samples"),
+    (["--clean-select", "knn:3", "--clean-select-model", "w2s_cnn22"], "unknown model 'w2s_cnn22' (nearest: w2s_cnn2"),
+    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-checkpoint"),
+    (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
+    (["--clean-select", "small-loss:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
+    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K or small-loss:R"),
+    (["--clean-select", "knn:3", "--clean-select-checkpoint", "a.pth"], "needs --clean-select-model NAME"),
+    (["--clean-select", "file:nowhere.txt"], "file:nowhere.txt: cannot be read"),
+])
+def test_refused(here: Run, weak: Path, flags: list[str], message: str) -> None:
+    flags = [flag.replace("WEAK", str(weak)) for flag in flags]
+    assert message in here(*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", *flags).error
+
+
+def test_several_teachers_have_no_common_features(here: Run, weak: Path) -> None:
+    flags = [*STUDENT, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", f"{weak},{weak}", "--epochs", "1"]
+    assert "name one model with --clean-select-model" in here(*flags, "--clean-select", "knn:3").error
+    here(*flags, "--clean-select", "small-loss:0.5", "--experiment", "mean").ok()
+    assert len(result("mean")["clean_select"]["models"]) == 2 and len(selected("mean")) == 100
+
+
+RECIPES = ROOT / "hparams" / "noisy"
+
+
+@pytest.mark.parametrize("dataset, temperature", [("cifar10", 10), ("cifar100", 1)])
+@pytest.mark.parametrize("noise, kind", [("symmetric20", "symmetric:0.2"), ("asymmetric40", "asymmetric:0.4")])
+def test_recipes(dataset: str, temperature: float, noise: str, kind: str) -> None:
+    files = [str(RECIPES / f"{name}.yaml") for name in ("base", dataset, noise)]
+    args = train_args("--config", *files, dataset=f"torch/{dataset}")
+    assert (args.label_noise, args.clean_select, args.mixup, args.lr, args.epochs) == (kind, "knn:250", 1.0, 0.001, 70)
+    assert args.loss_kwargs == {"temperature": 0.5, "kd_temperature": temperature, "ramp": 0.25}
+    weak = train_args("--config", *files, str(RECIPES / "weak.yaml"), dataset=f"torch/{dataset}")
+    assert (weak.model, weak.teacher, weak.loss, weak.task_loss, weak.clean_select) == (
+        "preact_resnet18", "", None, "ce", "")
+
+
+def test_recipe_trains_from_checkpoints_of_sel_cl(here: Run, tmp_path: Path) -> None:
+    """On images in folders that have the names of CIFAR-10's classes; the projection head is left out."""
+    folder = write_folder(tmp_path / "data", {"train": 20}, classes=10, size=(32, 32))
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    for number, name in enumerate(names):
+        (folder / "train" / f"class{number}").rename(folder / "train" / name)
+    state = small_model(name="preact_resnet18").state_dict()
+    torch.save({"model": {**state, "head.weight": torch.zeros(128, 512), "head.bias": torch.zeros(128)}}, "sel.pth")
+    here("--config", *(RECIPES / f"{name}.yaml" for name in ("base", "cifar10", "asymmetric40")), "--dataset", "",
+         "--data-dir", folder, "--val-split", "", "--teacher-checkpoint", "sel.pth", "--model", "preact_resnet18",
+         "--finetune", "sel.pth", "--clean-select", "knn:2", "--batch-size", "4", "--epochs", "1", "--workers", "0",
+         "--no-teacher-eval", "--experiment", "recipe", "--label-noise", "asymmetric:1").ok()
+    assert result("recipe")["label_noise"]["rate"] == 0.5

@@ -1,0 +1,74 @@
+"""A rank that is lost ends the run, promptly and with its name."""
+
+import re
+from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import TINY, Done, run_script
+
+pytestmark = pytest.mark.slow
+Run = Callable[..., Done]
+# A loss in whose third call on rank 1 something happens, after the time for a sign of life.
+LOST = '''
+import datetime, os, signal, time
+import torch.distributed as dist
+from w2s_plugins.losses import register_loss
+
+calls = 0
+
+@register_loss("lost")
+def lost(inputs):
+    global calls
+    calls += 1
+    if calls == 3:
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=LIMIT), dist.group.WORLD)
+        if os.environ["RANK"] == "1":
+            time.sleep(1)
+            EVENT
+    return {"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}
+'''
+
+
+def flags_of(folder: Path, weak: Path, event: str, limit: int = 60) -> list[object]:
+    (folder / "lost.py").write_text(LOST.replace("EVENT", event).replace("LIMIT", str(limit)))
+    return [*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 4,
+            "--no-teacher-eval", "--plugins", "lost.py", "--loss", "lost", "--dist-timeout", 3]
+
+
+def error_of(done: Done) -> str:
+    lines = [line for line in done.err.splitlines() if line.startswith("train_w2s.py: error: ")]
+    assert done.code != 0 and len(lines) == 1, done.err
+    return lines[0].removeprefix("train_w2s.py: error: ")
+
+
+def test_stopped_and_killed_under_torchrun(weak: Path, tmp_path: Path) -> None:
+    """Two runs at once, since they mostly wait."""
+    def run(name: str) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        flags = flags_of(folder, weak, f"os.kill(os.getpid(), signal.{name})")
+        return error_of(run_script(*flags, cwd=folder, processes=2, timeout=100))
+
+    with ThreadPool(2) as pool:
+        stopped, killed = pool.map(run, ("SIGSTOP", "SIGKILL"))
+    lost = r"rank 1 \(.+, process \d+\), last heard of in the forward pass of batch 3, epoch 1, "
+    assert re.match(lost + r"has given no sign of life for 3 s \(--dist-timeout\)", stopped), stopped
+    assert re.match(lost + "has died without a message, killed or out of memory; rank 0", killed), killed
+
+
+def test_error_on_one_rank(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    done = ranks(*flags_of(tmp_path, weak, "raise ValueError('broken')"), cwd=tmp_path, processes=4)
+    error = error_of(done)
+    assert error.startswith("rank 1 (")
+    assert error.endswith("), in the forward pass of batch 3, epoch 1: ValueError: broken")
+    assert done.err.count("Traceback") == 1 and done.codes == (1, 1, 1, 1)
+
+
+def test_rank_that_is_alive_and_does_not_go_on(ranks: Run, weak: Path, tmp_path: Path) -> None:
+    """It may take longer than --dist-timeout, up to the limit that PyTorch sets for one exchange."""
+    error = error_of(ranks(*flags_of(tmp_path, weak, "time.sleep(60)", limit=5), cwd=tmp_path, processes=2))
+    assert error.startswith("rank 1 (")
+    assert "in the forward pass of batch 3, epoch 1, does not go on; rank 0, in the backward pass of batch 3" in error

@@ -1,0 +1,103 @@
+"""The benchmark of throughput prints tables with finite ratios; how large they are is not tested."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import throughput
+from benchmarks.measure import ratios, spread, take_turns
+from benchmarks.scripts import step_number
+
+
+@pytest.fixture
+def rows(capsys: pytest.CaptureFixture):
+    """Runs the benchmark and returns the cells of the rows below its header."""
+    threads = torch.get_num_threads()
+
+    def run(*argv: str) -> list[list[str]]:
+        throughput.main([*argv, "--quick"])
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def assert_ratio(cell: str, positive: bool = True) -> None:
+    median, low, high = map(float, re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", cell).groups())
+    assert all(map(math.isfinite, (median, low, high)))
+    assert low <= median <= high
+    assert low > 0 or not positive
+
+
+@pytest.mark.parametrize("what, columns", [("step", 6), ("teacher", 6)])
+def test_a_row_for_each_dtype(rows, what, columns):
+    table = rows(what)
+    assert [row[:2] for row in table] == [["w2s_cnn2<-w2s_cnn2", dtype] for dtype in ("float32", "bfloat16")]
+    for row in table:
+        assert len(row) == columns
+        assert float(row[2]) > 0
+        assert_ratio(row[-1], positive=what == "step")  # what a tiny teacher adds may drown in noise
+
+
+def test_cached(rows):
+    (row,) = rows("cached")
+    assert row[0] == "w2s_cnn2<-w2s_cnn2"
+    assert min(map(float, row[1:4])) > 0
+    assert_ratio(row[4])
+
+
+@pytest.mark.slow
+def test_processes(rows):
+    """The script itself, as one process and as two."""
+    table = rows("processes")
+    assert [row[0] for row in table] == ["1 process, 1 thread", "1 process, 2 threads", "2 processes, 1 thread each"]
+    for row in table:
+        assert float(row[1]) > 0
+        assert_ratio(row[2])
+
+
+def test_script_needs_a_clone_of_timm(capsys):
+    with pytest.raises(SystemExit) as end:
+        throughput.main(["script", "--quick"])
+    assert end.value.code == 2
+    assert "--timm" in capsys.readouterr().err
+
+
+def test_script_needs_a_clone_with_a_training_script(tmp_path: Path, capsys):
+    with pytest.raises(SystemExit) as end:
+        throughput.main(["script", "--quick", "--timm", str(tmp_path)])
+    assert end.value.code == 2
+    assert "train.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line, number", [
+    ("Train: 0 [   0/16 (  6%)]  Loss: 0.733 (0.733)  Time: 2.029s,   15.77/s", 1),
+    ("Train: 0 [  15/16 (100%)]  Loss: 0.700 (0.743)  Time: 0.711s,   45.03/s", 16),
+    ("23:45:01 epoch 1/1 step 1/16 loss 0.7223 kd 0.007003 lr 1.00e-05 0 img/s, 21s left", 1),
+    ("23:45:09 epoch 1/1 step 16/16 loss 0.7223 kd 0.007003 lr 1.00e-05 40 img/s, 0s left", 16),
+    ("Test: [   0/0]  Time: 0.198 (0.198)  Loss:   0.725 ( 0.725)", None),
+    ("epoch 1/1 done: loss 0.7", None),
+])
+def test_step_number(line, number):
+    assert step_number(line) == number
+
+
+def test_turns_alternate_and_warm_up_is_left_out():
+    calls = []
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    figures = take_turns({name: lambda name=name: measure(name) for name in "ab"}, turns=3)
+    assert "".join(calls) == "ba" "ab" "ba" "ab"
+    assert figures == {"a": [3.0, 6.0, 7.0], "b": [4.0, 5.0, 8.0]}
+
+
+def test_ratios_and_their_spread():
+    assert ratios([1.0, 6.0], [2.0, 3.0]) == [0.5, 2.0]
+    assert spread([5.0, 1.0, 2.0, 3.0, 4.0], 1) == "3.0 (2.0 to 4.0)"

@@ -1,0 +1,134 @@
+"""What is sharded, in which dtypes, and what is refused. One process is a group of its own."""
+
+import argparse
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+from timm.task import ClassificationTask
+from timm.utils import dispatch_clip_grad
+from torch import nn
+
+from w2s_plugins import fsdp
+from w2s_plugins.build import World
+from w2s_plugins.engine import Precision
+from w2s_plugins.errors import UserError
+from w2s_plugins.shards import RUN_FILE, read_section, replace_folder, settled, spare, write_shards
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def process_group() -> Iterator[None]:
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sharded_task(model: nn.Module, amp_dtype: torch.dtype | None = None, compiled: str | None = None):
+    args = argparse.Namespace(torchcompile=compiled, torchcompile_mode=None, fsdp_teacher=False)
+    task = ClassificationTask(model, verbose=False)
+    fsdp.shard(args, task, None, Precision(CPU, amp_dtype=amp_dtype), World(CPU, 0, 1, False))
+    return task
+
+
+def names_of_blocks(name: str) -> list[str]:
+    model = timm.create_model(name)
+    names = {id(module): n for n, module in model.named_modules()}
+    return [names[id(block)] for block in fsdp.find_blocks(model)]
+
+
+def test_blocks() -> None:
+    assert names_of_blocks("test_vit") == [f"blocks.{i}" for i in range(6)]
+    found = names_of_blocks("test_convnext")
+    assert {n for n in found if "blocks" in n} == {
+        f"stages.{s}.blocks.{b}" for s, depth in enumerate((1, 2, 4, 2)) for b in range(depth)}
+    found = names_of_blocks("test_resnet")
+    assert {n.rpartition(".")[0] for n in found if n.startswith("layer")} == {"layer1", "layer2", "layer3", "layer4"}
+    assert all(n.count(".") == 2 for n in names_of_blocks("test_efficientnet") if n.startswith("blocks"))
+
+
+def test_shared_modules_are_no_blocks() -> None:
+    """A gathered parameter belongs to one module: another that runs later would find it freed."""
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(3)))
+    model[2][0] = model[0][0]
+    assert fsdp.find_blocks(model) == [model[1][0]]
+
+
+def test_mixed_precision() -> None:
+    """Blocks are gathered in bfloat16, the rest and all gradients are float32, and so are a batch norm's blocks."""
+    task = sharded_task(timm.create_model("test_vit", num_classes=10), torch.bfloat16)
+    seen = {}
+    for name in ("blocks.0.mlp.fc1", "head"):
+        task.trainable_module.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: module.weight.dtype}))
+    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = task(images, target)["loss"]
+    loss.backward()
+    assert seen == {"blocks.0.mlp.fc1": torch.bfloat16, "head": torch.float32}
+    assert {p.grad.dtype for p in task.get_clip_parameters()} == {torch.float32}
+    with_batch_norm = sharded_task(timm.create_model("test_resnet", num_classes=10), torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with_batch_norm(images, target)["loss"].backward()
+
+
+def test_evaluation_between_steps() -> None:
+    """Evaluation in inference mode gives the logits of the whole model and leaves it sharded and trainable."""
+    model = timm.create_model("test_vit", num_classes=10)
+    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
+    expected = model.eval()(images)
+    task = sharded_task(model, compiled="eager")
+    with torch.inference_mode():
+        logits = task.get_eval_model()(images)
+    assert torch.equal(logits, expected) and not logits.requires_grad
+    assert all(isinstance(p, fsdp.DTensor) for p in model.parameters())
+    task(images, target)["loss"].backward()
+    gathered = task.get_eval_model().gather()
+    assert torch.equal(gathered.eval()(images), expected)
+    assert type(gathered).__name__ == "VisionTransformer"
+
+
+@pytest.mark.parametrize("mode,value", [("norm", 0.1), ("value", 1e-3)])
+def test_clipping(mode: str, value: float) -> None:
+    model = timm.create_model("test_vit", num_classes=10)
+    whole, part = ClassificationTask(copy.deepcopy(model), verbose=False), sharded_task(model)
+    images, target = torch.randn(2, 3, 160, 160), torch.tensor([1, 2])
+    for task in (whole, part):
+        parameters = list(task.get_clip_parameters())  # before the backward pass, as the training loop does
+        task(images, target)["loss"].backward()
+        dispatch_clip_grad(parameters, value, mode)
+    pairs = zip(whole.trainable_module.parameters(), part.trainable_module.parameters(), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(b.grad.full_tensor(), a.grad)
+
+
+def test_shards_on_disk(tmp_path: Path) -> None:
+    fsdp.join_alone(World(CPU, 0, 1, False))
+    first = {"state_dict.a": torch.arange(6.0).reshape(3, 2), "state_dict.n": torch.tensor(3),
+             "task_state.b": torch.ones(1)}
+    folder = tmp_path / "last.sharded"
+    folder.mkdir()
+    write_shards(folder, first)
+    assert settled(folder) is None, "without its small file it is not complete"
+    (folder / RUN_FILE).touch()
+    section = read_section(folder, "state_dict", "--resume")
+    assert section.keys() == {"a", "n"} and torch.equal(section["a"], first["state_dict.a"])
+    assert section["n"].dtype == torch.int64 and section["n"] == 3
+
+    folder.rename(spare(folder))  # killed between the two renames
+    assert settled(folder) == spare(folder)
+    new = tmp_path / ".last.sharded.tmp"
+    shutil.copytree(spare(folder), new)
+    replace_folder(new, folder)
+    assert settled(folder) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
+
+    file = next(folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(UserError, match="damaged"):
+        read_section(folder, "state_dict", "--resume")

@@ -1,0 +1,257 @@
+"""The inference form of teachers: equal to the plain one, without what only training needs."""
+
+import copy
+import logging
+import platform
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from tests.parts import random_images, small_model, train_args
+from w2s_plugins import build
+from w2s_plugins.features import create_feature_extractor, pooled_features
+from w2s_plugins.inference import PackedConv2d, compile_mode, cpu_has_bfloat16_units, inference_dtype, inference_form
+from w2s_plugins.target_cache import teacher_identity
+from w2s_plugins.teachers import StudentInput, Teacher, TeacherModel
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SIZE = (3, 64, 64)
+TOLERANCE = 2e-5  # of the largest value of an output; rounding gives about 1e-6
+
+# Models of different families, and how many of their batch norms remain.
+FAMILIES = {
+    "resnet10t": 0,
+    "test_resnet": 0,
+    "test_efficientnet": 0,
+    "test_byobnet": 0,
+    "test_convnext": 0,
+    "test_vit": 0,
+    "repvgg_a0": 0,
+    "mobilenetv3_small_050": 0,
+    "w2s_cnn5": 0,
+    "cifar_resnet8": 0,
+    "cifar_wrn_16_1": 7,  # those before a convolution
+}
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """Move batch norm off what it is when it is created."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            for tensor, low, high in ((module.weight, 0.5, 1.5), (module.bias, -0.3, 0.3),
+                                      (module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 2.0)):
+                tensor.data.uniform_(low, high, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def create(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return trained(timm.create_model(name, num_classes=10, **({"img_size": 64} if "vit" in name else {})))
+
+
+def count_norms(model: nn.Module) -> int:
+    return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def outputs(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Logits, every feature level, pre-logits."""
+    with torch.inference_mode():
+        final, maps = model.forward_intermediates(images)
+        return [model(images), *maps, model.forward_head(final, pre_logits=True)]
+
+
+def assert_equal_outputs(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE * b.abs().max().item())
+
+
+def member(model: nn.Module, **kwargs: object) -> TeacherModel:
+    config = {**resolve_data_config(model=model), "input_size": SIZE}
+    return TeacherModel(model, config, StudentInput(config["mean"], config["std"], 3, 10), **kwargs)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_same_outputs_with_fewer_operations(name):
+    model = create(name)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    modules = repr(model)
+    form = inference_form(model, SIZE)
+    images = random_images(3, 64)
+    assert_equal_outputs(outputs(form, images), outputs(model, images))
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    assert_equal_outputs(outputs(form, channels_last), outputs(model, images))
+    assert count_norms(form) == FAMILIES[name]
+    assert repr(model) == modules
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(m.training for m in form.modules()) and not any(p.requires_grad for p in form.parameters())
+
+
+class Tangled(nn.Module):
+    """Batch norms of which only the last can be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.read_twice, self.norm1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.called_twice, self.norm2 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.before_relu, self.norm3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.shared, self.tokens = nn.Conv2d(8, 8, 1), nn.Linear(16, 8)
+        self.norm4 = nn.BatchNorm1d(8)  # its channels are not the features of the linear layer
+        self.no_statistics, self.norm5 = nn.Conv1d(8, 8, 1), nn.BatchNorm1d(8, track_running_stats=False)
+        self.reshaped, self.norm6 = nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.head, self.norm7 = nn.Linear(8, 10), nn.BatchNorm1d(10)
+
+    def forward(self, x):
+        x = self.read_twice(x)
+        x = self.norm1(x) + x
+        x = self.norm2(self.called_twice(x)) + self.called_twice(x * 2)
+        x = self.norm3(self.before_relu(x).relu_())
+        x = self.norm1(self.shared(x))
+        x = self.norm4(self.tokens(x.flatten(2)[:, :, :16]))
+        x = self.norm5(self.no_statistics(x))
+        x = self.norm6(self.reshaped(x).flatten(0, 1)).unflatten(0, (-1, 8)).mean(1)
+        return self.norm7(self.head(x))
+
+
+def test_only_a_norm_that_alone_reads_a_layer_is_folded():
+    torch.manual_seed(0)
+    model = trained(Tangled())
+    form = inference_form(model, SIZE)
+    kept = [name for name, module in form.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert kept == ["norm1", "norm2", "norm3", "norm4", "norm5", "norm6"]
+    images = random_images(3, 64)
+    with torch.inference_mode():
+        assert_equal_outputs([form(images)], [model(images)])
+
+
+class Odd(nn.Sequential):
+    """Looks at its batch norm, ``how`` decides for what."""
+
+    def __init__(self, how: str):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.how = how
+
+    def forward(self, x):
+        if self.how == "reads its weight":
+            return super().forward(x) * self[1].weight.sum()
+        return super().forward(x) + isinstance(self[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("how, message", [
+    ("reads its weight", "Odd: fold_batch_norms failed: AttributeError"),
+    ("asks for its type", "Odd: fold_batch_norms changes outputs by "),
+])
+def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
+    caplog.set_level(logging.DEBUG, "w2s_plugins.inference")
+    model = trained(Odd(how))
+    form = inference_form(model, SIZE)
+    assert count_norms(form) == 1
+    assert torch.equal(form(random_images(3, 64)), model(random_images(3, 64)))
+    assert [r.levelname for r in caplog.records] == ["DEBUG"] and caplog.text.count(message) == 1
+
+
+# ---------------------------------------------------------------- packed convolutions
+
+
+def test_packed_convolution_is_the_plain_one():
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 24, 3, stride=2, padding=1, groups=2).to(memory_format=torch.channels_last)
+    packed = copy.deepcopy(plain)
+    packed.__class__ = PackedConv2d
+    for count in (8, 3):  # packed for the first size, used for the other
+        images = torch.randn(count, 16, 12, 12).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            assert packed(images).is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(packed(images), plain(images), rtol=0, atol=1e-6)
+    assert packed.packed is not None
+    twin = copy.deepcopy(packed)  # tensors in oneDNN's order cannot be copied
+    assert twin.packed is None and torch.equal(twin.weight, packed.weight)
+    packed(images).sum().backward()
+    assert packed.weight.grad is not None
+    with torch.inference_mode():
+        half = packed.bfloat16()
+        assert packed.packed is None and half(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_which_convolutions_are_packed():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+    form = inference_form(model.eval(), SIZE)
+    assert [type(m) for m in form] == [PackedConv2d, nn.Conv2d, nn.Conv2d]
+
+
+# ---------------------------------------------------------------- in a teacher
+
+
+def test_identity_is_that_of_the_plain_model():
+    model = create("test_resnet")
+    expected = teacher_identity(Namespace(model=copy.deepcopy(model), class_map=None, dtype=torch.float32))
+    teacher = member(model)
+    assert count_norms(teacher.fast) == 0 < count_norms(teacher.model)
+    assert teacher_identity(teacher) == expected
+    Teacher([teacher])(random_images(3, 64))
+    assert teacher_identity(teacher) == expected
+
+
+@pytest.mark.parametrize("name", ["cifar_wrn_16_1", "test_efficientnet"])
+def test_features_of_a_teacher(name):
+    """Also of a level that is a convolution's output, which only batch norm reads: the stem of a wide ResNet."""
+    model, images = create(name), random_images(3, 64)
+    extractor = create_feature_extractor(model, SIZE, range(4))
+    with torch.no_grad():
+        expected_logits, expected = extractor(model, images)
+    teacher = Teacher([member(model)])
+    teacher.choose_stages(range(4))
+    logits, features = teacher.with_features(images)
+    assert_equal_outputs([logits, *features], [expected_logits, *expected])
+    assert_equal_outputs([teacher(images)], [expected_logits])
+    assert_equal_outputs(teacher.encode(images), [pooled_features(model, images)])
+
+
+def test_half_precision_is_folded_before_it_is_rounded():
+    model, images = create("test_resnet"), random_images(3, 64)
+    exact = Teacher([member(copy.deepcopy(model))])(images)
+    ours = Teacher([member(copy.deepcopy(model), dtype=torch.bfloat16)])
+    plain = model.bfloat16()(images.bfloat16()).float()
+    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
+    assert (ours(images) - exact).abs().mean() <= 1.5 * (plain - exact).abs().mean()
+
+
+def test_units_for_bfloat16():
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        pytest.skip("asks /proc/cpuinfo of an x86 CPU")
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    assert cpu_has_bfloat16_units() == ("amx_bf16" in flags or "avx512_bf16" in flags)
+
+
+@pytest.mark.parametrize("device, amp_dtype, expected", [
+    (CPU, None, torch.float32),
+    (CPU, torch.float16, torch.float32),
+    (CPU, torch.bfloat16, torch.bfloat16 if cpu_has_bfloat16_units() else torch.float32),
+    (CUDA, None, torch.float32),
+    (CUDA, torch.float16, torch.float16),
+    (CUDA, torch.bfloat16, torch.bfloat16),
+])
+def test_dtype_that_is_fastest(device, amp_dtype, expected):
+    assert inference_dtype(device, amp_dtype) == expected
+
+
+def test_flags_of_a_teacher(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    student = small_model()
+    torch.save(student.state_dict(), tmp_path / "weak.pth")
+    flags = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), "--amp")
+    for further, expected in (((), inference_dtype(CPU, torch.bfloat16)), (("--teacher-dtype", "float16"),
+                                                                           torch.float16)):
+        args = train_args(*flags, *further)
+        world = build.join_processes(args)
+        precision = build.create_precision(args, world)
+        teacher = build.build_teacher(args, student, resolve_data_config(model=student), precision, world)
+        assert teacher.members[0].dtype == expected
+    assert ("this CPU has no units" in caplog.text) != cpu_has_bfloat16_units()
+    assert compile_mode(CPU) is None and compile_mode(CUDA) == "max-autotune-no-cudagraphs"

@@ -1,0 +1,327 @@
+"""Students that do not fit one device: PyTorch's `fully_shard` (FSDP2) on the student's blocks.
+
+Every rank keeps one part in N of each parameter, of its gradient and of the optimizer's state, and the whole of one
+block while that block runs. What is in no block (embeddings, the last norm, the head, parameters of the loss) forms one
+more group, whole during a step.
+"""
+
+import argparse
+import copy
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from . import checkpoint as ckpt
+from .build import World
+from .engine import Precision
+from .errors import UserError, one_line
+from .shards import EXTENSION, RUN_FILE, read_shards, replace_folder, write_shards
+from .task import StudentModule, first_output
+from .teachers import Teacher
+
+_logger = logging.getLogger(__name__)
+
+SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+SECTIONS = ("state_dict", "state_dict_ema", "task_state")  # of a checkpoint: tensors by name
+
+
+class ShardedModel(nn.Module):
+    """A sharded model, for evaluation and export.
+
+    Args:
+        model: the sharded model; `timm.utils.unwrap_model` returns it.
+        empty: the same model without weights, from `empty_copy`.
+        root: the outermost sharded module.
+        run: runs the model through ``root``.
+    """
+
+    def __init__(self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], object]):
+        super().__init__()
+        self.module = model
+        self._parts = empty, root, run  # in a tuple, so that they are not registered again
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) without autograd. All ranks must call it equally often."""
+        _, root, run = self._parts
+        # Gathered weights are kept from pass to pass, and tensors of inference mode could not be trained on later.
+        with torch.inference_mode(False), torch.no_grad():
+            logits = first_output(run(images))
+        root.reshard()
+        return logits
+
+    def gather(self) -> nn.Module | None:
+        """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
+        state = {}
+        for name, tensor in self.module.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if dist.get_rank() == 0:
+                state[name] = whole.cpu()
+        if not state:
+            return None
+        model = copy.deepcopy(self._parts[0])
+        model.load_state_dict(state, assign=True)
+        return model
+
+
+def shard(
+        args: argparse.Namespace,
+        task: TrainingTask,
+        teacher: Teacher | None,
+        precision: Precision,
+        world: World,
+) -> None:
+    """Shard the student with its loss and its average, and the teacher where asked to, over all ranks, in place.
+
+    Parameters become other objects: the optimizer is made afterwards.
+    """
+    join_alone(world)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
+    blocks = find_blocks(student)
+    share = sum(map(size, blocks)) / size(student)
+    empty = empty_copy(student)
+    shard_model(student, blocks, root, args, precision, mesh)
+    kept = sum(p.to_local().numel() for p in student.parameters())
+    _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
+                 f"one; {100 * share:.0f} % of them in {len(blocks)} blocks that are gathered one by one"
+                 + ("" if share > 0.5 else ", the rest for the whole of a step"))
+    if isinstance(root, StudentModule):
+        register_fsdp_forward_method(root, "predict")
+    task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
+    task.device = world.device
+    if isinstance(task.criterion, nn.Module):
+        task.criterion.to(world.device)
+    parameters = list(root.parameters())  # those that have the gradients; during a step gathered ones stand in the root
+    task.get_clip_parameters = lambda exclude_head=False: parameters
+    if task.has_ema():
+        average = task.get_trainable_module(ema=True)
+        average.foreach = False  # its lists would mix sharded parameters with buffers
+        model = average.module
+        shard_model(model, find_blocks(model), model, args, precision, mesh)
+        task.eval_model_ema = ShardedModel(model, empty, model, model)
+    if args.fsdp_teacher and teacher is not None:
+        shard_teacher(teacher, mesh, world)
+
+
+def join_alone(world: World) -> None:
+    """Make a group of one process where the script runs without torchrun, so that sharding can be tried there."""
+    if not dist.is_initialized():
+        backend = "gloo" if world.device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def shard_model(
+        model: nn.Module,
+        blocks: list[nn.Module],
+        root: nn.Module,
+        args: argparse.Namespace,
+        precision: Precision,
+        mesh: DeviceMesh,
+) -> None:
+    """Shard each block on its own and what is left of ``root``, which holds ``model``, as one more group.
+
+    With mixed precision the blocks are gathered in its dtype, which halves what is sent; gradients are summed in
+    float32, and what is in no block stays in float32 and is left to autocast. The kernels of batch norm want its
+    parameters in float32, so models with it are gathered in float32 throughout.
+    """
+    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32)
+    try:
+        for block in blocks:
+            if args.torchcompile:  # inside the hooks that gather and free the weights
+                block.forward = torch.compile(
+                    block.forward, backend=args.torchcompile, mode=args.torchcompile_mode)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(root, mesh=mesh, mp_policy=MixedPrecisionPolicy(
+            reduce_dtype=torch.float32, cast_forward_inputs=False))
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"--fsdp: this model cannot be sharded: {one_line(error)}") from error
+
+
+def shard_teacher(teacher: Teacher, mesh: DeviceMesh, world: World) -> None:
+    """Shard every member of the teacher in place. One process has it whole: FSDP2 cannot gather from one process in
+    inference mode.
+    """
+    if world.size == 1:
+        teacher.to(world.device)
+        return
+    for member in teacher.members:
+        model = member.run.to(memory_format=torch.contiguous_format)
+        for block in find_blocks(model):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("forward_intermediates", "forward_head"):
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
+        for name, buffer in list(member.named_buffers(recurse=False)):
+            setattr(member, name, buffer.to(world.device))
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the repeated blocks of a model: the members of its lists and sequences of modules.
+
+    Where most of a member is again in such lists, as with the stages of hierarchical models, theirs are taken instead.
+    Modules that share a parameter with others, and those with hardly any, are no blocks.
+    """
+    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    smallest = SMALLEST_SHARE * size(model)
+    return [block for block in _members(model)
+            if size(block) >= smallest and all(places[id(p)] == 1 for p in block.parameters())]
+
+
+def _members(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        inner = list(_members(child))
+        if isinstance(module, CONTAINERS) and not isinstance(child, CONTAINERS):
+            inner = [m for m in inner if any(m.children())]  # not the layers of a block
+            yield from inner if 2 * sum(map(size, inner)) >= size(child) else [child]
+        else:
+            yield from inner
+
+
+def size(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def empty_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parameters are on the meta device: shapes without memory."""
+    memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+class ShardedSaver(ckpt.Saver):
+    """The saver of a sharded run: a folder of shards in place of each file. Every rank has one and calls it alike.
+
+    Args:
+        primary: this rank renames and deletes.
+        **kwargs: arguments of `checkpoint.Saver`.
+    """
+
+    def __init__(self, *, primary: bool, **kwargs: object):
+        super().__init__(**kwargs)
+        self.primary, self.extension = primary, EXTENSION
+
+    def _write(self, state: dict, path: Path) -> None:
+        """Write to another name, and rename once every rank is done."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        if self.primary:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with _one_line_errors(path):
+                temporary.mkdir()
+        dist.barrier()
+        shards, rest = take_out_shards(state)
+        write_shards(temporary, shards)
+        if self.primary:
+            ckpt.save_state(rest, temporary / RUN_FILE)
+            replace_folder(temporary, path)
+        dist.barrier()
+
+    def _replace(self, src: str, dst: str) -> None:
+        if self.primary and not self._last_is_written:
+            replace_folder(Path(src), Path(dst))
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        if self.primary:
+            temporary = Path(dst).with_name(f".{Path(dst).name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            with _one_line_errors(Path(dst)):
+                shutil.copytree(src, temporary, copy_function=_link)
+            replace_folder(temporary, Path(dst))
+
+    def _cleanup_checkpoints(self, trim: int = 0) -> None:
+        keep = max(self.max_history - trim, 0)
+        for path, _ in self.checkpoint_files[keep:]:
+            self._remove(path)
+        self.checkpoint_files = self.checkpoint_files[:keep]
+
+    def _remove(self, path: str | Path) -> None:
+        if self.primary:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _remove_temporary(self, folder: Path) -> None:
+        if self.primary:
+            super()._remove_temporary(folder)
+        for path in folder.glob(f".*{EXTENSION}.tmp"):
+            self._remove(path)
+
+    def _copy(self, state: dict) -> None:
+        """None: shards are never written in the background, since all ranks exchange while they write."""
+
+
+def take_out_shards(state: dict) -> tuple[dict[str, Tensor], dict]:
+    """Split a checkpoint into the tensors that go into shards, by name, and the rest, with None in their places."""
+    shards, rest = {}, dict(state)
+    for section in SECTIONS:
+        if state.get(section):
+            shards |= {f"{section}.{name}": tensor for name, tensor in state[section].items()}
+            rest[section] = dict.fromkeys(state[section])
+    rest["optimizer"] = dict(state["optimizer"], state={})
+    for index, values in state["optimizer"]["state"].items():
+        sharded = {key for key, value in values.items() if isinstance(value, DTensor)}
+        shards |= {f"optimizer.{index}.{key}": values[key] for key in sharded}
+        rest["optimizer"]["state"][index] = {k: None if k in sharded else v for k, v in values.items()}
+    return shards, rest
+
+
+def put_in_shards(
+        checkpoint: dict,
+        folder: Path,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer | None,
+) -> None:
+    """Put the tensors of the shards into a checkpoint from `loading.read_checkpoint`, for `checkpoint.restore`.
+
+    Args:
+        checkpoint: content of the folder's small file; changed in place.
+        folder: of the sharded checkpoint.
+        task: sharded already; its tensors are overwritten.
+        optimizer: of the task, or None to leave its state out.
+
+    Raises:
+        UserError: the shards do not fit the task, or are damaged.
+    """
+    own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
+    shards: dict[str, Tensor] = {}
+    for section in SECTIONS:
+        if checkpoint.get(section) and section in own:
+            checkpoint[section] = {name: own[section].get(name) for name in checkpoint[section]}
+            shards |= {f"{section}.{name}": tensor for name, tensor in checkpoint[section].items()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]] if optimizer else []
+    for index, values in checkpoint["optimizer"]["state"].items():
+        for key in [k for k, value in values.items() if value is None and index < len(parameters)]:
+            values[key] = shards[f"optimizer.{index}.{key}"] = torch.empty_like(parameters[index].detach())
+    unknown = next((name for name, tensor in shards.items() if tensor is None), None)
+    if unknown:
+        raise UserError(f"--resume {folder}: does not fit this run: it has {unknown}, the run has not")
+    read_shards(folder, shards, "--resume")
+
+
+@contextmanager
+def _one_line_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

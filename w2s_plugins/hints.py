@@ -1,0 +1,22 @@
+"""What a run could do to be faster, in one line."""
+
+import argparse
+
+HALF = ("float16", "bfloat16")
+
+
+def speed_hint(args: argparse.Namespace, device_type: str, bfloat16_units: bool = False) -> str | None:
+    """Return a line that recommends what is left unused, or None.
+
+    Args:
+        args: resolved flags of the training script.
+        device_type: "cuda", "cpu", ...
+        bfloat16_units: the CPU multiplies matrices in bfloat16.
+    """
+    unused = [] if args.amp or args.model_dtype in HALF else ["--amp"]
+    if device_type == "cuda":
+        unused += [flag for flag, used in (
+            ("--channels-last", args.channels_last), ("--torchcompile", args.torchcompile)) if not used]
+    elif device_type != "cpu" or not bfloat16_units:
+        unused = []
+    return f"Training is usually faster with {' '.join(unused)}" if unused else None

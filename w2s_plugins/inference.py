@@ -1,0 +1,222 @@
+"""A frozen model in the form that is fastest without autograd, equal to the plain one within rounding.
+
+Branches that exist for training alone are merged by timm, batch norm goes into the convolution or linear layer before
+it, and on a CPU convolutions keep their weights in the order that oneDNN computes in. Each change is checked against
+the plain model on random images, and left out where outputs or features differ.
+"""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .features import pooled_features
+
+_logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4  # of the largest value of an output
+LAYERS = (nn.Conv1d, nn.Conv2d, Conv2dSame, nn.Linear)  # exactly these, no subclass that does more
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
+REPARAMETERIZE = ("fuse", "reparameterize", "switch_to_deploy")  # methods that timm's reparameterize_model calls
+
+
+def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Module:
+    """Return a model that computes what ``model`` does in evaluation mode, in less time.
+
+    Args:
+        model: a timm model in evaluation mode; it stays as it is. Weights that need no change are shared with it.
+        input_size: (C, H, W) of its images.
+
+    Returns:
+        A model whose logits, feature levels and pre-logits differ from those of ``model`` by at most `TOLERANCE`
+        of their largest value in float32; ``model`` itself where nothing can be gained.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    name, form = type(model).__name__, model
+    for change in (merge_branches, fold_batch_norms, pack_convolutions):
+        try:
+            changed = change(form, images)
+            difference = 0.0 if changed is form else _difference(changed, model, images)
+        except Exception as error:  # whatever a model does that nobody thought of: its plain form works
+            _logger.debug(f"{name}: {change.__name__} failed: {error!r}")
+            continue
+        if difference <= TOLERANCE:
+            form = changed
+        else:
+            _logger.debug(f"{name}: {change.__name__} changes outputs by {difference:.2g} of the largest: left out")
+    return form
+
+
+def cpu_has_bfloat16_units() -> bool:
+    """True where the CPU multiplies matrices in bfloat16 (AMX, AVX512-BF16, ARM's BF16); elsewhere it is emulated."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def inference_dtype(device: torch.device, amp_dtype: torch.dtype | None) -> torch.dtype:
+    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32.
+
+    Args:
+        device: where the model runs.
+        amp_dtype: dtype of autocast in training, None without.
+    """
+    if amp_dtype is None or (device.type == "cpu" and not (amp_dtype == torch.bfloat16 and cpu_has_bfloat16_units())):
+        return torch.float32
+    return amp_dtype
+
+
+def compile_mode(device: torch.device) -> str | None:
+    """Return the mode of torch.compile for a frozen model; on CUDA kernels are chosen by measuring them."""
+    return "max-autotune-no-cudagraphs" if device.type == "cuda" else None
+
+
+# ---------------------------------------------------------------- what a change must not alter
+
+
+def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
+    """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
+    if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
+        return [model, lambda images: _features(model, images)]
+    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
+        return [model, lambda images: pooled_features(model, images)]
+    return [model]
+
+
+def _features(model: nn.Module, images: Tensor) -> list[Tensor]:
+    final, maps = model.forward_intermediates(images, stop_early=False)
+    return [*maps, model.forward_head(final, pre_logits=True)]
+
+
+@torch.inference_mode()
+def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
+    """Return the largest difference of an output, as a share of its largest value."""
+    ours, theirs = (tree_leaves([run(images) for run in _passes(m)]) for m in (changed, plain))
+    shares = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(shares).nan_to_num(torch.inf).max().item()
+
+
+# ---------------------------------------------------------------- changes
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return other modules with the same weights."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
+def merge_branches(model: nn.Module, images: Tensor) -> nn.Module:
+    """Let timm merge the branches of RepVGG, MobileOne and the like."""
+    if not any(hasattr(m, name) for m in model.modules() for name in REPARAMETERIZE):
+        return model
+    return reparameterize_model(_copy(model), inplace=True).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
+    """Fold batch norm into the layer before it; the activation of timm's norm layers stays."""
+    if not any(type(m) in BATCH_NORMS for m in model.modules()):
+        return model
+    pairs = set.intersection(*(_find_pairs(model, run, images) for run in _passes(model)))
+    form = _copy(model)
+    for layer_name, norm_name in pairs:
+        layer, norm = form.get_submodule(layer_name), form.get_submodule(norm_name)
+        fuse = fuse_linear_bn_weights if type(layer) is nn.Linear else fuse_conv_bn_weights
+        layer.weight, layer.bias = fuse(
+            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        form.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
+    return form.eval().requires_grad_(False)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the operations that read each tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+
+    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        self.counts.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tensor) -> set[tuple[str, str]]:
+    """Return the names of layers and batch norms such that the norm, and nothing else, reads the layer's output.
+
+    Both work once in a run. A tensor is followed by its identity, so one that was reshaped in between is no pair.
+    """
+    reads, calls = _Reads(), Counter()
+    made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that identities stay theirs
+    found: list[tuple[int, str]] = []
+
+    def after_layer(name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        calls[name] += 1
+        if type(layer) is not nn.Linear or output.ndim == 2:  # else its features are not what a norm takes for channels
+            reads.counts[id(output)] = 0
+            made[id(output)] = name, output
+
+    def before_norm(name: str, norm: nn.Module, args: tuple) -> None:
+        calls[name] += 1
+        if id(args[0]) in made:
+            found.append((id(args[0]), name))
+
+    hooks = []
+    for name, module in model.named_modules():
+        if type(module) in LAYERS:
+            hooks.append(module.register_forward_hook(partial(after_layer, name)))
+        elif type(module) in BATCH_NORMS and module.running_mean is not None:
+            hooks.append(module.register_forward_pre_hook(partial(before_norm, name)))
+    try:
+        with torch.inference_mode(), reads:
+            returned = {id(leaf) for leaf in tree_leaves(run(images))}
+    finally:
+        for hook in hooks:
+            hook.remove()
+    pairs = {(made[key][0], norm) for key, norm in found if reads.counts[key] == 1 and key not in returned}
+    return {(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1}
+
+
+class PackedConv2d(nn.Conv2d):
+    """A convolution whose weights lie in oneDNN's order, so that they are not rearranged in every call.
+
+    Without autograd, in float32 on a CPU; otherwise it is a plain convolution.
+    """
+
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if plain or x.device.type != "cpu" or x.dtype != torch.float32:
+            return super().forward(x)
+        place = list(self.padding), list(self.stride), list(self.dilation), self.groups
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
+        return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *place, "none", [], "")
+
+    def _apply(self, *args: object, **kwargs: object) -> "PackedConv2d":
+        self.packed = None  # of another device or dtype
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "packed": None}  # tensors in that order cannot be copied
+
+
+def pack_convolutions(model: nn.Module, images: Tensor) -> nn.Module:
+    """Let plain convolutions keep their weights in oneDNN's order, which depends on the CPU."""
+    if not all(hasattr(torch.ops.mkldnn, op) for op in ("_reorder_convolution_weight", "_convolution_pointwise")):
+        return model  # internals of torch, used by torch.compile
+    form = _copy(model)
+    for module in form.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            module.__class__ = PackedConv2d
+    return form

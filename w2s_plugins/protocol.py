@@ -1,0 +1,289 @@
+"""The weak-to-strong protocol in one run: a weak teacher, a strong student on its labels, and the student's ceiling.
+
+The training set is split in two. The teacher sees the first part with ground truth; the student sees the second with
+the teacher's labels only; the ceiling is the student trained on the second part with ground truth. All three are
+evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
+"""
+
+import argparse
+import copy
+import csv
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from scipy.stats import bootstrap
+
+from .checkpoint import read_run_args, write_json
+from .cli.parser import Parser, read_config
+from .data import open_split, take_slice
+from .data.noise import positions_in_split
+from .data.slices import parse_slice
+from .errors import UserError
+from .metrics import performance_gap_recovered
+from .monitor import format_table
+from .report import PREDICTIONS
+from .run_folder import run_root
+
+_logger = logging.getLogger(__name__)
+
+RESAMPLES, CONFIDENCE = 2000, 0.95
+# flags that say what a student learns from, and have no meaning for a model trained on ground truth
+OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_loss_weight", "gt_loss_weight",
+              "kd_loss_weight", "teacher_targets", "teacher_checkpoint", "push_to_hub", "eval_metric", "select",
+              "select_split", "teacher_assign", "teacher_weights", "teacher_topk")
+# flags that say how the student starts, which the teacher does not share
+OF_START = ("pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs", "head_init_scale",
+            "head_init_bias")
+
+
+def run_w2s(
+        args: argparse.Namespace,
+        given: set[str],
+        parser: Parser,
+        train: Callable[[argparse.Namespace, set[str]], dict],
+) -> None:
+    """Train teacher, ceiling and student, and write ``result.json`` with the performance gap recovered.
+
+    Args:
+        args: flags of the student, unresolved.
+        given: names of those that were set by hand.
+        parser: knows the defaults.
+        train: trains one model and returns its record.
+
+    Raises:
+        UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
+    """
+    check_flags(args)
+    first, second = split_slice(args.train_slice, args.weak_fraction)
+    folder = run_root(args) / args.experiment
+    stages = Stages(args, given, parser, folder, train)
+    weak_source = args.teacher_checkpoint
+    if not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
+        stages.run("weak", weak_flags(args, parser), train_slice=first)
+        weak_source = str(folder / "weak")
+    elif weak_source:
+        refuse_overlap(args, weak_source, second)
+    ceiling = stages.run("ceiling", dict(teacher=None, **defaults(parser, OF_STUDENT)), train_slice=second)
+    student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
+    if not given & {"task_loss_weight", "gt_loss_weight"}:
+        student_flags["task_loss_weight"] = 0.0
+    student = stages.run("student", student_flags, train_slice=second)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        record = make_record(args, folder, student, ceiling, stages.done.get("weak"))
+        write_json(folder / "result.json", record)
+        print(closing_table(record))
+        print(f"* {folder / 'result.json'}")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse what the protocol cannot do, before anything is trained."""
+    closed = args.weak_fraction if isinstance(args.weak_fraction, float) else 0.5
+    rules = [
+        (not args.teacher, "--protocol w2s needs a --teacher NAME: the weak model"),
+        (not args.experiment, "--protocol w2s makes several runs in one folder: name it with --experiment"),
+        (not args.val_split, "--protocol w2s compares on a test set: leave out --val-split ''"),
+        (args.episodic, "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
+        (args.select == "best" and args.select_split is None,
+         "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
+         "weakly labelled set, or --select last"),
+        (not 0 < closed < 1, f"--weak-fraction {args.weak_fraction}: expected a share between 0 and 1, or a count"),
+        (args.resume not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
+        (args.ceiling_acc is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
+
+
+def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
+    """Return the slices of teacher and student: the first ``amount`` of the slice ``text``, and the rest of it.
+
+    Args:
+        text: ``A:B`` as of ``--train-slice``, or None for everything.
+        amount: a share of the slice, or a count of samples.
+
+    Raises:
+        UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
+    """
+    start, stop = parse_slice(text) if text else (None, None)
+    if isinstance(amount, int):
+        if isinstance(start, float) or isinstance(stop, float):
+            raise UserError(f"--weak-fraction {amount} is a count, --train-slice {text} has shares; use one kind")
+        cut = (start or 0) + amount
+        if amount < 1 or (stop is not None and cut >= stop):
+            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice {text}")
+        return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
+    if isinstance(start, int) or isinstance(stop, int):
+        if stop is None:
+            raise UserError(f"--weak-fraction {amount} of --train-slice {text}: the slice has no end; give the teacher "
+                            "a count, such as --weak-fraction 500")
+        cut = (start or 0) + math.floor(amount * (stop - (start or 0)) + 0.5)
+        return f"{start or 0}:{cut}", f"{cut}:{stop}"
+    low, high = start or 0.0, 1.0 if stop is None else stop
+    cut = low + amount * (high - low)
+    return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
+
+
+def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
+    """Return the default values of some flags."""
+    actions = parser.by_dest()
+    return {name: copy.copy(actions[name].default) for name in names}
+
+
+def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
+    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model."""
+    flags = {**defaults(parser, OF_STUDENT + OF_START), "teacher": None, "model": args.teacher,
+             "model_kwargs": dict(args.teacher_kwargs)}
+    if args.teacher_img_size:
+        flags["img_size"] = args.teacher_img_size
+    for file in args.weak_config:
+        flags.update(read_config(file, parser))
+    if "," in flags["model"]:
+        raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
+                        "beforehand and give --teacher-checkpoint")
+    return flags
+
+
+class Stages:
+    """Runs the stages of the protocol; one that is complete is not run again with ``--resume auto``.
+
+    Args:
+        args: flags of the student, unresolved.
+        given: names of those that were set by hand.
+        parser: knows the defaults.
+        folder: folder of the stages.
+        train: trains one model and returns its record.
+    """
+
+    def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
+        self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
+        self.done: dict[str, dict] = {}
+
+    def run(self, name: str, changes: dict[str, object], *, train_slice: str) -> dict:
+        """Run one stage with some flags changed; return its record."""
+        result = self.folder / name / "result.json"
+        if self.args.resume and result.is_file():
+            _logger.info(f"--protocol w2s: {name} is complete: {result.parent}")
+            self.done[name] = json.loads(result.read_text(encoding="utf-8"))
+            return self.done[name]
+        _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice}")
+        flags = {**copy.deepcopy(vars(self.args)), **changes, "train_slice": train_slice, "protocol": None,
+                 "output": str(self.folder), "experiment": name}
+        self.done[name] = self.train(argparse.Namespace(**flags), set(self.given) | changes.keys())
+        return self.done[name]
+
+
+def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str) -> None:
+    """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    if not (folder / "args.yaml").is_file():
+        _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
+                        f"that it has seen none of --train-slice {second}")
+        return
+    theirs = read_run_args(folder, "--teacher-checkpoint")
+    if any(theirs.get(k) != getattr(args, k) for k in ("dataset", "data_dir", "train_split")):
+        return
+
+    def samples(class_list: str | None, train_slice: str | None, seed: int) -> set[int]:
+        dataset = open_split(
+            args.dataset, args.data_dir, args.train_split, class_list, flag="--train-split", is_training=True)
+        return set(positions_in_split(take_slice(dataset, train_slice, seed), all_classes=True))
+
+    seen = samples(theirs.get("class_list"), theirs.get("train_slice"), theirs.get("slice_seed", 0))
+    wanted = samples(args.class_list, second, args.slice_seed)
+    if seen & wanted:
+        raise UserError(f"--teacher-checkpoint {checkpoint}: {len(seen & wanted)} of the {len(seen)} samples that it "
+                        f"was trained on are among the student's {len(wanted)}; give disjoint --train-slice, or leave "
+                        "the flag out and the teacher is trained on the first part")
+
+
+# ---------------------------------------------------------------- figures
+
+
+def make_record(args: argparse.Namespace, folder: Path, student: dict, ceiling: dict, weak: dict | None) -> dict:
+    """Collect the figures of the three models and their intervals over test samples."""
+    columns = read_predictions(folder / "student" / PREDICTIONS[student["selected"]["rule"]])
+    top = read_predictions(folder / "ceiling" / PREDICTIONS[ceiling["selected"]["rule"]])
+    if "teacher" not in columns:
+        raise UserError("--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval")
+    if not np.array_equal(columns["target"], top["target"]):
+        raise UserError("--protocol w2s: student and ceiling were evaluated on different test samples")
+    hits = [columns[who] == columns["target"] for who in ("teacher", "student")] + [top["student"] == top["target"]]
+    figures = intervals(*hits, columns["student"] == columns["teacher"])
+    splits = dict(student=student["data"]["splits"]["train"], ceiling=ceiling["data"]["splits"]["train"],
+                  test=student["data"]["splits"]["val"])
+    if weak is not None:
+        splits["weak"] = weak["data"]["splits"]["train"]
+    return dict(
+        schema=1, protocol="w2s", **figures, splits=splits,
+        selected={"student": student["selected"], "ceiling": ceiling["selected"],
+                  **({"weak": weak["selected"]} if weak else {})},
+        loss=student["loss"], models=dict(weak=args.teacher, strong=args.model), seed=args.seed,
+        bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
+        runs={name: name for name in ("weak", "ceiling", "student") if (folder / name).is_dir()},
+    )
+
+
+def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees: np.ndarray) -> dict[str, dict]:
+    """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
+
+    Args:
+        weak: (N,) whether the teacher is right.
+        student: (N,) whether the student is.
+        ceiling: (N,) whether the ceiling is.
+        agrees: (N,) whether student and teacher say the same.
+
+    Raises:
+        UserError: the ceiling is not above the teacher.
+    """
+    rows = np.stack([weak, student, ceiling, agrees]).astype(np.float64)
+    values = 100 * rows.mean(axis=1)
+    pgr = performance_gap_recovered(*values[:3])
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = np.stack([100 * s.mean(axis=axis) for s in samples])
+        gap = means[2] - means[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
+        return np.concatenate([means, ratio[None]])
+
+    found = bootstrap(
+        tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
+        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    names = ("weak", "student", "ceiling", "agreement", "pgr")
+    return {
+        name: dict(value=float(value), low=_finite(low), high=_finite(high))
+        for name, value, low, high in zip(names, [*values, pgr], found.low, found.high)
+    }
+
+
+def _finite(value: float) -> float | None:
+    """None where a resample had no gap, so that the bound is not known."""
+    return float(value) if math.isfinite(value) else None
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """Read what `report.write_predictions` wrote: column name to (N,) classes."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the predictions that every evaluation of a run writes")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
+    return dict(zip(header, table.T))
+
+
+def closing_table(record: dict) -> str:
+    """Return the table that the protocol ends with."""
+    def interval(figure: dict) -> str:
+        low, high = figure["low"], figure["high"]
+        return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+    rows = [[name, record[key]["value"], interval(record[key])]
+            for name, key in (("weak teacher", "weak"), ("strong student", "student"), ("ceiling", "ceiling"),
+                              ("agreement", "agreement"), ("PGR", "pgr"))]
+    return format_table(rows, ["", "value", "95 % interval"])
