@@ -49,7 +49,7 @@ from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
 
-gc.freeze()  # what was imported stays; to look through it again and again takes a tenth of the start-up
+gc.freeze()  # what was imported stays; to look through it again and again takes a fifth of the imports
 gc.enable()
 
 _logger = logging.getLogger("train_w2s")
