@@ -77,7 +77,8 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("meta, adaptconf", ["--train-batches-per-epoch", "2", "--episodes-per-batch", "1"]),
 ])
 def test_two_steps(here: Callable[..., Done], mini: Path, recipe: str, flags: list[str]) -> None:  # noqa: F811
-    common = ["--data-dir", mini, "--img-size", "16", "--workers", "0", "--queries", "2", "--few-shot-episodes", "20"]
+    common = ["--data-dir", mini, "--img-size", "16", "--teacher-img-size", "16", "--workers", "0", "--queries", "2",
+              "--few-shot-episodes", "20"]
     teacher = timm.create_model("fewshot_resnet12", num_classes=64)
     torch.save(teacher.state_dict(), "teacher.pth")
     here(*config(recipe), *common, "--model", "fewshot_resnet12", "--teacher", "fewshot_resnet12",
