@@ -96,7 +96,6 @@ class World:
         return self.rank == 0
 
 
-
 @dataclass
 class Data:
     """The splits of a run.
@@ -123,7 +122,6 @@ class Data:
     def candidates(self) -> Dataset:
         """The training set before the selection."""
         return self.train if self.selection is None else self.train.dataset
-
 
 
 def join_processes(args: argparse.Namespace) -> World:
@@ -174,12 +172,7 @@ def setup_device(args: argparse.Namespace) -> World:
     if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
         _logger.info(hint)
     random_seed(args.seed, 0)  # the same initial weights on every rank
-    if args.fuser:
-        set_jit_fuser(args.fuser)
-    if args.fast_norm:
-        set_fast_norm()
     return world
-
 
 
 def build_data(args: argparse.Namespace) -> Data:
@@ -300,7 +293,6 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
                         "the flag out, or map classes with --class-map")
 
 
-
 def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
     """Create the student and say how it starts."""
     overlay = state = None
@@ -360,7 +352,6 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
     return model, data_config, source
 
 
-
 def first_device(sharded: bool, world: World) -> torch.device:
     """Return where a model is made: on the CPU when it is to be sharded, for the whole may not fit the device."""
     return torch.device("cpu") if sharded else world.device
@@ -392,14 +383,12 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
     return {**source, "params": params}
 
 
-
 def create_precision(args: argparse.Namespace, world: World) -> Precision:
     """Return the dtype of images and model, and autocast with its scaler."""
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
     dtype = getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
     return Precision(world.device, dtype, amp_dtype, scaler)
-
 
 
 def build_teacher(
@@ -427,7 +416,6 @@ def build_teacher(
         model_kwargs=args.teacher_kwargs,
         compiled=args.teacher_compile,
     )
-
 
 
 def build_loaders(
@@ -461,7 +449,6 @@ def build_loaders(
     return dict(train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(few_shot))
 
 
-
 def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:
     """Draw the episodes that ``--few-shot-eval`` asks for, or return None."""
     if data.few_shot is None:
@@ -486,14 +473,12 @@ def draw_few_shot_test(
         classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))
 
 
-
 def without_transform(dataset: Dataset) -> Dataset:
     """Return a shallow copy of a dataset, down to the one that owns the transform, that can be given another one."""
     twin = copy.copy(dataset)
     if "transform" not in vars(twin) and hasattr(twin, "dataset"):
         twin.dataset = without_transform(twin.dataset)
     return twin
-
 
 
 def cached_targets(
@@ -562,7 +547,6 @@ def cache_spec(
         args.teacher_topk)
 
 
-
 def build_task(
         args: argparse.Namespace,
         student: nn.Module,
@@ -613,7 +597,6 @@ def build_task(
     if args.kd_model_name:
         return build_timm_distillation(args, student, criterion, shared)
     return ClassificationTask(student, criterion, **shared)
-
 
 
 def episode_shape(args: argparse.Namespace) -> EpisodeShape:
@@ -670,7 +653,6 @@ def build_timm_distillation(
         raise UserError(f"--kd-distill-type {args.kd_distill_type}: {one_line(error)}") from error
 
 
-
 def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
     """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
     if args.lr:
@@ -683,8 +665,6 @@ def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
         args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
     args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
     _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
-
-
 
 
 def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
