@@ -198,6 +198,7 @@ def test_mixed_precision_on_a_cpu():
     (("--interpolation", "cubic"), "--interpolation: unknown choice 'cubic' (nearest: bicubic)"),
     (("--train-interpolation", "cubic"), "--train-interpolation: unknown choice 'cubic' (nearest: bicubic)"),
     (("--scale", "0.5"), "--scale: expected two numbers"),
+    (("--train-batches-per-epoch", "0"), "--train-batches-per-epoch 0: expected at least 1"),
     (("--ratio", "1", "1", "1"), "--ratio: expected two numbers"),
     (("--cutmix-minmax", "0.5"), "--cutmix-minmax: expected two numbers"),
     (("--seed", "-1"), "--seed -1: expected 0 to"),
