@@ -196,6 +196,8 @@ def here(
         capsys: pytest.CaptureFixture,
 ) -> Iterator[Callable[..., Done]]:
     """Runs ``train_w2s.py`` in this process, in an empty folder; a start takes a tenth of the time."""
+    from timm.layers import is_fast_norm, set_fast_norm
+
     import train_w2s
     from w2s_plugins.errors import run_main
 
@@ -203,7 +205,7 @@ def here(
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
-    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    handlers, level, threads, fast_norm = root.handlers[:], root.level, torch.get_num_threads(), is_fast_norm()
     torch.set_num_threads(1)
 
     def run(*flags: object) -> Done:
@@ -219,6 +221,7 @@ def here(
     yield run
     root.handlers[:], root.level = handlers, level
     torch.set_num_threads(threads)
+    set_fast_norm(fast_norm)
 
 
 @dataclass
