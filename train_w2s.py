@@ -167,8 +167,8 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     done = -(-run.position.batch // run.args.grad_accum_steps)
     save_recovery(run, max(done - 1, 0), background=False)
     if run.files:
-        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {run.position.batch}; "
-                        f"go on with --resume {run.folder}")
+        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
+                        f"the same command and --resume {run.folder}")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     end_process(interruption.exit_code)

@@ -129,7 +129,8 @@ def resume(
             scheduler)
         extra = saved.get("w2s") or {}
         resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
-        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {position.batch}")
+        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, "
+                     f"step {position.batch // args.grad_accum_steps}")
     if args.start_epoch is not None:
         resumed.position = Position(epoch=args.start_epoch)
     epoch, batch = resumed.position.epoch, resumed.position.batch

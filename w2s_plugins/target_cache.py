@@ -307,9 +307,11 @@ def ensure_cache(
 
 
 def missing_parts(folder: Path, spec: CacheSpec) -> list[Part]:
-    """Return the parts that are not there yet. Raises `UserError` when the folder holds another cache."""
+    """Return the parts that are not there yet. Raises `UserError` for another cache, or too little room."""
     check_identity(folder, spec)
     present = {path.name for path in folder.glob("*.safetensors")}
+    # before all parts are listed, of which there may be too many to list
+    check_room(folder, (spec.num_samples * spec.views - len(present) * spec.rows) * spec.row_bytes)
     return [part for view in range(spec.views) for part in spec.parts(view) if part.file not in present]
 
 
@@ -354,10 +356,18 @@ def _prepare(folder: Path, spec: CacheSpec) -> list[Part]:
         f"Teacher targets: {spec.num_samples} images{views}, {spec.num_classes} classes"
         f"{f', top {spec.topk}' if spec.topk else ''}, {spec.identity['dtype']}: {readable(size)} to write to {folder} "
         f"({readable(free)} free{kept})")
+    check_room(folder, size)
+    return missing
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise a `UserError` when fewer than ``size`` bytes are free on the disk of a folder, which need not exist yet."""
+    free = shutil.disk_usage(next(place for place in (folder.absolute(), *folder.absolute().parents)
+                                  if place.exists())).free
     if size > free:
         raise UserError(f"--target-cache {folder}: {readable(size)} are needed, {readable(free)} are free; choose "
-                        "another disk, or store less with --teacher-topk K or --teacher-cache-dtype float16")
-    return missing
+                        "another disk, or store less with --teacher-topk K, --teacher-cache-dtype float16 or fewer "
+                        "views")
 
 
 def _write(

@@ -73,7 +73,7 @@ def test_in_a_step(
     run = fork(*flags, "parts", before=in_step(6, signum))
     assert run.wait() == [code], run.text(0)
     assert "Traceback" not in run.text(0)
-    assert f"stopped in epoch 2, step 2; go on with --resume {tmp_path / 'parts'}" in run.text(0)
+    assert f"stopped in epoch 2, step 2; go on with the same command and --resume {tmp_path / 'parts'}" in run.text(0)
     saved = sorted(p.name for p in (tmp_path / "parts").glob("*recovery*"))
     assert saved == ["recovery-1-1.pth.tar"]
     here(*flags, "parts", "--resume", "auto").ok()

@@ -27,7 +27,7 @@ class TargetKinds(tuple):
         return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
 
 
-TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N"))
+TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
 def _number_or_share(text: str) -> float | int:

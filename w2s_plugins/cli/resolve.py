@@ -231,6 +231,8 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
         args.distiller = None
     if args.kd_model_name and args.teacher:
         raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
+    if args.teacher_targets != "online" and not args.teacher:
+        _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is left aside")
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
     if args.loss in CRITERIA:
@@ -438,8 +440,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "cached view must not depend: use --teacher-targets online"),
         (view_epochs(args) and args.train_img_sizes, "--train-img-sizes draws sizes by batch, on which a cached view "
          "must not depend: use --teacher-targets online"),
-        (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher-targets "
-         "cached or cached-views:N"),
+        (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher NAME and "
+         "--teacher-targets cached or cached-views:N"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
         *_episode_rules(args),
