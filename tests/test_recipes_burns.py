@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 
+import validate
 from tests.e2e.conftest import ROOT, Done, here  # noqa: F401  (a fixture)
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.data import open_split
@@ -99,7 +101,9 @@ def test_header_has_figures_and_commands_of_flags_that_exist(name: str) -> None:
         assert (ROOT / path).is_file()
 
 
-def test_small_experiment(here: Callable[..., Done], tmp_path: Path) -> None:  # noqa: F811
+def test_small_experiment(
+        here: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+        capsys: pytest.CaptureFixture) -> None:
     """One split of ten classes, cut in two; a teacher that is there already; head after head on stored features."""
     for index, (image, label) in enumerate(open_split("w2s/digits", None, "validation", None, flag="")):
         folder = tmp_path / "data" / "val" / f"n{label:08}"
@@ -125,5 +129,16 @@ def test_small_experiment(here: Callable[..., Done], tmp_path: Path) -> None:  #
     assert record["pgr"]["low"] < record["pgr"]["value"] < 1
     assert done.err.count("Student features: ") == 2 and done.err.count("Student features found") == 2
     assert sorted(p.name for p in folder.iterdir()) == ["ceiling", "result.json", "student"]
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder / "student")])
+    validate.main()
+    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    assert found["top1"] == pytest.approx(record["student"]["value"], abs=1e-4)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody answers
+    at = flags.index("--teacher")
+    message = here(*flags[:at], "--experiment", "no").error
+    assert message.startswith("--teacher alexnet: https://download.pytorch.org/models/alexnet-owt-7be5be79.pth cannot")
+    assert not Path("output/train/no").exists()
     message = here(*flags, "--val-slice", "470:", "--experiment", "no").error
     assert "--val-slice 470:: 10 of its 130 samples are trained on" in message

@@ -16,6 +16,7 @@ import csv
 import logging
 import math
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy.stats import bootstrap
 
 from .checkpoint import read_run_args, write_json
 from .cli.parser import Parser, read_config
-from .cli.resolve import resolve_data_dir
+from .cli.resolve import check_model_name, resolve_data_dir, split_names
 from .data import open_split, take_slice
 from .data.noise import positions_in_split
 from .data.slices import parse_slice
@@ -32,8 +33,10 @@ from .earlier_run import check_same_run, other_flags, read_result, resolved
 from .errors import UserError
 from .metrics import performance_gap_recovered
 from .monitor import format_table
+from .registry import load_plugins
 from .report import PREDICTIONS
 from .run_folder import run_root
+from .teachers import load_frozen_model
 
 _logger = logging.getLogger(__name__)
 
@@ -76,9 +79,11 @@ def run_w2s(
     if first and not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
         stages.run("weak", weak_flags(args, parser), train_slice=first)
         weak_source = str(folder / "weak")
-    elif weak_source:
-        refuse_overlap(args, weak_source, second)
-        stages.note("weak", weak_source)
+    else:
+        check_teacher(args)
+        if weak_source:
+            refuse_overlap(args, weak_source, second)
+            stages.note("weak", weak_source)
     ceiling_flags = dict(teacher=None, **defaults(parser, OF_STUDENT + OF_CLEAN + OF_NOISE))
     ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
@@ -228,6 +233,16 @@ class Stages:
         folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
         if (folder / "result.json").is_file():
             self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
+
+
+def check_teacher(args: argparse.Namespace) -> None:
+    """Load a teacher that is trained already once, so that a wrong name or file ends the run before it has begun."""
+    load_plugins(args.plugins)
+    names, files = split_names(args.teacher), split_names(args.teacher_checkpoint)
+    for name, file in zip_longest(names, files[:len(names)]):
+        check_model_name("--teacher", name)
+        load_frozen_model(name, file, args.in_chans or 3, use_ema=args.use_ema_teacher, img_size=args.teacher_img_size,
+                          model_kwargs=args.teacher_kwargs)
 
 
 def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
