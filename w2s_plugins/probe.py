@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset
 from .build import Data, World, without_transform
 from .data import Batch, labels_of
 from .data.datasets import describe
+from .data.noise import Relabelled
 from .data.views import KeyedSampler
 from .engine import Precision
 from .errors import UserError
@@ -180,8 +181,9 @@ def feature_loaders(
         return stored_outputs(args, without_transform(dataset), split, member, columns, world, **about)
 
     def features(dataset: Dataset, split: str) -> tuple[TargetReader, Tensor]:
+        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
         about = dict(who="student", what="features")
-        return outputs(dataset, split, encoder, width, **about), torch.tensor(labels_of(dataset))
+        return outputs(images, split, encoder, width, **about), torch.tensor(labels_of(dataset))
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:

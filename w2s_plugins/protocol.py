@@ -288,7 +288,7 @@ def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
         schema=1,
         protocol="w2s",
         **figures,
-        splits=dict(test=student["data"]["splits"]["val"],
+        splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in stages.done.items()}),
         selected={name: record["selected"] for name, record in stages.done.items()},
         label_noise={name: noise_of(record) for name, record in stages.done.items()},

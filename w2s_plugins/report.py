@@ -112,6 +112,7 @@ def make_record(
     split, warnings = selection(args, chosen)
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
+    select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
     module = type(model).__module__
     weak, weak_few_shot = weak.get("val"), weak.get("few_shot")
     return {
@@ -144,7 +145,7 @@ def make_record(
             train_slice=args.train_slice,
             val_slice=args.val_slice,
             fingerprint=train.fingerprint,
-            splits=dict(train=asdict(train), val=asdict(val) if val else None),
+            splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select)),
             label_noise=data.noise and data.noise.record(data.candidates),
             clean_select=data.selection and data.selection.about,
         ),

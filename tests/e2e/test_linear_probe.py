@@ -104,6 +104,7 @@ def test_a_head_on_the_features_of_the_plain_model(
     with torch.inference_mode():
         assert 100 * (model(images).argmax(1) == labels).double().mean() == pytest.approx(record["metrics"]["top1"])
     assert differences(read_run(folder)["state_dict"], dict(exported)) == []
+    assert "the last layer, on features of the frozen model" in (folder / "export" / "README.md").read_text()
     monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
     capsys.readouterr()
     validate.main()
