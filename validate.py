@@ -59,7 +59,8 @@ RUN_FLAGS = {
     **{k: k for k in (
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
         "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
-        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list")},
+        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list",
+        "image_root")},
     "val_split": "split",
     "val_num_samples": "num_samples",
     "batch_size": "batch_size",
@@ -320,7 +321,8 @@ def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
     channels = subject.data_config["input_size"][0]
     dataset = open_split(
         args.dataset, args.data_dir, args.split, args.class_list, flag="--split", class_map=args.class_map,
-        download=args.dataset_download, load_bytes=args.tf_preprocessing, num_samples=args.num_samples,
+        image_root=args.image_root, download=args.dataset_download, load_bytes=args.tf_preprocessing,
+        num_samples=args.num_samples,
         input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"), input_key=args.input_key,
         target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
     classes, expected = num_classes_of(dataset), subject.model.num_classes
@@ -398,7 +400,7 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     other = copy.copy(args)
     other.checkpoint = args.ceiling_checkpoint
     mine = {k: getattr(args, k) for k in (
-        "dataset", "data_dir", "split", "class_list", "num_samples", "batch_size", "workers")}
+        "dataset", "data_dir", "image_root", "split", "class_list", "num_samples", "batch_size", "workers")}
     use_run_flags(other, set(mine))
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)

@@ -180,6 +180,7 @@ def build_data(args: argparse.Namespace) -> Data:
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
     shared = dict(
         class_map=args.class_map,
+        image_root=args.image_root,
         download=args.dataset_download,
         batch_size=args.batch_size,
         input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),

@@ -197,7 +197,8 @@ def add_dataset(add: Adder) -> None:
     add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
     add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--dataset", "-d", default="", metavar="NAME",
-        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; empty: image folders or tar files")
+        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
+        "empty: image folders or tar files")
     add("--train-split", default="train", metavar="NAME", help="training split")
     add("--val-split", default="validation", metavar="NAME", help="validation split; empty: no evaluation")
     add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
@@ -211,6 +212,8 @@ def add_reading(add: Adder) -> None:
     add("--class-map", type=str, default="", metavar="FILE", help="file that maps class names to indices")
     add("--class-list", metavar="LIST", help="use these classes only: a file with one name a line, or a list of the "
         "package such as miniimagenet/base")
+    add("--image-root", metavar="DIR", help="folder that the names of images in the lists of inat2018 and inat2021 are "
+        "relative to (default: --data-dir)")
     add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", help="column of the images")
     add("--target-key", type=str, metavar="KEY", help="column of the labels")
@@ -432,7 +435,8 @@ def add_naflex(add: Adder) -> None:
 def add_validation_data(add: Adder) -> None:
     add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
     add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", default="", metavar="NAME", help="TYPE/NAME; empty: image folders or tar files")
+    add("--dataset", default="", metavar="NAME", help="TYPE/NAME, inat2018 or inat2021; empty: image folders or "
+        "tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
