@@ -53,10 +53,8 @@ from .hints import speed_hint
 from .hub import file_sha256, hub_errors, hub_source
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
-    adapt_state,
     check_input_size,
     check_loaded,
-    classifier_prefixes,
     create_model,
     find_weights,
     load_weights,
@@ -64,6 +62,7 @@ from .loading import (
 )
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
+from .published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from .target_cache import (
     CachedTargets,
     CacheSpec,
@@ -302,6 +301,10 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         overlay = dict(file=str(file), num_classes=-1)
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
+    published = None
+    if args.finetune:
+        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
+        choose_pool(args, published)
     flags = dict(
         num_classes=args.num_classes,
         drop_rate=args.drop or None,
@@ -322,7 +325,7 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
-    source = student_start(args, model)
+    source = student_start(args, model, published)
     with torch.no_grad():
         if args.head_init_scale is not None:
             model.get_classifier().weight.mul_(args.head_init_scale)
@@ -338,6 +341,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         data_config = resolve_input_data_config(model, args=vars(args))
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    if published is not None:
+        warn_of_normalisation(published, data_config)
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(
@@ -358,7 +363,7 @@ def first_device(sharded: bool, world: World) -> torch.device:
     return torch.device("cpu") if sharded else world.device
 
 
-def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
+def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
     if args.pretrained_path:
@@ -366,15 +371,14 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
         source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
         source["source"] = hub_source(model, args.model)
-    for flag, path in (("--initial-checkpoint", args.initial_checkpoint), ("--finetune", args.finetune)):
-        if path:
-            file = find_weights(path, flag)
-            state = read_weights(file, flag, use_ema=True)
-            if flag == "--finetune":
-                state = adapt_state(model, state)
-            allow = (*classifier_prefixes(model), "decoder", "mask_token") if flag == "--finetune" else ()
-            _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag, allow=allow)}")
-            source = dict(init="checkpoint", source=dict(file=str(path), sha256=file_sha256(file)))
+    if args.initial_checkpoint:
+        flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
+        report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
+        _logger.info(f"Student {args.model}: {report}")
+        source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
+    if published is not None:
+        _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
+        source = dict(init="checkpoint", source=dict(file=args.finetune, sha256=file_sha256(published.path)))
     params = sum(p.numel() for p in model.parameters())
     start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}
     has_weights = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")

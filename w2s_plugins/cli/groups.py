@@ -172,7 +172,8 @@ def add_released_code(add: Adder) -> None:
     add("--rkd-squared", action="store_true", help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may differ")
+    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may "
+        "differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
     add("--eval-interval-end", type=float, metavar="R", help="evaluate every epoch after this share of training")
     add("--model-name", metavar="NAME", help="name of the model in the run folder's name")
     add("--speedtest", action="store_true", help="train without any evaluation")
