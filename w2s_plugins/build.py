@@ -60,6 +60,7 @@ from .loading import (
     load_weights,
     read_weights,
 )
+from .long_tail import ShotGroups, choose_groups, count_classes
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
 from .published import Published, choose_pool, load_published, read_published, warn_of_normalisation
@@ -107,6 +108,7 @@ class Data:
         split_size: samples in the whole training split, 0 for a stream.
         noise: the labels that the training split was given in place of its own.
         selection: the samples that ``--clean-select`` has left in the training set.
+        groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
     """
 
     train: Dataset
@@ -116,6 +118,7 @@ class Data:
     split_size: int = 0
     noise: LabelNoise | None = None
     selection: Selection | None = None
+    groups: ShotGroups | None = None
 
     @property
     def candidates(self) -> Dataset:
@@ -197,6 +200,7 @@ def build_data(args: argparse.Namespace) -> Data:
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
     settle_classes(args, train, val)
+    groups = shot_groups(args, train)
     streamed = isinstance(train, IterableDataset)
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
@@ -215,7 +219,16 @@ def build_data(args: argparse.Namespace) -> Data:
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select, few_shot, split_size=split_size, noise=noise)
+    return Data(train, val, select, few_shot, split_size=split_size, noise=noise, groups=groups)
+
+
+def shot_groups(args: argparse.Namespace, train: Dataset) -> ShotGroups | None:
+    """Group the classes by their samples in the training split, of which a run may train on a part."""
+    counts = None if args.long_tail == "never" else count_classes(train, args.num_classes)
+    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
+    if groups is not None:
+        _logger.info(f"Long tail: {groups}")
+    return groups
 
 
 def select_clean(

@@ -1,33 +1,14 @@
 """iNaturalist: the published lists with their images, torchvision's dataset, and what is refused of both."""
 
 import json
-import random
 
 import pytest
 
-from tests.parts import write_folder
+from tests.parts import SPECIES, write_folder, write_list
 from w2s_plugins.data import create_dataset, labels_of, open_split
 from w2s_plugins.data.datasets import class_names_of, describe, num_classes_of
 from w2s_plugins.data.decoding import FileDataset
 from w2s_plugins.errors import UserError
-
-NAMES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]  # the last one has no image
-
-
-def write_list(root, file, folder, /, **changes):
-    """A list of the images below ``root``, by class folder, in an order of its own and with all published fields."""
-    paths = sorted(p.relative_to(root).as_posix() for p in (root / folder).rglob("*.jpg"))
-    random.Random(0).shuffle(paths)
-    content = dict(
-        info=dict(year=2018), licenses=[],
-        images=[dict(id=900 + i, width=48, height=40, file_name=p, license=1, rights_holder="x",
-                     latitude=float("nan"), date="2018-01-01") for i, p in enumerate(paths)],
-        annotations=[dict(id=i, image_id=900 + i, category_id=int(p.split("/")[-2][-1]))
-                     for i, p in reversed(list(enumerate(paths)))],
-        categories=[dict(id=i, name=n, supercategory="Amphibia") for i, n in reversed(list(enumerate(NAMES)))])
-    (root / file).parent.mkdir(exist_ok=True)
-    (root / file).write_text(json.dumps({**content, **changes}))
-    return content
 
 
 @pytest.fixture
@@ -50,7 +31,7 @@ def test_labels_are_those_of_the_list(inat):
     names = dataset.filenames()
     assert names[0].startswith("train_val2018/Amphibia/class") and len(set(names)) == 9
     assert labels_of(dataset) == [int(n.split("class")[1][0]) for n in names] == [dataset[i][1] for i in range(9)]
-    assert class_names_of(dataset) == NAMES and num_classes_of(dataset) == 4
+    assert class_names_of(dataset) == SPECIES and num_classes_of(dataset) == 4
     assert dataset[0][0].size == (48, 40) and dataset.filename(0, basename=True).endswith(".jpg")
     assert describe(dataset, "inat2018", "train").fingerprint != describe(
         create_dataset("", str(inat / "train_val2018"), "Amphibia"), "inat2018", "train").fingerprint
@@ -114,7 +95,7 @@ def test_bad_lists(inat):
     change("10 annotations of 9 images; expected one each", annotations=[*good, good[0]])
     change("class 4 is not one of its 4 classes; expected ids from 0 to 3",
            annotations=[*good[1:], {**good[0], "category_id": 4}])
-    change("expected ids from 0 to 3", categories=[dict(id=i + 1, name=n) for i, n in enumerate(NAMES)])
+    change("expected ids from 0 to 3", categories=[dict(id=i + 1, name=n) for i, n in enumerate(SPECIES)])
     change("not a list of iNaturalist's form: KeyError 'file_name'", images=[dict(id=1)])
     change("it lists no image", images=[], annotations=[])
     text = json.dumps({k: v for k, v in content.items() if k != "annotations"})

@@ -401,6 +401,9 @@ def add_misc(add: Adder) -> None:
     add("--experiment", type=str, default="", metavar="NAME", help="name of the run folder (default: time and model)")
     add("--eval-metric", type=str, default="top1", metavar="NAME", help="metric that ranks checkpoints: top1, top5, "
         "loss, agreement")
+    add("--long-tail", choices=["auto", "always", "never"], default="auto", help="also measure accuracy on classes "
+        "with many, medium and few training samples; auto: where the training split has both many- and few-shot ones")
+    add_long_tail(add)
     add("--tta", type=int, default=0, metavar="N", help="test-time augmentations, as consecutive samples")
     add("--use-multi-epochs-loader", action="store_true", help="keep data workers between epochs (always so here)")
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
@@ -417,6 +420,12 @@ def add_misc(add: Adder) -> None:
         help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
         help="scale of the loss with the batch size of --train-img-sizes")
+
+
+def add_long_tail(add: Adder) -> None:
+    """Groups of classes: shared by training and validation."""
+    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"),
+        help="few-shot classes have fewer training samples than FEW, many-shot classes more than MANY")
 
 
 def add_naflex(add: Adder) -> None:
@@ -476,6 +485,10 @@ def add_validation_report(add: Adder) -> None:
     add("--seed", type=int, default=42, metavar="S", help="random seed")
     add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
         help="add precision, recall and F1 with this average")
+    add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "
+        "and few training samples, counted in this split of the data or read from class_counts.json of a run (default: "
+        "that of the checkpoint's run)")
+    add_long_tail(add)
     add("--naflex-loader", action="store_true", help="NaFlex patches")
     add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
 
