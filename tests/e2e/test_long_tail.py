@@ -55,6 +55,7 @@ def test_long_tail(ranks: Callable[..., Done], inat: Path, tmp_path: Path) -> No
     summary = list(csv.DictReader((run / "summary.csv").open()))[-1]
     assert all(last["val"][k] == float(summary[f"eval_{k}"]) == result["metrics"][k] for k in COLUMNS)
     assert "top-1 medium" in done.out
+    assert f"{expected['top1_few']:.2f}" in (run / "export" / "README.md").read_text().partition("few samples")[2]
 
     for flags in (["--checkpoint", run], ["--checkpoint", run, "--train-counts", "train"]):
         done = ranks(*flags, "--teacher", "w2s_cnn2", "--teacher-checkpoint", tmp_path / "out" / "weak", processes=1,

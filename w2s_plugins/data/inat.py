@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
@@ -77,7 +78,7 @@ def open_inat(
     file = find_list(name, folder, split, flag)
     pairs, class_to_idx = read_list(file)
     images = Path(image_root or root)
-    samples = [(str(images / file_name), label) for file_name, label in pairs]
+    samples = [(f"{images}/{file_name}", label) for file_name, label in pairs]
     missing = missing_files([path for path, _ in samples])
     if missing:
         raise UserError(f"{file}: {len(missing)} of {len(samples)} images are missing, the first is {missing[0]}; "
@@ -148,17 +149,21 @@ def read_json(file: Path) -> object:
 
 def index_by_name(names: dict[int, str]) -> dict[str, int]:
     """Return the classes' indices by name; of a name that several classes bear, each gets its number behind it."""
-    seen = list(names.values())
-    several = {name for name in seen if seen.count(name) > 1} if len(set(seen)) < len(seen) else set()
-    return {f"{name} {i}" if name in several else name: i for i, name in sorted(names.items())}
+    bearers = Counter(names.values())
+    return {f"{name} {i}" if bearers[name] > 1 else name: i for i, name in sorted(names.items())}
 
 
 def missing_files(paths: list[str]) -> list[str]:
     """Return the files that do not exist; each folder is read once, which is faster than asking for each file."""
     present: dict[str, set[str]] = {}
-    for folder in {os.path.dirname(path) for path in paths}:
-        present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    return [path for path in paths if os.path.basename(path) not in present[os.path.dirname(path)]]
+    missing = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in present:
+            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in present[folder]:
+            missing.append(path)
+    return missing
 
 
 def torchvision_labels(dataset: INaturalist) -> tuple[list[int], list[str]]:
