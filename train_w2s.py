@@ -157,7 +157,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
               precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
     if world.primary:
-        report.write_labels(folder, data)
+        report.write_labels(folder, data, args.train_split)
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
@@ -234,7 +234,7 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
     """Evaluate on ``val`` or ``select`` as the flags say."""
     return evaluate(
         model, run.loaders[split], run.precision, distributed=run.world.distributed,
-        channels_last=run.args.channels_last, tta=run.args.tta, **kwargs)
+        channels_last=run.args.channels_last, tta=run.args.tta, groups=run.data.groups, **kwargs)
 
 
 def evaluate_few_shot(

@@ -46,6 +46,7 @@ from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import extract_features, format_figures
 from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
+from w2s_plugins.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
@@ -60,7 +61,7 @@ RUN_FLAGS = {
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
         "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
         "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list", "val_slice",
-        "slice_seed")},
+        "slice_seed", "image_root", "long_tail_thresholds")},
     "val_split": "split",
     "val_num_samples": "num_samples",
     "batch_size": "batch_size",
@@ -100,8 +101,8 @@ def main() -> None:
     check_numbers(args)
     if args.few_shot:
         parse_shapes(args.few_shot, args.queries, "--few-shot")
-        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None:
-            raise UserError("--few-shot cannot be combined with --naflex-loader or a ceiling")
+        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or "train_counts" in given:
+            raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts or a ceiling")
     check_choice("--results-format", args.results_format, ("csv", "json"))
     world = join_processes(args)
     candidates = list_candidates(args)
@@ -140,6 +141,8 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
     for theirs, ours in run_flags.items():
         if ours not in given and run_args.get(theirs) not in (None, ""):
             setattr(args, ours, run_args[theirs])
+    if "train_counts" not in given and (folder / CLASS_COUNTS).is_file():
+        args.train_counts = str(folder / CLASS_COUNTS)
     if "use_train_size" not in given:
         args.use_train_size = True
     if "use_ema" not in given:
@@ -241,6 +244,7 @@ def validate(args: argparse.Namespace, world: World) -> dict:
         channels_last=args.channels_last,
         teacher=teacher,
         valid_labels=read_valid_labels(args.valid_labels) if args.valid_labels else None,
+        groups=open_groups(args, dataset, subject) if args.train_counts else None,
         on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
         progress=console.wrap(args.model),
     )
@@ -252,6 +256,7 @@ def validate(args: argparse.Namespace, world: World) -> dict:
         top1=round(top1, 4), top1_err=round(100 - top1, 4),
         top5=round(top5, 4), top5_err=round(100 - top5, 4),
         loss=round(found.metrics["loss"], 6),
+        **{k: round(v, 4) for k, v in found.metrics.items() if k.startswith("top1_")},
         **averaged_metrics(args, found, world),
         param_count=round(subject.params / 1e6, 2),
         img_size=subject.data_config["input_size"][-1],
@@ -316,14 +321,39 @@ def few_shot_results(
     )
 
 
+def open_named(args: argparse.Namespace, split: str, flag: str, channels: int) -> Dataset:
+    """Open a split of the data; ``flag`` named it."""
+    return open_split(
+        args.dataset, args.data_dir, split, args.class_list, flag=flag, class_map=args.class_map,
+        image_root=args.image_root, download=args.dataset_download, load_bytes=args.tf_preprocessing,
+        num_samples=args.num_samples, input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
+        input_key=args.input_key, target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code,
+        seed=args.seed)
+
+
+def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups:
+    """Group the classes by their training samples. Raises `UserError` when the counts are not of these classes."""
+    flag, path = f"--train-counts {args.train_counts}", Path(args.train_counts)
+    num_classes = num_classes_of(dataset) or subject.model.num_classes
+    if path.is_file():
+        counts = read_counts(path, "--train-counts")
+    else:
+        split = open_named(args, args.train_counts, "--train-counts", subject.data_config["input_size"][0])
+        counts = count_classes(split, num_classes)
+    if counts is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; give "
+                        f"{CLASS_COUNTS} of a run")
+    if len(counts) != num_classes:
+        raise UserError(f"{flag}: counts of {len(counts)} classes, the data has {num_classes}")
+    groups = ShotGroups(counts, *args.long_tail_thresholds)
+    _logger.info(f"Long tail: {groups}")
+    return groups
+
+
 def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
     """Open the split and compare its classes with the model's."""
     channels = subject.data_config["input_size"][0]
-    dataset = open_split(
-        args.dataset, args.data_dir, args.split, args.class_list, flag="--split", class_map=args.class_map,
-        download=args.dataset_download, load_bytes=args.tf_preprocessing, num_samples=args.num_samples,
-        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"), input_key=args.input_key,
-        target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
+    dataset = open_named(args, args.split, "--split", channels)
     if not args.few_shot:
         dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
     classes, expected = num_classes_of(dataset), subject.model.num_classes
@@ -387,8 +417,10 @@ def teacher_figures(
     if ceiling is not None:
         figures["ceiling_top1"] = round(ceiling, 4)
     if found.teacher_metrics is not None:
-        figures.update(teacher=args.teacher, teacher_top1=round(found.teacher_metrics["top1"], 4),
-                       agreement=round(found.metrics["agreement"], 4))
+        figures.update(
+            teacher=args.teacher,
+            **{f"teacher_{k}": round(v, 4) for k, v in found.teacher_metrics.items() if k.startswith("top1")},
+            agreement=round(found.metrics["agreement"], 4))
         if ceiling is not None:
             figures["pgr"] = round(performance_gap_recovered(found.teacher_metrics["top1"], top1, ceiling), 4)
     elif ceiling is not None:
@@ -401,7 +433,7 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     other = copy.copy(args)
     other.checkpoint = args.ceiling_checkpoint
     mine = {k: getattr(args, k) for k in (
-        "dataset", "data_dir", "split", "class_list", "num_samples", "batch_size", "workers")}
+        "dataset", "data_dir", "image_root", "split", "class_list", "num_samples", "batch_size", "workers")}
     use_run_flags(other, set(mine))
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)
@@ -469,7 +501,8 @@ def validate_all(args: argparse.Namespace, candidates: list[tuple[str, str]], wo
 
 def results_table(results: dict | list[dict]) -> str:
     """Return the results as a table for people."""
-    columns = {"top1": "top-1", "top5": "top-5", "loss": "loss", "teacher_top1": "teacher top-1",
+    columns = {"top1": "top-1", "top5": "top-5", "top1_many": "top-1 many", "top1_medium": "top-1 medium",
+               "top1_few": "top-1 few", "loss": "loss", "teacher_top1": "teacher top-1",
                "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR", "param_count": "M params",
                "img_size": "px"}
     rows = results if isinstance(results, list) else [results]

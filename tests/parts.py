@@ -1,6 +1,8 @@
 """Small real objects that several tests share."""
 
 import argparse
+import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
+
+SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
 
 def train_args(*argv: str, dataset: str = "w2s/digits") -> argparse.Namespace:
@@ -46,6 +50,22 @@ def write_folder(root: Path, counts: dict[str, int], classes: int = 3, size: tup
             coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
             coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i:03}.jpg", quality=90)
     return root
+
+
+def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict:
+    """A list in iNaturalist's form, with all its fields, of the images in the class folders of ``folder``."""
+    paths = sorted(p.relative_to(root).as_posix() for p in (root / folder).rglob("*.jpg"))
+    random.Random(0).shuffle(paths)
+    content = dict(
+        info=dict(year=2018), licenses=[],
+        images=[dict(id=900 + i, width=48, height=40, file_name=p, license=1, rights_holder="x",
+                     latitude=float("nan"), date="2018-01-01") for i, p in enumerate(paths)],
+        annotations=[dict(id=i, image_id=900 + i, category_id=int(p.split("/")[-2][-1]))
+                     for i, p in reversed(list(enumerate(paths)))],
+        categories=[dict(id=i, name=n, supercategory="Amphibia") for i, n in reversed(list(enumerate(SPECIES)))])
+    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).write_text(json.dumps({**content, **changes}))
+    return content
 
 
 def store_targets(root: Path, members: Tensor, **settings: object) -> CachedTargets:

@@ -53,17 +53,17 @@ from .hints import speed_hint
 from .hub import file_sha256, hub_errors, hub_source
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
-    adapt_state,
     check_input_size,
     check_loaded,
-    classifier_prefixes,
     create_model,
     find_weights,
     load_weights,
     read_weights,
 )
+from .long_tail import ShotGroups, choose_groups, count_classes
 from .losses import DistillationLoss, create_loss
 from .monitor import Console
+from .published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from .target_cache import (
     CachedTargets,
     CacheSpec,
@@ -108,6 +108,7 @@ class Data:
         split_size: samples in the whole training split, 0 for a stream.
         noise: the labels that the training split was given in place of its own.
         selection: the samples that ``--clean-select`` has left in the training set.
+        groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
     """
 
     train: Dataset
@@ -117,6 +118,7 @@ class Data:
     split_size: int = 0
     noise: LabelNoise | None = None
     selection: Selection | None = None
+    groups: ShotGroups | None = None
 
     @property
     def candidates(self) -> Dataset:
@@ -180,6 +182,7 @@ def build_data(args: argparse.Namespace) -> Data:
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
     shared = dict(
         class_map=args.class_map,
+        image_root=args.image_root,
         download=args.dataset_download,
         batch_size=args.batch_size,
         input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
@@ -197,6 +200,7 @@ def build_data(args: argparse.Namespace) -> Data:
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
     settle_classes(args, train, val)
+    groups = shot_groups(args, train)
     streamed = isinstance(train, IterableDataset)
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
@@ -219,7 +223,16 @@ def build_data(args: argparse.Namespace) -> Data:
         if args.teacher and args.teacher_targets != "online":
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
-    return Data(train, val, select, few_shot, split_size=split_size, noise=noise)
+    return Data(train, val, select, few_shot, split_size=split_size, noise=noise, groups=groups)
+
+
+def shot_groups(args: argparse.Namespace, train: Dataset) -> ShotGroups | None:
+    """Group the classes by their samples in the training split, of which a run may train on a part."""
+    counts = None if args.long_tail == "never" else count_classes(train, args.num_classes)
+    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
+    if groups is not None:
+        _logger.info(f"Long tail: {groups}")
+    return groups
 
 
 def check_disjoint(
@@ -329,6 +342,10 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         overlay = dict(file=str(file), num_classes=-1)
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
+    published = None
+    if args.finetune:
+        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
+        choose_pool(args, published)
     flags = dict(
         num_classes=args.num_classes,
         drop_rate=args.drop or None,
@@ -349,7 +366,7 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
-    source = student_start(args, model)
+    source = student_start(args, model, published)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
         if source["init"] == "random":
@@ -370,6 +387,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         data_config = resolve_input_data_config(model, args=vars(args))
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    if published is not None:
+        warn_of_normalisation(published, data_config)
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(
@@ -390,7 +409,7 @@ def first_device(sharded: bool, world: World) -> torch.device:
     return torch.device("cpu") if sharded else world.device
 
 
-def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
+def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
     if args.pretrained_path:
@@ -398,15 +417,14 @@ def student_start(args: argparse.Namespace, model: nn.Module) -> dict:
         source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
         source["source"] = hub_source(model, args.model)
-    for flag, path in (("--initial-checkpoint", args.initial_checkpoint), ("--finetune", args.finetune)):
-        if path:
-            file = find_weights(path, flag)
-            state = read_weights(file, flag, use_ema=True)
-            if flag == "--finetune":
-                state = adapt_state(model, state)
-            allow = (*classifier_prefixes(model), "decoder", "mask_token") if flag == "--finetune" else ()
-            _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag, allow=allow)}")
-            source = dict(init="checkpoint", source=dict(file=str(path), sha256=file_sha256(file)))
+    if args.initial_checkpoint:
+        flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
+        report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
+        _logger.info(f"Student {args.model}: {report}")
+        source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
+    if published is not None:
+        _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
+        source = dict(init="checkpoint", source=dict(file=args.finetune, sha256=file_sha256(published.path)))
     params = sum(p.numel() for p in model.parameters())
     start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}
     has_weights = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")

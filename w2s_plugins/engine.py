@@ -18,6 +18,7 @@ from .data.views import hash_seed
 from .ddp import share_statistics
 from .errors import UserError
 from .heartbeat import note
+from .long_tail import ShotGroups
 from .task import first_output
 
 _logger = logging.getLogger(__name__)
@@ -323,7 +324,8 @@ class Evaluation:
     """The outcome of one pass over a split.
 
     Args:
-        metrics: ``loss``, ``top1``, ``top5`` in percent, and ``agreement`` in percent where there is a teacher.
+        metrics: ``loss``, ``top1``, ``top5`` in percent, ``agreement`` in percent where there is a teacher, and those
+            of `ShotGroups` where there are such.
         teacher_metrics: the same of the teacher, where it was evaluated.
         predictions: this rank's predicted classes, in order.
         teacher_predictions: those of the teacher.
@@ -348,6 +350,7 @@ def evaluate(
         teacher: Callable[[Tensor], Tensor] | None = None,
         teacher_predictions: Tensor | None = None,
         valid_labels: list[int] | None = None,
+        groups: ShotGroups | None = None,
         tta: int = 0,
         on_output: Callable[[Tensor, Tensor], None] | None = None,
         progress: Callable[[Iterable], Iterable] | None = None,
@@ -363,6 +366,7 @@ def evaluate(
         teacher: also evaluate this, on the same batches.
         teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
         valid_labels: classes that count, for a model with more.
+        groups: also measure the accuracy on these classes.
         tta: consecutive views of a sample whose logits are averaged.
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
@@ -404,6 +408,10 @@ def evaluate(
         teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
     if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
         metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
+    if groups is not None:
+        metrics.update(groups.evaluate(predicted, labels, device, distributed))
+        if teacher_metrics is not None:
+            teacher_metrics.update(groups.evaluate(teacher_predictions, labels, device, distributed))
     note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.error import URLError
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg_value, load_state_dict, resolve_model_input_args
+from timm.models import clean_state_dict, get_pretrained_cfg_value, load_state_dict, resolve_model_input_args
 from torch import Tensor, nn
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
@@ -110,8 +111,8 @@ def find_weights(path: str, flag: str) -> Path:
 def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
-    DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema`` or
-    ``model``.
+    DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
+    or, of self-distillation, ``teacher`` or ``student``.
 
     Raises:
         UserError: truncated, not a checkpoint, or a pickle that would run code.
@@ -120,9 +121,13 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
         averaged = use_ema and has_ema(path, flag)
         return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     try:
-        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
+            state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
+    nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
+    state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
@@ -148,6 +153,9 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
 
 def _explain_read_error(error: Exception) -> str:
     text = one_line(error)
+    if "TorchScript" in text:
+        return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
+                "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
     if not isinstance(error, OSError) and ("weights_only" in text or "globals" in text or "Unsupported global" in text):
         return "refused: it is a pickle that would run code when loaded; expected tensors only (weights_only)"
     return f"cannot be read as a checkpoint, truncated or of another kind ({text})"

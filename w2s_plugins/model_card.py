@@ -136,13 +136,15 @@ def _usage(record: dict) -> str:
 
 
 def _results(record: dict) -> str:
+    keys = {"top1": "top-1 (%)", "top5": "top-5 (%)", "agreement": "agreement with the teacher (%)"}
+    keys |= {f"top1_{shots}": f"top-1 on classes with {shots} samples (%)" for shots in ("many", "medium", "few")}
     rows = [
-        ("student (this model)", *(_percent(record, "metrics", k) for k in ("top1", "top5", "agreement"))),
-        ("teacher", _percent(record, "teacher", "top1"), _percent(record, "teacher", "top5"), None),
-        ("ceiling (the student trained on ground truth)", _percent(record, "ceiling_acc"), None, None),
+        ("student (this model)", *(_percent(record, "metrics", k) for k in keys)),
+        ("teacher", *(_percent(record, "teacher", k) for k in keys)),
+        ("ceiling (the student trained on ground truth)", _percent(record, "ceiling_acc"), *[None] * (len(keys) - 1)),
     ]
     rows = [row for row in rows if any(row[1:])]
-    table = _table(("", "top-1 (%)", "top-5 (%)", "agreement with the teacher (%)"), rows)
+    table = _table(("", *keys.values()), rows)
     episodes = _few_shot(record)
     lines = []
     if (split := _get(record, "data", "val_split")) and rows:

@@ -259,7 +259,8 @@ def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None
 
     def samples(class_list: str | None, train_slice: str | None, seed: int) -> set[int]:
         dataset = open_split(
-            args.dataset, args.data_dir, args.train_split, class_list, flag="--train-split", is_training=True)
+            args.dataset, args.data_dir, args.train_split, class_list, flag="--train-split", is_training=True,
+            image_root=args.image_root)
         return set(positions_in_split(take_slice(dataset, train_slice, seed), all_classes=True))
 
     seen = samples(theirs.get("class_list"), theirs.get("train_slice"), theirs.get("slice_seed", 0))

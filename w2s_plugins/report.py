@@ -21,6 +21,7 @@ from .checkpoint import atomic_write, write_text
 from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .few_shot import format_figures
+from .long_tail import CLASS_COUNTS, counts_to_json
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .target_cache import CachedTargets
@@ -43,8 +44,12 @@ def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
         csv.writer(file).writerows([columns, *rows.tolist()])
 
 
-def write_labels(folder: Path, data: Data) -> None:
-    """Write the labels of the training split, where there is label noise, and which samples were selected."""
+def write_labels(folder: Path, data: Data, split: str) -> None:
+    """Write the labels of the training split, where there is label noise, its class counts, where accuracy is measured
+    by them, and which samples were selected.
+    """
+    if data.groups is not None:
+        write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
     if data.noise is not None:
         write_text(folder / LABELS, data.noise.to_csv())
     if data.selection is not None:
@@ -191,15 +196,18 @@ def closing_table(record: dict) -> str:
     teacher, few_shot = record["teacher"] or {}, record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     shapes = list(episodes["last"])
+    shots = [f"top1_{name}" for name in ("many", "medium", "few") if f"top1_{name}" in record["last"]]
     rows = []
     if teacher.get("top1") is not None or episodes["teacher"]:
         rows.append(["teacher", teacher.get("top1"), teacher.get("top5"), None, None,
-                     *(episodes["teacher"].get(s) for s in shapes)])
+                     *(episodes["teacher"].get(s) for s in shapes), *(teacher.get(s) for s in shots)])
     for name in ("last", "best"):
         event, chosen = record[name], name == record["selected"]["rule"]
         rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
                      event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
-                     *(episodes[name].get(s) for s in shapes)])
+                     *(episodes[name].get(s) for s in shapes), *(event.get(s) for s in shots)])
     if record["ceiling_acc"] is not None:
-        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None, *(None for _ in shapes)])
-    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes])
+        rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
+                     *(None for _ in (*shapes, *shots))])
+    heads = [s.replace("top1_", "top-1 ") for s in shots]
+    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])

@@ -510,6 +510,7 @@ def test_released_finetuning_command(here: Run, weak: Path, tmp_path: Path) -> N
                 "--superalignment-threshold", 4.0, "--output", "OUT", "--experiment", "run", "--lr", 1e-12, "--sched",
                 "none", "--epochs", 1, "--opt", "adamw", "--weight-decay", 0).ok()
     assert "starts from weights from a file" in done.err and "decoder_embed" in done.err
+    assert "\ngp: avg\n" in (tmp_path / "OUT" / "run" / "args.yaml").read_text()
     saved = read_run(tmp_path / "OUT" / "run")["state_dict"]
     assert torch.allclose(saved["blocks.0.attn.qkv.weight"], vit.blocks[0].attn.qkv.weight, atol=1e-6)
     assert result(tmp_path / "OUT" / "run")["model"]["init"] == "checkpoint"

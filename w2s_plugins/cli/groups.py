@@ -183,7 +183,8 @@ def add_released_code(add: Adder) -> None:
     add("--rkd-squared", action="store_true", help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may differ")
+    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may "
+        "differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
     add("--eval-interval-end", type=float, metavar="R", help="evaluate every epoch after this share of training")
     add("--model-name", metavar="NAME", help="name of the model in the run folder's name")
     add("--speedtest", action="store_true", help="train without any evaluation")
@@ -208,7 +209,8 @@ def add_dataset(add: Adder) -> None:
     add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
     add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--dataset", "-d", default="", metavar="NAME",
-        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; empty: image folders or tar files")
+        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
+        "empty: image folders or tar files")
     add("--train-split", default="train", metavar="NAME", help="training split")
     add("--val-split", default="validation", metavar="NAME", help="validation split; empty: no evaluation")
     add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
@@ -222,6 +224,8 @@ def add_reading(add: Adder) -> None:
     add("--class-map", type=str, default="", metavar="FILE", help="file that maps class names to indices")
     add("--class-list", metavar="LIST", help="use these classes only: a file with one name a line, or a list of the "
         "package such as miniimagenet/base")
+    add("--image-root", metavar="DIR", help="folder that the names of images in the lists of inat2018 and inat2021 are "
+        "relative to (default: --data-dir)")
     add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", help="column of the images")
     add("--target-key", type=str, metavar="KEY", help="column of the labels")
@@ -410,6 +414,9 @@ def add_misc(add: Adder) -> None:
     add("--experiment", type=str, default="", metavar="NAME", help="name of the run folder (default: time and model)")
     add("--eval-metric", type=str, default="top1", metavar="NAME", help="metric that ranks checkpoints: top1, top5, "
         "loss, agreement")
+    add("--long-tail", choices=["auto", "always", "never"], default="auto", help="also measure accuracy on classes "
+        "with many, medium and few training samples; auto: where the training split has both many- and few-shot ones")
+    add_long_tail(add)
     add("--tta", type=int, default=0, metavar="N", help="test-time augmentations, as consecutive samples")
     add("--use-multi-epochs-loader", action="store_true", help="keep data workers between epochs (always so here)")
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
@@ -426,6 +433,12 @@ def add_misc(add: Adder) -> None:
         help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
         help="scale of the loss with the batch size of --train-img-sizes")
+
+
+def add_long_tail(add: Adder) -> None:
+    """Groups of classes: shared by training and validation."""
+    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"),
+        help="few-shot classes have fewer training samples than FEW, many-shot classes more than MANY")
 
 
 def add_naflex(add: Adder) -> None:
@@ -445,7 +458,8 @@ def add_naflex(add: Adder) -> None:
 def add_validation_data(add: Adder) -> None:
     add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
     add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", default="", metavar="NAME", help="TYPE/NAME; empty: image folders or tar files")
+    add("--dataset", default="", metavar="NAME", help="TYPE/NAME, inat2018 or inat2021; empty: image folders or "
+        "tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add_val_slice(add)
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
@@ -485,6 +499,10 @@ def add_validation_report(add: Adder) -> None:
     add("--seed", type=int, default=42, metavar="S", help="random seed")
     add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
         help="add precision, recall and F1 with this average")
+    add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "
+        "and few training samples, counted in this split of the data or read from class_counts.json of a run (default: "
+        "that of the checkpoint's run)")
+    add_long_tail(add)
     add("--naflex-loader", action="store_true", help="NaFlex patches")
     add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
 

@@ -206,6 +206,8 @@ def check_numbers(args: argparse.Namespace) -> None:
                 raise UserError(f"{name} {number}: expected {expected}")
         if flag in ("scale", "ratio", "cutmix_minmax") and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
             raise UserError(f"{name}: expected two numbers, lowest and highest")
+        if flag == "long_tail_thresholds" and not (len(value) == 2 and 1 <= value[0] <= value[1]):
+            raise UserError(f"{name} {' '.join(map(str, value))}: expected FEW MANY with 1 <= FEW <= MANY")
 
 
 def split_names(names: str | None) -> list[str]:
@@ -460,6 +462,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
+        (args.long_tail == "always" and not args.val_split and args.select_split is None,
+         "--long-tail always measures on a validation split: give --val-split or --select-split"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.resume == "auto" and not args.experiment,

@@ -8,10 +8,12 @@ from pathlib import Path
 import timm.data
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
 from torch.utils.data import Dataset, IterableDataset
+from torchvision.datasets import INaturalist
 
 from ..errors import UserError, nearest, one_line
 from .decoding import FileDataset
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
+from .inat import LIST_FILES, open_inat, torchvision_labels
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
@@ -31,6 +33,8 @@ class TorchvisionDataset(Dataset):
 
     def __init__(self, dataset: Dataset, input_img_mode: str):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
+        if isinstance(dataset, INaturalist):
+            self.targets, self.classes = torchvision_labels(dataset)
         for attribute in ("targets", "classes"):
             values = getattr(dataset, attribute, None)
             if values is not None:
@@ -62,6 +66,7 @@ def create_dataset(
         split: str,
         *,
         flag: str = "--val-split",
+        image_root: str | None = None,
         **kwargs: object,
 ) -> Dataset:
     """Create a dataset of timm or of this project.
@@ -71,12 +76,20 @@ def create_dataset(
         root: folder of the data.
         split: name of the split.
         flag: the flag that named the split, for error messages.
+        image_root: of the json lists of iNaturalist: the folder that the names of images are relative to.
         **kwargs: arguments of `timm.data.create_dataset`.
 
     Raises:
         UserError: unknown name, missing or empty folder, missing split.
     """
     check_dataset_name(name)
+    if name in LIST_FILES:
+        if kwargs.get("class_map"):
+            raise UserError(f"--class-map: the classes of {name} are numbered by its lists; leave the flag out")
+        used = {k: kwargs[k] for k in ("load_bytes", "input_img_mode") if kwargs.get(k) is not None}
+        return open_inat(name, root, split, flag=flag, image_root=image_root, **used)
+    if image_root:
+        raise UserError(f"--image-root is for the lists of {' and '.join(LIST_FILES)}; leave the flag out")
     if name in EMBEDDED:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
@@ -107,10 +120,10 @@ def find_split(root: str, split: str) -> str:
 
 def check_dataset_name(name: str) -> None:
     """Raise a `UserError` with the nearest names unless ``--dataset`` names something that can be opened."""
-    choices = [*EMBEDDED, *TORCH_NAMES]
-    if name and not name.lower().startswith(PREFIXES):
+    choices = [*EMBEDDED, *LIST_FILES, *TORCH_NAMES]
+    if name and name not in LIST_FILES and not name.lower().startswith(PREFIXES):
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
-                        f"{', '.join(PREFIXES)} followed by a name, or nothing for a folder")
+                        f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder")
     closed = [*choices, "torch/inat", "torch/folder"]
     if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")

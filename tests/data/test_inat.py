@@ -1,0 +1,148 @@
+"""iNaturalist: the published lists with their images, torchvision's dataset, and what is refused of both."""
+
+import json
+
+import pytest
+
+from tests.parts import SPECIES, write_folder, write_list
+from w2s_plugins.data import create_dataset, labels_of, open_split
+from w2s_plugins.data.datasets import class_names_of, describe, num_classes_of
+from w2s_plugins.data.decoding import FileDataset
+from w2s_plugins.errors import UserError
+
+
+@pytest.fixture
+def inat(tmp_path):
+    write_folder(tmp_path / "train_val2018", {"Amphibia": 9})
+    write_list(tmp_path, "train2018.json", "train_val2018")
+    write_list(tmp_path, "val2018.json", "train_val2018")
+    return tmp_path
+
+
+def refused(root, message, **kwargs):
+    with pytest.raises(UserError, match=message) as info:
+        create_dataset("inat2018", root and str(root), "train", flag="--train-split", **kwargs)
+    assert "\n" not in str(info.value)
+
+
+def test_labels_are_those_of_the_list(inat):
+    dataset = create_dataset("inat2018", str(inat), "train")
+    assert type(dataset) is FileDataset and len(dataset) == 9
+    names = dataset.filenames()
+    assert names[0].startswith("train_val2018/Amphibia/class") and len(set(names)) == 9
+    assert labels_of(dataset) == [int(n.split("class")[1][0]) for n in names] == [dataset[i][1] for i in range(9)]
+    assert class_names_of(dataset) == SPECIES and num_classes_of(dataset) == 4
+    assert dataset[0][0].size == (48, 40) and dataset.filename(0, basename=True).endswith(".jpg")
+    assert describe(dataset, "inat2018", "train").fingerprint != describe(
+        create_dataset("", str(inat / "train_val2018"), "Amphibia"), "inat2018", "train").fingerprint
+
+
+@pytest.mark.parametrize("split", ["val", "validation"])
+def test_validation_list(inat, split):
+    assert len(create_dataset("inat2018", str(inat), split)) == 9
+
+
+def test_2021_and_lists_in_a_folder_of_their_own(inat):
+    for split in ("train", "train_mini", "val"):
+        write_list(inat, f"annotations/{split}.json", "train_val2018")
+        assert len(create_dataset("inat2021", str(inat), split)) == 9
+
+
+def test_image_root(inat):
+    (inat / "images").mkdir()
+    (inat / "train_val2018").rename(inat / "images" / "train_val2018")
+    dataset = create_dataset("inat2018", str(inat), "train", image_root=str(inat / "images"))
+    assert dataset[3][0].mode == "RGB" and dataset.filenames()[0].startswith("train_val2018/")
+    refused(inat, r"train2018.json: 9 of 9 images are missing, the first is \S+/class\d/00\d.jpg; .*--image-root")
+    with pytest.raises(UserError, match="--image-root is for the lists of inat2018 and inat2021"):
+        create_dataset("", str(inat), "train", image_root=str(inat))
+
+
+def test_one_image_is_missing(inat):
+    first = sorted((inat / "train_val2018").rglob("*.jpg"))[0]
+    first.unlink()
+    refused(inat, f"1 of 9 images are missing, the first is {first}")
+
+
+def test_names_in_the_open_and_names_of_several_classes(inat):
+    (inat / "categories.json").write_text(json.dumps([dict(id=i, name=f"species {i // 2}") for i in range(4)]))
+    dataset = create_dataset("inat2018", str(inat), "train")
+    assert class_names_of(dataset) == ["species 0 0", "species 0 1", "species 1 2", "species 1 3"]
+
+
+def test_without_categories_the_labels_tell_the_classes(inat):
+    write_list(inat, "train2018.json", "train_val2018", categories=[])
+    dataset = create_dataset("inat2018", str(inat), "train")
+    assert class_names_of(dataset) is None and num_classes_of(dataset) == 3
+
+
+def test_class_list(inat):
+    (inat / "some.txt").write_text("Hyla arborea\nAcris crepitans\n")
+    dataset = open_split("inat2018", str(inat), "train", str(inat / "some.txt"), flag="--train-split")
+    assert sorted(labels_of(dataset)) == [0, 0, 0, 1, 1, 1]
+    assert class_names_of(dataset) == ["Acris crepitans", "Hyla arborea"]
+
+
+def test_bad_lists(inat):
+    content = write_list(inat, "train2018.json", "train_val2018")
+    good = content["annotations"]
+
+    def change(message, **changes):
+        write_list(inat, "train2018.json", "train_val2018", **changes)
+        refused(inat, message)
+
+    change("9 images and labels of 8; image 90[0-9] is in one only", annotations=good[1:])
+    change("10 annotations of 9 images; expected one each", annotations=[*good, good[0]])
+    change("class 4 is not one of its 4 classes; expected ids from 0 to 3",
+           annotations=[*good[1:], {**good[0], "category_id": 4}])
+    change("expected ids from 0 to 3", categories=[dict(id=i + 1, name=n) for i, n in enumerate(SPECIES)])
+    change("not a list of iNaturalist's form: KeyError 'file_name'", images=[dict(id=1)])
+    change("it lists no image", images=[], annotations=[])
+    text = json.dumps({k: v for k, v in content.items() if k != "annotations"})
+    for broken, message in ((text, "has no annotations"), (text[:-9], "not a readable json file"), ("[1]", "no annot"),
+                            ("7", "not a list of iNaturalist's form")):
+        (inat / "train2018.json").write_text(broken)
+        refused(inat, message)
+
+
+def test_nothing_there(inat):
+    refused(None, "--dataset inat2018 needs --data-dir FOLDER")
+    refused(inat / "nowhere", "nowhere: no such folder")
+    refused(inat, "--class-map", class_map="x")
+    (inat / "train2018.json").unlink()
+    refused(inat, r"--train-split train: no train2018.json in \S+ \(nearest: val2018.json\); found: val2018.json")
+    with pytest.raises(UserError, match=r"unknown dataset 'inat2017' \(nearest: inat20"):
+        create_dataset("inat2017", str(inat), "train")
+
+
+# ---------------------------------------------------------------- torchvision's
+
+
+@pytest.fixture
+def species(tmp_path):
+    """torchvision's layout of 2021: one folder a species, named after its place in the tree of life."""
+    write_folder(tmp_path, {"x": 9})
+    (tmp_path / "2021_train").mkdir()
+    for i, family in enumerate(("Hylidae", "Bufonidae", "Hylidae")):
+        name = f"{i:05d}_Animalia_Chordata_Amphibia_Anura_{family}_Genus{i}_species{i}"
+        (tmp_path / "x" / f"class{i}").rename(tmp_path / "2021_train" / name)
+    return tmp_path
+
+
+def test_torchvision_full(species):
+    for split in ("train", "2021_train"):
+        dataset = create_dataset("torch/inaturalist", str(species), split)
+        assert labels_of(dataset) == [0, 0, 0, 1, 1, 1, 2, 2, 2] == [dataset[i][1] for i in range(9)]
+        assert class_names_of(dataset) == sorted(p.name for p in (species / "2021_train").iterdir())
+    folders = sorted((species / "2021_train").iterdir())
+    assert [f for _, f in dataset.dataset.index] == [p.name for folder in folders for p in sorted(folder.iterdir())]
+
+
+def test_torchvision_other_labels(species):
+    dataset = create_dataset("torch/inat", str(species), "family/2021_train")
+    assert labels_of(dataset) == [0, 0, 0, 1, 1, 1, 0, 0, 0] == [dataset[i][1] for i in range(9)]
+    assert class_names_of(dataset) == ["Hylidae", "Bufonidae"]
+    with pytest.raises(UserError, match="one kind of label, not family and genus"):
+        create_dataset("torch/inat", str(species), "family_genus/2021_train")
+    with pytest.raises(UserError, match=r"2020_train.*2021_train_mini"):
+        create_dataset("torch/inat", str(species), "2020_train")

@@ -1,0 +1,93 @@
+"""Accuracy by the number of training samples, against a computation with NumPy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+
+from tests.parts import train_args
+from w2s_plugins.build import build_data
+from w2s_plugins.errors import UserError
+from w2s_plugins.long_tail import ShotGroups, choose_groups, count_classes, counts_to_json, read_counts
+
+
+def by_numpy(counts, predictions, targets, few, many):
+    groups = {"many": [], "medium": [], "few": []}
+    for c, count in enumerate(counts):
+        mine = targets == c
+        if mine.any():
+            name = "many" if count > many else "few" if count < few else "medium"
+            groups[name].append((predictions[mine] == c).mean())
+    return {f"top1_{name}": 100 * np.mean(values) for name, values in groups.items() if values}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_means_over_classes(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 200, 30)
+    targets = rng.integers(0, 29, 150)  # class 29 and, by chance, others have no evaluated sample
+    targets[targets == 7] = 8
+    predictions = np.where(rng.random(150) < 0.6, targets, rng.integers(0, 30, 150))
+    for few, many in ((20, 100), (50, 50)):
+        found = ShotGroups(counts.tolist(), few, many).evaluate(
+            torch.tensor(predictions), torch.tensor(targets), torch.device("cpu"), distributed=False)
+        assert found == pytest.approx(by_numpy(counts, predictions, targets, few, many))
+
+
+def test_published_thresholds():
+    groups = ShotGroups([19, 20, 100, 101])
+    assert {name: mask.tolist() for name, mask in groups.masks().items()} == {
+        "many": [False, False, False, True], "medium": [False, True, True, False], "few": [True, False, False, False]}
+    assert str(groups).startswith("1 many-shot classes (more than 100 training samples), 2 medium-shot, 1 few-shot")
+
+
+def test_a_group_without_samples_is_left_out():
+    assert ShotGroups([1, 200, 50]).measure(torch.tensor([1, 0, 0]), torch.tensor([2, 0, 4])) == {
+        "top1_few": 50.0, "top1_medium": 0.0}
+    assert ShotGroups([1]).measure(torch.tensor([0]), torch.tensor([0])) == {}
+
+
+def test_when_it_is_measured():
+    tail, even, thresholds = [500, 3], [500, 400], (20, 100)
+    assert choose_groups("auto", tail, thresholds) == ShotGroups(tail, 20, 100)
+    assert choose_groups("auto", even, thresholds) is choose_groups("auto", None, thresholds) is None
+    assert choose_groups("always", even, thresholds) == ShotGroups(even, 20, 100)
+    assert choose_groups("never", tail, thresholds) is None
+    with pytest.raises(UserError, match="--long-tail always: this kind of dataset does not tell its labels"):
+        choose_groups("always", None, thresholds)
+
+
+def test_counts_are_those_of_the_whole_split():
+    args = train_args("--train-slice", "0:0.1", "--label-noise", "symmetric:0.5", "--long-tail", "always")
+    groups = build_data(args).groups
+    assert sum(groups.counts) == 1197 and len(groups.counts) == 10
+    assert build_data(train_args("--train-slice", "0:0.1")).groups is None
+    assert build_data(train_args("--long-tail-thresholds", "120", "120")).groups is not None
+
+
+def test_streams_are_not_counted():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(None, 1)])
+
+    assert count_classes(Stream(), 3) is None
+
+
+def test_file_of_counts(tmp_path):
+    path = tmp_path / "c.json"
+    for text in (counts_to_json("train", [3, 0, 5]), "[3, 0, 5]"):
+        path.write_text(text)
+        assert read_counts(path, "--train-counts") == [3, 0, 5]
+    for text in ("", "[]", "[1, -2]", "[1.5]", '{"a": 1}', "3", json.dumps({"counts": "12"})):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"--train-counts .*c.json: expected class_counts.json of a run"):
+            read_counts(path, "--train-counts")
+
+
+def test_flags():
+    with pytest.raises(UserError, match="--long-tail-thresholds 5 4: expected FEW MANY with 1 <= FEW <= MANY"):
+        train_args("--long-tail-thresholds", "5", "4")
+    with pytest.raises(UserError, match="--long-tail always measures on a validation split"):
+        train_args("--long-tail", "always", "--val-split", "")

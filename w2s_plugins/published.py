@@ -1,0 +1,187 @@
+"""Published checkpoints of self-supervised and image-text pretraining, as the start of a student.
+
+timm's own filters rename and resize what is in them; here it is found what kind of file it is, what in it is no part of
+an encoder, and how such weights are fine-tuned.
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
+from torch import Tensor, nn
+
+from .errors import UserError
+from .loading import adapt_state, classifier_prefixes, load_weights, read_weights
+
+_logger = logging.getLogger(__name__)
+
+# the encoder among other networks: of MoCo v3 and v2, then of DINO, DINOv2 and iBOT
+WRAPPERS = {"base_encoder.": "MoCo", "encoder_q.": "MoCo", "backbone.": "DINO"}
+# models that take each kind of weights
+MODELS = {
+    "MAE": "vit_base_patch16_224.mae",
+    "MoCo": "vit_base_patch16_224 or resnet50",
+    "DINO": "vit_base_patch16_224.dino or resnet50",
+    "DINOv2": "vit_base_patch14_dinov2, vit_base_patch14_reg4_dinov2",
+    "CLIP": "vit_base_patch16_clip_224, vit_base_patch16_clip_quickgelu_224 for OpenAI's",
+}
+MOCO_SMALL = (384, 12)  # width and heads of MoCo v3's ViT-S; any other ViT-S has 6 heads
+NORMS = ("norm.", "fc_norm.")  # of all tokens before pooling, and of the pooled ones
+
+
+@dataclass
+class Published:
+    """A checkpoint that a student may start from.
+
+    Args:
+        path: the file.
+        kind: one of `MODELS`, None for any other checkpoint.
+        state: the tensors of the encoder, under the names of the file.
+        ignored: names of the tensors that are no part of it.
+    """
+
+    path: Path
+    kind: str | None
+    state: dict[str, Tensor]
+    ignored: list[str]
+
+    @property
+    def pool(self) -> str | None:
+        """The pooling that goes with the weights, None where it is the model's own."""
+        return "avg" if self.kind == "MAE" or "fc_norm.weight" in self.state else None
+
+
+def read_published(path: Path, flag: str) -> Published:
+    """Read a checkpoint in the form in which its authors publish it.
+
+    - MAE: *Masked Autoencoders Are Scalable Vision Learners* (arXiv:2111.06377), with or without its decoder.
+    - DINO: *Emerging Properties in Self-Supervised Vision Transformers* (arXiv:2104.14294), the teacher's backbone.
+    - DINOv2: *Learning Robust Visual Features without Supervision* (arXiv:2304.07193), blocks in chunks or flat.
+    - MoCo v3: *An Empirical Study of Training Self-Supervised Vision Transformers* (arXiv:2104.02057), base encoder.
+    - CLIP: *Learning Transferable Visual Models From Natural Language Supervision* (arXiv:2103.00020), the visual part.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    whole = read_weights(path, flag, use_ema=True)
+    wrapper = next((w for w in WRAPPERS if any(k.startswith(w) for k in whole)), "")
+    state = {k.removeprefix(wrapper): v for k, v in whole.items() if k.startswith(wrapper)}
+    kind = _kind(state, WRAPPERS.get(wrapper))
+    if kind == "CLIP":
+        kept = [k for k in state if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))]
+    elif kind == "MAE":
+        kept = [k for k in state if not k.startswith(("decoder", "mask_token"))]
+    else:
+        kept = list(state)
+    ignored = [k for k in whole if not k.startswith(wrapper)] + [k for k in state if k not in set(kept)]
+    return Published(path, kind, {k: state[k] for k in kept}, ignored)
+
+
+def _kind(state: dict[str, Tensor], wrapped: str | None) -> str | None:
+    if wrapped == "MoCo":
+        return wrapped
+    if any(k.startswith("visual.") for k in state):
+        return "CLIP"
+    if "register_tokens" in state or ("mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)):
+        return "DINOv2"
+    if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state) or _has_fixed_positions(state):
+        return "MAE"
+    return wrapped
+
+
+def _has_fixed_positions(state: dict[str, Tensor]) -> bool:
+    """True of an encoder whose class token has no position, as with MAE's sines, which are not trained."""
+    positions = state.get("pos_embed")
+    if positions is None or positions.ndim != 3 or "norm.weight" not in state or "head.weight" in state:
+        return False
+    return bool(positions.any()) and not positions[:, 0].any()
+
+
+def choose_pool(args: argparse.Namespace, published: Published) -> None:
+    """Let the pooling of a ViT be that of the weights, unless a flag says what it is; fills in ``args.gp``."""
+    if published.pool is None or args.gp or args.model_kwargs.get("global_pool"):
+        return
+    if timm.models.is_model_in_modules(args.model, "vision_transformer"):
+        args.gp = published.pool
+        _logger.info(f"--finetune {published.path}: pooling is {args.gp}, as such weights are fine-tuned; --gp token "
+                     "takes the class token")
+
+
+def load_published(model: nn.Module, published: Published, flag: str) -> str:
+    """Load a checkpoint into a model, whose head may be another, and say what became of its tensors.
+
+    The head of a pretraining is never taken. MAE's and others' ``norm`` acts before pooling, timm's ``fc_norm`` behind
+    it: a model that has the other one of the two starts with a new one.
+
+    Args:
+        model: takes the weights.
+        published: what `read_published` has found.
+        flag: the flag that named the file.
+
+    Returns:
+        Counts and some names of what was loaded, ignored, and is new.
+
+    Raises:
+        UserError: the weights are not for this model.
+    """
+    kind, heads = published.kind, classifier_prefixes(model)
+    state = adapt_state(model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state))
+    ignored = list(published.ignored)
+    if kind:
+        ignored += [k for k in state if k.startswith(heads)]
+        state = {k: v for k, v in state.items() if not k.startswith(heads)}
+    theirs, own = ({n for n in NORMS if f"{n}weight" in s} for s in (state, model.state_dict()))
+    allow = (*heads, "decoder", "mask_token", *(NORMS if theirs and own and theirs != own else ()))
+    try:
+        report = load_weights(model, state, str(published.path), flag, allow=allow)
+    except UserError as error:
+        hint = f"; {kind} weights are for models such as {MODELS[kind]}" if kind else ""
+        raise UserError(f"{error}{hint}") from error
+    _warn_of_heads(model, kind)
+    return (f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
+            f"{_count([*ignored, *report.unexpected, *report.mismatched])} ignored, "
+            f"{_count([*report.missing, *report.mismatched])} new")
+
+
+def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return DINOv2's state as timm's filter knows it: ``blocks.CHUNK.BLOCK.`` without the chunk, with a mask token."""
+    flat = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", k): v for k, v in state.items()}
+    return {"mask_token": state["cls_token"], **flat}
+
+
+def _count(names: Iterable[str]) -> str:
+    names = list(names)
+    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
+
+
+def _warn_of_heads(model: nn.Module, kind: str | None) -> None:
+    width, heads = MOCO_SMALL
+    if kind != "MoCo" or getattr(model, "embed_dim", None) != width:
+        return
+    own = model.blocks[0].attn.num_heads
+    if own != heads:
+        _logger.warning(f"WARNING: MoCo v3's ViT-S has {heads} attention heads, this model has {own}: the weights fit, "
+                        f"but do not mean the same; give --model-kwargs num_heads={heads}")
+
+
+def warn_of_normalisation(published: Published, data_config: dict) -> None:
+    """Warn when images are not normalised as they were in pretraining."""
+    if published.kind is None:
+        return
+    clip = published.kind == "CLIP"
+    mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    own = tuple(data_config["mean"]), tuple(data_config["std"])
+    if len(own[0]) == 3 and own != (mean, std):
+        flags = " ".join(["--mean", *map(str, mean), "--std", *map(str, std)])
+        _logger.warning(f"WARNING: images are normalised by mean {own[0]} and std {own[1]}; {published.kind} weights "
+                        f"were trained with {flags}")
