@@ -22,6 +22,7 @@ from PIL import Image
 from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.data.noise import CIFAR100_SUPERCLASSES
+from w2s_plugins.errors import UserError
 from w2s_plugins.loading import create_model
 from w2s_plugins.losses import list_losses
 
@@ -137,8 +138,10 @@ def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.M
                        "--data-dir", "DATA")
         assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (loss, kwargs, plain.model, plain.teacher)
         assert (weak.task_loss_weight, weak.distill_loss_weight) == (0, 1)
-    ceiling = resolve("--config", pair, "hparams/variants/ceiling.yaml", "--data-dir", "DATA")
+    variants = ("hparams/variants/weak_labels_only.yaml", "hparams/variants/ceiling.yaml")
+    ceiling = resolve("--config", pair, *variants, "--data-dir", "DATA")
     assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (None, "ce", "", plain.model)
+    assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
     assert (ceiling.lr, ceiling.epochs, ceiling.dataset) == (plain.lr, plain.epochs, plain.dataset)
 
 
@@ -170,6 +173,24 @@ def test_any_loss_takes_the_place_of_a_pairs_own(loss: str, monkeypatch: pytest.
 def test_settings_are_those_of_the_paper(file: str, values: dict) -> None:
     args, _ = parse(train_parser(), ["--config", str(ROOT / "hparams" / f"{file}.yaml")])
     assert {key: getattr(args, key) for key in values} == values
+
+
+@pytest.mark.parametrize("configs, more, message", [
+    (["losses/adaptconf"], [], "--loss adaptconf needs a teacher"),
+    (["variants/weak_labels_only"], [], "without a teacher nothing is left to learn from"),
+    (["cifar100/vgg8", "losses/kd"], [], "--loss kd needs a teacher"),
+    (["cifar100/vgg8_vgg13", "variants/ceiling"], ["--teacher-checkpoint", "a.pth"], "needs --teacher NAME"),
+    (["noisy/cifar10", "variants/ceiling"], [], "--clean-select knn:250 needs a model that decides"),
+    (["imagenet/mae_vit_base"], ["--teacher-targets", "cached"], "use online with mixup or cutmix"),
+    (["cifar100/vgg8_vgg13"], ["--loss", "ce"], "or --teacher ''"),
+    (["cifar100/vgg8_vgg31"], [], "no such file (nearest: hparams/cifar100/vgg8_vgg13.yaml"),
+])
+def test_compositions_that_make_no_sense(
+        configs: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        resolve("--config", *(f"hparams/{c}.yaml" for c in configs), "--data-dir", "DATA", *more)
+    assert message in str(error.value)
 
 
 # ---------------------------------------------------------------- what it does
@@ -248,7 +269,8 @@ def data_flags(args: object, images: Images) -> dict[str, object]:
         return dict(data_dir=str(images.few_shot()))
     if args.dataset == "torch/fashion_mnist":
         return dict(data_dir=str(images.fashion()))
-    return dict(dataset="", data_dir=str(images.tar(class_count(args), 200 // class_count(args) if args.label_noise else 1)))
+    classes = class_count(args)
+    return dict(dataset="", data_dir=str(images.tar(classes, 200 // classes if args.label_noise else 1)))
 
 
 def smaller(name: str) -> dict[str, object]:

@@ -449,6 +449,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
+        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
+         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+         "--teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select_split is not None and args.teacher and args.no_teacher_eval
          and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
