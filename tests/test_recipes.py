@@ -27,6 +27,7 @@ from w2s_plugins.loading import create_model
 from w2s_plugins.losses import list_losses
 
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml"))
+DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
 CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
            "torch/inaturalist": 10_000}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -104,6 +105,50 @@ def test_a_command_of_the_header_loads_the_file(file: str) -> None:
     for argv in commands(file):
         configs = [token for token in argv if token.endswith(".yaml")]
         assert file in set().union(*(loaded(c) for c in configs))
+
+
+def test_documented_numbers_are_those_of_the_headers() -> None:
+    rows = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and ".yaml`" in line]
+    headers = {file: " ".join(header(file)) for file in FILES}
+    for row in rows:
+        files = [f"hparams/{f}" for f in re.findall(r"[\w/]+/\w+\.yaml", row)]
+        known = " ".join(headers[file] for file in (*files, "hparams/variants/weak_labels_only.yaml"))
+        assert not [n for n in re.findall(r"\d+\.\d+", row) if n not in known], row
+
+
+@pytest.mark.parametrize("file, numbers", [
+    ("cifar100/resnet20_resnet56", "73.81 73.86 74.17"),
+    ("cifar100/vgg8_vgg13", "76.41 76.55 76.84"),
+    ("cifar100/shufflenetv1_resnet32x4", "80.19 80.62 80.99"),
+    ("cifar100/shufflenetv1_resnet32x4_v1", "80.31 80.84 81.06"),
+    ("losses/kd", "73.81 76.41 80.19 80.31"),
+    ("losses/augconf", "73.86 76.55 80.62 80.84"),
+    ("imagenet/mae_vit_base", "83.86 83.53 80.36"),
+    ("fewshot/classifier_adaptconf", "61.5 79.52 62.29 79.96"),
+    ("fewshot/meta_adaptconf", "65.38 66.08"),
+    ("noisy/cifar10", "93.69 96.13"),
+    ("noisy/cifar100", "75.61 78.64"),
+])
+def test_header_has_the_published_numbers(file: str, numbers: str) -> None:
+    prose = " ".join(line for line in header(f"hparams/{file}.yaml") if not line.startswith("  "))
+    assert sorted(re.findall(r"\b[6-9]\d\.\d+", prose)) == sorted(numbers.split())
+
+
+@pytest.mark.parametrize("line", [
+    line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
+    for line in block.splitlines() if re.match(r"\s*(torchrun|run) ", line)])
+def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    line = re.sub("^run ", "train_w2s.py --data-dir DATA --config ", line.strip()).replace("$t", "1")
+    args = resolve(*shlex.split(line.partition("train_w2s.py ")[2]))
+    assert args.experiment and args.data_dir
+
+
+def test_documented_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "birds.yaml").write_text(re.search(r"```yaml\n(.*?)```", DOCUMENT, re.S)[1])
+    (tmp_path / "hparams").symlink_to(ROOT / "hparams")
+    args = resolve("--config", str(tmp_path / "birds.yaml"), "--data-dir", "DATA")
+    assert (args.teacher, args.lr, args.task_loss_weight, args.layer_decay) == ("resnet18", 1e-4, 0, 0.75)
 
 
 # ---------------------------------------------------------------- what it means
