@@ -449,9 +449,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
-        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
-         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
-         "--teacher NAME"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select_split is not None and args.teacher and args.no_teacher_eval
          and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
@@ -459,6 +456,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
+        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
+         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+         "--teacher NAME"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.resume == "auto" and not args.experiment,
