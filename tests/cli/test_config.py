@@ -117,10 +117,9 @@ def test_unknown_key_names_file_key_and_nearest(config):
     assert str(error.value).startswith(f"--config {file}: unknown key 'warmup-epoch' (nearest: warmup_epochs")
 
 
-@pytest.mark.parametrize("key", ["config", "help"])
-def test_a_file_cannot_name_files(config, key):
-    with pytest.raises(UserError, match=f"unknown key '{key}'"):
-        parse(train_parser(), ["--config", config({key: "b.yaml"})])
+def test_a_file_cannot_ask_for_help(config):
+    with pytest.raises(UserError, match="unknown key 'help'"):
+        parse(train_parser(), ["--config", config({"help": True})])
 
 
 @pytest.mark.parametrize("text, message", [
@@ -157,3 +156,56 @@ def test_args_yaml_round_trip(config, tmp_path):
     args.model_kwargs = {"depths": [1, 2]}  # YAML has no tuples
     assert vars(again) == vars(args)
     assert given == flags
+
+
+def test_a_file_reads_those_it_names_first(config, tmp_path, monkeypatch):
+    """Relative to itself, each with those it names in turn; names are those of the file, wherever the run starts."""
+    (tmp_path / "sub").mkdir()
+    config({"epochs": 1, "lr": 0.1, "opt": "adamw"}, "base.yaml")
+    config({"config": "../base.yaml", "lr": 0.2}, "sub/middle.yaml")
+    top = config({"config": ["sub/middle.yaml"], "opt": "lamb"}, "top.yaml")
+    monkeypatch.chdir("/")
+    args, given = parse(train_parser(), ["--config", top])
+    assert (args.epochs, args.lr, args.opt) == (1, 0.2, "lamb")
+    assert given == {"epochs", "lr", "opt"}
+
+
+def test_later_of_the_named_files_win(config):
+    config({"lr": 0.1, "epochs": 1}, "1.yaml")
+    config({"lr": 0.2}, "2.yaml")
+    args, _ = parse(train_parser(), ["--config", config({"config": ["1.yaml", "2.yaml"]}, "3.yaml")])
+    assert (args.lr, args.epochs) == (0.2, 1)
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"config": "b.yaml"}, "b.yaml: no such file, named by "),
+    ({"config": "a.yaml"}, "a.yaml: the file names itself: "),
+    ({"config": 3}, "a.yaml: config: 3 is not the name of a file"),
+    ({"config": ["a.yaml", None]}, "is not the name of a file or a list of names"),
+])
+def test_files_that_cannot_be_named(config, content, message):
+    with pytest.raises(UserError) as error:
+        parse(train_parser(), ["--config", config(content)])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("flags, loss, kwargs", [
+    ([], "adaptconf", {"temperature": 8}),
+    (["--loss", "adaptconf"], "adaptconf", {"temperature": 8}),
+    (["--distiller", "adaptconf"], "adaptconf", {"temperature": 8}),
+    (["--loss", "dkd"], "dkd", {}),
+    (["--distiller", "kd"], "adaptconf", {}),
+    (["--loss", "dkd", "--loss-kwargs", "beta=2"], "dkd", {"beta": 2}),
+])
+def test_another_loss_does_not_take_over_the_kwargs_of_a_file(config, flags, loss, kwargs):
+    file = config({"loss": "adaptconf", "loss_kwargs": {"temperature": 8}})
+    args, _ = parse(train_parser(), ["--config", file, *flags])
+    assert (args.loss, args.loss_kwargs) == (loss, kwargs)
+    if flags:
+        later = config({flags[0][2:]: flags[1]}, "later.yaml")
+        assert parse(train_parser(), ["--config", file, later])[0].loss_kwargs == ({} if "dkd" in flags else kwargs)
+
+
+def test_kwargs_wait_for_the_loss_that_comes_later(config):
+    file = config({"loss_kwargs": {"temperature": 8}})
+    assert parse(train_parser(), ["--config", file, "--loss", "adaptconf"])[0].loss_kwargs == {"temperature": 8}

@@ -1,6 +1,7 @@
 """The parsers of the two scripts: flags, YAML files and defaults merged, every key checked."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,23 +112,39 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
         action.default = defaults[dest]
     typed = vars(typed)
     given: dict[str, object] = {}
-    for file in typed.pop("config", []):
-        given.update(read_config(file, parser))
-    given.update(typed)
+    for layer in (*(read_config(file, parser) for file in typed.pop("config", [])), typed):
+        _overlay(given, layer)
     return argparse.Namespace(**{**defaults, **given}), set(given)
 
 
-def read_config(file: str, parser: Parser) -> dict[str, object]:
+def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
+    """Let later values win, in place; a loss that another one replaces takes its kwargs with it."""
+    replaced, loss = (layer.get("distiller") or layer.get("loss") for layer in (values, later))
+    if replaced and loss and replaced != loss:
+        values.pop("loss_kwargs", None)
+    values.update(later)
+
+
+def read_config(file: str, parser: Parser, readers: tuple[str, ...] = ()) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
+
+    The files that it names under ``config``, relative to itself, are read before it.
+
+    Args:
+        file: path of the file.
+        parser: knows the flags.
+        readers: the files that led to this one, each named by the one before it.
 
     Raises:
         UserError: naming the file, the key and the nearest valid one.
     """
-    path = Path(file)
+    path, named_by = Path(file), f", named by {readers[-1]}" if readers else ""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("hparams")
         hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
-        raise UserError(f"--config {file}: no such file{hint}")
+        raise UserError(f"--config {file}: no such file{named_by}{hint}")
+    if file in readers:
+        raise UserError(f"--config {file}: the file names itself: {' -> '.join((*readers, file))}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -137,18 +154,29 @@ def read_config(file: str, parser: Parser) -> dict[str, object]:
     if not isinstance(content, dict):
         raise UserError(f"--config {file}: expected a mapping of flags to values, found a {type(content).__name__}")
     actions = parser.by_dest()
-    values = {}
+    values, own = {}, {}
+    for base in _names_of_files(content.pop("config", []), file):
+        _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file)))
     for key, value in content.items():
         dest = str(key).replace("-", "_")
         if dest not in actions:
             raise UserError(f"--config {file}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = _coerce(actions[dest], value, file)
+        own[dest] = _coerce(actions[dest], value, file)
+    _overlay(values, own)
     return values
+
+
+def _names_of_files(value: object, file: str) -> list[str]:
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"--config {file}: config: {value!r} is not the name of a file or a list of names")
+    return names
 
 
 def _add_config(parser: Parser) -> None:
     parser.add_argument("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
-                        help="YAML files with flags; later files win, the command line wins over all")
+                        help="YAML files with flags; later files win, the command line wins over all; a file's config "
+                        "names others that are read before it")
 
 
 def _coerce(action: argparse.Action, value: object, file: str) -> object:

@@ -470,6 +470,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,
          f"--start-epoch {args.start_epoch} is not below --epochs {args.epochs}"),
+        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
+         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+         "--teacher NAME"),
     ]
     for broken, message in rules:
         if broken:

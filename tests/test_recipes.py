@@ -1,0 +1,387 @@
+"""Every recipe under hparams/: the commands in its header are checked in full, and train on generated images.
+
+A new file is found by itself. It needs a header with a command that loads it, directly or by another file's ``config``.
+"""
+
+import functools
+import io
+import json
+import os
+import re
+import shlex
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
+from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.data.noise import CIFAR100_SUPERCLASSES
+from w2s_plugins.errors import UserError
+from w2s_plugins.loading import create_model
+from w2s_plugins.losses import list_losses
+
+# folders whose recipes want other data than those below, and have a file of tests to themselves
+ELSEWHERE = ("burns",)
+FILES = sorted(
+    str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml") if p.parent.name not in ELSEWHERE)
+DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
+CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
+           "torch/inaturalist": 10_000}
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = sorted(name for group in CIFAR100_SUPERCLASSES for name in group.split())
+
+
+def header(file: str) -> list[str]:
+    """The comment that a file begins with, without its marks, lines of a command joined."""
+    lines = (ROOT / file).read_text().splitlines()
+    stop = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return re.sub(r" \\\n\s+", " ", "\n".join(line[2:] for line in lines[:stop])).splitlines()
+
+
+def commands(file: str) -> list[tuple[str, ...]]:
+    """The flags of the training commands in a header."""
+    lines = [line.strip() for line in header(file) if line.startswith("  ")]
+    return [tuple(shlex.split(line.partition("train_w2s.py ")[2])) for line in lines if "train_w2s.py" in line]
+
+
+def loaded(file: str) -> set[str]:
+    """A file and those that it reads first."""
+    named = yaml.safe_load((ROOT / file).read_text()).get("config", [])
+    bases = [os.path.normpath(Path(file).parent / n) for n in (named if isinstance(named, list) else [named])]
+    return {file}.union(*(loaded(base) for base in bases))
+
+
+# each command once, with the first file that has it
+COMMANDS = {argv: file for file in reversed(FILES) for argv in commands(file)}
+FIRST = list(dict.fromkeys(commands(file)[0] for file in FILES if commands(file)))  # what each file is about
+each_command = pytest.mark.parametrize("argv", COMMANDS, ids=[f"{f}-{i}" for i, f in enumerate(COMMANDS.values())])
+
+
+def resolve(*argv: str) -> object:
+    args, given = parse(train_parser(), argv)
+    resolve_train_args(args, given)
+    return args
+
+
+@functools.cache
+def logits_shape(name: str, classes: int, channels: int, size: int | None, kwargs: str) -> tuple[int, ...]:
+    """Shape of what a model says of two images of its size; nothing is computed."""
+    with torch.device("meta"):
+        model = create_model(
+            "--model", name, pretrained=False, inputs=dict(img_size=size, in_chans=channels), num_classes=classes,
+            **json.loads(kwargs)).eval()
+        size = size or timm.data.resolve_data_config(model=model)["input_size"][-1]
+        return tuple(model(torch.zeros(2, channels, size, size)).shape)
+
+
+def class_count(args: object) -> int | None:
+    """Classes of the data that a recipe names; of folders it is ImageNet's unless the recipe says otherwise."""
+    return CLASSES.get(args.dataset) or args.num_classes or (None if args.few_shot_eval else 1000)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_header_says_what_it_is_and_what_to_expect(file: str) -> None:
+    text = " ".join(" ".join(header(file)).split())
+    assert re.search(r"[Tt]ables?\b|Vision Superalignment", text)
+    assert re.search(r"[Pp]ublished|figures|Expect", text)
+    assert re.search(r"GPU|processes|CPU core", text) and re.search(r"hour|minute|second", text)
+    of_others = {"--nproc_per_node", "--max-classes"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= {*train_parser().flags(), *of_others}
+    named = {p.rstrip(".,;:") for p in re.findall(r"(?:hparams|docs)/[\w/.-]+", text)}
+    assert all((ROOT / p).exists() for p in named), named
+    siblings = re.findall(r"(?<![\w/.])\w+\.yaml", text)
+    assert all(list((ROOT / file).parent.glob(p)) or (ROOT / "hparams" / p).is_file() for p in siblings), siblings
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_first_command_of_the_header_loads_the_file(file: str) -> None:
+    assert commands(file)
+    assert file in set().union(*(loaded(token) for token in commands(file)[0] if token.endswith(".yaml")))
+
+
+def test_documented_numbers_are_those_of_the_headers() -> None:
+    rows = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and ".yaml`" in line]
+    headers = {file: " ".join(header(file)) for file in FILES}
+    for row in rows:
+        files = [f"hparams/{f}" for f in re.findall(r"[\w/]+/\w+\.yaml", row)]
+        known = " ".join(headers[file] for file in (*files, "hparams/variants/weak_labels_only.yaml"))
+        assert not [n for n in re.findall(r"\d+\.\d+", row) if n not in known], row
+
+
+@pytest.mark.parametrize("file, numbers", [
+    ("cifar100/resnet20_resnet56", "73.81 73.86 74.17"),
+    ("cifar100/vgg8_vgg13", "76.41 76.55 76.84"),
+    ("cifar100/shufflenetv1_resnet32x4", "80.19 80.62 80.99"),
+    ("cifar100/shufflenetv1_resnet32x4_v1", "80.31 80.84 81.06"),
+    ("losses/kd", "73.81 76.41 80.19 80.31"),
+    ("losses/augconf", "73.86 76.55 80.62 80.84"),
+    ("imagenet/mae_vit_base", "83.86 83.53 80.36"),
+    ("fewshot/classifier_adaptconf", "61.5 79.52 62.29 79.96"),
+    ("fewshot/meta_adaptconf", "65.38 66.08"),
+    ("noisy/cifar10", "93.69 96.13"),
+    ("noisy/cifar100", "75.61 78.64"),
+])
+def test_header_has_the_published_numbers(file: str, numbers: str) -> None:
+    prose = " ".join(line for line in header(f"hparams/{file}.yaml") if not line.startswith("  "))
+    assert sorted(re.findall(r"\b[6-9]\d\.\d+", prose)) == sorted(numbers.split())
+
+
+@pytest.mark.parametrize("line", [
+    line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
+    for line in block.splitlines() if re.match(r"\s*(torchrun|run) ", line)])
+def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    line = re.sub("^run ", "train_w2s.py --data-dir DATA --config ", line.strip()).replace("$t", "1")
+    args = resolve(*shlex.split(line.partition("train_w2s.py ")[2]))
+    assert args.experiment and args.data_dir
+
+
+def test_documented_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "birds.yaml").write_text(re.search(r"```yaml\n(.*?)```", DOCUMENT, re.S)[1])
+    (tmp_path / "hparams").symlink_to(ROOT / "hparams")
+    args = resolve("--config", str(tmp_path / "birds.yaml"), "--data-dir", "DATA")
+    assert (args.teacher, args.lr, args.task_loss_weight, args.layer_decay) == ("resnet18", 1e-4, 0, 0.75)
+
+
+# ---------------------------------------------------------------- what it means
+
+
+@each_command
+def test_command_is_valid_and_its_models_can_be_built(argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    args = resolve(*argv)
+    classes, channels = class_count(args), args.in_chans or 3
+    assert args.num_classes in (None, classes)
+    for name, size in ((args.model, args.img_size), (args.teacher, args.teacher_img_size)):
+        if name:
+            kwargs = json.dumps(args.model_kwargs if name == args.model else args.teacher_kwargs)
+            assert logits_shape(name, classes or 185, channels, size, kwargs) == (2, classes or 185)
+
+
+OF_THE_PAPER = [f for f in FILES if f.split("/")[1] in ("cifar100", "imagenet", "inat")]
+PAIRS = [f for f in OF_THE_PAPER if "hparams/losses/adaptconf.yaml" in loaded(f)]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_pairs_compose_with_losses_and_variants(pair: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plain = resolve("--config", pair, "--data-dir", "DATA")
+    kwargs = {"temperature": 4.0 if "mae" in pair else 0.5, "kd_temperature": 1.0}
+    assert (plain.loss, plain.loss_kwargs, plain.task_loss_weight) == ("adaptconf", kwargs, None)
+    for loss, kwargs in (("kd", {"temperature": 1.0}),
+                         ("augconf", {"alpha": 0.5, "ramp": 0.3, "kd_temperature": 1.0}),
+                         ("adaptconf", {"temperature": 0.5, "kd_temperature": 1.0})):
+        weak = resolve("--config", pair, f"hparams/losses/{loss}.yaml", "hparams/variants/weak_labels_only.yaml",
+                       "--data-dir", "DATA")
+        assert (weak.loss, weak.loss_kwargs, weak.model, weak.teacher) == (loss, kwargs, plain.model, plain.teacher)
+        assert (weak.task_loss_weight, weak.distill_loss_weight) == (0, 1)
+    variants = ("hparams/variants/weak_labels_only.yaml", "hparams/variants/ceiling.yaml")
+    ceiling = resolve("--config", pair, *variants, "--data-dir", "DATA")
+    assert (ceiling.loss, ceiling.task_loss, ceiling.teacher, ceiling.model) == (None, "ce", "", plain.model)
+    assert (ceiling.task_loss_weight, ceiling.distill_loss_weight) == (None, None)
+    assert (ceiling.lr, ceiling.epochs, ceiling.dataset) == (plain.lr, plain.epochs, plain.dataset)
+
+
+@pytest.mark.parametrize("loss", list_losses())
+def test_any_loss_takes_the_place_of_a_pairs_own(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    args = resolve("--config", "hparams/imagenet/mae_vit_base.yaml", "--data-dir", "DATA", "--loss", loss)
+    own = {"temperature": 4.0, "kd_temperature": 1.0}
+    assert (args.loss, args.loss_kwargs) == (loss, own if loss == "adaptconf" else {})
+
+
+@pytest.mark.parametrize("file, values", [
+    ("cifar_v0", dict(epochs=240, batch_size=64, opt="sgd", lr=0.2, min_lr=2e-3, warmup_epochs=10, sched="cosine",
+                      weight_decay=5e-4, smoothing=0, color_jitter=0, interpolation="bilinear", crop_pct=0.875,
+                      img_size=32, aa=None, mixup=0, mean=[.5071, .4865, .4409], std=[.2673, .2564, .2762])),
+    ("cifar_v1", dict(epochs=240, lr=0.2, aa="original-mstd0.5", mixup=0.1, img_size=32)),
+    ("imagenet_v0", dict(epochs=100, batch_size=64, opt="sgd", lr=0.1, sched="step", decay_epochs=30, decay_rate=0.1,
+                         weight_decay=1e-4, crop_pct=0.95, smoothing=0.1, color_jitter=0)),
+    ("imagenet_mae", dict(epochs=100, batch_size=128, opt="adamw", lr=2e-3, layer_decay=0.65, weight_decay=0.05,
+                          warmup_epochs=5, warmup_lr=1e-4, min_lr=1e-6, sched="cosine", smoothing=0.1, mixup=0.8,
+                          aa="rand-m9-mstd0.5-inc1", cutmix=1.0, reprob=0.25, drop_path=0.1)),
+    ("inat/mae_vit_base_2018", dict(num_classes=8142, lr=2e-3, epochs=100, teacher="resnet50", amp=True)),
+    ("fewshot/classifier_adaptconf", dict(epochs=100, batch_size=128, lr=0.1, decay_milestones=[90], num_classes=64,
+                                          weight_decay=5e-4, few_shot_eval="5x1,5x5", val_split="",
+                                          loss_kwargs={"temperature": 8.0, "kd_temperature": 10.0})),
+    ("fewshot/meta_adaptconf", dict(epochs=20, train_batches_per_epoch=200, episodes_per_batch=4, episodic="5x1",
+                                    queries=15, lr=1e-3, weight_decay=5e-4, few_shot_split="validation", sched="none",
+                                    loss_kwargs={"temperature": 0.25, "kd_temperature": 10.0})),
+])
+def test_settings_are_those_of_the_paper(file: str, values: dict) -> None:
+    args, _ = parse(train_parser(), ["--config", str(ROOT / "hparams" / f"{file}.yaml")])
+    assert {key: getattr(args, key) for key in values} == values
+
+
+@pytest.mark.parametrize("configs, more, message", [
+    (["losses/adaptconf"], [], "--loss adaptconf needs a teacher"),
+    (["variants/weak_labels_only"], [], "without a teacher nothing is left to learn from"),
+    (["cifar100/vgg8", "losses/kd"], [], "--loss kd needs a teacher"),
+    (["cifar100/vgg8_vgg13", "variants/ceiling"], ["--teacher-checkpoint", "a.pth"], "needs --teacher NAME"),
+    (["noisy/cifar10", "variants/ceiling"], [], "--clean-select knn:250 needs a model that decides"),
+    (["imagenet/mae_vit_base"], ["--teacher-targets", "cached"], "use online with mixup or cutmix"),
+    (["cifar100/vgg8_vgg13"], ["--loss", "ce"], "or --teacher ''"),
+    (["cifar100/vgg8_vgg31"], [], "no such file (nearest: hparams/cifar100/vgg8_vgg13.yaml"),
+])
+def test_compositions_that_make_no_sense(
+        configs: list[str], more: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        resolve("--config", *(f"hparams/{c}.yaml" for c in configs), "--data-dir", "DATA", *more)
+    assert message in str(error.value)
+
+
+# ---------------------------------------------------------------- what it does
+
+
+SMALLER = {
+    "vit_": dict(depth=1, embed_dim=192),
+    r"resnet(18|34|50)(\.|$)": dict(channels=[8, 16, 32, 64]),
+    r"cifar_(resnet|vgg)|(resnet|vgg)\d": dict(depths=[1, 1, 1, 1, 1]),
+    "cifar_shufflenet": dict(widths=[60, 120, 240]),
+    "preact_resnet": dict(depths=[1, 1, 1, 1], widths=[8, 8, 16, 32, 64]),
+    "fewshot_resnet": dict(depths=[1, 1, 1, 1]),
+}
+
+
+class Images:
+    """Generated images, made once for each number of classes; those of a hundred classes in a row differ."""
+
+    def __init__(self, root: Path):
+        self.root, rng = root, np.random.default_rng(0)
+        self.pictures = []
+        for _ in range(100):
+            file = io.BytesIO()
+            coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+            coarse.resize((48, 40)).save(file, "jpeg")
+            self.pictures.append(file.getvalue())
+
+    def tar(self, classes: int, count: int) -> Path:
+        """``count`` images of each class in one tar file, which takes less time than thousands of folders."""
+        file = self.root / f"{classes}-{count}.tar"
+        if not file.exists():
+            names = {10: CIFAR10, 100: CIFAR100}.get(classes) or [f"class{c:05}" for c in range(classes)]
+            with tarfile.open(file, "w") as tar:
+                for number, name in enumerate(names * count):
+                    picture, member = self.pictures[number % 100], tarfile.TarInfo(f"{name}/{number}.jpg")
+                    member.size = len(picture)
+                    tar.addfile(member, io.BytesIO(picture))
+        return file
+
+    def few_shot(self) -> Path:
+        """64 base classes; validation and novel ones with the images of two episodes."""
+        folder = self.root / "few-shot"
+        if not folder.exists():
+            for split, classes, count in (("base", 64, 3), ("validation", 6, 7), ("novel", 6, 7)):
+                for c in range(classes):
+                    (folder / split / f"n{c:02}").mkdir(parents=True)
+                    for i in range(count):
+                        (folder / split / f"n{c:02}" / f"{i}.jpg").write_bytes(self.pictures[c % 10])
+        return folder
+
+    def fashion(self) -> Path:
+        """Fashion-MNIST's own files, with 400 and 100 images."""
+        folder = self.root / "FashionMNIST" / "raw"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            rng = np.random.default_rng(0)
+            for name, count in (("train", 400), ("t10k", 100)):
+                labels = np.arange(count, dtype=np.uint8) % 10
+                images = rng.integers(0, 30, (count, 28, 28), dtype=np.uint8) + 22 * labels[:, None, None]
+                for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+                    sizes = np.array([2048 + values.ndim, *values.shape], dtype=">i4")
+                    (folder / f"{name}-{kind}-ubyte").write_bytes(sizes.tobytes() + values.astype(np.uint8).tobytes())
+        return self.root
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return Images(tmp_path_factory.mktemp("images"))
+
+
+def data_flags(args: object, images: Images) -> dict[str, object]:
+    """Where generated data lie that take the place of a recipe's."""
+    if args.dataset == "w2s/digits":
+        return {}
+    if args.few_shot_eval:
+        return dict(data_dir=str(images.few_shot()))
+    if args.dataset == "torch/fashion_mnist":
+        return dict(data_dir=str(images.fashion()))
+    classes = class_count(args)
+    return dict(dataset="", data_dir=str(images.tar(classes, 200 // classes if args.label_noise else 1)))
+
+
+def smaller(name: str) -> dict[str, object]:
+    """Constructor arguments that leave little of a large model."""
+    return next((kwargs for pattern, kwargs in SMALLER.items() if re.match(pattern, name)), {})
+
+
+def cheap(args: object) -> dict[str, object]:
+    """Flags that bring a recipe down to two steps on a CPU; what the recipe is about stays."""
+    flags = dict(
+        device="cpu", workers=0, stop_epoch=1, pretrained=False, val_split="", no_teacher_eval=True, experiment="run",
+        batch_size=2, train_slice="0:4", model_kwargs=smaller(args.model), teacher_kwargs=smaller(args.teacher or ""))
+    if args.label_noise:
+        flags.update(train_slice=None, batch_size=16, clean_select=args.clean_select and "knn:1", img_size=16,
+                     teacher_img_size=16)
+    if args.few_shot_eval:
+        flags.update(img_size=16, teacher_img_size=16, queries=2, few_shot_episodes=20)
+    if args.episodic:
+        flags.update(episodes_per_batch=1, train_batches_per_epoch=2, batch_size=15, train_slice=None)
+    if args.img_size is None and not args.model.startswith("vit"):
+        flags.update(img_size=64)
+    if args.protocol:
+        flags.update(val_split="validation", no_teacher_eval=False, train_slice="0:400", weak_fraction=20, img_size=16,
+                     batch_size=16, stop_epoch=2)
+    return flags
+
+
+def write_weights(path: str, name: str, classes: int, channels: int, size: int | None, published: bool) -> None:
+    """Weights for a flag that names a file or a run folder; as ``published``, without classifier."""
+    model = create_model("--model", name, pretrained=False, inputs=dict(in_chans=channels, img_size=size),
+                         num_classes=classes, **smaller(name))
+    state = model.state_dict()
+    if published:
+        state = {k: v for k, v in state.items() if not k.startswith(("head.", "fc."))}
+    file = Path(path) if Path(path).suffix else Path(path) / "last.pth.tar"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": state} if published else {"state_dict": state}, file)
+
+
+@pytest.mark.parametrize("argv", FIRST, ids=[COMMANDS[argv] for argv in FIRST])
+def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Images) -> None:  # noqa: F811
+    Path("hparams").symlink_to(ROOT / "hparams")
+    args = resolve(*argv)
+    classes, channels = class_count(args), args.in_chans or 3
+    flags = {**cheap(args), **data_flags(args, images)}
+    size = flags.get("img_size", args.img_size)
+    weights = args.teacher_checkpoint or ("hub.pth" if args.teacher and not args.protocol else None)
+    if weights:
+        flags["teacher_checkpoint"] = weights
+        teacher_size = flags.get("teacher_img_size", size if args.teacher.startswith("vit") else None)
+        flags["teacher_img_size"] = teacher_size
+        write_weights(weights, args.teacher, classes or 64, channels, teacher_size, published=False)
+    for path in (args.finetune, args.initial_checkpoint):
+        if path:
+            write_weights(path, args.model, classes or 64, channels, size, published=path == args.finetune)
+    Path("cheap.yaml").write_text(yaml.safe_dump(flags))
+    typed = [f for f in argv if f not in ("DATA", "DIR", "output/glyphs", "--data-dir", "--dataset-download")]
+    here(*typed, "--config", "cheap.yaml", "--experiment", "run").ok()
+    run = Path("output/train/run/student" if args.protocol else "output/train/run")
+    trained = [e for e in read_lines(run / "metrics.jsonl") if e["event"] == "train"]
+    assert trained[-1]["update"] >= 1
+    terms = set(trained[-1]["terms"]) - {"loss"}
+    if args.teacher:
+        assert len(terms - {"task"}) > 0 and ("task" in terms) == (args.task_loss_weight != 0)
+    config = yaml.safe_load((run / "export" / "config.json").read_text())
+    assert config["num_classes"] == classes or args.few_shot_eval
