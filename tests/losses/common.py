@@ -41,8 +41,8 @@ def make_inputs(
     )
 
 
-def make_loss(name: str, num_classes: int, **kwargs: object) -> DistillationLoss:
+def make_loss(name: str, num_classes: int, num_samples: int = NUM_SAMPLES, **kwargs: object) -> DistillationLoss:
     """Create a loss and give it its memory."""
     loss = create_loss(name, **kwargs)
-    loss.setup(LossContext(num_classes=num_classes, num_samples=NUM_SAMPLES))
+    loss.setup(LossContext(num_classes=num_classes, num_samples=num_samples))
     return loss

@@ -324,6 +324,27 @@ class ELR:
         return total / len(inputs.student_logits)
 
 
+class BalancedELR(ELR):
+    """ELR whose teacher is shifted; the shift of a batch is what the batches before it have made it."""
+
+    def __init__(self, balance=1.0, shares=None, **kwargs):
+        super().__init__(**kwargs)
+        self.balance, self.shares, self.bias = balance, shares, None
+
+    def step(self, inputs, training=True):
+        batch_size, num_classes = inputs.teacher_logits.shape
+        shares = self.shares or num_classes * [1.0]
+        self.bias = self.bias or num_classes * [0.0]
+        shifted = inputs.teacher_logits + self.balance * torch.tensor(self.bias, dtype=torch.float64)
+        if training:
+            rows = [softmax([w + b for w, b in zip(row, self.bias)]) for row in inputs.teacher_logits]
+            rate = min(0.2, batch_size / (10 * num_classes))
+            self.bias = [
+                float(b - rate * (mean(column) / (share / sum(shares)) - 1))
+                for b, column, share in zip(self.bias, zip(*rows), shares)]
+        return super().step(inputs.replace(teacher_logits=shifted), training)
+
+
 class Temporal:
     def __init__(self, alpha=0.6, share=0.5, ramp=0.27):
         self.share, self.ramp, self.memory = share, ramp, Averages(alpha)
@@ -376,4 +397,4 @@ STATELESS = {
         adaptconf, augconf, bkd, bootstrap, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard, jsd_kd,
         kd, logconf, mlkd, nce_rce, nkd, product, reverse_kl, sce, small_loss, ttm, wttm)
 }
-WITH_MEMORY = {"elr": ELR, "temporal": Temporal, "sop": SOP}
+WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}

@@ -8,9 +8,9 @@ import torch.multiprocessing
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
 
-from .common import make_inputs, make_loss
+from .common import NUM_SAMPLES, make_inputs, make_loss
 
-WITH_MEMORY = ["elr", "temporal", "sop", "elr+sop"]
+WITH_MEMORY = ["elr", "balanced_elr", "temporal", "sop", "elr+sop"]
 STEPS = [  # rows of rank 0, rows of rank 1; sample 3 is on both ranks at once, sample 5 twice on one
     ([0, 1, 2], [3, 4, 5]),
     ([3, 7, 5, 5], [3, 2]),
@@ -79,7 +79,36 @@ def test_two_ranks_remember_what_one_process_does(name, two_ranks):
 def test_memory_of_unseen_samples_stays_as_it_was():
     for name in WITH_MEMORY:
         fresh, state = make_loss(name, 4).state_dict(), train(name)[0]
-        assert all(torch.equal(value[9:], fresh[key][9:]) for key, value in state.items())
+        by_sample = {key: value for key, value in state.items() if len(value) == NUM_SAMPLES}
+        assert by_sample and all(torch.equal(value[9:], fresh[key][9:]) for key, value in by_sample.items())
+
+
+@pytest.mark.parametrize("shares", [None, [1.0, 2.0, 3.0, 4.0]])
+def test_shift_gives_the_classes_their_shares(shares):
+    """A teacher with a preference: the mean softmax has other shares before, the given ones after a few epochs."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4000, 4, generator=generator) + torch.tensor([1.5, 0.0, 0.0, -1.0])
+    wanted = torch.tensor(shares or 4 * [1.0]) / sum(shares or 4 * [1.0])
+    loss = make_loss("balanced_elr", 4, shares=shares, num_samples=4000)
+    assert (logits.softmax(dim=1).mean(dim=0) - wanted).abs().max() > 0.1
+    for rows in torch.randperm(4000, generator=generator).repeat(5).split(100):
+        loss(LossInputs(student_logits=torch.zeros(len(rows), 4), teacher_logits=logits[rows], index=rows))
+    shifted = (logits + loss.shift.bias).softmax(dim=1).mean(dim=0)
+    assert (shifted - wanted).abs().max() < 0.02  # what the noise of batches of 100 leaves
+
+
+def test_without_balance_it_is_elr():
+    inputs = [batch(step, [*parts[0], *parts[1]]) for step, parts in enumerate(STEPS)]
+    plain, balanced = make_loss("elr", 4), make_loss("balanced_elr", 4, balance=0.0)
+    for x in inputs:
+        assert {k: v.item() for k, v in plain(x).items()} == {k: v.item() for k, v in balanced(x).items()}
+
+
+def test_shares_of_other_classes_are_refused():
+    with pytest.raises(UserError, match="shares has 3 numbers, expected one for each of the 4 classes"):
+        make_loss("balanced_elr", 4, shares=[0.2, 0.3, 0.5])
+    with pytest.raises(UserError, match="expected a list of numbers > 0"):
+        create_loss("balanced_elr", shares=[0.0, 1.0])
 
 
 def test_start_of_the_average_is_corrected():
@@ -115,7 +144,7 @@ def test_sop_takes_up_a_wrong_label():
     assert loss.u[8].abs() < 1e-7
 
 
-@pytest.mark.parametrize("name", ["elr", "temporal", "sop"])
+@pytest.mark.parametrize("name", ["elr", "balanced_elr", "temporal", "sop"])
 def test_what_is_missing_is_said_in_one_line(name):
     inputs = make_inputs(2, 4)
     with pytest.raises(UserError, match="setup"):

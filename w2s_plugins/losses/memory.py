@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .base import LossContext, LossInputs
 
+_LARGEST_RATE, _VISITS = 0.2, 10
+
 
 def gather_rows(*tensors: Tensor) -> list[Tensor]:
     """Return each tensor with the rows of all ranks joined in rank order; as it is when there is one process.
@@ -91,6 +93,30 @@ class PredictionMemory(nn.Module):
         index, sums, counts = merge_repeats(index, probabilities)
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
         self.visits[index] += 1
+
+
+class ClassShift(nn.Module):
+    """A number b_c to add to each logit of a class, with which the mean softmax follows given shares pi of the classes.
+
+    b minimises the convex mean of logsumexp(w + b) - <pi, b>, whose gradient is the difference of shares; each batch
+    takes the step b_c <- b_c - rate * (mean of softmax(w + b)_c / pi_c - 1). The rate is 0.2, or less where a batch has
+    less than two samples a class, so that a class is seen about ten times before its b has changed much.
+
+    Args:
+        shares: (C,), above 0; scaled to sum 1.
+    """
+
+    def __init__(self, shares: Tensor):
+        super().__init__()
+        self.register_buffer("shares", shares / shares.sum(), persistent=False)
+        self.register_buffer("bias", torch.zeros_like(shares))
+
+    @torch.no_grad()
+    def update(self, logits: Tensor) -> None:
+        """Take one step on the logits (B, C) of all ranks."""
+        rows, = gather_rows((logits + self.bias.to(logits.dtype)).softmax(dim=1))
+        rate = min(_LARGEST_RATE, len(rows) / (_VISITS * len(self.bias)))
+        self.bias -= rate * (rows.mean(dim=0).to(self.bias.dtype) / self.shares - 1)
 
 
 def _gather_padded(tensor: Tensor, counts: list[int]) -> Tensor:

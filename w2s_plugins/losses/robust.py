@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
 from .base import (
     Decay,
     DistillationLoss,
@@ -24,7 +25,7 @@ from .base import (
 )
 from .confidence import ramped
 from .logits import kl_per_sample
-from .memory import PredictionMemory, gather_rows, index_of, merge_repeats, size_of
+from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 
@@ -189,12 +190,12 @@ class EarlyLearningRegularization(DistillationLoss):
         self.memory = None
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "elr")
+        size = size_of(context, self.name or "elr")
         self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.memory is not None, "elr")
-        log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+        index = index_of(inputs, self.memory is not None, self.name or "elr")
+        log_p, q = inputs.student_logits.log_softmax(dim=1), self.labels(inputs.teacher_logits)
         p = log_p.exp()
         if self.training:
             self.memory.update(index, p.detach())
@@ -204,6 +205,58 @@ class EarlyLearningRegularization(DistillationLoss):
             "ce": -(q * log_p).sum(dim=1).mean(),
             "elr": self.lam * torch.log1p(-agreement).mean(),
         }
+
+    def labels(self, teacher_logits: Tensor) -> Tensor:
+        """Return the teacher's softmax (B, C)."""
+        return teacher_logits.softmax(dim=1)
+
+
+@register_loss(
+    "balanced_elr",
+    summary="elr on the teacher's softmax, shifted until its classes have their known shares",
+    paper="this project",
+)
+class BalancedEarlyLearning(EarlyLearningRegularization):
+    """Early-learning regularisation (2020, arXiv 2007.00151) on a teacher without its preference for some classes.
+
+    A teacher of few labels predicts some too often. If the classes' shares are known (uniform unless given), that
+    can be mended without labels, see `ClassShift`. The label is softmax(w + balance * b).
+
+    It is wrong where the shares are wrong: give ``shares`` for a data set whose classes are not equally frequent, or
+    balance = 0, which is `elr`. With lam = 0 it is cross-entropy to the shifted teacher.
+
+    Args:
+        lam: weight of the regulariser, as for `elr`.
+        beta: share of the average kept at each visit, as for `elr`.
+        balance: how much of the shift is applied.
+        shares: share of each class, in the order of the logits; scaled to sum 1.
+    """
+
+    def __init__(
+            self,
+            lam: NonNegative = 3.0,
+            beta: Decay = 0.7,
+            balance: Share = 1.0,
+            shares: list[Positive] | None = None,
+    ):
+        super().__init__(lam, beta)
+        self.balance, self.shares = balance, shares
+        self.shift = None
+
+    def setup(self, context: LossContext) -> None:
+        super().setup(context)
+        shares = [1.0] * context.num_classes if self.shares is None else self.shares
+        if len(shares) != context.num_classes:
+            raise UserError(
+                f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                f"{context.num_classes} classes")
+        self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32, device=context.device))
+
+    def labels(self, teacher_logits: Tensor) -> Tensor:
+        bias = self.balance * self.shift.bias.to(teacher_logits.dtype)
+        if self.training:
+            self.shift.update(teacher_logits)
+        return (teacher_logits + bias).softmax(dim=1)
 
 
 @register_loss(
