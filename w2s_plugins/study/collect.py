@@ -5,8 +5,8 @@ A folder is that of a study, whose plan names the runs, or any folder that has r
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ import numpy as np
 from ..checkpoint import read_run_args
 from ..cli import groups, train_parser
 from ..cli.parser import Parser
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest
 from ..metrics import performance_gap_recovered
 from ..protocol import read_predictions
 from ..report import PREDICTIONS
+from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
 PARTS = ("weak", "strong", "protocol", "loss")
 # flags that name places, show or keep things, or are told apart by name elsewhere, and so make no other protocol
@@ -121,7 +122,8 @@ def collect(folder: Path) -> Collected:
         siblings = [str(p) for p in folder.parent.glob("*") if p.is_dir()] if folder.parent.is_dir() else []
         raise UserError(f"no folder {folder}{nearest(str(folder), siblings)}")
     found = Collected(folder, [])
-    found.students = _without_twins(_from_folders(folder, found.left_out), found.left_out)
+    read = _from_plan if (folder / PLAN).is_file() else _from_folders
+    found.students = _without_twins(read(folder, found.left_out), found.left_out)
     if not found.students:
         reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
         raise UserError(f"{folder}: no finished student in it{reasons}")
@@ -134,6 +136,34 @@ def loss_label(name: str, kwargs: dict | None) -> str:
     return f"{name}({inner})" if inner else name
 
 
+def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
+    """Read the finished students of a study."""
+    plan = load_plan(folder)
+    by_id = {run.id: run for run in plan}
+    students = [run for run in plan if run.kind == "student"]
+    waiting = [run for run in students if not finished(run)]
+    if waiting:
+        names = ", ".join(run.folder for run in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        left_out.append(f"{len(waiting)} of {len(students)} students are not finished: {names}")
+    found = []
+    for run in students:
+        ceiling = next((by_id[i].path for i in run.needs if by_id[i].kind == "ceiling" and finished(by_id[i])), None)
+        if run not in waiting:
+            with _noting(left_out):
+                labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
+                found.append(read_student(run.path, labels, args, read_result(run), ceiling))
+    return found
+
+
+@contextmanager
+def _noting(left_out: list[str]) -> Iterator[None]:
+    """Note an error as the reason why a run is left out."""
+    try:
+        yield
+    except UserError as error:
+        left_out.append(str(error))
+
+
 def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
     """Read all students below a folder; labels are made of what differs between their flags."""
     records = dict(_records(folder, left_out))
@@ -142,38 +172,33 @@ def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
     for path, record in records.items():
         if not record.get("teacher"):
             continue
-        try:
-            args = read_run_args(path, "study")
-            runs.append((path, args, record, _ceiling_of(path, record, plain)))
-        except UserError as error:
-            left_out.append(str(error))
+        with _noting(left_out):
+            runs.append((path, read_run_args(path, "study"), record, _ceiling_of(path, record, plain)))
     labels = _protocol_labels([args for _, args, *_ in runs])
     students = []
     for (path, args, record, ceiling), protocol in zip(runs, labels):
         label = dict(weak=str(args["teacher"]), strong=str(args["model"]), protocol=protocol,
                      loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
-        try:
+        with _noting(left_out):
             students.append(read_student(path, label, args, record, ceiling))
-        except UserError as error:
-            left_out.append(str(error))
     return students
 
 
 def _records(folder: Path, left_out: list[str]) -> Iterator[tuple[Path, dict]]:
-    for path in sorted(folder.rglob("result.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            left_out.append(f"{path}: cannot be read ({one_line(error)})")
-            continue
-        if isinstance(record, dict) and "loss" in record and "data" in record:  # that of a protocol has no data
+    for path in sorted(folder.rglob(RESULT)):
+        record = read_json(path)
+        if record is None:
+            left_out.append(f"{path}: cannot be read")
+        elif "loss" in record and "data" in record:  # that of a protocol has no data
             yield path.parent, record
 
 
 def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | None:
-    """Return the run without a teacher of the same samples, model and seed, the nearest one if there are several."""
+    """Return the run without a teacher of the same data, model and seed, the nearest one if there are several."""
     def traits(of: dict) -> tuple:
-        return of["model"]["architecture"], of["data"]["fingerprint"], of["seed"]
+        test = of["data"].get("splits", {}).get("val")
+        return of["model"]["architecture"], of["data"]["fingerprint"], test, of["seed"]
+
     fitting = [p for p, other in plain.items()
                if traits(other) == traits(record) and not other["data"].get("label_noise")]
     return min(fitting, key=lambda p: (p.parent != path.parent, str(p)), default=None)
@@ -181,13 +206,13 @@ def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | Non
 
 def _protocol_labels(runs: list[dict]) -> list[str]:
     """Say of each run by what flags it differs from others, besides models, loss and seed."""
-    names = groups_of_loss() | _APART
+    names = _flags_of_released_code() | _APART
     kept = [{k: v for k, v in args.items() if k not in names} for args in runs]
     differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
     return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
 
 
-def groups_of_loss() -> set[str]:
+def _flags_of_released_code() -> set[str]:
     """Flags of the released code, all of which come down to others."""
     parser = Parser()
     groups.add_released_code(parser.add_argument)
@@ -211,7 +236,7 @@ def read_student(
         raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
     top = None
     if ceiling is not None:
-        rule = json.loads((ceiling / "result.json").read_text(encoding="utf-8"))["selected"]["rule"]
+        rule = (read_json(ceiling / RESULT) or {}).get("selected", {}).get("rule", "last")
         theirs = read_predictions(ceiling / PREDICTIONS[rule])
         if not np.array_equal(theirs["target"], columns["target"]):
             raise UserError(f"{folder}: its ceiling {ceiling} was evaluated on other test samples")

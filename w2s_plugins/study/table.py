@@ -21,7 +21,7 @@ from ..model_card import _table as markdown_table
 from .collect import PARTS, Collected, StudentRun, add_folder, collect
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
-LEVEL = 1 - CONFIDENCE
+LEVEL = 0.05
 FIGURES = ("weak", "student", "ceiling", "agreement", "pgr")
 HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR"}
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
@@ -83,8 +83,9 @@ def make_table(found: Collected, reference: str | None = None) -> dict:
         UserError: no such loss.
     """
     losses = {student.loss for student in found.students}
-    if reference not in (None, "best") and not any(_is_loss(loss, reference) for loss in losses):
-        raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, losses)}; there "
+    names = losses | {student.record["loss"]["name"] for student in found.students}
+    if reference not in (None, "best", *names):
+        raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
                         f"are {', '.join(sorted(losses))}")
     groups = [make_group(labels, runs, reference) for labels, runs in found.groups().items()]
     return dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out)
@@ -98,31 +99,30 @@ def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: 
     comparable = all(np.array_equal(runs[0].target, other.target) for other in runs)
     records = sorted((make_cell(loss, members) for loss, members in cells.items()),
                      key=lambda cell: -cell["student"]["mean"])
-    against = choose_reference([cell["loss"] for cell in records], reference)
+    chosen = choose_reference(records, reference)
+    against = (chosen or records[0])["loss"]
     group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records)
     if not comparable:
         group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
     elif len(records) > 1:
-        compare_losses(cells, group, all_pairs=reference == "best" or not _is_loss(against, reference or "kd"))
+        compare_losses(cells, group, all_pairs=chosen is None)
     return group
 
 
-def choose_reference(losses: list[str], wanted: str | None) -> str:
-    """Return the loss to compare with among ``losses``, best first: by its label, else by its name, else the best."""
-    if wanted != "best":
-        wanted = wanted or "kd"
-        for loss in sorted((loss for loss in losses if _is_loss(loss, wanted)), key=lambda loss: loss != wanted):
-            return loss
-    return losses[0]
-
-
-def _is_loss(label: str, wanted: str) -> bool:
-    return label == wanted or label.split("(")[0] == wanted
+def choose_reference(cells: list[dict], wanted: str | None) -> dict | None:
+    """Return the cell to compare with: that with the label, else the first with the name; None for the best."""
+    if wanted == "best":
+        return None
+    wanted = wanted or "kd"
+    fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
+    return min(fitting, key=lambda cell: cell["loss"] != wanted, default=None)
 
 
 def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     """Return the figures of one cell."""
-    record = dict(loss=loss, seeds=[r.seed for r in runs], runs=[str(r.folder) for r in runs], verdict=None)
+    about = runs[0].record["loss"]
+    record = dict(loss=loss, name=about["name"], kwargs=about["kwargs"] or {}, seeds=[r.seed for r in runs],
+                  verdict=None)
     for name in FIGURES:
         values = [r.figures[name] for r in runs if r.figures[name] is not None]
         record[name] = {**t_interval(values), "values": values, "over": "seeds"} if values else None
