@@ -45,6 +45,7 @@ from w2s_plugins.losses import describe_losses
 from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.sample_weights import BINS
 from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
@@ -348,6 +349,15 @@ def fit(run: Run) -> None:
         console.close()
 
 
+def log_sample_weights(run: Run) -> None:
+    """Write how the epoch's samples were weighed to metrics.jsonl; all ranks take part."""
+    weights = run.position.weights.record(run.world.distributed)
+    if run.files and weights:
+        run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
+    elif run.files and run.args.log_beta and run.position.epoch == 0:
+        _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")
+
+
 def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch, and move on to the next."""
     args, epoch = run.args, run.position.epoch
@@ -358,6 +368,7 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     if not evaluation_due(args, epoch, stop):
         if run.scheduler is not None:
             run.scheduler.step(epoch + 1, metric=None)
+        log_sample_weights(run)
         run.position.next_epoch()
         return
     use_ema = evaluates_average(run)
@@ -377,6 +388,7 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
     metric = selection_metric(args, figures, terms)
+    log_sample_weights(run)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
         broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "
