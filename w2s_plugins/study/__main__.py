@@ -2,7 +2,7 @@
 
 from ..cli.parser import Parser
 from ..errors import UserError, nearest, run_main
-from . import cost, table
+from . import cost, report, table
 
 
 def main() -> None:
@@ -11,6 +11,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     cost.add_command(commands)
     table.add_command(commands)
+    report.add_command(commands)
     args, unknown = parser.parse_known_args()
     if unknown:
         flag = unknown[0].split("=")[0]

@@ -124,6 +124,7 @@ def collect(folder: Path) -> Collected:
     found = Collected(folder, [])
     read = _from_plan if (folder / PLAN).is_file() else _from_folders
     found.students = _without_twins(read(folder, found.left_out), found.left_out)
+    found.left_out = [reason.replace(f"{folder}/", "") for reason in found.left_out]
     if not found.students:
         reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
         raise UserError(f"{folder}: no finished student in it{reasons}")

@@ -204,19 +204,21 @@ def verdict(outcome: dict | None) -> str | None:
 # ---------------------------------------------------------------- files
 
 
-def rows_of(group: dict) -> Iterable[dict[str, str]]:
-    """Yield a row of texts for each cell of a group, for tables that people read; the keys are the heads."""
+def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
+    """Yield a row for each cell of a group, for tables that people read: head to text and what to sort it by."""
     for cell in group["cells"]:
-        versus = cell.get("versus")
-        row = {"loss": cell["loss"], "seeds": str(len(cell["seeds"]))}
+        versus = cell.get("versus") or {}
+        row = {"loss": (cell["loss"], cell["loss"]), "seeds": (str(len(cell["seeds"])), len(cell["seeds"]))}
         for name in ("student", "agreement", "pgr"):
-            row[HEADS[name]] = figure_text(cell[name], len(cell["seeds"]))
+            figure = cell[name]
+            row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
         if any(c.get("versus") for c in group["cells"]):
-            row["difference"] = interval_text(versus)
-            row["p (Holm)"] = "" if versus is None or "p_holm" not in versus else p_text(versus["p_holm"])
-            row["McNemar p < 0.05"] = "" if versus is None else (
-                f"{sum(t['p'] < LEVEL for t in versus['mcnemar'])} of {len(versus['mcnemar'])}")
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
+            adjusted, tests = versus.get("p_holm"), versus.get("mcnemar", [])
+            below = sum(test["p"] < LEVEL for test in tests)
+            row["difference"] = interval_text(versus), versus.get("difference")
+            row["p (Holm)"] = "" if adjusted is None else p_text(adjusted), adjusted
+            row[f"McNemar p < {LEVEL}"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), cell["verdict"] or ""
         yield row
 
 
@@ -232,9 +234,9 @@ def figure_text(figure: dict | None, seeds: int) -> str:
     return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]†{missing}"
 
 
-def interval_text(versus: dict | None) -> str:
+def interval_text(versus: dict) -> str:
     """Return such as ``+1.20 [+0.30, +2.10]``."""
-    if versus is None:
+    if not versus:
         return ""
     ends = "" if versus["low"] is None else f" [{versus['low']:+.2f}, {versus['high']:+.2f}]"
     return f"{versus['difference']:+.2f}{ends}"
@@ -264,7 +266,7 @@ def to_markdown(table: dict) -> str:
     """Return the tables of all groups, the rule for reading them, and what was left out."""
     parts = []
     for group in table["groups"]:
-        rows = [{k: code(v) if k == "loss" else v for k, v in row.items()} for row in rows_of(group)]
+        rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows_of(group)]
         text = f"### {code(title_of(group))}\n\n{heading_of(group)}; differences from {code(group['reference'])}.\n\n"
         parts.append(text + markdown_table(rows[0], [tuple(row.values()) for row in rows]))
         if group["note"]:

@@ -1,0 +1,197 @@
+"""``study report``: the results of a study on one page, as HTML that needs nothing else, and as Markdown.
+
+The page is read from disk: style, script and figures are in it, and its content security policy forbids any other
+source. Names of classes, runs and losses may hold anything; the template escapes them.
+"""
+
+import argparse
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from huggingface_hub import get_token
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..checkpoint import write_text
+from ..errors import UserError
+from ..hub import LOGIN, check_repo_id, push_folder, scrub
+from ..model_card import _code as code
+from ..model_card import _fenced as fenced
+from .collect import add_folder, collect
+from .figures import Drawn, draw_all, save
+from .layout import SPEC
+from .table import RULE, add_reference, heading_of, make_table, rows_of, title_of, to_markdown, write_table
+
+PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Name(str):
+    """A label in a sentence, shown as code."""
+
+
+Sentences = list[str]
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add the sub-command ``report``."""
+    text = (f"Writes {PAGE}, one page that needs no network, {MARKDOWN} with the same in Markdown, the figures as PNG "
+            "and SVG, and the tables.")
+    parser = commands.add_parser("report", help="the results of many runs as a page with figures", description=text)
+    add_folder(parser)
+    add_reference(parser)
+    add = parser.add_argument
+    add("--title", metavar="TEXT", help="heading (default: the name of the folder)")
+    add("--output", type=Path, metavar="FOLDER", help="where it goes (default: DIR/report)")
+    add("--push-to-hub", metavar="ORG/NAME", help="also upload it to report/ of this repository, created when missing")
+    add("--hub-private", action="store_true", default=None, help="create the repository private")
+    add("--hub-revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    add("--debug", action="store_true", help="show the traceback of errors")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the report and, where asked, publish it."""
+    if args.push_to_hub:
+        check_repo_id(args.push_to_hub)
+        if not get_token():
+            raise UserError(f"--push-to-hub needs a token: {LOGIN}")
+    folder = args.output or args.folder / "report"
+    page = write_report(args.folder, folder, args.reference, args.title)
+    print(f"* {page}")
+    if args.push_to_hub:
+        url = push_folder(folder, args.push_to_hub, "report", private=args.hub_private, revision=args.hub_revision,
+                          commit_message="Upload the report of a study")
+        print(f"published at {url}")
+
+
+def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> Path:
+    """Write the report of a folder of runs; return its page.
+
+    Args:
+        study: folder of the runs.
+        folder: where the report goes; files of an earlier one are replaced.
+        reference: loss that the others are compared with.
+        title: heading.
+
+    Raises:
+        UserError: no finished student, no such loss, or the folder cannot be written to.
+    """
+    found = collect(study)
+    table = make_table(found, reference)
+    drawn, notes = draw_all(found, table)
+    table["left_out"] = [*table["left_out"], *notes]
+    title = title or f"Study {study.resolve().name}"
+    specification = (study / SPEC).read_text(encoding="utf-8") if (study / SPEC).is_file() else ""
+    try:
+        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        for file in (folder / FIGURES).iterdir():
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written to ({error.strerror})") from error
+    for item in drawn:
+        save(item, folder / FIGURES)
+    write_table(table, folder)
+    write_text(folder / MARKDOWN, scrub(to_page_in_markdown(table, drawn, title, specification)))
+    write_text(folder / PAGE, to_html(table, drawn, title, scrub(specification), folder))
+    return folder / PAGE
+
+
+# ---------------------------------------------------------------- words
+
+
+def summary(table: dict) -> list[Sentences]:
+    """Say in plain words what the statistics allow to say, a paragraph for each group."""
+    groups = table["groups"]
+    students = sum(len(cell["seeds"]) for group in groups for cell in group["cells"])
+    losses = {cell["loss"] for group in groups for cell in group["cells"]}
+    first = [f"{count(students, 'finished student')}, {count(len(losses), 'loss', 'losses')}, "
+             f"{count(len(groups), 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}."]
+    if table["left_out"]:
+        first.append(f" {count(len(table['left_out']), 'note')} at the end on what is missing.")
+    return [first, *(group_summary(group) for group in groups)]
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def group_summary(group: dict) -> Sentences:
+    """Say what holds in one group: who reached what, who differs from the reference, who falls below the teacher."""
+    cells, best = group["cells"], group["cells"][0]
+    parts: Sentences = [Name(title_of(group)), f": {heading_of(group)}. The highest mean accuracy has ",
+                        Name(best["loss"]), f" with {best['student']['mean']:.2f} %"]
+    parts.append(f" (PGR {best['pgr']['mean']:.2f})." if best["pgr"] else ".")
+    by_verdict: dict[str | None, list[dict]] = {}
+    for cell in cells:
+        by_verdict.setdefault(cell["verdict"], []).append(cell)
+    if group["note"]:
+        parts.append(f" {group['note']}")
+    elif "one seed" in by_verdict:
+        parts.append(" With one seed nothing can be said of losses, only of single models.")
+    for verdict, text in (("better", "Better than {} beyond noise: "), ("worse", "Worse beyond noise: "),
+                          ("tie", "Not distinguishable from {}: ")):
+        if verdict in by_verdict:
+            before, *after = text.split("{}")
+            parts += [f" {before}", *([Name(group["reference"]), after[0]] if after else [])]
+            parts += joined(by_verdict[verdict]) + ["."]
+    if "better" not in by_verdict and ("tie" in by_verdict or "worse" in by_verdict):
+        parts += [" No loss is better than ", Name(group["reference"]), " beyond noise."]
+    below = [cell for cell in cells if cell["student"]["mean"] <= cell["weak"]["mean"]]
+    if below:
+        parts += [" Not above the teacher on average: ", *joined(below), "."]
+    return parts
+
+
+def joined(cells: list[dict]) -> Sentences:
+    """Return the names of losses with commas between them, and their differences where they are known."""
+    parts: Sentences = []
+    for cell in cells:
+        parts += [", "] * bool(parts) + [Name(cell["loss"])]
+        if cell.get("versus"):
+            parts.append(f" ({cell['versus']['difference']:+.2f})")
+    return parts
+
+
+# ---------------------------------------------------------------- pages
+
+
+def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, folder: Path) -> str:
+    """Return the page; the figures are read from the folder."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True)
+    environment.tests["name"] = lambda value: isinstance(value, Name)
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    groups = []
+    for group in table["groups"]:
+        rows = list(rows_of(group))
+        groups.append(dict(title=title_of(group), heading=heading_of(group), reference=group["reference"],
+                           note=group["note"], heads=list(rows[0]), rows=[list(row.values()) for row in rows]))
+    figures = [
+        dict(name=item.name, title=item.title, alt=item.alt,
+             data=base64.b64encode((folder / FIGURES / f"{item.name}.svg").read_bytes()).decode())
+        for item in drawn
+    ]
+    return environment.get_template("report.html.j2").render(
+        title=title, summary=summary(table), groups=groups, rule=RULE, figures=figures, left_out=table["left_out"],
+        specification=specification, script=Markup(script), script_hash=f"sha256-{digest}")
+
+
+def to_page_in_markdown(table: dict, drawn: list[Drawn], title: str, specification: str) -> str:
+    """Return the same in Markdown; the figures lie beside it."""
+    parts = [f"# {code(title)}", "## Summary"]
+    parts += ["".join(code(p) if isinstance(p, Name) else p for p in sentences) for sentences in summary(table)]
+    parts += ["## Results", to_markdown(table), "## Figures"]
+    parts += [f"![{plain(item.alt)}]({FIGURES}/{item.name}.png)\n\n{plain(item.title)}" for item in drawn]
+    if specification:
+        parts += ["## Specification", fenced(specification, "yaml")]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return a text on one line in which no character is markup of Markdown or HTML."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&$])", r"\\\1", " ".join(text.split()))
