@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..checkpoint import atomic_write
 from ..losses.base import LOSSES
@@ -289,7 +290,7 @@ def agreement_scatter(group: dict) -> Drawn:
     xs, ys = [c["agreement"]["mean"] for c in cells], [c["student"]["mean"] for c in cells]
     for values, limit in ((xs + [100.0], axes.set_xlim), (ys + [teacher], axes.set_ylim)):
         pad = max(1.0, 0.25 * (max(values) - min(values)))
-        limit(min(values) - pad, max(values) + pad)
+        limit(max(-2, min(values) - pad), min(102, max(values) + pad))
     axes.set(xlabel="agreement with the teacher (%)", ylabel="accuracy (%)")
     legend_below(figure, axes)
     alt = (f"Accuracy against agreement with the teacher, in percent. The teacher has accuracy {teacher:.1f}. "
@@ -332,6 +333,7 @@ def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn 
             axes.axhline(figure_of["mean"], color="grey", linewidth=0.8, linestyle=dash,
                          label="teacher" if name == "weak" else "ceiling")
     axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, axes)
     return Drawn("curves", figure, "Learning curves", f"Accuracy in percent over training. {'; '.join(parts)}.")
 
@@ -366,6 +368,7 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
     axes[0].set_ylabel(f"mean {symbol_of(name)}")
     axes[1].set(ylabel="samples (%)", ylim=(0, 100))
     axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, axes[0])
     last = epochs[-1]
     sizes = {kind: int(rows[last][0].sum()) for kind, rows in kinds.items()}
