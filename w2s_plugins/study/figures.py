@@ -124,9 +124,10 @@ def short(text: str, limit: int = 34) -> str:
     return text if len(text) <= limit else text[:limit - 1] + "…"
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Put the legend under the axes, so that it hides nothing."""
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend under the axes, so that it hides nothing, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(3, 52 // (max(map(len, labels)) + 7)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4,
                   columnspacing=1.0)
 
@@ -240,7 +241,7 @@ def sweep(table: dict, name: str, key: str) -> Drawn:
     symbol = {"alpha": "\N{GREEK SMALL LETTER ALPHA}", "temperature": "T"}.get(key, key)
     axes.set(xlabel=f"{symbol} of {name}", ylabel="accuracy (%)")
     if number > 1:
-        legend_below(figure, axes, 1)
+        legend_below(figure, axes)
     alt = f"Mean accuracy in percent with 95 % intervals against {key} of {name}. {'. '.join(parts)}."
     return Drawn(f"sweep-{slug(name)}-{slug(key)}", figure, f"Accuracy against {symbol} of {name}", alt)
 
@@ -260,19 +261,19 @@ def pgr_bars(group: dict) -> Drawn | None:
         return None
     figure, (axes,) = new_figure(0.75 + 0.19 * len(cells))
     means, halves = [c["pgr"]["mean"] for c in cells], [half(c["pgr"]) for c in cells]
-    hatches = ["////" if cell["loss"] == group["reference"] else "" for cell in cells]
-    axes.barh(range(len(cells)), means, xerr=halves, color=COLOURS[5], edgecolor="black", linewidth=0.5, hatch=hatches,
+    names = [short(cell["loss"], 28) + (" (ref.)" if cell["loss"] == group["reference"] else "") for cell in cells]
+    axes.barh(range(len(cells)), means, xerr=halves, color=COLOURS[5], edgecolor="black", linewidth=0.5,
               error_kw=dict(lw=0.8, capsize=2))
-    axes.set_yticks(range(len(cells)), [short(cell["loss"]) for cell in cells])
+    axes.set_yticks(range(len(cells)), names)
     axes.axvline(0, color="black", linewidth=0.6)
     low, high = min(0, *means), max(0, *means)
     room = max(0.1, high - low, float(np.median(halves)))
     cut = any(m - h < low - room or m + h > high + room for m, h in zip(means, halves))
     axes.set_xlim(max(low - room, min(m - h for m, h in zip(means, halves)) - 0.02, low - 3),
                   min(high + room, max(m + h for m, h in zip(means, halves)) + 0.02, high + 3))
-    axes.set_xlabel("performance gap recovered (PGR)")
+    axes.set_xlabel("PGR")
     alt = (f"Bars of the mean performance gap recovered with 95 % intervals: "
-           f"{listed(((c['loss'], c['pgr']['mean']) for c in cells[::-1]), 2)}. The reference is hatched."
+           f"{listed(((c['loss'], c['pgr']['mean']) for c in cells[::-1]), 2)}."
            + (" Some intervals go on beyond the frame." if cut else ""))
     return Drawn("pgr", figure, "Performance gap recovered", alt)
 
@@ -283,7 +284,7 @@ def agreement_scatter(group: dict) -> Drawn:
     figure, (axes,) = new_figure(2.5 + 0.13 * math.ceil((len(cells) + 1) / 2))
     for number, cell in enumerate(cells):
         axes.errorbar(cell["agreement"]["mean"], cell["student"]["mean"], half(cell["student"]),
-                      half(cell["agreement"]), elinewidth=0.5, label=short(cell["loss"], 24),
+                      half(cell["agreement"]), elinewidth=0.5, label=short(cell["loss"]),
                       **{**look(number), "linestyle": ""})
     teacher = cells[0]["weak"]["mean"]
     axes.plot(100, teacher, color="black", marker="*", markersize=8, linestyle="", label="teacher")
@@ -320,7 +321,7 @@ def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn 
                     runs.setdefault(event["epoch"] + 1, []).append(event["val"]["top1"])
         complete = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
         if complete:
-            axes.plot(list(complete), list(complete.values()), label=short(cell["loss"], 24),
+            axes.plot(list(complete), list(complete.values()), label=short(cell["loss"]),
                       **{**look(number), "marker": look(number)["marker"] if len(complete) < 12 else ""})
             first, last = min(complete), max(complete)
             parts.append(f"{cell['loss']}: {complete[first]:.1f} after epoch {first}, {complete[last]:.1f} after "
@@ -374,8 +375,8 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
     sizes = {kind: int(rows[last][0].sum()) for kind, rows in kinds.items()}
     ends = listed(((KIND_TEXTS[kind], kinds[kind][last][1] / size) for kind, size in sizes.items() if size), 3)
     alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} by who of teacher and student is right, the share "
-           f"of each kind of samples, and the distribution of {name} where they differ. In the last epoch the means "
-           f"are: {ends}.")
+           f"of each kind of samples, and the distribution of {name} where they differ, brighter where "
+           f"more samples lie. In the last epoch the means are: {ends}.")
     return Drawn(f"weights-{slug(loss)}", figure, f"{symbol_of(name)} of {loss} over training", alt)
 
 
@@ -476,7 +477,7 @@ def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Galle
     figure, (axes,) = new_figure(0.95 + 0.19 * len(rows))
     stacked_bars(axes, rows)
     axes.set_xlabel(f"student ({short(loss, 24)}), share of samples (%)")
-    legend_below(figure, axes, 3)
+    legend_below(figure, axes)
     alt = (f"The teacher's {len(rows)} most frequent confusions over all seeds, and in percent what the student of "
            f"{loss} says: " + "; ".join(f"{label}: right {a:.0f}, the same mistake {b:.0f}, another {c:.0f}"
                                 for label, (a, b, c) in rows.items()) + ".")

@@ -121,8 +121,8 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def group_summary(group: dict) -> Sentences:
     """Say what holds in one group: who reached what, who differs from the reference, who falls below the teacher."""
     cells, best = group["cells"], group["cells"][0]
-    parts: Sentences = [Name(title_of(group)), f": {heading_of(group)}. The highest mean accuracy has ",
-                        Name(best["loss"]), f" with {best['student']['mean']:.2f} %"]
+    parts: Sentences = [Name(title_of(group)), f": {heading_of(group)}. ", Name(best["loss"]),
+                        f" has the highest mean accuracy, {best['student']['mean']:.2f} %"]
     parts.append(f" (PGR {best['pgr']['mean']:.2f})." if best["pgr"] else ".")
     by_verdict: dict[str | None, list[dict]] = {}
     for cell in cells:

@@ -31,7 +31,8 @@ RULE = (
     "test samples alone and says nothing of other seeds. Differences are in accuracy, on the same seeds and test "
     f"samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is corrected by "
     "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
-    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means.")
+    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. "
+    f"McNemar: on how many of the seeds the exact test of the two single models has p < {LEVEL:.2f}, uncorrected.")
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -217,8 +218,8 @@ def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
             below = sum(test["p"] < LEVEL for test in tests)
             row["difference"] = interval_text(versus), versus.get("difference")
             row["p (Holm)"] = "" if adjusted is None else p_text(adjusted), adjusted
-            row[f"McNemar p < {LEVEL}"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
             row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), cell["verdict"] or ""
+            row["McNemar"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
         yield row
 
 
