@@ -11,7 +11,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +70,7 @@ def run_w2s(
         refuse_overlap(args, weak_source, second)
     ceiling = stages.run("ceiling", dict(teacher=None, **defaults(parser, OF_STUDENT)), train_slice=second)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
-    if not given & {"task_loss_weight", "gt_loss_weight"}:
-        student_flags["task_loss_weight"] = 0.0
+    student_flags.update(weak_labels_only(given))
     student = stages.run("student", student_flags, train_slice=second)
     if not dist.is_initialized() or dist.get_rank() == 0:
         record = make_record(args, folder, student, ceiling, stages.done.get("weak"))
@@ -127,6 +126,11 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
     low, high = start or 0.0, 1.0 if stop is None else stop
     cut = low + amount * (high - low)
     return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
+
+
+def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
+    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
+    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
 
 
 def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:

@@ -132,17 +132,31 @@ def read_config(file: str, parser: Parser) -> dict[str, object]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
+    return check_flags(content, parser, f"--config {file}")
+
+
+def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:
+    """Return a mapping of flags to values, as it was read from YAML, with the types that they have when typed.
+
+    Args:
+        content: the mapping; None is an empty one.
+        parser: knows the flags.
+        where: begins the messages.
+
+    Raises:
+        UserError: naming the key and the nearest valid one.
+    """
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"--config {file}: expected a mapping of flags to values, found a {type(content).__name__}")
+        raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
     actions = parser.by_dest()
     values = {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
         if dest not in actions:
-            raise UserError(f"--config {file}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = _coerce(actions[dest], value, file)
+            raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
+        values[dest] = _coerce(actions[dest], value, where)
     return values
 
 
@@ -151,11 +165,11 @@ def _add_config(parser: Parser) -> None:
                         help="YAML files with flags; later files win, the command line wins over all")
 
 
-def _coerce(action: argparse.Action, value: object, file: str) -> object:
+def _coerce(action: argparse.Action, value: object, where: str) -> object:
     """Bring a YAML value to the type that the flag has on the command line."""
     def wrong(expected: str) -> UserError:
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-        return UserError(f"--config {file}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
+        return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
 
     if value is None:
         if action.default is None:
