@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cli.parser import Parser, parse
+from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..protocol import OF_STUDENT
 from .layout import PlannedRun, fill_in
-from .plan import OF_TEACHER
 from .pool import child_env
 
 SAME_TIME = ("seed", "experiment", "output", "resume", "loss", "loss_kwargs", "task_loss_weight", "gt_loss_weight",
@@ -90,7 +90,8 @@ def kind_of(run: PlannedRun, parser: Parser) -> str:
     """Return what runs that take the same time have in common."""
     args, _ = parse(parser, run.argv)
     cached = args.teacher and args.teacher_targets != "online"
-    left_out = SAME_TIME + (OF_STUDENT + OF_TEACHER if cached or not args.teacher else ())
+    left_out = {*SAME_TIME, *(OF_STUDENT if cached or not args.teacher else ())}
+    left_out |= OF_TEACHER | {"teacher", "loss"} if cached or not args.teacher else set()
     return json.dumps({k: v for k, v in sorted(vars(args).items()) if k not in left_out}, default=str)
 
 

@@ -13,16 +13,12 @@ from timm.utils import ParseKwargs
 from ..cli.parser import Parser, parse
 from ..cli.resolve import resolve_train_args
 from ..data.slices import parse_slice
+from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol import OF_STUDENT, refuse_overlap, split_slice, weak_labels_only
+from ..protocol import NOT_OF, refuse_overlap, split_slice, weak_labels_only
 from .layout import RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
-
-# flags that concern the teacher of a run, beside those that say what a student learns from
-OF_TEACHER = ("teacher", "teacher_kwargs", "teacher_img_size", "teacher_dtype", "teacher_compile", "teacher_topk",
-              "teacher_cache_dtype", "teacher_class_map", "use_ema_teacher", "target_cache", "student_stages",
-              "teacher_stages", "no_teacher_eval")
 
 
 def make_plan(study: Study, parser: Parser) -> list[PlannedRun]:
@@ -64,11 +60,11 @@ class Planner:
         flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
         if protocol.split:
             flags.update(weak_labels_only(k for k, v in flags.items() if v is not None))
-        ceiling = self.add("ceiling", without_teacher(flags), seed, strong=strong.name)
+        ceiling = self.add("ceiling", of_stage("ceiling", flags), seed, strong=strong.name)
         needs = [ceiling.id]
         if weak.trained_here:
-            own = without_teacher({
-                **self.study.base, **weak.flags, "train_slice": weak.flags.get("train_slice") or first})
+            own = {**of_stage("weak", self.study.base), **weak.flags,
+                   "train_slice": weak.flags.get("train_slice") or first}
             teacher = self.add("weak", own, seed, weak=weak.name)
             needs.insert(0, teacher.id)
             flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.folder}"
@@ -109,9 +105,9 @@ class Planner:
             name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs)))
 
 
-def without_teacher(flags: dict[str, object]) -> dict[str, object]:
-    """Leave out the flags that have no meaning for a model trained on ground truth."""
-    return {k: v for k, v in flags.items() if k not in OF_STUDENT + OF_TEACHER}
+def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
+    """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
+    return {k: v for k, v in flags.items() if k not in NOT_OF[stage] and k not in OF_TEACHER}
 
 
 def lies_within(text: str, part: str) -> bool:
