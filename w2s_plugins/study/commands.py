@@ -24,6 +24,8 @@ from .status import ESTIMATE, describe
 from .worker import BUSY, FAILED, Stop, work
 
 DEFAULT_ROOT = Path("output/studies")
+METHOD = ("some updates and batches\nof evaluation of one run of each kind were measured, one at a time, and "
+          "multiplied; losses are taken to cost alike")
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -52,8 +54,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     status = commands.add_parser("status", help="what runs, what failed, how much time is left")
     status.add_argument("study", type=Path, metavar="DIR", help="folder of the study")
-    status.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="show it again and again, "
-                        "every 5 seconds unless said otherwise, until all is done")
+    status.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="show it again every 5 "
+                        "seconds, or so many, until all is done")
     _add_stale(status)
     status.set_defaults(run=run_status)
 
@@ -125,8 +127,8 @@ def settle(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[Planned
     if (root / PLAN).is_file():
         before, now = {run.id for run in load_plan(root)}, {run.id for run in plan}
         if not before & now:
-            raise UserError(f"{root} holds another study: none of its {len(before)} runs is in this one; choose another "
-                            "--output")
+            raise UserError(f"{root} holds another study: none of its {len(before)} runs is in this one; choose "
+                            "another --output")
         if before - now:
             print(f"{root}: {len(before - now)} runs of the earlier plan are not in this one; their folders are kept")
         if now - before:
@@ -167,17 +169,15 @@ def run_plan(args: argparse.Namespace) -> None:
     placed = settle(study, plan, root) if args.output or args.spec.is_dir() else []
     if args.no_estimate:
         return
-    started = time.monotonic()
+    started, count = time.monotonic(), len(slots)
     seconds = estimate(plan, train_parser(), slots[0].env)
-    work_time, wall = sum(seconds.values()), makespan(plan, seconds, len(slots))
-    print(f"\nestimated: {duration(work_time)} of work, {duration(wall)} with {len(slots)} at a time. A few updates and "
-          "batches of evaluation of each kind of run\nwere measured one at a time and multiplied; losses are taken to "
-          f"cost alike ({duration(time.monotonic() - started)} of calibration)")
+    print(f"\nestimated: {duration(sum(seconds.values()))} of work, {duration(makespan(plan, seconds, count))} with "
+          f"{count} at a time; {METHOD} ({duration(time.monotonic() - started)})")
     if placed:
         write_json(root / STATE / ESTIMATE, seconds)
-        done = {run.id for run in placed if finished(run)}
-        left = {run_id: time for run_id, time in seconds.items() if run_id not in done}
-        print(f"{root}: {len(done)} of {len(plan)} runs are finished, {duration(makespan(plan, left, len(slots)))} left")
+        left = {run.id: seconds[run.id] for run in placed if not finished(run)}
+        print(f"{root}: {len(plan) - len(left)} of {len(plan)} runs are finished, "
+              f"{duration(makespan(plan, left, count))} left")
 
 
 def run_study(args: argparse.Namespace) -> None:

@@ -121,7 +121,7 @@ def measure_all(
         started = time.time()
         done = subprocess.run(
             [sys.executable, "-m", "w2s_plugins.study.calibrate"], input=json.dumps(commands), env=child_env(env),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            capture_output=True, text=True)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for run, answer in zip(runs, answers[1:]):
         if "error" in answer:

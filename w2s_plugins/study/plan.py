@@ -1,4 +1,4 @@
-"""From a specification to runs: which commands there are, which of them several cells share, and what each one needs."""
+"""From a specification to runs: which commands there are, which of them several cells share, what each one needs."""
 
 import argparse
 import ast
@@ -17,7 +17,7 @@ from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..monitor import format_table
 from ..protocol import NOT_OF, refuse_overlap, split_slice, weak_labels_only
-from .layout import RUNS, STUDY, PlannedRun, fill_in
+from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 
 
@@ -52,7 +52,7 @@ class Planner:
                         for loss in study.losses:
                             self.student(weak, strong, loss, protocol, seed)
         place = {seed: i for i, seed in enumerate(study.seeds)}
-        return sorted(self.runs.values(), key=lambda run: (place[run.seed], run.kind == "student"))
+        return sorted(self.runs.values(), key=lambda run: (place[run.seed], KINDS.index(run.kind)))
 
     def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
         """Add a student, and its teacher and ceiling unless they are there already."""
@@ -87,9 +87,9 @@ class Planner:
         if not protocol.split:
             return base_slice, base_slice
         first, second = split_slice(base_slice, flags.get("weak_fraction", 0.5))
-        if own := weak.flags.get("train_slice"):
-            if not lies_within(own, first):
-                raise UserError(f"weak {weak.name}: train_slice {own} is not within the teachers' part {first}, which "
+        own = weak.flags.get("train_slice")
+        if own and not lies_within(own, first):
+            raise UserError(f"weak {weak.name}: train_slice {own} is not within the teachers' part {first}, which "
                                 "weak_fraction cuts off; the rest is for the students")
         return first, second
 
@@ -98,8 +98,7 @@ class Planner:
         flags = {k: v for k, v in flags.items() if k != "weak_fraction"}
         argv = [*encode({**flags, "seed": seed}, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-        shown = {k: v for k, v in labels.items() if k != "protocol" or len(self.study.protocols) > 1}
-        name = "-".join([kind, *shown.values(), f"s{seed}", digest])
+        name = "-".join([kind, *labels.values(), f"s{seed}", digest])
         labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
         return self.runs.setdefault(name, PlannedRun(
             name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs)))
@@ -213,7 +212,7 @@ def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
     lines = [
         f"{study.name}: {len(study.weak)} weak x {len(study.strong)} strong x {len(study.losses)} losses x "
         f"{len(study.protocols)} protocols x {len(study.seeds)} seeds", "", table, "",
-        f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once and shared "
-        f"by {kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
+        f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
+        f"{kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
     ]
     return "\n".join(lines)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..monitor.console import duration
-from .lease import STALE, look
 from .layout import STATE, PlannedRun, finished, read_json, read_result
+from .lease import STALE, look
 from .worker import BUSY, DONE, Stop, last_line
 
 PAUSE = 0.1

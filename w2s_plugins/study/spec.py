@@ -207,7 +207,8 @@ class Reader:
             if key in kwargs:
                 raise UserError(f"{self.file}: {where}: {key} is both in kwargs and in grid")
         points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-        return [LossChoice(_name_point(name, point), loss, {**kwargs, **point}) for point in points]
+        return [LossChoice(self.label(_name_point(name, point), where), loss, {**kwargs, **point})
+                for point in points]
 
     def protocol(self, value: object, where: str) -> Protocol:
         """Read the name of a protocol that is known, or one with flags of its own."""
@@ -262,8 +263,8 @@ class Reader:
 
     def label(self, value: object, where: str) -> str:
         """Return a label, which becomes part of the names of folders."""
-        if not isinstance(value, str) or not LABEL.fullmatch(value) or len(value) > 60:
-            raise self.wrong(where, value, "a name of letters, digits and . _ + = - (at most 60)")
+        if not isinstance(value, str) or not LABEL.fullmatch(value) or len(value) > 50:
+            raise self.wrong(where, value, "a name of letters, digits and . _ + = - (at most 50)")
         return value
 
     def refuse_duplicates(self, names: Iterable[str], key: str) -> None:

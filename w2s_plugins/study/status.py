@@ -81,7 +81,11 @@ def epochs_done(run: PlannedRun) -> int:
     return int(epochs[-1]) + ('"event": "eval"' in lines[-1]) if epochs and epochs[-1].isdigit() else 0
 
 
-def time_left(plan: Sequence[PlannedRun], found: Mapping[str, Standing], estimated: Mapping[str, float]) -> float | None:
+def time_left(
+        plan: Sequence[PlannedRun],
+        found: Mapping[str, Standing],
+        estimated: Mapping[str, float],
+) -> float | None:
     """Return the seconds until the last run ends, with as many at a time as there are now; None if nothing is known.
 
     A run takes as long as the finished ones of its cell, or else of its kind and models; what is left of it is what

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import run_main
-from .lease import BEATS, STALE, Lease, acquire
 from .layout import PlannedRun, find_run, finished, load_plan, read_json, read_result, write_json
+from .lease import BEATS, STALE, Lease, acquire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
 DONE, FAILED, BUSY = 0, 1, 75  # 75: EX_TEMPFAIL, somebody else works on it
@@ -103,7 +103,7 @@ def _try_twice(
     command = [sys.executable, str(SCRIPT), *run.argv, *more]
     earlier = (read_json(run.state_file("json")) or {}).get("seconds", 0.0)
     state: dict[str, object] = dict(
-        state="running", host=socket.gethostname(), started=time.time(), earlier=earlier, log=str(run.state_file("log")))
+        state="running", host=socket.gethostname(), started=time.time(), earlier=earlier)
     for attempt in range(1, TRIES + 1):
         state.update(attempt=attempt)
         write_json(run.state_file("json"), state)
