@@ -102,13 +102,15 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
-    typed, unknown = parser.parse_known_args(argv)
+    try:
+        typed, unknown = parser.parse_known_args(argv)
+    finally:
+        for dest, action in parser.by_dest().items():
+            action.default = defaults[dest]
     if unknown:
         flag = unknown[0].split("=")[0]
         hint = nearest(flag, parser.flags()) if flag.startswith("-") else ""
         raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
-    for dest, action in parser.by_dest().items():
-        action.default = defaults[dest]
     typed = vars(typed)
     given: dict[str, object] = {}
     for file in typed.pop("config", []):

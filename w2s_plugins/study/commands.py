@@ -164,20 +164,22 @@ def slots_of(args: argparse.Namespace) -> list[Slot]:
 def run_plan(args: argparse.Namespace) -> None:
     """Print the runs of a study and how long they take."""
     study, plan, root = open_study(args.spec, args.output)
-    slots = slots_of(args)
+    slots, seconds = slots_of(args), {}
     print(describe_plan(study, plan), flush=True)
-    placed = settle(study, plan, root) if args.output or args.spec.is_dir() else []
-    if args.no_estimate:
+    if not args.no_estimate:
+        started = time.monotonic()
+        seconds = estimate(plan, train_parser(), slots[0].env)
+        print(f"\nestimated: {duration(sum(seconds.values()))} of work, "
+              f"{duration(makespan(plan, seconds, len(slots)))} with {len(slots)} at a time; {METHOD} "
+              f"({duration(time.monotonic() - started)})")
+    if not args.output and not args.spec.is_dir():
         return
-    started, count = time.monotonic(), len(slots)
-    seconds = estimate(plan, train_parser(), slots[0].env)
-    print(f"\nestimated: {duration(sum(seconds.values()))} of work, {duration(makespan(plan, seconds, count))} with "
-          f"{count} at a time; {METHOD} ({duration(time.monotonic() - started)})")
-    if placed:
+    left = [run for run in settle(study, plan, root) if not finished(run)]
+    print(f"{root}: {len(plan) - len(left)} of {len(plan)} runs are finished", end="")
+    if seconds:
         write_json(root / STATE / ESTIMATE, seconds)
-        left = {run.id: seconds[run.id] for run in placed if not finished(run)}
-        print(f"{root}: {len(plan) - len(left)} of {len(plan)} runs are finished, "
-              f"{duration(makespan(plan, left, count))} left")
+        print(f", {duration(makespan(left, seconds, len(slots)))} left", end="")
+    print()
 
 
 def run_study(args: argparse.Namespace) -> None:

@@ -17,8 +17,9 @@ from ..protocol import OF_STUDENT
 from .layout import PlannedRun, fill_in
 from .pool import child_env
 
-SAME_TIME = ("seed", "experiment", "output", "resume", "loss", "loss_kwargs", "task_loss_weight", "gt_loss_weight",
-             "distill_loss_weight", "kd_loss_weight", "teacher_checkpoint", "ceiling_acc")
+# flags on which the time of a run does not depend, or hardly
+SAME_TIME = ("seed", "lr", "weight_decay", "experiment", "output", "resume", "loss", "loss_kwargs", "teacher_checkpoint",
+             "task_loss_weight", "gt_loss_weight", "distill_loss_weight", "kd_loss_weight", "ceiling_acc")
 
 
 @dataclass(frozen=True)

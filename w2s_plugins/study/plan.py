@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from timm.utils import ParseKwargs
 
 from ..cli.parser import Parser, parse
 from ..cli.resolve import resolve_train_args
+from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice
 from ..earlier_run import OF_TEACHER
 from ..errors import UserError
@@ -134,8 +136,13 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
         elif isinstance(value, str) and value.startswith("-"):
             argv.append(f"{option}={value}")
         else:
-            argv += [option, *map(str, value if isinstance(value, list) else [value])]
+            argv += [option, *map(_text, value if isinstance(value, list) else [value])]
     return argv
+
+
+def _text(value: object) -> str:
+    """Return a value as text; argparse takes -1e-05 for a flag, but not -0.00001."""
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) and value < 0 else str(value)
 
 
 def _literal(value: object) -> str:
@@ -178,7 +185,8 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
 
 
 def _check_run(args: argparse.Namespace) -> None:
-    """Refuse runs that would say nothing in a table of results."""
+    """Refuse runs that would say nothing in a table of results, and data that nothing can open."""
+    check_dataset_name(args.dataset)
     rules = [
         (not args.val_split, "runs are compared on a test set: leave out val_split ''"),
         (args.speedtest, "speedtest leaves nothing to compare"),
