@@ -18,8 +18,9 @@ from .layout import PlannedRun, fill_in
 from .pool import child_env
 
 # flags on which the time of a run does not depend, or hardly
-SAME_TIME = ("seed", "lr", "weight_decay", "experiment", "output", "resume", "loss", "loss_kwargs", "teacher_checkpoint",
-             "task_loss_weight", "gt_loss_weight", "distill_loss_weight", "kd_loss_weight", "ceiling_acc")
+SAME_TIME = ("seed", "lr", "weight_decay", "experiment", "output", "resume", "loss", "loss_kwargs",
+             "teacher_checkpoint", "task_loss_weight", "gt_loss_weight", "distill_loss_weight", "kd_loss_weight",
+             "ceiling_acc")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +45,14 @@ def look(run: PlannedRun, stale: float) -> Held:
     number, path = max(_locks(run), default=(0, None))
     if path is None:
         return Held(0, "", True)
+    now, content = _now(path.parent), {}
     try:
-        age = _now(path.parent) - path.stat().st_mtime
-        content = json.loads(path.read_text(encoding="utf-8") or "{}")
-    except FileNotFoundError:  # its holder has just finished
+        age = now - path.stat().st_mtime
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # its holder has just finished, or somebody has taken the next number
         return Held(number, "", True)
     except ValueError:  # it is being written
-        content = {}
+        pass
     pids = [pid for pid in (content.get("pid"), content.get("child")) if pid]
     dead = content.get("place") == here() and bool(pids) and not any(map(_alive, pids))
     return Held(number, content.get("host", ""), bool(content.get("released")) or dead or age > stale)
@@ -120,12 +122,8 @@ def _locks(run: PlannedRun) -> Iterator[tuple[int, Path]]:
 
 def _now(folder: Path) -> float:
     """Return the time by the clock of the file system."""
-    clock = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
-    clock.touch()
-    try:
-        return clock.stat().st_mtime
-    finally:
-        clock.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def _alive(pid: int) -> bool:
