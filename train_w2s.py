@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torchvision
-from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
@@ -39,7 +38,7 @@ from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
 from w2s_plugins.heartbeat import note
-from w2s_plugins.hub import check_repo_id, export_model, push_export
+from w2s_plugins.hub import check_login, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.metrics import chance_level, performance_gap_recovered
@@ -122,9 +121,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
-        check_repo_id(args.push_to_hub)
-        if not get_token():
-            raise UserError("--push-to-hub needs a token: hf auth login, or HF_TOKEN")
+        check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
     resume_path = run_folder.find_run_to_resume(args)
     world = build.setup_device(args)

@@ -28,6 +28,7 @@ from huggingface_hub import (
     RepoUrl,
     constants,
     get_session,
+    get_token,
     scan_cache_dir,
     try_to_load_from_cache,
 )
@@ -114,6 +115,13 @@ def check_repo_id(repo_id: str) -> None:
         raise UserError(
             f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, "
             f"'-', '_' and '.', at most 96 each{hint}") from error
+
+
+def check_login(repo_id: str) -> None:
+    """Raise a `UserError` unless ``repo_id`` is a Hub id and there is a token to push with."""
+    check_repo_id(repo_id)
+    if not get_token():
+        raise UserError(f"--push-to-hub needs a token: {LOGIN}")
 
 
 def file_sha256(path: str | Path) -> str:

@@ -138,11 +138,14 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "again", "kd", 0, 0.6)
     (write_run(tmp_path, "hard", 0, 0.6) / "predictions_last.csv").unlink()
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
+    (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
+    damaged = write_run(tmp_path, "jsd_kd", 0, 0.6) / "result.json"
+    damaged.write_text(damaged.read_text().replace("fingerprint", "finger"))
     found = collect(tmp_path)
-    assert len(found.students) == 1 and len(found.left_out) == 3
-    for reason in ("same settings and seed", "no such file", "cannot be read"):
+    assert len(found.students) == 1 and len(found.left_out) == 5
+    for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'fingerprint'"):
         assert sum(reason in text for text in found.left_out) == 1
-    assert to_markdown(make_table(found)).count("\n- ") == 3
+    assert to_markdown(make_table(found)).count("\n- ") == 5
 
 
 def test_planned_study(tmp_path: Path) -> None:
@@ -182,6 +185,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(("flags", "message"), [
     (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
     (["--format", "html"], "invalid choice"),
+    (["--output", "/dev/null/x"], "--output /dev/null/x: cannot be made"),
 ])
 def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:
     code, _, err = cli("table", study, *flags)

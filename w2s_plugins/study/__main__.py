@@ -3,7 +3,7 @@
 from ..cli.parser import Parser
 from ..errors import UserError, nearest, run_main
 from . import commands as study
-from . import cost, report, table
+from . import cost, report_commands
 
 
 def main() -> None:
@@ -12,8 +12,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     study.add_commands(commands)
     cost.add_command(commands)
-    table.add_command(commands)
-    report.add_command(commands)
+    report_commands.add_commands(commands)
     args, unknown = parser.parse_known_args()
     if unknown:
         flag = unknown[0].split("=")[0]

@@ -4,25 +4,22 @@ The page is read from disk: style, script and figures are in it, and its content
 source. Names of classes, runs and losses may hold anything; the template escapes them.
 """
 
-import argparse
 import base64
 import hashlib
 import re
 from pathlib import Path
 
-from huggingface_hub import get_token
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..checkpoint import write_text
-from ..errors import UserError
-from ..hub import LOGIN, check_repo_id, push_folder, scrub
+from ..hub import scrub
 from ..model_card import _code as code
 from ..model_card import _fenced as fenced
-from .collect import add_folder, collect
+from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC
-from .table import RULE, add_reference, heading_of, make_table, rows_of, title_of, to_markdown, write_table
+from .table import RULE, heading_of, make_folder, make_table, rows_of, title_of, to_markdown, write_table
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,38 +30,6 @@ class Name(str):
 
 
 Sentences = list[str]
-
-
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add the sub-command ``report``."""
-    text = (f"Writes {PAGE}, one page that needs no network, {MARKDOWN} with the same in Markdown, the figures as PNG "
-            "and SVG, and the tables.")
-    parser = commands.add_parser("report", help="the results of many runs as a page with figures", description=text)
-    add_folder(parser)
-    add_reference(parser)
-    add = parser.add_argument
-    add("--title", metavar="TEXT", help="heading (default: the name of the folder)")
-    add("--output", type=Path, metavar="FOLDER", help="where it goes (default: DIR/report)")
-    add("--push-to-hub", metavar="ORG/NAME", help="also upload it to report/ of this repository, created when missing")
-    add("--hub-private", action="store_true", default=None, help="create the repository private")
-    add("--hub-revision", metavar="R", help="branch to push to, created when missing (default: main)")
-    add("--debug", action="store_true", help="show the traceback of errors")
-    parser.set_defaults(run=run)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Write the report and, where asked, publish it."""
-    if args.push_to_hub:
-        check_repo_id(args.push_to_hub)
-        if not get_token():
-            raise UserError(f"--push-to-hub needs a token: {LOGIN}")
-    folder = args.output or args.folder / "report"
-    page = write_report(args.folder, folder, args.reference, args.title)
-    print(f"* {page}")
-    if args.push_to_hub:
-        url = push_folder(folder, args.push_to_hub, "report", private=args.hub_private, revision=args.hub_revision,
-                          commit_message="Upload the report of a study")
-        print(f"published at {url}")
 
 
 def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> Path:
@@ -85,12 +50,9 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     table["left_out"] = [*table["left_out"], *notes]
     title = title or f"Study {study.resolve().name}"
     specification = (study / SPEC).read_text(encoding="utf-8") if (study / SPEC).is_file() else ""
-    try:
-        (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        for file in (folder / FIGURES).iterdir():
-            file.unlink()
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written to ({error.strerror})") from error
+    make_folder(folder / FIGURES)
+    for file in (folder / FIGURES).iterdir():
+        file.unlink()
     for item in drawn:
         save(item, folder / FIGURES)
     write_table(table, folder)

@@ -4,7 +4,6 @@ A cell is weak model x strong model x protocol x loss. Losses are compared insid
 accuracy, on the seeds that both have and on the same test samples.
 """
 
-import argparse
 import csv
 import io
 import itertools
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import write_json, write_text
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..model_card import _code as code
 from ..model_card import _table as markdown_table
-from .collect import PARTS, Collected, StudentRun, add_folder, collect
+from .collect import PARTS, Collected, StudentRun
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
 LEVEL = 0.05
@@ -35,36 +34,17 @@ RULE = (
     f"McNemar: on how many of the seeds the exact test of the two single models has p < {LEVEL:.2f}, uncorrected.")
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add the sub-command ``table``."""
-    text = ("Mean, standard deviation and 95 % interval of each cell, and the losses compared, of the finished runs in "
-            "a folder. Writes table.md, table.csv and table.json.")
-    parser = commands.add_parser("table", help="the results of many runs in one table", description=text)
-    add_folder(parser)
-    add_reference(parser)
-    parser.add_argument("--format", choices=list(WRITERS), default="md", help="what is printed (default: md)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
-    parser.set_defaults(run=run)
-
-
-def add_reference(parser: argparse.ArgumentParser) -> None:
-    """Add ``--reference``."""
-    parser.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with, or best: the one "
-                        "with the highest mean, corrected for all pairs (default: kd where there is one, else best)")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the table and write its files."""
-    table = make_table(collect(args.folder), args.reference)
-    folder = args.output or args.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, folder)
-    print(WRITERS[args.format](table))
+def make_folder(folder: Path) -> None:
+    """Create a folder for output. Raises `UserError` where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made ({one_line(error)}); choose another folder") from error
 
 
 def write_table(table: dict, folder: Path) -> None:
-    """Write table.md, table.csv and table.json."""
+    """Write table.md, table.csv and table.json. Raises `UserError` where they cannot be written."""
+    make_folder(folder)
     write_text(folder / "table.md", to_markdown(table) + "\n")
     write_text(folder / "table.csv", to_csv(table))
     write_json(folder / "table.json", table)
