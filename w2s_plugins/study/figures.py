@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from ..checkpoint import atomic_write
 from ..losses.base import LOSSES
 from ..sample_weights import KINDS
-from .collect import Collected, StudentRun
+from .collect import PARTS, Collected, StudentRun
 from .gallery import Gallery, open_gallery
 from .table import title_of
 
@@ -128,6 +128,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     """Put the legend under the axes, so that it hides nothing, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(3, 52 // (max(map(len, labels)) + 7)))
+    figure.set_figheight(figure.get_figheight() + 0.15 * math.ceil(len(labels) / columns))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4,
                   columnspacing=1.0)
 
@@ -159,17 +160,21 @@ def radar(table: dict) -> Drawn | None:
     """Mean accuracy by task (a group of the table) and loss; three tasks or more with losses in common."""
     groups = table["groups"]
     means = [{cell["loss"]: cell["student"]["mean"] for cell in group["cells"]} for group in groups]
-    common = [loss for loss in means[0] if all(loss in m for m in means)]
+    common = [cell for cell in groups[0]["cells"] if all(cell["loss"] in m for m in means)]
     if len(groups) < 3 or len(common) < 2:
         return None
-    ranks = {loss: np.mean([sorted(m.values(), reverse=True).index(m[loss]) for m in means]) for loss in common}
+    ranks = {cell["loss"]: np.mean([sorted(m.values(), reverse=True).index(m[cell["loss"]]) for m in means])
+             for cell in common}
     reference = groups[0]["reference"]
-    shown = sorted(common, key=lambda loss: (loss != reference, ranks[loss]))[:MOST_LINES]
+    methods: dict[str, str] = {}  # a grid over kwargs would fill the figure: one setting of each
+    for cell in sorted(common, key=lambda c: (c["loss"] != reference, bool(c["kwargs"]), ranks[c["loss"]])):
+        methods.setdefault(cell["name"], cell["loss"])
+    shown = sorted(methods.values(), key=lambda loss: (loss != reference, ranks[loss]))[:MOST_LINES]
     values = np.array([[m[loss] for m in means] for loss in shown])
     low, high = values.min(axis=0), values.max(axis=0)
     reach = 0.25 + 0.75 * (values - low) / np.where(high > low, high - low, 1)
     angles = np.linspace(0, 2 * math.pi, len(groups), endpoint=False)
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.add_subplot(projection="polar")
     for number, (loss, row) in enumerate(zip(shown, reach)):
         axes.plot(np.append(angles, angles[0]), np.append(row, row[0]), label=short(loss), **look(number))
@@ -177,10 +182,15 @@ def radar(table: dict) -> Drawn | None:
     axes.set_yticks([0.25, 1.0], ["", ""])
     labels = [f"{letter(i)}: {a:.1f} to {b:.1f}" for i, (a, b) in enumerate(zip(low, high))]
     axes.set_xticks(angles, labels)
+    for angle, text in zip(angles, axes.get_xticklabels()):
+        side = math.cos(angle)
+        text.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
+    axes.tick_params(axis="x", pad=1)
     legend_below(figure, axes)
     tasks = "; ".join(f"{letter(i)}: {title_of(group)}" for i, group in enumerate(groups))
     alt = (f"Radar of the mean accuracy of {len(shown)} losses on {len(groups)} tasks. Each axis runs from the worst "
-           f"to the best of these losses, so it does not start at zero. {tasks}. Mean rank, 0 is best: "
+           "to the best of these losses, so it does not start at zero. Of a loss with several settings the one with "
+           f"default kwargs is shown, else the best one by these very results. {tasks}. Mean rank, 0 is best: "
            f"{listed((loss, ranks[loss]) for loss in shown)}.")
     return Drawn("radar", figure, f"Accuracy by task and loss. {tasks}", alt)
 
@@ -222,13 +232,13 @@ def kwarg_of(cell: dict, key: str) -> object:
 
 def sweep(table: dict, name: str, key: str) -> Drawn:
     """Accuracy against a hyper-parameter of a loss, such as alpha of augconf and T of adaptconf, with intervals."""
-    figure, (axes,) = new_figure(2.6)
+    figure, (axes,) = new_figure(2.4)
     parts, xs, number = [], [], 0
-    for group in table["groups"]:
+    for group, own in zip(table["groups"], differing_titles(table["groups"])):
         for others, points in sweep_points(group, name, key).items():
             if len(points) < 3:
                 continue
-            label = ", ".join(filter(None, (title_of(group) if len(table["groups"]) > 1 else "", others)))
+            label = ", ".join(filter(None, (own, others)))
             x, figures = [value for value, _ in points], [cell["student"] for _, cell in points]
             axes.errorbar(x, [f["mean"] for f in figures], [half(f) for f in figures], capsize=2,
                           label=short(label or name), **look(number))
@@ -244,6 +254,12 @@ def sweep(table: dict, name: str, key: str) -> Drawn:
         legend_below(figure, axes)
     alt = f"Mean accuracy in percent with 95 % intervals against {key} of {name}. {'. '.join(parts)}."
     return Drawn(f"sweep-{slug(name)}-{slug(key)}", figure, f"Accuracy against {symbol} of {name}", alt)
+
+
+def differing_titles(groups: list[dict]) -> list[str]:
+    """Return what tells each group from the others; nothing where there is one."""
+    parts = [part for part in PARTS[:3] if len({group[part] for group in groups}) > 1]
+    return [", ".join(group[part] for part in parts) for group in groups]
 
 
 def slug(text: str) -> str:
@@ -281,7 +297,7 @@ def pgr_bars(group: dict) -> Drawn | None:
 def agreement_scatter(group: dict) -> Drawn:
     """Teacher-student agreement against accuracy, a point for each loss; the teacher itself stands at 100 %."""
     cells = most_telling(group["cells"], group["reference"])
-    figure, (axes,) = new_figure(2.5 + 0.13 * math.ceil((len(cells) + 1) / 2))
+    figure, (axes,) = new_figure(2.3)
     for number, cell in enumerate(cells):
         axes.errorbar(cell["agreement"]["mean"], cell["student"]["mean"], half(cell["student"]),
                       half(cell["agreement"]), elinewidth=0.5, label=short(cell["loss"]),
@@ -311,7 +327,7 @@ def read_events(folder: Path, kind: str) -> list[dict]:
 
 def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds."""
-    figure, (axes,) = new_figure(2.7 + 0.13 * math.ceil(len(by_loss) / 2))
+    figure, (axes,) = new_figure(2.3)
     parts = []
     for number, cell in enumerate(most_telling(group["cells"], group["reference"])):
         runs: dict[int, list[float]] = {}
@@ -350,7 +366,7 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
     name, kinds, epochs = pooled
     counts = {kind: np.array([rows[e][0] for e in epochs]) for kind, rows in kinds.items()}
     maps = [kind for kind in ("teacher_right", "student_right", "both_wrong", "disagree") if kind in kinds][:2]
-    figure, axes = new_figure(2.2 + 1.15 * len(maps), 2 + len(maps), sharex=True)
+    figure, axes = new_figure(2.0 + 1.1 * len(maps), 2 + len(maps), sharex=True)
     x = np.array(epochs) + 1
     for number, kind in enumerate(kinds):
         sizes = counts[kind].sum(axis=1)
@@ -426,7 +442,7 @@ def mistakes(by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
                           100 * spoilt / right)
     if not rows:
         return None
-    figure, (axes,) = new_figure(1.1 + 0.19 * len(rows))
+    figure, (axes,) = new_figure(0.6 + 0.19 * len(rows))
     stacked_bars(axes, {short(loss): row[:3] for loss, row in rows.items()})
     for place, row in enumerate(rows.values()):
         axes.plot(row[3], place, marker="D", color="black", linestyle="", markersize=3, markeredgecolor="white",
@@ -474,7 +490,7 @@ def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Galle
     name = gallery.name if gallery else str
     rows = {f"{short(name(truth), 12)} as {short(name(said), 12)} ({row.sum()})": tuple(100 * row / row.sum())
             for (truth, said), row in often}
-    figure, (axes,) = new_figure(0.95 + 0.19 * len(rows))
+    figure, (axes,) = new_figure(0.6 + 0.19 * len(rows))
     stacked_bars(axes, rows)
     axes.set_xlabel(f"student ({short(loss, 24)}), share of samples (%)")
     legend_below(figure, axes)

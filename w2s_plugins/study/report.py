@@ -22,6 +22,7 @@ from .layout import SPEC
 from .table import RULE, heading_of, make_folder, make_table, rows_of, title_of, to_markdown, write_table
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
+MOST_NAMES = 6  # in a sentence
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -108,12 +109,14 @@ def group_summary(group: dict) -> Sentences:
 
 
 def joined(cells: list[dict]) -> Sentences:
-    """Return the names of losses with commas between them, and their differences where they are known."""
+    """Return the names of at most `MOST_NAMES` losses with commas between them, and their differences where known."""
     parts: Sentences = []
-    for cell in cells:
+    for cell in cells[:MOST_NAMES]:
         parts += [", "] * bool(parts) + [Name(cell["loss"])]
         if cell.get("versus"):
             parts.append(f" ({cell['versus']['difference']:+.2f})")
+    if len(cells) > MOST_NAMES:
+        parts.append(f" and {len(cells) - MOST_NAMES} more")
     return parts
 
 
