@@ -297,20 +297,7 @@ def fit(run: Run) -> None:
     updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
     stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
     console = Console(world.primary, updates * stop, position.epoch * updates + position.batch // args.grad_accum_steps)
-    settings = StepSettings(
-        accum_steps=max(1, args.grad_accum_steps),
-        clip_grad=args.clip_grad,
-        clip_mode=args.clip_mode,
-        channels_last=args.channels_last,
-        nan_patience=args.nan_patience,
-        log_interval=args.log_interval,
-        synchronize=args.synchronize_step,
-        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
-        seed=args.seed,
-        rank=world.rank,
-        distributed=world.distributed,
-        share_statistics=world.distributed and not args.no_ddp_bb,
-    )
+    settings = step_settings(args, world)
 
     def on_log(update: int, terms: dict[str, float], lr: float) -> None:
         console.log(position.epoch, stop, update, updates, terms, lr)
@@ -353,6 +340,24 @@ def log_sample_weights(run: Run) -> None:
         run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
     elif run.files and run.args.log_beta and run.position.epoch == 0:
         _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")
+
+
+def step_settings(args: argparse.Namespace, world: build.World) -> StepSettings:
+    """Return how batches become updates."""
+    return StepSettings(
+        accum_steps=max(1, args.grad_accum_steps),
+        clip_grad=args.clip_grad,
+        clip_mode=args.clip_mode,
+        channels_last=args.channels_last,
+        nan_patience=args.nan_patience,
+        log_interval=args.log_interval,
+        synchronize=args.synchronize_step,
+        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
+        seed=args.seed,
+        rank=world.rank,
+        distributed=world.distributed,
+        share_statistics=world.distributed and not args.no_ddp_bb,
+    )
 
 
 def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:

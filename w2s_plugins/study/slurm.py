@@ -11,6 +11,7 @@ from pathlib import Path
 from ..checkpoint import write_text
 from ..errors import UserError, one_line
 from .layout import STATE, PlannedRun
+from .pool import ROOT
 
 LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless set otherwise
 OPTION = re.compile(r"[a-z][a-z-]*(=[^\s'\"\\$`]+)?")
@@ -26,6 +27,7 @@ SCRIPT = """\
 {options}
 cd {cwd} || exit 1
 {activate}
+export PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}}
 export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
 id=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$1")
 received=
@@ -84,9 +86,9 @@ class Submission:
         write_text(self.script, SCRIPT.format(
             name=f"study-{self.root.name}", state=self.root / STATE, cwd=shlex.quote(str(Path.cwd())),
             options="".join(f"#SBATCH --{option}\n" for option in self.options),
-            activate=f"source {shlex.quote(self.activate)} || exit 1" if self.activate else "",
+            activate=f"source {shlex.quote(str(Path(self.activate).resolve()))} || exit 1" if self.activate else "",
             python="python" if self.activate else shlex.quote(sys.executable), root=shlex.quote(str(self.root)),
-            requeues=MAX_REQUEUES))
+            package=shlex.quote(str(ROOT)), requeues=MAX_REQUEUES))
         stamp, stages = time.strftime("%Y%m%d-%H%M%S"), []
         for number, stage in enumerate(split_stages(runs), start=1):
             arrays = []
