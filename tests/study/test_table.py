@@ -123,6 +123,16 @@ def test_groups_by_flags_that_differ(tmp_path: Path) -> None:
     assert sorted(groups["epochs=5"]) == ["augconf(alpha=0.5)", "kd"]
 
 
+def test_the_ceiling_of_a_protocol_run_is_the_one_beside_it(tmp_path: Path) -> None:
+    """Also where it saw other samples: the student's may be selected ones. Elsewhere the samples decide."""
+    student = write_run(tmp_path, "kd", 0, 0.6)
+    result = student.parent / "ceiling/result.json"
+    result.write_text(result.read_text().replace('"f"', '"g"'))
+    assert collect(tmp_path).students[0].ceiling is not None
+    student.rename(student.with_name("kd"))
+    assert collect(tmp_path).students[0].ceiling is None
+
+
 def test_no_gap_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
     write_run(tmp_path, "kd", 1, 0.6)
@@ -140,10 +150,10 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
     (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
     damaged = write_run(tmp_path, "jsd_kd", 0, 0.6) / "result.json"
-    damaged.write_text(damaged.read_text().replace("fingerprint", "finger"))
+    damaged.write_text(damaged.read_text().replace('"kwargs"', '"args"'))
     found = collect(tmp_path)
     assert len(found.students) == 1 and len(found.left_out) == 5
-    for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'fingerprint'"):
+    for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'kwargs'"):
         assert sum(reason in text for text in found.left_out) == 1
     assert to_markdown(make_table(found)).count("\n- ") == 5
 

@@ -196,7 +196,13 @@ def _records(folder: Path, left_out: list[str]) -> Iterator[tuple[Path, dict]]:
 
 
 def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | None:
-    """Return the run without a teacher of the same data, model and seed, the nearest one if there are several."""
+    """Return the ceiling of a protocol run, or the run without a teacher of the same data, model and seed.
+
+    The nearest one, if there are several.
+    """
+    beside = path.with_name("ceiling")
+    if path.name == "student" and beside in plain:
+        return beside
     def traits(of: dict) -> tuple:
         test = of["data"].get("splits", {}).get("val")
         return of["model"]["architecture"], of["data"]["fingerprint"], test, of["seed"]
