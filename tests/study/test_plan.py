@@ -70,6 +70,12 @@ def test_parts_of_the_training_slice(plan: Plan) -> None:
     assert weights == {"w2s": "0.0", "supervised": None}
 
 
+def test_slices_of_seeds(plan: Plan) -> None:
+    assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
+    assert {(run.flag("--seed"), run.flag("--slice-seed")) for run in plan(seeds=[3, 5], slices="by_seed")} == {
+        ("3", "3"), ("5", "5")}
+
+
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     def ids(**changes: object) -> set[str]:
         return {run.id for run in plan(**changes)}
@@ -120,8 +126,9 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     assert code == 0, err
     assert "small: 2 weak x 1 strong x 2 losses x 1 protocols x 2 seeds" in out
     assert "14 runs: 4 weak teachers and 2 ceilings, each trained once, for 8 students; 4 caches of targets" in out
-    assert re.search(r"^weak +a +- +- +- +0:64 +2 +2$", out, re.M)
-    assert re.search(r"^ceiling +- +s +- +- +64:160 +2 +4$", out, re.M)
+    assert re.search(r"^student +b +s +w2s +64:160 +1 +4 +-$", out, re.M) and "losses: hard, kd\n" in out
+    assert re.search(r"^weak +a +- +- +0:64 +1 +2 +2$", out, re.M)
+    assert re.search(r"^ceiling +- +s +- +64:160 +1 +2 +4$", out, re.M)
     assert re.search(r"^estimated: \d+m?\d*s of work, \d+s with 2 at a time", out, re.M)
     assert len(load_plan(tmp_path / "out")) == 14 and "0 of 14 runs are finished" in out
     code, out, err = cli("status", tmp_path / "out")

@@ -97,8 +97,10 @@ class Planner:
 
     def add(self, kind: str, flags: dict, seed: int, needs: Iterable[str] = (), **labels: str) -> PlannedRun:
         """Add a run under a name that its command decides, unless it is there already."""
-        flags = {k: v for k, v in flags.items() if k != "weak_fraction"}
-        argv = [*encode({**flags, "seed": seed}, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+        flags = {**{k: v for k, v in flags.items() if k != "weak_fraction"}, "seed": seed}
+        if self.study.slices == "by_seed":
+            flags["slice_seed"] = seed
+        argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
         name = "-".join([kind, *labels.values(), f"s{seed}", digest])
         labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
@@ -204,22 +206,22 @@ def _check_run(args: argparse.Namespace) -> None:
 
 
 def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
-    """Return the runs by cell, and what is shared."""
-    cells = Counter(run.label for run in plan)
-    rows = []
-    for label in cells:
-        members = [run for run in plan if run.label == label]
-        run = members[0]
-        users = sum(run.id in other.needs for other in plan)
-        rows.append([run.kind, run.weak, run.strong, run.loss, run.protocol, run.flag("--train-slice"), len(members),
-                     users or None])
-    table = format_table(rows, ["run", "weak", "strong", "loss", "protocol", "train slice", "runs", "used by"])
+    """Return the runs, those of all losses and seeds in one line, and what is shared."""
+    users = Counter(needed for run in plan for needed in run.needs)
+    rows: dict[tuple, list] = {}
+    for run in plan:
+        key = run.kind, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all"
+        row = rows.setdefault(key, [*key, run.flag("--epochs"), 0, users[run.id] or None])
+        row[-2] += 1
+    table = format_table(
+        list(rows.values()), ["run", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"])
     kinds = Counter(run.kind for run in plan)
     caches = {(run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
               for run in plan if run.flag("--teacher-targets") not in (None, "online")}
     lines = [
         f"{study.name}: {len(study.weak)} weak x {len(study.strong)} strong x {len(study.losses)} losses x "
         f"{len(study.protocols)} protocols x {len(study.seeds)} seeds", "", table, "",
+        f"losses: {', '.join(loss.name for loss in study.losses)}",
         f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
         f"{kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
     ]

@@ -1,6 +1,7 @@
 """The specification of a study: a YAML file, read with every key checked, and written back with its defaults filled in.
 
-Keys: ``base`` and ``config`` (flags of every run), ``weak``, ``strong``, ``losses``, ``protocols``, ``seeds``.
+Keys: ``base`` and ``config`` (flags of every run), ``weak``, ``strong``, ``losses``, ``protocols``, ``seeds`` and
+``slices``; docs/studies.md explains them.
 """
 
 import itertools
@@ -14,7 +15,8 @@ import yaml
 from ..cli.parser import Parser, check_flags, read_config
 from ..errors import UserError, nearest, one_line
 
-KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds")
+KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
+SLICES = ("fixed", "by_seed")
 # flags that the study itself sets, and what to write in their place
 RESERVED = {
     "output": "the --output of `study run`", "experiment": "the study names its runs", "resume": "it always goes on",
@@ -93,6 +95,7 @@ class Study:
         losses: what the students learn with.
         protocols: what they learn from.
         seeds: of all runs.
+        slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Study:
     losses: list[LossChoice]
     protocols: list[Protocol]
     seeds: list[int]
+    slices: str = "fixed"
 
     def to_yaml(self) -> str:
         """Return the specification with everything filled in; `read_spec` reads it as the same study."""
@@ -155,7 +159,12 @@ class Reader:
             losses=self.items(fields, "losses", self.losses),
             protocols=self.items({"protocols": ["w2s"], **fields}, "protocols", self.protocol),
             seeds=self.seeds(fields.get("seeds", 1)),
+            slices=fields.get("slices", "fixed"),
         )
+        if study.slices not in SLICES:
+            raise self.wrong("slices", study.slices, f"one of {', '.join(SLICES)}")
+        if study.slices == "by_seed" and "slice_seed" in base:
+            raise UserError(f"{self.file}: slices by_seed and slice_seed say two things; leave one out")
         for key in ("weak", "strong", "losses", "protocols"):
             names = [item.name for item in getattr(study, key)]
             self.refuse_duplicates(names, key)
