@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,12 @@ def test_words(trained: Path, tmp_path: Path) -> None:
     text = "".join(summary(make_table(collect(tmp_path)))[1])
     assert re.search(r"Better than kd beyond noise: adaptconf \(\+\d+\.\d\d\)\. Worse beyond noise: gce \(-", text)
     assert "Not distinguishable from kd: hard" in text and "Not above the teacher on average: gce" in text
+    for seed in range(4):
+        for loss, accuracy in {"kd": 0.6, "adaptconf": 0.605}.items():
+            write_run(tmp_path / "other", loss, seed, accuracy, epochs=3)
+    text = "".join(summary(make_table(collect(tmp_path)))[1])
+    assert "worse against kd: adaptconf 1 / 1 / 0, hard 0 / 1 / 0, gce 0 / 0 / 1. Each group" in text
+    shutil.rmtree(tmp_path / "other")
     text = "".join(summary(make_table(collect(tmp_path), "adaptconf"))[1])
     assert "No loss is better than adaptconf beyond noise." in text and "Better" not in text
 

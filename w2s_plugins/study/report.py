@@ -23,6 +23,7 @@ from .table import RULE, heading_of, make_folder, make_table, rows_of, title_of,
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
 MOST_NAMES = 6  # in a sentence
+VERDICTS = ("better", "tie", "worse")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -74,7 +75,23 @@ def summary(table: dict) -> list[Sentences]:
              f"{count(len(groups), 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}."]
     if table["left_out"]:
         first.append(f" {count(len(table['left_out']), 'note')} at the end on what is missing.")
-    return [first, *(group_summary(group) for group in groups)]
+    return [first, *overall(groups), *(group_summary(group) for group in groups)]
+
+
+def overall(groups: list[dict]) -> list[Sentences]:
+    """Say in how many groups each loss is better, not distinguishable and worse, where groups have one reference."""
+    references = {group["reference"] for group in groups}
+    tallies: dict[str, list[int]] = {}
+    for cell in (cell for group in groups for cell in group["cells"]):
+        if cell["verdict"] in VERDICTS:
+            tallies.setdefault(cell["loss"], [0, 0, 0])[VERDICTS.index(cell["verdict"])] += 1
+    if len(groups) < 2 or len(references) > 1 or not tallies:
+        return []
+    parts: Sentences = ["In how many groups each loss is better / a tie / worse against ", Name(references.pop())]
+    ordered = sorted(tallies.items(), key=lambda item: (item[1][2] - item[1][0], item[0]))
+    for number, (loss, tally) in enumerate(ordered):
+        parts += [", " if number else ": ", Name(loss), f" {tally[0]} / {tally[1]} / {tally[2]}"]
+    return [[*parts, ". Each group is tested on its own: among many, a few differ by chance."]]
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
