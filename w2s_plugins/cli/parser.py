@@ -103,13 +103,15 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
-    typed, unknown = parser.parse_known_args(argv)
+    try:
+        typed, unknown = parser.parse_known_args(argv)
+    finally:
+        for dest, action in parser.by_dest().items():
+            action.default = defaults[dest]
     if unknown:
         flag = unknown[0].split("=")[0]
         hint = nearest(flag, parser.flags()) if flag.startswith("-") else ""
         raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
-    for dest, action in parser.by_dest().items():
-        action.default = defaults[dest]
     typed = vars(typed)
     given: dict[str, object] = {}
     for layer in (*(read_config(file, parser) for file in typed.pop("config", [])), typed):
@@ -149,27 +151,43 @@ def read_config(file: str, parser: Parser, readers: tuple[str, ...] = ()) -> dic
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"--config {file}: expected a mapping of flags to values, found a {type(content).__name__}")
-    actions = parser.by_dest()
-    values, own = {}, {}
-    for base in _names_of_files(content.pop("config", []), file):
+    where, values = f"--config {file}", {}
+    bases = content.pop("config", []) if isinstance(content, dict) else []
+    for base in _names_of_files(bases, where):
         _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file)))
-    for key, value in content.items():
-        dest = str(key).replace("-", "_")
-        if dest not in actions:
-            raise UserError(f"--config {file}: unknown key '{key}'{nearest(dest, actions)}")
-        own[dest] = _coerce(actions[dest], value, file)
-    _overlay(values, own)
+    _overlay(values, check_flags(content, parser, where))
     return values
 
 
-def _names_of_files(value: object, file: str) -> list[str]:
+def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:
+    """Return a mapping of flags to values, as it was read from YAML, with the types that they have when typed.
+
+    Args:
+        content: the mapping; None is an empty one.
+        parser: knows the flags.
+        where: begins the messages.
+
+    Raises:
+        UserError: naming the key and the nearest valid one.
+    """
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+    actions = parser.by_dest()
+    values = {}
+    for key, value in content.items():
+        dest = str(key).replace("-", "_")
+        if dest not in actions:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
+        values[dest] = _coerce(actions[dest], value, where)
+    return values
+
+
+def _names_of_files(value: object, where: str) -> list[str]:
     names = value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) for name in names):
-        raise UserError(f"--config {file}: config: {value!r} is not the name of a file or a list of names")
+        raise UserError(f"{where}: config: {value!r} is not the name of a file or a list of names")
     return names
 
 
@@ -179,11 +197,11 @@ def _add_config(parser: Parser) -> None:
                         "names others that are read before it")
 
 
-def _coerce(action: argparse.Action, value: object, file: str) -> object:
+def _coerce(action: argparse.Action, value: object, where: str) -> object:
     """Bring a YAML value to the type that the flag has on the command line."""
     def wrong(expected: str) -> UserError:
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-        return UserError(f"--config {file}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
+        return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
 
     if value is None:
         if action.default is None:
