@@ -3,12 +3,16 @@
 The training set is split in two. The teacher sees the first part with ground truth; the student sees the second with
 the teacher's labels only; the ceiling is the student trained on the second part with ground truth. All three are
 evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
+
+``--label-noise`` is that of the labels one has: the teacher is trained on it, and the student where it sees labels;
+``label_noise: null`` in ``--weak-config`` spares the teacher. The ceiling always sees the clean labels of all samples
+of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held out for
+student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
 import argparse
 import copy
 import csv
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -23,6 +27,7 @@ from .cli.parser import Parser, read_config
 from .data import open_split, take_slice
 from .data.noise import positions_in_split
 from .data.slices import parse_slice
+from .earlier_run import check_same_run, other_flags, read_result, resolved
 from .errors import UserError
 from .metrics import performance_gap_recovered
 from .monitor import format_table
@@ -34,8 +39,11 @@ _logger = logging.getLogger(__name__)
 RESAMPLES, CONFIDENCE = 2000, 0.95
 # flags that say what a student learns from, and have no meaning for a model trained on ground truth
 OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_loss_weight", "gt_loss_weight",
-              "kd_loss_weight", "teacher_targets", "teacher_checkpoint", "push_to_hub", "eval_metric", "select",
-              "select_split", "teacher_assign", "teacher_weights", "teacher_topk")
+              "kd_loss_weight", "teacher_targets", "teacher_checkpoint", "push_to_hub", "eval_metric",
+              "teacher_assign", "teacher_weights", "teacher_topk")
+OF_SELECTION = ("select", "select_split")  # the teacher's last epoch labels, unless its own --weak-config says else
+OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # the student's alone
+OF_NOISE = ("label_noise", "label_noise_map")
 # flags that say how the student starts, which the teacher does not share
 OF_START = ("pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs", "head_init_scale",
             "head_init_bias")
@@ -68,13 +76,15 @@ def run_w2s(
         weak_source = str(folder / "weak")
     elif weak_source:
         refuse_overlap(args, weak_source, second)
-    ceiling = stages.run("ceiling", dict(teacher=None, **defaults(parser, OF_STUDENT)), train_slice=second)
+        stages.note("weak", weak_source)
+    ceiling_flags = dict(teacher=None, **defaults(parser, OF_STUDENT + OF_CLEAN + OF_NOISE))
+    ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
     if not given & {"task_loss_weight", "gt_loss_weight"}:
         student_flags["task_loss_weight"] = 0.0
-    student = stages.run("student", student_flags, train_slice=second)
+    stages.run("student", student_flags, train_slice=second)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(args, folder, student, ceiling, stages.done.get("weak"))
+        record = make_record(args, folder, stages)
         write_json(folder / "result.json", record)
         print(closing_table(record))
         print(f"* {folder / 'result.json'}")
@@ -137,8 +147,8 @@ def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
 
 def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
     """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model."""
-    flags = {**defaults(parser, OF_STUDENT + OF_START), "teacher": None, "model": args.teacher,
-             "model_kwargs": dict(args.teacher_kwargs)}
+    flags = {**defaults(parser, OF_STUDENT + OF_START + OF_SELECTION + OF_CLEAN), "teacher": None,
+             "model": args.teacher, "model_kwargs": dict(args.teacher_kwargs)}
     if args.teacher_img_size:
         flags["img_size"] = args.teacher_img_size
     for file in args.weak_config:
@@ -158,24 +168,56 @@ class Stages:
         parser: knows the defaults.
         folder: folder of the stages.
         train: trains one model and returns its record.
+
+    Attributes:
+        done: records by stage.
+        folders: run folders by stage.
     """
 
     def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
         self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
         self.done: dict[str, dict] = {}
+        self.folders: dict[str, Path] = {}
 
-    def run(self, name: str, changes: dict[str, object], *, train_slice: str) -> dict:
-        """Run one stage with some flags changed; return its record."""
-        result = self.folder / name / "result.json"
-        if self.args.resume and result.is_file():
-            _logger.info(f"--protocol w2s: {name} is complete: {result.parent}")
-            self.done[name] = json.loads(result.read_text(encoding="utf-8"))
-            return self.done[name]
-        _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice}")
-        flags = {**copy.deepcopy(vars(self.args)), **changes, "train_slice": train_slice, "protocol": None,
-                 "output": str(self.folder), "experiment": name}
-        self.done[name] = self.train(argparse.Namespace(**flags), set(self.given) | changes.keys())
+    def run(self, name: str, changes: dict[str, object], *, train_slice: str, instead: str | None = None) -> dict:
+        """Run one stage with some flags changed; return its record.
+
+        Args:
+            name: of the stage.
+            changes: flags that differ from the student's.
+            train_slice: its part of the training split.
+            instead: folder of an earlier run to take, from ``--ceiling-checkpoint``.
+
+        Raises:
+            UserError: a run that is there was made with other flags, or on other samples.
+        """
+        flags = argparse.Namespace(**{
+            **copy.deepcopy(vars(self.args)), **changes, "train_slice": train_slice, "protocol": None,
+            "ceiling_checkpoint": None, "output": str(self.folder), "experiment": name})
+        given = self.given | changes.keys()
+        folder = self.folders[name] = Path(instead) if instead else self.folder / name
+        if instead:
+            flag = f"--{name}-checkpoint"
+            self.done[name] = read_result(folder, flag)
+            check_same_run(folder, resolved(flags, given), self.done[name], flag)
+            read_predictions(folder / PREDICTIONS[flags.select])
+            _logger.info(f"--protocol w2s: {name} is taken from {folder}")
+        elif self.args.resume and (folder / "result.json").is_file():
+            if changed := other_flags(folder, resolved(flags, given), "--resume auto"):
+                raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
+                                "them, delete that folder, or give another --experiment")
+            _logger.info(f"--protocol w2s: {name} is complete: {folder}")
+            self.done[name] = read_result(folder, "--resume auto")
+        else:
+            _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice}")
+            self.done[name] = self.train(flags, set(given))
         return self.done[name]
+
+    def note(self, name: str, checkpoint: str) -> None:
+        """Keep the record of the run that a checkpoint is of, where there is one."""
+        folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+        if (folder / "result.json").is_file():
+            self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
 
 
 def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str) -> None:
@@ -205,28 +247,37 @@ def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str) -> No
 # ---------------------------------------------------------------- figures
 
 
-def make_record(args: argparse.Namespace, folder: Path, student: dict, ceiling: dict, weak: dict | None) -> dict:
+def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
     """Collect the figures of the three models and their intervals over test samples."""
-    columns = read_predictions(folder / "student" / PREDICTIONS[student["selected"]["rule"]])
-    top = read_predictions(folder / "ceiling" / PREDICTIONS[ceiling["selected"]["rule"]])
+    student = stages.done["student"]
+    columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
+                    for name in ("student", "ceiling"))
     if "teacher" not in columns:
         raise UserError("--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval")
     if not np.array_equal(columns["target"], top["target"]):
         raise UserError("--protocol w2s: student and ceiling were evaluated on different test samples")
     hits = [columns[who] == columns["target"] for who in ("teacher", "student")] + [top["student"] == top["target"]]
     figures = intervals(*hits, columns["student"] == columns["teacher"])
-    splits = dict(student=student["data"]["splits"]["train"], ceiling=ceiling["data"]["splits"]["train"],
-                  test=student["data"]["splits"]["val"])
-    if weak is not None:
-        splits["weak"] = weak["data"]["splits"]["train"]
     return dict(
-        schema=1, protocol="w2s", **figures, splits=splits,
-        selected={"student": student["selected"], "ceiling": ceiling["selected"],
-                  **({"weak": weak["selected"]} if weak else {})},
-        loss=student["loss"], models=dict(weak=args.teacher, strong=args.model), seed=args.seed,
+        schema=1,
+        protocol="w2s",
+        **figures,
+        splits=dict(test=student["data"]["splits"]["val"],
+                    **{name: record["data"]["splits"]["train"] for name, record in stages.done.items()}),
+        selected={name: record["selected"] for name, record in stages.done.items()},
+        label_noise={name: noise_of(record) for name, record in stages.done.items()},
+        loss=student["loss"],
+        models=dict(weak=args.teacher, strong=args.model),
+        seed=args.seed,
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: name for name in ("weak", "ceiling", "student") if (folder / name).is_dir()},
+        runs={name: path.name if path.parent == folder else str(path) for name, path in stages.folders.items()},
     )
+
+
+def noise_of(record: dict) -> dict | None:
+    """Return kind and rate of the label noise that a run was trained on."""
+    noise = record["data"]["label_noise"]
+    return noise and {k: v for k, v in noise.items() if k != "confusion"}
 
 
 def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees: np.ndarray) -> dict[str, dict]:

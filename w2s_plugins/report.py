@@ -66,7 +66,8 @@ def best_of(history: list[dict], metric: str) -> dict:
 def selection(args: argparse.Namespace, chosen: dict) -> tuple[str, list[str]]:
     """Return the data that ranked the epochs, and a warning when that is the split the result is reported on."""
     if args.select_split is not None:
-        return "held-out part of the training split", []
+        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
+        return f"held-out part of the training split{', scored against the teacher' if blind else ''}", []
     if args.eval_metric == "few-shot":
         return f"episodes of {args.few_shot_split}", []
     if "val" not in chosen:

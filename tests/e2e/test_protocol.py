@@ -1,14 +1,22 @@
 """``--protocol w2s``: three runs, one table."""
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from timm.data import create_transform
 
+from w2s_plugins import engine
+from w2s_plugins.data import open_split
 from w2s_plugins.protocol import read_predictions
 
-from .conftest import TINY, Done, run_script
+from .conftest import TINY, Done, Forked, differences, read_run, run_script
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--train-slice", "0:200", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--protocol", "w2s",
@@ -53,6 +61,111 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert "20 of the 40 samples that it was trained on are among the student's 180" in message
     here(*FLAGS[:-1], "q", *given, 40, "--epochs", 1).ok()
     assert not Path("output/train/q/weak").exists() and result(Path("output/train/q"))["weak"] == record["weak"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A protocol run with label noise whose checkpoints a held-out part has chosen."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_script(*CHOSEN, cwd=folder).ok()
+    return folder / "output/train/p"
+
+
+CHOSEN = [*FLAGS, "--weak-fraction", 40, "--epochs", 8, "--val-interval", 2, "--select", "best", "--select-split", 0.2,
+          "--label-noise", "symmetric:0.3", "--recovery-interval", 4]
+
+
+def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
+    """Teacher and student have the labels there are, the ceiling clean ones; figures are those of what is exported."""
+    record, runs = result(whole), {name: result(whole / name) for name in ("weak", "ceiling", "student")}
+    assert runs["weak"]["data"]["label_noise"]["rate"] > 0.1 < runs["student"]["data"]["label_noise"]["rate"]
+    assert runs["ceiling"]["data"]["label_noise"] is None and record["label_noise"]["ceiling"] is None
+    assert record["label_noise"]["weak"]["kind"] == "symmetric:0.3" and "confusion" not in record["label_noise"]["weak"]
+    assert [runs[n]["data"]["train_samples"] for n in runs] == [40, 128, 128]
+    assert {n: s["rule"] for n, s in record["selected"].items()} == {"weak": "last", "ceiling": "best",
+                                                                     "student": "best"}
+    assert record["selected"]["student"]["split"] == "held-out part of the training split, scored against the teacher"
+    assert record["selected"]["ceiling"]["split"] == "held-out part of the training split"
+    assert record["splits"].keys() == {"test", "weak", "ceiling", "student"}
+    assert all(len(split["fingerprint"]) == 16 for split in record["splits"].values())
+    test = open_split("w2s/digits", None, "validation", None, flag="--val-split", input_img_mode="RGB")
+    for name in ("ceiling", "student"):
+        model = timm.create_model(f"local-dir:{whole / name / 'export'}", pretrained=True).eval()
+        test.transform = create_transform((3, 8, 8), **{
+            k: model.pretrained_cfg[k] for k in ("mean", "std", "interpolation", "crop_pct")})
+        images, labels = (torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*test))
+        with torch.inference_mode():
+            top1 = 100 * (model(images).argmax(1) == labels).double().mean().item()
+        assert top1 == pytest.approx(record[name]["value"]), name
+        events = [json.loads(line) for line in (whole / name / "metrics.jsonl").read_text().splitlines()]
+        ranked = {e["epoch"]: e["metric"] for e in events if e["event"] == "eval"}
+        assert record["selected"][name]["epoch"] == max(ranked, key=ranked.get)
+
+
+def test_killed_at_any_stage(here: Run, fork: Callable[..., Forked], whole: Path) -> None:
+    """Started again, it goes on in the stage where it was, and comes to the same end to the last bit."""
+    def killed_at(step: int) -> Callable[[int], None]:
+        def arrange(rank: int) -> None:
+            original, steps = engine.seed_step, iter(range(step))
+
+            def counted(*args: object) -> None:
+                if next(steps, None) is None:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                original(*args)
+            engine.seed_step = counted
+        return arrange
+
+    folder, complete = Path("output/train/p"), []
+    for step, stage in ((10, "weak"), (20, "ceiling"), (60, "student")):
+        assert fork(*CHOSEN, "--resume", "auto", before=killed_at(step)).wait() == [-signal.SIGKILL]
+        assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), stage
+        assert (folder / stage / "args.yaml").exists()
+        complete.append(stage)
+    times = {name: (folder / name / "result.json").stat().st_mtime_ns for name in ("weak", "ceiling")}
+    here(*CHOSEN, "--resume", "auto").ok()
+    assert {name: (folder / name / "result.json").stat().st_mtime_ns for name in times} == times
+    assert result(folder) == result(whole)
+    for name in ("weak", "ceiling", "student"):
+        for file in ("last.pth.tar", "model_best.pth.tar"):
+            assert differences(read_run(folder / name, file), read_run(whole / name, file)) == []
+
+
+def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path) -> None:
+    """Another loss takes teacher and ceiling from an earlier protocol run, if they are what it would train."""
+    given = ["--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling"]
+    flags = [*CHOSEN[:CHOSEN.index("--experiment")], *CHOSEN[CHOSEN.index("--experiment") + 2:], "--loss", "kd", *given]
+    here(*flags, "--experiment", "kd", "--workers", 0, "--log-interval", 5).ok()
+    folder = Path("output/train/kd")
+    record, first = result(folder), result(whole)
+    assert sorted(p.name for p in folder.iterdir()) == ["result.json", "student"]
+    assert record["runs"] == {"weak": str(whole / "weak"), "ceiling": str(whole / "ceiling"), "student": "student"}
+    for name in ("weak", "ceiling", "splits", "selected"):
+        assert record[name].keys() == first[name].keys()
+    assert record["weak"] == first["weak"] and record["ceiling"] == first["ceiling"]
+    assert record["splits"] == first["splits"] and record["loss"]["name"] == "kd"
+
+    for changed, message in [
+            (["--epochs", 9], "had other flags: --epochs 8 -> 9; repeat them, or leave out --ceiling-checkpoint"),
+            (["--model", "w2s_cnn2"], "--model w2s_cnn5 -> w2s_cnn2"),
+            (["--seed", 1, "--lr", 0.2], "--lr 0.1 -> 0.2; --seed 42 -> 1"),
+            (["--weak-fraction", 50], "--train-slice 40:200 -> 50:200"),
+            (["--ceiling-checkpoint", whole / "cieling"], "no result.json there (nearest: ceiling"),
+    ]:
+        assert message in here(*flags, "--experiment", "no", *changed).error
+    assert not Path("output/train/no").exists()
+    other = shutil.copytree(whole / "ceiling", tmp_path / "other")
+    text = (other / "result.json").read_text()
+    (other / "result.json").write_text(text.replace(first["splits"]["test"]["fingerprint"], "0" * 16))
+    message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+    assert "had other samples of 'validation': 600 with fingerprint 0000000000000000" in message
+    (other / "predictions_best.csv").unlink()
+    (other / "result.json").write_text(text)
+    assert "predictions_best.csv: no such file" in here(
+        *flags, "--experiment", "no", "--ceiling-checkpoint", other).error
+
+    resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
+    assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them, delete that folder" in here(*resumed).error
+    assert "--ceiling-checkpoint is for --protocol w2s" in here(*TINY, "--ceiling-checkpoint", whole / "ceiling").error
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -1,31 +1,13 @@
 """FLOPs against published figures and against hand counts; hours against published throughput."""
 
-import sys
-from collections.abc import Callable
-
 import pytest
 import torch
 from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 
-from w2s_plugins.errors import run_main
-from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.cost import GPUS, PAPER, Recipe, count_flops, describe, model_flops, utilisation_of
 
-Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Cli:
-    def run(*argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["study", *map(str, argv)])
-        code = 0
-        try:
-            run_main(study.main, "study")
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-    return run
+from .conftest import Cli
 
 
 @pytest.mark.parametrize(("name", "gmacs"), [

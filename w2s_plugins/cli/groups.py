@@ -92,6 +92,9 @@ def add_protocol(add: Adder) -> None:
         help="the teacher's part with --protocol: a share (0.5) or a count (500)")
     add("--weak-config", nargs="+", default=[], metavar="FILE",
         help="YAML files with the flags in which the teacher's training differs with --protocol")
+    add("--ceiling-checkpoint", metavar="RUN", help="run folder of a ceiling that another --protocol run has trained, "
+        "with the same student, flags and samples, in place of training it again; --teacher-checkpoint RUN does so for "
+        "the teacher")
     add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
         "counts (0:40, 40:); slices that do not overlap are disjoint")
     add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")

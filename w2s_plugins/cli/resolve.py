@@ -449,6 +449,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
+        (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
+         "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
         (args.select_split is not None and args.teacher and args.no_teacher_eval
          and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,

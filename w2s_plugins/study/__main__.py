@@ -2,7 +2,7 @@
 
 from ..cli.parser import Parser
 from ..errors import UserError, nearest, run_main
-from . import cost
+from . import cost, table
 
 
 def main() -> None:
@@ -10,6 +10,7 @@ def main() -> None:
     parser = Parser(prog="python -m w2s_plugins.study", description="Plan experiments.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     cost.add_command(commands)
+    table.add_command(commands)
     args, unknown = parser.parse_known_args()
     if unknown:
         flag = unknown[0].split("=")[0]

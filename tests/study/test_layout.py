@@ -1,0 +1,53 @@
+"""The folder of a study is read as it was written, wherever it lies."""
+
+from pathlib import Path
+
+import pytest
+
+from w2s_plugins.errors import UserError
+from w2s_plugins.study.layout import (
+    PlannedRun,
+    find_run,
+    finished,
+    load_plan,
+    read_result,
+    save_plan,
+)
+
+
+def planned(root: Path) -> list[PlannedRun]:
+    weak = PlannedRun("weak-a", "weak", "weak-a", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root)
+    student = PlannedRun(
+        "student-b", "student", "student-b", "a", "b", "kd", "w2s", 0,
+        ["--epochs", "3", "--teacher-checkpoint", "{study}/runs/weak-a"], ["weak-a"], root)
+    return [weak, student]
+
+
+def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    save_plan(tmp_path / "a", planned(tmp_path / "a"))
+    moved = (tmp_path / "a").rename(tmp_path / "b")
+    weak, student = load_plan(moved)
+    assert weak.argv == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
+    assert student.flag("--teacher-checkpoint") == str(weak.path) and student.flag("--epochs") == "3"
+    assert student.flag("--lr") is None and student.label == "student a b kd w2s"
+    assert find_run([weak, student], "weak-a") is weak
+    with pytest.raises(UserError, match=r"no run 'weak-b' in this study \(nearest: weak-a"):
+        find_run([weak, student], "weak-b")
+    assert not finished(weak)
+    with pytest.raises(UserError, match="missing or damaged"):
+        read_result(weak)
+    weak.path.mkdir(parents=True)
+    (weak.path / "result.json").write_text('{"seed": 0}')
+    assert finished(weak) and read_result(weak) == {"seed": 0}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, "no folder of a study"), ("[{", "cannot be read as a plan"), ('[{"id": "a"}]', "cannot be read as a plan"),
+    ("[1]", "cannot be read as a plan"), ('[{"id": "a", "argv": [], "color": 1}]', "cannot be read as a plan"),
+])
+def test_damaged_plans(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_plan(tmp_path)

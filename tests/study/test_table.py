@@ -1,0 +1,202 @@
+"""The table of many runs: cells, comparisons, verdicts, files, what is left out."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from w2s_plugins.protocol import intervals
+from w2s_plugins.study.collect import collect
+from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.table import make_table, to_markdown, verdict
+
+from .conftest import Cli
+from .runs import write_run
+
+ACCURACIES = {"kd": 0.60, "adaptconf": 0.78, "hard": 0.605, "gce": 0.48}
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four losses with four seeds: one far above kd, one below, one alike."""
+    root = tmp_path_factory.mktemp("study")
+    for seed in range(4):
+        for loss, accuracy in ACCURACIES.items():
+            write_run(root, loss, seed, accuracy)
+    return root
+
+
+def cells_of(table: dict, group: int = 0) -> dict[str, dict]:
+    return {cell["loss"]: cell for cell in table["groups"][group]["cells"]}
+
+
+def test_figures(study: Path) -> None:
+    found = collect(study)
+    table = make_table(found)
+    assert len(table["groups"]) == 1
+    assert table["groups"][0]["protocol"] == "", "workers differ from run to run, which makes no other protocol"
+    cells = cells_of(table)
+    assert list(cells) == ["adaptconf", "hard", "kd", "gce"] or list(cells) == ["adaptconf", "kd", "hard", "gce"]
+    for loss, cell in cells.items():
+        runs = [s for s in found.students if s.loss == loss]
+        assert cell["seeds"] == [0, 1, 2, 3]
+        assert cell["student"]["mean"] == pytest.approx(np.mean([100 * (r.student == r.target).mean() for r in runs]))
+        pgr = [(r.figures["student"] - r.figures["weak"]) / (r.figures["ceiling"] - r.figures["weak"]) for r in runs]
+        assert cell["pgr"]["mean"] == pytest.approx(np.mean(pgr)), "by seed, then the mean"
+        assert cell["pgr"]["sd"] == pytest.approx(np.std(pgr, ddof=1))
+
+
+def test_verdicts(study: Path) -> None:
+    cells = cells_of(make_table(collect(study)))
+    assert {loss: cell["verdict"] for loss, cell in cells.items()} == {
+        "kd": "reference", "adaptconf": "better", "hard": "tie", "gce": "worse"}
+    versus = cells["adaptconf"]["versus"]
+    assert versus["difference"] == pytest.approx(cells["adaptconf"]["student"]["mean"] - cells["kd"]["student"]["mean"])
+    assert versus["low"] < versus["difference"] < versus["high"]
+    assert versus["p"] <= versus["p_holm"] <= 3 * versus["p"]
+    assert [t["p"] < 0.05 for t in versus["mcnemar"]] == [True] * 4
+
+
+def test_the_best_is_corrected_for_all_pairs(study: Path) -> None:
+    table = make_table(collect(study), "best")
+    group = table["groups"][0]
+    assert group["reference"] == "adaptconf" and group["comparisons"] == 6
+    assert cells_of(table)["adaptconf"]["verdict"] == "reference"
+    assert all(cell["verdict"] == "worse" for loss, cell in cells_of(table).items() if loss != "adaptconf")
+    single = cells_of(make_table(collect(study), "adaptconf"))["kd"]["versus"]
+    assert cells_of(table)["kd"]["versus"]["p_holm"] >= single["p_holm"]
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [
+    (None, None),
+    (dict(seeds=1, p=None, difference=30.0), "one seed"),
+    (dict(seeds=3, p_holm=0.05, difference=3.0), "tie"),
+    (dict(seeds=3, p_holm=0.049, difference=3.0), "better"),
+    (dict(seeds=3, p_holm=0.049, difference=-3.0), "worse"),
+])
+def test_a_tie_is_no_win(outcome: dict | None, expected: str | None) -> None:
+    assert verdict(outcome) == expected
+
+
+def test_one_seed(tmp_path: Path) -> None:
+    """Its interval is that over test samples which a protocol run reports, and nothing is called better."""
+    for loss, accuracy in ACCURACIES.items():
+        write_run(tmp_path, loss, 5, accuracy)
+    found = collect(tmp_path)
+    table = make_table(found)
+    cells = cells_of(table)
+    assert {cell["verdict"] for cell in cells.values()} == {"reference", "one seed"}
+    student = next(s for s in found.students if s.loss == "adaptconf")
+    theirs = intervals(*(student.hits[name] for name in ("weak", "student", "ceiling", "agreement")))
+    for name, tolerance in (("student", 0.5), ("agreement", 0.5), ("pgr", 0.02)):
+        cell = cells["adaptconf"][name]
+        assert (cell["low"], cell["high"]) == pytest.approx((theirs[name]["low"], theirs[name]["high"]), abs=tolerance)
+        assert cell["over"] == "test samples" and cell["sd"] is None
+    text = to_markdown(table)
+    assert "]†" in text and "better |" not in text
+    assert cells["adaptconf"]["versus"]["mcnemar"][0]["p"] < 0.05
+
+
+def test_seeds_are_paired(tmp_path: Path) -> None:
+    """Only seeds that both have are compared."""
+    for seed in range(4):
+        write_run(tmp_path, "kd", seed, 0.6)
+    for seed in (1, 3, 7):
+        write_run(tmp_path, "adaptconf", seed, 0.7)
+    found = collect(tmp_path)
+    versus = cells_of(make_table(found))["adaptconf"]["versus"]
+    accuracy = {(s.loss, s.seed): s.figures["student"] for s in found.students}
+    assert versus["seeds"] == 2
+    expected = np.mean([accuracy["adaptconf", seed] - accuracy["kd", seed] for seed in (1, 3)])
+    assert versus["difference"] == pytest.approx(expected)
+
+
+def test_groups_by_flags_that_differ(tmp_path: Path) -> None:
+    for seed in range(2):
+        for epochs in (5, 10):
+            write_run(tmp_path / str(epochs), "kd", seed, 0.6, epochs=epochs, lr=0.1)
+        write_run(tmp_path / "5", "augconf", seed, 0.6, kwargs={"alpha": 0.5}, epochs=5, lr=0.1)
+    groups = {g["protocol"]: [c["loss"] for c in g["cells"]] for g in make_table(collect(tmp_path))["groups"]}
+    assert groups.keys() == {"epochs=5", "epochs=10"}
+    assert sorted(groups["epochs=5"]) == ["augconf(alpha=0.5)", "kd"]
+
+
+def test_seeds_of_slices_that_follow_the_seed(tmp_path: Path) -> None:
+    """They are part of the seed; where they vary by themselves they make another protocol."""
+    for seed in range(2):
+        write_run(tmp_path, "kd", seed, 0.6, slice_seed=seed, noise_seed=0, ceiling_checkpoint=f"c{seed}")
+    assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [""]
+    write_run(tmp_path / "more", "kd", 1, 0.6, slice_seed=2, noise_seed=0)
+    assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [f"slice_seed={s}" for s in range(3)]
+
+
+def test_no_gap_no_pgr(tmp_path: Path) -> None:
+    write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
+    write_run(tmp_path, "kd", 1, 0.6)
+    write_run(tmp_path, "hard", 5, 0.6, ceiling=None, samples=399)
+    table = make_table(collect(tmp_path))
+    assert cells_of(table)["kd"]["pgr"]["n"] == 1 and "(1 of 2 seeds)" in to_markdown(table)
+    assert cells_of(table)["hard"]["pgr"] is None
+    assert "different test samples" in table["groups"][0]["note"]
+
+
+def test_what_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path, "kd", 0, 0.6)
+    write_run(tmp_path / "again", "kd", 0, 0.6)
+    (write_run(tmp_path, "hard", 0, 0.6) / "predictions_last.csv").unlink()
+    (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
+    found = collect(tmp_path)
+    assert len(found.students) == 1 and len(found.left_out) == 3
+    for reason in ("same settings and seed", "no such file", "cannot be read"):
+        assert sum(reason in text for text in found.left_out) == 1
+    assert to_markdown(make_table(found)).count("\n- ") == 3
+
+
+def test_planned_study(tmp_path: Path) -> None:
+    """Labels are the plan's, the ceiling is the one that the student needs, and unfinished students are counted."""
+    plan = []
+    for seed in range(2):
+        ceiling = write_run(tmp_path / "other", "ceiling", seed, 0.9).parent / "ceiling"
+        ceiling.parent.rename(tmp_path / f"other/{seed}")
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        (tmp_path / f"other/{seed}/ceiling").rename(tmp_path / f"runs/top{seed}")
+        student = write_run(tmp_path / "other", "kd", seed, 0.6, ceiling=None)
+        student.rename(tmp_path / f"runs/kd{seed}")
+        top = PlannedRun(f"c{seed}", "ceiling", f"top{seed}", None, "big", None, None, seed, [])
+        kd = PlannedRun(f"s{seed}", "student", f"kd{seed}", "small", "big", "soft", "blind", seed, [], [top.id])
+        plan += [top, kd]
+    plan.append(PlannedRun("s9", "student", "kd9", "small", "big", "soft", "blind", 9, [], []))
+    save_plan(tmp_path, plan)
+    found = collect(tmp_path)
+    assert [s.labels for s in found.students] == [dict(weak="small", strong="big", protocol="blind", loss="soft")] * 2
+    assert found.left_out == ["1 of 3 students are not finished: kd9"]
+    assert all(s.figures["ceiling"] > 80 for s in found.students)
+    assert make_table(found, "kd")["groups"][0]["reference"] == "soft", "by its name in the registry as well"
+
+
+def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
+    code, out, _ = cli("table", study, "--output", tmp_path / "t")
+    assert code == 0
+    assert out == (tmp_path / "t/table.md").read_text() and "| `adaptconf` | 4 |" in out and "▲ better" in out
+    rows = list(csv.DictReader((tmp_path / "t/table.csv").open()))
+    record = json.loads((tmp_path / "t/table.json").read_text())
+    assert [row["loss"] for row in rows] == [cell["loss"] for cell in record["groups"][0]["cells"]]
+    assert float(rows[0]["student_mean"]) == record["groups"][0]["cells"][0]["student"]["mean"]
+    _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "csv", "--reference", "gce")
+    assert out.startswith("weak,strong,protocol,loss,seeds,weak_mean,") and ",gce," in out
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
+    (["--format", "html"], "invalid choice"),
+])
+def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:
+    code, _, err = cli("table", study, *flags)
+    assert code == 2 and message.split(".*")[-1] in err and len(err.splitlines()) == 1
+
+
+def test_no_runs(tmp_path: Path, cli: Cli) -> None:
+    assert "no finished student in it; expected run folders" in cli("table", tmp_path)[2]
+    assert "(nearest: " in cli("table", str(tmp_path) + "x")[2]

@@ -1,0 +1,268 @@
+"""The finished students of a folder: what each one was trained with, what it says of the test samples.
+
+A folder is that of a study, whose plan names the runs, or any folder that has run folders in it: protocol runs
+(``--protocol w2s``), and students beside the ceilings they go with.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoint import read_run_args
+from ..cli import groups, train_parser
+from ..cli.parser import Parser
+from ..errors import UserError, nearest
+from ..metrics import performance_gap_recovered
+from ..protocol import read_predictions
+from ..report import PREDICTIONS
+from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
+
+PARTS = ("weak", "strong", "protocol", "loss")
+# flags that name places, show or keep things, or are told apart by name elsewhere, and so make no other protocol
+_APART = {
+    "loss", "loss_kwargs", "model", "teacher", "seed", "ceiling_acc", "teacher_checkpoint", "ceiling_checkpoint",
+    "output", "experiment", "resume", "target_cache", "workers", "log_interval", "val_interval", "save_epochs",
+    "recovery_interval", "checkpoint_hist", "save_images", "pin_mem", "log_wandb", "wandb_project", "wandb_tags",
+    "wandb_resume_id", "log_tensorboard", "log_beta", "debug", "plugins", "push_to_hub", "hub_private",
+    "hub_revision", "hub_commit_message", "dist_timeout", "local_rank", "kd_temperature", "target_key",
+}
+_OTHER_SEEDS = ("slice_seed", "noise_seed")
+
+
+@dataclass(frozen=True)
+class StudentRun:
+    """A finished student.
+
+    Args:
+        folder: its run folder.
+        labels: what it is, by the names of `PARTS`.
+        seed: of its training.
+        args: content of its args.yaml.
+        record: content of its result.json.
+        target: (N,) labels of the test samples.
+        student: (N,) what it says.
+        teacher: (N,) what its teacher says.
+        ceiling: (N,) what the student trained on ground truth says, or None.
+    """
+
+    folder: Path
+    labels: dict[str, str]
+    seed: int
+    args: dict = field(repr=False)
+    record: dict = field(repr=False)
+    target: np.ndarray = field(repr=False)
+    student: np.ndarray = field(repr=False)
+    teacher: np.ndarray = field(repr=False)
+    ceiling: np.ndarray | None = field(repr=False)
+
+    @cached_property
+    def group(self) -> tuple[str, str, str]:
+        """Weak model, strong model and protocol: what losses are compared within."""
+        return tuple(self.labels[part] for part in PARTS[:3])
+
+    @property
+    def loss(self) -> str:
+        return self.labels["loss"]
+
+    @cached_property
+    def hits(self) -> dict[str, np.ndarray]:
+        """(N,) booleans: where ``weak``, ``student`` and ``ceiling`` are right, and ``agreement``."""
+        rows = {"weak": self.teacher == self.target, "student": self.student == self.target,
+                "agreement": self.student == self.teacher}
+        if self.ceiling is not None:
+            rows["ceiling"] = self.ceiling == self.target
+        return rows
+
+    @cached_property
+    def figures(self) -> dict[str, float | None]:
+        """``weak``, ``student``, ``agreement`` and ``ceiling`` in percent, and ``pgr``; None where it is not known.
+
+        A ceiling that is not above the teacher leaves no gap to recover, hence no PGR.
+        """
+        found: dict[str, float | None] = {"ceiling": self.args.get("ceiling_acc"), "pgr": None}
+        found |= {name: 100 * float(row.mean()) for name, row in self.hits.items()}
+        if found["ceiling"] is not None and found["ceiling"] > found["weak"]:
+            found["pgr"] = performance_gap_recovered(found["weak"], found["student"], found["ceiling"])
+        return found
+
+
+@dataclass
+class Collected:
+    """The students of a folder, and what was left out.
+
+    Args:
+        folder: where they are.
+        students: in the order of their labels and seeds.
+        left_out: one sentence each.
+    """
+
+    folder: Path
+    students: list[StudentRun]
+    left_out: list[str] = field(default_factory=list)
+
+    def groups(self) -> dict[tuple[str, str, str], list[StudentRun]]:
+        """Students by weak model, strong model and protocol, in the order of the first of each."""
+        found: dict[tuple[str, str, str], list[StudentRun]] = {}
+        for student in self.students:
+            found.setdefault(student.group, []).append(student)
+        return found
+
+
+def collect(folder: Path) -> Collected:
+    """Read the students of a folder.
+
+    Raises:
+        UserError: no such folder, or no finished student in it.
+    """
+    if not folder.is_dir():
+        siblings = [str(p) for p in folder.parent.glob("*") if p.is_dir()] if folder.parent.is_dir() else []
+        raise UserError(f"no folder {folder}{nearest(str(folder), siblings)}")
+    found = Collected(folder, [])
+    read = _from_plan if (folder / PLAN).is_file() else _from_folders
+    found.students = _without_twins(read(folder, found.left_out), found.left_out)
+    if not found.students:
+        reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
+        raise UserError(f"{folder}: no finished student in it{reasons}")
+    return found
+
+
+def loss_label(name: str, kwargs: dict | None) -> str:
+    """Return ``name``, or ``name(key=value, ...)`` where there are kwargs."""
+    inner = ", ".join(f"{k}={v}" for k, v in sorted((kwargs or {}).items()))
+    return f"{name}({inner})" if inner else name
+
+
+def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
+    """Read the finished students of a study."""
+    plan = load_plan(folder)
+    by_id = {run.id: run for run in plan}
+    students = [run for run in plan if run.kind == "student"]
+    waiting = [run for run in students if not finished(run)]
+    if waiting:
+        names = ", ".join(run.folder for run in waiting[:5]) + (", ..." if len(waiting) > 5 else "")
+        left_out.append(f"{len(waiting)} of {len(students)} students are not finished: {names}")
+    found = []
+    for run in students:
+        ceiling = next((by_id[i].path for i in run.needs if by_id[i].kind == "ceiling" and finished(by_id[i])), None)
+        if run not in waiting:
+            with _noting(left_out):
+                labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
+                found.append(read_student(run.path, labels, args, read_result(run), ceiling))
+    return found
+
+
+@contextmanager
+def _noting(left_out: list[str]) -> Iterator[None]:
+    """Note an error as the reason why a run is left out."""
+    try:
+        yield
+    except UserError as error:
+        left_out.append(str(error))
+
+
+def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
+    """Read all students below a folder; labels are made of what differs between their flags."""
+    records = dict(_records(folder, left_out))
+    plain = {path: record for path, record in records.items() if not record.get("teacher") and "model" in record}
+    runs = []
+    for path, record in records.items():
+        if not record.get("teacher"):
+            continue
+        with _noting(left_out):
+            runs.append((path, read_run_args(path, "study"), record, _ceiling_of(path, record, plain)))
+    labels = _protocol_labels([args for _, args, *_ in runs])
+    students = []
+    for (path, args, record, ceiling), protocol in zip(runs, labels):
+        label = dict(weak=str(args["teacher"]), strong=str(args["model"]), protocol=protocol,
+                     loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
+        with _noting(left_out):
+            students.append(read_student(path, label, args, record, ceiling))
+    return students
+
+
+def _records(folder: Path, left_out: list[str]) -> Iterator[tuple[Path, dict]]:
+    for path in sorted(folder.rglob(RESULT)):
+        record = read_json(path)
+        if record is None:
+            left_out.append(f"{path}: cannot be read")
+        elif "loss" in record and "data" in record:  # that of a protocol has no data
+            yield path.parent, record
+
+
+def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | None:
+    """Return the run without a teacher of the same data, model and seed, the nearest one if there are several."""
+    def traits(of: dict) -> tuple:
+        test = of["data"].get("splits", {}).get("val")
+        return of["model"]["architecture"], of["data"]["fingerprint"], test, of["seed"]
+
+    fitting = [p for p, other in plain.items()
+               if traits(other) == traits(record) and not other["data"].get("label_noise")]
+    return min(fitting, key=lambda p: (p.parent != path.parent, str(p)), default=None)
+
+
+def _protocol_labels(runs: list[dict]) -> list[str]:
+    """Say of each run by what flags it differs from others, besides models, loss and seed."""
+    names = _flags_of_released_code() | _APART | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
+    kept = [{k: v for k, v in args.items() if k not in names} for args in runs]
+    differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
+    return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
+
+
+def _follows_seed(name: str, runs: list[dict]) -> bool:
+    """Whether a flag has one value for each seed of training: ``--seed 1 --slice-seed 1``."""
+    return len({(args["seed"], args.get(name)) for args in runs}) == len({args["seed"] for args in runs})
+
+
+def _flags_of_released_code() -> set[str]:
+    """Flags of the released code, all of which come down to others."""
+    parser = Parser()
+    groups.add_released_code(parser.add_argument)
+    return set(parser.by_dest()) & set(train_parser().by_dest())
+
+
+def read_student(
+        folder: Path,
+        labels: dict[str, str],
+        args: dict,
+        record: dict,
+        ceiling: Path | None,
+) -> StudentRun:
+    """Read the predictions of a finished student and of its ceiling.
+
+    Raises:
+        UserError: they are missing, or of other test samples.
+    """
+    columns = read_predictions(folder / PREDICTIONS[record["selected"]["rule"]])
+    if "teacher" not in columns:
+        raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
+    top = None
+    if ceiling is not None:
+        rule = (read_json(ceiling / RESULT) or {}).get("selected", {}).get("rule", "last")
+        theirs = read_predictions(ceiling / PREDICTIONS[rule])
+        if not np.array_equal(theirs["target"], columns["target"]):
+            raise UserError(f"{folder}: its ceiling {ceiling} was evaluated on other test samples")
+        top = theirs["student"]
+    return StudentRun(folder, labels, record["seed"], args, record, columns["target"], columns["student"],
+                      columns["teacher"], top)
+
+
+def _without_twins(students: Iterable[StudentRun], left_out: list[str]) -> list[StudentRun]:
+    """Leave out what would count a seed twice: a second run with the same labels and seed."""
+    found: dict[tuple, StudentRun] = {}
+    for student in students:
+        key = (*student.labels.values(), student.seed)
+        if key in found:
+            left_out.append(f"{student.folder}: the same settings and seed as {found[key].folder}, which is counted")
+        else:
+            found[key] = student
+    return [found[key] for key in sorted(found)]
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the argument DIR."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it")

@@ -1,0 +1,140 @@
+"""The folder of a study: where the plan, the runs and their states lie.
+
+::
+
+    STUDY/study.yaml      the specification, its defaults filled in
+    STUDY/plan.json       every run of it
+    STUDY/runs/FOLDER/    a run folder of train_w2s.py
+    STUDY/state/          what the runner knows of each run: ID.json, ID.log, ID.N.lock
+
+Nothing but Python's own library is imported here: a process that only watches a run should start at once.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError, nearest, one_line
+
+SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
+KINDS = ("weak", "ceiling", "student")
+STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study.
+
+    Args:
+        id: names it in ``state/`` and on the command line; changes when its command does.
+        kind: weak (a teacher), ceiling (a student on ground truth) or student.
+        folder: its run folder is ``runs/FOLDER``.
+        weak: label of the weak teacher; None for a ceiling.
+        strong: label of the student; None for a weak teacher.
+        loss: label of the loss; None but for students.
+        protocol: label of the protocol; None but for students, since several protocols may share a teacher.
+        seed: its ``--seed``.
+        argv: flags of train_w2s.py.
+        needs: ids of the runs that must be finished before it: its teacher and its ceiling.
+        root: folder of the study.
+    """
+
+    id: str
+    kind: str
+    folder: str
+    weak: str | None
+    strong: str | None
+    loss: str | None
+    protocol: str | None
+    seed: int
+    argv: list[str]
+    needs: list[str] = field(default_factory=list)
+    root: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        """Its run folder."""
+        return self.root / RUNS / self.folder
+
+    @property
+    def label(self) -> str:
+        """Kind and labels, without the seed: the cell of a table that it belongs to."""
+        return " ".join(part for part in (self.kind, self.weak, self.strong, self.loss, self.protocol) if part)
+
+    def state_file(self, suffix: str) -> Path:
+        """Return a file of the runner: ``state/ID.SUFFIX``."""
+        return self.root / STATE / f"{self.id}.{suffix}"
+
+    def flag(self, name: str) -> str | None:
+        """Return the value that its command gives a flag, such as ``--epochs``; None where it is not given."""
+        return self.argv[self.argv.index(name) + 1] if name in self.argv else None
+
+
+def save_plan(root: Path, plan: Iterable[PlannedRun]) -> None:
+    """Write plan.json."""
+    fields = [f.name for f in dataclasses.fields(PlannedRun) if f.name != "root"]
+    write_json(root / PLAN, [{name: getattr(run, name) for name in fields} for run in plan])
+
+
+def load_plan(root: Path) -> list[PlannedRun]:
+    """Read plan.json: the runs, each after those that it needs, with the study's folder filled into their commands.
+
+    Raises:
+        UserError: no study, or a damaged file.
+    """
+    path = root / PLAN
+    if not path.is_file():
+        raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
+                        "`study plan`")
+    try:
+        return [PlannedRun(root=root, **{**entry, "argv": fill_in(entry["argv"], root)})
+                for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a plan: {one_line(error)}") from error
+
+
+def fill_in(argv: Iterable[str], root: Path) -> list[str]:
+    """Put the folder of the study where `STUDY` stands for it."""
+    return [part.replace(STUDY, str(root)) for part in argv]
+
+
+def find_run(plan: Iterable[PlannedRun], run_id: str) -> PlannedRun:
+    """Return a run by its id. Raises `UserError` with the nearest ids."""
+    by_id = {run.id: run for run in plan}
+    if run_id not in by_id:
+        raise UserError(f"no run '{run_id}' in this study{nearest(run_id, by_id)}")
+    return by_id[run_id]
+
+
+def finished(run: PlannedRun) -> bool:
+    """True when the run has come to its end: its result.json is written last, and atomically."""
+    return (run.path / RESULT).is_file()
+
+
+def read_result(run: PlannedRun) -> dict:
+    """Return the result.json of a finished run. Raises `UserError` when it is not there or damaged."""
+    content = read_json(run.path / RESULT)
+    if content is None:
+        raise UserError(f"{run.path / RESULT}: missing or damaged")
+    return content
+
+
+def read_json(path: Path) -> dict | None:
+    """Return the content of a json file, None when it is not there or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a json file atomically; several processes may write the same one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,136 @@
+"""What can be said of a few seeds on one test set: intervals, paired comparisons, and many of them at once.
+
+Two things are random: the seed, of which there are a few, and the test sample, of which there are many and which all
+seeds share. A comparison of two losses draws both. Samples are resampled with replacement, the same ones for all losses
+and seeds. Seeds are not: to resample three or five of them gives intervals that are too narrow (What Teachers Should
+Know About the Bootstrap, 2015, arXiv 1411.5279), so their part is drawn from the distribution of a mean of so few,
+Student's t with S - 1 degrees of freedom. The two parts are independent and add up, as in the bootstrap for crossed
+factors (The Pigeonhole Bootstrap, 2007, arXiv 0712.1111); the noise of single answers is in both and is taken out of
+the second, see `sample_share`. Where samples do not matter this is the paired t-test over seeds, where seeds do not
+matter nearly the paired bootstrap over samples.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+_BLOCK = 2_000_000  # drawn samples at a time
+
+
+def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Return ``mean``, ``sd``, and ``low`` and ``high`` of the 95 % t-interval of the mean; None with one value.
+
+    Args:
+        values: one a seed.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    found = dict(mean=float(values.mean()), sd=None, low=None, high=None, n=len(values))
+    if len(values) > 1:
+        sd = float(values.std(ddof=1))
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / len(values) ** 0.5
+        found.update(sd=sd, low=found["mean"] - half, high=found["mean"] + half)
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down rule.
+
+    S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979 (Scandinavian Journal of Statistics 6, 65).
+
+    Args:
+        p_values: of all comparisons that are made together.
+
+    Returns:
+        In the same order; to call those below a level significant errs once or more with at most that probability.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted.tolist()
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the exact two-sided p-value of McNemar's test: of the samples on which one of two models is right, half.
+
+    Args:
+        a: (N,) whether one model is right.
+        b: (N,) whether the other is.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def resampled_means(rows: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Return the means of rows over samples drawn with replacement, the same ones for all rows.
+
+    Args:
+        rows: (K, N), zeros and ones or any numbers.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        (K, R).
+    """
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    count, rng = rows.shape[1], np.random.default_rng(seed)
+    block = max(1, _BLOCK // count)
+    means = np.empty((len(rows), resamples))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(0, count, (size, count), dtype=np.int32)
+        drawn += np.arange(size, dtype=np.int32)[:, None] * count
+        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
+        means[:, start:start + size] = rows @ weights.T
+    return means / count
+
+
+def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the ends of the percentile interval of draws (R,); None where some of them are not finite."""
+    if not np.isfinite(draws).all():
+        return None, None
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def sample_share(differences: np.ndarray) -> float:
+    """Return the share of the spread between samples' means over seeds that is the samples' own, in [0, 1].
+
+    The rest is the noise of single answers, which differences between seeds already have in them. It is estimated as
+    the interaction of a two-way analysis of variance.
+
+    Args:
+        differences: (S, N), S at least 2.
+    """
+    seeds, samples = differences.shape
+    means = differences.mean(axis=0)
+    between = seeds * float(((means - means.mean()) ** 2).sum()) / (samples - 1)
+    rest = differences - means - differences.mean(axis=1, keepdims=True) + means.mean()
+    noise = float((rest ** 2).sum()) / ((seeds - 1) * (samples - 1))
+    return max(0.0, 1 - noise / between) if between > 0 else 0.0
+
+
+def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+    """Compare two losses by their differences on the same seeds and samples.
+
+    Args:
+        differences: (S, N) for each seed and sample, S and N at least 2.
+        draws: (R,) means of them for each resample of the test samples, see `resampled_means`.
+        seed: of the order in which draws of the seeds meet those of the samples.
+
+    Returns:
+        ``difference``, ``low`` and ``high`` of its 95 % interval, two-sided ``p``, ``seeds``.
+    """
+    count = len(differences)
+    by_seed = differences.mean(axis=1)
+    difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count ** 0.5
+    quantiles = stats.t.ppf((np.arange(len(draws)) + 0.5) / len(draws), count - 1)  # its tails are heavy: not at random
+    deviations = sample_share(differences) ** 0.5 * (draws - draws.mean())
+    deviations += spread * np.random.default_rng(seed).permutation(quantiles)
+    low, high = bounds(deviations)
+    beyond = int((np.abs(deviations) >= abs(difference) - 1e-12).sum())
+    return dict(difference=difference, low=difference + low, high=difference + high,
+                p=(1 + beyond) / (1 + len(draws)), seeds=count)

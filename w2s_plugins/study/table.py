@@ -1,0 +1,304 @@
+"""``study table``: mean, spread and interval of each cell, and which losses differ by more than noise.
+
+A cell is weak model x strong model x protocol x loss. Losses are compared inside a group (weak x strong x protocol) on
+accuracy, on the seeds that both have and on the same test samples.
+"""
+
+import argparse
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoint import write_json, write_text
+from ..errors import UserError, nearest
+from ..model_card import _code as code
+from ..model_card import _table as markdown_table
+from .collect import PARTS, Collected, StudentRun, add_folder, collect
+from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
+
+LEVEL = 0.05
+FIGURES = ("weak", "student", "ceiling", "agreement", "pgr")
+HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR"}
+MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
+RULE = (
+    f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
+    "brackets), on one test set. PGR is computed seed by seed, then averaged. † One seed: the interval is that of the "
+    "test samples alone and says nothing of other seeds. Differences are in accuracy, on the same seeds and test "
+    f"samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is corrected by "
+    "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
+    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means.")
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add the sub-command ``table``."""
+    text = ("Mean, standard deviation and 95 % interval of each cell, and the losses compared, of the finished runs in "
+            "a folder. Writes table.md, table.csv and table.json.")
+    parser = commands.add_parser("table", help="the results of many runs in one table", description=text)
+    add_folder(parser)
+    add_reference(parser)
+    parser.add_argument("--format", choices=list(WRITERS), default="md", help="what is printed (default: md)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    parser.set_defaults(run=run)
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """Add ``--reference``."""
+    parser.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with, or best: the one "
+                        "with the highest mean, corrected for all pairs (default: kd where there is one, else best)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table and write its files."""
+    table = make_table(collect(args.folder), args.reference)
+    folder = args.output or args.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(table, folder)
+    print(WRITERS[args.format](table))
+
+
+def write_table(table: dict, folder: Path) -> None:
+    """Write table.md, table.csv and table.json."""
+    write_text(folder / "table.md", to_markdown(table) + "\n")
+    write_text(folder / "table.csv", to_csv(table))
+    write_json(folder / "table.json", table)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def make_table(found: Collected, reference: str | None = None) -> dict:
+    """Return cells, comparisons and what was left out, as they stand in table.json.
+
+    Args:
+        found: the students.
+        reference: loss that the others are compared with, ``best``, or None for kd where there is one.
+
+    Raises:
+        UserError: no such loss.
+    """
+    losses = {student.loss for student in found.students}
+    names = losses | {student.record["loss"]["name"] for student in found.students}
+    if reference not in (None, "best", *names):
+        raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
+                        f"are {', '.join(sorted(losses))}")
+    groups = [make_group(labels, runs, reference) for labels, runs in found.groups().items()]
+    return dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out)
+
+
+def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: str | None) -> dict:
+    """Return the cells of one group, best first, and its comparisons."""
+    cells: dict[str, list[StudentRun]] = {}
+    for student in runs:
+        cells.setdefault(student.loss, []).append(student)
+    comparable = all(np.array_equal(runs[0].target, other.target) for other in runs)
+    records = sorted((make_cell(loss, members) for loss, members in cells.items()),
+                     key=lambda cell: -cell["student"]["mean"])
+    chosen = choose_reference(records, reference)
+    against = (chosen or records[0])["loss"]
+    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records)
+    if not comparable:
+        group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
+    elif len(records) > 1:
+        compare_losses(cells, group, all_pairs=chosen is None)
+    return group
+
+
+def choose_reference(cells: list[dict], wanted: str | None) -> dict | None:
+    """Return the cell to compare with: that with the label, else the first with the name; None for the best."""
+    if wanted == "best":
+        return None
+    wanted = wanted or "kd"
+    fitting = [cell for cell in cells if wanted in (cell["loss"], cell["name"])]
+    return min(fitting, key=lambda cell: cell["loss"] != wanted, default=None)
+
+
+def make_cell(loss: str, runs: list[StudentRun]) -> dict:
+    """Return the figures of one cell."""
+    about = runs[0].record["loss"]
+    record = dict(loss=loss, name=about["name"], kwargs=about["kwargs"] or {}, seeds=[r.seed for r in runs],
+                  verdict=None)
+    for name in FIGURES:
+        values = [r.figures[name] for r in runs if r.figures[name] is not None]
+        record[name] = {**t_interval(values), "values": values, "over": "seeds"} if values else None
+    if len(runs) == 1:
+        for name, (low, high) in sample_intervals(runs[0]).items():
+            record[name].update(low=low, high=high, over="test samples")
+    return record
+
+
+def sample_intervals(student: StudentRun) -> dict[str, tuple[float | None, float | None]]:
+    """Return the bootstrap intervals over test samples of one run's figures; a ceiling without predictions has none."""
+    names = list(student.hits)
+    draws = dict(zip(names, 100 * resampled_means(np.stack(list(student.hits.values())))))
+    if student.figures["pgr"] is not None:
+        ceiling = draws.get("ceiling", student.figures["ceiling"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap = np.where(ceiling > draws["weak"], ceiling - draws["weak"], np.nan)
+            draws["pgr"] = (draws["student"] - draws["weak"]) / gap
+    return {name: bounds(values) for name, values in draws.items()}
+
+
+def compare_losses(cells: dict[str, list[StudentRun]], group: dict, all_pairs: bool) -> None:
+    """Compare with the reference, and put the outcome into the cells: ``versus`` and ``verdict``.
+
+    Args:
+        cells: runs by loss, all on the same test samples.
+        group: its record.
+        all_pairs: correct for all pairs, as is due where the results have chosen the reference.
+    """
+    runs = [run for members in cells.values() for run in members]
+    draws = dict(zip(map(id, runs), 100 * resampled_means(np.stack([run.hits["student"] for run in runs]))))
+    reference, others = group["reference"], [loss for loss in cells if loss != group["reference"]]
+    pairs = [(loss, reference) for loss in others]
+    extra = list(itertools.combinations(others, 2)) if all_pairs else []
+    outcomes = {pair: compare_pair(*(cells[loss] for loss in pair), draws) for pair in (*pairs, *extra)}
+    tested = {pair: outcome for pair, outcome in outcomes.items() if outcome and outcome["p"] is not None}
+    for outcome, adjusted in zip(tested.values(), holm([outcome["p"] for outcome in tested.values()])):
+        outcome["p_holm"] = adjusted
+    group["comparisons"] = len(tested)
+    for cell in group["cells"]:
+        outcome = outcomes.get((cell["loss"], reference))
+        cell["versus"], cell["verdict"] = outcome, verdict(outcome)
+        if cell["loss"] == reference:
+            cell["verdict"] = "reference"
+
+
+def compare_pair(a: list[StudentRun], b: list[StudentRun], draws: dict[int, np.ndarray]) -> dict | None:
+    """Compare the losses of two cells on the seeds that both have; None where they share none.
+
+    Args:
+        a: runs of one loss.
+        b: runs of the other.
+        draws: (R,) accuracies of each run, by its id, for the same resamples of the test samples.
+    """
+    theirs = {run.seed: run for run in b}
+    pairs = [(run, theirs[run.seed]) for run in a if run.seed in theirs]
+    if not pairs:
+        return None
+    differences = 100 * np.stack([x.hits["student"].astype(np.float64) - y.hits["student"] for x, y in pairs])
+    drawn = np.mean([draws[id(x)] - draws[id(y)] for x, y in pairs], axis=0)
+    tests = [dict(seed=x.seed, p=mcnemar(x.hits["student"], y.hits["student"])) for x, y in pairs]
+    if len(pairs) > 1:
+        return {**compare(differences, drawn), "mcnemar": tests}
+    low, high = bounds(drawn)
+    return dict(difference=float(differences.mean()), low=low, high=high, p=None, seeds=1, mcnemar=tests)
+
+
+def verdict(outcome: dict | None) -> str | None:
+    """Return ``better`` or ``worse`` where the corrected p is below the level, else ``tie``; never from one seed."""
+    if outcome is None:
+        return None
+    if outcome["seeds"] < 2:
+        return "one seed"
+    if outcome.get("p_holm", 1.0) >= LEVEL or outcome["difference"] == 0:
+        return "tie"
+    return "better" if outcome["difference"] > 0 else "worse"
+
+
+# ---------------------------------------------------------------- files
+
+
+def rows_of(group: dict) -> Iterable[dict[str, str]]:
+    """Yield a row of texts for each cell of a group, for tables that people read; the keys are the heads."""
+    for cell in group["cells"]:
+        versus = cell.get("versus")
+        row = {"loss": cell["loss"], "seeds": str(len(cell["seeds"]))}
+        for name in ("student", "agreement", "pgr"):
+            row[HEADS[name]] = figure_text(cell[name], len(cell["seeds"]))
+        if any(c.get("versus") for c in group["cells"]):
+            row["difference"] = interval_text(versus)
+            row["p (Holm)"] = "" if versus is None or "p_holm" not in versus else p_text(versus["p_holm"])
+            row["McNemar p < 0.05"] = "" if versus is None else (
+                f"{sum(t['p'] < LEVEL for t in versus['mcnemar'])} of {len(versus['mcnemar'])}")
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
+        yield row
+
+
+def figure_text(figure: dict | None, seeds: int) -> str:
+    """Return such as ``85.50 ± 1.20 (0.97)``; with one seed ``85.50 [83.10, 87.90]†``."""
+    if figure is None:
+        return "-"
+    missing = f" ({figure['n']} of {seeds} seeds)" if figure["n"] < seeds else ""
+    if figure["sd"] is not None:
+        return f"{figure['mean']:.2f} ± {figure['high'] - figure['mean']:.2f} ({figure['sd']:.2f}){missing}"
+    if figure["low"] is None:
+        return f"{figure['mean']:.2f}{missing}"
+    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]†{missing}"
+
+
+def interval_text(versus: dict | None) -> str:
+    """Return such as ``+1.20 [+0.30, +2.10]``."""
+    if versus is None:
+        return ""
+    ends = "" if versus["low"] is None else f" [{versus['low']:+.2f}, {versus['high']:+.2f}]"
+    return f"{versus['difference']:+.2f}{ends}"
+
+
+def p_text(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def title_of(group: dict) -> str:
+    """Return such as ``w2s_cnn2 → w2s_cnn5, epochs=12``."""
+    return f"{group['weak']} → {group['strong']}" + (f", {group['protocol']}" if group["protocol"] else "")
+
+
+def heading_of(group: dict) -> str:
+    """Say what the teacher and the ceiling reach, and what the differences are taken from."""
+    seeds = max(len(cell["seeds"]) for cell in group["cells"])
+    parts = []
+    for name in ("weak", "ceiling"):
+        figures = [cell[name] for cell in group["cells"] if cell[name] and len(cell["seeds"]) == seeds]
+        if figures:
+            parts.append(f"{HEADS[name]} {figures[0]['mean']:.2f}")
+    return f"{', '.join(parts)} (mean of {seeds} seed{'s' * (seeds > 1)}), {group['samples']:,} test samples"
+
+
+def to_markdown(table: dict) -> str:
+    """Return the tables of all groups, the rule for reading them, and what was left out."""
+    parts = []
+    for group in table["groups"]:
+        rows = [{k: code(v) if k == "loss" else v for k, v in row.items()} for row in rows_of(group)]
+        text = f"### {code(title_of(group))}\n\n{heading_of(group)}; differences from {code(group['reference'])}.\n\n"
+        parts.append(text + markdown_table(rows[0], [tuple(row.values()) for row in rows]))
+        if group["note"]:
+            parts.append(group["note"])
+    parts.append(RULE)
+    if table["left_out"]:
+        parts.append("Left out:\n\n" + "\n".join(f"- {code(reason)}" for reason in table["left_out"]))
+    return "\n\n".join(parts)
+
+
+def to_csv(table: dict) -> str:
+    """Return one line for each cell, with all its figures."""
+    rows = []
+    for group in table["groups"]:
+        for cell in group["cells"]:
+            versus = cell.get("versus") or {}
+            rows.append({
+                **{part: group[part] for part in PARTS[:3]}, "loss": cell["loss"], "seeds": len(cell["seeds"]),
+                **{f"{name}_{key}": (cell[name] or {}).get(key) for name in FIGURES
+                   for key in ("mean", "sd", "low", "high", "n", "over")},
+                "reference": group["reference"],
+                **{key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")},
+                "verdict": cell["verdict"],
+            })
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_json(table: dict) -> str:
+    """Return everything."""
+    return json.dumps(table, indent=2)
+
+
+WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}
