@@ -175,7 +175,8 @@ def _names_of_files(value: object, file: str) -> list[str]:
 
 def _add_config(parser: Parser) -> None:
     parser.add_argument("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
-                        help="YAML files with flags; later files win, the command line wins over all")
+                        help="YAML files with flags; later files win, the command line wins over all; a file's config "
+                        "names others that are read before it")
 
 
 def _coerce(action: argparse.Action, value: object, file: str) -> object:

@@ -458,15 +458,15 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
-        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
-         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
-         "--teacher NAME"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,
          f"--start-epoch {args.start_epoch} is not below --epochs {args.epochs}"),
+        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
+         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+         "--teacher NAME"),
     ]
     for broken, message in rules:
         if broken:
