@@ -133,6 +133,15 @@ def test_the_ceiling_of_a_protocol_run_is_the_one_beside_it(tmp_path: Path) -> N
     assert collect(tmp_path).students[0].ceiling is None
 
 
+def test_seeds_of_slices_that_follow_the_seed(tmp_path: Path) -> None:
+    """They are part of the seed; where they vary by themselves they make another protocol."""
+    for seed in range(2):
+        write_run(tmp_path, "kd", seed, 0.6, slice_seed=seed, noise_seed=0, ceiling_checkpoint=f"c{seed}")
+    assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [""]
+    write_run(tmp_path / "more", "kd", 1, 0.6, slice_seed=2, noise_seed=0)
+    assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [f"slice_seed={s}" for s in range(3)]
+
+
 def test_no_gap_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
     write_run(tmp_path, "kd", 1, 0.6)

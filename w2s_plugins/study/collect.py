@@ -24,12 +24,13 @@ from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 PARTS = ("weak", "strong", "protocol", "loss")
 # flags that name places, show or keep things, or are told apart by name elsewhere, and so make no other protocol
 _APART = {
-    "loss", "loss_kwargs", "model", "teacher", "seed", "ceiling_acc", "teacher_checkpoint", "output", "experiment",
-    "resume", "target_cache", "workers", "log_interval", "val_interval", "save_epochs", "recovery_interval",
-    "checkpoint_hist", "save_images", "pin_mem", "log_wandb", "wandb_project", "wandb_tags", "wandb_resume_id",
-    "log_tensorboard", "log_beta", "debug", "plugins", "push_to_hub", "hub_private", "hub_revision",
-    "hub_commit_message", "dist_timeout", "local_rank", "kd_temperature", "target_key",
+    "loss", "loss_kwargs", "model", "teacher", "seed", "ceiling_acc", "teacher_checkpoint", "ceiling_checkpoint",
+    "output", "experiment", "resume", "target_cache", "workers", "log_interval", "val_interval", "save_epochs",
+    "recovery_interval", "checkpoint_hist", "save_images", "pin_mem", "log_wandb", "wandb_project", "wandb_tags",
+    "wandb_resume_id", "log_tensorboard", "log_beta", "debug", "plugins", "push_to_hub", "hub_private",
+    "hub_revision", "hub_commit_message", "dist_timeout", "local_rank", "kd_temperature", "target_key",
 }
+_OTHER_SEEDS = ("slice_seed", "noise_seed")
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,15 @@ def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | Non
 
 def _protocol_labels(runs: list[dict]) -> list[str]:
     """Say of each run by what flags it differs from others, besides models, loss and seed."""
-    names = _flags_of_released_code() | _APART
+    names = _flags_of_released_code() | _APART | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
     kept = [{k: v for k, v in args.items() if k not in names} for args in runs]
     differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
     return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
+
+
+def _follows_seed(name: str, runs: list[dict]) -> bool:
+    """Whether a flag has one value for each seed of training: ``--seed 1 --slice-seed 1``."""
+    return len({(args["seed"], args.get(name)) for args in runs}) == len({args["seed"] for args in runs})
 
 
 def _flags_of_released_code() -> set[str]:
