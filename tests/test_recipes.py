@@ -28,7 +28,7 @@ from w2s_plugins.loading import create_model
 from w2s_plugins.losses import list_losses
 
 # folders whose recipes want other data than those below, and have a file of tests to themselves
-ELSEWHERE = ("burns",)
+ELSEWHERE = ("burns", "studies")
 FILES = sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml") if p.parent.name not in ELSEWHERE)
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
