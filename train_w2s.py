@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torchvision
-from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
@@ -39,12 +38,13 @@ from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
 from w2s_plugins.heartbeat import note
-from w2s_plugins.hub import check_repo_id, export_model, push_export
+from w2s_plugins.hub import check_login, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.metrics import chance_level, performance_gap_recovered
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.registry import load_plugins
+from w2s_plugins.sample_weights import BINS
 from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.target_cache import CachedTargets, agree
 from w2s_plugins.teachers import Teacher
@@ -121,9 +121,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
 def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
-        check_repo_id(args.push_to_hub)
-        if not get_token():
-            raise UserError("--push-to-hub needs a token: hf auth login, or HF_TOKEN")
+        check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
     resume_path = run_folder.find_run_to_resume(args)
     world = build.setup_device(args)
@@ -299,20 +297,7 @@ def fit(run: Run) -> None:
     updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
     stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
     console = Console(world.primary, updates * stop, position.epoch * updates + position.batch // args.grad_accum_steps)
-    settings = StepSettings(
-        accum_steps=max(1, args.grad_accum_steps),
-        clip_grad=args.clip_grad,
-        clip_mode=args.clip_mode,
-        channels_last=args.channels_last,
-        nan_patience=args.nan_patience,
-        log_interval=args.log_interval,
-        synchronize=args.synchronize_step,
-        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
-        seed=args.seed,
-        rank=world.rank,
-        distributed=world.distributed,
-        share_statistics=world.distributed and not args.no_ddp_bb,
-    )
+    settings = step_settings(args, world)
 
     def on_log(update: int, terms: dict[str, float], lr: float) -> None:
         console.log(position.epoch, stop, update, updates, terms, lr)
@@ -348,6 +333,33 @@ def fit(run: Run) -> None:
         console.close()
 
 
+def log_sample_weights(run: Run) -> None:
+    """Write how the epoch's samples were weighed to metrics.jsonl; all ranks take part."""
+    weights = run.position.weights.record(run.world.distributed)
+    if run.files and weights:
+        run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
+    elif run.files and run.args.log_beta and run.position.epoch == 0:
+        _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")
+
+
+def step_settings(args: argparse.Namespace, world: build.World) -> StepSettings:
+    """Return how batches become updates."""
+    return StepSettings(
+        accum_steps=max(1, args.grad_accum_steps),
+        clip_grad=args.clip_grad,
+        clip_mode=args.clip_mode,
+        channels_last=args.channels_last,
+        nan_patience=args.nan_patience,
+        log_interval=args.log_interval,
+        synchronize=args.synchronize_step,
+        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
+        seed=args.seed,
+        rank=world.rank,
+        distributed=world.distributed,
+        share_statistics=world.distributed and not args.no_ddp_bb,
+    )
+
+
 def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
     """Evaluate, log and save after an epoch, and move on to the next."""
     args, epoch = run.args, run.position.epoch
@@ -358,6 +370,7 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     if not evaluation_due(args, epoch, stop):
         if run.scheduler is not None:
             run.scheduler.step(epoch + 1, metric=None)
+        log_sample_weights(run)
         run.position.next_epoch()
         return
     use_ema = evaluates_average(run)
@@ -377,6 +390,7 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
     metric = selection_metric(args, figures, terms)
+    log_sample_weights(run)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
         broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "

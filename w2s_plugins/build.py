@@ -590,6 +590,7 @@ def build_task(
             criterion,
             extractor=build_extractor(args, loss, student, data_config, teacher),
             mix=build_mix(args, teacher),
+            log_weights=args.log_beta,
             cached=targets is not None,
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
             **shared,

@@ -162,6 +162,7 @@ class Saver(CheckpointSaver):
                 "bad_steps": self.position.bad_steps,
                 "statistics_shared": self.position.statistics_shared,
                 "meter": self.position.meter.state_dict(),
+                "weights": self.position.weights.state_dict(),
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
                 "plateau": plateau_state(self.scheduler),
             },
@@ -234,7 +235,7 @@ def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str,
     could not be continued exactly.
     """
     own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _buffered(task).items()}
-    own["meter"] = position.meter.state_dict()
+    own["meter"], own["weights"] = position.meter.state_dict(), position.weights.state_dict()
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, own)
     return gathered
@@ -249,6 +250,7 @@ def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: 
         model.load_state_dict(own.get(name, {}), strict=False)
     if position.batch:
         position.meter.load_state_dict(own["meter"], task.device)
+        position.weights.load_state_dict(own.get("weights", {}), task.device)
 
 
 def _buffered(task: TrainingTask) -> dict[str, nn.Module]:
@@ -379,6 +381,7 @@ def restore(
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)
         position.meter.load_state_dict(extra["meter"], task.device)
+        position.weights.load_state_dict(extra.get("weights", {}), task.device)
     return position
 
 

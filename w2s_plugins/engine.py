@@ -18,6 +18,7 @@ from .data.views import hash_seed
 from .ddp import share_statistics
 from .errors import UserError
 from .heartbeat import note
+from .sample_weights import WeightMeter
 from .task import first_output
 
 _logger = logging.getLogger(__name__)
@@ -152,11 +153,13 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
+    weights: WeightMeter = field(default_factory=WeightMeter)
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
-        self.epoch, self.batch, self.meter, self.statistics_shared = self.epoch + 1, 0, TermMeter(), False
+        self.epoch, self.batch, self.statistics_shared = self.epoch + 1, 0, False
+        self.meter, self.weights = TermMeter(), WeightMeter()
 
 
 def train_one_epoch(
@@ -222,6 +225,7 @@ def train_one_epoch(
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
             good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
         position.meter.update(result, len(images))
+        position.weights.update(result, batch.target)
         position.batch = number + 1
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:

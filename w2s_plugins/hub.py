@@ -25,8 +25,10 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    RepoUrl,
     constants,
     get_session,
+    get_token,
     scan_cache_dir,
     try_to_load_from_cache,
 )
@@ -113,6 +115,13 @@ def check_repo_id(repo_id: str) -> None:
         raise UserError(
             f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, "
             f"'-', '_' and '.', at most 96 each{hint}") from error
+
+
+def check_login(repo_id: str) -> None:
+    """Raise a `UserError` unless ``repo_id`` is a Hub id and there is a token to push with."""
+    check_repo_id(repo_id)
+    if not get_token():
+        raise UserError(f"--push-to-hub needs a token: {LOGIN}")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -249,6 +258,38 @@ def push_export(
         raise UserError(f"{error}; {folder} is as it was, repeat with: {shlex.join(command)}") from error.__cause__
 
 
+def push_folder(
+        folder: Path,
+        repo_id: str,
+        path_in_repo: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str,
+) -> str:
+    """Publish the files of a folder in a folder of a repository as one commit; what else is there stays.
+
+    Args:
+        folder: with the files.
+        repo_id: ``ORG/NAME``; created when missing.
+        path_in_repo: folder there; files of an earlier upload that are no longer there are deleted.
+        private: Create it private; an existing public repository is then refused.
+        revision: Branch to push to, created when missing.
+        commit_message: First line of the commit.
+
+    Returns:
+        Address of the folder.
+
+    Raises:
+        UserError: the push failed; it can be repeated.
+    """
+    with hub_errors(f"push to {repo_id}"):
+        api, url = _prepare(repo_id, private, revision)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, path_in_repo=path_in_repo, revision=revision,
+                          commit_message=commit_message, delete_patterns="*", ignore_patterns=".*")
+    return f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}"
+
+
 def main() -> None:
     """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
     parser = _Parser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
@@ -273,7 +314,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:
+    """Create the repository and the branch where they are missing; return the client and the repository's address."""
     get_session().timeout = HUB_TIMEOUT
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
     url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -283,6 +325,12 @@ def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None
                         "page, or choose another name")
     if revision and revision != "main" and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return api, url
+
+
+def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+    api, url = _prepare(repo_id, private, revision)
+    repo_id = url.repo_id
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
     operations = [CommitOperationAdd("README.md", card.encode())]

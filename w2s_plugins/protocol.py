@@ -15,7 +15,7 @@ import copy
 import csv
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,8 @@ OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_l
 OF_SELECTION = ("select", "select_split")  # the teacher's last epoch labels, unless its own --weak-config says else
 OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # the student's alone
 OF_NOISE = ("label_noise", "label_noise_map")
+# flags of the student that are left out of the other stages
+NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
 # flags that say how the student starts, which the teacher does not share
 OF_START = ("pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs", "head_init_scale",
             "head_init_bias")
@@ -77,11 +79,10 @@ def run_w2s(
     elif weak_source:
         refuse_overlap(args, weak_source, second)
         stages.note("weak", weak_source)
-    ceiling_flags = dict(teacher=None, **defaults(parser, OF_STUDENT + OF_CLEAN + OF_NOISE))
+    ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
     ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
-    if not given & {"task_loss_weight", "gt_loss_weight"}:
-        student_flags["task_loss_weight"] = 0.0
+    student_flags.update(weak_labels_only(given))
     stages.run("student", student_flags, train_slice=second)
     if not dist.is_initialized() or dist.get_rank() == 0:
         record = make_record(args, folder, stages)
@@ -139,6 +140,11 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
     return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
 
 
+def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
+    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
+    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
+
+
 def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
     """Return the default values of some flags."""
     actions = parser.by_dest()
@@ -147,7 +153,7 @@ def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
 
 def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
     """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model."""
-    flags = {**defaults(parser, OF_STUDENT + OF_START + OF_SELECTION + OF_CLEAN), "teacher": None,
+    flags = {**defaults(parser, NOT_OF["weak"] + OF_START), "teacher": None,
              "model": args.teacher, "model_kwargs": dict(args.teacher_kwargs)}
     if args.teacher_img_size:
         flags["img_size"] = args.teacher_img_size

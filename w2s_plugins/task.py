@@ -40,6 +40,7 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
+        self.logs_weights = False  # --log-beta
         self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
         self.set_runner(self.run)
 
@@ -61,7 +62,7 @@ class StudentModule(nn.Module):
             index: Tensor | None,
             progress: float,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return the student's logits (B, C), the terms of the loss, and further figures for the log.
+        """Return the student's logits (B, C), the terms of the loss, and further figures and weights for the log.
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
@@ -71,10 +72,21 @@ class StudentModule(nn.Module):
         if target is None:
             logits = logits.detach()
         if self.mix is None:
-            return logits, self.loss(inputs), {}
+            return logits, self.loss(inputs), self._sample_weights(inputs)
         mixed = self.mix(teacher_logits, inputs.student_logits, progress)
-        terms = self._kept_terms(inputs.replace(teacher_logits=mixed.logits), mixed.keep)
-        return logits, {**terms, **mixed.terms}, mixed.figures
+        inputs = inputs.replace(teacher_logits=mixed.logits)
+        terms = self._kept_terms(inputs, mixed.keep)
+        return logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)}
+
+    @torch.no_grad()
+    def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
+        """Return ``sample_weights``, see `sample_weights.WeightMeter`, where they are logged and the loss has some."""
+        if not self.logs_weights:
+            return {}
+        with torch.autocast(inputs.student_logits.device.type, enabled=False):
+            weights = self.loss.sample_weights(inputs.in_float32())
+        teacher = inputs.teacher_logits.argmax(dim=1)
+        return {"sample_weights": {"weights": weights, "teacher": teacher}} if weights else {}
 
     def _awaited(self, answer: tuple[Tensor, list[Tensor] | None]) -> tuple[Tensor, list[Tensor] | None]:
         """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
@@ -130,6 +142,7 @@ class WeakToStrongTask(TrainingTask):
         num_samples: size of the training set, for losses that keep memory by sample.
         extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
         mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
+        log_weights: also return what the loss weighs each sample with, as ``sample_weights``.
         device: where the task's own tensors live.
         dtype: dtype of the model.
         verbose: log.
@@ -148,6 +161,7 @@ class WeakToStrongTask(TrainingTask):
             num_samples: int | None = None,
             extractor: FeatureExtractor | None = None,
             mix: nn.Module | None = None,
+            log_weights: bool = False,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             verbose: bool = True,
@@ -167,6 +181,7 @@ class WeakToStrongTask(TrainingTask):
             device=self.device,
         ))
         self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
+        self.trainable_module.logs_weights = log_weights
         if self.device.type == "cuda" and not cached:
             self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
         self.eval_model = student

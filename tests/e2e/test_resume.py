@@ -22,7 +22,7 @@ Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
            "--lr", "0.003", "--hflip", "0.5"]
 SETTINGS = {
-    "plain": [],
+    "plain": ["--log-beta"],
     "mixup, ema, accumulation": [
         "--mixup", "0.2", "--cutmix", "1", "--model-ema", "--model-ema-decay", "0.8", "--model-ema-warmup",
         "--grad-accum-steps", "2", "--reprob", "0.3", "--drop", "0.2", "--clip-grad", "1", "--smoothing", "0.1"],

@@ -1,7 +1,8 @@
 """``python -m w2s_plugins.study`` in the process of the tests."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,7 +13,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Cli:
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Iterator[Cli]:
     """Runs a command line and returns its exit code, output and errors."""
     def run(*argv: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["study", *map(str, argv)])
@@ -22,4 +23,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Cli:
         except SystemExit as end:
             code = end.code or 0
         return code, *capsys.readouterr()
-    return run
+
+    yield run
+    logging.disable(logging.NOTSET)  # a command that plans silences what single runs would say

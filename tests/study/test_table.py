@@ -132,6 +132,16 @@ def test_seeds_of_slices_that_follow_the_seed(tmp_path: Path) -> None:
     assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [f"slice_seed={s}" for s in range(3)]
 
 
+def test_the_ceiling_of_a_protocol_run_is_the_one_beside_it(tmp_path: Path) -> None:
+    """Also where it saw other samples: the student's may be selected ones. Elsewhere the samples decide."""
+    student = write_run(tmp_path, "kd", 0, 0.6)
+    result = student.parent / "ceiling/result.json"
+    result.write_text(result.read_text().replace('"f"', '"g"'))
+    assert collect(tmp_path).students[0].ceiling is not None
+    student.rename(student.with_name("kd"))
+    assert collect(tmp_path).students[0].ceiling is None
+
+
 def test_no_gap_no_pgr(tmp_path: Path) -> None:
     write_run(tmp_path, "kd", 0, 0.6, weak=0.9, ceiling=0.8)
     write_run(tmp_path, "kd", 1, 0.6)
@@ -147,11 +157,14 @@ def test_what_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "again", "kd", 0, 0.6)
     (write_run(tmp_path, "hard", 0, 0.6) / "predictions_last.csv").unlink()
     (write_run(tmp_path, "gce", 0, 0.6) / "result.json").write_text("{")
+    (write_run(tmp_path, "sce", 0, 0.6) / "predictions_last.csv").write_text("target,student,teacher\n1,cat,2\n")
+    damaged = write_run(tmp_path, "jsd_kd", 0, 0.6) / "result.json"
+    damaged.write_text(damaged.read_text().replace('"kwargs"', '"args"'))
     found = collect(tmp_path)
-    assert len(found.students) == 1 and len(found.left_out) == 3
-    for reason in ("same settings and seed", "no such file", "cannot be read"):
+    assert len(found.students) == 1 and len(found.left_out) == 5
+    for reason in ("same settings and seed", "no such file", "cannot be read", "'cat'", "'kwargs'"):
         assert sum(reason in text for text in found.left_out) == 1
-    assert to_markdown(make_table(found)).count("\n- ") == 3
+    assert to_markdown(make_table(found)).count("\n- ") == 5
 
 
 def test_planned_study(tmp_path: Path) -> None:
@@ -191,6 +204,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(("flags", "message"), [
     (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
     (["--format", "html"], "invalid choice"),
+    (["--output", "/dev/null/x"], "--output /dev/null/x: cannot be made"),
 ])
 def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:
     code, _, err = cli("table", study, *flags)

@@ -156,6 +156,8 @@ def add_run(add: Adder) -> None:
     add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
+    add("--log-beta", action="store_true", help="record in metrics.jsonl how the loss weighs samples, beta(x) of "
+        "adaptconf: a histogram an epoch, by who of teacher and student is right")
     add("--debug", action="store_true", help="show the traceback of errors")
 
 

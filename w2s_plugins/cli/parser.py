@@ -102,13 +102,15 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
-    typed, unknown = parser.parse_known_args(argv)
+    try:
+        typed, unknown = parser.parse_known_args(argv)
+    finally:
+        for dest, action in parser.by_dest().items():
+            action.default = defaults[dest]
     if unknown:
         flag = unknown[0].split("=")[0]
         hint = nearest(flag, parser.flags()) if flag.startswith("-") else ""
         raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
-    for dest, action in parser.by_dest().items():
-        action.default = defaults[dest]
     typed = vars(typed)
     given: dict[str, object] = {}
     for file in typed.pop("config", []):
@@ -132,17 +134,31 @@ def read_config(file: str, parser: Parser) -> dict[str, object]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
+    return check_flags(content, parser, f"--config {file}")
+
+
+def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:
+    """Return a mapping of flags to values, as it was read from YAML, with the types that they have when typed.
+
+    Args:
+        content: the mapping; None is an empty one.
+        parser: knows the flags.
+        where: begins the messages.
+
+    Raises:
+        UserError: naming the key and the nearest valid one.
+    """
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"--config {file}: expected a mapping of flags to values, found a {type(content).__name__}")
+        raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
     actions = parser.by_dest()
     values = {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
         if dest not in actions:
-            raise UserError(f"--config {file}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = _coerce(actions[dest], value, file)
+            raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
+        values[dest] = _coerce(actions[dest], value, where)
     return values
 
 
@@ -151,11 +167,11 @@ def _add_config(parser: Parser) -> None:
                         help="YAML files with flags; later files win, the command line wins over all")
 
 
-def _coerce(action: argparse.Action, value: object, file: str) -> object:
+def _coerce(action: argparse.Action, value: object, where: str) -> object:
     """Bring a YAML value to the type that the flag has on the command line."""
     def wrong(expected: str) -> UserError:
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-        return UserError(f"--config {file}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
+        return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
 
     if value is None:
         if action.default is None:

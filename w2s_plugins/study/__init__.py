@@ -1,1 +1,1 @@
-"""Experiments of more than one run: so far, what they cost."""
+"""Experiments of more than one run: their plan, their execution, and what they cost."""

@@ -2,15 +2,17 @@
 
 from ..cli.parser import Parser
 from ..errors import UserError, nearest, run_main
-from . import cost, table
+from . import commands as study
+from . import cost, report_commands
 
 
 def main() -> None:
     """Run one sub-command."""
-    parser = Parser(prog="python -m w2s_plugins.study", description="Plan experiments.")
+    parser = Parser(prog="python -m w2s_plugins.study", description="Plan and run experiments of many runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    study.add_commands(commands)
     cost.add_command(commands)
-    table.add_command(commands)
+    report_commands.add_commands(commands)
     args, unknown = parser.parse_known_args()
     if unknown:
         flag = unknown[0].split("=")[0]

@@ -4,7 +4,6 @@ A folder is that of a study, whose plan names the runs, or any folder that has r
 (``--protocol w2s``), and students beside the ceilings they go with.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 from ..checkpoint import read_run_args
 from ..cli import groups, train_parser
 from ..cli.parser import Parser
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..metrics import performance_gap_recovered
 from ..protocol import read_predictions
 from ..report import PREDICTIONS
@@ -125,6 +124,7 @@ def collect(folder: Path) -> Collected:
     found = Collected(folder, [])
     read = _from_plan if (folder / PLAN).is_file() else _from_folders
     found.students = _without_twins(read(folder, found.left_out), found.left_out)
+    found.left_out = [reason.replace(f"{folder}/", "") for reason in found.left_out]
     if not found.students:
         reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
         raise UserError(f"{folder}: no finished student in it{reasons}")
@@ -150,37 +150,39 @@ def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
     for run in students:
         ceiling = next((by_id[i].path for i in run.needs if by_id[i].kind == "ceiling" and finished(by_id[i])), None)
         if run not in waiting:
-            with _noting(left_out):
+            with _noting(run.path, left_out):
                 labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
                 found.append(read_student(run.path, labels, args, read_result(run), ceiling))
     return found
 
 
 @contextmanager
-def _noting(left_out: list[str]) -> Iterator[None]:
+def _noting(folder: Path, left_out: list[str]) -> Iterator[None]:
     """Note an error as the reason why a run is left out."""
     try:
         yield
     except UserError as error:
         left_out.append(str(error))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # files of another version, or damaged
+        left_out.append(f"{folder}: its files are not those of a finished run ({one_line(error)})")
 
 
 def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
     """Read all students below a folder; labels are made of what differs between their flags."""
     records = dict(_records(folder, left_out))
-    plain = {path: record for path, record in records.items() if not record.get("teacher") and "model" in record}
+    plain = {path: record for path, record in records.items() if not record.get("teacher")}
     runs = []
     for path, record in records.items():
         if not record.get("teacher"):
             continue
-        with _noting(left_out):
+        with _noting(path, left_out):
             runs.append((path, read_run_args(path, "study"), record, _ceiling_of(path, record, plain)))
     labels = _protocol_labels([args for _, args, *_ in runs])
     students = []
     for (path, args, record, ceiling), protocol in zip(runs, labels):
-        label = dict(weak=str(args["teacher"]), strong=str(args["model"]), protocol=protocol,
-                     loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
-        with _noting(left_out):
+        with _noting(path, left_out):
+            label = dict(weak=str(args.get("teacher") or args["kd_model_name"]), strong=str(args["model"]),
+                         protocol=protocol, loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
             students.append(read_student(path, label, args, record, ceiling))
     return students
 
@@ -190,12 +192,18 @@ def _records(folder: Path, left_out: list[str]) -> Iterator[tuple[Path, dict]]:
         record = read_json(path)
         if record is None:
             left_out.append(f"{path}: cannot be read")
-        elif "loss" in record and "data" in record:  # that of a protocol has no data
+        elif {"model", "loss", "data", "selected", "seed"} <= record.keys():  # that of a protocol has no data
             yield path.parent, record
 
 
 def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | None:
-    """Return the run without a teacher of the same data, model and seed, the nearest one if there are several."""
+    """Return the ceiling of a protocol run, or the run without a teacher of the same data, model and seed.
+
+    The nearest one, if there are several.
+    """
+    beside = path.with_name("ceiling")
+    if path.name == "student" and beside in plain:
+        return beside
     def traits(of: dict) -> tuple:
         test = of["data"].get("splits", {}).get("val")
         return of["model"]["architecture"], of["data"]["fingerprint"], test, of["seed"]
@@ -261,8 +269,3 @@ def _without_twins(students: Iterable[StudentRun], left_out: list[str]) -> list[
         else:
             found[key] = student
     return [found[key] for key in sorted(found)]
-
-
-def add_folder(parser: argparse.ArgumentParser) -> None:
-    """Add the argument DIR."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it")

@@ -4,7 +4,6 @@ A cell is weak model x strong model x protocol x loss. Losses are compared insid
 accuracy, on the seeds that both have and on the same test samples.
 """
 
-import argparse
 import csv
 import io
 import itertools
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import write_json, write_text
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..model_card import _code as code
 from ..model_card import _table as markdown_table
-from .collect import PARTS, Collected, StudentRun, add_folder, collect
+from .collect import PARTS, Collected, StudentRun
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
 LEVEL = 0.05
@@ -31,39 +30,21 @@ RULE = (
     "test samples alone and says nothing of other seeds. Differences are in accuracy, on the same seeds and test "
     f"samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is corrected by "
     "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
-    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means.")
+    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. "
+    f"McNemar: on how many of the seeds the exact test of the two single models has p < {LEVEL:.2f}, uncorrected.")
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add the sub-command ``table``."""
-    text = ("Mean, standard deviation and 95 % interval of each cell, and the losses compared, of the finished runs in "
-            "a folder. Writes table.md, table.csv and table.json.")
-    parser = commands.add_parser("table", help="the results of many runs in one table", description=text)
-    add_folder(parser)
-    add_reference(parser)
-    parser.add_argument("--format", choices=list(WRITERS), default="md", help="what is printed (default: md)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
-    parser.set_defaults(run=run)
-
-
-def add_reference(parser: argparse.ArgumentParser) -> None:
-    """Add ``--reference``."""
-    parser.add_argument("--reference", metavar="LOSS", help="loss that the others are compared with, or best: the one "
-                        "with the highest mean, corrected for all pairs (default: kd where there is one, else best)")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the table and write its files."""
-    table = make_table(collect(args.folder), args.reference)
-    folder = args.output or args.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, folder)
-    print(WRITERS[args.format](table))
+def make_folder(folder: Path) -> None:
+    """Create a folder for output. Raises `UserError` where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made ({one_line(error)}); choose another folder") from error
 
 
 def write_table(table: dict, folder: Path) -> None:
-    """Write table.md, table.csv and table.json."""
+    """Write table.md, table.csv and table.json. Raises `UserError` where they cannot be written."""
+    make_folder(folder)
     write_text(folder / "table.md", to_markdown(table) + "\n")
     write_text(folder / "table.csv", to_csv(table))
     write_json(folder / "table.json", table)
@@ -204,19 +185,21 @@ def verdict(outcome: dict | None) -> str | None:
 # ---------------------------------------------------------------- files
 
 
-def rows_of(group: dict) -> Iterable[dict[str, str]]:
-    """Yield a row of texts for each cell of a group, for tables that people read; the keys are the heads."""
+def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
+    """Yield a row for each cell of a group, for tables that people read: head to text and what to sort it by."""
     for cell in group["cells"]:
-        versus = cell.get("versus")
-        row = {"loss": cell["loss"], "seeds": str(len(cell["seeds"]))}
+        versus = cell.get("versus") or {}
+        row = {"loss": (cell["loss"], cell["loss"]), "seeds": (str(len(cell["seeds"])), len(cell["seeds"]))}
         for name in ("student", "agreement", "pgr"):
-            row[HEADS[name]] = figure_text(cell[name], len(cell["seeds"]))
+            figure = cell[name]
+            row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
         if any(c.get("versus") for c in group["cells"]):
-            row["difference"] = interval_text(versus)
-            row["p (Holm)"] = "" if versus is None or "p_holm" not in versus else p_text(versus["p_holm"])
-            row["McNemar p < 0.05"] = "" if versus is None else (
-                f"{sum(t['p'] < LEVEL for t in versus['mcnemar'])} of {len(versus['mcnemar'])}")
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
+            adjusted, tests = versus.get("p_holm"), versus.get("mcnemar", [])
+            below = sum(test["p"] < LEVEL for test in tests)
+            row["difference"] = interval_text(versus), versus.get("difference")
+            row["p (Holm)"] = "" if adjusted is None else p_text(adjusted), adjusted
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), cell["verdict"] or ""
+            row["McNemar"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
         yield row
 
 
@@ -232,9 +215,9 @@ def figure_text(figure: dict | None, seeds: int) -> str:
     return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]†{missing}"
 
 
-def interval_text(versus: dict | None) -> str:
+def interval_text(versus: dict) -> str:
     """Return such as ``+1.20 [+0.30, +2.10]``."""
-    if versus is None:
+    if not versus:
         return ""
     ends = "" if versus["low"] is None else f" [{versus['low']:+.2f}, {versus['high']:+.2f}]"
     return f"{versus['difference']:+.2f}{ends}"
@@ -264,7 +247,7 @@ def to_markdown(table: dict) -> str:
     """Return the tables of all groups, the rule for reading them, and what was left out."""
     parts = []
     for group in table["groups"]:
-        rows = [{k: code(v) if k == "loss" else v for k, v in row.items()} for row in rows_of(group)]
+        rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows_of(group)]
         text = f"### {code(title_of(group))}\n\n{heading_of(group)}; differences from {code(group['reference'])}.\n\n"
         parts.append(text + markdown_table(rows[0], [tuple(row.values()) for row in rows]))
         if group["note"]:

@@ -1,0 +1,165 @@
+"""Which runs a study has, what they share, and that the real parser sees every command."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2s_plugins.cli.parser import check_flags, parse, train_parser
+from w2s_plugins.study.estimate import makespan
+from w2s_plugins.study.layout import PlannedRun, load_plan
+from w2s_plugins.study.plan import encode, lies_within, make_plan
+from w2s_plugins.study.spec import read_spec
+
+from .conftest import Cli
+from .specs import BASE, changed, write
+
+PARSER = train_parser()
+Plan = Callable[..., list[PlannedRun]]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return lambda **changes: make_plan(read_spec(write(tmp_path, changed(**changes)), PARSER), PARSER)
+
+
+def models(*names: str, **flags: object) -> list[dict]:
+    return [{"name": name, "flags": {"model": "w2s_cnn2", "lr": 0.01 * (i + 1), **flags}}
+            for i, name in enumerate(names)]
+
+
+def test_what_is_shared(plan: Plan) -> None:
+    runs = plan(weak=models("a", "b"), strong=models("s", "t"), losses=["hard", "kd", "bkd"], seeds=2)
+    assert Counter(run.kind for run in runs) == {"weak": 4, "ceiling": 4, "student": 24}
+    by_id = {run.id: run for run in runs}
+    assert len(by_id) == len({tuple(run.argv) for run in runs}) == 32
+    for number, run in enumerate(runs):
+        needed = {by_id[i].kind: by_id[i] for i in run.needs}
+        assert all(runs.index(other) < number and other.seed == run.seed for other in needed.values())
+        if run.kind != "student":
+            assert not needed
+            continue
+        assert needed.keys() == {"weak", "ceiling"}
+        assert needed["weak"].weak == run.weak and needed["ceiling"].strong == run.strong
+        assert run.flag("--teacher-checkpoint") == f"{{study}}/runs/{needed['weak'].folder}"
+        assert run.flag("--task-loss-weight") == "0.0" and run.flag("--target-cache") == "{study}/targets"
+        assert run.flag("--train-slice") == needed["ceiling"].flag("--train-slice") == "64:160"
+        assert needed["weak"].flag("--train-slice") == "0:64"
+        for other in needed.values():
+            assert other.flag("--teacher") is other.flag("--loss") is other.flag("--teacher-targets") is None
+            assert other.flag("--lr") == (run if other.kind == "ceiling" else other).flag("--lr")
+
+
+def test_parts_of_the_training_slice(plan: Plan) -> None:
+    few = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20"}}
+    other = {"name": "other", "flags": {"model": "w2s_cnn2", "weak_fraction": 100}}
+    runs = plan(weak=[*models("a"), few, other], protocols=["w2s", "supervised"], losses=["hard"])
+    slices = {(run.kind, run.weak, run.protocol): run.flag("--train-slice") for run in runs}
+    assert slices[("student", "few", "w2s")] == slices[("student", "a", "w2s")] == "64:160"
+    assert slices[("student", "other", "w2s")] == "100:160"
+    assert slices[("student", "a", "supervised")] == slices[("student", "other", "supervised")] == "0:160"
+    assert [(run.weak, run.flag("--train-slice")) for run in runs if run.kind == "weak"] == [
+        ("a", "0:64"), ("few", "0:20"), ("other", "0:100"), ("a", "0:160"), ("other", "0:160")], (
+        "a teacher with a slice of its own is the same in both protocols")
+    assert [run.flag("--train-slice") for run in runs if run.kind == "ceiling"] == ["64:160", "100:160", "0:160"]
+    weights = {run.protocol: run.flag("--task-loss-weight") for run in runs if run.kind == "student"}
+    assert weights == {"w2s": "0.0", "supervised": None}
+
+
+def test_slices_of_seeds(plan: Plan) -> None:
+    assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
+    assert {(run.flag("--seed"), run.flag("--slice-seed")) for run in plan(seeds=[3, 5], slices="by_seed")} == {
+        ("3", "3"), ("5", "5")}
+
+
+def test_a_run_is_known_by_its_command(plan: Plan) -> None:
+    def ids(**changes: object) -> set[str]:
+        return {run.id for run in plan(**changes)}
+
+    first = ids()
+    assert ids(base=dict(reversed(BASE.items()))) == first, "the order of the flags says nothing"
+    assert first < ids(seeds=3) and first < ids(losses=["hard", "bkd", "kd"])
+    assert not first & ids(base={**BASE, "lr": 0.2})
+    kept = first & ids(weak=models("a", lr=0.3))
+    assert [i.split("-")[0] for i in kept] == ["ceiling"], "students of another teacher are other students"
+
+
+def test_noise_and_selection_go_where_the_protocol_has_them(plan: Plan) -> None:
+    runs = plan(base={**BASE, "label_noise": "symmetric:0.2", "clean_select": "small-loss:0.5", "select": "best",
+                      "select_split": 0.1}, losses=["hard"])
+    flags = ("--label-noise", "--clean-select", "--select-split")
+    given = {run.kind: tuple(run.flag(flag) is not None for flag in flags) for run in runs}
+    assert given == {"weak": (True, False, False), "ceiling": (False, False, True), "student": (True, True, True)}
+
+
+@pytest.mark.parametrize(("text", "part", "inside"), [
+    ("0:40", "0:64", True), ("10:64", "0:64", True), ("0:65", "0:64", False), ("10:", "0:64", False),
+    ("0:0.1", "0.0:0.3", True), ("0:0.1", "0:64", False), ("70:80", "64:", True), ("0:10", "5:64", False),
+])
+def test_lies_within(text: str, part: str, inside: bool) -> None:
+    assert lies_within(text, part) == inside
+
+
+SOME = st.sampled_from([0.5, 1e-5, 3, "x", "1", "-1", "[1]", "", None, True, (1, 2), "a b"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(flags=st.fixed_dictionaries({}, optional={
+    "lr": st.floats(0, 1), "epochs": st.integers(-3, 9), "val_split": st.sampled_from(["", "-x", "test", "a b"]),
+    "scale": st.lists(st.floats(-1, 1), min_size=2, max_size=2), "model_ema": st.booleans(),
+    "mean": st.lists(st.floats(-2, 2), min_size=1, max_size=3), "weak_fraction": st.sampled_from([0.25, 500]),
+    "loss_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), SOME, max_size=2), "amp": st.just(True),
+    "input_size": st.just([3, 8, 8]), "save_epochs": st.lists(st.integers(1, 5), max_size=2)}))
+def test_the_parser_reads_what_is_written(flags: dict) -> None:
+    flags = check_flags(flags, PARSER, "test")
+    args, _ = parse(PARSER, encode(flags, PARSER))
+    assert {name: getattr(args, name) for name in flags} == flags
+
+
+def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
+    spec = write(tmp_path, changed(weak=models("a", "b"), seeds=2))
+    code, out, err = cli("plan", spec, "--output", tmp_path / "out", "--jobs", 2)
+    assert code == 0, err
+    assert "small: 2 weak x 1 strong x 2 losses x 1 protocols x 2 seeds" in out
+    assert "14 runs: 4 weak teachers and 2 ceilings, each trained once, for 8 students; 4 caches of targets" in out
+    assert re.search(r"^student +b +s +w2s +64:160 +1 +4 +-$", out, re.M) and "losses: hard, kd\n" in out
+    assert re.search(r"^weak +a +- +- +0:64 +1 +2 +2$", out, re.M)
+    assert re.search(r"^ceiling +- +s +- +64:160 +1 +2 +4$", out, re.M)
+    assert re.search(r"^estimated: \d+m?\d*s of work, \d+s with 2 at a time", out, re.M)
+    assert len(load_plan(tmp_path / "out")) == 14 and "0 of 14 runs are finished" in out
+    code, out, err = cli("status", tmp_path / "out")
+    assert code == 0 and re.search(r"14 runs: 14 waiting; time left: \d", out), "as estimated"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"losses": ["hard", "adaptcnf"]}, r"small: student a s adaptcnf w2s: --loss: unknown loss .*\(nearest: adaptconf"),
+    ({"losses": [{"loss": "kd", "kwargs": {"temprature": 1}}]}, "student a s kd w2s: .*temperature"),
+    ({"losses": [{"loss": "kd", "kwargs": {"temperature": -1}}]}, "expected"),
+    ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
+    ({"weak": models("a", lr=-1)}, "weak a: --lr -1.0: expected at least 0"),
+    ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
+    ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
+    ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
+    ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),
+    ({"base": {**BASE, "dataset": "w2s/digit"}}, "--dataset: unknown dataset"),
+])
+def test_errors(tmp_path: Path, cli: Cli, changes: dict, message: str) -> None:
+    code, _, err = cli("plan", write(tmp_path, changed(**changes)), "--output", tmp_path / "out")
+    assert code == 2 and re.search(message, err), err
+    assert len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_makespan() -> None:
+    def run(name: str, *needs: str) -> PlannedRun:
+        return PlannedRun(name, "weak", name, None, None, None, None, 0, [], list(needs))
+
+    runs = [run("a"), run("b"), run("c", "a", "b"), run("d", "a")]
+    seconds = {"a": 1.0, "b": 3.0, "c": 2.0, "d": 4.0}
+    assert makespan(runs, seconds, 1) == 10.0
+    assert makespan(runs, seconds, 2) == 7.0
+    assert makespan(runs, {"c": 2.0}, 2) == 2.0, "what is finished takes no time"
+    assert makespan(runs, {}, 2) == 0.0

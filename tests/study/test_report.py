@@ -1,0 +1,241 @@
+"""The report of a study: its figures, its words, and its page in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+from PIL import Image
+from selenium.webdriver.common.by import By
+
+from tests.e2e.conftest import environment, run_many
+from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
+from w2s_plugins.study import figures
+from w2s_plugins.study.collect import collect
+from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.report import summary, write_report
+from w2s_plugins.study.table import make_table
+
+from .browser import browser, open_page  # noqa: F401  (a fixture)
+from .conftest import Cli
+from .runs import write_run
+
+TRAINING = ["--dataset", "w2s/digits", "--img-size", "8", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.05",
+            "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0", "--output", "."]
+HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$", "protocol": "`b` **c** ]( \"q\"",
+           "loss": "<script>window.hacked=1</script>"}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real runs on digits: a teacher, a ceiling, AdaptConf with its weights logged, and KD."""
+    root = tmp_path_factory.mktemp("trained")
+    student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
+    distilled = [*student, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "weak", "--task-loss-weight", "0"]
+    commands = [
+        [*TRAINING, "--train-slice", "0:60", "--model", "w2s_cnn2", "--epochs", "15", "--val-interval", "15",
+         "--experiment", "weak"],
+        [*student, "--experiment", "ceiling", "--epochs", "20", "--val-interval", "20"],
+        [*distilled, "--loss", "adaptconf", "--log-beta", "--experiment", "adaptconf"],
+        [*distilled, "--loss", "kd", "--experiment", "kd"],
+    ]
+    for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
+        done.ok()
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained_report(trained: Path) -> Path:
+    return write_report(trained, trained / "report").parent
+
+
+@pytest.fixture(scope="session")
+def made_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a planned study of generated runs: four groups, a grid of alpha, and labels with markup in them."""
+    root = tmp_path_factory.mktemp("made")
+    plan = []
+    losses = {"kd": ("kd", {}), HOSTILE["loss"]: ("gce", {}),
+              **{f"augconf-{a}": ("augconf", {"alpha": a}) for a in (0.1, 0.5, 0.9)}}
+    for number in range(4):
+        for seed in range(2):
+            for label, (name, kwargs) in losses.items():
+                run = f"{number}-{seed}-{len(plan)}"
+                folder = write_run(root / "made", name, seed, 0.5 + 0.1 * len(label) % 0.3, kwargs=kwargs)
+                (root / "runs").mkdir(exist_ok=True)
+                folder.rename(root / "runs" / run)
+                folder.parent.rename(root / f"ceiling{len(plan)}")
+                plan.append(PlannedRun(run, "student", run, HOSTILE["weak"] + str(number), HOSTILE["strong"], label,
+                                       HOSTILE["protocol"], seed, [], []))
+    save_plan(root, plan)
+    (root / "study.yaml").write_text(yaml.safe_dump({"note": HOSTILE["loss"], "token": "hf_" + "a" * 30}))
+    return write_report(root, root / "report", title=HOSTILE["weak"]).parent
+
+
+def names_in(report: Path) -> set[str]:
+    return {path.stem for path in (report / "figures").glob("*.svg")}
+
+
+def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
+    of_group = {"agreement", "mistakes", "confusions"}
+    real = {re.sub(r"-1$", "", name) for name in names_in(trained_report)}
+    assert real == of_group | {"pgr", "curves", "weights-adaptconf", "gallery"}
+    made = names_in(made_report)
+    assert made == {"radar", "sweep-augconf-alpha", *(f"{name}-{i}" for name in of_group for i in range(1, 5))}
+    for report in (trained_report, made_report):
+        assert {path.stem for path in (report / "figures").glob("*.png")} == names_in(report)
+        for path in (report / "figures").glob("*.png"):
+            image = Image.open(path)
+            assert abs(image.width / 220 - 3.3) < 0.6, f"{path}: about a column of 3.3 inches"
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 8, f"{path}: something is drawn"
+
+
+def test_same_runs_same_bytes(trained: Path, trained_report: Path, tmp_path: Path) -> None:
+    again = write_report(trained, tmp_path / "again").parent
+    for name in ("index.html", "README.md", "table.json", *(f"figures/{n}.svg" for n in names_in(trained_report))):
+        assert (again / name).read_bytes() == (trained_report / name).read_bytes(), name
+
+
+def test_figures_say_what_the_data_say(trained: Path) -> None:
+    found = collect(trained)
+    table = make_table(found)
+    by_loss = {student.loss: [student] for student in found.students}
+    student = by_loss["adaptconf"][0]
+    wrong = ~student.hits["weak"]
+    corrected = 100 * student.hits["student"][wrong].mean()
+    assert f"adaptconf corrects {corrected:.0f}," in figures.mistakes(by_loss).alt
+    name, kinds, epochs = figures.pooled_weights([student])
+    events = figures.read_events(student.folder, "weights")
+    assert name == "beta" and epochs == [0, 1, 2, 3]
+    assert sum(int(rows[3][0].sum()) for rows in kinds.values()) == 160
+    expected = events[3]["weights"]["beta"]["agree_right"]
+    assert kinds["agree_right"][3][0].tolist() == expected["counts"]
+    curves = figures.learning_curves(table["groups"][0], by_loss)
+    last = json.loads((student.folder / "result.json").read_text())["metrics"]["top1"]
+    assert f"{last:.1f} after 4" in curves.alt
+    line = next(line for line in curves.figure.axes[0].lines if line.get_label() == "adaptconf")
+    assert line.get_xdata()[-1] == 4 and line.get_ydata()[-1] == pytest.approx(last)
+    bars = figures.pgr_bars(table["groups"][0])
+    cells = {cell["loss"]: cell["pgr"]["mean"] for cell in table["groups"][0]["cells"]}
+    assert sorted(patch.get_width() for patch in bars.figure.axes[0].patches) == pytest.approx(sorted(cells.values()))
+
+
+def test_sweep_and_radar(made_report: Path) -> None:
+    table = json.loads((made_report / "table.json").read_text())
+    sweep = figures.sweep(table, "augconf", "alpha")
+    assert len(sweep.figure.axes[0].containers) == 4, "a line for each group"
+    points = figures.sweep_points(table["groups"][0], "augconf", "alpha")[""]
+    assert [value for value, _ in points] == [0.1, 0.5, 0.9]
+    assert len(figures.radar(table).figure.axes[0].lines) == 3, "one setting of each loss"
+    assert figures.radar({"groups": table["groups"][:2]}) is None, "two tasks make no radar"
+
+
+def test_words(trained: Path, tmp_path: Path) -> None:
+    text = "".join(summary(make_table(collect(trained)))[1])
+    assert "With one seed nothing can be said of losses" in text and "beyond noise" not in text
+    for seed in range(4):
+        for loss, accuracy in {"kd": 0.6, "adaptconf": 0.78, "hard": 0.605, "gce": 0.45}.items():
+            write_run(tmp_path, loss, seed, accuracy)
+    text = "".join(summary(make_table(collect(tmp_path)))[1])
+    assert re.search(r"Better than kd beyond noise: adaptconf \(\+\d+\.\d\d\)\. Worse beyond noise: gce \(-", text)
+    assert "Not distinguishable from kd: hard" in text and "Not above the teacher on average: gce" in text
+    for seed in range(4):
+        for loss, accuracy in {"kd": 0.6, "adaptconf": 0.605}.items():
+            write_run(tmp_path / "other", loss, seed, accuracy, epochs=3)
+    text = "".join(summary(make_table(collect(tmp_path)))[1])
+    assert "worse against kd: adaptconf 1 / 1 / 0, hard 0 / 1 / 0, gce 0 / 0 / 1. Each group" in text
+    shutil.rmtree(tmp_path / "other")
+    text = "".join(summary(make_table(collect(tmp_path), "adaptconf"))[1])
+    assert "No loss is better than adaptconf beyond noise." in text and "Better" not in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_in_a_browser(browser, trained_report: Path, made_report: Path, scheme: str) -> None:  # noqa: F811
+    for report in (trained_report, made_report):
+        open_page(browser, report / "index.html", scheme)
+        images = browser.find_elements(By.CSS_SELECTOR, "figure img")
+        assert len(images) == len(names_in(report))
+        for image in images:
+            width, height = (browser.execute_script(f"return arguments[0].{p}", image)
+                             for p in ("naturalWidth", "naturalHeight"))
+            assert width > 0 and height > 0 and image.is_displayed() and image.size["width"] > 100
+            assert len(image.get_attribute("alt")) > 40
+        paper, ink = (browser.find_element(By.TAG_NAME, "body").value_of_css_property(p)
+                      for p in ("background-color", "color"))
+        brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+        assert (brightness[0] > 700 and brightness[1] < 200) if scheme == "light" else (
+            brightness[0] < 120 and brightness[1] > 600)
+        assert browser.execute_script("return window.hacked") is None
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert all(name.startswith("data:") for name in loaded)
+        assert browser.get_log("browser") == []
+
+
+def test_tables_sort(browser, made_report: Path) -> None:  # noqa: F811
+    open_page(browser, made_report / "index.html")
+    table = browser.find_elements(By.TAG_NAME, "table")[1]
+    other = browser.find_elements(By.TAG_NAME, "table")[2].text
+    heads = [head.text for head in table.find_elements(By.TAG_NAME, "th")]
+
+    def column(name: str) -> list[str]:
+        return [row.find_elements(By.TAG_NAME, "td")[heads.index(name)].get_attribute("data-value")
+                for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")]
+
+    def click(name: str) -> str:
+        head = table.find_elements(By.TAG_NAME, "th")[heads.index(name)]
+        head.find_element(By.TAG_NAME, "button").click()
+        return head.get_attribute("aria-sort")
+    accuracies = [float(value) for value in column("accuracy")]
+    assert accuracies == sorted(accuracies, reverse=True), "best first to begin with"
+    assert click("accuracy") == "ascending"
+    assert [float(value) for value in column("accuracy")] == sorted(accuracies)
+    assert click("accuracy") == "descending"
+    assert [float(value) for value in column("accuracy")] == sorted(accuracies, reverse=True)
+    for expected in ("ascending", "descending"):
+        assert click("difference") == expected
+        values = column("difference")
+        assert values[-1] == "", "the reference has no difference and stays last"
+        assert [float(v) for v in values[:-1]] == sorted(map(float, values[:-1]), reverse=expected == "descending")
+    click("loss")
+    assert column("loss")[0].startswith("<script>") and column("loss")[-1] == "kd"
+    assert browser.find_elements(By.TAG_NAME, "table")[2].text == other, "one table at a time"
+
+
+def test_markup_in_names_is_harmless(made_report: Path) -> None:
+    page = (made_report / "index.html").read_text()
+    assert "<img src=x" not in page and page.count("<script>") == 1 and "{{ 7*7 }}" in page
+    for number, name in enumerate(("index.html", "README.md")):
+        text = (made_report / name).read_text()
+        assert "hf_***" in text and "hf_aaa" not in text
+        tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text) if number else []
+        inner = [child for token in tokens for child in token.children or ()]
+        raw = {t.content for t in (*tokens, *inner) if t.type in ("html_block", "html_inline")}
+        assert raw <= {"<code>", "</code>"}
+        if number:
+            assert sum(child.type == "image" for child in inner) == len(names_in(made_report))
+
+
+def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Path, cli: Cli) -> None:  # noqa: F811
+    hub_server.add_user("me", token="hf_me")
+    hub_server.add_model("me/models", trained / "kd/export")
+    (tmp_path / "out/figures").mkdir(parents=True)
+    (tmp_path / "out/figures/old.png").write_bytes(b"")
+    command = [sys.executable, "-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
+               "--push-to-hub", "me/models", "--title", "T"]
+    done = subprocess.run(command, env=hub_env(hub_server, tmp_path, "hf_me"), capture_output=True, text=True,
+                          cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"* {tmp_path / 'out/index.html'}",
+                                        f"published at {hub_server.url}/me/models/tree/main/report"]
+    repo = hub_server.repos["me/models"]
+    files = repo.commits[repo.branches["main"]]
+    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+        assert files[f"report/{path.relative_to(tmp_path / 'out').as_posix()}"].data == path.read_bytes()
+    assert "model.safetensors" in files and files["README.md"].data == (trained / "kd/export/README.md").read_bytes()
+    assert "report/figures/old.png" not in files
+    assert cli("report", trained, "--push-to-hub", "a b")[2].startswith("study: error: not a Hub id")
+    assert "nearest: kd" in cli("report", trained, "--reference", "kdd")[2]

@@ -1,0 +1,216 @@
+"""A study from its start to its end, with everything that can happen to it on the way."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import environment
+from w2s_plugins.errors import run_main
+from w2s_plugins.study import __main__ as study
+from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
+from w2s_plugins.study.worker import Stop, work
+
+from .conftest import Cli
+from .specs import BASE, changed, write
+
+Runners = Callable[..., "Runner"]
+
+
+class Runner:
+    """``study run`` in a forked process; a start takes a tenth of the time."""
+
+    def __init__(self, output: Path, *argv: object):
+        self.output, self.code = output, None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                with output.open("w", buffering=1) as file:
+                    os.dup2(file.fileno(), 1)
+                    os.dup2(file.fileno(), 2)
+                    sys.stdout = sys.stderr = file
+                    sys.argv = ["study", *map(str, argv)]
+                    run_main(study.main, "study")
+                    code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+            finally:
+                os._exit(code)
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), f"the runner has ended\n{self.text}"
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.01)
+
+    def end(self, signum: int = 0) -> int:
+        """Send a signal and wait; return the exit code, negative for a signal."""
+        if self.code is None:
+            os.kill(self.pid, signum)
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]:
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    started: list[Runner] = []
+
+    def start(*argv: object) -> Runner:
+        started.append(Runner(tmp_path / f"runner{len(started)}.txt", "run", *argv))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end(signal.SIGKILL)
+
+
+def times(*runs: PlannedRun) -> dict[Path, int]:
+    """Return when each file of some run folders was written."""
+    return {path: path.stat().st_mtime_ns for run in runs for path in [run.path, *run.path.rglob("*")]}
+
+
+def processes_of(run: PlannedRun) -> list[int]:
+    """Return the processes that work on a run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and run.id.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def starts(run: PlannedRun) -> int:
+    return sum(line.startswith("$ ") for line in run.state_file("log").read_text().splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
+    weights = tmp_path / "weights.pth"
+    late = {"model": "w2s_cnn2", "initial_checkpoint": str(weights), "epochs": 200, "val_interval": 200}
+    weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}}, {"name": "late", "flags": late}]
+    spec = write(tmp_path, changed(weak=weak))
+    root = tmp_path / "out"
+    flags = [spec, "--output", root, "--jobs", 1]
+
+    # ---- a run fails twice, the others go on
+    first = runner(*flags)
+    assert first.end() == 1
+    plan = load_plan(root)
+    by_kind = {(run.kind, run.weak, run.loss): run for run in plan}
+    bad, students = by_kind["weak", "late", None], [run for run in plan if run.kind == "student"]
+    done = [run for run in plan if finished(run)]
+    assert {run.weak for run in done} == {"a", None} and len(done) == 4
+    assert f"FAILED {bad.id}: exit code 2: train_w2s.py: error: --initial-checkpoint {weights}" in first.text
+    assert "7 runs: 4 finished, 1 failed, 2 blocked" in first.text and starts(bad) == 2
+    assert [starts(run) for run in done] == [1, 1, 1, 1]
+    ceiling = by_kind["ceiling", None, None]
+    for run in students[:2]:
+        result = read_result(run)
+        assert result["teacher"]["top1"] == read_result(by_kind["weak", "a", None])["metrics"]["top1"]
+        assert result["ceiling_acc"] in (None, read_result(ceiling)["metrics"]["top1"])
+        assert (run.path / "predictions_last.csv").is_file() and result["loss"]["task_loss_weight"] == 0
+    assert len(list((root / "targets").glob("*.lock"))) == 1, "one cache for two students"
+
+    # ---- what was wrong is put right; SIGTERM ends the runner, its run saves where it is
+    weights.write_bytes((done[0].path / "last.pth.tar").read_bytes())
+    before = times(*done)
+    metrics = bad.path / "metrics.jsonl"
+    second = runner(*flags)
+    second.wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    code, out, _ = cli("status", root)
+    assert code == 0 and re.search(rf"{bad.id} +running +epoch \d+ of 200", out) and "time left" in out
+    assert second.end(signal.SIGTERM) == 143
+    assert not processes_of(bad) and read_json(bad.state_file("json"))["state"] == "stopped"
+    assert "7 runs: 4 finished, 2 waiting, 1 stopped" in second.text
+
+    # ---- SIGKILL: what the runner has started ends by itself, and saves where it is
+    third = runner(*flags)
+    third.wait_until(lambda: "Resumed" in bad.state_file("log").read_text())
+    saved = list(bad.path.glob("recovery-*"))
+    length = len(metrics.read_text())
+    third.wait_until(lambda: len(metrics.read_text()) > length)
+    assert third.end(signal.SIGKILL) == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while processes_of(bad):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert read_json(bad.state_file("json"))["state"] == "stopped"
+    assert list(bad.path.glob("recovery-*")) != saved, "it has got further"
+
+    # ---- two runners share what is left
+    both = [runner(*flags), runner(*flags)]
+    assert [each.end() for each in both] == [0, 0]
+    assert all("7 runs: 7 finished" in each.text for each in both) and all(map(finished, plan))
+    assert starts(bad) == 5 and [starts(run) for run in students] == [1, 1, 1, 1]
+    assert sorted(re.findall(r"\] (\S+):", both[0].text + both[1].text)) == sorted(
+        run.id for run in plan if run not in done), "each by one of them"
+    assert times(*done) == before
+
+    # ---- nothing is left to do; a changed study keeps what is the same
+    before = times(*plan)
+    code, out, err = cli("run", root)
+    assert code == 0 and "7 runs, 7 of them finished" in out, err
+    write(tmp_path, changed(weak=weak, losses=["hard", "bkd"]))
+    code, out, _ = cli("plan", *flags, "--no-estimate")
+    assert "2 runs of the earlier plan are not in this one; their folders are kept" in out and "2 runs are new" in out
+    assert "5 of 7 runs are finished" in out and len(load_plan(root)) == 7 and times(*plan) == before
+    write(tmp_path, changed(base={**BASE, "lr": 0.2}))
+    code, _, err = cli("run", *flags)
+    assert code == 2 and "holds another study: none of its 7 runs is in this one; choose another --output" in err
+
+
+def test_run_one(tmp_path: Path, cli: Cli) -> None:
+    """What a task of an array meets: a run that it needs is not there, or somebody else has it."""
+    root = tmp_path / "out"
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak, ceiling, student, _ = load_plan(root)
+    code, out, _ = cli("run-one", root, student.id)
+    assert code == 1 and f"needs {weak.id}, {ceiling.id}, not finished" in out
+    weak.state_file("1.lock").write_text('{"host": "node7", "place": "node7", "pid": 1}')
+    code, out, _ = cli("run-one", root, weak.id)
+    assert code == 75 and "another runner works on it" in out and not weak.path.exists()
+    code, out, _ = cli("status", root)
+    assert re.search(rf"{weak.id} +running +epoch 0 of 1 .* node7", out)
+    assert "1 running, 2 waiting, 1 blocked; time left: unknown" in out
+    code, _, err = cli("run-one", root, weak.id[:-1])
+    assert code == 2 and f"(nearest: {weak.id}" in err
+
+
+def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept wakes up: others hold its run, so its process ends without a word to disk."""
+    from w2s_plugins.study import worker
+
+    root = tmp_path / "out"
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak = load_plan(root)[0]
+    script = tmp_path / "sleeps.py"  # in place of a training
+    script.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    said: list[str] = []
+
+    class Sleepy(Stop):
+        def __bool__(self) -> bool:
+            if weak.state_file("1.lock").exists():
+                weak.state_file("2.lock").write_text('{"host": "node7", "place": "node7", "pid": 1}')
+            return super().__bool__()
+
+    with Sleepy() as stop:
+        assert work(weak, stop, stale=0.6, say=said.append) == 75
+    assert said == [f"{weak.id}: another runner has taken it over"]
+    assert weak.state_file("2.lock").exists() and read_json(weak.state_file("json"))["state"] == "running"

@@ -1,0 +1,62 @@
+"""Test images of a study, opened by the flags of its runs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from ..data import open_split
+from ..data.datasets import class_names_of
+from ..errors import UserError, one_line
+from .collect import StudentRun
+
+SIDE = 96  # pixels of a picture's longer side at most
+
+
+class Gallery:
+    """The test split of some runs.
+
+    Args:
+        dataset: gives images and labels.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.names = class_names_of(dataset)
+
+    def name(self, label: int) -> str:
+        """Return the name of a class, its number where it has none."""
+        return self.names[label] if self.names and label < len(self.names) else str(int(label))
+
+    def image(self, place: int) -> np.ndarray:
+        """Return an image as it is in the data set, scaled down where it is large: (H, W, 3) of 8 bits."""
+        image = self.dataset[int(place)][0]
+        image = image.convert("RGB")
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return np.asarray(image)
+
+    def spread(self, places: Sequence[int], count: int) -> list[int]:
+        """Return at most ``count`` of the places, spread evenly over the data set."""
+        chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+        return [int(places[i]) for i in chosen]
+
+
+def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
+    """Open the test split of some runs; where that fails, add the reason to ``notes`` and return None."""
+    args = runs[0].args
+    try:
+        dataset = open_split(
+            args.get("dataset") or "", args.get("data_dir") or args.get("data"), args.get("val_split", "validation"),
+            args.get("class_list"), flag="--val-split", is_training=False)
+        if isinstance(dataset, IterableDataset) or len(dataset) != len(runs[0].target):
+            raise UserError(f"'{args.get('dataset')}' gives its test images in no order that can be repeated")
+        first = [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
+        if first != runs[0].target[:3].tolist():
+            raise UserError("the test images have changed since")
+    except (UserError, OSError, ValueError, TypeError) as error:
+        reason = f"No pictures of {runs[0].folder}: {one_line(error)}"
+        if reason not in notes:
+            notes.append(reason)
+        return None
+    return Gallery(dataset)

@@ -1,0 +1,143 @@
+"""Locks of runs that survive a dead machine: a file that its holder touches every few seconds.
+
+A lock of the operating system (flock) is not seen by other machines on many shared file systems, or stays when a
+machine dies. So the holder of a run has a file ``state/ID.N.lock``, created exclusively, whose time of modification it
+refreshes; once that is older than ``stale`` seconds, whoever creates number N + 1 holds the run. Times are compared
+with that of a file touched just now on the same file system, so the clocks of the machines need not agree.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .layout import STATE, PlannedRun
+
+STALE = 120.0  # seconds without a sign of life; attributes of files on NFS may be a minute old
+BEATS = 6  # signs of life in that time
+
+
+def here() -> str:
+    """Name the place in which a process id means one process: host, boot and container."""
+    place = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            place.append(os.readlink(path) if path.startswith("/proc/self") else Path(path).read_text().strip())
+    return " ".join(place)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock as it is found: its number, who has it, and whether that is over."""
+
+    number: int
+    host: str
+    free: bool
+
+
+def look(run: PlannedRun, stale: float) -> Held:
+    """Return the newest lock of a run; number 0 where there is none."""
+    number, path = max(_locks(run), default=(0, None))
+    if path is None:
+        return Held(0, "", True)
+    now, content = _now(path.parent), {}
+    try:
+        age = now - path.stat().st_mtime
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # its holder has just finished, or somebody has taken the next number
+        return Held(number, "", True)
+    except ValueError:  # it is being written
+        pass
+    pids = [pid for pid in (content.get("pid"), content.get("child")) if pid]
+    dead = content.get("place") == here() and bool(pids) and not any(map(_alive, pids))
+    return Held(number, content.get("host", ""), bool(content.get("released")) or dead or age > stale)
+
+
+class Lease:
+    """The right to work on a run, as long as `refresh` says so.
+
+    Args:
+        run: the run.
+        number: of the lock.
+    """
+
+    def __init__(self, run: PlannedRun, number: int):
+        self.run, self.number = run, number
+        self.path = run.state_file(f"{number}.lock")
+
+    def write(self, **content: object) -> None:
+        """Say who holds the lock; also a sign of life."""
+        about = dict(host=socket.gethostname(), place=here(), pid=os.getpid(), **content)
+        self.path.write_text(json.dumps(about), encoding="utf-8")
+
+    def refresh(self) -> bool:
+        """Give a sign of life; False when the lock has been lost to somebody who thought us dead."""
+        if self.run.state_file(f"{self.number + 1}.lock").exists():
+            return False
+        try:
+            os.utime(self.path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def release(self, finished: bool) -> None:
+        """Let others have the run. The number of a run that is not finished is kept: it must not be given twice."""
+        with contextlib.suppress(OSError):
+            self.path.unlink() if finished else self.path.write_text('{"released": true}', encoding="utf-8")
+
+
+def acquire(run: PlannedRun, stale: float) -> Lease | None:
+    """Take a run that nobody works on, or whose holder gives no sign of life; None where somebody does."""
+    held = look(run, stale)
+    if not held.free:
+        return None
+    lease = Lease(run, held.number + 1)
+    try:
+        os.close(os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return None
+    lease.write()
+    newest = max(_locks(run), default=(0, None))[0]
+    if newest > lease.number:  # what we saw was old, and others have been here since
+        lease.path.unlink(missing_ok=True)
+        return None
+    for number, path in _locks(run):
+        if number < lease.number:
+            path.unlink(missing_ok=True)
+    return lease
+
+
+def _locks(run: PlannedRun) -> Iterator[tuple[int, Path]]:
+    pattern = re.compile(re.escape(run.id) + r"\.(\d+)\.lock")
+    with os.scandir(run.root / STATE) as entries:
+        for entry in entries:
+            if match := pattern.fullmatch(entry.name):
+                yield int(match[1]), Path(entry.path)
+
+
+def _now(folder: Path) -> float:
+    """Return the time by the clock of the file system."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False

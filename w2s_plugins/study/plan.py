@@ -1,0 +1,228 @@
+"""From a specification to runs: which commands there are, which of them several cells share, what each one needs."""
+
+import argparse
+import ast
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from timm.utils import ParseKwargs
+
+from ..cli.parser import Parser, parse
+from ..cli.resolve import resolve_train_args
+from ..data.datasets import check_dataset_name
+from ..data.slices import parse_slice
+from ..earlier_run import OF_TEACHER
+from ..errors import UserError
+from ..monitor import format_table
+from ..protocol import NOT_OF, refuse_overlap, split_slice, weak_labels_only
+from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
+from .spec import LossChoice, Part, Protocol, Study
+
+
+def make_plan(study: Study, parser: Parser) -> list[PlannedRun]:
+    """Return all runs of a study, each once, after those that it needs; those of one seed stay together.
+
+    Raises:
+        UserError: a teacher with samples of the student's part.
+    """
+    return Planner(study, parser).plan()
+
+
+class Planner:
+    """Makes the runs of a study.
+
+    Args:
+        study: the specification.
+        parser: knows the flags of train_w2s.py.
+    """
+
+    def __init__(self, study: Study, parser: Parser):
+        self.study, self.parser = study, parser
+        self.runs: dict[str, PlannedRun] = {}
+
+    def plan(self) -> list[PlannedRun]:
+        """Return the runs, teachers and ceilings of a seed before its students."""
+        study = self.study
+        for seed in study.seeds:
+            for protocol in study.protocols:
+                for weak in study.weak:
+                    for strong in study.strong:
+                        for loss in study.losses:
+                            self.student(weak, strong, loss, protocol, seed)
+        place = {seed: i for i, seed in enumerate(study.seeds)}
+        return sorted(self.runs.values(), key=lambda run: (place[run.seed], KINDS.index(run.kind)))
+
+    def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
+        """Add a student, and its teacher and ceiling unless they are there already."""
+        first, second = self.slices(weak, protocol)
+        flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
+        if protocol.split:
+            flags.update(weak_labels_only(k for k, v in flags.items() if v is not None))
+        ceiling = self.add("ceiling", of_stage("ceiling", flags), seed, strong=strong.name)
+        needs = [ceiling.id]
+        if weak.trained_here:
+            own = {**of_stage("weak", self.study.base), **weak.flags,
+                   "train_slice": weak.flags.get("train_slice") or first}
+            teacher = self.add("weak", own, seed, weak=weak.name)
+            needs.insert(0, teacher.id)
+            flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.folder}"
+        elif weak.checkpoint:
+            flags["teacher_checkpoint"] = weak.checkpoint
+        flags.update(
+            teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"), loss=loss.loss,
+            loss_kwargs=loss.kwargs)
+        if not weak.trained_here:
+            flags["teacher_img_size"] = weak.flags.get("img_size")
+        if flags.get("teacher_targets", "online") != "online":
+            flags.setdefault("target_cache", f"{STUDY}/targets")
+        return self.add("student", flags, seed, needs, weak=weak.name, strong=strong.name, loss=loss.name,
+                        protocol=protocol.name)
+
+    def slices(self, weak: Part, protocol: Protocol) -> tuple[str | None, str | None]:
+        """Return the parts of teacher and student."""
+        flags = {**self.study.base, **weak.flags, **protocol.flags}
+        base_slice = self.study.base.get("train_slice")
+        if not protocol.split:
+            return base_slice, base_slice
+        first, second = split_slice(base_slice, flags.get("weak_fraction", 0.5))
+        own = weak.flags.get("train_slice")
+        if own and not lies_within(own, first):
+            raise UserError(f"weak {weak.name}: train_slice {own} is not within the teachers' part {first}, which "
+                                "weak_fraction cuts off; the rest is for the students")
+        return first, second
+
+    def add(self, kind: str, flags: dict, seed: int, needs: Iterable[str] = (), **labels: str) -> PlannedRun:
+        """Add a run under a name that its command decides, unless it is there already."""
+        flags = {**{k: v for k, v in flags.items() if k != "weak_fraction"}, "seed": seed}
+        if self.study.slices == "by_seed":
+            flags["slice_seed"] = seed
+        argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
+        digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
+        name = "-".join([kind, *labels.values(), f"s{seed}", digest])
+        labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
+        return self.runs.setdefault(name, PlannedRun(
+            name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs)))
+
+
+def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
+    """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
+    return {k: v for k, v in flags.items() if k not in NOT_OF[stage] and k not in OF_TEACHER}
+
+
+def lies_within(text: str, part: str) -> bool:
+    """True when every sample of a slice is in another one; shares and counts are not compared."""
+    (start, stop), (low, high) = parse_slice(text), parse_slice(part)
+    return ("." in text) == ("." in part) and (start or 0) >= (low or 0) and (
+        high is None or (stop is not None and stop <= high))
+
+
+def encode(flags: dict[str, object], parser: Parser) -> list[str]:
+    """Return the command line that gives these flags: in the order of their names, so that equal runs are equal.
+
+    Flags of None, False and empty lists or mappings are left out: those are their defaults.
+    """
+    actions, argv = parser.by_dest(), []
+    for name in sorted(flags):
+        value, action = flags[name], actions[name]
+        if value is None or value is False or value in ([], {}):
+            continue
+        option = next(text for text in action.option_strings if text.startswith("--"))
+        if value is True:
+            argv.append(option)
+        elif isinstance(action, ParseKwargs):
+            argv += [option, *(f"{key}={_literal(item)}" for key, item in sorted(value.items()))]
+        elif isinstance(value, str) and value.startswith("-"):
+            argv.append(f"{option}={value}")
+        else:
+            argv += [option, *map(_text, value if isinstance(value, list) else [value])]
+    return argv
+
+
+def _text(value: object) -> str:
+    """Return a value as text; argparse takes -1e-05 for a flag, but not -0.00001."""
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) and value < 0 else str(value)
+
+
+def _literal(value: object) -> str:
+    """Return a text that the parser of ``key=value`` reads as the same value."""
+    if not isinstance(value, str):
+        return repr(value)
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return repr(value)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Parser) -> None:
+    """Let the real parser and its checks see every command, of one seed: the others differ in nothing else.
+
+    Args:
+        study: the specification.
+        plan: its runs.
+        root: folder of the study.
+        parser: knows the flags of train_w2s.py.
+
+    Raises:
+        UserError: naming the run and what is wrong with it.
+    """
+    for run in plan:
+        if run.seed != study.seeds[0]:
+            continue
+        try:
+            args, given = parse(parser, fill_in(run.argv, root))
+            resolve_train_args(args, given)
+            _check_run(args)
+            if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
+                refuse_overlap(args, args.teacher_checkpoint, args.train_slice)
+        except UserError as error:
+            raise UserError(f"{study.name}: {run.label}: {error}") from error
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    """Refuse runs that would say nothing in a table of results, and data that nothing can open."""
+    check_dataset_name(args.dataset)
+    rules = [
+        (not args.val_split, "runs are compared on a test set: leave out val_split ''"),
+        (args.speedtest, "speedtest leaves nothing to compare"),
+        (args.episodic, "runs are compared as classifiers, and episodic trains none"),
+        (args.no_teacher_eval, "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
+        (args.select == "best" and args.select_split is None, "select best would choose the checkpoint by test "
+         "labels: give select_split, a part of the training slice, or select last"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
+
+
+# ---------------------------------------------------------------- what is printed
+
+
+def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
+    """Return the runs, those of all losses and seeds in one line, and what is shared."""
+    users = Counter(needed for run in plan for needed in run.needs)
+    rows: dict[tuple, list] = {}
+    for run in plan:
+        key = run.kind, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all"
+        row = rows.setdefault(key, [*key, run.flag("--epochs"), 0, users[run.id] or None])
+        row[-2] += 1
+    table = format_table(
+        list(rows.values()), ["run", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"])
+    kinds = Counter(run.kind for run in plan)
+    caches = {(run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
+              for run in plan if run.flag("--teacher-targets") not in (None, "online")}
+    lines = [
+        f"{study.name}: {len(study.weak)} weak x {len(study.strong)} strong x {len(study.losses)} losses x "
+        f"{len(study.protocols)} protocols x {len(study.seeds)} seeds", "", table, "",
+        f"losses: {', '.join(loss.name for loss in study.losses)}",
+        f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
+        f"{kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
+    ]
+    return "\n".join(lines)

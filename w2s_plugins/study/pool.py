@@ -1,0 +1,192 @@
+"""Runs of a study side by side, on GPUs or CPU cores of this machine, shared with runners on others."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..monitor.console import duration
+from .layout import STATE, PlannedRun, finished, read_json, read_result
+from .lease import STALE, look
+from .worker import BUSY, DONE, Stop, last_line
+
+PAUSE = 0.1
+LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Slot:
+    """A GPU or some cores, and the worker that has them.
+
+    Args:
+        env: variables of its processes.
+    """
+
+    env: dict[str, str]
+    run: PlannedRun | None = None
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """How the runs of a plan ended: ids of finished, failed and blocked ones, and the signal that stopped it."""
+
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
+    signum: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum if self.signum else int(bool(self.failed or self.blocked))
+
+
+class Pool:
+    """Works through a plan. Runs that others hold are waited for, those that failed are not waited for twice.
+
+    Args:
+        plan: the runs, each after those that it needs.
+        slots: where they run.
+        stale: seconds without a sign of life after which another runner's lock is free.
+        say: told what happens.
+    """
+
+    def __init__(
+            self,
+            plan: Sequence[PlannedRun],
+            slots: Sequence[Slot],
+            stale: float = STALE,
+            say: Callable[[str], None] = print,
+    ):
+        self.plan, self.slots, self.stale, self.say = plan, slots, stale, say
+        self.out = Outcome({run.id for run in plan if finished(run)})
+        self.held: dict[str, float] = {}  # runs that others work on: when to look again
+        self.began = time.time()
+        self.waiting = False
+
+    def run(self) -> Outcome:
+        """Work until every run is finished, failed or blocked, or a signal comes."""
+        (self.plan[0].root / STATE).mkdir(parents=True, exist_ok=True)
+        with Stop() as stop:
+            try:
+                while not stop and self.step():
+                    time.sleep(PAUSE)
+            finally:
+                self.end_workers(stop.signum)
+        self.out.signum = stop.signum
+        return self.out
+
+    def step(self) -> bool:
+        """Collect what has ended and start what can be; False when there is nothing left to do."""
+        for slot in self.slots:
+            if slot.process is not None and (code := slot.process.poll()) is not None:
+                self.collect(slot, code)
+        self.block()
+        for slot in self.slots:
+            if slot.process is None and (run := self.next_run()) is not None:
+                self.start(slot, run)
+        busy = any(slot.process for slot in self.slots)
+        left = [run for run in self.plan if self.is_open(run)]
+        if left and not busy and not self.waiting:
+            self.waiting = True
+            self.say(f"{len(left)} runs are left, with other runners or waiting for theirs")
+        return busy or bool(left)
+
+    def is_open(self, run: PlannedRun) -> bool:
+        """True for a run whose end is not known."""
+        return run.id not in self.out.done and run.id not in self.out.failed and run.id not in self.out.blocked
+
+    def block(self) -> None:
+        """Give up what needs a failed run; the plan has needs first."""
+        for run in self.plan:
+            lost = [other for other in run.needs if other in self.out.failed or other in self.out.blocked]
+            if lost and self.is_open(run):
+                self.out.blocked.add(run.id)
+
+    def next_run(self) -> PlannedRun | None:
+        """Return the first run that nobody works on and that has all it needs; notice what others have done."""
+        now, mine = time.monotonic(), {slot.run.id for slot in self.slots if slot.run is not None}
+        for run in self.plan:
+            if not self.is_open(run) or run.id in mine or not self.out.done.issuperset(run.needs):
+                continue
+            if self.held.get(run.id, now) > now:
+                continue
+            state = read_json(run.state_file("json")) or {}
+            if finished(run):
+                self.out.done.add(run.id)
+            elif state.get("state") == "failed" and state["ended"] > self.began:
+                self.out.failed[run.id] = state["error"]
+            elif look(run, self.stale).free:
+                return run
+            else:
+                self.held[run.id] = now + LOOK_AGAIN
+        return None
+
+    def start(self, slot: Slot, run: PlannedRun) -> None:
+        """Start a worker in a session of its own: signals of the terminal reach it by way of us only."""
+        slot.run, slot.started, self.waiting = run, time.monotonic(), False
+        command = [sys.executable, "-m", "w2s_plugins.study.worker", str(run.root), run.id,
+                   "--stale", str(self.stale), "--parent", str(os.getpid())]
+        with run.state_file("log").open("ab") as log:
+            slot.process = subprocess.Popen(
+                command, env=child_env(slot.env), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True)
+
+    def collect(self, slot: Slot, code: int) -> None:
+        """Note how a worker ended."""
+        run, seconds = slot.run, time.monotonic() - slot.started
+        slot.run = slot.process = None
+        if code == BUSY:
+            self.held[run.id] = time.monotonic() + LOOK_AGAIN
+        elif code == DONE:
+            self.out.done.add(run.id)
+            top1 = read_result(run)["metrics"].get("top1")
+            figure = "" if top1 is None else f", top-1 {top1:.2f}"
+            self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {duration(seconds)}{figure}")
+        else:
+            error = (read_json(run.state_file("json")) or {}).get("error") or last_line(run.state_file("log"))
+            self.out.failed[run.id] = error
+            self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
+
+    def end_workers(self, signum: int) -> None:
+        """Let every worker end its process, which saves a checkpoint, and wait for them."""
+        workers = [slot.process for slot in self.slots if slot.process is not None]
+        if workers and signum:
+            self.say(f"{signal.Signals(signum).name}: {len(workers)} runs are saving where they are")
+        for process in workers:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        for process in workers:
+            process.wait()
+
+
+def make_slots(jobs: int | None, devices: Sequence[str], threads: int | None) -> list[Slot]:
+    """Return one slot for each device, or ``jobs`` of them on the CPU.
+
+    Args:
+        jobs: runs side by side; None is one for each core, or for each ``threads`` cores.
+        devices: values for ``CUDA_VISIBLE_DEVICES``; empty without GPUs.
+        threads: of each run on the CPU; None is 1, and with GPUs what PyTorch chooses.
+    """
+    if devices:
+        count = {} if threads is None else _threads(threads)
+        return [Slot({"CUDA_VISIBLE_DEVICES": device, **count}) for device in devices]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [Slot(_threads(threads or 1)) for _ in range(jobs or max(1, cores // (threads or 1)))]
+
+
+def _threads(count: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+
+
+def child_env(more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that imports this package, wherever it is started."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **more}

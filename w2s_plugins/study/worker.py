@@ -1,0 +1,211 @@
+"""One run of a study: its lock, its process with a second try, and what is written about it.
+
+``python -m w2s_plugins.study.worker STUDY ID`` is what a pool starts for each run. Nothing but Python's own library is
+imported here, so that this takes no time beside the training itself.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import run_main
+from .layout import PlannedRun, find_run, finished, load_plan, read_json, read_result, write_json
+from .lease import BEATS, STALE, Lease, acquire
+
+SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
+DONE, FAILED, BUSY = 0, 1, 75  # 75: EX_TEMPFAIL, somebody else works on it
+TRIES = 2
+GRACE = 60.0  # seconds for the step in hand and its checkpoint, after SIGTERM
+PAUSE = 0.1
+MIN_GAP = 0.5  # points between teacher and ceiling; a PGR of less is noise
+
+
+class Stop:
+    """What ends the work before its time: a signal, or the end of the process that asked for it.
+
+    While it is entered, SIGTERM and SIGINT are noted; a second SIGINT is a KeyboardInterrupt.
+
+    Args:
+        parent: id of that process; None where there is none to look after.
+    """
+
+    def __init__(self, parent: int | None = None):
+        self.parent, self.signum = parent, 0
+
+    def __enter__(self) -> "Stop":
+        self.former = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self.former.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.signum and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = self.signum or signum
+
+    def __bool__(self) -> bool:
+        if self.parent is not None and os.getppid() != self.parent:
+            self.signum = self.signum or signal.SIGTERM
+        return bool(self.signum)
+
+
+def work(run: PlannedRun, stop: Stop, stale: float = STALE, say: Callable[[str], None] = print) -> int:
+    """Bring a run to its end, unless it is there already.
+
+    Args:
+        run: the run; those that it needs are finished.
+        stop: asked again and again.
+        stale: seconds without a sign of life after which a lock is free.
+        say: told what happens.
+
+    Returns:
+        0 when the run is finished, 1 when it failed twice, 75 when somebody else works on it, 128 + the number of the
+        signal when it was stopped.
+    """
+    if finished(run):
+        return DONE
+    needed = [other for other in load_plan(run.root) if other.id in run.needs]
+    if missing := [other.id for other in needed if not finished(other)]:
+        error = f"needs {', '.join(missing)}, not finished"
+        write_json(run.state_file("json"), dict(state="blocked", error=error))
+        say(f"{run.id}: {error}")
+        return FAILED
+    lease = acquire(run, stale)
+    if lease is None:
+        return BUSY
+    code = FAILED
+    try:
+        code = DONE if finished(run) else _try_twice(run, ceiling_flags(needed), lease, stop, stale, say)
+    finally:
+        if code != BUSY:
+            lease.release(finished(run))
+    return code
+
+
+def _try_twice(
+        run: PlannedRun,
+        more: list[str],
+        lease: Lease,
+        stop: Stop,
+        stale: float,
+        say: Callable[[str], None],
+) -> int:
+    command = [sys.executable, str(SCRIPT), *run.argv, *more]
+    earlier = (read_json(run.state_file("json")) or {}).get("seconds", 0.0)
+    state: dict[str, object] = dict(
+        state="running", host=socket.gethostname(), started=time.time(), earlier=earlier)
+    for attempt in range(1, TRIES + 1):
+        state.update(attempt=attempt)
+        write_json(run.state_file("json"), state)
+        code = _train(run, command, lease, stop, stale)
+        if code is None:
+            say(f"{run.id}: another runner has taken it over")
+            return BUSY
+        state["seconds"] = earlier + time.time() - state["started"]
+        if finished(run):
+            write_json(run.state_file("json"), {**state, "state": "done"})
+            return DONE
+        if stop:
+            write_json(run.state_file("json"), {**state, "state": "stopped"})
+            return 128 + stop.signum
+        state["error"] = f"exit code {code}: {last_line(run.state_file('log'))}"
+        if attempt < TRIES:
+            say(f"{run.id}: {state['error']}; trying once more")
+    write_json(run.state_file("json"), {**state, "state": "failed", "ended": time.time()})
+    return FAILED
+
+
+def _train(run: PlannedRun, command: list[str], lease: Lease, stop: Stop, stale: float) -> int | None:
+    """Run the script to its end; return its exit code, None when the lock was lost on the way."""
+    with run.state_file("log").open("ab") as log:
+        log.write(f"$ {' '.join(command)}\n".encode())
+        log.flush()
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=_dies_with(os.getpid()))
+    try:
+        lease.write(child=child.pid)
+        beat, deadline = time.monotonic(), None
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(PAUSE)
+            now = time.monotonic()
+            if now - beat > stale / BEATS:
+                if not lease.refresh():
+                    return None
+                beat = now
+            if stop and deadline is None:
+                child.terminate()
+                deadline = now + GRACE
+            if deadline is not None and now > deadline:
+                return _kill(child)
+    finally:
+        _kill(child)
+
+
+def _kill(child: subprocess.Popen) -> int:
+    """End a process with all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    return child.wait()
+
+
+def _dies_with(parent: int) -> Callable[[], None] | None:
+    """Return what makes a new process end when ``parent`` is killed, where the system can do that."""
+    if sys.platform != "linux":
+        return None
+    libc, set_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
+
+    def prepare() -> None:
+        libc.prctl(set_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # too late
+            os._exit(1)
+    return prepare
+
+
+def ceiling_flags(needed: list[PlannedRun]) -> list[str]:
+    """Return the flag that lets a student report its PGR, from the finished runs that it needs.
+
+    There is none where the ceiling is not clearly above the teacher, for which train_w2s.py refuses the flag, or where
+    nothing is known of the teacher.
+    """
+    top1 = {other.kind: read_result(other)["metrics"].get("top1") for other in needed}
+    weak, ceiling = top1.get("weak"), top1.get("ceiling")
+    return ["--ceiling-acc", repr(ceiling)] if None not in (weak, ceiling) and ceiling > weak + MIN_GAP else []
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def main() -> None:
+    """Work on one run of a study, and end with the code of `work`."""
+    parser = argparse.ArgumentParser(prog="w2s_plugins.study.worker")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("id")
+    parser.add_argument("--stale", type=float, default=STALE)
+    parser.add_argument("--parent", type=int)
+    args = parser.parse_args()
+    with Stop(args.parent) as stop:
+        sys.exit(work(find_run(load_plan(args.study), args.id), stop, args.stale))
+
+
+if __name__ == "__main__":
+    run_main(main, "w2s_plugins.study")
