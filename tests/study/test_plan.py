@@ -130,7 +130,7 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     assert re.search(r"^student +b +s +w2s +64:160 +1 +4 +-$", out, re.M) and "losses: hard, kd\n" in out
     assert re.search(r"^weak +a +- +- +0:64 +1 +2 +2$", out, re.M)
     assert re.search(r"^ceiling +- +s +- +64:160 +1 +2 +4$", out, re.M)
-    assert re.search(r"^estimated: \d+m?\d*s of work, \d+s with 2 at a time", out, re.M)
+    assert re.search(r"^estimated: (\d+m)?\d+s of work, (\d+m)?\d+s with 2 at a time", out, re.M)
     assert len(load_plan(tmp_path / "out")) == 14 and "0 of 14 runs are finished" in out
     code, out, err = cli("status", tmp_path / "out")
     assert code == 0 and re.search(r"14 runs: 14 waiting; time left: \d", out), "as estimated"
