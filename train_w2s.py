@@ -28,7 +28,7 @@ from huggingface_hub import get_token
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, fsdp, protocol, report, run_folder
+from w2s_plugins import build, fsdp, probe, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
@@ -133,7 +133,9 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     teacher = build.build_teacher(args, student, data_config, precision, world)
     saved = resume_path and resume_path.parent / report.SELECTED
     build.select_clean(args, data, data_config, teacher, world, saved)
-    loaders = build.build_loaders(args, data, data_config, precision, world)
+    loaders = (
+        probe.feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
+        else build.build_loaders(args, data, data_config, precision, world))
     few_shot = build.build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     targets = build.cached_targets(args, teacher, data, data_config, precision, world)
@@ -271,8 +273,9 @@ def first_evaluation(run: Run) -> None:
         if run.loaders[split] is None:
             continue
         console = Console(run.world.primary, 0)
+        teacher = run.loaders[split].teacher if args.linear_probe else run.teacher
         found = evaluate_split(
-            run, split, run.task.get_eval_model(), teacher=run.teacher, progress=console.wrap("before training"))
+            run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
         run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
         name = args.val_split if split == "val" else "held-out part"
         _logger.info(f"Before training, {name}: teacher top-1 {found.teacher_metrics['top1']:.2f}, student top-1 "
@@ -458,7 +461,12 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
 def trained_student(run: Run) -> torch.nn.Module | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
     model = run.task.get_eval_model(ema=evaluates_average(run))
-    return model.gather() if run.args.fsdp else unwrap_model(model)
+    if run.args.fsdp:
+        return model.gather()
+    model = unwrap_model(model)
+    if run.args.linear_probe:
+        probe.thaw(model)
+    return model
 
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:

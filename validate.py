@@ -39,7 +39,7 @@ from w2s_plugins.cli.resolve import (
     resolve_precision,
     split_names,
 )
-from w2s_plugins.data import create_eval_loader, open_split, parse_shapes
+from w2s_plugins.data import create_eval_loader, open_split, parse_shapes, take_slice
 from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
 from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main
@@ -59,7 +59,8 @@ RUN_FLAGS = {
     **{k: k for k in (
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
         "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
-        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list")},
+        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list", "val_slice",
+        "slice_seed")},
     "val_split": "split",
     "val_num_samples": "num_samples",
     "batch_size": "batch_size",
@@ -323,6 +324,8 @@ def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
         download=args.dataset_download, load_bytes=args.tf_preprocessing, num_samples=args.num_samples,
         input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"), input_key=args.input_key,
         target_key=args.target_key, trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
+    if not args.few_shot:
+        dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
     classes, expected = num_classes_of(dataset), subject.model.num_classes
     if classes is not None and classes != expected and not (args.valid_labels or args.few_shot):
         raise UserError(f"the data has {classes} classes, {args.model} has {expected}; give --valid-labels FILE with "

@@ -16,6 +16,7 @@ from w2s_plugins.build import (
     create_precision,
     settle_learning_rate,
 )
+from w2s_plugins.data.noise import positions_in_split
 from w2s_plugins.errors import UserError
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
@@ -59,6 +60,21 @@ def test_slice_then_held_out_part():
 
 
 # ---------------------------------------------------------------- student
+
+
+def test_training_and_test_set_from_one_split(caplog):
+    split = ["--val-split", "train", "--train-slice", "0:800"]
+    data = build_data(train_args(*split, "--val-slice", "800:"))
+    assert (len(data.train), len(data.val)) == (800, 397)
+    assert not set(positions_in_split(data.train)) & set(positions_in_split(data.val))
+    with pytest.raises(UserError, match=r"--val-slice 700:: 100 of its 497 samples are trained on"):
+        build_data(train_args(*split, "--val-slice", "700:"))
+    with pytest.raises(UserError, match=r"--val-slice 9:3: the slice is empty"):
+        build_data(train_args("--val-slice", "9:3"))
+    assert len(build_data(train_args("--val-slice", "0:100")).val) == 100
+    assert not caplog.records
+    build_data(train_args(*split))
+    assert "are the same samples, and 800 of them are trained on" in caplog.text
 
 
 def test_starts_from_a_file(tmp_path):

@@ -54,7 +54,8 @@ def test_a_name_is_taken_once():
 
 def test_plugin_from_a_file(tmp_path, restored):
     (tmp_path / "my_loss.py").write_text(PLUGIN.format(name="plugin_of_a_file"))
-    load_plugins([str(tmp_path / "my_loss.py")])
+    for _ in range(2):  # every run of a protocol asks for it
+        load_plugins([str(tmp_path / "my_loss.py")])
     assert "plugin_of_a_file" in list_losses()
     assert create_loss("plugin_of_a_file", scale=2).kwargs == {"scale": 2.0}
     with pytest.raises(UserError, match=r"nearest: scale"):

@@ -201,7 +201,11 @@ def build_data(args: argparse.Namespace) -> Data:
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
         noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
+    whole = train, val
     train = take_slice(train, args.train_slice, args.slice_seed)
+    if args.val_slice and val is not None:
+        val = take_slice(val, args.val_slice, args.slice_seed, "--val-slice")
+    check_disjoint(args, whole, train, val)
     train, select = hold_out(train, args.select_split, args.slice_seed)
     if noise is not None:  # after the cuts, which are then those of a run without noise
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
@@ -216,6 +220,30 @@ def build_data(args: argparse.Namespace) -> Data:
             raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
                             "cannot")
     return Data(train, val, select, few_shot, split_size=split_size, noise=noise)
+
+
+def check_disjoint(
+        args: argparse.Namespace,
+        whole: tuple[Dataset, Dataset | None],
+        train: Dataset,
+        val: Dataset | None,
+) -> None:
+    """Refuse a test set that shares samples with the training set where both are cut from one split.
+
+    Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
+    """
+    if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
+        return
+    prints = [describe(split, args.dataset, "").fingerprint for split in whole]
+    if prints[0] is None or prints[0] != prints[1]:
+        return
+    shared = len(set(positions_in_split(train)) & set(positions_in_split(val)))
+    if shared and not args.val_slice:
+        _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
+                        "them are trained on; --val-slice A:B evaluates on others")
+    elif shared:
+        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
+                        f"slice outside of --train-slice {args.train_slice or ':'}")
 
 
 def select_clean(
@@ -322,6 +350,11 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
     source = student_start(args, model)
+    if args.linear_probe:
+        model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        if source["init"] == "random":
+            _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
+                            "or --initial-checkpoint FILE")
     with torch.no_grad():
         if args.head_init_scale is not None:
             model.get_classifier().weight.mul_(args.head_init_scale)

@@ -30,7 +30,7 @@ LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
 # flags of a run that decide the shape of what is in its checkpoints
 SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
-           "loss_kwargs", "layer_decay", "model_ema")
+           "loss_kwargs", "layer_decay", "model_ema", "linear_probe")
 
 
 @contextmanager

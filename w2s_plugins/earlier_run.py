@@ -27,8 +27,8 @@ def _names(*adders: object) -> set[str]:
 # flags that change where a run lies and what it says, not what comes out; those of data are compared by the samples
 NEUTRAL = _names(groups.add_hub, groups.add_run) | {
     "protocol", "weak_fraction", "weak_config", "ceiling_checkpoint", "data", "data_dir", "output", "experiment",
-    "resume", "device", "dist_timeout", "workers", "pin_mem", "use_multi_epochs_loader", "log_interval", "save_images",
-    "save_epochs", "checkpoint_hist", "recovery_interval", "log_wandb", "wandb_project", "wandb_tags",
+    "resume", "device", "local_rank", "dist_timeout", "workers", "pin_mem", "use_multi_epochs_loader", "log_interval",
+    "save_images", "save_epochs", "checkpoint_hist", "recovery_interval", "log_wandb", "wandb_project", "wandb_tags",
     "wandb_resume_id", "validation_batch_size", "synchronize_step", "no_teacher_eval", "target_cache", "model_name"}
 # flags without meaning where there is no teacher
 OF_TEACHER = _names(groups.add_teacher, groups.add_loss, groups.add_timm_distillation, groups.add_released_code) - {

@@ -134,7 +134,8 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
         revision: Branch, tag or commit, when not part of ``name``.
 
     Returns:
-        ``{"repo", "revision" (commit hash), "file", "sha256"}``, or None if the weights are not from the Hub.
+        ``{"repo", "revision" (commit hash), "file", "sha256"}``; of weights that timm downloads from elsewhere
+        ``{"file" (the address), "sha256"}``; None where nothing is known.
 
     Raises:
         UserError: The cached file is not the one the Hub announced (large files are stored under their hash).
@@ -142,7 +143,9 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     kind, model_id = parse_model_name(name)
     cfg = model.pretrained_cfg
     if kind == "local-dir" or (kind is None and (cfg.get("file") or not cfg.get("hf_hub_id"))):
-        return None
+        url = cfg.get("url") if kind is None and not cfg.get("file") else None
+        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url or "").name
+        return {"file": url, "sha256": file_sha256(path)} if path.is_file() else None
     repo, pinned = hf_split(model_id if kind else cfg["hf_hub_id"])
     wanted = cfg.get("hf_hub_filename") or HF_WEIGHTS_NAME
     for file in (*_get_safe_alternatives(wanted), wanted):

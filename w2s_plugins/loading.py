@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.error import URLError
 
 import timm
 import torch
-from timm.models import load_state_dict, resolve_model_input_args
+from timm.models import get_pretrained_cfg_value, load_state_dict, resolve_model_input_args
 from torch import Tensor, nn
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
@@ -64,7 +65,12 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     try:
         with hub_errors(f"{flag} {name}"):
             resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
-            return timm.create_model(pretrained=pretrained, **resolved)
+            try:
+                return timm.create_model(pretrained=pretrained, **resolved)
+            except URLError as error:  # not of the Hub, whose client is another
+                url = get_pretrained_cfg_value(name, "url")
+                raise UserError(f"{flag} {name}: {url} cannot be reached ({one_line(error)}); put that file into "
+                                f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
     except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error

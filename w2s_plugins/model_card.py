@@ -236,6 +236,8 @@ def _student(record: dict) -> str:
         ("classes", _count(record, "model", "num_classes")),
         ("input size", _code(" x ".join(map(str, size))) if size else None),
         ("started from", _INIT.get(init) if isinstance(init, str) else None),
+        ("trained", "the last layer, on features of the frozen model" if _get(record, "model", "linear_probe") is True
+         else None),
         *((f"initial weights: {k}", _code_or_none(_get(record, "model", "source", k)))
           for k in ("repo", "revision", "file", "sha256")),
     ])

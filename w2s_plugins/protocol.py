@@ -16,6 +16,7 @@ import csv
 import logging
 import math
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.stats import bootstrap
 
 from .checkpoint import read_run_args, write_json
 from .cli.parser import Parser, read_config
+from .cli.resolve import check_model_name, resolve_data_dir, split_names
 from .data import open_split, take_slice
 from .data.noise import positions_in_split
 from .data.slices import parse_slice
@@ -31,8 +33,10 @@ from .earlier_run import check_same_run, other_flags, read_result, resolved
 from .errors import UserError
 from .metrics import performance_gap_recovered
 from .monitor import format_table
+from .registry import load_plugins
 from .report import PREDICTIONS
 from .run_folder import run_root
+from .teachers import load_frozen_model
 
 _logger = logging.getLogger(__name__)
 
@@ -47,8 +51,8 @@ OF_NOISE = ("label_noise", "label_noise_map")
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
 # flags that say how the student starts, which the teacher does not share
-OF_START = ("pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs", "head_init_scale",
-            "head_init_bias")
+OF_START = ("linear_probe", "pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs",
+            "head_init_scale", "head_init_bias")
 
 
 def run_w2s(
@@ -69,16 +73,19 @@ def run_w2s(
         UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
     """
     check_flags(args)
-    first, second = split_slice(args.train_slice, args.weak_fraction)
+    resolve_data_dir(args)
+    first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
     folder = run_root(args) / args.experiment
     stages = Stages(args, given, parser, folder, train)
     weak_source = args.teacher_checkpoint
-    if not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
+    if first and not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
         stages.run("weak", weak_flags(args, parser), train_slice=first)
         weak_source = str(folder / "weak")
-    elif weak_source:
-        refuse_overlap(args, weak_source, second)
-        stages.note("weak", weak_source)
+    else:
+        check_teacher(args)
+        if weak_source:
+            refuse_overlap(args, weak_source, second)
+            stages.note("weak", weak_source)
     ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
     ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
@@ -93,7 +100,7 @@ def run_w2s(
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse what the protocol cannot do, before anything is trained."""
-    closed = args.weak_fraction if isinstance(args.weak_fraction, float) else 0.5
+    closed = args.weak_fraction if isinstance(args.weak_fraction, float) and args.weak_fraction else 0.5
     rules = [
         (not args.teacher, "--protocol w2s needs a --teacher NAME: the weak model"),
         (not args.experiment, "--protocol w2s makes several runs in one folder: name it with --experiment"),
@@ -102,7 +109,8 @@ def check_flags(args: argparse.Namespace) -> None:
         (args.select == "best" and args.select_split is None,
          "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
          "weakly labelled set, or --select last"),
-        (not 0 < closed < 1, f"--weak-fraction {args.weak_fraction}: expected a share between 0 and 1, or a count"),
+        (not 0 < closed < 1, f"--weak-fraction {args.weak_fraction}: expected a share between 0 and 1, or a count, "
+         "or 0 for a teacher that is trained already"),
         (args.resume not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
         (args.ceiling_acc is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
@@ -185,7 +193,14 @@ class Stages:
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
 
-    def run(self, name: str, changes: dict[str, object], *, train_slice: str, instead: str | None = None) -> dict:
+    def run(
+            self,
+            name: str,
+            changes: dict[str, object],
+            *,
+            train_slice: str | None,
+            instead: str | None = None,
+    ) -> dict:
         """Run one stage with some flags changed; return its record.
 
         Args:
@@ -215,7 +230,7 @@ class Stages:
             _logger.info(f"--protocol w2s: {name} is complete: {folder}")
             self.done[name] = read_result(folder, "--resume auto")
         else:
-            _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice}")
+            _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice or ':'}")
             self.done[name] = self.train(flags, set(given))
         return self.done[name]
 
@@ -226,15 +241,26 @@ class Stages:
             self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
 
 
-def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str) -> None:
+def check_teacher(args: argparse.Namespace) -> None:
+    """Load a teacher that is trained already once, so that a wrong name or file ends the run before it has begun."""
+    load_plugins(args.plugins)
+    names, files = split_names(args.teacher), split_names(args.teacher_checkpoint)
+    for name, file in zip_longest(names, files[:len(names)]):
+        check_model_name("--teacher", name)
+        load_frozen_model(name, file, args.in_chans or 3, use_ema=args.use_ema_teacher, img_size=args.teacher_img_size,
+                          model_kwargs=args.teacher_kwargs)
+
+
+def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
     """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
     if not (folder / "args.yaml").is_file():
         _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
-                        f"that it has seen none of --train-slice {second}")
+                        f"that it has seen none of --train-slice {second or ':'}")
         return
     theirs = read_run_args(folder, "--teacher-checkpoint")
-    if any(theirs.get(k) != getattr(args, k) for k in ("dataset", "data_dir", "train_split")):
+    if any(theirs.get(k) != getattr(args, k) for k in ("dataset", "train_split")) or (
+            Path(theirs.get("data_dir") or ".").resolve() != Path(args.data_dir or ".").resolve()):
         return
 
     def samples(class_list: str | None, train_slice: str | None, seed: int) -> set[int]:
@@ -268,7 +294,7 @@ def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
         schema=1,
         protocol="w2s",
         **figures,
-        splits=dict(test=student["data"]["splits"]["val"],
+        splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in stages.done.items()}),
         selected={name: record["selected"] for name, record in stages.done.items()},
         label_noise={name: noise_of(record) for name, record in stages.done.items()},

@@ -79,8 +79,14 @@ def load_plugins(plugins: Iterable[str]) -> None:
 def _import_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"--plugins {path}: no such file")
-    name = f"w2s_plugin_{path.stem}"
+    name, path = f"w2s_plugin_{path.stem}", path.resolve()
+    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+        return  # the runs of a protocol follow each other in one process
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

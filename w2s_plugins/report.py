@@ -112,6 +112,7 @@ def make_record(
     split, warnings = selection(args, chosen)
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
+    select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
     module = type(model).__module__
     weak, weak_few_shot = weak.get("val"), weak.get("few_shot")
     return {
@@ -121,6 +122,7 @@ def make_record(
             architecture=model.pretrained_cfg.get("architecture", args.model),
             num_classes=model.num_classes,
             input_size=list(data_config["input_size"]),
+            linear_probe=args.linear_probe,
             plugin_module=None if module.startswith("timm.") else module.rpartition(".")[0] or module,
             **student_source,
         ),
@@ -141,8 +143,9 @@ def make_record(
             train_samples=train.num_samples,
             val_samples=val.num_samples if val else None,
             train_slice=args.train_slice,
+            val_slice=args.val_slice,
             fingerprint=train.fingerprint,
-            splits=dict(train=asdict(train), val=asdict(val) if val else None),
+            splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select)),
             label_noise=data.noise and data.noise.record(data.candidates),
             clean_select=data.selection and data.selection.about,
         ),

@@ -71,6 +71,8 @@ class CacheSpec:
         views: number of cached epochs of views; 1 for labels of whole images.
         dtype: float16 or float32.
         topk: K, or None for all classes.
+        who: whose outputs they are, for messages.
+        what: what they are.
 
     Raises:
         UserError: K is not below the number of classes.
@@ -82,11 +84,17 @@ class CacheSpec:
     views: int = 1
     dtype: torch.dtype = torch.float16
     topk: int | None = None
+    who: str = "teacher"
+    what: str = "targets"
 
     def __post_init__(self) -> None:
         if self.topk is not None and not 0 < self.topk < self.num_classes:
             raise UserError(f"--teacher-topk {self.topk}: expected 1 to {self.num_classes - 1}, below the number of "
                             f"classes; without the flag all {self.num_classes} are kept")
+
+    @property
+    def title(self) -> str:
+        return f"{self.who.capitalize()} {self.what}"
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -295,9 +303,9 @@ def ensure_cache(
     primary = not distributed or dist.get_rank() == 0
     folder = root / spec.key
     if not agree(primary and missing_parts(folder, spec), distributed):
-        _logger.info(f"Teacher targets found in {folder}: the teacher need not run")
+        _logger.info(f"{spec.title} found in {folder}: the {spec.who} need not run")
         return folder
-    with _one_writer(root, spec.key, primary, distributed):
+    with _one_writer(root, spec, primary, distributed):
         missing = agree(primary and _prepare(folder, spec), distributed)
         share = missing[dist.get_rank()::dist.get_world_size()] if distributed else missing
         _write(folder, spec, labeller, share, progress)
@@ -344,7 +352,7 @@ def _prepare(folder: Path, spec: CacheSpec) -> list[Part]:
     """Look again with the lock held, say what will be written, and see that there is room for it."""
     missing = missing_parts(folder, spec)
     if not missing:
-        _logger.info(f"Teacher targets found in {folder}: another run has made them meanwhile")
+        _logger.info(f"{spec.title} found in {folder}: another run has made them meanwhile")
         return missing
     if not (folder / "cache.json").exists():
         write_json(folder / "cache.json", spec.identity)
@@ -353,7 +361,8 @@ def _prepare(folder: Path, spec: CacheSpec) -> list[Part]:
     views = f" x {spec.views} views" if spec.views > 1 else ""
     kept = f"; {readable(total - size)} are there from an earlier run" if size < total else ""
     _logger.info(
-        f"Teacher targets: {spec.num_samples} images{views}, {spec.num_classes} classes"
+        f"{spec.title}: {spec.num_samples} images{views}, {spec.num_classes} "
+        f"{'classes' if spec.what == 'targets' else 'columns'}"
         f"{f', top {spec.topk}' if spec.topk else ''}, {spec.identity['dtype']}: {readable(size)} to write to {folder} "
         f"({readable(free)} free{kept})")
     check_room(folder, size)
@@ -388,7 +397,7 @@ def _write(
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now
-            _logger.info(f"Teacher targets: part {done} of {len(parts)}, "
+            _logger.info(f"{spec.title}: part {done} of {len(parts)}, "
                          f"{(now - started) / done * (len(parts) - done):.0f} s left")
 
 
@@ -411,14 +420,14 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def _one_writer(root: Path, key: str, primary: bool, distributed: bool) -> Iterator[None]:
+def _one_writer(root: Path, spec: CacheSpec, primary: bool, distributed: bool) -> Iterator[None]:
     """Hold the lock of a cache, on rank 0 for all ranks. It is free again when its holder dies."""
-    lock = FileLock(root / f"{key}.lock")
+    lock = FileLock(root / f"{spec.key}.lock")
     waiting = False
     # All ranks ask again and again, so that none is left in a collective until it times out.
-    while not agree(primary and _acquire(lock, root / key), distributed):
+    while not agree(primary and _acquire(lock, root / spec.key), distributed):
         if not waiting:
-            _logger.info(f"Another run is writing the teacher targets {root / key}: waiting for it")
+            _logger.info(f"Another run is writing the {spec.who} {spec.what} {root / spec.key}: waiting for it")
         waiting = True
         time.sleep(1)
     try:

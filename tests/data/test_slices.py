@@ -97,7 +97,7 @@ def test_subset_reads_the_samples_it_names(digits):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("0:5000", "the training split has only 1197 samples"),
+    ("0:5000", "the split has only 1197 samples"),
     ("1197:", "no sample is left of 1197"),
     ("0:0.0001", "no sample is left of 1197"),
 ])

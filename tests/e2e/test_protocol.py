@@ -86,7 +86,8 @@ def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
                                                                      "student": "best"}
     assert record["selected"]["student"]["split"] == "held-out part of the training split, scored against the teacher"
     assert record["selected"]["ceiling"]["split"] == "held-out part of the training split"
-    assert record["splits"].keys() == {"test", "weak", "ceiling", "student"}
+    assert record["splits"].keys() == {"test", "held_out", "weak", "ceiling", "student"}
+    assert record["splits"]["held_out"]["num_samples"] == 32
     assert all(len(split["fingerprint"]) == 16 for split in record["splits"].values())
     test = open_split("w2s/digits", None, "validation", None, flag="--val-split", input_img_mode="RGB")
     for name in ("ceiling", "student"):

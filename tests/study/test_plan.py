@@ -144,6 +144,8 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     ({"weak": models("a", lr=-1)}, "weak a: --lr -1.0: expected at least 0"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
+    ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: weak_fraction 1.5: expected a share between 0 and 1"),
+    ({"base": {**BASE, "weak_fraction": 0}}, "0 is for a teacher that is trained already"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),
     ({"base": {**BASE, "dataset": "w2s/digit"}}, "--dataset: unknown dataset"),
@@ -168,7 +170,9 @@ def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
     assert code == 0, err
     ceiling, student, _ = load_plan(tmp_path / "out")
     assert student.needs == [ceiling.id] and student.flag("--teacher-checkpoint") == str(tmp_path / "old")
-    assert student.flag("--teacher-img-size") == "8"
+    assert student.flag("--teacher-img-size") == "8" and student.flag("--train-slice") == "64:160"
+    code, _, err = cli("plan", write(tmp_path, changed(weak=[old], base={**BASE, "weak_fraction": 0})), "--no-estimate")
+    assert code == 2 and "64 of the 64 samples that it was trained on are among the student's 160" in err
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "hparams" / "studies").glob("*.yaml")), ids=lambda path: path.stem)

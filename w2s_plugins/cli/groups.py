@@ -89,7 +89,8 @@ def add_protocol(add: Adder) -> None:
     add("--protocol", choices=["w2s"], help="w2s: train the teacher on the first part of the training slice, the "
         "ceiling and the student on the second, and report the performance gap recovered with its interval")
     add("--weak-fraction", type=_number_or_share, default=0.5, metavar="N",
-        help="the teacher's part with --protocol: a share (0.5) or a count (500)")
+        help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
+        "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
     add("--weak-config", nargs="+", default=[], metavar="FILE",
         help="YAML files with the flags in which the teacher's training differs with --protocol")
     add("--ceiling-checkpoint", metavar="RUN", help="run folder of a ceiling that another --protocol run has trained, "
@@ -97,11 +98,18 @@ def add_protocol(add: Adder) -> None:
         "the teacher")
     add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
         "counts (0:40, 40:); slices that do not overlap are disjoint")
-    add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
+    add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", help="which epoch is exported and reported")
     add("--select-split", type=_number_or_share, metavar="N", help="hold out this share (0.1) or count (500) of the "
         "training slice and let it, not the validation split, choose the best epoch")
     add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
+
+
+def add_val_slice(add: Adder) -> None:
+    """A part of the split to evaluate on: shared by training and validation."""
+    add("--val-slice", metavar="A:B", help="evaluate on this part of the split only, cut as --train-slice cuts: of one "
+        "split, 0:40000 can be trained on and 40000: evaluated on")
+    add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
 
 
 def add_few_shot(add: Adder) -> None:
@@ -265,6 +273,8 @@ def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
     add("--pretrained", action="store_true", help="start from the model's pretrained weights")
     add("--pretrained-path", type=str, metavar="PATH", help="use this file as the pretrained weights")
     add("--initial-checkpoint", type=str, default="", metavar="PATH", help="load this checkpoint after creation")
+    add("--linear-probe", action="store_true", help="train the last layer only, on features of the frozen student that "
+        "are computed once, without augmentation, and kept under --target-cache (docs/protocol.md)")
     add("--resume", type=str, default="", metavar="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
     add("--no-resume-opt", action="store_true", help="resume the weights only, not the optimizer")
@@ -437,6 +447,7 @@ def add_validation_data(add: Adder) -> None:
     add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--dataset", default="", metavar="NAME", help="TYPE/NAME; empty: image folders or tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
+    add_val_slice(add)
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
     add("-j", "--workers", type=int, default=4, metavar="N", help="data worker processes")

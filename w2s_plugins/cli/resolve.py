@@ -22,6 +22,7 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..shards import OLDEST_TORCH
+from .probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     resolve_data_dir(args)
     _resolve_loss(args, given)
     _resolve_weights(args, given)
+    resolve_probe(args, given)
     _resolve_episodes(args, given)
     _check_labels(args)
     resolve_precision(args, given)

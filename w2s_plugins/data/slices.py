@@ -50,7 +50,7 @@ class Subset(Dataset):
         return [names[i] for i in self.indices]
 
 
-def parse_slice(text: str) -> tuple[float | int | None, float | int | None]:
+def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
     """Parse ``A:B``: shares when either has a decimal point, counts otherwise; an empty side is open.
 
     Raises:
@@ -66,10 +66,10 @@ def parse_slice(text: str) -> tuple[float | int | None, float | int | None]:
         if not colon:
             raise ValueError(text)
     except ValueError as error:
-        raise UserError(f"--train-slice {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
+        raise UserError(f"{flag} {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
     highest = math.inf if stop is None else stop
     if not 0 <= (start or 0) < highest or (shares and stop is not None and stop > 1):
-        raise UserError(f"--train-slice {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
+        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
     return start, stop
 
 
@@ -92,23 +92,23 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     return [i for _, _, i in sorted(placed)]
 
 
-def take_slice(dataset: Dataset, text: str | None, seed: int) -> Dataset:
-    """Return the part of ``dataset`` that ``--train-slice`` names, or all of it.
+def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--train-slice") -> Dataset:
+    """Return the part of ``dataset`` that ``--train-slice`` or another flag names, or all of it.
 
     Raises:
         UserError: malformed or empty slice, or a dataset that does not tell its labels.
     """
     if not text:
         return dataset
-    start, stop = parse_slice(text)
-    order = stratified_order(_labels(dataset, "--train-slice"), seed)
+    start, stop = parse_slice(text, flag)
+    order = stratified_order(_labels(dataset, flag), seed)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
-        raise UserError(f"--train-slice {text}: the training split has only {len(order)} samples")
+        raise UserError(f"{flag} {text}: the split has only {len(order)} samples")
     indices = order[start or 0:stop]
     if not indices:
-        raise UserError(f"--train-slice {text}: no sample is left of {len(order)}")
+        raise UserError(f"{flag} {text}: no sample is left of {len(order)}")
     return Subset(dataset, sorted(indices))
 
 

@@ -1,0 +1,173 @@
+"""``--linear-probe``: a head on stored features, and an ordinary run folder around it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import validate
+import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from w2s_plugins.data import open_split, take_slice
+from w2s_plugins.data.views import KeyedSampler
+
+from .conftest import Done, differences, read_lines, read_run
+
+Run = Callable[..., Done]
+FLAGS = ["--dataset", "w2s/digits", "--img-size", 8, "--workers", 0, "--log-interval", 100, "--warmup-epochs", 0,
+         "--linear-probe", "--model", "w2s_cnn5", "--batch-size", 16, "--epochs", 3, "--lr", 0.05]
+
+
+def digits(split: str, part: str | None = None) -> tuple[Tensor, Tensor]:
+    """Normalised images (N, 3, 8, 8) and labels of a split."""
+    dataset = take_slice(open_split("w2s/digits", None, split, None, flag="", input_img_mode="RGB"), part, 0)
+    images = torch.stack([torch.from_numpy(np.array(image)) for image, _ in dataset])
+    return (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, torch.tensor([label for _, label in dataset])
+
+
+def fit(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Weights of a backbone without head, and of two weak teachers."""
+    folder, found = tmp_path_factory.mktemp("weights"), {}
+    for name, model, part, steps in (("backbone", "w2s_cnn5", "0:600", 40), ("weak", "w2s_cnn2", "0:60", 30),
+                                     ("weaker", "w2s_cnn2", "60:100", 30)):
+        torch.manual_seed(1)
+        network = timm.create_model(model)
+        fit(network, *digits("train", part), steps)
+        found[name] = folder / f"{name}.safetensors"
+        state = {k: v for k, v in network.state_dict().items() if name != "backbone" or not k.startswith("fc.")}
+        save_file(state, found[name])
+    return found
+
+
+@pytest.fixture
+def probe(here: Run, files: dict[str, Path]) -> Callable[..., Path]:
+    """Trains a probe in this process and returns its folder."""
+    def probe(name: str, *flags: object) -> Path:
+        probe.done = here(*FLAGS, "--finetune", files["backbone"], "--experiment", name, *flags).ok()
+        return Path("output/train", name)
+    return probe
+
+
+def with_teacher(files: dict[str, Path], *names: str) -> list[object]:
+    return ["--teacher", ",".join(["w2s_cnn2"] * len(names)), "--teacher-checkpoint",
+            ",".join(str(files[name]) for name in names), "--teacher-img-size", 8, "--task-loss-weight", 0]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_head_on_the_features_of_the_plain_model(
+        probe: Callable[..., Path], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture) -> None:
+    """The run agrees with a loop written by hand, and what it saves with what it says."""
+    folder = probe("probe", "--train-slice", "600:1000", "--head-init-scale", 0, "--opt", "momentum", "--sched", "none",
+                   "--weight-decay", 0, "--smoothing", 0)
+    exported, given = load_file(folder / "export" / "model.safetensors"), load_file(files["backbone"])
+    assert differences({k: v for k, v in exported.items() if not k.startswith("fc.")}, dict(given)) == []
+    model = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+    images, labels = digits("train", "600:1000")
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(images), pre_logits=True)
+    head = nn.Linear(48, 10)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer, sampler = torch.optim.SGD(head.parameters(), 0.05, momentum=0.9), KeyedSampler(400, seed=42)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        for rows in torch.tensor([key.index for key in sampler]).split(16):
+            optimizer.zero_grad()
+            F.cross_entropy(head(features[rows]), labels[rows]).backward()
+            optimizer.step()
+    torch.testing.assert_close(exported["fc.weight"], head.weight.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(exported["fc.bias"], head.bias.detach(), atol=1e-5, rtol=1e-4)
+
+    record = result(folder)
+    assert record["model"]["linear_probe"] and record["metrics"]["top1"] > 90
+    images, labels = digits("validation")
+    with torch.inference_mode():
+        assert 100 * (model(images).argmax(1) == labels).double().mean() == pytest.approx(record["metrics"]["top1"])
+    assert differences(read_run(folder)["state_dict"], dict(exported)) == []
+    assert "the last layer, on features of the frozen model" in (folder / "export" / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
+    capsys.readouterr()
+    validate.main()
+    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    for name in ("top1", "top5", "loss"):
+        assert found[name] == pytest.approx(record["metrics"][name], abs=1e-4), name
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {"args.yaml", "summary.csv", "metrics.jsonl", "result.json", "export", "last.pth.tar",
+                     "model_best.pth.tar", "predictions_last.csv", "predictions_best.csv"}
+
+    again = probe("again", "--config", folder / "args.yaml")
+    assert differences(read_run(again), read_run(folder)) == []
+    assert "Student features found" in probe.done.err and "to write" not in probe.done.err
+
+
+def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
+    flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
+             "--select", "best", "--select-split", 40, "--loss", "elr"]
+    whole = probe("whole", *flags)
+    assert "teacher top-1" in probe.done.err
+    parts = probe("parts", *flags, "--stop-epoch", 1, "--recovery-interval", 4)
+    probe("parts", *flags, "--resume", "auto")
+    assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
+    for name in ("last.pth.tar", "model_best.pth.tar"):
+        assert differences(read_run(parts, name), read_run(whole, name)) == []
+    for name in ("metrics.jsonl", "summary.csv", "predictions_best.csv", "export/model.safetensors"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+    assert any(e["event"] == "start" and "agreement" in e["student"] for e in read_lines(whole / "metrics.jsonl"))
+    plain = [f for f in FLAGS if f != "--linear-probe"]
+    message = here(*plain, "--experiment", "parts", "--resume", "auto").error
+    assert "--linear-probe True -> False" in message
+
+
+def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
+    """Two processes write the same features and train the same head as one."""
+    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
+    one = probe("one", *flags)
+    ranks(*FLAGS, "--finetune", files["backbone"], *flags, "--experiment", "two", "--batch-size", 8, "-vb", 16,
+          "--lr", 0.05, "--target-cache", "other", cwd=tmp_path, processes=2).ok()
+    two = Path("output/train/two")
+    ours, theirs = read_run(one)["state_dict"], read_run(two)["state_dict"]
+    torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"], atol=1e-5, rtol=1e-4)
+    assert differences(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, theirs))) == []
+    assert result(one)["metrics"]["top1"] == result(two)["metrics"]["top1"]
+    caches = [{p.parent.name + p.name: p.read_bytes() for p in Path(root).rglob("*.safetensors")}
+              for root in ("output/targets", "other")]
+    assert caches[0] == caches[1] and len(caches[0]) >= 6
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
+    (["--hflip", 0.5], "leave out --hflip 0.5, or add --no-aug"),
+    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, or add --no-aug"),
+    (["--aug-splits", 3], "leave out --aug-splits 3"),
+    (["--episodic", "5x1"], "--episodic trains nothing else"),
+    (["--few-shot-eval", "5x1"], "validate.py --few-shot"),
+    (["--fsdp"], "for which --fsdp has no meaning"),
+    (["--drop-path", 0.1], "for which --drop-path has no meaning"),
+    (["--kd-model-name", "resnet18"], "use --teacher in place of --kd-model-name"),
+    (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
+    (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
+    (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),
+    (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
+])
+def test_refused(here: Run, flags: list[object], message: str) -> None:
+    assert message in here(*FLAGS, *flags).error
