@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.study.estimate import makespan
 from w2s_plugins.study.layout import PlannedRun, load_plan
@@ -129,7 +130,7 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     assert re.search(r"^student +b +s +w2s +64:160 +1 +4 +-$", out, re.M) and "losses: hard, kd\n" in out
     assert re.search(r"^weak +a +- +- +0:64 +1 +2 +2$", out, re.M)
     assert re.search(r"^ceiling +- +s +- +64:160 +1 +2 +4$", out, re.M)
-    assert re.search(r"^estimated: \d+m?\d*s of work, \d+s with 2 at a time", out, re.M)
+    assert re.search(r"^estimated: (\d+m)?\d+s of work, (\d+m)?\d+s with 2 at a time", out, re.M)
     assert len(load_plan(tmp_path / "out")) == 14 and "0 of 14 runs are finished" in out
     code, out, err = cli("status", tmp_path / "out")
     assert code == 0 and re.search(r"14 runs: 14 waiting; time left: \d", out), "as estimated"
@@ -143,6 +144,8 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     ({"weak": models("a", lr=-1)}, "weak a: --lr -1.0: expected at least 0"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
+    ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: weak_fraction 1.5: expected a share between 0 and 1"),
+    ({"base": {**BASE, "weak_fraction": 0}}, "0 is for a teacher that is trained already"),
     ({"base": {**BASE, "select": "best"}}, "select best would choose the checkpoint by test labels"),
     ({"base": {**BASE, "val_split": ""}}, "compared on a test set"),
     ({"base": {**BASE, "dataset": "w2s/digit"}}, "--dataset: unknown dataset"),
@@ -151,6 +154,38 @@ def test_errors(tmp_path: Path, cli: Cli, changes: dict, message: str) -> None:
     code, _, err = cli("plan", write(tmp_path, changed(**changes)), "--output", tmp_path / "out")
     assert code == 2 and re.search(message, err), err
     assert len(err.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_is_there(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "args.yaml").write_text("dataset: w2s/digits\ndata_dir: null\ntrain_split: train\n"
+                                                "train_slice: '0:70'\n")
+    old = {"name": "old", "checkpoint": str(tmp_path / "old"), "flags": {"model": "w2s_cnn2", "img_size": 8}}
+    spec = write(tmp_path, changed(weak=[old]))
+    code, _, err = cli("plan", spec, "--no-estimate")
+    assert code == 2 and "6 of the 70 samples that it was trained on are among the student's 96" in err
+    (tmp_path / "old" / "args.yaml").write_text("dataset: w2s/digits\ndata_dir: null\ntrain_split: train\n"
+                                                "train_slice: '0:64'\n")
+    code, _, err = cli("plan", spec, "--no-estimate", "--output", tmp_path / "out")
+    assert code == 0, err
+    ceiling, student, _ = load_plan(tmp_path / "out")
+    assert student.needs == [ceiling.id] and student.flag("--teacher-checkpoint") == str(tmp_path / "old")
+    assert student.flag("--teacher-img-size") == "8" and student.flag("--train-slice") == "64:160"
+    code, _, err = cli("plan", write(tmp_path, changed(weak=[old], base={**BASE, "weak_fraction": 0})), "--no-estimate")
+    assert code == 2 and "64 of the 64 samples that it was trained on are among the student's 160" in err
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "hparams" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code, out, err = cli("plan", file, "--no-estimate")
+    assert code == 0, err
+    study = read_spec(file, PARSER)
+    losses = {loss.loss for loss in study.losses}
+    assert {"hard", "kd", "adaptconf", "augconf", "logconf", "product", "bootstrap", "gce", "sce", "nce_rce"} <= losses
+    assert len(study.weak) >= 3 and len(study.strong) == 2 and len(study.seeds) >= 3
+    runs = len(study.seeds) * (3 + 2 + 6 * len(study.losses))
+    assert f"{runs} runs: {3 * len(study.seeds)} weak teachers and {2 * len(study.seeds)} ceilings" in out
 
 
 def test_makespan() -> None:

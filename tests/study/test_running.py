@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import environment
+from tests.e2e.conftest import ROOT, environment
 from w2s_plugins.errors import run_main
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
+from w2s_plugins.study.pool import make_slots
 from w2s_plugins.study.worker import Stop, work
 
 from .conftest import Cli
@@ -162,6 +164,9 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
         run.id for run in plan if run not in done), "each by one of them"
     assert times(*done) == before
 
+    code, out, _ = cli("status", root, "--watch")
+    assert code == 0 and out.strip() == "7 runs: 7 finished", "nothing to watch any more"
+
     # ---- nothing is left to do; a changed study keeps what is the same
     before = times(*plan)
     code, out, err = cli("run", root)
@@ -173,6 +178,39 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     write(tmp_path, changed(base={**BASE, "lr": 0.2}))
     code, _, err = cli("run", *flags)
     assert code == 2 and "holds another study: none of its 7 runs is in this one; choose another --output" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
+def test_a_training_ends_with_its_worker() -> None:
+    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _dies_with\n"
+            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_dies_with(os.getpid())).pid, flush=True)\n"
+            "time.sleep(60)")
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    training = Path("/proc") / worker.stdout.readline().strip()
+    assert "sleep" in (training / "cmdline").read_text()
+    worker.kill()
+    worker.communicate()
+    deadline = time.monotonic() + 10
+    while training.exists() and "sleep" in (training / "cmdline").read_text():  # empty for one that nobody has reaped
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_slots() -> None:
+    assert [slot.env for slot in make_slots(None, ["0", "3"], None)] == [
+        {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    (slot,) = make_slots(1, [], 4)
+    assert slot.env == {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}
+    assert len(make_slots(None, [], None)) == len(os.sched_getaffinity(0)) and len(make_slots(3, [], None)) == 3
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--jobs", "0"], "--jobs 0: expected at least 1"), (["--devices", "0,0"], "a device is there twice"),
+    (["--devices", "0", "--jobs", "1"], "not allowed with argument"), (["--job", "1"], "nearest: --jobs"),
+])
+def test_bad_flags(tmp_path: Path, cli: Cli, flags: list[str], message: str) -> None:
+    code, _, err = cli("run", write(tmp_path, changed()), "--output", tmp_path / "out", *flags)
+    assert code == 2 and message in err and not (tmp_path / "out").exists()
 
 
 def test_run_one(tmp_path: Path, cli: Cli) -> None:

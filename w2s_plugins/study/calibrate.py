@@ -36,6 +36,7 @@ def measure(args: argparse.Namespace, given: set[str]) -> Timing:
     if args.teacher and args.teacher_targets != "online":
         args.teacher = args.teacher_checkpoint = args.loss = None
         args.loss_kwargs, args.eval_metric = {}, "top1"
+    args.log_wandb = args.log_tensorboard = False
     resolve_train_args(args, given)
     started = time.monotonic()
     run = train_w2s.prepare(args, set(train_parser().by_dest()))

@@ -9,12 +9,23 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import write_text
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..monitor.console import duration
 from .estimate import estimate, makespan
-from .layout import PLAN, RUNS, SPEC, STATE, PlannedRun, find_run, finished, load_plan, save_plan, write_json
+from .layout import (
+    PLAN,
+    RUNS,
+    SPEC,
+    STATE,
+    PlannedRun,
+    find_run,
+    finished,
+    load_plan,
+    save_plan,
+    write_json,
+    write_shared,
+)
 from .lease import STALE
 from .plan import check_plan, describe_plan, make_plan
 from .pool import Pool, Slot, make_slots
@@ -105,13 +116,17 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    logging.disable(logging.WARNING)  # hints about single commands
     if spec.is_dir():
         spec, output = spec / SPEC, output or spec
     root, parser = output or DEFAULT_ROOT / spec.stem, train_parser()
     study = read_spec(spec, parser)
     plan = make_plan(study, parser)
-    check_plan(study, plan, root, parser)
+    shown = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # hints about single commands
+    try:
+        check_plan(study, plan, root, parser)
+    finally:
+        logging.disable(shown)
     return study, plan, root
 
 
@@ -138,7 +153,7 @@ def settle(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[Planned
             (root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {root}: cannot be written to ({error.strerror}); choose another folder") from error
-    write_text(root / SPEC, study.to_yaml())
+    write_shared(root / SPEC, study.to_yaml())
     save_plan(root, plan)
     return load_plan(root)
 

@@ -13,6 +13,7 @@ Nothing but Python's own library is imported here: a process that only watches a
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,9 +133,14 @@ def read_json(path: Path) -> dict | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a json file atomically; several processes may write the same one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_shared(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a text file atomically, as one of several processes and machines that may do so."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=1) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

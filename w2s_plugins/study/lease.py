@@ -20,6 +20,7 @@ from .layout import STATE, PlannedRun
 
 STALE = 120.0  # seconds without a sign of life; attributes of files on NFS may be a minute old
 BEATS = 6  # signs of life in that time
+LOCK = re.compile(r"(.+)\.(\d+)\.lock")
 
 
 def here() -> str:
@@ -112,12 +113,20 @@ def acquire(run: PlannedRun, stale: float) -> Lease | None:
     return lease
 
 
-def _locks(run: PlannedRun) -> Iterator[tuple[int, Path]]:
-    pattern = re.compile(re.escape(run.id) + r"\.(\d+)\.lock")
-    with os.scandir(run.root / STATE) as entries:
+def _locks(run: PlannedRun) -> list[tuple[int, Path]]:
+    return [(number, path) for name, number, path in _all_locks(run.root) if name == run.id]
+
+
+def locked_runs(root: Path) -> set[str]:
+    """Return the ids of the runs that have a lock, held or not."""
+    return {name for name, _, _ in _all_locks(root)}
+
+
+def _all_locks(root: Path) -> Iterator[tuple[str, int, Path]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(root / STATE) as entries:
         for entry in entries:
-            if match := pattern.fullmatch(entry.name):
-                yield int(match[1]), Path(entry.path)
+            if match := LOCK.fullmatch(entry.name):
+                yield match[1], int(match[2]), Path(entry.path)
 
 
 def _now(folder: Path) -> float:

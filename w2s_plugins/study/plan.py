@@ -88,7 +88,13 @@ class Planner:
         base_slice = self.study.base.get("train_slice")
         if not protocol.split:
             return base_slice, base_slice
-        first, second = split_slice(base_slice, flags.get("weak_fraction", 0.5))
+        fraction = flags.get("weak_fraction", 0.5)
+        if not fraction and not weak.trained_here:
+            return None, base_slice
+        if not fraction or (isinstance(fraction, float) and not 0 < fraction < 1):
+            raise UserError(f"weak {weak.name}: weak_fraction {fraction}: expected a share between 0 and 1, or a "
+                            "count; 0 is for a teacher that is trained already")
+        first, second = split_slice(base_slice, fraction)
         own = weak.flags.get("train_slice")
         if own and not lies_within(own, first):
             raise UserError(f"weak {weak.name}: train_slice {own} is not within the teachers' part {first}, which "

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..monitor.console import duration
-from .layout import STATE, PlannedRun, finished, read_json, read_result
+from .layout import PlannedRun, finished, read_json, read_result
 from .lease import STALE, look
 from .worker import BUSY, DONE, Stop, last_line
 
@@ -73,7 +73,6 @@ class Pool:
 
     def run(self) -> Outcome:
         """Work until every run is finished, failed or blocked, or a signal comes."""
-        (self.plan[0].root / STATE).mkdir(parents=True, exist_ok=True)
         with Stop() as stop:
             try:
                 while not stop and self.step():

@@ -11,7 +11,7 @@ from ..monitor import format_table
 from ..monitor.console import duration
 from .estimate import makespan
 from .layout import STATE, PlannedRun, finished, load_plan, read_json
-from .lease import look
+from .lease import locked_runs, look
 
 ESTIMATE = "estimate.json"  # seconds by id, of `study plan`
 STATES = ("finished", "running", "waiting", "stopped", "failed", "blocked")
@@ -38,25 +38,25 @@ class Standing:
     error: str = ""
 
 
-def standing(run: PlannedRun, stale: float) -> Standing:
-    """Look where a run stands."""
+def standing(run: PlannedRun, locked: bool, stale: float) -> Standing:
+    """Look where a run stands; without a lock nobody works on it."""
     state = read_json(run.state_file("json")) or {}
     if finished(run):
         return Standing("finished", seconds=state.get("seconds", 0.0))
     about = dict(epoch=epochs_done(run), epochs=epochs_of(run), error=state.get("error", ""))
-    held = look(run, stale)
-    if held.number and not held.free:
+    if locked and not (held := look(run, stale)).free:
         since = time.time() - state.get("started", time.time())
         return Standing("running", held.host, seconds=state.get("earlier", 0.0) + since, **about)
     kind = {"failed": "failed", "blocked": "blocked", None: "waiting"}.get(state.get("state"), "stopped")
     return Standing(kind, state.get("host", ""), seconds=state.get("seconds", 0.0), **about)
 
 
-def standings(plan: Sequence[PlannedRun], stale: float) -> dict[str, Standing]:
+def standings(root: Path, plan: Sequence[PlannedRun], stale: float) -> dict[str, Standing]:
     """Look where all runs stand; those that need a failed one are blocked."""
     found: dict[str, Standing] = {}
+    locked = locked_runs(root)
     for run in plan:
-        found[run.id] = standing(run, stale)
+        found[run.id] = standing(run, run.id in locked, stale)
         lost = [i for i in run.needs if found[i].state in ("failed", "blocked")]
         if lost and found[run.id].state == "waiting":
             found[run.id] = Standing("blocked", error=f"needs {lost[0]}")
@@ -117,7 +117,7 @@ def _keys(run: PlannedRun) -> list[tuple]:
 def describe(root: Path, stale: float) -> str:
     """Return the table of what runs and what failed, and the counts."""
     plan = load_plan(root)
-    found = standings(plan, stale)
+    found = standings(root, plan, stale)
     counts = Counter(stands.state for stands in found.values())
     rows = []
     for run in plan:

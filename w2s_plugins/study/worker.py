@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -128,7 +129,7 @@ def _try_twice(
 def _train(run: PlannedRun, command: list[str], lease: Lease, stop: Stop, stale: float) -> int | None:
     """Run the script to its end; return its exit code, None when the lock was lost on the way."""
     with run.state_file("log").open("ab") as log:
-        log.write(f"$ {' '.join(command)}\n".encode())
+        log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
