@@ -317,7 +317,7 @@ class ELR:
             self.memory.visit(inputs)
         total = 0
         for i, (z, w) in zip(inputs.index.tolist(), pairs(inputs)):
-            p, t = softmax(z), self.memory.corrected(i)
+            p, t = softmax(z), self.memory.sum.get(i)
             total = total + cross_entropy(softmax(w), p)
             if t is not None:
                 total = total + self.lam * torch.log(1 - sum(a * b for a, b in zip(p, t)))

@@ -113,7 +113,7 @@ def test_shares_of_other_classes_are_refused():
 
 def test_start_of_the_average_is_corrected():
     """A student that always predicts the same has that as its average from the first visit on."""
-    loss = make_loss("elr", 4).double()
+    loss = make_loss("temporal", 4).double()
     inputs = make_inputs(3, 4)
     for visits in range(1, 4):
         loss(inputs)

@@ -187,8 +187,8 @@ class EarlyLearningRegularization(DistillationLoss):
     """Early-learning regularisation (2020, arXiv 2007.00151).
 
     CE(p, q) + lam * mean of log(1 - <p, t_i>), where t_i is the moving average of the student's softmax on sample i,
-    t_i <- beta * t_i + (1 - beta) * p, taken before it is used and without gradient. Published t_i starts at zero, so
-    that after k visits it has mass 1 - beta^k; here it is divided by that.
+    t_i <- beta * t_i + (1 - beta) * p, taken before it is used and without gradient. It starts at zero, so that after k
+    visits it has mass 1 - beta^k, and the regulariser comes in slowly.
 
     Args:
         lam: weight of the regulariser. Published with beta: 3 and 0.7 or 1 and 0.9 (CIFAR-10), 7 and 0.9 (CIFAR-100),
@@ -213,7 +213,7 @@ class EarlyLearningRegularization(DistillationLoss):
         p = log_p.exp()
         if self.training:
             self.memory.update(index, p.detach())
-        average, _ = self.memory.read(index)
+        average = self.memory.mean[index]
         agreement = (p * average.to(p.dtype)).sum(dim=1).clamp(max=_LARGEST_AGREEMENT)
         return {
             "ce": -(q * log_p).sum(dim=1).mean(),
