@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
-from .hub import hub_errors
+from .hub import hub_source, on_hub
 from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
@@ -61,10 +61,15 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     """
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
+    def create() -> nn.Module:
+        resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
+        model = timm.create_model(pretrained=pretrained, **resolved)
+        if pretrained:
+            hub_source(model, name)  # compares the bytes with what the Hub announced
+        return model
+
     try:
-        with hub_errors(f"{flag} {name}"):
-            resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
-            return timm.create_model(pretrained=pretrained, **resolved)
+        return on_hub(f"{flag} {name}", create)
     except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
