@@ -164,6 +164,7 @@ def join_group(args: argparse.Namespace) -> torch.device:
 def setup_device(args: argparse.Namespace) -> World:
     """Join the other processes and set what training needs globally."""
     for module in args.device_modules or ():
+        _logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -652,7 +653,8 @@ def build_timm_distillation(
     try:
         return on_hub(f"--kd-model-name {args.kd_model_name}", create)
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"--kd-distill-type {args.kd_distill_type}: {one_line(error)}") from error
+        raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
+                        f"{one_line(error)}") from error
 
 
 def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:

@@ -73,14 +73,22 @@ _TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def scrub(text: str) -> str:
-    """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
+def holds_token(text: str) -> bool:
+    """True when an access token, of the user or of anybody, is in ``text``."""
+    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets())
+
+
+def _secrets() -> list[str]:
     secrets = [os.environ.get(k, "") for k in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
     with suppress(OSError, UnicodeDecodeError):
         secrets.append(Path(constants.HF_TOKEN_PATH).read_text())
-    for secret in map(str.strip, secrets):
-        if len(secret) >= 4:  # a shorter one would garble the text, and is no token
-            text = text.replace(secret, "***")
+    return [s.strip() for s in secrets if len(s.strip()) >= 4]  # a shorter one would garble texts, and is no token
+
+
+def scrub(text: str) -> str:
+    """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
     text = _TOKEN.sub("hf_***", text)
     return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
 

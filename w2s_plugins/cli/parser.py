@@ -1,14 +1,16 @@
 """The parsers of the two scripts: flags, YAML files and defaults merged, every key checked."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import UserError, nearest, one_line
+from ..plain_files import read_plain
 from . import groups
+from .values import check_values, refuse_tokens
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,6 +101,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     Raises:
         UserError: unknown flag or key, or a value of the wrong type.
     """
+    refuse_tokens(sys.argv[1:] if argv is None else argv)
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
@@ -114,6 +117,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     for file in typed.pop("config", []):
         given.update(read_config(file, parser))
     given.update(typed)
+    check_values(given)
     return argparse.Namespace(**{**defaults, **given}), set(given)
 
 
@@ -129,8 +133,8 @@ def read_config(file: str, parser: Parser) -> dict[str, object]:
         hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
         raise UserError(f"--config {file}: no such file{hint}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
     if content is None:
         return {}
