@@ -1,7 +1,6 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
 from .hub import hub_source, on_hub
+from .plain_files import read_plain
 from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
@@ -236,12 +236,16 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         if not config.is_file():
             return {}
         try:
-            content = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = read_plain(config)
+        except (OSError, ValueError) as error:
             raise UserError(f"{flag} {config}: not a JSON file: {one_line(error)}") from error
-        cfg = content.get("pretrained_cfg", {})
+        parts = [content.get(k, {}) if isinstance(content, dict) else None for k in ("pretrained_cfg", "model_args")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise UserError(f"{flag} {config}: not the config.json of a timm model: expected a mapping, with mappings "
+                            "pretrained_cfg and model_args")
+        cfg, model_args = parts
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
-        found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}
+        found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": content.get("num_classes")}
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
