@@ -8,6 +8,10 @@ import gc
 
 gc.disable()  # until all is imported
 
+from w2s_plugins.versions import check_versions
+
+check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
+
 import argparse
 import contextlib
 import functools
