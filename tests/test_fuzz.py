@@ -66,7 +66,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
     st.lists(inner, max_size=3), st.dictionaries(st.one_of(WORDS, st.integers()), inner, max_size=3)), max_leaves=5)
 
 
-@fuzz(100, 4000)
+@fuzz(60, 4000)
 @given(script=st.sampled_from(sorted(KEYS)), data=st.data())
 def test_yaml_and_flags(tmp_path_factory, script, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -129,7 +129,7 @@ def _spec() -> CacheSpec:
     return CacheSpec({"member": 0}, 12, 10, dtype=torch.float32)
 
 
-@fuzz(100, 3000)
+@fuzz(60, 3000)
 @given(name=st.sampled_from(["last.pth.tar", "model.safetensors"]), data=st.data())
 def test_checkpoints(files, tmp_path_factory, name, data):
     folder = tmp_path_factory.getbasetemp() / "fuzz"
@@ -161,7 +161,7 @@ READERS = {
 }
 
 
-@fuzz(300, 20000)
+@fuzz(200, 20000)
 @given(name=st.sampled_from(sorted(READERS)), data=st.data())
 def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / name
@@ -204,7 +204,7 @@ def check_terms(terms: dict[str, torch.Tensor], inputs: LossInputs) -> None:
         assert total.isfinite(), terms
 
 
-@fuzz(250, 5000)
+@fuzz(150, 5000)
 @given(name=st.sampled_from(logit_losses()), batch=st.integers(1, 9), classes=st.integers(2, 12), data=st.data())
 def test_losses_on_logits(name, batch, classes, data):
     seed = data.draw(st.integers(0, 99))
@@ -223,7 +223,7 @@ def test_losses_on_logits(name, batch, classes, data):
         check_terms(found, inputs)
 
 
-@fuzz(120, 8000)
+@fuzz(80, 8000)
 @given(name=st.sampled_from(NAMES), batch=st.integers(2, 8), data=st.data())
 def test_losses_on_features(name, batch, data):
     real = make_inputs(batch, seed=data.draw(st.integers(0, 99)))
