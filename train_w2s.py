@@ -8,7 +8,12 @@ import gc
 
 gc.disable()  # until all is imported
 
+from w2s_plugins.versions import check_versions
+
+check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
+
 import argparse
+import contextlib
 import functools
 import logging
 import math
@@ -29,11 +34,21 @@ from timm.utils import distribute_bn, unwrap_model
 
 from w2s_plugins import build, fsdp, probe, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
+from w2s_plugins.anomaly import detect_anomaly
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
 from w2s_plugins.ddp import ddp_options, skip_buffers
-from w2s_plugins.engine import Evaluation, Position, Precision, StepSettings, evaluate, gather_rows, train_one_epoch
+from w2s_plugins.engine import (
+    Evaluation,
+    Position,
+    Precision,
+    StepSettings,
+    evaluate,
+    gather_rows,
+    train_one_epoch,
+    weights_are_finite,
+)
 from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
@@ -47,6 +62,7 @@ from w2s_plugins.registry import load_plugins
 from w2s_plugins.sample_weights import BINS
 from w2s_plugins.signals import Interrupted, SignalWatch
 from w2s_plugins.target_cache import CachedTargets, agree
+from w2s_plugins.task import StudentModule
 from w2s_plugins.teachers import Teacher
 
 gc.freeze()  # what was imported stays; to look through it again and again takes a fifth of the imports
@@ -108,7 +124,8 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
     try:
-        fit(run)
+        with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
+            fit(run)
     except Interrupted as interruption:
         stop_early(run, interruption)
     note("at the end of the run")
@@ -174,8 +191,22 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     end_process(interruption.exit_code)
 
 
+def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
+    """Name the module that gives the first value that is not finite."""
+    module = unwrap_model(run.task.get_trainable_module())
+    parts = {"student": module.student, "loss": module.loss} if isinstance(module, StudentModule) else {
+        "student": module}
+    if run.teacher is not None:
+        parts["teacher"] = run.teacher
+    return detect_anomaly(parts, run.position, scaled=run.precision.scaler is not None)
+
+
 def save_recovery(run: Run, update: int, background: bool = True) -> None:
-    """Save a checkpoint inside an epoch; every rank takes part."""
+    """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
+    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
+        _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
+                        "checkpoint is written, the earlier ones are kept")
+        return
     states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states, background)
@@ -404,6 +435,9 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         if run.scheduler is not None:
             run.scheduler.step(epoch + 1, metric=None)
         return
+    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
+        raise UserError(f"epoch {epoch + 1}: the weights are not finite, learning rate {args.lr:.3g}; they are not "
+                        "saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
     if run.files:
         _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                      + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))

@@ -5,6 +5,10 @@
     python validate.py --checkpoint output/train/my-run
 """
 
+from w2s_plugins.versions import check_versions
+
+check_versions("validate.py")  # an import of what is too old would fail in its own words
+
 import argparse
 import copy
 import csv

@@ -87,6 +87,8 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False  # close the connection without an answer
+    read: int | None = None  # close it after so many bytes of what the client sends
+    mute: bool = False  # do what was asked, then close it without an answer
     truncate: int | None = None  # close it after so many bytes of the body; the headers promise all of them
     rewrite: Callable[[bytes], bytes] | None = None  # another body under the same headers
     delay: float = 0.0
@@ -179,6 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.fault.delay)
         if self.fault.drop:
             return self._hang_up()
+        if self.fault.read is not None:
+            self.rfile.read(self.fault.read)
+            return self._hang_up()
         body = self._body()
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, unquote(self.route), dict(self.headers), body))
@@ -189,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status, headers, data = self._answer(body)
         except _Refused as refused:
             status, headers, data = refused.status, refused.headers, json.dumps({"error": str(refused)}).encode()
+        if self.fault.mute:
+            return self._hang_up()
         self._send(status, headers, data)
 
     do_GET = do_HEAD = do_POST = do_PUT = _serve

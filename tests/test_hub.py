@@ -107,7 +107,8 @@ for name in json.loads(sys.argv[1]):
 print(json.dumps(results))
 """
 PUSH = """
-import json, sys
+import json, sys, time
+time.sleep = lambda seconds: None
 from w2s_plugins import hub
 from w2s_plugins.errors import UserError
 hub.HUB_TIMEOUT = float(sys.argv[1])
@@ -403,14 +404,13 @@ def test_failed_push_can_be_repeated(hub_server, run, tmp_path):  # noqa: F811
     before = contents(run / "export")
     with pusher(hub_env(hub_server, tmp_path, TOKEN)) as push_once:
         for pattern, fault, part in (
-            ("POST /api/repos/create", {"status": 429}, "too many requests"),
-            ("POST /api/validate-yaml", {"status": 500}, "server error (500)"),
+            ("POST /api/repos/create", {"status": 402}, "may not do this"),
+            ("POST /api/validate-yaml", {"status": 400}, "400"),
             ("POST /api/models/me/x/preupload", {"status": 403}, "write access"),
             ("POST /me/x.git", {"status": 413}, "413"),
             ("PUT /lfs/upload", {"status": 401}, "valid access token"),
             ("POST /lfs/verify", {"status": 404}, "404"),
-            ("POST /api/models/me/x/commit", {"drop": True}, "did not answer"),
-            ("POST /api/models/me/x/commit/", {"status": 412}, "someone else"),
+            ("POST /api/models/me/x/commit", {"status": 410}, "410"),
         ):
             hub_server.fault(pattern, times=1, **fault)
             answer = push_once(run)

@@ -50,7 +50,7 @@ from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
 from .few_shot import EpisodicTask, FewShotTest, create_test
 from .hints import speed_hint
-from .hub import file_sha256, hub_errors, hub_source
+from .hub import file_sha256, hub_source, on_hub
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
     check_input_size,
@@ -166,6 +166,7 @@ def join_group(args: argparse.Namespace) -> torch.device:
 def setup_device(args: argparse.Namespace) -> World:
     """Join the other processes and set what training needs globally."""
     for module in args.device_modules or ():
+        _logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -691,18 +692,21 @@ def build_timm_distillation(
     common = dict(
         student_model=student, teacher_model=args.kd_model_name, criterion=criterion,
         distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **shared)
+    def create() -> TrainingTask:
+        if args.kd_distill_type == "feature":
+            return FeatureDistillationTask(
+                student_feature_dim=args.kd_student_feature_dim,
+                teacher_feature_dim=args.kd_teacher_feature_dim, **common)
+        if args.kd_distill_type == "token":
+            return TokenDistillationTask(
+                distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **common)
+        return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **common)
+
     try:
-        with hub_errors(f"--kd-model-name {args.kd_model_name}"):
-            if args.kd_distill_type == "feature":
-                return FeatureDistillationTask(
-                    student_feature_dim=args.kd_student_feature_dim,
-                    teacher_feature_dim=args.kd_teacher_feature_dim, **common)
-            if args.kd_distill_type == "token":
-                return TokenDistillationTask(
-                    distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **common)
-            return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **common)
+        return on_hub(f"--kd-model-name {args.kd_model_name}", create)
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"--kd-distill-type {args.kd_distill_type}: {one_line(error)}") from error
+        raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
+                        f"{one_line(error)}") from error
 
 
 def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:

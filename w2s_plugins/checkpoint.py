@@ -24,6 +24,7 @@ from .engine import Position
 from .errors import UserError, one_line
 from .hub import share
 from .loading import read_checkpoint
+from .plain_files import read_plain
 from .shards import settled
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
@@ -416,8 +417,8 @@ def read_run_args(folder: Path, flag: str) -> dict[str, object]:
     """Read the args.yaml of a run folder. Raises `UserError` when it cannot be read."""
     path = folder / "args.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{flag} {folder}: its args.yaml is no mapping of flags")

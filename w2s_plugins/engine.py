@@ -146,6 +146,48 @@ class Health:
         _logger.warning(f"{message}; the step is skipped ({self.bad_steps} of {self.patience} in a row)")
 
 
+class Statistics:
+    """Statistics of batch norm as they were before an update, to be put back when the update is skipped.
+
+    A forward pass that gave NaN has left it in them, where it would stay for ever.
+
+    Args:
+        module: what is trained.
+    """
+
+    def __init__(self, module: nn.Module):
+        names = "running_mean", "running_var", "num_batches_tracked"
+        found = [getattr(m, name, None) for m in module.modules() for name in names]
+        self.buffers = [b for b in found if isinstance(b, Tensor)]
+        self.kept = [b.clone() for b in self.buffers]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Note them before an update."""
+        if self.buffers:
+            torch._foreach_copy_(self.kept, self.buffers)
+
+    @torch.no_grad()
+    def put_back_unless(self, good: Tensor | bool) -> None:
+        """Put them back unless the update was ``good``, without waiting for the device."""
+        if isinstance(good, Tensor) and good.device.type != "cpu":
+            for buffer, kept in zip(self.buffers, self.kept):
+                buffer.copy_(torch.where(good, buffer, kept))
+        elif self.buffers and not good:
+            torch._foreach_copy_(self.buffers, self.kept)
+
+
+@torch.no_grad()
+def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
+    """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
+    tensors = [t.to_local() if isinstance(t, DTensor) else t for t in (*module.parameters(), *module.buffers())]
+    floats = [t for t in tensors if t.is_floating_point()]
+    flag = torch.stack([t.isfinite().all() for t in floats]).all().to(torch.int32) if floats else torch.tensor(1)
+    if distributed:
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
+
+
 @dataclass
 class Position:
     """Where a run stands: everything that a checkpoint inside an epoch needs besides the weights."""
@@ -202,6 +244,7 @@ def train_one_epoch(
     updates_per_epoch = -(-total // accum)
     last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
     health = Health(settings.nan_patience, position.bad_steps)
+    statistics = Statistics(task.get_trainable_module())
     good: Tensor | bool = True
     task.train()
     if hasattr(task, "set_epoch"):
@@ -211,6 +254,8 @@ def train_one_epoch(
         need_update = (number + 1) % accum == 0 or number + 1 == total
         group = accum if number < last_group else total % accum
         images = batch.input
+        if number % accum == 0:
+            statistics.keep()
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if settings.share_statistics and number == (total - 1) // accum * accum:
@@ -231,6 +276,7 @@ def train_one_epoch(
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:
             continue
+        statistics.put_back_unless(good)
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
         health.record(done - 1, good, result, _lr(optimizer))

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -44,7 +45,8 @@ def run_main(main: Callable[[], None], prog: str) -> None:
             import traceback
             traceback.print_exc()
         if first_to_report():
-            print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
+            text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(error))  # a name may hold anything
+            print(f"{prog}: error: {text}", file=sys.stderr, flush=True)
         if _watch is not None:
             with contextlib.suppress(RuntimeError):  # the others may be gone
                 _watch.announce(str(error))

@@ -7,15 +7,18 @@ Tokens come from ``hf auth login`` or ``HF_TOKEN`` only.
 import argparse
 import errno
 import hashlib
+import logging
 import os
 import re
 import shlex
 import shutil
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import TypeVar
 from urllib.error import URLError
 from urllib.parse import quote, unquote
 
@@ -27,9 +30,9 @@ from huggingface_hub import (
     HfApi,
     RepoUrl,
     constants,
-    get_session,
     get_token,
     scan_cache_dir,
+    set_client_factory,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
@@ -44,7 +47,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils._http import default_client_factory
 from safetensors import SafetensorError
 from timm.models import parse_model_name, save_for_hf
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
@@ -55,7 +59,12 @@ from w2s_plugins.model_card import EVAL_RESULTS, MODEL_ID, eval_results, model_c
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
 HUB_TIMEOUT = 300.0  # seconds; huggingface_hub sets none for its API calls, so a hung server would hang the run
+ATTEMPTS = 5  # of what failed for a reason that may pass; the waits between them are 1, 2, 4 and 8 seconds
+LONGEST_WAIT = 120.0  # seconds; a Hub that asks for more (Retry-After) is told of in an error
 
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_PASSING = {408, 409, 412, 429}  # statuses that may pass, as those from 500 on
 _UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, URLError)
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".npz")
 _URL = re.compile(
@@ -66,14 +75,22 @@ _TOKEN = re.compile(r"\bhf_(?:[A-Za-z0-9]{16,}|(?:oauth|jwt)_[\w.-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def scrub(text: str) -> str:
-    """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
+def holds_token(text: str) -> bool:
+    """True when an access token, of the user or of anybody, is in ``text``."""
+    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets())
+
+
+def _secrets() -> list[str]:
     secrets = [os.environ.get(k, "") for k in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
     with suppress(OSError, UnicodeDecodeError):
         secrets.append(Path(constants.HF_TOKEN_PATH).read_text())
-    for secret in map(str.strip, secrets):
-        if len(secret) >= 4:  # a shorter one would garble the text, and is no token
-            text = text.replace(secret, "***")
+    return [s.strip() for s in secrets if len(s.strip()) >= 4]  # a shorter one would garble texts, and is no token
+
+
+def scrub(text: str) -> str:
+    """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
     text = _TOKEN.sub("hf_***", text)
     return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
 
@@ -98,6 +115,39 @@ def hub_errors(what: str) -> Iterator[None]:
         shown = "".join(traceback.format_exception(error))
         # --debug prints the cause as well, unless a secret is in it
         raise UserError(scrub(f"{what}: {reason}")) from (error if scrub(shown) == shown else None)
+
+
+def on_hub(what: str, call: Callable[[], _T]) -> _T:
+    """Return ``call()``, which talks to the Hub; what may pass is tried again, all else ends as in `hub_errors`.
+
+    huggingface_hub repeats single requests itself: uploads of files (5 times at 429 and server errors), downloads that
+    break off (5 times) or meet 429. It does not repeat what makes or commits to a repository, what looks a file up, a
+    download that meets a server error, or anything whose bytes turn out to be wrong; this function does, up to
+    `ATTEMPTS` times. An attempt starts from the same random state of torch as the first, so that a run does not
+    depend on the network.
+
+    Args:
+        what: Start of every message.
+        call: May be called several times.
+
+    Raises:
+        UserError: as `hub_errors`.
+    """
+    random_state = torch.get_rng_state()
+    with hub_errors(what):
+        for number in range(1, ATTEMPTS):
+            set_client_factory(_create_client)
+            try:
+                return call()
+            except Exception as error:
+                wait = _retry_wait(error, 2.0 ** (number - 1))
+                if wait is None:
+                    raise
+                reason = str(error) if isinstance(error, UserError) else _reason(error, what)
+                _logger.warning(scrub(f"{what}: {reason}; trying again in {wait:g} s ({number} of {ATTEMPTS - 1})"))
+            time.sleep(wait)
+            torch.set_rng_state(random_state)
+        return call()
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -166,8 +216,10 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     digest = file_sha256(path)
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
-        raise UserError(f"{name}: {file} was damaged on its way, its SHA-256 is {digest} and the Hub announced {blob}; "
-                        f"delete {os.path.realpath(path)} and load the model again")
+        for damaged in (os.path.realpath(path), path):
+            Path(damaged).unlink(missing_ok=True)
+        raise DamagedDownload(f"{name}: {file} was damaged on its way, its SHA-256 is {digest} and the Hub announced "
+                              f"{blob}; the file is removed from the cache, load the model again")
     commit = Path(path).parents[len(Path(file).parts) - 1].name
     return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
 
@@ -252,8 +304,8 @@ def push_export(
     if revision and _COMMIT.fullmatch(revision):
         raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
     try:
-        with hub_errors(f"push to {repo_id}"):
-            return _push(folder, repo_id, private, revision, commit_message or "Upload model")
+        return on_hub(f"push to {repo_id}", lambda: _push(
+            folder, repo_id, private, revision, commit_message or "Upload model"))
     except UserError as error:
         run = folder.parent if folder.name == "export" else folder
         command = ["python", "-m", "w2s_plugins.hub", "push", str(run), repo_id]
@@ -286,10 +338,13 @@ def push_folder(
     Raises:
         UserError: the push failed; it can be repeated.
     """
-    with hub_errors(f"push to {repo_id}"):
+    def upload() -> RepoUrl:
         api, url = _prepare(repo_id, private, revision)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, path_in_repo=path_in_repo, revision=revision,
                           commit_message=commit_message, delete_patterns="*", ignore_patterns=".*")
+        return url
+
+    url = on_hub(f"push to {repo_id}", upload)
     return f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}"
 
 
@@ -312,6 +367,10 @@ def main() -> None:
                       commit_message=args.commit_message))
 
 
+class DamagedDownload(UserError):
+    """A file whose bytes are not those that the Hub announced. It is no longer in the cache."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -319,7 +378,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:
     """Create the repository and the branch where they are missing; return the client and the repository's address."""
-    get_session().timeout = HUB_TIMEOUT
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     repo_id = url.repo_id  # with the user's name, where it was left out
@@ -354,11 +412,50 @@ def _flush(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _reason(error: Exception, what: str) -> str | None:
-    """What to tell the user about ``error``, or None if it has nothing to do with the Hub."""
+def _create_client() -> object:
+    """huggingface_hub's client, with an end to every wait."""
+    client = default_client_factory()
+    client.timeout = HUB_TIMEOUT
+    client.event_hooks = {**client.event_hooks, "response": [_refuse_long_wait]}
+    return client
+
+
+def _refuse_long_wait(response: object) -> None:
+    """Raise what huggingface_hub would wait for, however long it is."""
+    if response.status_code >= 400 and _retry_after(response) > LONGEST_WAIT:
+        response.read()
+        hf_raise_for_status(response)
+
+
+def _retry_after(response: object) -> float:
+    """Seconds that the Hub asks to wait, 0 when it asks for none."""
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if re.fullmatch(r"\d{1,9}", asked) else 0.0
+
+
+def _retry_wait(error: Exception, usual: float) -> float | None:
+    """Seconds to wait before ``error`` is worth another attempt; None for never."""
+    chain = _causes(error)
+    if answered := next((e for e in chain if isinstance(e, HfHubHTTPError)), None):
+        status, wait = answered.response.status_code, max(usual, _retry_after(answered.response))
+        return wait if (status in _PASSING or status >= 500) and wait <= LONGEST_WAIT else None
+    if constants.is_offline_mode():
+        return None
+    broken = any(isinstance(e, (HTTPError, ConnectionError, TimeoutError, DamagedDownload))
+                 or str(e).startswith("Consistency check failed") or "client has been closed" in str(e) for e in chain)
+    return usual if broken else None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
+    return chain
+
+
+def _reason(error: Exception, what: str) -> str | None:
+    """What to tell the user about ``error``, or None if it has nothing to do with the Hub."""
+    chain = _causes(error)
     for e in chain:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             place = e.filename or constants.HF_HUB_CACHE

@@ -1,7 +1,6 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
-import json
 import logging
 import sys
 import warnings
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
-from .hub import hub_errors
+from .hub import hub_source, on_hub
+from .plain_files import read_plain
 from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
@@ -63,15 +63,21 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     """
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
+
+    def create() -> nn.Module:
+        resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
+        try:
+            model = timm.create_model(pretrained=pretrained, **resolved)
+        except URLError as error:  # not of the Hub, whose client is another
+            url = get_pretrained_cfg_value(name, "url")
+            raise UserError(f"{flag} {name}: {url} cannot be reached ({one_line(error)}); put that file into "
+                            f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
+        if pretrained:
+            hub_source(model, name)  # compares the bytes with what the Hub announced
+        return model
+
     try:
-        with hub_errors(f"{flag} {name}"):
-            resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
-            try:
-                return timm.create_model(pretrained=pretrained, **resolved)
-            except URLError as error:  # not of the Hub, whose client is another
-                url = get_pretrained_cfg_value(name, "url")
-                raise UserError(f"{flag} {name}: {url} cannot be reached ({one_line(error)}); put that file into "
-                                f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
+        return on_hub(f"{flag} {name}", create)
     except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
@@ -245,12 +251,16 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         if not config.is_file():
             return {}
         try:
-            content = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = read_plain(config)
+        except (OSError, ValueError) as error:
             raise UserError(f"{flag} {config}: not a JSON file: {one_line(error)}") from error
-        cfg = content.get("pretrained_cfg", {})
+        parts = [content.get(k, {}) if isinstance(content, dict) else None for k in ("pretrained_cfg", "model_args")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise UserError(f"{flag} {config}: not the config.json of a timm model: expected a mapping, with mappings "
+                            "pretrained_cfg and model_args")
+        cfg, model_args = parts
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
-        found["model_kwargs"] = {k: v for k, v in content.get("model_args", {}).items() if k != "num_classes"}
+        found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": content.get("num_classes")}
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}

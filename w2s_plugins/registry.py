@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Generic, TypeVar
 from .errors import UserError, nearest, one_line
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "w2s_plugins"
 _entry_points_loaded = False
@@ -59,6 +62,7 @@ def load_entry_points() -> None:
         return
     _entry_points_loaded = True  # set first: a plugin may itself look into a registry
     for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        _logger.info(f"Plugin '{entry.name}' of an installed package: {entry.value} is imported, which runs its code")
         try:
             entry.load()
         except Exception as error:  # a plugin's import may fail in any way; name the culprit
@@ -68,6 +72,7 @@ def load_entry_points() -> None:
 def load_plugins(plugins: Iterable[str]) -> None:
     """Import plugins given as module names or as paths of Python files. This runs their code."""
     for plugin in plugins:
+        _logger.info(f"--plugins {plugin}: is imported, which runs its code")
         try:
             _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin)
         except UserError:

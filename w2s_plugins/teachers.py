@@ -1,6 +1,5 @@
 """Weak teachers: from a name, a Hub id, a folder or a file to a frozen callable."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -29,6 +27,7 @@ from .loading import (
     read_weights,
     settings_beside,
 )
+from .plain_files import read_plain
 
 _logger = logging.getLogger(__name__)
 
@@ -359,11 +358,10 @@ def read_class_map(file: str, teacher_classes: int, student_classes: int) -> Ten
     if not path.is_file():
         raise UserError(f"--teacher-class-map {file}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = read_plain(path)
         pairs = content.items() if isinstance(content, dict) else enumerate(content)
         pairs = [(int(t), -1 if s is None else int(s)) for t, s in pairs]
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"--teacher-class-map {file}: expected a list or a mapping of class numbers") from error
     class_map = torch.full((teacher_classes,), -1, dtype=torch.long)
     for teacher_class, student_class in pairs:

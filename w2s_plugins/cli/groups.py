@@ -161,6 +161,8 @@ def add_run(add: Adder) -> None:
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--nan-patience", type=int, default=10, metavar="N", help="bad (NaN or infinite) steps in a row, each skipped, "
         "before the run stops")
+    add("--detect-anomaly", action="store_true", help="end at the first value that is not finite, in the forward or "
+        "the backward pass, and name the module; for the search of an error, it takes time")
     add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")

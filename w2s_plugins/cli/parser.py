@@ -2,14 +2,16 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from timm.utils import ParseKwargs
 
 from ..errors import UserError, nearest, one_line
+from ..plain_files import read_plain
 from . import groups
+from .values import check_values, refuse_tokens
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,6 +102,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     Raises:
         UserError: unknown flag or key, or a value of the wrong type.
     """
+    refuse_tokens(sys.argv[1:] if argv is None else argv)
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
@@ -116,6 +119,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     given: dict[str, object] = {}
     for layer in (*(read_config(file, parser) for file in typed.pop("config", [])), typed):
         _overlay(given, layer)
+    check_values(given)
     return argparse.Namespace(**{**defaults, **given}), set(given)
 
 
@@ -148,8 +152,8 @@ def read_config(file: str, parser: Parser, readers: tuple[str, ...] = ()) -> dic
     if file in readers:
         raise UserError(f"--config {file}: the file names itself: {' -> '.join((*readers, file))}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
     where, values = f"--config {file}", {}
     bases = content.pop("config", []) if isinstance(content, dict) else []

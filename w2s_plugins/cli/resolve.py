@@ -417,8 +417,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.log_tensorboard and find_spec("tensorboard") is None,
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
-        (Path(args.experiment).name != args.experiment,
-         f"--experiment {args.experiment}: expected the name of a folder, not a path; --output is where it is made"),
+        (args.detect_anomaly and (args.torchcompile or args.fsdp),
+         "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
         (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),

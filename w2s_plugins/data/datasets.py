@@ -1,9 +1,11 @@
 """timm's datasets, plus the embedded one, with errors that say what to do."""
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import timm.data
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
@@ -14,6 +16,8 @@ from ..errors import UserError, nearest, one_line
 from .decoding import FileDataset
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels
+
+_logger = logging.getLogger(__name__)
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
@@ -100,6 +104,8 @@ def create_dataset(
     if not name or name.lower() in ("torch/image_folder", "torch/folder"):
         split = find_split(root, split)
         _check_folder(root, split, flag)
+    if kwargs.get("trust_remote_code"):
+        _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
         if type(dataset) is timm.data.ImageDataset:
@@ -107,8 +113,10 @@ def create_dataset(
                 root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
-            KeyError, TypeError) as error:
+            KeyError, TypeError, UnpicklingError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
+        if isinstance(error, UnpicklingError) and kwargs.get("class_map"):
+            where = f"--class-map {kwargs['class_map']}, {where}"
         raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
 
 

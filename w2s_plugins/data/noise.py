@@ -7,17 +7,16 @@ teacher and student, every slice of the split and every process have the same.
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
+from ..plain_files import read_plain
 from .class_splits import ClassSubset
 from .datasets import class_names_of, labels_of, num_classes_of
 from .slices import Subset
@@ -227,11 +226,10 @@ def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[in
     """
     flag, path = f"--label-noise-map {file}", Path(file)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        content = read_plain(path)
     except OSError as error:
         raise UserError(f"{flag}: cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise UserError(f"{flag}: neither json nor yaml: {one_line(error)}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(f"{flag}: expected a mapping of classes to classes, such as cat: dog")

@@ -183,7 +183,7 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
         indices = set(found.astype(np.int64, casting="same_kind").tolist())
     except OSError as error:
         raise UserError(f"{flag}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
                         f"{one_line(error, 120)}") from error
     made_for = about.get("fingerprint") if isinstance(about, dict) else None

@@ -80,10 +80,11 @@ class LossInputs:
         return LossInputs(**{f.name: chosen(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def in_float32(self) -> "LossInputs":
-        """Return the same inputs with half-precision tensors raised to float32; wider ones stay as they are."""
+        """Return the same inputs with half-precision tensors raised to float32; the teacher's logits become as the
+        student's, wider ones else stay as they are."""
         return self.replace(
             student_logits=_raise(self.student_logits),
-            teacher_logits=_raise(self.teacher_logits.detach()),
+            teacher_logits=_raise(self.teacher_logits.detach()).to(_raise(self.student_logits).dtype),
             target=self.target if self.target is None else _raise(self.target),
             student_features=self.student_features and [_raise(f) for f in self.student_features],
             teacher_features=self.teacher_features and [_raise(f.detach()) for f in self.teacher_features],

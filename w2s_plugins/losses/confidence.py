@@ -155,7 +155,7 @@ def logconf(
     if form == "multiclass" or num_classes != 2:
         label = balanced_labels(p, proportions)
     else:
-        label = (p[:, 0] < torch.quantile(p[:, 0], proportions[1])).long()
+        label = (p[:, 0] < torch.quantile(p[:, 0], proportions[1].nan_to_num().clamp(0, 1))).long()
     if original_warmup:
         weight = aux_coef * (1.0 if inputs.progress > warmup else inputs.progress)
     else:
@@ -216,6 +216,6 @@ def _upper_quantile(values: Tensor, shares: Tensor) -> Tensor:
     """Return for each column the value above which lies the given share of the rows, interpolated linearly."""
     ordered = values.T.contiguous().sort(dim=1).values  # sorting along the contiguous dimension is several times faster
     position = (1 - shares).clamp(0, 1) * (len(values) - 1)
-    lower = position.long().clamp(max=len(values) - 2).unsqueeze(1)
+    lower = position.nan_to_num().long().clamp(max=len(values) - 2).unsqueeze(1)
     below, above = ordered.gather(1, lower), ordered.gather(1, lower + 1)
     return torch.lerp(below, above, position.unsqueeze(1) - lower).squeeze(1)

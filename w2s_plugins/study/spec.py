@@ -14,6 +14,7 @@ import yaml
 
 from ..cli.parser import Parser, check_flags, read_config
 from ..errors import UserError, nearest, one_line
+from ..plain_files import read_plain
 
 KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
 SLICES = ("fixed", "by_seed")
@@ -127,11 +128,11 @@ def read_spec(path: Path, parser: Parser) -> Study:
         UserError: one line for the first thing that is wrong, with the place and the nearest valid choice.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_plain(path)
     except OSError as error:
         others = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise UserError(f"{path}: cannot be read ({error.strerror}){nearest(str(path), others)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not a YAML file: {one_line(error)}") from error
     return Reader(str(path), parser).study(content, path.stem)
 

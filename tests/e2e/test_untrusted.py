@@ -1,0 +1,314 @@
+"""Files, names and tokens: nothing in a file runs, no name leaves the folder of the run, no secret is written."""
+
+import json
+import logging
+import pickle
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from tests.hub_server import HubServer, hub_env
+from w2s_plugins.errors import run_main
+from w2s_plugins.registry import load_plugins
+
+from .conftest import TINY, Done, run_many
+from .test_bad_input import CNN, Payload, Run, assert_says, distil
+
+TOKEN = "hf_" + "T0psecretT0psecret" * 2
+CONFIG = {"architecture": "w2s_cnn2", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 8, 8]}}
+TAG = "!!python/object/apply:os.system ['touch {ran}']\n"
+
+
+@pytest.fixture
+def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """Runs ``validate.py`` in this process."""
+    import validate
+
+    def run(*flags: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as ended:
+            run_main(validate.main, "train_w2s.py")
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+    return run
+
+
+# ---------------------------------------------------------------- files that would run code
+
+
+def torch_file(path: Path, ran: Path) -> Path:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "extra": Payload(ran)}, path)
+    return path
+
+
+def objects_file(path: Path, ran: Path) -> Path:
+    np.save(path, np.array([Payload(ran)], dtype=object), allow_pickle=True)
+    return path
+
+
+def pickle_file(path: Path, ran: Path) -> Path:
+    path.write_bytes(pickle.dumps({"a": Payload(ran)}))
+    return path
+
+
+def yaml_file(path: Path, ran: Path) -> Path:
+    path.write_text("epochs: " + TAG.format(ran=ran))
+    return path
+
+
+def model_folder(path: Path, ran: Path) -> Path:
+    """A model in the Hub's format, with the older file of weights."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    torch_file(path / "pytorch_model.bin", ran)
+    return path
+
+
+def run_folder(path: Path, ran: Path) -> Path:
+    path.mkdir()
+    torch_file(path / "last.pth.tar", ran)
+    return path
+
+
+def args_folder(path: Path, ran: Path) -> Path:
+    path.mkdir()
+    yaml_file(path / "args.yaml", ran)
+    torch.save({"state_dict": {"a": torch.ones(1)}}, path / "last.pth.tar")
+    return path
+
+
+TEACHER = ["--teacher", "w2s_cnn2", "--no-teacher-eval"]
+CHECKED = ["--dataset", "w2s/digits", "--workers", 0, "--model", "w2s_cnn2", "--img-size", 8]
+# what is run, the file that is written, its name, the flags that lead to it
+WAYS = {
+    "teacher": ("train", torch_file, "x.pth", [*TEACHER, "--teacher-checkpoint"]),
+    "teacher, run folder": ("train", run_folder, "run", [*TEACHER, "--teacher-checkpoint"]),
+    "teacher, local folder": ("train", model_folder, "model", ["--no-teacher-eval", "--teacher", "local-dir:{}"]),
+    "student, initial": ("train", torch_file, "x.pth", ["--initial-checkpoint"]),
+    "student, finetune": ("train", torch_file, "x.pth", ["--finetune"]),
+    "student, pretrained": ("train", torch_file, "x.pth", ["--pretrained-path"]),
+    "student, local folder": ("train", model_folder, "model", ["--pretrained", "--model", "local-dir:{}"]),
+    "resume": ("train", torch_file, "x.pth", ["--resume"]),
+    "resume, run folder": ("train", run_folder, "run", ["--resume"]),
+    "timm's own teacher": ("train", model_folder, "model", ["--kd-model-name", "local-dir:{}"]),
+    "config": ("train", yaml_file, "x.yaml", ["--config"]),
+    "teacher class map": ("train", yaml_file, "x.yaml", ["{weak}", "--teacher-class-map"]),
+    "label noise, npy": ("train", objects_file, "x.npy", ["--label-noise", "file:{}"]),
+    "label noise, pt": ("train", torch_file, "x.pt", ["--label-noise", "file:{}"]),
+    "label noise map": ("train", yaml_file, "x.yaml", ["--label-noise", "asymmetric:0.2", "--label-noise-map"]),
+    "selection": ("train", objects_file, "x.npy", ["--clean-select", "file:{}"]),
+    "model of the selection": ("train", torch_file, "x.pth", ["--clean-select", "knn:3", "--clean-select-model",
+                                                              "w2s_cnn2", "--clean-select-checkpoint"]),
+    "class map": ("folder", pickle_file, "x.pkl", ["--class-map"]),
+    "validate": ("validate", torch_file, "x.pth", [*CHECKED, "--checkpoint"]),
+    "validate, args.yaml": ("validate", args_folder, "run", ["--checkpoint"]),
+    "validate, teacher": ("validate", torch_file, "x.pth", ["{weak}", "--teacher", "w2s_cnn2",
+                                                            "--teacher-checkpoint"]),
+    "validate, ceiling": ("validate", torch_file, "x.pth", ["{weak}", "--teacher", "w2s_cnn2",
+                                                            "--teacher-checkpoint", "{weak}", "--ceiling-checkpoint"]),
+}
+
+
+def image_data(root: Path) -> Path:
+    for split in ("train", "validation"):
+        for name in "ab":
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(root / split / name / "1.png")
+    return root
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_in_runs_a_payload(here: Run, validate: Run, weak: Path, tmp_path: Path, way: str) -> None:
+    script, write, name, flags = WAYS[way]
+    ran = tmp_path / "ran"
+    path = write(tmp_path / name, ran)
+    if flags[0] == "{weak}":
+        flags = [*(distil(weak) if script == "train" else ["--checkpoint", weak]), *flags[1:]]
+    flags = [weak if f == "{weak}" else f for f in flags]
+    flags = [str(f).format(path) for f in flags] if any("{}" in str(f) for f in flags) else [*flags, path]
+    base = {"train": CNN, "validate": [], "folder": [
+        "--data-dir", image_data(tmp_path / "data"), "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0]}[script]
+    done = (validate if script == "validate" else here)(*base, *flags)
+    assert_says(done.error, str(path))
+    assert not ran.exists()
+    assert not (tmp_path / "output").exists() or not list((tmp_path / "output").rglob("*.pth.tar"))
+
+
+@pytest.mark.parametrize("write", [torch_file, objects_file, pickle_file, yaml_file])
+def test_the_payloads_are_armed(tmp_path: Path, write: Callable) -> None:
+    import yaml
+
+    ran, path = tmp_path / "ran", tmp_path / ("x.npy" if write is objects_file else "x")
+    write(path, ran)
+    {torch_file: lambda: torch.load(path, weights_only=False), objects_file: lambda: np.load(path, allow_pickle=True),
+     pickle_file: lambda: pickle.loads(path.read_bytes()),
+     yaml_file: lambda: yaml.unsafe_load(path.read_text())}[write]()
+    assert ran.exists()
+
+
+def test_hub_models_and_caches_of_targets(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
+    hub_server.add_model("me/armed", model_folder(tmp_path / "model", tmp_path / "ran"))
+    cached = [*distil(weak), "--teacher-targets", "cached", "--epochs", "1", "--experiment"]
+    armed, first = run_many([[*TINY, "--model", "w2s_cnn2", "--no-teacher-eval", "--teacher", "hf-hub:me/armed"],
+                             [*cached, "a"]], hub_env(hub_server, tmp_path), tmp_path)
+    assert_says(armed.error, "hf-hub:me/armed")
+    first.ok()
+    (part,) = (tmp_path / "output" / "targets").rglob("*.safetensors")
+    torch_file(part, tmp_path / "ran")
+    (again,) = run_many([[*cached, "b"]], hub_env(hub_server, tmp_path), tmp_path)
+    assert_says(again.error, part.name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tar_file_with_a_pickle_beside_it(here: Run, tmp_path: Path) -> None:
+    """timm keeps the index of a large tar file in a pickle, and takes one that lies there."""
+    image_data(tmp_path / "data")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "data" / "train", ".")
+    for name in ("_x_tarinfos.pickle", "x_tarinfos.pickle"):
+        pickle_file(tmp_path / name, tmp_path / "ran")
+    here("--data-dir", tmp_path / "x.tar", "--val-split", "", "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0,
+         "--epochs", 1, "--batch-size", 2, "--warmup-epochs", 0, "--mean", 0, 0, 0, "--std", 1, 1, 1)
+    assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------- YAML bombs
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n"
+    for a, b in zip("abcdefgh", "bcdefghi"))
+
+
+@pytest.mark.parametrize("text", [
+    BOMB, "a: &a [*a]\n", "epochs: " + "[" * 5000, "epochs: " + "1" * 5000, "epochs: 2001-13-41\n", "? {a: b}\n: c\n",
+    "a: !!binary x\n", "\x00", "%YAML 9.9\n---\n{", "epochs: !!float x", "epochs: 0x", "lr: !!timestamp 9\n",
+], ids=range(12))
+@pytest.mark.parametrize("flags", [["--config"], ["{weak}", "--teacher-class-map"],
+                                   ["--label-noise", "asymmetric:0.2", "--label-noise-map"]], ids=lambda f: f[-1])
+def test_yaml_bombs_and_oddities(here: Run, weak: Path, tmp_path: Path, text: str, flags: list) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    flags = [*distil(weak), *flags[1:]] if flags[0] == "{weak}" else flags
+    assert_says(here(*CNN, *flags, "x.yaml").error, flags[-1])
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "/tmp/x", "a/b", "a\0b", "n" * 300, "x/..", "\u00e9" * 200])
+@pytest.mark.parametrize("protocol", [[], ["--protocol", "w2s", "--teacher", "w2s_cnn2"]], ids=["run", "protocol"])
+def test_names_of_runs_stay_in_the_folder(here: Run, tmp_path: Path, name: str, protocol: list) -> None:
+    (tmp_path / "name.yaml").write_text(json.dumps({"experiment": name}))
+    (tmp_path / "out").mkdir()
+    done = here(*CNN, *protocol, "--config", "name.yaml", "--output", "out/runs")
+    assert_says(done.error, "--experiment")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["name.yaml", "out"] and not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("key", ["model", "teacher", "teacher_checkpoint", "resume", "data_dir", "label_noise",
+                                 "teacher_class_map", "plugins", "output", "class_map", "train_split", "dataset"])
+@pytest.mark.parametrize("value", ["a\0b", "n" * 5000, "hf-hub:" + "../" * 5 + "x", "local-dir:\0", "~/../x", "\u202e"])
+def test_odd_values_end_in_one_line(here: Run, tmp_path: Path, key: str, value: str) -> None:
+    (tmp_path / "x.yaml").write_text(json.dumps({key: value}))
+    if (key == "output" and value.isprintable() and len(value) < 100) or (key, value) == ("output", "\u202e"):
+        return  # a folder like any other
+    here(*[f for f in CNN if f not in ("w2s/digits", "--dataset")], "--config", "x.yaml", "--epochs", 1).error  # noqa: B018
+
+
+def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Path) -> None:
+    name = "x: [y]\n---\n# Owned <script>alert(1)<script> `|`"
+    (tmp_path / "x.yaml").write_text(json.dumps({"experiment": name}))
+    here(*CNN, "--epochs", 1, "--config", "x.yaml", "--hub-license", "mit\nowned: true").ok()
+    (card,) = (tmp_path / "output" / "train").rglob("export/README.md")
+    parsed = ModelCard(card.read_text())
+    assert "owned" not in parsed.data.to_dict() and "\n# Owned" not in parsed.text
+
+
+# ---------------------------------------------------------------- foreign code is said
+
+
+def test_foreign_code_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from w2s_plugins.data.datasets import create_dataset
+
+    (tmp_path / "mine.py").write_text("")
+    with caplog.at_level(logging.INFO):
+        load_plugins([str(tmp_path / "mine.py")])
+        create_dataset("", str(image_data(tmp_path / "data")), "train", trust_remote_code=True)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("mine.py" in line and "runs its code" in line for line in said)
+    assert any("--dataset-trust-remote-code" in line and "may run code" in line for line in said)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def holders(folder: Path, token: str) -> list[Path]:
+    """Files that hold the token, in any part of it that is not too short to be chance, in plain or in base64."""
+    import base64
+
+    marks = [token.encode(), token[3:].encode(), token[-12:].encode(), base64.b64encode(token.encode())[:16]]
+    return [p for p in folder.rglob("*") if p.is_file() and any(mark in p.read_bytes() for mark in marks)]
+
+
+@pytest.mark.parametrize("login", ["environment", "hf auth login"])
+def test_the_token_is_in_nothing_that_a_run_writes(weak: Path, tmp_path: Path, hub_server: HubServer,
+                                                   login: str) -> None:
+    hub_server.add_user("me", TOKEN)
+    hub_server.add_model("me/weak", weak / "export", private=True)
+    hub_server.fault("POST /api/models/me/new/commit/", status=503, times=1)  # a retry writes a log line
+    hub_server.fault("POST /api/models/me/odd/commit/", status=400,
+                     headers={"X-Error-Message": f"no rights for Bearer {TOKEN}"})
+    env, work = hub_env(hub_server, tmp_path / "home"), tmp_path / "work"
+    if login == "environment":
+        env |= {"HF_TOKEN": TOKEN}
+    else:
+        Path(env["HF_HOME"]).mkdir(parents=True)
+        Path(env["HF_HOME"], "token").write_text(TOKEN)
+    work.mkdir()
+    common = [*TINY, "--model", "w2s_cnn5", "--plugins", "w2s_plugins.models", "--teacher", "hf-hub:me/weak",
+              "--epochs", "1", "--log-tensorboard", "--recovery-interval", "2", "--debug"]
+    good, odd, typed, in_file = run_many([
+        [*common, "--experiment", "good", "--push-to-hub", "me/new"],
+        [*common, "--experiment", "odd", "--push-to-hub", "me/odd"],
+        [*common, "--hub-commit-message", f"with {TOKEN}"],
+        [*common, "--teacher-kwargs", f"key={TOKEN}"],
+    ], env, work)
+    good.ok()
+    assert "trying again" in good.err
+    for refused in (odd, typed, in_file):
+        assert refused.code == 2
+    assert "repeat with" in odd.err and "access token" in typed.err and "access token" in in_file.err
+    everything = "".join(d.out + d.err for d in (good, odd, typed, in_file))
+    assert TOKEN not in everything and TOKEN[3:] not in everything and TOKEN[-12:] not in everything
+    assert (work / "output" / "train" / "good" / "args.yaml").exists() and not holders(work, TOKEN)
+    published = hub_server.repos["me/new"]
+    files = published.commits[published.branches["main"]]
+    assert {"README.md", "config.json"} <= set(files)
+    assert not any(TOKEN.encode() in file.data for file in files.values())
+    assert TOKEN not in "".join(published.messages.values())
+    # the search finds what it looks for
+    shutil.copytree(work / "output" / "train" / "good", tmp_path / "leak")
+    (tmp_path / "leak" / "x").write_text(f"a{TOKEN}b")
+    assert [p.name for p in holders(tmp_path / "leak", TOKEN)] == ["x"]
+
+
+@pytest.mark.parametrize("flags", [["--token", TOKEN], [f"--hf-token={TOKEN}"], [TOKEN], ["--output", TOKEN]])
+def test_a_token_on_the_command_line_is_refused_and_not_repeated(here: Run, flags: list) -> None:
+    done = here(*CNN, *flags)
+    assert_says(done.error, "access token", "hf auth login")
+    assert TOKEN not in done.out + done.err
+
+
+def test_a_token_in_a_config_is_refused(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"loss_kwargs: {{a: [{TOKEN}]}}\n")
+    done = here(*CNN, "--config", "x.yaml")
+    assert_says(done.error, "--loss-kwargs", "access token")
+    assert TOKEN not in done.out + done.err

@@ -1,0 +1,149 @@
+"""Values that are not finite: named by --detect-anomaly, kept out of statistics and checkpoints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from timm.task import ClassificationTask
+from torch import nn
+
+from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (fixtures)
+from tests.parts import small_model
+from tests.test_engine import make_loader, train
+from w2s_plugins.anomaly import detect_anomaly
+from w2s_plugins.engine import Position, Statistics, weights_are_finite
+from w2s_plugins.errors import UserError
+
+Run = Callable[..., Done]
+
+
+class Divide(nn.Module):
+    def forward(self, x):
+        return x / 0.0
+
+
+class Root(nn.Module):
+    """Finite forward; the derivative at 0 is not, and times 0 is NaN."""
+
+    def forward(self, x):
+        return x + (x * 0).abs().sqrt()
+
+
+class Steep(nn.Module):
+    """Finite forward, an infinite gradient of its parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor(1e-30))
+
+    def forward(self, x):
+        return x + 1 / self.x
+
+
+def net(middle: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), middle), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("middle, message", [
+    (Divide(), r"epoch 3, batch 8: the output of student\.1\.1 \(Divide\) is not finite$"),
+    (Root(), r"in the backward pass: Function '.*Backward0' returned nan values"),
+    (Steep(), r"the gradient of student\.1\.1\.x is not finite"),
+], ids=["forward", "NaN backward", "infinity backward"])
+@pytest.mark.filterwarnings("ignore:Error detected in", "ignore:Anomaly Detection")
+def test_names_the_module(middle, message):
+    model = net(middle)
+    with pytest.raises(UserError, match=message), detect_anomaly({"student": model}, Position(epoch=2, batch=7)):
+        model(torch.ones(3, 4)).sum().backward()
+    assert not any(m._forward_hooks for m in model.modules())
+    assert not torch.is_anomaly_enabled()
+
+
+def test_input_that_was_bad_already_is_said():
+    model = net(nn.Identity())
+    with pytest.raises(UserError, match=r"student\.0 \(Linear\) is not finite, whose input was not finite already"), \
+            detect_anomaly({"student": model}, Position()):
+        model(torch.full((3, 4), float("nan")))
+
+
+def test_other_errors_and_good_steps_pass():
+    model = net(nn.Identity())
+    with detect_anomaly({"student": model}, Position()):
+        model(torch.ones(3, 4)).sum().backward()
+    with pytest.raises(RuntimeError, match="shapes"), detect_anomaly({"student": model}, Position()):
+        model(torch.ones(3, 5))
+
+
+def test_statistics_of_a_skipped_step_are_put_back():
+    model = small_model(name="test_resnet")
+    statistics, before = Statistics(model), {k: v.clone() for k, v in model.named_buffers()}
+    statistics.keep()
+    model.train()(torch.full((4, 3, 32, 32), float("nan")))
+    assert not weights_are_finite(model)
+    statistics.put_back_unless(torch.tensor(False))
+    assert all(torch.equal(v, before[k]) for k, v in model.named_buffers()) and weights_are_finite(model)
+    statistics.keep()
+    model(torch.ones(4, 3, 32, 32))
+    statistics.put_back_unless(torch.tensor(True))
+    assert any(not torch.equal(v, before[k]) for k, v in model.named_buffers())
+
+
+def test_an_image_of_nan_costs_its_step_and_nothing_else(caplog):
+    loader = make_loader(48)
+    task = ClassificationTask(small_model(name="test_resnet"), nn.CrossEntropyLoss(), verbose=False)
+
+    class Poisoned:
+        average_batch_size = loader.average_batch_size
+
+        def __len__(self):
+            return len(loader)
+
+        def epoch(self, *where):
+            for number, batch in enumerate(loader.epoch(*where)):
+                if number == 2:
+                    batch.input[0] = float("nan")
+                yield batch
+
+    train(task, Poisoned(), nan_patience=2)
+    assert "the step is skipped (1 of 2" in caplog.text
+    assert weights_are_finite(task.get_trainable_module())
+
+
+PLUGIN = '''
+import torch
+from w2s_plugins.losses import register_loss
+calls = 0
+
+@register_loss("steep_{at}", summary="an infinite step at one call")
+def steep(inputs):
+    global calls
+    calls += 1
+    z = inputs.student_logits
+    return {{"z": z.square().mean() * (1e38 if calls == {at} else 1.0)}}
+'''
+
+
+def test_broken_weights_never_go_over_a_good_checkpoint(here: Run, weak: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The last step of the second epoch is finite in loss and gradient, and takes the weights out of range."""
+    (tmp_path / "steep.py").write_text(PLUGIN.format(at=8))
+    done = here(*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak,
+                "--no-teacher-eval", "--plugins", "steep.py", "--loss", "steep_8", "--task-loss-weight", 0,
+                "--opt", "sgd", "--lr", 1e4,
+                "--recovery-interval", 1, "--experiment", "run", "--epochs", 3, "--sched", "none", "--clip-grad", 1e35,
+                "--weight-decay", 0, "--nan-patience", 3)
+    assert done.code == 2 and "not finite" in done.error, done.err
+    for saved in (tmp_path / "output" / "train" / "run").glob("*.pth.tar"):
+        state = read_run(saved.parent, saved.name)["state_dict"]
+        assert all(v.isfinite().all() for v in state.values() if v.is_floating_point()), saved
+
+
+def test_the_flag(here: Run, tmp_path: Path, weak: Path) -> None:  # noqa: F811
+    flags = [*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--no-teacher-eval"]
+    here(*flags, "--epochs", 1, "--detect-anomaly", "--experiment", "good").ok()
+    here(*flags, "--epochs", 1, "--experiment", "plain").ok()
+    good, plain = (read_run(tmp_path / "output" / "train" / n)["state_dict"] for n in ("good", "plain"))
+    assert all(torch.equal(v, plain[k]) for k, v in good.items())
+    done = here(*flags, "--lr", 1e30, "--detect-anomaly", "--experiment", "bad")
+    assert "--detect-anomaly: epoch 1, batch 2: the output of student." in done.error
+    assert "--detect-anomaly looks at" in here(*flags, "--detect-anomaly", "--torchcompile").error

@@ -1,0 +1,50 @@
+"""Minimum versions: the same as in requirements.txt, and told in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from w2s_plugins import versions
+
+ROOT = Path(__file__).parents[1]
+
+
+def bounds(file: str, sign: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
+    return dict(re.match(rf"([\w-]+){sign}([\d.]+)", line).groups() for line in lines if sign in line)
+
+
+def test_oldest_versions_are_those_of_the_requirements():
+    required = bounds("requirements.txt", ">=")
+    assert {name: required[name] for name in versions.OLDEST} == versions.OLDEST
+    oldest = bounds("requirements-min.txt", "==")
+    assert oldest and all(v.removesuffix(".0") == required[name] for name, v in oldest.items() if name in required)
+    assert {"timm", "huggingface-hub"} <= set(oldest)
+
+
+def test_what_is_installed_is_new_enough():
+    assert versions.too_old() == []
+
+
+@pytest.mark.parametrize("script", ["train_w2s.py", "validate.py"])
+def test_a_package_that_is_too_old_is_told_before_it_is_imported(tmp_path, script):
+    """A distribution of another version, found first, whose package cannot be imported."""
+    (tmp_path / "timm-0.9.2.dist-info").mkdir()
+    (tmp_path / "timm-0.9.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.9.2\n")
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "__init__.py").write_text("raise RuntimeError('imported')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import runpy; runpy.run_path({str(ROOT / script)!r}, " \
+           "run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (f"{script}: error: timm 0.9.2 is too old, {versions.OLDEST['timm']} or newer is needed: pip "
+                           "install -r requirements.txt\n")
+
+
+def test_an_absent_package_is_told(monkeypatch):
+    monkeypatch.setitem(versions.OLDEST, "no-such-package", "1")
+    assert versions.too_old() == ["no-such-package is not installed, 1 or newer is needed"]

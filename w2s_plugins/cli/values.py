@@ -1,0 +1,51 @@
+"""What no flag may hold, wherever it came from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import UserError
+from ..hub import LOGIN, holds_token
+
+LONGEST = 255  # bytes; file systems take no longer name
+
+
+def refuse_tokens(words: Sequence[str]) -> None:
+    """Raise a `UserError` when a word of the command line holds an access token, without repeating it."""
+    for before, word in zip(["", *words], words):
+        if holds_token(word):
+            flag = word.split("=")[0] if word.startswith("--") else before
+            where = f" after {flag}" if flag.startswith("--") and not holds_token(flag) else ""
+            raise UserError(f"an access token on the command line{where}: others can read it there, and it would be "
+                            f"recorded with the run; {LOGIN}")
+
+
+def check_values(given: Mapping[str, object]) -> None:
+    """Raise a `UserError` for values that cannot be names of anything, hold a token, or lead out of the run folder.
+
+    Args:
+        given: values by the flag's name, those of files included.
+    """
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        for text in _texts(value):
+            if holds_token(text):
+                raise UserError(f"{flag} holds an access token, which would be recorded with the run; {LOGIN}")
+            if "\0" in text:
+                raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
+            if name != "hub_commit_message" and any(len(p.encode(errors="replace")) > LONGEST for p in text.split("/")):
+                raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
+    experiment = given.get("experiment") or ""
+    if experiment == ".." or Path(experiment).name != experiment:
+        raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
+                        "is made")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All strings in a value of a flag."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)

@@ -1,0 +1,54 @@
+"""YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+LARGEST_FILE = 10_000_000  # bytes
+MOST_VALUES = 1_000_000  # in all, with every alias written out
+
+
+def read_plain(path: Path) -> object:
+    """Read a file of plain values: json where its name ends so, else yaml.
+
+    A YAML bomb is a small file whose aliases stand for aliases, and so on, until whoever prints or copies the value
+    needs all memory; it is refused before a value is made, and so is an alias of what it is in.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is something else, too large, or nested too deeply.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".json":
+            return json.loads(text)
+        _refuse_bomb(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:  # of PyYAML, at odd scalars
+        raise ValueError(f"a value that cannot be read ({error})") from error
+
+
+def _refuse_bomb(root: yaml.Node | None) -> None:
+    if root is not None and _count(root, {}) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
+
+
+def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Number of values in a node, aliases written out."""
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise ValueError("an alias of what it is in")
+        return known[id(node)]
+    known[id(node)] = None  # until it is counted
+    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in parts for part in pair]
+    known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
