@@ -150,6 +150,10 @@ def add_run(add: Adder) -> None:
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--nan-patience", type=int, default=10, metavar="N", help="bad (NaN or infinite) steps in a row, each skipped, "
         "before the run stops")
+    add("--data-errors", default="raise", metavar="RULE", help="training samples that cannot be read: raise ends the "
+        "run with the name of the file; skip:N lets another sample of the batch take the place, for N files at most")
+    add("--max-save-failures", type=int, default=3, metavar="N", help="recovery checkpoints in a row that may fail to "
+        "be written, each with a warning, before the run stops")
     add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYN
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
-from .decoding import FileDataset
+from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
+from .unreadable import UnreadableSample
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
@@ -40,8 +42,12 @@ class TorchvisionDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[object, int]:
-        image, label = self.dataset[index]
-        image = image.convert(self.input_img_mode)
+        try:
+            image, label = self.dataset[index]
+            image = image.convert(self.input_img_mode)
+        except Exception as error:  # as in `FileDataset`
+            raise UnreadableSample(f"sample {index} of {type(self.dataset).__name__}: cannot be read "
+                                   f"({explain_unreadable(error)})") from error
         return self.transform(image) if self.transform else image, int(label)
 
 
@@ -94,7 +100,7 @@ def create_dataset(
                 root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
-            KeyError, TypeError) as error:
+            KeyError, TypeError, tarfile.TarError, EOFError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
 
@@ -166,6 +172,11 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
 
 
+def split_synonyms() -> set[str]:
+    """Return the names that timm knows for folders of splits."""
+    return {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}
+
+
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
@@ -184,8 +195,7 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
     if (path / name).exists() or any((path / s).exists() for s in synonyms):
         return
-    known = {**_TRAIN_SYNONYM, **_EVAL_SYNONYM}
-    if flag == "--split" and not any(e in known for e in entries):
+    if flag == "--split" and not any(e in split_synonyms() for e in entries):
         return  # validate.py may be given the folder of one split itself
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
