@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import errno
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .engine import Position
-from .errors import UserError, one_line
+from .errors import UserError, one_line, write_remedy
 from .hub import share
 from .loading import read_checkpoint
 from .shards import settled
@@ -55,21 +54,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         # torch.save does not pass on why the system refused
         reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}); {_remedy(path, error)}") from error
+        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _remedy(path: Path, error: Exception) -> str:
-    """Return what is left and what can be done about a file that could not be written."""
-    if not path.parent.is_dir():
-        return "the folder was deleted or its disk is gone; what was in it is lost unless it comes back"
-    code = getattr(error, "errno", None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
-    then = "make room and go on with --resume" if full else (
-        "make the folder writable and go on with --resume" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
-    return "what was there before is unchanged" + (f"; {then}" if then else "")
 
 
 def _temporary_name(path: Path) -> Path:
