@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
 from tests.parts import train_args, write_folder
+from w2s_plugins.build import build_data, settle_classes
 from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
 from w2s_plugins.data.unreadable import UnreadableSample, parse_data_errors
 from w2s_plugins.errors import UserError
@@ -131,3 +132,16 @@ def test_an_archive_cut_off_in_the_middle(folder: Path, tmp_path: Path) -> None:
     assert len(create_dataset("", str(whole), "train", flag="--train-split")) == 24
     with pytest.raises(UserError, match=r"cut\.tar.*unexpected end of data"):
         create_dataset("", str(cut), "train", flag="--train-split")
+
+
+def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.txt"
+    args = train_args("--data-dir", str(folder), "--class-map", str(classes), "--val-split", "", dataset="")
+    classes.write_text("class0\nclass1\nclass2\n")
+    assert build_data(args).split_size == 24
+    for label in (7, -1):
+        mapping = {"class0": 0, "class1": label, "class2": 2}
+        dataset = create_dataset("", str(folder), "train")
+        dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
+        with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
+            settle_classes(args, dataset, None)

@@ -137,6 +137,15 @@ def labels_of(dataset: Dataset) -> list[int] | None:
     return [int(label) for _, label in samples] if samples else None
 
 
+def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
+    """Raise a `UserError` that names the first sample whose label is not in [0, num_classes)."""
+    for index, label in enumerate(labels_of(dataset) or ()):
+        if not 0 <= label < num_classes:
+            name = dataset.filename(index) if hasattr(dataset, "filename") else f"sample {index}"
+            raise UserError(f"split '{split}': {name} has the label {label}; expected 0 to {num_classes - 1}: give the "
+                            "classes consecutive numbers (--class-map), or a split with labels")
+
+
 def class_names_of(dataset: Dataset) -> list[str] | None:
     """Return the names of the classes in the order of their indices, or None."""
     reader = getattr(dataset, "reader", None)
