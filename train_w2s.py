@@ -174,6 +174,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if world.primary:
         report.write_labels(folder, data, args.train_split)
         run.files = run_folder.open_run_files(args, flags, folder, resumed)
+        run_folder.look_for_room(folder, args, task, num_epochs - run.position.epoch)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
     return run
@@ -245,6 +246,7 @@ def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt
         position=run.position,
         scheduler=run.scheduler,
         metrics_file=run.folder / "metrics.jsonl",
+        max_failures=0 if run.args.fsdp else run.args.max_save_failures,  # ranks write shards together
         model=run.task.get_trainable_module(),
         optimizer=run.optimizer,
         args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
@@ -361,7 +363,7 @@ def fit(run: Run) -> None:
                 on_batch=on_batch)
             finish_epoch(run, terms, stop, updates, watch)
         if run.saver:
-            run.saver.wait()
+            run.saver.finish()
     finally:
         watch.close()
         console.close()

@@ -41,7 +41,7 @@ from .data import (
     parse_shapes,
     take_slice,
 )
-from .data.datasets import class_names_of, describe, num_classes_of
+from .data.datasets import check_labels, class_names_of, describe, num_classes_of
 from .data.loaders import train_transform_kwargs
 from .data.noise import LabelNoise, create_label_noise, positions_in_split
 from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
@@ -333,6 +333,9 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
     elif count is not None and count != args.num_classes:
         raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
                         "the flag out, or map classes with --class-map")
+    for dataset, split in ((train, args.train_split), (val, args.val_split)):
+        if dataset is not None and args.num_classes is not None:
+            check_labels(dataset, split, args.num_classes)
 
 
 def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:

@@ -3,9 +3,10 @@
 import argparse
 import csv
 import json
+import logging
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .engine import Position
-from .errors import UserError, one_line
+from .errors import UserError, one_line, write_remedy
 from .hub import share
 from .loading import read_checkpoint
 from .plain_files import read_plain
 from .shards import settled
+
+_logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
@@ -52,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         # torch.save does not pass on why the system refused
         reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}); what was there before is unchanged") from error
+        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -87,11 +90,21 @@ class Saver(CheckpointSaver):
         position: where the run stands; stored with every checkpoint.
         scheduler: timm scheduler, whose state is stored.
         metrics_file: the run's metrics.jsonl, whose length is stored so that a resumed run continues it exactly.
+        max_failures: recovery checkpoints in a row whose failure is a warning.
         **kwargs: arguments of timm's saver.
     """
 
-    def __init__(self, *, position: Position, scheduler: object | None, metrics_file: Path, **kwargs: object):
+    def __init__(
+            self,
+            *,
+            position: Position,
+            scheduler: object | None,
+            metrics_file: Path,
+            max_failures: int = 0,
+            **kwargs: object,
+    ):
         super().__init__(**kwargs)
+        self.max_failures, self.failures = max_failures, 0
         self.position, self.scheduler, self.metrics_file = position, scheduler, metrics_file
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
@@ -175,7 +188,7 @@ class Saver(CheckpointSaver):
         return state
 
     def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
-        self.wait()
+        self._succeeds(self.wait)
         if not self._last_is_written:
             self._write(self._state(epoch, metric), Path(save_path))
 
@@ -192,7 +205,9 @@ class Saver(CheckpointSaver):
             rank_states: list | None = None,
             background: bool = True,
     ) -> None:
-        """Save the state inside an epoch, in the background where memory allows; keeps the last two.
+        """Save the state inside an epoch, in the background where memory allows; keeps the last two that were written.
+
+        A failure is a warning, up to ``max_failures`` in a row; of a save in the background it is seen at the next one.
 
         Args:
             epoch: the epoch.
@@ -201,29 +216,53 @@ class Saver(CheckpointSaver):
             background: return before the file is written.
 
         Raises:
-            UserError: this or the last save in the background failed.
+            UserError: this or the last save in the background failed, and so did ``max_failures`` before it.
         """
-        self.wait()
+        if not self._succeeds(self.wait):
+            self.curr_recovery_file, self.prev_recovery_file = self.prev_recovery_file, ""
         path = Path(self.recovery_dir) / f"{self.recovery_prefix}-{epoch}-{batch_idx}{self.extension}"
         state = self._state(epoch)
         state["w2s"]["rank_states"] = rank_states
         if background and (copy := self._copy(state)) is not None:
             self._writing = self._pool.submit(save_state, copy, path)
+        elif not self._succeeds(lambda: self._write(state, path), final=not background):
+            return
         else:
-            self._write(state, path)
+            self.failures = 0
         if self.prev_recovery_file and self.prev_recovery_file != str(path):
             self._remove(Path(self.prev_recovery_file))
         self.prev_recovery_file, self.curr_recovery_file = self.curr_recovery_file, str(path)
+
+    def _succeeds(self, save: Callable[[], None], final: bool = False) -> bool:
+        """Save, and return False for a failure that is to be borne; ``final`` saves are not."""
+        try:
+            save()
+        except UserError as error:
+            if final:
+                raise
+            self.failures += 1
+            if self.failures > self.max_failures:
+                raise UserError(f"{error} ({self.failures} recovery checkpoint(s) in a row failed, "
+                                f"--max-save-failures {self.max_failures})") from error
+            _logger.warning(f"WARNING: {error}; training goes on without this recovery checkpoint ({self.failures} of "
+                            f"{self.max_failures} failures in a row)")
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Wait for a save in the background; ``last`` is further by now, so that a failure is borne."""
+        self._succeeds(self.wait)
 
     def wait(self) -> None:
         """Wait for a save in the background. Raises `UserError` when it failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+            self.failures = 0
 
     def remove_recovery(self) -> None:
         """Delete recovery checkpoints: a complete epoch has been saved after them."""
-        self.wait()
+        self._succeeds(self.wait)
         for file in self._recovery_files():
             self._remove(file)
         self.curr_recovery_file = self.prev_recovery_file = ""

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import sys
@@ -30,6 +31,17 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the text of an exception folded to one line of at most ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[:limit - 3] + "..."
+
+
+def write_remedy(path: Path, error: Exception) -> str:
+    """Return what is left and what can be done about a file that could not be written."""
+    if not path.parent.is_dir():
+        return "the folder was deleted or its disk is gone; what was in it is lost unless it comes back"
+    code = getattr(error, "errno", None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
+    then = "make room and go on with --resume" if full else (
+        "make the folder writable and go on with --resume" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
+    return "what was there before is unchanged" + (f"; {then}" if then else "")
 
 
 def run_main(main: Callable[[], None], prog: str) -> None:

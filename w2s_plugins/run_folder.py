@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import torch.distributed as dist
 from timm.models import safe_model_name
+from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
 
 from . import checkpoint as ckpt
@@ -138,6 +140,33 @@ def resume(
         updates = epoch * updates_per_epoch + batch // args.grad_accum_steps
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
+
+
+def look_for_room(folder: Path, args: argparse.Namespace, task: TrainingTask, epochs: int) -> None:
+    """Estimate what the checkpoints of a run take, and say so when the disk has less.
+
+    A checkpoint has the weights, their average, and up to two states of the optimizer for each. ``last``, the best and
+    the history share files. Two recovery checkpoints, one that is being written and the export come on top.
+
+    Raises:
+        UserError: not even one checkpoint can take the place of another.
+    """
+    model = task.get_trainable_module()
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
+    states = info.num_betas if info.has_betas else int(info.has_momentum)
+    one = weights * (2 if task.has_ema() else 1) + trained * (states + args.opt.startswith("lookahead_"))
+    kept = min(args.checkpoint_hist, max(1, epochs // args.val_interval)) + len(args.save_epochs)
+    needed = one * (kept + 1 + (2 if args.recovery_interval else 0)) + weights
+    free = shutil.disk_usage(folder).free
+    if free < 2 * one:
+        raise UserError(f"--output {folder}: no room on the disk: a checkpoint takes about {one / 1e6:.1f} MB, two are "
+                        f"needed to replace one by another, {free / 1e6:.1f} MB are free; make room, or choose another "
+                        "disk with --output")
+    if free < needed:
+        _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
+                        f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from timm.optim import list_optimizers
 from ..data.episodes import parse_shapes
 from ..data.noise import parse_noise
 from ..data.selection import parse_selection
+from ..data.unreadable import parse_data_errors
 from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
@@ -36,7 +37,7 @@ RANGES = {
                      "episodes_per_batch", "train_batches_per_epoch"), (1, None)),
     **dict.fromkeys(("episodes", "few_shot_episodes"), (2, None)),  # of one there is no interval
     **dict.fromkeys(("workers", "start_epoch", "stop_epoch", "recovery_interval", "warmup_epochs", "cooldown_epochs",
-                     "lr", "mixup", "cutmix", "aug_repeats", "scale"), (0, None)),
+                     "lr", "mixup", "cutmix", "aug_repeats", "scale", "max_save_failures"), (0, None)),
     **dict.fromkeys(("drop", "drop_path", "drop_connect", "drop_block", "hflip", "vflip", "reprob", "mixup_prob",
                      "mixup_switch_prob", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
                      "cutmix_minmax", "model_ema_decay"), (0, 1)),
@@ -450,6 +451,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_scheduled_size_rules(args),
         *_episode_rules(args),
         *_sharding_rules(args),
+        (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
+         "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),

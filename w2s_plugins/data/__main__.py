@@ -1,8 +1,12 @@
-"""``python -m w2s_plugins.data convert-pickle FILE OUT`` turns a pickle of miniImageNet into class folders."""
+"""Data before a training: ``python -m w2s_plugins.data check DIR`` reads all images and says what is wrong, and
+``convert-pickle FILE OUT`` turns a pickle of miniImageNet into class folders."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
+from w2s_plugins.data.check import check_folder
 from w2s_plugins.data.pickles import convert_pickle
 from w2s_plugins.errors import UserError, run_main
 
@@ -13,17 +17,35 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Parse the command line and convert."""
-    parser = _Parser(prog="python -m w2s_plugins.data", description="Bring data into the form of class folders.")
+    """Parse the command line and do what it says."""
+    parser = _Parser(
+        prog="python -m w2s_plugins.data", description="Check data, or bring them into the form of class folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     convert = commands.add_parser("convert-pickle", help="turn a pickle of miniImageNet into class folders")
     convert.add_argument("file", metavar="FILE", type=Path, help="pickle with data and labels, or image_data and "
                          "class_dict; nothing in it is run")
     convert.add_argument("out", metavar="OUT", type=Path, help="new folder of the split, such as DIR/novel")
-    convert.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    convert.set_defaults(run=_convert)
+    check = commands.add_parser("check", help="read all images and say what is wrong; exit code 1 when something is")
+    check.add_argument("dir", metavar="DIR", type=Path, help="folder with train/ and validation/, or a tar file")
+    check.add_argument("-j", "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
+    check.set_defaults(run=_check)
+    for command in (convert, check):
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
+    args.run(args)
+
+
+def _convert(args: argparse.Namespace) -> None:
     images, classes = convert_pickle(args.file, args.out)
     print(f"{args.out}: {images} images in {classes} classes")
+
+
+def _check(args: argparse.Namespace) -> None:
+    report = check_folder(args.dir, args.workers, progress=sys.stderr.isatty())
+    print("\n".join(report.lines()))
+    if report.errors:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,9 +14,10 @@ from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
 from ..errors import UserError, nearest, one_line
-from .decoding import FileDataset
+from .decoding import FileDataset, explain_unreadable
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels
+from .unreadable import UnreadableSample
 
 _logger = logging.getLogger(__name__)
 
@@ -48,8 +50,12 @@ class TorchvisionDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[object, int]:
-        image, label = self.dataset[index]
-        image = image.convert(self.input_img_mode)
+        try:
+            image, label = self.dataset[index]
+            image = image.convert(self.input_img_mode)
+        except Exception as error:  # as in `FileDataset`
+            raise UnreadableSample(f"sample {index} of {type(self.dataset).__name__}: cannot be read "
+                                   f"({explain_unreadable(error)})") from error
         return self.transform(image) if self.transform else image, int(label)
 
 
@@ -113,7 +119,7 @@ def create_dataset(
                 root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
-            KeyError, TypeError, UnpicklingError) as error:
+            KeyError, TypeError, tarfile.TarError, EOFError, UnpicklingError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         if isinstance(error, UnpicklingError) and kwargs.get("class_map"):
             where = f"--class-map {kwargs['class_map']}, {where}"
@@ -152,6 +158,15 @@ def labels_of(dataset: Dataset) -> list[int] | None:
     return [int(label) for _, label in samples] if samples else None
 
 
+def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
+    """Raise a `UserError` that names the first sample whose label is not in [0, num_classes)."""
+    for index, label in enumerate(labels_of(dataset) or ()):
+        if not 0 <= label < num_classes:
+            name = dataset.filename(index) if hasattr(dataset, "filename") else f"sample {index}"
+            raise UserError(f"split '{split}': {name} has the label {label}; expected 0 to {num_classes - 1}: give the "
+                            "classes consecutive numbers (--class-map), or a split with labels")
+
+
 def class_names_of(dataset: Dataset) -> list[str] | None:
     """Return the names of the classes in the order of their indices, or None."""
     reader = getattr(dataset, "reader", None)
@@ -187,6 +202,11 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
 
 
+def split_synonyms() -> set[str]:
+    """Return the names that timm knows for folders of splits."""
+    return {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}
+
+
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
@@ -205,8 +225,7 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
     if (path / name).exists() or any((path / s).exists() for s in synonyms):
         return
-    known = {**_TRAIN_SYNONYM, **_EVAL_SYNONYM}
-    if flag == "--split" and not any(e in known for e in entries):
+    if flag == "--split" and not any(e in split_synonyms() for e in entries):
         return  # validate.py may be given the folder of one split itself
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])

@@ -7,8 +7,11 @@ arithmetic of decoding and resizing is another, on 8-bit tensors with antialias,
 import logging
 import random
 from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
 
 import torch
+from PIL import Image, UnidentifiedImageError
 from timm.data import ImageDataset
 from timm.data.transforms import MaybePILToTensor, RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
@@ -17,7 +20,8 @@ from torchvision import transforms
 from torchvision.io import decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import UserError
+from ..errors import UserError, one_line
+from .unreadable import UnreadableSample
 
 _JPEG = b"\xff\xd8\xff"
 _SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.BICUBIC)  # what torch has with antialias
@@ -30,24 +34,46 @@ _logger = logging.getLogger(__name__)
 class FileDataset(ImageDataset):
     """timm's dataset of image files. Where its transform is a `TensorTransform`, JPEG files do without Pillow.
 
-    Every file that torchvision refuses, and every other one that is not an 8-bit grey or RGB JPEG, takes timm's own
-    path, which also skips broken files.
+    Every file that torchvision refuses, and every other one that is not an 8-bit grey or RGB JPEG, is decoded as timm
+    does. timm puts the next sample in the place of one that cannot be read; that would give it another sample's image
+    under its own position, by which targets are cached and losses remember, and count a sample twice in an evaluation.
+    Here such a sample is an `UnreadableSample`.
     """
 
     def __getitem__(self, index: int) -> tuple[object, int]:
-        image, target = self._decode(index) if isinstance(self.transform, TensorTransform) else (None, None)
-        if image is None:
-            return super().__getitem__(index)
-        return self.transform.on_tensor(image), target
-
-    def _decode(self, index: int) -> tuple[Tensor | None, int]:
         try:
             file, target, *_ = self.reader[index]
             with file:
-                image = decode_rgb(file.read())
-        except OSError:
-            return None, -1
+                image = self._decode(file)
+        except Exception as error:  # decoders raise whatever a broken file makes them stumble on
+            raise self._unreadable(index, error) from error
+        if isinstance(image, Tensor):
+            image = self.transform.on_tensor(image)
+        elif self.transform is not None:
+            image = self.transform(image)
         return image, -1 if target is None else target
+
+    def _decode(self, file: BinaryIO) -> Tensor | Image.Image | bytes:
+        if self.load_bytes:
+            return file.read()
+        if isinstance(self.transform, TensorTransform) and (image := decode_rgb(file.read())) is not None:
+            return image
+        file.seek(0)
+        image = Image.open(file)
+        return image.convert(self.input_img_mode) if self.input_img_mode else image.copy()
+
+    def _unreadable(self, index: int, error: Exception) -> UnreadableSample:
+        root = getattr(self.reader, "root", None)
+        name = Path(root, self.filename(index)) if root else f"sample {index}"
+        return UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})")
+
+
+def explain_unreadable(error: Exception) -> str:
+    """Return in a few words why a file could not be read, without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of a format that Pillow does not know"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+    return text if isinstance(error, (OSError, Image.DecompressionBombError)) else f"{type(error).__name__}: {text}"
 
 
 def decode_rgb(data: bytes) -> Tensor | None:

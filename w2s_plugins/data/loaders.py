@@ -22,6 +22,7 @@ from .digits import Digits
 from .episodes import EpisodeSampler, check_shape, parse_shapes
 from .noise import Relabelled
 from .slices import Subset
+from .unreadable import SkippedSamples, parse_data_errors
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import WorkerStart
 
@@ -49,6 +50,7 @@ class TrainLoader:
         mixup_off_epoch: no mixing on the device from this epoch on.
         device: where batches go.
         dtype: dtype of the images.
+        skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class TrainLoader:
             mixup_off_epoch: int = 0,
             device: torch.device,
             dtype: torch.dtype,
+            skipped: SkippedSamples | None = None,
     ):
+        self.skipped = skipped
         self.loader, self.sampler = loader, sampler
         self.erasing, self.mixup, self.mixup_off_epoch = erasing, mixup, mixup_off_epoch
         self.device, self.dtype = device, dtype
@@ -84,6 +88,8 @@ class TrainLoader:
             if number < skip:
                 continue
             yield self._finish(images, target, epoch)
+        if self.skipped is not None:
+            self.skipped.agree()
 
     def _set_epoch(self, epoch: int, start: int) -> None:
         if isinstance(self.sampler, KeyedSampler):
@@ -98,6 +104,8 @@ class TrainLoader:
             label, index, seeds = target, None, None
         else:
             label, index, seeds = target.label, target.index, target.view_seed
+            if self.skipped is not None:
+                self.skipped.add(target.unreadable)
         if not isinstance(self.loader, PrefetchLoader):
             images = images.to(device=self.device, dtype=self.dtype)
             label = label.to(self.device)
@@ -153,7 +161,10 @@ def create_train_loader(
     episodes = _episode_sampler(dataset, args, rank, world_size) if args.episodic else None
     with _flag_errors("augmentation"):
         dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
-    sampler = keys or KeyedSampler(len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs)
+    allowed = parse_data_errors(args.data_errors)
+    sampler = keys or KeyedSampler(
+        len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs,
+        0 if allowed is None else args.batch_size * world_size)
     keyed_collate = KeyedCollate(
         collate or (fast_collate if prefetch else default_collate),
         collate if isinstance(collate, Mixup) else None,
@@ -201,6 +212,7 @@ def create_train_loader(
         mixup_off_epoch=args.mixup_off_epoch,
         device=device,
         dtype=dtype,
+        skipped=None if keys or allowed is None else SkippedSamples(allowed, world_size > 1),
     )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import random
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
+
+from .unreadable import UnreadableSample
 
 
 class ViewKey(NamedTuple):
@@ -30,6 +32,23 @@ class ViewKey(NamedTuple):
     repeat: int = 0
 
 
+class ReplaceableKey(ViewKey):
+    """A view for which others of its batch stand in when its sample cannot be read: ``others``, in this order."""
+
+    others: tuple[ViewKey, ...] = ()
+
+
+class Sample(NamedTuple):
+    """One view, with the messages about samples that it takes the place of."""
+
+    image: object
+    label: int
+    key: ViewKey
+    view_seed: int
+    unreadable: tuple[str, ...] = ()
+
+
+STAND_INS = 16  # samples in a row that may be unreadable
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
 
 
@@ -82,18 +101,20 @@ class BatchTarget:
         label: (B,) class indices or (B, C) soft labels.
         index: (B,) positions of the samples in the training set.
         view_seed: (B,) seeds of the views.
+        unreadable: messages about samples in whose place others are.
     """
 
     label: Tensor
     index: Tensor
     view_seed: Tensor
+    unreadable: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
         move = {"device": device, "non_blocking": non_blocking}
-        return BatchTarget(self.label.to(**move), self.index, self.view_seed)  # these are read on the CPU
+        return replace(self, label=self.label.to(**move))  # the others are read on the CPU
 
     def pin_memory(self) -> "BatchTarget":
-        return BatchTarget(self.label.pin_memory(), self.index, self.view_seed)
+        return replace(self, label=self.label.pin_memory())
 
 
 class KeyedDataset(Dataset):
@@ -113,16 +134,27 @@ class KeyedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, ViewKey, int]:
+    def __getitem__(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[tuple[object, int, ViewKey, int]]:
-        """Return a batch of (image, label, key, seed of the view), as PyTorch's loader asks for it."""
+    def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
+        """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample` where nothing stands in."""
         with kept_generators():
             return [self._view(key) for key in keys]
 
-    def _view(self, key: ViewKey | tuple[ViewKey, int]) -> tuple[object, int, ViewKey, int]:
+    def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
+        unreadable = []
+        for candidate in (key, *getattr(key, "others", ())):
+            try:
+                return Sample(*self._read(candidate, choice), tuple(unreadable))
+            except UnreadableSample as error:
+                unreadable.append(str(error))
+        if len(unreadable) == 1:
+            raise UnreadableSample(unreadable[0])
+        raise UnreadableSample(f"{unreadable[0]}, nor can {len(unreadable) - 1} others of its batch")
+
+    def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed, self.numpy)
         image, label = self.dataset[(key.index, *choice) if choice else key.index]
@@ -143,17 +175,18 @@ class KeyedCollate:
         self.mixup = mixup
         self.mixup_off_epoch = mixup_off_epoch
 
-    def __call__(self, batch: list[tuple]) -> tuple[Tensor, BatchTarget]:
-        keys, view_seeds = [b[2] for b in batch], [b[3] for b in batch]
+    def __call__(self, batch: list[Sample]) -> tuple[Tensor, BatchTarget]:
+        keys, view_seeds = [b.key for b in batch], [b.view_seed for b in batch]
         if self.mixup is not None:
             # decided here, by the key: workers live on and would not see a flag set in the main process
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and keys[0].epoch >= self.mixup_off_epoch)
         with seeded(hash_seed(*view_seeds)):
-            images, labels = self.collate([(b[0], b[1]) for b in batch])
+            images, labels = self.collate([(b.image, b.label) for b in batch])
         repeats = len(labels) // len(batch)  # augmentation splits stack the batch
         index = torch.tensor([k.index for k in keys]).repeat(repeats)
         split_seeds = [hash_seed(seed, split) for split in range(2, repeats + 1) for seed in view_seeds]
-        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds))
+        unreadable = [message for b in batch for message in b.unreadable]
+        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable)
 
 
 class KeyedSampler(Sampler):
@@ -171,12 +204,14 @@ class KeyedSampler(Sampler):
             views, of fewer samples.
         view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
             in every epoch all the same.
+        replace_within: size of a batch of all ranks together: keys tell which others of it stand in for a sample that
+            cannot be read, on any number of ranks the same. 0 for none.
     """
 
     def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
-                 view_epochs: int = 0):
+                 view_epochs: int = 0, replace_within: int = 0):
         self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
-        self.view_epochs = view_epochs
+        self.view_epochs, self.replace_within = view_epochs, replace_within
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -189,14 +224,26 @@ class KeyedSampler(Sampler):
     def __iter__(self) -> Iterator[ViewKey]:
         generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator)
-        per_rank = self.size // self.world_size
-        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
-        for position in range(self.start, per_rank):
+        for position in range(self.start, self.size // self.world_size):
             place = position * self.world_size + self.rank
-            sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
-            if self.repeats > 1:
-                repeat = place - int(np.ceil(sample * self.repeats))
-            yield ViewKey(view_epoch, int(order[sample]), repeat)
+            key = self._key(place, order)
+            if self.replace_within:
+                key = ReplaceableKey(*key)
+                key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
+            yield key
+
+    def _key(self, place: int, order: Tensor) -> ViewKey:
+        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
+        sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
+        if self.repeats > 1:
+            repeat = place - int(np.ceil(sample * self.repeats))
+        return ViewKey(view_epoch, int(order[sample]), repeat)
+
+    def _stand_ins(self, place: int) -> list[int]:
+        """Return the places after this one in its batch, from whose end it goes on at the start."""
+        first = place - place % self.replace_within
+        length = min(self.replace_within, self.size - first)
+        return [first + (place - first + step) % length for step in range(1, min(length, STAND_INS + 1))]
 
 
 class KeyedErasing:

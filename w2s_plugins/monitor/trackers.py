@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, write_remedy
 
 
 class MetricsFile:
@@ -27,7 +27,8 @@ class MetricsFile:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"event": event, **fields}) + "\n")
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({one_line(error)})") from error
+            raise UserError(f"{self.path}: cannot be written ({one_line(error)}); "
+                            f"{write_remedy(self.path, error)}") from error
 
 
 class Trackers:

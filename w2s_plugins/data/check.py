@@ -1,0 +1,207 @@
+"""Reads every image of a folder or tar files before a training does, and says what is wrong with them."""
+
+import hashlib
+import io
+import tarfile
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from timm.data.readers.img_extensions import get_img_extensions
+from tqdm import tqdm
+
+from ..errors import UserError, one_line
+from .datasets import CLASS_SPLITS, split_synonyms
+from .decoding import explain_unreadable
+
+CHUNK = 32  # files that a process takes at a time
+_EXIF_ORIENTATION = 0x0112
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one file or folder; an error would end or spoil a training, a note may be meant."""
+
+    path: str
+    text: str
+    error: bool = True
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    images: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if f.error]
+
+    def lines(self) -> Iterator[str]:
+        """Yield the findings, errors first, and a last line that counts them."""
+        for finding in sorted(self.findings, key=lambda f: (not f.error, f.path)):
+            yield f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}"
+        yield f"{self.images} images, {len(self.errors)} errors, {len(self.findings) - len(self.errors)} notes"
+
+
+def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report:
+    """Read and decode all images below a folder of splits, of one split, or in a tar file.
+
+    Args:
+        root: folder with a folder for each split, or for each class, or with tar files; or one tar file.
+        workers: processes.
+        progress: show a bar on stderr.
+
+    Raises:
+        UserError: no such folder, or nothing to check in it.
+    """
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; expected one with train/ and validation/, or a tar file")
+    files = sorted(p for p in ([root] if root.is_file() else root.rglob("*")) if p.is_file())
+    images = [p for p in files if p.suffix.lower() in get_img_extensions(as_set=True)]
+    archives = [p for p in files if p.suffix.lower() == ".tar"]
+    if not images and not archives:
+        raise UserError(f"{root}: no images and no tar files in it; expected train/ and validation/ with class folders")
+    report = Report(findings=[*_class_folders(root), *_other_files(files, images, archives)])
+    hashes: dict[str, list[str]] = defaultdict(list)
+    parts = [images[i:i + CHUNK] for i in range(0, len(images), CHUNK)]
+    with ProcessPoolExecutor(max(1, workers)) as pool:
+        done = [*pool.map(_check_archive, archives)] if archives else []
+        with tqdm(total=len(images), unit="image", disable=not progress) as bar:
+            for result in pool.map(_check_files, parts):
+                done.append(result)
+                bar.update(len(result))
+    for results in done:
+        for path, digest, findings in results:
+            report.images += digest is not None
+            report.findings += findings
+            if digest:
+                hashes[digest].append(path)
+    report.findings += _duplicates(root, hashes)
+    return report
+
+
+def check_image(data: bytes, name: str) -> list[Finding]:
+    """Decode one image to the end and say what is odd about it."""
+    if not data:
+        return [Finding(name, "empty file")]
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                mode, fmt, frames = image.mode, image.format, getattr(image, "n_frames", 1)
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+                width, height = image.size
+                image.convert("RGB")
+    except UnidentifiedImageError as error:
+        return [Finding(name, explain_unreadable(error))]
+    except Exception as error:  # decoders raise whatever a broken file makes them stumble on
+        return [Finding(name, f"cannot be decoded ({explain_unreadable(error)})")]
+    if not _fits_suffix(fmt, name):
+        notes.append(f"is a {fmt} file")
+    if mode in ("CMYK", "YCbCr", "LAB"):
+        notes.append(f"colours are {mode}: converted to RGB without a profile")
+    if mode.startswith(("I", "F")):
+        notes.append(f"more than 8 bits a pixel ({mode}): Pillow clips or scales them in the conversion to RGB")
+    if mode in ("P", "PA"):
+        notes.append("has a palette: converted to RGB")
+    if mode in ("RGBA", "LA"):
+        notes.append("has transparency, which is left out")
+    if frames > 1:
+        notes.append(f"has {frames} frames: the first is used")
+    if orientation not in (0, 1):
+        notes.append(f"EXIF asks for a rotation (orientation {orientation}), which is ignored")
+    if min(width, height) < 8:
+        notes.append(f"is {width} x {height} pixels")
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        notes.append(f"is very large, {width} x {height} pixels: above twice {Image.MAX_IMAGE_PIXELS} Pillow refuses")
+    return [Finding(name, note, error=False) for note in notes]
+
+
+def _fits_suffix(fmt: str | None, name: str) -> bool:
+    known = Image.registered_extensions().get(Path(name).suffix.lower())
+    return known is None or fmt == known or {fmt, known} <= {"JPEG", "MPO"}
+
+
+def _check_files(paths: list[Path]) -> list[tuple[str, str | None, list[Finding]]]:
+    results = []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            results.append((str(path), None, [Finding(str(path), f"cannot be read ({error.strerror})")]))
+            continue
+        results.append((str(path), hashlib.blake2b(data, digest_size=16).hexdigest(), check_image(data, str(path))))
+    return results
+
+
+def _check_archive(path: Path) -> list[tuple[str, str | None, list[Finding]]]:
+    results = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile() and Path(member.name).suffix.lower() in get_img_extensions(as_set=True):
+                    data, name = archive.extractfile(member).read(), f"{path}/{member.name}"
+                    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+                    results.append((name, digest, check_image(data, name)))
+            end = archive.offset
+        if path.stat().st_size < end + _TAR_BLOCK:  # two empty blocks end an archive; `tarfile` needs none
+            results.append((str(path), None, [Finding(str(path), "cut off: the end of the archive is missing")]))
+    except (tarfile.TarError, OSError, EOFError) as error:
+        results.append((str(path), None, [Finding(str(path), f"cut off or damaged ({one_line(error)})")]))
+    return results
+
+
+def _other_files(files: list[Path], images: list[Path], archives: list[Path]) -> list[Finding]:
+    others = set(files) - set(images) - set(archives)
+    return [Finding(str(p), "no image by its name: is not read", error=False) for p in others
+            if not p.name.startswith(".")]
+
+
+def _splits(root: Path) -> dict[str, set[str]]:
+    """Return the class folders of each split folder; a folder without splits is one."""
+    known = {*split_synonyms(), *(name for names in CLASS_SPLITS for name in names)}
+    if root.is_file():
+        return {}
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name in known) or [root]
+    return {str(f): {c.name for c in f.iterdir() if c.is_dir()} for f in folders}
+
+
+def _class_folders(root: Path) -> list[Finding]:
+    """Find empty class folders, and classes that some splits lack; those of few-shot learning differ on purpose."""
+    splits, findings = _splits(root), []
+    extensions = get_img_extensions(as_set=True)
+    for split, classes in splits.items():
+        for name in classes:
+            folder = Path(split, name)
+            if not any(p.suffix.lower() in extensions for p in folder.rglob("*")):
+                findings.append(Finding(str(folder), "class folder without images"))
+    few_shot = any(Path(s).name in ("base", "novel") for s in splits)
+    every = set().union(*splits.values()) if splits else set()
+    for split, classes in splits.items():
+        if classes and not few_shot:
+            findings += [Finding(str(Path(split, n)), "class of other splits, but not of this one")
+                         for n in sorted(every - classes)]
+    return findings
+
+
+def _duplicates(root: Path, hashes: dict[str, list[str]]) -> Iterable[Finding]:
+    """Yield images that are in two splits: an evaluation on them is too good. Within a split they are counted."""
+    splits = [*_splits(root)]
+    inside = Counter()
+    for paths in hashes.values():
+        by_split = {next((s for s in splits if p.startswith(f"{s}/")), ""): p for p in paths}
+        if len(by_split) > 1:
+            first, *others = sorted(by_split.values())
+            yield Finding(first, f"the same file is in another split: {', '.join(others)}")
+        elif len(paths) > 1:
+            inside[next(iter(by_split))] += len(paths) - 1
+    for split, count in inside.items():
+        yield Finding(split or str(root), f"{count} files are copies of others in it", error=False)
