@@ -123,6 +123,14 @@ def test_groups_by_flags_that_differ(tmp_path: Path) -> None:
     assert sorted(groups["epochs=5"]) == ["augconf(alpha=0.5)", "kd"]
 
 
+def test_runs_of_an_earlier_version_are_not_set_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, "kd", 0, 0.6)
+    write_run(tmp_path, "kd", 1, 0.6, long_tail_thresholds=[20, 100], linear_probe=False)
+    assert [g["protocol"] for g in make_table(collect(tmp_path))["groups"]] == [""]
+    write_run(tmp_path, "kd", 2, 0.6, long_tail_thresholds=[5, 100])
+    assert len(make_table(collect(tmp_path))["groups"]) == 2
+
+
 def test_the_ceiling_of_a_protocol_run_is_the_one_beside_it(tmp_path: Path) -> None:
     """Also where it saw other samples: the student's may be selected ones. Elsewhere the samples decide."""
     student = write_run(tmp_path, "kd", 0, 0.6)

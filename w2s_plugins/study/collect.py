@@ -214,9 +214,14 @@ def _ceiling_of(path: Path, record: dict, plain: dict[Path, dict]) -> Path | Non
 
 
 def _protocol_labels(runs: list[dict]) -> list[str]:
-    """Say of each run by what flags it differs from others, besides models, loss and seed."""
+    """Say of each run by what flags it differs from others, besides models, loss and seed.
+
+    A flag that an earlier version did not have counts as its default.
+    """
     names = _flags_of_released_code() | _APART | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
-    kept = [{k: v for k, v in args.items() if k not in names} for args in runs]
+    defaults = {dest: list(a.default) if isinstance(a.default, tuple) else a.default
+                for dest, a in train_parser().by_dest().items()}
+    kept = [{k: v for k, v in {**defaults, **args}.items() if k not in names} for args in runs]
     differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
     return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
 
