@@ -1,8 +1,11 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
@@ -223,3 +226,16 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     optimizer = create_optimizer(args, task)
     result["loss"].backward()
     optimizer.step()
+
+
+def test_folders_of_equal_names_are_not_the_same_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "val"):
+        for i in range(4):
+            file = tmp_path / split / f"c{i % 2}" / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(file)
+    folder = ("--dataset", "", "--data-dir", str(tmp_path), "--val-split", "val")
+    assert len(build_data(train_args(*folder, "--val-slice", "0:2")).val) == 2
+    assert "are the same samples" not in caplog.text
+    build_data(train_args(*folder[:4], "--val-split", "train"))
+    assert "are the same samples, and 4 of them are trained on" in caplog.text

@@ -249,7 +249,8 @@ def check_disjoint(
     if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
         return
     prints = [describe(split, args.dataset, "").fingerprint for split in whole]
-    if prints[0] is None or prints[0] != prints[1]:
+    roots = [getattr(getattr(split, "reader", None), "root", None) for split in whole]
+    if prints[0] is None or prints[0] != prints[1] or roots[0] != roots[1]:  # names in two folders can be the same
         return
     shared = len(set(positions_in_split(train)) & set(positions_in_split(val)))
     if shared and not args.val_slice:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 from scipy.stats import bootstrap
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
 from .checkpoint import read_run_args, write_json
 from .cli.parser import Parser, read_config
@@ -105,6 +106,10 @@ def check_flags(args: argparse.Namespace) -> None:
         (not args.teacher, "--protocol w2s needs a --teacher NAME: the weak model"),
         (not args.experiment, "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not args.val_split, "--protocol w2s compares on a test set: leave out --val-split ''"),
+        (same_split(args.train_split, args.val_split) and not args.val_slice,
+         f"--protocol w2s would test on what it trains on: --val-split {args.val_split} is --train-split "
+         f"{args.train_split}; give another split, or cut it with --train-slice A:B --val-slice B:C"),
+        (args.no_teacher_eval, "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
         (args.episodic, "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
         (args.select == "best" and args.select_split is None,
          "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
@@ -117,6 +122,11 @@ def check_flags(args: argparse.Namespace) -> None:
     for broken, message in rules:
         if broken:
             raise UserError(message)
+
+
+def same_split(one: str, other: str) -> bool:
+    """Whether two names stand for one split, as far as timm's names of folders tell."""
+    return one == other or any({one, other} <= set(names) for names in (_TRAIN_SYNONYM, _EVAL_SYNONYM))
 
 
 def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
@@ -254,12 +264,14 @@ def check_teacher(args: argparse.Namespace) -> None:
 def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
     """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
     folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    if folder.name == "export":
+        folder = folder.parent
     if not (folder / "args.yaml").is_file():
         _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
                         f"that it has seen none of --train-slice {second or ':'}")
         return
     theirs = read_run_args(folder, "--teacher-checkpoint")
-    if any(theirs.get(k) != getattr(args, k) for k in ("dataset", "train_split")) or (
+    if theirs.get("dataset") != args.dataset or not same_split(theirs.get("train_split"), args.train_split) or (
             Path(theirs.get("data_dir") or ".").resolve() != Path(args.data_dir or ".").resolve()):
         return
 
@@ -285,8 +297,6 @@ def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
     student = stages.done["student"]
     columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
                     for name in ("student", "ceiling"))
-    if "teacher" not in columns:
-        raise UserError("--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval")
     if not np.array_equal(columns["target"], top["target"]):
         raise UserError("--protocol w2s: student and ceiling were evaluated on different test samples")
     hits = [columns[who] == columns["target"] for who in ("teacher", "student")] + [top["student"] == top["target"]]

@@ -59,6 +59,8 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     given = ["--teacher-checkpoint", folder / "weak", "--weak-fraction"]
     message = here(*FLAGS[:-1], "q", *given, 20).error
     assert "20 of the 40 samples that it was trained on are among the student's 180" in message
+    exported = here(*FLAGS[:-1], "q", given[0], folder / "weak/export", given[2], 20, "--train-split", "training")
+    assert "20 of the 40 samples that it was trained on are among the student's 180" in exported.error
     here(*FLAGS[:-1], "q", *given, 40, "--epochs", 1).ok()
     assert not Path("output/train/q/weak").exists() and result(Path("output/train/q"))["weak"] == record["weak"]
 
@@ -178,6 +180,9 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     (["--teacher", "w2s_cnn2,w2s_cnn5"], "names several"),
     (["--weak-config", "no.yaml"], "no such file"),
     (["--episodic", "5x1"], "--episodic trains none"),
+    (["--val-split", "train"], "would test on what it trains on"),
+    (["--val-split", "training"], "--val-split training is --train-split train"),
+    (["--no-teacher-eval"], "leave out --no-teacher-eval"),
 ])
 def test_refused(here: Run, flags: list[str], message: str) -> None:
     assert message in here(*FLAGS, *flags).error
