@@ -246,9 +246,15 @@ class Stages:
 
     def note(self, name: str, checkpoint: str) -> None:
         """Keep the record of the run that a checkpoint is of, where there is one."""
-        folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+        folder = run_of(checkpoint)
         if (folder / "result.json").is_file():
             self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
+
+
+def run_of(checkpoint: str) -> Path:
+    """Return the run folder that a checkpoint is of: the folder itself, or that of a file or an export in it."""
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    return folder.parent if folder.name == "export" else folder
 
 
 def check_teacher(args: argparse.Namespace) -> None:
@@ -263,9 +269,7 @@ def check_teacher(args: argparse.Namespace) -> None:
 
 def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
     """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
-    if folder.name == "export":
-        folder = folder.parent
+    folder = run_of(checkpoint)
     if not (folder / "args.yaml").is_file():
         _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
                         f"that it has seen none of --train-slice {second or ':'}")
