@@ -324,14 +324,13 @@ class ELR:
         return total / len(inputs.student_logits)
 
 
-class BalancedELR(ELR):
-    """ELR whose teacher is shifted; the shift of a batch is what the batches before it have made it."""
+class Shift:
+    """The shift of a batch is what the batches before it have made it."""
 
-    def __init__(self, balance=1.0, shares=None, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, balance, shares):
         self.balance, self.shares, self.bias = balance, shares, None
 
-    def step(self, inputs, training=True):
+    def __call__(self, inputs, training):
         batch_size, num_classes = inputs.teacher_logits.shape
         shares = self.shares or num_classes * [1.0]
         self.bias = self.bias or num_classes * [0.0]
@@ -342,7 +341,36 @@ class BalancedELR(ELR):
             self.bias = [
                 float(b - rate * (mean(column) / (share / sum(shares)) - 1))
                 for b, column, share in zip(self.bias, zip(*rows), shares)]
-        return super().step(inputs.replace(teacher_logits=shifted), training)
+        return inputs.replace(teacher_logits=shifted)
+
+
+class BalancedELR(ELR):
+    """ELR whose teacher is shifted."""
+
+    def __init__(self, balance=1.0, shares=None, **kwargs):
+        super().__init__(**kwargs)
+        self.shift = Shift(balance, shares)
+
+    def step(self, inputs, training=True):
+        return super().step(self.shift(inputs, training), training)
+
+
+class BalancedProduct:
+    """Product with a shifted teacher and the average of the student, which is uniform where there is none."""
+
+    def __init__(self, alpha=2.0, beta=2.0, decay=0.9, balance=1.0, shares=None):
+        self.alpha, self.beta, self.memory, self.shift = alpha, beta, Averages(decay), Shift(balance, shares)
+
+    def step(self, inputs, training=True):
+        if training:
+            self.memory.visit(inputs)
+        total = 0
+        for i, (z, w) in zip(inputs.index.tolist(), pairs(self.shift(inputs, training))):
+            p = softmax(z)
+            past = self.memory.corrected(i) or len(p) * [1.0]
+            raw = [number(a) ** self.alpha * max(b, 1e-6) ** self.beta for a, b in zip(softmax(w), past)]
+            total = total + cross_entropy([x / sum(raw) for x in raw], p)
+        return total / len(inputs.student_logits)
 
 
 class Temporal:
@@ -397,4 +425,5 @@ STATELESS = {
         adaptconf, augconf, bkd, bootstrap, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard, jsd_kd,
         kd, logconf, mlkd, nce_rce, nkd, product, reverse_kl, sce, small_loss, ttm, wttm)
 }
-WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}
+WITH_MEMORY = {
+    "elr": ELR, "balanced_elr": BalancedELR, "balanced_product": BalancedProduct, "temporal": Temporal, "sop": SOP}
