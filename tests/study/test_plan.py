@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
+from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.study.estimate import makespan
 from w2s_plugins.study.layout import PlannedRun, load_plan
 from w2s_plugins.study.plan import encode, lies_within, make_plan
@@ -181,11 +182,23 @@ def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     code, out, err = cli("plan", file, "--no-estimate")
     assert code == 0, err
     study = read_spec(file, PARSER)
-    losses = {loss.loss for loss in study.losses}
-    assert {"hard", "kd", "adaptconf", "augconf", "logconf", "product", "bootstrap", "gce", "sce", "nce_rce"} <= losses
-    assert len(study.weak) >= 3 and len(study.strong) == 2 and len(study.seeds) >= 3
-    runs = len(study.seeds) * (3 + 2 + 6 * len(study.losses))
-    assert f"{runs} runs: {3 * len(study.seeds)} weak teachers and {2 * len(study.seeds)} ceilings" in out
+    weak, strong, seeds = len(study.weak), len(study.strong), len(study.seeds)
+    runs = seeds * (weak + strong + weak * strong * len(study.losses))
+    assert f"{runs} runs: {weak * seeds} weak teachers and {strong * seeds} ceilings" in out
+
+
+@pytest.mark.parametrize("name, seeds", [("digits", 5), ("fashion", 3)])
+def test_the_large_studies_have_every_loss(name: str, seeds: int) -> None:
+    """All losses on confidence and on labels that may be wrong, three teachers, a student that has seen ImageNet."""
+    study = read_spec(ROOT / "hparams" / "studies" / f"{name}.yaml", PARSER)
+    expected = {*names_in("confidence"), *names_in("robust"), "hard", "kd"}
+    assert {loss.loss for loss in study.losses} == expected
+    assert len(study.weak) >= 3 and len(study.seeds) >= seeds
+    assert len(study.strong) == 2 and any("finetune" in part.flags for part in study.strong)
+
+
+def names_in(module: str) -> set[str]:
+    return {name for name in LOSSES.names() if LOSSES.get(name).factory.__module__ == f"w2s_plugins.losses.{module}"}
 
 
 def test_makespan() -> None:
