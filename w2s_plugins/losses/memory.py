@@ -64,6 +64,36 @@ def size_of(context: LossContext, name: str) -> int:
     return context.num_samples
 
 
+class Undo:
+    """What a step overwrote of a loss's memory, so that it can be put back when the step is skipped.
+
+    Memories are large, so only the rows that change are noted, and none before the first `keep`: in a training loop
+    that never puts anything back, nothing piles up.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[Tensor, Tensor | None, Tensor]] | None = None
+
+    def keep(self) -> None:
+        """What the memory is now is what a skipped step leaves."""
+        self._noted = []
+
+    def note(self, buffer: Tensor, index: Tensor | None = None) -> None:
+        """Note a buffer, or its rows ``index`` (B,), before it is overwritten."""
+        if self._noted is not None:
+            self._noted.append((buffer, index, buffer.clone() if index is None else buffer[index]))
+
+    @torch.no_grad()
+    def put_back_unless(self, good: Tensor | bool) -> None:
+        """Put back what was noted unless the step was ``good``, without waiting for a device with a queue."""
+        noted, self._noted = self._noted or [], []
+        if not (isinstance(good, Tensor) and good.device.type != "cpu") and good:
+            return
+        for buffer, index, before in reversed(noted):
+            rows = ... if index is None else index
+            buffer[rows] = torch.where(torch.as_tensor(good, device=buffer.device), buffer[rows], before)
+
+
 class PredictionMemory(nn.Module):
     """Exponential moving average of the predictions on each training sample, corrected for its start at zero.
 
@@ -77,6 +107,7 @@ class PredictionMemory(nn.Module):
     def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
         super().__init__()
         self.decay = decay
+        self.undo = Undo()
         self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))
         self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32, device=device))
 
@@ -91,6 +122,8 @@ class PredictionMemory(nn.Module):
         """Take in the predictions (B, C) of all ranks; a sample that occurs twice makes one visit, with the mean."""
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
         index, sums, counts = merge_repeats(index, probabilities)
+        self.undo.note(self.mean, index)
+        self.undo.note(self.visits, index)
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
         self.visits[index] += 1
 
@@ -108,6 +141,7 @@ class ClassShift(nn.Module):
 
     def __init__(self, shares: Tensor):
         super().__init__()
+        self.undo = Undo()
         self.register_buffer("shares", shares / shares.sum(), persistent=False)
         self.register_buffer("bias", torch.zeros_like(shares))
 
@@ -116,6 +150,7 @@ class ClassShift(nn.Module):
         """Take one step on the logits (B, C) of all ranks."""
         rows, = gather_rows((logits + self.bias.to(logits.dtype)).softmax(dim=1))
         rate = min(_LARGEST_RATE, len(rows) / (_VISITS * len(self.bias)))
+        self.undo.note(self.bias)
         self.bias -= rate * (rows.mean(dim=0).to(self.bias.dtype) / self.shares - 1)
 
 

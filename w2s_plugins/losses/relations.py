@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
-from .memory import gather_rows
+from .memory import Undo, gather_rows
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -179,6 +179,7 @@ class CRD(DistillationLoss):
         self.temperature = temperature
         self.momentum = momentum
         self.seed = seed
+        self.undo = Undo()
 
     def setup(self, context: LossContext) -> None:
         if context.num_samples is None:
@@ -233,7 +234,10 @@ class CRD(DistillationLoss):
         index, vectors = gather_rows(index, vectors)
         vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
         for memory, v in zip((self.memory_student, self.memory_teacher), vectors.unbind(dim=1)):
+            self.undo.note(memory, index)
             memory.index_copy_(0, index, F.normalize(self.momentum * memory[index] + (1 - self.momentum) * v))
+        for buffer in (self.log_z, self.step):
+            self.undo.note(buffer)
         self.log_z.copy_(log_z)
         self.step += 1
 
