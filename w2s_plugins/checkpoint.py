@@ -177,6 +177,7 @@ class Saver(CheckpointSaver):
                 "statistics_shared": self.position.statistics_shared,
                 "meter": self.position.meter.state_dict(),
                 "weights": self.position.weights.state_dict(),
+                "unreadable": self.position.unreadable,
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
                 "plateau": plateau_state(self.scheduler),
             },
@@ -417,6 +418,7 @@ def restore(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
         batch=0 if finished else extra["batch"],
         bad_steps=extra.get("bad_steps", 0),
+        unreadable=list(extra.get("unreadable", ())),
     )
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)

@@ -204,6 +204,7 @@ class Position:
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
     weights: WeightMeter = field(default_factory=WeightMeter)
+    unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
     def next_epoch(self) -> None:
@@ -245,7 +246,7 @@ def train_one_epoch(
         Averages of ``loss`` and of each term over the epoch.
 
     Raises:
-        UserError: ``nan_patience`` bad steps in a row.
+        UserError: ``nan_patience`` bad steps in a row, or more unreadable samples than are allowed.
     """
     epoch, total, accum = position.epoch, len(loader), settings.accum_steps
     updates_per_epoch = -(-total // accum)
@@ -296,7 +297,10 @@ def train_one_epoch(
         if settings.synchronize and precision.device.type == "cuda":
             torch.cuda.synchronize()
         last = number + 1 == total
-        if on_log and (update % settings.log_interval == 0 or last):
+        logged = update % settings.log_interval == 0 or last
+        if logged:
+            agree_on_unreadable(position, loader)
+        if on_log and logged:
             health.check()
             on_log(update, position.meter.average(settings.distributed), _lr(optimizer))
             if on_batch:
@@ -310,6 +314,17 @@ def train_one_epoch(
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(settings.distributed)
+
+
+def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
+    """Count samples that no rank could read; all ranks must call it.
+
+    Raises:
+        UserError: they are more than ``--data-errors`` allows.
+    """
+    skipped = getattr(loader, "skipped", None)
+    if skipped is not None:
+        position.unreadable = skipped.agree()
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:

@@ -453,6 +453,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_sharding_rules(args),
         (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
+        (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
+         "--linear-probe needs the features of every sample; use --data-errors raise with it"),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
