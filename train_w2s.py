@@ -169,7 +169,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
-    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
+    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position, resumed.path)
     if skipped is not None:
         skipped.go_on_from(resumed.position.unreadable)
 

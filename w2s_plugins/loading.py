@@ -78,7 +78,9 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
 
     try:
         return on_hub(f"{flag} {name}", create)
-    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # odd arguments and damaged files fail in many ways
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error

@@ -270,7 +270,8 @@ def _signed(x: int) -> int:
 
 
 def _deepest_map(features: list[Tensor]) -> Tensor:
-    return next((f for f in reversed(features) if f.ndim == 4), features[-1])
+    maps = [f for f in features if f.ndim == 4]  # `next` with a default does not compile in torch 2.6
+    return maps[-1] if maps else features[-1]
 
 
 def _vector_widths(context: LossContext) -> tuple[int, int]:
