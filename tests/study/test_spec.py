@@ -114,3 +114,12 @@ def test_any_content_is_a_study_or_one_line(tmp_path: Path, changes: dict) -> No
     else:
         assert isinstance(study, Study)
         assert read_spec(write(tmp_path, study.to_yaml()), PARSER) == study
+
+
+def test_a_token_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    token = "hf_" + "T0psecret" * 4
+    for content in (changed(name=token), changed(losses=[{"loss": "kd", "kwargs": {"a": token}}]),
+                    yaml.safe_dump(SMALL) + f"# {token}\n"):
+        with pytest.raises(UserError, match="holds an access token") as caught:
+            read_spec(write(tmp_path, content), PARSER)
+        assert token not in str(caught.value)
