@@ -19,9 +19,9 @@ from .ddp import share_statistics
 from .errors import UserError
 from .heartbeat import note
 from .long_tail import ShotGroups
-from .losses.memory import Undo
 from .sample_weights import WeightMeter
 from .task import first_output
+from .undo import Undo
 
 _logger = logging.getLogger(__name__)
 

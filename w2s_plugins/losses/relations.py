@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..undo import Undo
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
-from .memory import Undo, gather_rows
+from .memory import gather_rows
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:
