@@ -1,7 +1,7 @@
 """Hypothesis against everything that reads what a person or a stranger wrote, and against every loss.
 
-Nothing may come out but a value or a `UserError` of one line. A few seconds in the suite; ``FUZZ=long`` for the longer
-run whose figures are in docs/reliability.md.
+Nothing may come out but a value or a `UserError` of one line. A few seconds in the suite; ``FUZZ=N`` takes N times as
+many examples, drawn anew, as in the longer run whose figures are in docs/reliability.md.
 """
 
 import argparse
@@ -42,12 +42,12 @@ from w2s_plugins.study.spec import read_spec
 from w2s_plugins.target_cache import CacheSpec, read_part, write_part
 from w2s_plugins.teachers import read_class_map as read_teacher_map
 
-LONG = os.environ.get("FUZZ") == "long"
+TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}
 
 
-def fuzz(short: int, long: int) -> settings:
-    return settings(max_examples=long if LONG else short, deadline=None, derandomize=not LONG, database=None,
+def fuzz(examples: int) -> settings:
+    return settings(max_examples=TIMES * examples, deadline=None, derandomize=TIMES == 1, database=None,
                     suppress_health_check=list(HealthCheck))
 
 
@@ -113,7 +113,7 @@ JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats
     st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)), max_leaves=5)
 
 
-@fuzz(60, 4000)
+@fuzz(60)
 @given(script=st.sampled_from(sorted(KEYS)), data=st.data())
 def test_yaml_and_flags(tmp_path_factory, script, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -147,7 +147,7 @@ SPEC = dict(
     protocols=["w2s", dict(name="own", split=False, flags=dict(task_loss_weight=0.5))], seeds=[0, 3], slices="by_seed")
 
 
-@fuzz(60, 4000)
+@fuzz(60)
 @given(data=st.data())
 def test_study_specifications(tmp_path_factory, data):
     """What is read is also planned, and its own YAML is the same study."""
@@ -213,7 +213,7 @@ def _spec() -> CacheSpec:
     return CacheSpec({"member": 0}, 12, 10, dtype=torch.float32)
 
 
-@fuzz(60, 3000)
+@fuzz(60)
 @given(name=st.sampled_from(["last.pth.tar", "model.safetensors"]), data=st.data())
 def test_checkpoints(files, tmp_path_factory, name, data):
     folder = tmp_path_factory.getbasetemp() / "fuzz"
@@ -250,7 +250,7 @@ def parts(tmp_path_factory) -> Quiet:
 ODD = st.one_of(VALUES, st.sampled_from([torch.zeros(0), torch.ones(2, 3), torch.tensor(3), torch.tensor(torch.nan)]))
 
 
-@fuzz(40, 2000)
+@fuzz(40)
 @given(data=st.data())
 def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
     """One whose parts are not what a run would have written."""
@@ -290,7 +290,7 @@ READERS = {
 }
 
 
-@fuzz(200, 20000)
+@fuzz(200)
 @given(name=st.sampled_from(sorted(READERS)), data=st.data())
 def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / name
@@ -301,7 +301,7 @@ def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     calm(lambda: READERS[name](str(path)))
 
 
-@fuzz(60, 5000)
+@fuzz(60)
 @given(data=st.data())
 def test_lists_of_images(files, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "odd.json"
@@ -313,7 +313,7 @@ def test_lists_of_images(files, tmp_path_factory, data):
         assert all(0 <= i < len(classes) for i in classes.values())
 
 
-@fuzz(40, 4000)
+@fuzz(40)
 @given(text=st.one_of(WORDS, st.tuples(st.sampled_from(["symmetric", "asymmetric", "pairflip", "file"]), WORDS).map(
     ":".join)))
 def test_rules_of_label_noise(text):
@@ -364,7 +364,7 @@ def index_of(data: st.DataObject, batch: int, samples: int, generator: torch.Gen
     return index if data.draw(st.booleans()) else torch.randperm(samples, generator=generator)[:batch]
 
 
-@fuzz(150, 5000)
+@fuzz(150)
 @given(name=st.sampled_from(logit_losses()), batch=st.integers(1, 9), classes=st.integers(2, 12), data=st.data())
 def test_losses_on_logits(name, batch, classes, data):
     """Three batches one after the other, for losses that remember; in evaluation mode nothing changes."""
@@ -391,7 +391,7 @@ def test_losses_on_logits(name, batch, classes, data):
             check_terms(found, inputs, usual)
 
 
-@fuzz(100, 8000)
+@fuzz(100)
 @given(name=st.sampled_from(list_losses()), data=st.data())
 def test_hyper_parameters_of_losses(name, data):
     """Any value is refused in one line, or works."""
@@ -420,7 +420,7 @@ def shapes_of(data: st.DataObject) -> list[tuple[int, ...]]:
     return [*maps, (data.draw(widths),)]
 
 
-@fuzz(120, 8000)
+@fuzz(120)
 @given(name=st.sampled_from(NAMES), batch=st.integers(1, 8), data=st.data())
 def test_losses_on_features(name, batch, data):
     """Features of any number and size, two batches one after the other."""

@@ -22,7 +22,6 @@ from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
-from ..shards import OLDEST_TORCH
 from .probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -339,8 +338,6 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
     cached = args.teacher and args.teacher_targets != "online"
     return [
-        (torch.__version__ < OLDEST_TORCH, f"--fsdp needs torch {OLDEST_TORCH} or newer for its "
-         f"checkpoints, this is {torch.__version__}"),
         (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
         (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
          "--fsdp has in parts: leave out --fsdp, or test a checkpoint with validate.py --few-shot"),

@@ -5,6 +5,7 @@ Relations are those within the batch of one process.
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,22 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..undo import Undo
-from .base import DistillationLoss, LossContext, LossInputs, register_loss
+from .base import (
+    Bounds,
+    Count,
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    register_loss,
+)
 from .features import BatchNorm, both_features
 from .memory import gather_rows
+
+Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -44,7 +58,7 @@ def sp(inputs: LossInputs) -> dict[str, Tensor]:
     paper="Passalis and Tefas 2018, 1803.10837",
     needs_features=True,
 )
-def pkt(inputs: LossInputs, *, eps: float = 1e-7) -> dict[str, Tensor]:
+def pkt(inputs: LossInputs, *, eps: NonNegative = 1e-7) -> dict[str, Tensor]:
     """Probabilistic knowledge transfer (Learning Deep Representations with PKT, 2018, arXiv 1803.10837).
 
     KL divergence from the teacher's to the student's neighbour probabilities, which are the cosine similarities,
@@ -65,7 +79,7 @@ def rkd(
         *,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
-        eps: float = 1e-12,
+        eps: NonNegative = 1e-12,
         squared: bool = False,
 ) -> dict[str, Tensor]:
     """Relational Knowledge Distillation (2019, arXiv 1904.05068).
@@ -94,7 +108,7 @@ def rkd(
     paper="Peng et al. 2019, 1904.01802",
     needs_features=True,
 )
-def cc(inputs: LossInputs, *, gamma: float = 0.4, order: int = 2) -> dict[str, Tensor]:
+def cc(inputs: LossInputs, *, gamma: float = 0.4, order: Order = 2) -> dict[str, Tensor]:
     """Correlation Congruence for Knowledge Distillation (2019, arXiv 1904.01802).
 
     ||C_t - C_s||^2 / B^2, with C the Gaussian kernel exp(-gamma |x - y|^2) of the unit vectors x, y of two samples,
@@ -168,11 +182,11 @@ class CRD(DistillationLoss):
     def __init__(
             self,
             *,
-            feat_dim: int = 128,
-            negatives: int = 16384,
-            temperature: float = 0.07,
-            momentum: float = 0.5,
-            seed: int = 0,
+            feat_dim: Count = 128,
+            negatives: Count = 16384,
+            temperature: Positive = 0.07,
+            momentum: Share = 0.5,
+            seed: Seed = 0,
     ):
         super().__init__()
         self.feat_dim = feat_dim
@@ -271,8 +285,7 @@ def _signed(x: int) -> int:
 
 
 def _deepest_map(features: list[Tensor]) -> Tensor:
-    maps = [f for f in features if f.ndim == 4]  # `next` with a default does not compile in torch 2.6
-    return maps[-1] if maps else features[-1]
+    return next((f for f in reversed(features) if f.ndim == 4), features[-1])
 
 
 def _vector_widths(context: LossContext) -> tuple[int, int]:
