@@ -44,6 +44,7 @@ from w2s_plugins.engine import (
     Position,
     Precision,
     StepSettings,
+    agree_on_unreadable,
     evaluate,
     gather_rows,
     train_one_epoch,
@@ -153,7 +154,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
         else build.build_loaders(args, data, data_config, precision, world))
     few_shot = build.build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
-    targets = build.cached_targets(args, teacher, data, data_config, precision, world)
+    skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
+    targets = build.cached_targets(args, teacher, data, data_config, precision, world, skipped)
     task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
@@ -167,7 +169,9 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
-    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position)
+    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position, resumed.path)
+    if skipped is not None:
+        skipped.go_on_from(resumed.position.unreadable)
 
     run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
               precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
@@ -208,6 +212,7 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
         _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
                         "checkpoint is written, the earlier ones are kept")
         return
+    agree_on_unreadable(run.position, run.loaders["train"])
     states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states, background)
@@ -525,7 +530,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
-        seconds)
+        run.position.unreadable, seconds)
     ckpt.write_json(run.folder / "result.json", record)
     export_model(model, run.folder / "export", run.data_config, record)
     for warning in record["warnings"]:

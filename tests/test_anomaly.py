@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from timm.task import ClassificationTask
+from timm.utils import NativeScaler
 from torch import nn
 
 from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (fixtures)
 from tests.parts import small_model
-from tests.test_engine import make_loader, train
+from tests.test_engine import CPU, make_loader, make_task, train
 from w2s_plugins.anomaly import detect_anomaly
-from w2s_plugins.engine import Position, Statistics, weights_are_finite
+from w2s_plugins.engine import Position, Precision, Statistics, weights_are_finite
 from w2s_plugins.errors import UserError
+from w2s_plugins.losses import create_loss
 
 Run = Callable[..., Done]
 
@@ -89,25 +91,41 @@ def test_statistics_of_a_skipped_step_are_put_back():
     assert any(not torch.equal(v, before[k]) for k, v in model.named_buffers())
 
 
+class Poisoned:
+    """A loader with an image of NaN in its batch number 2."""
+
+    def __init__(self, loader):
+        self.loader, self.average_batch_size = loader, loader.average_batch_size
+
+    def __len__(self):
+        return len(self.loader)
+
+    def epoch(self, *where):
+        for number, batch in enumerate(self.loader.epoch(*where)):
+            if number == 2:
+                batch.input[0] = float("nan")
+            yield batch
+
+
 def test_an_image_of_nan_costs_its_step_and_nothing_else(caplog):
-    loader = make_loader(48)
     task = ClassificationTask(small_model(name="test_resnet"), nn.CrossEntropyLoss(), verbose=False)
-
-    class Poisoned:
-        average_batch_size = loader.average_batch_size
-
-        def __len__(self):
-            return len(loader)
-
-        def epoch(self, *where):
-            for number, batch in enumerate(loader.epoch(*where)):
-                if number == 2:
-                    batch.input[0] = float("nan")
-                yield batch
-
-    train(task, Poisoned(), nan_patience=2)
+    train(task, Poisoned(make_loader(48)), nan_patience=2)
     assert "the step is skipped (1 of 2" in caplog.text
     assert weights_are_finite(task.get_trainable_module())
+
+
+@pytest.mark.parametrize("precision", [Precision(CPU), Precision(
+    CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu"))], ids=["float32", "float16"])
+@pytest.mark.parametrize("accum", [1, 2])
+@pytest.mark.parametrize("loss", ["elr", "balanced_elr", "temporal", "sop"])
+def test_an_image_of_nan_leaves_the_memory_of_a_loss_alone(loss, accum, precision):
+    task = make_task(create_loss(loss), num_samples=48)
+    states = []
+    train(task, Poisoned(make_loader(48)), accum_steps=accum, precision=precision, nan_patience=2, on_update=(
+        lambda *_: states.append({k: v.clone() for k, v in task.get_task_state().items()})))
+    changed = [any(not torch.equal(v, states[i][k]) for k, v in states[i + 1].items()) for i in range(len(states) - 1)]
+    assert changed == ([True, False, True, True, True] if accum == 1 else [False, True])
+    assert all(v.isfinite().all() for v in states[-1].values())
 
 
 PLUGIN = '''

@@ -1,5 +1,6 @@
 """Errors for the person who typed the command: one line, exit code 2, once for all ranks."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.errors import UserError, nearest, one_line
+from w2s_plugins import hub  # noqa: F401  (knows what a token is)
+from w2s_plugins.errors import UserError, nearest, one_line, run_main
+from w2s_plugins.monitor import setup_logging
 
 SCRIPT = """
 import sys
@@ -91,3 +94,32 @@ def test_one_line(text, limit):
 
 def test_one_line_of_an_error_without_text():
     assert one_line(UserError()) == "UserError"
+
+
+TOKEN = "hf_" + "T0psecret" * 4
+
+
+@pytest.mark.parametrize("flags", [[], ["--debug"]])
+@pytest.mark.parametrize("error", [UserError, OSError])
+def test_no_token_of_other_packages_is_shown(monkeypatch, capsys, flags, error):
+    """A reader of a dataset, say, that repeats what a server has answered: message, cause, warning."""
+    monkeypatch.setenv("HF_TOKEN", "a token of no usual form")
+    monkeypatch.setattr(sys, "argv", ["prog.py", *flags])
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+
+    def main():
+        setup_logging(primary=True)
+        logging.getLogger("datasets").warning("401 for Bearer %s", TOKEN)
+        try:
+            raise ValueError(f"401 for {TOKEN}")
+        except ValueError as cause:
+            raise error(f"--dataset hfds/x: {cause}, a token of no usual form") from cause
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main, "prog.py")
+    out, err = capsys.readouterr()
+    assert ended.value.code == (2 if error is UserError else 1)
+    assert "T0psecret" not in out + err and "no usual form" not in out + err
+    assert "401 for Bearer hf_***" in err and "--dataset hfds/x: 401 for hf_***, ***" in err
+    assert ("Traceback" in err) == (error is OSError or bool(flags))

@@ -1,10 +1,11 @@
 """Hypothesis against everything that reads what a person or a stranger wrote, and against every loss.
 
-Nothing may come out but a value or a `UserError` of one line. A few seconds in the suite; ``FUZZ=long`` for the longer
-run whose figures are in docs/reliability.md.
+Nothing may come out but a value or a `UserError` of one line. A few seconds in the suite; ``FUZZ=N`` takes N times as
+many examples, drawn anew, as in the longer run whose figures are in docs/reliability.md.
 """
 
 import argparse
+import copy
 import json
 import os
 import pickle
@@ -19,27 +20,34 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests.losses.common import NUM_SAMPLES, logit_losses, make_loss
-from tests.losses.feature_cases import NAMES, NUM_CLASSES, make, make_inputs
-from tests.parts import small_model
+from tests.losses.common import logit_losses, make_loss
+from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
+from tests.parts import small_model, write_folder, write_list
+from tests.test_checkpoint import Parts
+from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.cli import parse, resolve_train_args, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
-from w2s_plugins.data.noise import read_class_map, read_labels
+from w2s_plugins.data.inat import read_list
+from w2s_plugins.data.noise import create_label_noise, read_class_map, read_labels
 from w2s_plugins.data.pickles import labelled_images, read_pickle
 from w2s_plugins.data.selection import read_selection
+from w2s_plugins.engine import Position
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.losses import LossInputs
+from w2s_plugins.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
+from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
+from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
+from w2s_plugins.study.spec import read_spec
 from w2s_plugins.target_cache import CacheSpec, read_part, write_part
 from w2s_plugins.teachers import read_class_map as read_teacher_map
 
-LONG = os.environ.get("FUZZ") == "long"
+TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}
 
 
-def fuzz(short: int, long: int) -> settings:
-    return settings(max_examples=long if LONG else short, deadline=None, derandomize=not LONG, database=None,
+def fuzz(examples: int) -> settings:
+    return settings(max_examples=TIMES * examples, deadline=None, derandomize=TIMES == 1, database=None,
                     suppress_health_check=list(HealthCheck))
 
 
@@ -51,6 +59,41 @@ def calm(call: Callable[[], object]) -> object:
         note(str(error))
         assert str(error)
     return None
+
+
+def places(value: object, path: tuple = ()) -> list[tuple]:
+    """Paths of keys and indices to everything in a nested value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, item in inner for p in places(item, (*path, key)))]
+
+
+def altered(data: st.DataObject, value: object, values: st.SearchStrategy) -> object:
+    """A nested value with up to three of its parts removed, added, put elsewhere, or replaced by something odd."""
+    value = copy.deepcopy(value)
+    for _ in range(data.draw(st.integers(1, 3))):
+        *path, last = data.draw(st.sampled_from(places(value)[1:] or [(None,)]))
+        if last is None:
+            return data.draw(values)
+        parent = value
+        for key in path:
+            parent = parent[key]
+        kind = data.draw(st.sampled_from(["odd", "odd", "odd", "gone", "more", "moved"]))
+        if kind == "gone":
+            del parent[last]
+        elif kind == "more" and isinstance(parent, dict):
+            parent[data.draw(WORDS)] = data.draw(values)
+        elif kind == "more":
+            parent.append(copy.deepcopy(parent[last]))
+        else:
+            everything = {"odd": values, "moved": st.sampled_from(places(value)).map(lambda p: at(value, p))}[kind]
+            parent[last] = copy.deepcopy(data.draw(everything))
+    return value
+
+
+def at(value: object, path: tuple) -> object:
+    for key in path:
+        value = value[key]
+    return value
 
 
 # ---------------------------------------------------------------- flags and YAML
@@ -66,7 +109,11 @@ VALUES = st.recursive(SCALARS, lambda inner: st.one_of(
     st.lists(inner, max_size=3), st.dictionaries(st.one_of(WORDS, st.integers()), inner, max_size=3)), max_leaves=5)
 
 
-@fuzz(60, 4000)
+JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS), lambda inner: st.one_of(
+    st.lists(inner, max_size=3), st.dictionaries(WORDS, inner, max_size=3)), max_leaves=5)
+
+
+@fuzz(60)
 @given(script=st.sampled_from(sorted(KEYS)), data=st.data())
 def test_yaml_and_flags(tmp_path_factory, script, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -78,11 +125,46 @@ def test_yaml_and_flags(tmp_path_factory, script, data):
     pairs = data.draw(st.lists(st.tuples(keys, WORDS), max_size=4))
     argv = ["--config", str(path), *(part for key, word in pairs for part in (f"--{key.replace('_', '-')}", word))]
     parser = train_parser() if script == "train" else validate_parser()
+    if data.draw(st.integers(0, 3)) == 0:  # a file that names others, itself among them
+        below = data.draw(st.lists(st.sampled_from([path.name, "other.yaml", "absent.yaml", ".", ""]), max_size=3))
+        path.with_name("other.yaml").write_text(yaml.safe_dump({"config": below, **content}))
+        argv[1:1] = [str(path.with_name("other.yaml"))]
     found = calm(lambda: parse(parser, argv))
     if found and script == "train":
         args, given_by_hand = found
         args.plugins = []
         calm(lambda: resolve_train_args(args, given_by_hand))
+
+
+SPEC = dict(
+    name="digits", base=dict(dataset="w2s/digits", img_size=16, weak_fraction=300, epochs=2, lr=0.1, val_interval=5,
+                             teacher_targets="cached"),
+    weak=[dict(name="few", flags=dict(model="w2s_cnn2", train_slice="0:30")), dict(
+        flags=dict(model="w2s_cnn5", model_kwargs=dict(widths=[[24], [36, 48]])))],
+    strong=[dict(name="cnn5", flags=dict(model="w2s_cnn5"))],
+    losses=["hard", dict(name="kd-T1", loss="kd", kwargs=dict(temperature=1.0)), dict(
+        name="adaptconf", grid=dict(temperature=[0.5, 1.0]))],
+    protocols=["w2s", dict(name="own", split=False, flags=dict(task_loss_weight=0.5))], seeds=[0, 3], slices="by_seed")
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_study_specifications(tmp_path_factory, data):
+    """What is read is also planned, and its own YAML is the same study."""
+    path, parser = tmp_path_factory.getbasetemp() / "study.yaml", train_parser()
+    text = yaml.safe_dump(altered(data, SPEC, VALUES), sort_keys=False).encode()
+    path.write_bytes(damaged(data, text) if data.draw(st.integers(0, 3)) == 0 else text)
+    note(path.read_bytes())
+    study = calm(lambda: read_spec(path, parser))
+    if study is None:
+        return
+    path.write_text(study.to_yaml())
+    assert read_spec(path, parser) == study
+    plan = calm(lambda: make_plan(study, parser))
+    if plan is not None:
+        assert describe_plan(study, plan)
+        assert all(Path(run.folder).name == run.folder for run in plan)
+        calm(lambda: check_plan(study, plan[:2], path.parent, parser))
 
 
 # ---------------------------------------------------------------- files
@@ -121,6 +203,8 @@ def files(tmp_path_factory) -> Path:
     (folder / "classes.txt").write_text("# some\na\nb  # second\n")
     (folder / "images.pkl").write_bytes(pickle.dumps(
         {"data": np.zeros((4, 5, 5, 3), np.uint8), "labels": [0, 1, 0, 1]}, protocol=2))
+    write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
+    (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())
     (spec := _spec()) and write_part(folder / "part.safetensors", spec, spec.parts(0)[0], torch.randn(12, 10))
     return folder
 
@@ -129,7 +213,7 @@ def _spec() -> CacheSpec:
     return CacheSpec({"member": 0}, 12, 10, dtype=torch.float32)
 
 
-@fuzz(60, 3000)
+@fuzz(60)
 @given(name=st.sampled_from(["last.pth.tar", "model.safetensors"]), data=st.data())
 def test_checkpoints(files, tmp_path_factory, name, data):
     folder = tmp_path_factory.getbasetemp() / "fuzz"
@@ -140,8 +224,52 @@ def test_checkpoints(files, tmp_path_factory, name, data):
     state = calm(lambda: read_weights(path, "--checkpoint"))
     calm(lambda: read_checkpoint(path, "--resume"))
     calm(lambda: settings_beside(path, "--checkpoint"))
+    calm(lambda: create_model("--model", f"local-dir:{folder}", pretrained=True))
     if state:
         calm(lambda: load_weights(small_model(), state, str(path), "--checkpoint"))
+
+
+class Quiet(tuple):
+    """Whose repr is short: Hypothesis prints arguments of a failure."""
+
+    def __repr__(self) -> str:
+        return "parts"
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Quiet:
+    """The parts of a run, and the checkpoint that they made inside an epoch."""
+    parts = Parts(tmp_path_factory.mktemp("parts"))
+    for number in range(2):
+        parts.step(number)
+    parts.saver.save_recovery(0, 1, background=False)
+    (path,) = parts.folder.glob("recovery-*")
+    return Quiet((parts, read_checkpoint(path, "--resume")))
+
+
+ODD = st.one_of(VALUES, st.sampled_from([torch.zeros(0), torch.ones(2, 3), torch.tensor(3), torch.tensor(torch.nan)]))
+
+
+@fuzz(40)
+@given(data=st.data())
+def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
+    """One whose parts are not what a run would have written."""
+    own, content = parts
+    section = data.draw(st.sampled_from([*content, "w2s", "saver", "optimizer", "args"]))
+    content = dict(content)
+    chosen = vars(content["args"]) if section == "args" else content[section]
+    odd = altered(data, chosen, ODD) if isinstance(chosen, dict) else data.draw(ODD)
+    content[section] = argparse.Namespace(**odd) if section == "args" and isinstance(odd, dict) and all(
+        isinstance(key, str) for key in odd) else odd
+    if data.draw(st.integers(0, 5)) == 0:
+        del content[section]
+    path = tmp_path_factory.getbasetemp() / "odd.pth.tar"
+    torch.save(content, path)
+    saved = calm(lambda: read_checkpoint(path, "--resume"))
+    if saved is not None and calm(lambda: ckpt.check_resumable(saved, own.args, path) or True):
+        found = calm(lambda: ckpt.restore(saved, path, own.task, own.optimizer, own.scaler, own.scheduler))
+        assert found is None or isinstance(found, Position)
+        calm(lambda: settings_beside(path, "--checkpoint"))
 
 
 NAMES_OF_CLASSES = [f"c{i}" for i in range(9)] + ["four"]
@@ -156,12 +284,13 @@ READERS = {
     "classes.txt": lambda p: read_class_list(p, "--class-list"),
     "selection.npy": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
+    "list.json": lambda p: read_list(Path(p)),
     "images.pkl": lambda p: labelled_images(read_pickle(Path(p)), Path(p)),
     "part.safetensors": lambda p: read_part(Path(p), _spec(), _spec().parts(0)[0]),
 }
 
 
-@fuzz(200, 20000)
+@fuzz(200)
 @given(name=st.sampled_from(sorted(READERS)), data=st.data())
 def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path = tmp_path_factory.getbasetemp() / name
@@ -170,6 +299,27 @@ def test_labels_maps_lists_and_caches(files, tmp_path_factory, name, data):
     path.write_bytes(damaged(data, good) if data.draw(st.integers(0, 2)) else data.draw(st.one_of(
         text, st.binary(max_size=60))))
     calm(lambda: READERS[name](str(path)))
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_lists_of_images(files, tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "odd.json"
+    path.write_text(json.dumps(altered(data, json.loads((files / "list.json").read_text()), JSON)))
+    found = calm(lambda: read_list(path))
+    if found is not None:
+        pairs, classes = found
+        assert all(isinstance(name, str) and label >= 0 for name, label in pairs)
+        assert all(0 <= i < len(classes) for i in classes.values())
+
+
+@fuzz(40)
+@given(text=st.one_of(WORDS, st.tuples(st.sampled_from(["symmetric", "asymmetric", "pairflip", "file"]), WORDS).map(
+    ":".join)))
+def test_rules_of_label_noise(text):
+    found = calm(lambda: create_label_noise(text, DIGITS))
+    if found is not None:
+        assert len(found.given) == len(DIGITS) and all(0 <= label < 10 for label in found.given)
 
 
 # ---------------------------------------------------------------- losses
@@ -192,54 +342,106 @@ def odd(data: st.DataObject, values: torch.Tensor, dtype: torch.dtype) -> torch.
     return values.requires_grad_()
 
 
-def check_terms(terms: dict[str, torch.Tensor], inputs: LossInputs) -> None:
-    """Scalars in float32 or wider; finite where what came in is of a usual size."""
+def usual_size(inputs: LossInputs) -> bool:
+    tensors = [inputs.student_logits, inputs.teacher_logits, *(inputs.student_features or ()),
+               *(inputs.teacher_features or ())]
+    return all(t.numel() == 0 or t.detach().abs().max() <= 1e3 for t in tensors)
+
+
+def check_terms(terms: dict[str, torch.Tensor], inputs: LossInputs, usual: bool) -> None:
+    """Scalars in float32 or wider; finite where what came in is, and was before, of a usual size."""
     assert terms and all(term.shape == () and term.dtype in (torch.float32, torch.float64) for term in terms.values())
     total = sum(terms.values())
     if total.requires_grad:
         total.backward()
-    tensors = [inputs.student_logits, inputs.teacher_logits, *(inputs.student_features or ()),
-               *(inputs.teacher_features or ())]
-    if all(t.numel() == 0 or t.detach().abs().max() <= 1e3 for t in tensors):
+    if usual:
         assert total.isfinite(), terms
 
 
-@fuzz(150, 5000)
+def index_of(data: st.DataObject, batch: int, samples: int, generator: torch.Generator) -> torch.Tensor:
+    """Positions of a batch; some of them twice, as with repeated augmentation."""
+    index = torch.randint(samples, (batch,), generator=generator)
+    return index if data.draw(st.booleans()) else torch.randperm(samples, generator=generator)[:batch]
+
+
+@fuzz(150)
 @given(name=st.sampled_from(logit_losses()), batch=st.integers(1, 9), classes=st.integers(2, 12), data=st.data())
 def test_losses_on_logits(name, batch, classes, data):
-    seed = data.draw(st.integers(0, 99))
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = (odd(data, torch.randn(batch, classes, generator=generator), data.draw(st.sampled_from(DTYPES)))
-                        for _ in range(2))
-    target = data.draw(st.sampled_from(["hard", "soft", "one class", "none"]))
-    targets = {"hard": torch.randint(classes, (batch,), generator=generator), "none": None,
-               "soft": torch.rand(batch, classes, generator=generator).softmax(1),
-               "one class": torch.zeros(batch, dtype=torch.long)}
-    index = torch.randperm(NUM_SAMPLES, generator=generator)[:batch]
-    inputs = LossInputs(student, teacher, targets[target], index=index, progress=data.draw(st.floats(0, 1)))
-    note(f"{student=} {teacher=} {target=}")
-    found = calm(lambda: make_loss(name, classes)(inputs))
-    if found is not None:
-        check_terms(found, inputs)
+    """Three batches one after the other, for losses that remember; in evaluation mode nothing changes."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    loss, usual = make_loss(name, classes), True
+    for step in range(data.draw(st.sampled_from([1, 1, 3]))):
+        student, teacher = (odd(data, torch.randn(batch, classes, generator=generator), data.draw(
+            st.sampled_from(DTYPES))) for _ in range(2))
+        target = data.draw(st.sampled_from(["hard", "soft", "one class", "none"]))
+        targets = {"hard": torch.randint(classes, (batch,), generator=generator), "none": None,
+                   "soft": torch.rand(batch, classes, generator=generator).softmax(1),
+                   "one class": torch.zeros(batch, dtype=torch.long)}
+        index = index_of(data, batch, NUM_SAMPLES, generator)
+        inputs = LossInputs(student, teacher, targets[target], index=index, progress=data.draw(st.floats(0, 1)))
+        note(f"{step=} {student=} {teacher=} {target=}")
+        before = {key: value.clone() for key, value in loss.state_dict().items()}
+        loss.eval()
+        calm(lambda: loss(inputs))  # noqa: B023
+        assert all(torch.equal(value, before[key]) or value.isnan().any() for key, value in loss.state_dict().items())
+        loss.train()
+        found = calm(lambda: loss(inputs))  # noqa: B023
+        usual = usual and usual_size(inputs)
+        if found is not None:
+            check_terms(found, inputs, usual)
 
 
-@fuzz(80, 8000)
-@given(name=st.sampled_from(NAMES), batch=st.integers(2, 8), data=st.data())
+@fuzz(100)
+@given(name=st.sampled_from(list_losses()), data=st.data())
+def test_hyper_parameters_of_losses(name, data):
+    """Any value is refused in one line, or works."""
+    defaults = LOSSES.get(name).defaults
+    key = data.draw(st.sampled_from([*defaults, "no_such"]))
+    value = data.draw(st.one_of(
+        VALUES, st.sampled_from([0.0, -1.0, 1e-30, 1e30, 1, 0, 2, float("nan"), float("inf"), [1.0] * 5, [0.5, 0.5]])))
+    note(f"{name}({key}={value!r})")
+    loss = calm(lambda: create_loss(name, **{key: value}))
+    if loss is None or (key in ("feat_dim", "negatives") and value > 1000):  # as large as the memory allows
+        return
+    if name in NAMES:
+        inputs = make_inputs(4)
+        context = LossContext(NUM_CLASSES, 20, *([tuple(f.shape[1:]) for f in side] for side in (
+            inputs.student_features, inputs.teacher_features)))
+    else:
+        inputs, context = make_inputs(4), LossContext(NUM_CLASSES, 20)
+    if calm(lambda: loss.setup(context) or True):
+        calm(lambda: loss.double()(inputs))
+
+
+def shapes_of(data: st.DataObject) -> list[tuple[int, ...]]:
+    """Shapes of features: maps of any size, then a vector."""
+    sizes, widths = st.integers(1, 9), st.integers(1, 6)
+    maps = data.draw(st.lists(st.tuples(widths, sizes, sizes), min_size=1, max_size=4))
+    return [*maps, (data.draw(widths),)]
+
+
+@fuzz(120)
+@given(name=st.sampled_from(NAMES), batch=st.integers(1, 8), data=st.data())
 def test_losses_on_features(name, batch, data):
-    real = make_inputs(batch, seed=data.draw(st.integers(0, 99)))
-    dtype = data.draw(st.sampled_from(DTYPES))
+    """Features of any number and size, two batches one after the other."""
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    dtype, free = data.draw(st.sampled_from(DTYPES)), data.draw(st.booleans())
+    student, teacher = (shapes_of(data), shapes_of(data)) if free else (STUDENT, TEACHER)
+    loss = create_loss(name, **KWARGS.get(name, {}))
+    if calm(lambda: loss.setup(LossContext(NUM_CLASSES, NUM_SAMPLES, student, teacher)) or True) is None:
+        return
+    loss, usual = loss.double() if dtype == torch.float64 else loss, True
+    for _ in range(data.draw(st.sampled_from([1, 1, 2]))):
+        def some(*shape: int) -> torch.Tensor:
+            return odd(data, torch.randn(batch, *shape, generator=generator), dtype)
 
-    def other(values: torch.Tensor) -> torch.Tensor:
-        return odd(data, values, dtype)
-
-    inputs = real.replace(
-        student_logits=other(real.student_logits), teacher_logits=other(real.teacher_logits),
-        student_features=[other(f) for f in real.student_features],
-        teacher_features=[other(f) for f in real.teacher_features],
-        target=data.draw(st.sampled_from([real.target, torch.zeros(batch, dtype=torch.long), torch.rand(
-            batch, NUM_CLASSES).softmax(1), None])))
-    loss = make(name)
-    loss = loss if dtype == torch.float64 else loss.float()
-    found = calm(lambda: loss(inputs))
-    if found is not None:
-        check_terms(found, inputs)
+        inputs = LossInputs(
+            some(NUM_CLASSES), some(NUM_CLASSES), data.draw(st.sampled_from([
+                torch.zeros(batch, dtype=torch.long), torch.rand(batch, NUM_CLASSES).softmax(1), None])),
+            [some(*shape) for shape in student], [some(*shape) for shape in teacher],
+            index_of(data, batch, NUM_SAMPLES, generator), data.draw(st.floats(0, 1)))
+        note(f"{name} {student=} {teacher=} {dtype=}")
+        found = calm(lambda: loss(inputs))  # noqa: B023
+        usual = usual and usual_size(inputs)
+        if found is not None:
+            check_terms(found, inputs, usual)

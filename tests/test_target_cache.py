@@ -25,6 +25,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.target_cache import (
     CachedTargets,
     CacheSpec,
+    Labelled,
     Part,
     PartKeys,
     TargetReader,
@@ -475,7 +476,7 @@ class Slow:
         for start in range(0, len(rows), self.batch_size):
             time.sleep(self.seconds)
             index = torch.tensor([[k.epoch * 10000 + k.index] for k in rows[start:start + self.batch_size]])
-            yield (index * torch.arange(1, 6)).sin()
+            yield Labelled((index * torch.arange(1, 6)).sin(), torch.ones(len(index), dtype=torch.bool))
 
 
 SPEC = CacheSpec({"test": 1}, 1500, 5, views=2)
@@ -551,3 +552,22 @@ def test_part_is_the_same_file_whatever_was_there_before(tmp_path: Path) -> None
     (tmp_path / "b").write_bytes(b"something")
     write_part(tmp_path / "b", SPEC, part, logits)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
+    spec, logits = CacheSpec({"test": 2}, 600, 3, dtype=torch.float32), logits_of(600, 3)
+    for part in spec.parts(0):
+        missing = [i for i in (2, 3, 300) if part.first <= i < part.stop]
+        write_part(tmp_path / part.file, spec, part, logits[part.first:part.stop], missing)
+    read = TargetReader(tmp_path, spec)
+    others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
+    assert torch.equal(read(others, CPU), logits[others])
+    file = tmp_path / spec.parts(0)[1].file
+    with pytest.raises(UserError, match=rf"{file}: has no targets of sample 300, .*; delete this file"):
+        read(torch.tensor([5, 300, 7]), CPU)
+    write_part(file, spec, spec.parts(0)[1], logits[256:512])
+    assert torch.equal(TargetReader(tmp_path, spec)(torch.tensor([300]), CPU), logits[300:301])
+    for wrong in ([700], ["2"], [256.5]):
+        write_part(file, spec, spec.parts(0)[1], logits[256:512], wrong)
+        with pytest.raises(UserError, match="says that it lacks the samples"):
+            TargetReader(tmp_path, spec)

@@ -45,6 +45,7 @@ from .data.datasets import check_labels, class_names_of, describe, num_classes_o
 from .data.loaders import train_transform_kwargs
 from .data.noise import LabelNoise, create_label_noise, positions_in_split
 from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
+from .data.unreadable import Blanked, SkippedSamples
 from .engine import Precision
 from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor
@@ -544,12 +545,18 @@ def cached_targets(
         data_config: dict,
         precision: Precision,
         world: World,
+        skipped: SkippedSamples | None = None,
 ) -> CachedTargets | None:
-    """Find the teacher's cached targets, or let it make them; None where it is asked in every step."""
+    """Find the teacher's cached targets, or let it make them; None where it is asked in every step.
+
+    With ``skipped``, samples that cannot be read are counted there and have no targets.
+    """
     if teacher is None or args.teacher_targets == "online":
         return None
     epochs = view_epochs(args)
     dataset = without_transform(data.train)
+    if skipped is not None:
+        dataset = Blanked(dataset)
     create_view_loader = functools.partial(
         create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
     console = Console(world.primary, 0)
@@ -558,14 +565,14 @@ def cached_targets(
         spec = agree(world.primary and cache_spec(args, member, data, data_config, precision), world.distributed)
         if epochs:
             labeller = ViewLabeller(
-                member, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
+                member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
         else:
             labeller = ImageLabeller(
                 member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device,
                 args.decoder)
         cache = ensure_cache(
             Path(args.target_cache), spec, labeller, distributed=world.distributed,
-            progress=console.wrap(f"targets of teacher {number}"))
+            progress=console.wrap(f"targets of teacher {number}"), skipped=skipped)
         readers.append(TargetReader(cache, spec))
     largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
     how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"

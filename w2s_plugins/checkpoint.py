@@ -177,6 +177,7 @@ class Saver(CheckpointSaver):
                 "statistics_shared": self.position.statistics_shared,
                 "meter": self.position.meter.state_dict(),
                 "weights": self.position.weights.state_dict(),
+                "unreadable": self.position.unreadable,
                 "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
                 "plateau": plateau_state(self.scheduler),
             },
@@ -281,16 +282,21 @@ def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str,
     return gathered
 
 
-def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: Position) -> None:
-    """Put back what `gather_rank_states` returned, once DDP is made: that copies the buffers of rank 0 to all."""
+def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: Position, path: Path | None) -> None:
+    """Put back what `gather_rank_states` returned, once DDP is made: that copies the buffers of rank 0 to all.
+
+    Raises:
+        UserError: they are not what a run writes to ``path``.
+    """
     if not states or not dist.is_initialized() or len(states) != dist.get_world_size():
         return
-    own = states[dist.get_rank()]
-    for name, model in _buffered(task).items():
-        model.load_state_dict(own.get(name, {}), strict=False)
-    if position.batch:
-        position.meter.load_state_dict(own["meter"], task.device)
-        position.weights.load_state_dict(own.get("weights", {}), task.device)
+    with _fitting(path):
+        own = states[dist.get_rank()]
+        for name, model in _buffered(task).items():
+            model.load_state_dict(own.get(name, {}), strict=False)
+        if position.batch:
+            position.meter.load_state_dict(own["meter"], task.device)
+            position.weights.load_state_dict(own.get("weights", {}), task.device)
 
 
 def _buffered(task: TrainingTask) -> dict[str, nn.Module]:
@@ -376,6 +382,46 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> N
                         "new run with --initial-checkpoint")
 
 
+def check_bookkeeping(checkpoint: dict, path: Path) -> None:
+    """Refuse a checkpoint whose bookkeeping is not what a run writes.
+
+    The saver deletes files by the names in it, so a name must be that of a checkpoint in the run's own folder.
+
+    Raises:
+        UserError: naming the part that is wrong.
+    """
+    def is_count(value: object) -> bool:
+        return type(value) is int and 0 <= value < 2 ** 62
+
+    def is_name(value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"checkpoint-\d+\.(pth\.tar|sharded)", value) is not None
+
+    def is_metric(value: object) -> bool:
+        return value is None or isinstance(value, (int, float))
+
+    def is_pair(value: object, first: Callable[[object], bool]) -> bool:
+        return isinstance(value, (list, tuple)) and len(value) == 2 and first(value[0]) and is_metric(value[1])
+
+    saver, extra = checkpoint.get("saver") or {}, checkpoint.get("w2s") or {}
+    if not isinstance(saver, dict) or not isinstance(extra, dict):
+        raise UserError(f"--resume {path}: not a checkpoint of this program: its bookkeeping is no mapping")
+    files = saver.get("checkpoint_files", [])
+    fits = {
+        "epoch": is_count(checkpoint["epoch"]),
+        "saver.checkpoint_files": isinstance(files, list) and all(is_pair(file, is_name) for file in files),
+        "saver.best_epoch": is_metric(saver.get("best_epoch")),
+        "saver.best_metric": is_metric(saver.get("best_metric")),
+        "saver.pending": is_pair(saver.get("pending", (None, None)), lambda epoch: epoch is None or is_count(epoch)),
+        **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "metrics_bytes")},
+        "w2s.unreadable": isinstance(extra.get("unreadable", []), list)
+        and all(isinstance(message, str) for message in extra.get("unreadable", [])),
+        "w2s.rank_states": isinstance(extra.get("rank_states") or [], list),
+    }
+    for name, good in fits.items():
+        if not good:
+            raise UserError(f"--resume {path}: not a checkpoint of this program: its {name} is not what a run writes")
+
+
 def restore(
         checkpoint: dict,
         path: Path,
@@ -400,7 +446,8 @@ def restore(
     Raises:
         UserError: the checkpoint does not fit.
     """
-    try:
+    check_bookkeeping(checkpoint, path)
+    with _fitting(path):
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
         if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
             task.load_checkpoint_state(checkpoint["state_dict_ema"], ema=True)
@@ -408,20 +455,32 @@ def restore(
             optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"--resume {path}: does not fit this run: {one_line(error)}") from error
+        load_plateau_state(scheduler, (checkpoint.get("w2s") or {}).get("plateau"))
+        return _position(checkpoint, task.device)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Turn whatever the parts of a run say of a strange state into a `UserError`."""
+    try:
+        yield
+    except Exception as error:  # each of them checks its state in its own way, or not at all
+        raise UserError(f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _position(checkpoint: dict, device: torch.device) -> Position:
     extra = checkpoint.get("w2s") or {}
-    load_plateau_state(scheduler, extra.get("plateau"))
     finished = "metric" in checkpoint or not extra.get("batch")
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
         batch=0 if finished else extra["batch"],
         bad_steps=extra.get("bad_steps", 0),
+        unreadable=list(extra.get("unreadable", ())),
     )
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)
-        position.meter.load_state_dict(extra["meter"], task.device)
-        position.weights.load_state_dict(extra.get("weights", {}), task.device)
+        position.meter.load_state_dict(extra["meter"], device)
+        position.weights.load_state_dict(extra.get("weights", {}), device)
     return position
 
 

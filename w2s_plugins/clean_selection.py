@@ -180,7 +180,7 @@ def outputs_of(
     batches = ImageLabeller(model, dataset, batch_size, workers, device, decoder).batches(PartKeys(own, batch_size))
     rows, started, said = [], time.monotonic(), time.monotonic()
     for done, part in enumerate(progress(own) if progress else own, start=1):
-        rows.append(next(batches)[:part.stop - part.first])
+        rows.append(next(batches).logits[:part.stop - part.first])
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now

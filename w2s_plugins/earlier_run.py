@@ -46,9 +46,12 @@ def read_result(folder: Path, flag: str) -> dict:
         near = nearest(folder.name, [p.parent.name for p in folder.parent.glob("*/result.json")])
         raise UserError(f"{flag} {folder}: no result.json there{near}; expected the folder of a complete run")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{flag} {folder}: its result.json cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{flag} {folder}: its result.json is not that of a run")
+    return content
 
 
 def resolved(args: argparse.Namespace, given: set[str]) -> argparse.Namespace:

@@ -21,6 +21,7 @@ from .heartbeat import note
 from .long_tail import ShotGroups
 from .sample_weights import WeightMeter
 from .task import first_output
+from .undo import Undo
 
 _logger = logging.getLogger(__name__)
 
@@ -147,7 +148,8 @@ class Health:
 
 
 class Statistics:
-    """Statistics of batch norm as they were before an update, to be put back when the update is skipped.
+    """Statistics of batch norm and the memory of losses as they were before an update, to be put back when the update
+    is skipped.
 
     A forward pass that gave NaN has left it in them, where it would stay for ever.
 
@@ -160,12 +162,15 @@ class Statistics:
         found = [getattr(m, name, None) for m in module.modules() for name in names]
         self.buffers = [b for b in found if isinstance(b, Tensor)]
         self.kept = [b.clone() for b in self.buffers]
+        self.memories = [m.undo for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Note them before an update."""
         if self.buffers:
             torch._foreach_copy_(self.kept, self.buffers)
+        for memory in self.memories:
+            memory.keep()
 
     @torch.no_grad()
     def put_back_unless(self, good: Tensor | bool) -> None:
@@ -175,6 +180,8 @@ class Statistics:
                 buffer.copy_(torch.where(good, buffer, kept))
         elif self.buffers and not good:
             torch._foreach_copy_(self.buffers, self.kept)
+        for memory in self.memories:
+            memory.put_back_unless(good)
 
 
 @torch.no_grad()
@@ -197,6 +204,7 @@ class Position:
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
     weights: WeightMeter = field(default_factory=WeightMeter)
+    unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
     def next_epoch(self) -> None:
@@ -238,7 +246,7 @@ def train_one_epoch(
         Averages of ``loss`` and of each term over the epoch.
 
     Raises:
-        UserError: ``nan_patience`` bad steps in a row.
+        UserError: ``nan_patience`` bad steps in a row, or more unreadable samples than are allowed.
     """
     epoch, total, accum = position.epoch, len(loader), settings.accum_steps
     updates_per_epoch = -(-total // accum)
@@ -269,14 +277,16 @@ def train_one_epoch(
             result = _forward(task, batch, images, precision)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
-            good = good & _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
+            taken = _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
+        # a loss scaler looks for its scale in steps that are too large: those are skipped, and not bad
+        good = good & (taken if precision.scaler is None else torch.isfinite(result["loss"].detach()))
         position.meter.update(result, len(images))
         position.weights.update(result, batch.target)
         position.batch = number + 1
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:
             continue
-        statistics.put_back_unless(good)
+        statistics.put_back_unless(taken)
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
         health.record(done - 1, good, result, _lr(optimizer))
@@ -287,7 +297,10 @@ def train_one_epoch(
         if settings.synchronize and precision.device.type == "cuda":
             torch.cuda.synchronize()
         last = number + 1 == total
-        if on_log and (update % settings.log_interval == 0 or last):
+        logged = update % settings.log_interval == 0 or last
+        if logged:
+            agree_on_unreadable(position, loader)
+        if on_log and logged:
             health.check()
             on_log(update, position.meter.average(settings.distributed), _lr(optimizer))
             if on_batch:
@@ -301,6 +314,17 @@ def train_one_epoch(
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(settings.distributed)
+
+
+def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
+    """Count samples that no rank could read; all ranks must call it.
+
+    Raises:
+        UserError: they are more than ``--data-errors`` allows.
+    """
+    skipped = getattr(loader, "skipped", None)
+    if skipped is not None:
+        position.unreadable = skipped.agree()
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
@@ -331,7 +355,7 @@ def _backward(
         settings: StepSettings,
         need_update: bool,
 ) -> Tensor | bool:
-    """Backward pass and, when due, the optimizer's step. Returns whether the step was good, as a device tensor."""
+    """Backward pass and, when due, the optimizer's step. Returns whether it was taken, on all ranks alike."""
     second_order = getattr(optimizer, "is_second_order", False)
     clipped = settings.clip_grad is not None
     parameters = task.get_clip_parameters(exclude_head="agc" in settings.clip_mode) if clipped else None
@@ -339,14 +363,16 @@ def _backward(
         precision.scaler(
             loss, optimizer, clip_grad=settings.clip_grad, clip_mode=settings.clip_mode, parameters=parameters,
             create_graph=second_order, need_update=need_update)
-        return torch.isfinite(loss.detach())
-    loss.backward(create_graph=second_order)
+    else:
+        loss.backward(create_graph=second_order)
     if not need_update:
         return True
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
     good = torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    if precision.scaler is not None:
+        return good
     if loss.device.type == "cpu":
         if not good:
             return good

@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit - 3] + "..."
 
 
+def public(text: str) -> str:
+    """Return a text without access tokens, for whoever shows or keeps what other packages say.
+
+    A process that has not imported the module for the Hub has not used a token.
+    """
+    hub = sys.modules.get("w2s_plugins.hub")
+    return hub.scrub(text) if hub is not None and hasattr(hub, "scrub") else text
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an error, without access tokens."""
+    print(public("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+
+
 def write_remedy(path: Path, error: Exception) -> str:
     """Return what is left and what can be done about a file that could not be written."""
     if not path.parent.is_dir():
@@ -54,23 +69,26 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         main()
     except UserError as error:
         if "--debug" in sys.argv:
-            import traceback
-            traceback.print_exc()
+            print_traceback(error)
+        text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", public(str(error)))  # a name may hold anything
         if first_to_report():
-            text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(error))  # a name may hold anything
             print(f"{prog}: error: {text}", file=sys.stderr, flush=True)
         if _watch is not None:
             with contextlib.suppress(RuntimeError):  # the others may be gone
-                _watch.announce(str(error))
+                _watch.announce(text)
         _exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _exit(130)
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
-        if _watch is None:
+        if _watch is not None:
+            _watch.failed(error)
+        shown = "".join(traceback.format_exception(error))
+        if public(shown) == shown:
             raise
-        _watch.failed(error)
+        print_traceback(error)
+        _exit(1)
 
 
 def watch_others(watch: object) -> None:

@@ -14,13 +14,12 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import torch.distributed as dist
 
-from .errors import exit_now, first_to_report, one_line, watch_others
+from .errors import exit_now, first_to_report, one_line, print_traceback, public, watch_others
 
 EXIT_FAILED = 1
 ROUNDS = 4  # without a sign of life, after a failed exchange, in which a process is taken for dead
@@ -67,9 +66,9 @@ class Heartbeat:
             end = self._end() or (self._cause(error) if isinstance(error, RuntimeError) else None)
             if end is None:
                 end = self.announce(f"rank {self.rank} ({socket.gethostname()}), {self.doing}: "
-                                    f"{type(error).__name__}: {one_line(error)}")
+                                    f"{type(error).__name__}: {public(one_line(error))}")
                 if end["by"] == self.rank:
-                    traceback.print_exception(error)
+                    print_traceback(error)
         except dist.DistError as lost:
             end = dict(message=f"{self._store_name()} is gone: {one_line(lost)}")
         self._leave(end)

@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.models import clean_state_dict, get_pretrained_cfg_value, load_state_dict, resolve_model_input_args
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
@@ -78,7 +79,9 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
 
     try:
         return on_hub(f"{flag} {name}", create)
-    except (TypeError, ValueError, AssertionError, KeyError, RuntimeError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # odd arguments and damaged files fail in many ways
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
@@ -154,6 +157,10 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
         raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{flag} {path}: not a training checkpoint")
+    args = checkpoint.get("args")
+    flags = vars(args) if isinstance(args, argparse.Namespace) else args
+    if any(isinstance(value, Tensor) for value in tree_leaves(flags)):
+        raise UserError(f"{flag} {path}: not a checkpoint of this program or of timm: its flags hold tensors")
     return checkpoint
 
 

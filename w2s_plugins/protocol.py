@@ -79,6 +79,8 @@ def run_w2s(
     folder = run_root(args) / args.experiment
     stages = Stages(args, given, parser, folder, train)
     weak_source = args.teacher_checkpoint
+    if args.ceiling_checkpoint:
+        read_result(Path(args.ceiling_checkpoint), "--ceiling-checkpoint")  # said now, not after the teacher is trained
     if first and not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
         stages.run("weak", weak_flags(args, parser), train_slice=first)
         weak_source = str(folder / "weak")

@@ -94,6 +94,7 @@ def make_record(
         data: Data,
         data_config: dict,
         history: list[dict],
+        unreadable: list[str],
         seconds: float,
 ) -> dict:
     """Collect everything that result.json and the model card say.
@@ -108,6 +109,7 @@ def make_record(
         data: the splits.
         data_config: input of the student.
         history: the evaluations.
+        unreadable: messages about training samples that could not be read.
         seconds: duration of the run.
     """
     last, best = history[-1], best_of(history, args.eval_metric)
@@ -115,6 +117,9 @@ def make_record(
     distilled = bool(args.teacher or args.kd_model_name)
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
     split, warnings = selection(args, chosen)
+    if unreadable:
+        warnings.append(f"{len(unreadable)} training sample(s) could not be read, others of their batches took their "
+                        f"places (--data-errors {args.data_errors}); result.json names them")
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
@@ -153,6 +158,7 @@ def make_record(
             splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select)),
             label_noise=data.noise and data.noise.record(data.candidates),
             clean_select=data.selection and data.selection.about,
+            unreadable=sorted(unreadable),
         ),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=split),
         "last": dict(epoch=last["epoch"], **last.get("val", {})),

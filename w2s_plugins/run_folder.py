@@ -134,7 +134,7 @@ def resume(
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, "
                      f"step {position.batch // args.grad_accum_steps}")
     if args.start_epoch is not None:
-        resumed.position = Position(epoch=args.start_epoch)
+        resumed.position = Position(epoch=args.start_epoch, unreadable=resumed.position.unreadable)
     epoch, batch = resumed.position.epoch, resumed.position.batch
     if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt):
         updates = epoch * updates_per_epoch + batch // args.grad_accum_steps

@@ -22,7 +22,6 @@ from .errors import UserError, one_line
 
 EXTENSION = ".sharded"
 RUN_FILE = "run.pth.tar"
-OLDEST_TORCH = "2.9"  # the first whose DCP writes safetensors files from all ranks, and reads them on others
 
 
 def is_sharded(path: Path) -> bool:

@@ -36,6 +36,7 @@ from torch.utils.data import Dataset, Sampler
 
 from .checkpoint import atomic_write, write_json
 from .data import Subset, TrainLoader, create_eval_loader
+from .data.unreadable import UNREADABLE, SkippedSamples, UnreadableSample
 from .data.views import ViewKey
 from .errors import UserError, one_line
 from .teachers import TeacherModel, combine
@@ -46,6 +47,7 @@ FORMAT = 1
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
 PROBES = 64  # samples whose pixels identify the data
 LOG_SECONDS = 20
+_REMEDY = "delete this file, and the next run makes it anew"
 
 
 class Part(NamedTuple):
@@ -164,7 +166,10 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, object
     pixels = hashlib.sha256()
     try:
         for index in np.linspace(0, len(dataset) - 1, min(PROBES, len(dataset))).astype(int).tolist():
-            image = np.asarray(dataset[index][0])
+            try:
+                image = np.asarray(dataset[index][0])
+            except UnreadableSample:  # whoever needs its pixels says so
+                image = np.empty(0)
             pixels.update(f"{image.shape}".encode() + image.tobytes())
     finally:
         dataset.transform = transform
@@ -212,12 +217,19 @@ class PartKeys(Sampler):
                 yield ViewKey(part.view, min(row, part.stop - 1))
 
 
+class Labelled(NamedTuple):
+    """A batch of outputs (B, C), and which of its samples could be read, (B,)."""
+
+    logits: Tensor
+    readable: Tensor
+
+
 class ImageLabeller:
     """Labels whole images, through the teacher's own evaluation transform.
 
     Args:
         member: the teacher.
-        dataset: the training set; its transform is changed.
+        dataset: the training set; its transform is changed. Unreadable samples end the run unless it is `Blanked`.
         batch_size: images at a time.
         workers: data worker processes.
         device: where the teacher runs.
@@ -236,13 +248,13 @@ class ImageLabeller:
         self.member, self.dataset, self.batch_size = member, dataset, batch_size
         self.workers, self.device, self.decoder = workers, device, decoder
 
-    def batches(self, keys: PartKeys) -> Iterator[Tensor]:
+    def batches(self, keys: PartKeys) -> Iterator[Labelled]:
         """Yield the logits (B, C) of each batch of keys."""
         loader = create_eval_loader(
             Subset(self.dataset, [key.index for key in keys]), self.member.data_config, batch_size=self.batch_size,
             workers=self.workers, device=self.device, dtype=torch.float32, decoder=self.decoder)
-        for images, _ in loader:
-            yield frozen_logits(self.member, images)
+        for images, labels in loader:
+            yield Labelled(frozen_logits(self.member, images), labels.cpu() != UNREADABLE)
 
 
 class ViewLabeller:
@@ -250,23 +262,25 @@ class ViewLabeller:
 
     Args:
         member: the teacher.
+        dataset: the training set, as for `ImageLabeller`.
         create_loader: makes a training loader of the views that a sampler of keys names.
         batch_size: views at a time.
         channels_last: memory layout of the images.
     """
 
-    def __init__(self, member: TeacherModel, create_loader: Callable[[Sampler], TrainLoader], batch_size: int,
-                 channels_last: bool = False):
-        self.member, self.create_loader, self.batch_size = member, create_loader, batch_size
-        self.channels_last = channels_last
+    def __init__(self, member: TeacherModel, dataset: Dataset, create_loader: Callable[[Sampler], TrainLoader],
+                 batch_size: int, channels_last: bool = False):
+        self.member, self.dataset, self.create_loader = member, dataset, create_loader
+        self.batch_size, self.channels_last = batch_size, channels_last
 
-    def batches(self, keys: PartKeys) -> Iterator[Tensor]:
+    def batches(self, keys: PartKeys) -> Iterator[Labelled]:
         """Yield the logits (B, C) of each batch of keys."""
         for batch in self.create_loader(keys).epoch(0):
             images = batch.input
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            yield frozen_logits(lambda x: self.member(self.member.adapt(x)), images)
+            logits = frozen_logits(lambda x: self.member(self.member.adapt(x)), images)
+            yield Labelled(logits, batch.target.cpu() != UNREADABLE)
 
 
 def frozen_logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -285,6 +299,7 @@ def ensure_cache(
         *,
         distributed: bool = False,
         progress: Callable[[Sequence], Sequence] | None = None,
+        skipped: SkippedSamples | None = None,
 ) -> Path:
     """Return the folder of a complete cache; what is missing of it is written, by all ranks together.
 
@@ -296,9 +311,11 @@ def ensure_cache(
         labeller: runs the teacher.
         distributed: share the work among the ranks; all of them call this.
         progress: wraps the sequence of this rank's parts to show progress.
+        skipped: counts the samples that could not be read, of a labeller whose dataset is `Blanked`.
 
     Raises:
-        UserError: the cache in the folder is another one; no room on the disk; it cannot be written to.
+        UserError: the cache in the folder is another one; no room on the disk; it cannot be written to; a sample
+            cannot be read, or more of them than are allowed.
     """
     primary = not distributed or dist.get_rank() == 0
     folder = root / spec.key
@@ -308,7 +325,7 @@ def ensure_cache(
     with _one_writer(root, spec, primary, distributed):
         missing = agree(primary and _prepare(folder, spec), distributed)
         share = missing[dist.get_rank()::dist.get_world_size()] if distributed else missing
-        _write(folder, spec, labeller, share, progress)
+        _write(folder, spec, labeller, share, progress, skipped)
         if distributed:
             dist.barrier()
     return folder
@@ -385,6 +402,7 @@ def _write(
         labeller: ImageLabeller | ViewLabeller,
         parts: Sequence[Part],
         progress: Callable[[Sequence], Sequence] | None,
+        skipped: SkippedSamples | None,
 ) -> None:
     if not parts:
         return
@@ -392,8 +410,12 @@ def _write(
     batches, started = labeller.batches(keys), time.monotonic()
     said = started
     for done, part in enumerate(progress(parts) if progress else parts, start=1):
-        rows = torch.cat([next(batches) for _ in range(keys.batches(part))])
-        write_part(folder / part.file, spec, part, rows[:part.stop - part.first])
+        logits, seen = (torch.cat(rows)[:part.stop - part.first]
+                        for rows in zip(*(next(batches) for _ in range(keys.batches(part)))))
+        missing = (part.first + (~seen).nonzero().flatten()).tolist()
+        if missing:
+            skipped.add(labeller.dataset.why(index) for index in missing)
+        write_part(folder / part.file, spec, part, logits, missing)
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now
@@ -401,12 +423,22 @@ def _write(
                          f"{(now - started) / done * (len(parts) - done):.0f} s left")
 
 
-def write_part(path: Path, spec: CacheSpec, part: Part, logits: Tensor) -> None:
-    """Write the logits (n, C) of a part, with its place, a checksum, and the error of how they are stored."""
+def write_part(path: Path, spec: CacheSpec, part: Part, logits: Tensor, missing: Sequence[int] = ()) -> None:
+    """Write the logits (n, C) of a part, with its place, a checksum, and the error of how they are stored.
+
+    Args:
+        path: the file.
+        spec: what the cache holds.
+        part: which part it is.
+        logits: its rows.
+        missing: samples that could not be read; nobody is given their rows.
+    """
     tensors = spec.encode(logits)
     difference = (spec.decode(tensors).softmax(dim=1) - logits.softmax(dim=1)).abs().double()
     about = dict(key=spec.key, part=part, sha256=digest(tensors),
                  max_error=difference.max().item(), mean_error=difference.mean().item())
+    if missing:
+        about["missing"] = list(missing)
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"part": json.dumps(about)})  # one entry: their order is not fixed
 
@@ -487,6 +519,7 @@ class TargetReader:
         check_identity(folder, spec)
         self.folder, self.spec = folder, spec
         self.parts: list[dict[str, Tensor]] = []
+        self.missing = torch.tensor([], dtype=torch.long)  # samples without an answer
         self.errors: dict[int, tuple[float, float]] = {}  # of the views that were checked
         self.set_view(0)
 
@@ -495,13 +528,23 @@ class TargetReader:
         check = view not in self.errors
         opened = [read_part(self.folder / part.file, self.spec, part, check) for part in self.spec.parts(view)]
         self.parts = [tensors for tensors, _ in opened]
+        self.view, self.missing = view, torch.tensor(
+            [index for _, about in opened for index in about.get("missing", ())], dtype=torch.long)
         self.errors[view] = (
             max(about["max_error"] for _, about in opened),
             sum(about["mean_error"] * len(next(iter(tensors.values()))) for tensors, about in opened)
             / self.spec.num_samples)
 
     def __call__(self, index: Tensor, device: torch.device) -> Tensor:
-        """Return logits (B, C) in float32 on ``device`` for the samples ``index`` (B,) on the CPU."""
+        """Return logits (B, C) in float32 on ``device`` for the samples ``index`` (B,) on the CPU.
+
+        Raises:
+            UserError: one of them could not be read when the cache was made, and now it can.
+        """
+        if len(self.missing) and (absent := index[torch.isin(index, self.missing)].tolist()):
+            part = next(p for p in self.spec.parts(self.view) if p.first <= absent[0] < p.stop)
+            raise UserError(f"{self.folder / part.file}: has no {self.spec.what} of sample {absent[0]}, which "
+                            f"could not be read when they were made and now can; {_REMEDY}")
         rows, order = index.sort()
         pieces = rows.split(torch.bincount(rows // self.spec.rows, minlength=len(self.parts)).tolist())
         found = {}
@@ -526,22 +569,25 @@ def read_part(path: Path, spec: CacheSpec, part: Part, check: bool = True) -> tu
     Raises:
         UserError: absent, truncated, damaged, or part of another cache.
     """
-    remedy = "delete this file, and the next run makes it anew"
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["part"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: truncated or damaged ({one_line(error)}); {remedy}") from error
+        raise UserError(f"{path}: truncated or damaged ({one_line(error)}); {_REMEDY}") from error
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     expected = {name: ((part.stop - part.first, columns), dtype) for name, (columns, dtype) in spec.layout.items()}
     if about.get("key") != spec.key or about.get("part") != list(part):
         raise UserError(f"{path}: is part {about.get('part')} of the cache {about.get('key')}, expected {list(part)} "
-                        f"of {spec.key}; {remedy}")
+                        f"of {spec.key}; {_REMEDY}")
     if found != expected:
-        raise UserError(f"{path}: holds {found}, expected {expected}; {remedy}")
+        raise UserError(f"{path}: holds {found}, expected {expected}; {_REMEDY}")
+    missing = about.get("missing", [])
+    if not isinstance(missing, list) or any(i not in range(part.first, part.stop) for i in missing):
+        raise UserError(f"{path}: says that it lacks the samples {missing}, expected some from {part.first} to "
+                        f"{part.stop - 1}; {_REMEDY}")
     if check and digest(tensors) != about.get("sha256"):
-        raise UserError(f"{path}: its checksum is not that of its content, it was damaged; {remedy}")
+        raise UserError(f"{path}: its checksum is not that of its content, it was damaged; {_REMEDY}")
     return tensors, about
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.version import Version
 
 # as in requirements.txt
-OLDEST = {"timm": "1.0.31", "torch": "2.6", "torchvision": "0.21", "huggingface-hub": "1.4", "safetensors": "0.5"}
+OLDEST = {"timm": "1.0.31", "torch": "2.9", "torchvision": "0.24", "huggingface-hub": "1.4", "safetensors": "0.5"}
 
 
 def too_old() -> list[str]:

@@ -84,7 +84,28 @@ def args_folder(path: Path, ran: Path) -> Path:
     return path
 
 
+def npz_file(path: Path, ran: Path) -> Path:
+    np.savez(path, **{"embedding/kernel": np.array([Payload(ran)], dtype=object)})
+    return path
+
+
+def sharded_folder(path: Path, ran: Path) -> Path:
+    """A sharded checkpoint, both kinds of its files."""
+    path.mkdir()
+    torch_file(path / "run.pth.tar", ran)
+    pickle_file(path / "shard-00001-model-00001-of-00001.safetensors", ran)
+    return path
+
+
+def shard_index_folder(path: Path, ran: Path) -> Path:
+    """One in the format of `torch.distributed.checkpoint`, whose index is a pickle."""
+    sharded_folder(path, ran)
+    pickle_file(path / ".metadata", ran)
+    return path
+
+
 TEACHER = ["--teacher", "w2s_cnn2", "--no-teacher-eval"]
+PROTOCOL = ["--protocol", "w2s", "--weak-fraction", 0.5, "--experiment", "p", "--teacher", "w2s_cnn2"]
 CHECKED = ["--dataset", "w2s/digits", "--workers", 0, "--model", "w2s_cnn2", "--img-size", 8]
 # what is run, the file that is written, its name, the flags that lead to it
 WAYS = {
@@ -97,6 +118,14 @@ WAYS = {
     "student, local folder": ("train", model_folder, "model", ["--pretrained", "--model", "local-dir:{}"]),
     "resume": ("train", torch_file, "x.pth", ["--resume"]),
     "resume, run folder": ("train", run_folder, "run", ["--resume"]),
+    "student, npz": ("train", npz_file, "x.npz", ["--initial-checkpoint"]),
+    "student, sharded": ("train", sharded_folder, "x.sharded", ["--initial-checkpoint"]),
+    "student, index of shards": ("train", shard_index_folder, "x.sharded", ["--finetune"]),
+    "teacher, sharded": ("train", sharded_folder, "x.sharded", [*TEACHER, "--use-ema-teacher", "--teacher-checkpoint"]),
+    "resume, sharded": ("train", sharded_folder, "x.sharded", ["--fsdp", "--resume"]),
+    "teacher of a protocol": ("train", torch_file, "x.pth", [*PROTOCOL, "--teacher-checkpoint"]),
+    "ceiling of a protocol": ("train", torch_file, "x.pth", [*PROTOCOL, "--ceiling-checkpoint"]),
+    "config of the weak": ("train", yaml_file, "x.yaml", [*PROTOCOL, "--weak-config"]),
     "timm's own teacher": ("train", model_folder, "model", ["--kd-model-name", "local-dir:{}"]),
     "config": ("train", yaml_file, "x.yaml", ["--config"]),
     "teacher class map": ("train", yaml_file, "x.yaml", ["{weak}", "--teacher-class-map"]),
@@ -107,6 +136,9 @@ WAYS = {
     "model of the selection": ("train", torch_file, "x.pth", ["--clean-select", "knn:3", "--clean-select-model",
                                                               "w2s_cnn2", "--clean-select-checkpoint"]),
     "class map": ("folder", pickle_file, "x.pkl", ["--class-map"]),
+    "validate, sharded": ("validate", sharded_folder, "x.sharded", [*CHECKED, "--checkpoint"]),
+    "validate, class map": ("validate", pickle_file, "x.pkl", ["{weak}", "--dataset", "", "--data-dir", "{data}",
+                                                               "--workers", 0, "--class-map"]),
     "validate": ("validate", torch_file, "x.pth", [*CHECKED, "--checkpoint"]),
     "validate, args.yaml": ("validate", args_folder, "run", ["--checkpoint"]),
     "validate, teacher": ("validate", torch_file, "x.pth", ["{weak}", "--teacher", "w2s_cnn2",
@@ -132,10 +164,11 @@ def test_no_way_in_runs_a_payload(here: Run, validate: Run, weak: Path, tmp_path
     path = write(tmp_path / name, ran)
     if flags[0] == "{weak}":
         flags = [*(distil(weak) if script == "train" else ["--checkpoint", weak]), *flags[1:]]
-    flags = [weak if f == "{weak}" else f for f in flags]
+    flags = [{"{weak}": weak, "{data}": tmp_path / "data"}.get(f, f) for f in flags]
+    image_data(tmp_path / "data")
     flags = [str(f).format(path) for f in flags] if any("{}" in str(f) for f in flags) else [*flags, path]
     base = {"train": CNN, "validate": [], "folder": [
-        "--data-dir", image_data(tmp_path / "data"), "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0]}[script]
+        "--data-dir", tmp_path / "data", "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0]}[script]
     done = (validate if script == "validate" else here)(*base, *flags)
     assert_says(done.error, str(path))
     assert not ran.exists()
@@ -178,6 +211,40 @@ def test_a_tar_file_with_a_pickle_beside_it(here: Run, tmp_path: Path) -> None:
     here("--data-dir", tmp_path / "x.tar", "--val-split", "", "--model", "w2s_cnn2", "--img-size", 8, "--workers", 0,
          "--epochs", 1, "--batch-size", 2, "--warmup-epochs", 0, "--mean", 0, 0, 0, "--std", 1, 1, 1)
     assert not (tmp_path / "ran").exists()
+
+
+def test_stored_features_and_published_runs(here: Run, weak: Path, tmp_path: Path) -> None:
+    probe = [*CNN, "--linear-probe", "--epochs", 1, "--experiment"]
+    here(*probe, "a").ok()
+    parts = list((tmp_path / "output" / "targets").rglob("*.safetensors"))
+    for part in parts:
+        torch_file(part, tmp_path / "ran")
+    assert_says(here(*probe, "b").error, "delete this file")
+    for name in ("model.safetensors", "config.json"):  # the files of an export
+        folder = shutil.copytree(weak / "export", tmp_path / f"with-{name}")
+        torch_file(folder / name, tmp_path / "ran")
+        assert_says(here(*CNN, "--teacher", f"local-dir:{folder}").error, str(folder))
+    assert parts and not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_deletes_no_file_of_others(here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saver deletes the checkpoints that its own state lists: those of a stranger's may be anywhere."""
+    precious = tmp_path / "precious.txt"
+    flags = [*CNN, "--checkpoint-hist", 2, "--experiment", "run"]
+    here(*flags, "--stop-epoch", 1).ok()
+    last = tmp_path / "output" / "train" / "run" / "last.pth.tar"
+    content = torch.load(last, weights_only=False)
+    for name in (str(precious), "../../../precious.txt", "checkpoint-0.pth.tar/../../../../precious.txt"):
+        precious.write_text("x")
+        content["saver"]["checkpoint_files"] = [(name, -1.0), (name, -2.0)]
+        torch.save(content, last)
+        assert_says(here(*flags, "--resume", "auto").error, "saver.checkpoint_files")
+        assert precious.exists()
+    monkeypatch.setattr("w2s_plugins.checkpoint.check_bookkeeping", lambda *_: None)
+    content["saver"]["checkpoint_files"] = [(str(precious), -1.0), (str(precious), -2.0)]
+    torch.save(content, last)
+    here(*flags, "--resume", "auto").ok()
+    assert not precious.exists()  # so it is that check which keeps it
 
 
 # ---------------------------------------------------------------- YAML bombs

@@ -5,9 +5,11 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from w2s_plugins.engine import Statistics
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
 
+from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss
 
 WITH_MEMORY = ["elr", "balanced_elr", "balanced_product", "temporal", "sop", "elr+sop"]
@@ -177,3 +179,31 @@ def test_what_is_missing_is_said_in_one_line(name):
         make_loss(name, 4)(inputs.replace(index=None))
     with pytest.raises(UserError, match="known size"):
         create_loss(name).setup(LossContext(num_classes=4))
+
+
+def case_of(name):
+    """A loss that has seen its samples once, and inputs of the same samples."""
+    loss = feature_cases.make(name) if name == "crd" else make_loss(name, 4)
+    inputs = feature_cases.make_inputs() if name == "crd" else batch(0, [0, 1, 5, 5])
+    loss(inputs)
+    return loss, inputs
+
+
+@pytest.mark.parametrize("name", [*WITH_MEMORY, "crd"])
+def test_a_skipped_step_leaves_the_memory_as_it_was(name):
+    """Two batches of NaN within one step, whose samples overlap; then a good step."""
+    loss, inputs = case_of(name)
+    memory, before = Statistics(loss), {k: v.clone() for k, v in loss.state_dict().items()}
+    poisoned = inputs.replace(
+        student_logits=inputs.student_logits * torch.nan, teacher_logits=inputs.teacher_logits * torch.nan,
+        student_features=inputs.student_features and [f * torch.nan for f in inputs.student_features])
+    memory.keep()
+    loss(poisoned)
+    loss(inputs.replace(index=inputs.index.roll(1)))
+    assert not all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    memory.put_back_unless(torch.tensor(False))
+    assert all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())
+    memory.keep()
+    loss(inputs)
+    memory.put_back_unless(torch.tensor(True))
+    assert not all(torch.equal(v, before[k]) for k, v in loss.state_dict().items())

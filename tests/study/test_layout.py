@@ -1,5 +1,6 @@
 """The folder of a study is read as it was written, wherever it lies."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,37 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     (None, "no folder of a study"), ("[{", "cannot be read as a plan"), ('[{"id": "a"}]', "cannot be read as a plan"),
-    ("[1]", "cannot be read as a plan"), ('[{"id": "a", "argv": [], "color": 1}]', "cannot be read as a plan"),
+    ("[1]", "cannot be read as a plan"), ("[" * 100_000, "cannot be read as a plan"),
+    ('[{"id": "a", "argv": [], "color": 1}]', "cannot be read as a plan"),
 ])
 def test_damaged_plans(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match=message):
         load_plan(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    *((key, name) for key in ("id", "folder") for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3)),
+    ("argv", [3]), ("argv", "ab"), ("needs", [None]), ("kind", 1), ("seed", "0"), ("loss", ["x"]),
+])
+def test_names_of_runs_stay_in_the_folder(tmp_path: Path, key: str, value: object) -> None:
+    save_plan(tmp_path, planned(tmp_path))
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan[1][key] = value
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    if (key, value) == ("argv", "ab"):  # a text is its letters
+        assert load_plan(tmp_path)[1].argv == ["a", "b"]
+        return
+    with pytest.raises(UserError, match="cannot be read as a plan") as caught:
+        load_plan(tmp_path)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, "{", "\0"])
+def test_results_that_are_none(tmp_path: Path, text: str) -> None:
+    run = planned(tmp_path)[0]
+    run.path.mkdir(parents=True)
+    (run.path / "result.json").write_text(text)
+    with pytest.raises(UserError, match="missing or damaged"):
+        read_result(run)

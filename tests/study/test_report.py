@@ -14,6 +14,7 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 
 from tests.e2e.conftest import environment, run_many
+from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
@@ -27,8 +28,9 @@ from .runs import write_run
 
 TRAINING = ["--dataset", "w2s/digits", "--img-size", "8", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.05",
             "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0", "--output", "."]
-HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$", "protocol": "`b` **c** ]( \"q\"",
-           "loss": "<script>window.hacked=1</script>"}
+TOKEN = "hf_" + "T0psecret" * 4
+HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$",
+           "protocol": f"`b` **c** ]( \"q\" {TOKEN}", "loss": "<script>window.hacked=1</script>"}
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +75,7 @@ def made_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                                        HOSTILE["protocol"], seed, [], []))
     save_plan(root, plan)
     (root / "study.yaml").write_text(yaml.safe_dump({"note": HOSTILE["loss"], "token": "hf_" + "a" * 30}))
-    return write_report(root, root / "report", title=HOSTILE["weak"]).parent
+    return write_report(root, root / "report", title=f"{HOSTILE['weak']} {TOKEN}").parent
 
 
 def names_in(report: Path) -> set[str]:
@@ -219,19 +221,30 @@ def test_markup_in_names_is_harmless(made_report: Path) -> None:
             assert sum(child.type == "image" for child in inner) == len(names_in(made_report))
 
 
+def test_no_token_is_in_a_report(made_report: Path) -> None:
+    """Not in figures and tables either, wherever it was: title, labels, specification."""
+    assert (made_report.parent / "plan.json").read_text().count(TOKEN) > 1
+    assert len(list(made_report.rglob("*"))) > 10 and not holders(made_report, TOKEN)
+    assert "hf_***" in (made_report / "table.json").read_text()
+
+
 def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Path, cli: Cli) -> None:  # noqa: F811
-    hub_server.add_user("me", token="hf_me")
+    hub_server.add_user("me", token=TOKEN)
     hub_server.add_model("me/models", trained / "kd/export")
+    hub_server.fault("POST /api/models/me/models/commit/", status=503, times=1,  # a retry is logged
+                     headers={"X-Error-Message": f"busy with {TOKEN}"})
     (tmp_path / "out/figures").mkdir(parents=True)
     (tmp_path / "out/figures/old.png").write_bytes(b"")
     command = [sys.executable, "-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
                "--push-to-hub", "me/models", "--title", "T"]
-    done = subprocess.run(command, env=hub_env(hub_server, tmp_path, "hf_me"), capture_output=True, text=True,
+    done = subprocess.run(command, env=hub_env(hub_server, tmp_path, TOKEN), capture_output=True, text=True,
                           cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"* {tmp_path / 'out/index.html'}",
                                         f"published at {hub_server.url}/me/models/tree/main/report"]
+    assert TOKEN not in done.stdout + done.stderr and not holders(tmp_path / "out", TOKEN)
     repo = hub_server.repos["me/models"]
+    assert TOKEN not in "".join(repo.messages.values())
     files = repo.commits[repo.branches["main"]]
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
         assert files[f"report/{path.relative_to(tmp_path / 'out').as_posix()}"].data == path.read_bytes()

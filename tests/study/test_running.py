@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ROOT, environment
+from tests.e2e.test_untrusted import holders
 from w2s_plugins.errors import run_main
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
@@ -21,6 +22,7 @@ from w2s_plugins.study.worker import Stop, work
 from .conftest import Cli
 from .specs import BASE, changed, write
 
+TOKEN = "hf_" + "T0psecret" * 4
 Runners = Callable[..., "Runner"]
 
 
@@ -68,6 +70,7 @@ class Runner:
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runners]:
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # every run inherits it
     started: list[Runner] = []
 
     def start(*argv: object) -> Runner:
@@ -178,6 +181,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     write(tmp_path, changed(base={**BASE, "lr": 0.2}))
     code, _, err = cli("run", *flags)
     assert code == 2 and "holds another study: none of its 7 runs is in this one; choose another --output" in err
+    assert not holders(tmp_path, TOKEN) and TOKEN not in first.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")

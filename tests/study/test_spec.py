@@ -7,6 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.e2e.test_untrusted import BOMB
 from w2s_plugins.cli.parser import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.spec import PROTOCOLS, LossChoice, Part, Protocol, Study, read_spec
@@ -114,3 +115,20 @@ def test_any_content_is_a_study_or_one_line(tmp_path: Path, changes: dict) -> No
     else:
         assert isinstance(study, Study)
         assert read_spec(write(tmp_path, study.to_yaml()), PARSER) == study
+
+
+def test_a_token_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    token = "hf_" + "T0psecret" * 4
+    for content in (changed(name=token), changed(losses=[{"loss": "kd", "kwargs": {"a": token}}]),
+                    yaml.safe_dump(SMALL) + f"# {token}\n"):
+        with pytest.raises(UserError, match="holds an access token") as caught:
+            read_spec(write(tmp_path, content), PARSER)
+        assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [BOMB, "name: !!python/object/apply:os.system ['touch ran']\n", "a: &a [*a]\n"])
+def test_bombs_and_payloads_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="not a YAML file"):
+        read_spec(write(tmp_path, text), PARSER)
+    assert not (tmp_path / "ran").exists()

@@ -22,7 +22,6 @@ from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
-from ..shards import OLDEST_TORCH
 from .probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -339,8 +338,6 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
     cached = args.teacher and args.teacher_targets != "online"
     return [
-        (torch.__version__ < OLDEST_TORCH, f"--fsdp needs torch {OLDEST_TORCH} or newer for its "
-         f"checkpoints, this is {torch.__version__}"),
         (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
         (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
          "--fsdp has in parts: leave out --fsdp, or test a checkpoint with validate.py --few-shot"),
@@ -453,6 +450,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_sharding_rules(args),
         (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
+        (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
+         "--linear-probe needs the features of every sample; use --data-errors raise with it"),
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),

@@ -22,7 +22,7 @@ from .digits import Digits
 from .episodes import EpisodeSampler, check_shape, parse_shapes
 from .noise import Relabelled
 from .slices import Subset
-from .unreadable import SkippedSamples, parse_data_errors
+from .unreadable import Blanked, SkippedSamples, parse_data_errors
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import WorkerStart
 
@@ -88,8 +88,6 @@ class TrainLoader:
             if number < skip:
                 continue
             yield self._finish(images, target, epoch)
-        if self.skipped is not None:
-            self.skipped.agree()
 
     def _set_epoch(self, epoch: int, start: int) -> None:
         if isinstance(self.sampler, KeyedSampler):
@@ -259,7 +257,7 @@ def create_eval_loader(
 
 def draws_from_numpy(dataset: Dataset) -> bool:
     """Return False for datasets and transforms known to use other generators only; to seed NumPy's takes time."""
-    while type(dataset) in (Subset, ClassSubset, Relabelled):
+    while type(dataset) in (Subset, ClassSubset, Relabelled, Blanked):
         dataset = dataset.dataset
     if type(dataset) not in (FileDataset, ImageDataset, TorchvisionDataset, Digits):
         return True

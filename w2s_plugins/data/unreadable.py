@@ -5,8 +5,12 @@ import re
 from collections.abc import Iterable
 
 import torch.distributed as dist
+from PIL import Image
+from torch.utils.data import Dataset
 
 from ..errors import UserError
+
+UNREADABLE = -2 ** 31  # label of a blank image
 
 _logger = logging.getLogger(__name__)
 
@@ -39,8 +43,55 @@ def parse_data_errors(text: str) -> int | None:
                     "e.g. skip:10")
 
 
+class Blanked(Dataset):
+    """A dataset that gives a black image, with the label `UNREADABLE`, for a sample that cannot be read.
+
+    It is for passes over all samples in which none can take the place of another.
+
+    Args:
+        dataset: map-style; its transform stays its own.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def transform(self) -> object:
+        return self.dataset.transform
+
+    @transform.setter
+    def transform(self, transform: object) -> None:
+        self.dataset.transform = transform
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        try:
+            return self.dataset[index]
+        except UnreadableSample:
+            image = Image.new(self._mode(), (64, 64))
+            return (self.transform(image) if self.transform else image), UNREADABLE
+
+    def _mode(self) -> str:
+        source = self.dataset
+        while not hasattr(source, "input_img_mode") and hasattr(source, "dataset"):
+            source = source.dataset
+        return getattr(source, "input_img_mode", None) or "RGB"
+
+    def why(self, index: int) -> str:
+        """Return the message about a sample that could not be read."""
+        try:
+            self.dataset[index]
+        except UnreadableSample as error:
+            return str(error)
+        return f"sample {index} of the training set: cannot be read (now it can, a moment ago it could not)"
+
+
 class SkippedSamples:
-    """The unreadable files of this process, each counted once however often it is met.
+    """The unreadable files of a run, each counted once however often it is met.
+
+    A rank knows of those of the others from each `agree` on.
 
     Args:
         limit: how many there may be.
@@ -57,15 +108,26 @@ class SkippedSamples:
             if message in self.messages:
                 continue
             self.messages[message] = None
-            _logger.warning(f"{message}; another sample of the batch takes its place ({len(self.messages)} of at most "
-                            f"{self.limit} files, --data-errors)")
             if len(self.messages) > self.limit:
                 raise UserError(f"{message}; that makes {len(self.messages)} unreadable files, --data-errors allows "
                                 f"{self.limit}; find all of them with: python -m w2s_plugins.data check DIR")
+            _logger.warning(f"{message}; another sample of the batch takes its place ({len(self.messages)} of at most "
+                            f"{self.limit} files, --data-errors)")
 
-    def agree(self) -> None:
-        """Count what the other ranks have met, after an epoch; all ranks must call it."""
+    def agree(self) -> list[str]:
+        """Count what the other ranks have met; return all messages. All ranks must call it. Raises as `add` does."""
         if self.distributed:
             found: list = [None] * dist.get_world_size()
             dist.all_gather_object(found, list(self.messages))
             self.add(message for messages in found for message in messages)
+        return list(self.messages)
+
+    def go_on_from(self, messages: Iterable[str]) -> None:
+        """Count what the run had met before it was interrupted. Raises `UserError` when that is past the limit."""
+        self.messages = {**dict.fromkeys(messages), **self.messages}
+        if self.messages:
+            _logger.info(f"{len(self.messages)} unreadable files so far, --data-errors allows {self.limit}")
+        if len(self.messages) > self.limit:
+            raise UserError(f"--data-errors skip:{self.limit}: this run has met {len(self.messages)} unreadable files "
+                            "before it was interrupted; allow more, or repair them: python -m w2s_plugins.data check "
+                            "DIR finds all of them")

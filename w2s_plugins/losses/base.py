@@ -41,6 +41,8 @@ NonNegative = Annotated[float, Bounds(">= 0", lambda x: x >= 0)]
 Share = Annotated[float, Bounds("in [0, 1]", lambda x: 0 <= x <= 1)]
 ProperShare = Annotated[float, Bounds("in (0, 1)", lambda x: 0 < x < 1)]
 PositiveShare = Annotated[float, Bounds("in (0, 1]", lambda x: 0 < x <= 1)]
+Count = Annotated[int, Bounds(">= 1", lambda x: x >= 1)]
+Seed = Annotated[int, Bounds("from 0 to 2**63 - 1", lambda x: 0 <= x < 2 ** 63)]
 Decay = Annotated[float, Bounds("in [0, 1)", lambda x: 0 <= x < 1)]
 
 

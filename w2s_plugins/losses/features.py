@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import DistillationLoss, LossContext, LossInputs, Positive, label_of, register_loss
+from .base import Count, DistillationLoss, LossContext, LossInputs, Positive, Share, label_of, register_loss
 from .logits import ofa_per_sample
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class FitNet(DistillationLoss):
     paper="Zagoruyko and Komodakis 2016, 1612.03928",
     needs_features=True,
 )
-def at(inputs: LossInputs, *, p: int = 2) -> dict[str, Tensor]:
+def at(inputs: LossInputs, *, p: Count = 2) -> dict[str, Tensor]:
     """Attention transfer (Paying More Attention to Attention, 2016, arXiv 1612.03928, equation 2).
 
     A map's attention is the mean over channels of its p-th power, L2-normalised over positions; the loss is the mean
@@ -134,10 +134,13 @@ class VID(DistillationLoss):
 
     needs_features = True
 
-    def __init__(self, *, init_pred_var: float = 5.0, eps: float = 1e-5):
+    def __init__(self, *, init_pred_var: Positive = 5.0, eps: Positive = 1e-5):
         super().__init__()
+        excess = init_pred_var - eps
+        if not excess > 0:
+            raise UserError(f"loss 'vid': init_pred_var={init_pred_var}: expected more than eps, which is {eps}")
         self.eps = eps
-        self.init_scale = math.log(math.expm1(init_pred_var - eps))  # softplus gives the variance back
+        self.init_scale = excess + math.log(-math.expm1(-excess))  # softplus gives the variance back
 
     def setup(self, context: LossContext) -> None:
         widths = paired_widths(context)
@@ -171,7 +174,7 @@ class ReviewKD(DistillationLoss):
     needs_features = True
     max_width = 512
 
-    def __init__(self, *, warmup: float = 0.0):
+    def __init__(self, *, warmup: Share = 0.0):
         super().__init__()
         self.warmup = warmup
 

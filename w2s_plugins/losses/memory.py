@@ -5,6 +5,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..undo import Undo
 from .base import LossContext, LossInputs
 
 _LARGEST_RATE, _VISITS = 0.2, 10
@@ -77,6 +78,7 @@ class PredictionMemory(nn.Module):
     def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
         super().__init__()
         self.decay = decay
+        self.undo = Undo()
         self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))
         self.register_buffer("visits", torch.zeros(num_samples, dtype=torch.int32, device=device))
 
@@ -91,6 +93,8 @@ class PredictionMemory(nn.Module):
         """Take in the predictions (B, C) of all ranks; a sample that occurs twice makes one visit, with the mean."""
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
         index, sums, counts = merge_repeats(index, probabilities)
+        self.undo.note(self.mean, index)
+        self.undo.note(self.visits, index)
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)
         self.visits[index] += 1
 
@@ -108,6 +112,7 @@ class ClassShift(nn.Module):
 
     def __init__(self, shares: Tensor):
         super().__init__()
+        self.undo = Undo()
         self.register_buffer("shares", shares / shares.sum(), persistent=False)
         self.register_buffer("bias", torch.zeros_like(shares))
 
@@ -137,6 +142,7 @@ class ClassShift(nn.Module):
         """Take one step on the logits (B, C) of all ranks."""
         rows, = gather_rows((logits + self.bias.to(logits.dtype)).softmax(dim=1))
         rate = min(_LARGEST_RATE, len(rows) / (_VISITS * len(self.bias)))
+        self.undo.note(self.bias)
         self.bias -= rate * (rows.mean(dim=0).to(self.bias.dtype) / self.shares - 1)
 
 

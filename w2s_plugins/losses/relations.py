@@ -5,15 +5,30 @@ Relations are those within the batch of one process.
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .base import DistillationLoss, LossContext, LossInputs, register_loss
+from ..undo import Undo
+from .base import (
+    Bounds,
+    Count,
+    DistillationLoss,
+    LossContext,
+    LossInputs,
+    NonNegative,
+    Positive,
+    Seed,
+    Share,
+    register_loss,
+)
 from .features import BatchNorm, both_features
 from .memory import gather_rows
+
+Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -43,7 +58,7 @@ def sp(inputs: LossInputs) -> dict[str, Tensor]:
     paper="Passalis and Tefas 2018, 1803.10837",
     needs_features=True,
 )
-def pkt(inputs: LossInputs, *, eps: float = 1e-7) -> dict[str, Tensor]:
+def pkt(inputs: LossInputs, *, eps: NonNegative = 1e-7) -> dict[str, Tensor]:
     """Probabilistic knowledge transfer (Learning Deep Representations with PKT, 2018, arXiv 1803.10837).
 
     KL divergence from the teacher's to the student's neighbour probabilities, which are the cosine similarities,
@@ -64,7 +79,7 @@ def rkd(
         *,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
-        eps: float = 1e-12,
+        eps: NonNegative = 1e-12,
         squared: bool = False,
 ) -> dict[str, Tensor]:
     """Relational Knowledge Distillation (2019, arXiv 1904.05068).
@@ -93,7 +108,7 @@ def rkd(
     paper="Peng et al. 2019, 1904.01802",
     needs_features=True,
 )
-def cc(inputs: LossInputs, *, gamma: float = 0.4, order: int = 2) -> dict[str, Tensor]:
+def cc(inputs: LossInputs, *, gamma: float = 0.4, order: Order = 2) -> dict[str, Tensor]:
     """Correlation Congruence for Knowledge Distillation (2019, arXiv 1904.01802).
 
     ||C_t - C_s||^2 / B^2, with C the Gaussian kernel exp(-gamma |x - y|^2) of the unit vectors x, y of two samples,
@@ -167,11 +182,11 @@ class CRD(DistillationLoss):
     def __init__(
             self,
             *,
-            feat_dim: int = 128,
-            negatives: int = 16384,
-            temperature: float = 0.07,
-            momentum: float = 0.5,
-            seed: int = 0,
+            feat_dim: Count = 128,
+            negatives: Count = 16384,
+            temperature: Positive = 0.07,
+            momentum: Share = 0.5,
+            seed: Seed = 0,
     ):
         super().__init__()
         self.feat_dim = feat_dim
@@ -179,6 +194,7 @@ class CRD(DistillationLoss):
         self.temperature = temperature
         self.momentum = momentum
         self.seed = seed
+        self.undo = Undo()
 
     def setup(self, context: LossContext) -> None:
         if context.num_samples is None:
@@ -233,7 +249,10 @@ class CRD(DistillationLoss):
         index, vectors = gather_rows(index, vectors)
         vectors = vectors[(index[:, None] == index).int().argmax(dim=1)]  # a sample that comes twice counts once
         for memory, v in zip((self.memory_student, self.memory_teacher), vectors.unbind(dim=1)):
+            self.undo.note(memory, index)
             memory.index_copy_(0, index, F.normalize(self.momentum * memory[index] + (1 - self.momentum) * v))
+        for buffer in (self.log_z, self.step):
+            self.undo.note(buffer)
         self.log_z.copy_(log_z)
         self.step += 1
 

@@ -24,7 +24,7 @@ from .base import (
 )
 from .confidence import ramped
 from .logits import kl_per_sample
-from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
+from .memory import ClassShift, PredictionMemory, Undo, gather_rows, index_of, merge_repeats, size_of
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 _SMALLEST_AVERAGE = 1e-6  # a class that the student has given up can still be brought back by a teacher that is sure
@@ -390,6 +390,7 @@ class SparseOverParameterization(DistillationLoss):
     def __init__(self, lr_u: NonNegative = 1.0, lr_v: NonNegative = 10.0):
         super().__init__()
         self.lr_u, self.lr_v = lr_u, lr_v
+        self.undo = Undo()
         self.register_buffer("u", None)
         self.register_buffer("v", None)
 
@@ -422,6 +423,8 @@ class SparseOverParameterization(DistillationLoss):
         """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
         index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
         unique, sums, _ = merge_repeats(index, grads)
+        self.undo.note(self.u, unique)
+        self.undo.note(self.v, unique)
         self.u.index_add_(0, unique, sums[:, :1], alpha=-self.lr_u / len(index))
         self.v.index_add_(0, unique, sums[:, 1:], alpha=-self.lr_v / len(index))
 

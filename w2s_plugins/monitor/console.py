@@ -9,7 +9,16 @@ from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
+from ..errors import public
+
 _logger = logging.getLogger(__name__)
+
+
+class _PublicFormatter(logging.Formatter):
+    """Leaves access tokens out: any package may log what a server said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return public(super().format(record))
 
 
 class _TqdmHandler(logging.Handler):
@@ -22,7 +31,7 @@ class _TqdmHandler(logging.Handler):
 def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
     handler = _TqdmHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)

@@ -16,6 +16,7 @@ from ..checkpoint import read_run_args
 from ..cli import groups, train_parser
 from ..cli.parser import Parser
 from ..errors import UserError, nearest, one_line
+from ..hub import scrub
 from ..metrics import performance_gap_recovered
 from ..protocol import read_predictions
 from ..report import PREDICTIONS
@@ -124,7 +125,7 @@ def collect(folder: Path) -> Collected:
     found = Collected(folder, [])
     read = _from_plan if (folder / PLAN).is_file() else _from_folders
     found.students = _without_twins(read(folder, found.left_out), found.left_out)
-    found.left_out = [reason.replace(f"{folder}/", "") for reason in found.left_out]
+    found.left_out = [scrub(reason).replace(f"{folder}/", "") for reason in found.left_out]
     if not found.students:
         reasons = f": {found.left_out[0]}" if found.left_out else "; expected run folders of train_w2s.py --teacher"
         raise UserError(f"{folder}: no finished student in it{reasons}")
@@ -260,6 +261,7 @@ def read_student(
         if not np.array_equal(theirs["target"], columns["target"]):
             raise UserError(f"{folder}: its ceiling {ceiling} was evaluated on other test samples")
         top = theirs["student"]
+    labels = {part: scrub(label) for part, label in labels.items()}
     return StudentRun(folder, labels, record["seed"], args, record, columns["target"], columns["student"],
                       columns["teacher"], top)
 

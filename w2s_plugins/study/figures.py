@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..checkpoint import atomic_write
+from ..errors import UserError, one_line
 from ..losses.base import LOSSES
 from ..sample_weights import KINDS
 from .collect import PARTS, Collected, StudentRun
@@ -321,8 +322,11 @@ def read_events(folder: Path, kind: str) -> list[dict]:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [event for event in events if event["event"] == kind]
+    try:
+        events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [event for event in events if event["event"] == kind]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); expected the events that a run writes") from error
 
 
 def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn | None:

@@ -13,6 +13,7 @@ Nothing but Python's own library is imported here: a process that only watches a
 import dataclasses
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -91,10 +92,21 @@ def load_plan(root: Path) -> list[PlannedRun]:
         raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
                         "`study plan`")
     try:
-        return [PlannedRun(root=root, **{**entry, "argv": fill_in(entry["argv"], root)})
-                for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [_planned(entry, root) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a plan: {one_line(error)}") from error
+
+
+def _planned(entry: dict, root: Path) -> PlannedRun:
+    """Return one run of plan.json. Raises `ValueError` where its names would leave the folder, among others."""
+    run = PlannedRun(root=root, **{**entry, "argv": fill_in(entry["argv"], root)})
+    for name in (run.id, run.folder):
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0]{1,255}", name) or name in (".", ".."):
+            raise ValueError(f"{name!r:.60} is no name of a run")
+    labels = [label for label in (run.kind, run.weak, run.strong, run.loss, run.protocol) if label is not None]
+    if not all(isinstance(text, str) for text in (*labels, *run.argv, *run.needs)) or type(run.seed) is not int:
+        raise ValueError(f"the run {run.id} is not what `study plan` writes")
+    return run
 
 
 def fill_in(argv: Iterable[str], root: Path) -> list[str]:
@@ -124,11 +136,12 @@ def read_result(run: PlannedRun) -> dict:
 
 
 def read_json(path: Path) -> dict | None:
-    """Return the content of a json file, None when it is not there or damaged."""
+    """Return the content of a json file, None when it is not there, damaged, or no mapping."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def write_json(path: Path, content: object) -> None:

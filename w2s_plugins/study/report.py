@@ -50,16 +50,16 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     table = make_table(found, reference)
     drawn, notes = draw_all(found, table)
     table["left_out"] = [*table["left_out"], *notes]
-    title = title or f"Study {study.resolve().name}"
-    specification = (study / SPEC).read_text(encoding="utf-8") if (study / SPEC).is_file() else ""
+    title = scrub(title or f"Study {study.resolve().name}")
+    specification = scrub((study / SPEC).read_text(encoding="utf-8")) if (study / SPEC).is_file() else ""
     make_folder(folder / FIGURES)
     for file in (folder / FIGURES).iterdir():
         file.unlink()
     for item in drawn:
         save(item, folder / FIGURES)
     write_table(table, folder)
-    write_text(folder / MARKDOWN, scrub(to_page_in_markdown(table, drawn, title, specification)))
-    write_text(folder / PAGE, to_html(table, drawn, title, scrub(specification), folder))
+    write_text(folder / MARKDOWN, to_page_in_markdown(table, drawn, title, specification))
+    write_text(folder / PAGE, to_html(table, drawn, title, specification, folder))
     return folder / PAGE
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from ..cli.parser import Parser, check_flags, read_config
 from ..errors import UserError, nearest, one_line
+from ..hub import LOGIN, holds_token
 from ..plain_files import read_plain
 
 KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
@@ -134,6 +135,8 @@ def read_spec(path: Path, parser: Parser) -> Study:
         raise UserError(f"{path}: cannot be read ({error.strerror}){nearest(str(path), others)}") from error
     except ValueError as error:
         raise UserError(f"{path}: not a YAML file: {one_line(error)}") from error
+    if holds_token(path.read_text(encoding="utf-8")):
+        raise UserError(f"{path}: holds an access token, which would be recorded with the study; {LOGIN}")
     return Reader(str(path), parser).study(content, path.stem)
 
 

@@ -1,0 +1,34 @@
+"""Buffers that a forward pass changes, put back when the step that it belongs to is skipped."""
+
+import torch
+from torch import Tensor
+
+
+class Undo:
+    """What a step overwrote of a loss's memory, so that it can be put back when the step is skipped.
+
+    Memories are large, so only the rows that change are noted, and none before the first `keep`: in a training loop
+    that never puts anything back, nothing piles up.
+    """
+
+    def __init__(self) -> None:
+        self._noted: list[tuple[Tensor, Tensor | None, Tensor]] | None = None
+
+    def keep(self) -> None:
+        """What the memory is now is what a skipped step leaves."""
+        self._noted = []
+
+    def note(self, buffer: Tensor, index: Tensor | None = None) -> None:
+        """Note a buffer, or its rows ``index`` (B,), before it is overwritten."""
+        if self._noted is not None:
+            self._noted.append((buffer, index, buffer.clone() if index is None else buffer[index]))
+
+    @torch.no_grad()
+    def put_back_unless(self, good: Tensor | bool) -> None:
+        """Put back what was noted unless the step was ``good``, without waiting for a device with a queue."""
+        noted, self._noted = self._noted or [], []
+        if not (isinstance(good, Tensor) and good.device.type != "cpu") and good:
+            return
+        for buffer, index, before in reversed(noted):
+            rows = ... if index is None else index
+            buffer[rows] = torch.where(torch.as_tensor(good, device=buffer.device), buffer[rows], before)
