@@ -18,6 +18,7 @@ from timm.task import resume_task_checkpoint
 from timm.utils import NativeScaler
 from torch import nn
 
+from tests.conftest import fill
 from tests.parts import random_images, small_model
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.engine import Position
@@ -54,7 +55,7 @@ class Parts:
         self.task.setup_ema(decay=0.9)
         self.args = argparse.Namespace(model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1})
         self.saver = ckpt.Saver(
-            position=self.position, scheduler=self.scheduler, metrics_file=folder / "metrics.jsonl",
+            position=self.position, scheduler=self.scheduler, files=lambda: {"metrics_bytes": 17},
             model=self.task.get_trainable_module(), optimizer=self.optimizer, args=self.args, amp_scaler=self.scaler,
             checkpoint_dir=str(folder), recovery_dir=str(folder), task=self.task, **kwargs)
 
@@ -226,6 +227,29 @@ def test_file_system_without_hard_links(tmp_path, monkeypatch):
     assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
 
 
+def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, monkeypatch):
+    """On a disk without hard links there is room for ``last`` and one copy, not for a second one, of the best epoch."""
+    def refuse(*args):
+        raise OSError(1, "Operation not permitted")
+
+    parts = Parts(tmp_path, max_history=2, max_failures=3)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    size = (tmp_path / ckpt.LAST).stat().st_size
+    monkeypatch.setattr(os, "link", refuse)
+    parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
+    parts.step(0)
+    filler = fill(disk, leave=int(2.7 * size))
+    for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made
+        assert not parts.saver.save_epoch(0, 7.0 + parts.saver.failures)
+    assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"] and parts.saver.failures == 2
+    filler.unlink()
+    assert parts.saver.save_epoch(1, 5.0) and parts.saver.failures == 0
+    assert names(disk) == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar",
+                           "model_best.pth.tar"]
+    assert [read_checkpoint(disk / n, "x")["metric"] for n in names(disk)] == [7.0, 5.0, 5.0, 7.0, 7.0]
+
+
 def test_bookkeeping_goes_on_after_a_restart(tmp_path):
     whole, first = tmp_path / "whole", tmp_path / "halves"
     for folder in (whole, first):
@@ -248,7 +272,6 @@ def test_bookkeeping_goes_on_after_a_restart(tmp_path):
 
 def test_restored_inside_an_epoch(tmp_path):
     """Student, average, loss, optimizer, scaler, schedule, meter and position are the same, to the last bit."""
-    (tmp_path / "metrics.jsonl").write_text("x" * 17)
     parts = Parts(tmp_path)
     parts.position.epoch, parts.position.bad_steps = 2, 1
     for number in range(3):
