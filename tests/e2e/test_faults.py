@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -263,3 +264,13 @@ def test_two_runs_at_once_do_not_disturb_each_other(
     assert len(read_lines(one / "metrics.jsonl")) > 10
     caches = [json.loads((p / "result.json").read_text())["teacher"]["cache"] for p in (one, two)]
     assert caches[0] == caches[1]
+
+
+def test_a_port_that_another_run_has(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """Of a run that is not started by torchrun, or with a port that was chosen by hand."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        port = str(taken.getsockname()[1])
+        run = fork(*CNN, "--output", tmp_path, processes=2, before=lambda rank: os.environ.update(MASTER_PORT=port))
+        assert run.wait(kill_others=True)[0] == 2
+    assert f"error: the processes cannot meet at 127.0.0.1:{port}: " in run.text(0)
+    assert "give each its own MASTER_PORT" in run.text(0).splitlines()[-1] and "Traceback" not in run.text(0)
