@@ -253,8 +253,7 @@ class Saver(CheckpointSaver):
         errors = [error for write in others if (error := _error_of(write))]
         failed = _error_of(lambda: self.save_checkpoint(epoch, metric))
         if failed or errors:
-            what = f"the checkpoint of epoch {epoch + 1}" if failed else "waiting for it"
-            self._bear(failed or errors[0], what)
+            self._bear(failed or errors[0], f"the checkpoint of epoch {epoch + 1}" if failed else "it")
         else:
             self.failures = 0
         if not failed:

@@ -379,7 +379,7 @@ def test_disk_full(here: Run, weak: Path, disk: Path, tmp_path: Path, when: int)
     assert_says(done.error, str(disk / "run"), "No space left", "make room and go on with --resume")
     files = snapshot(disk / "run")
     assert not [name for name in files if "tmp" in name or ".new" in name], files.keys()
-    assert "args.yaml" in files
+    assert "args.yaml" in files and "result.json" not in files  # that says that a run is finished
     for line in read_lines(disk / "run" / "metrics.jsonl")[:-1]:
         assert line["event"] in ("train", "eval", "unsaved")
     if when > 4:

@@ -114,6 +114,28 @@ def test_epochs_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, f
     check_nothing_is_lost(disk / "run", disk / "whole", [1, 2])
 
 
+def test_lines_that_wait_are_in_the_checkpoint(here: Run, at_step: Callable, tmp_path: Path) -> None:
+    """The run is stopped while metrics.jsonl and summary.csv cannot be written, and goes on when they can."""
+    run, names = tmp_path / "run", ("metrics.jsonl", "summary.csv")
+
+    def obstruct() -> None:
+        for name in names:
+            (run / name).rename(tmp_path / name)
+            (run / name).mkdir()
+
+    at_step(5, obstruct)
+    at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    flags = [*CNN, "--epochs", 3, "--output", tmp_path, "--experiment"]
+    done = here(*flags, "run")
+    assert done.code == 143 and "training goes on without it (1 of 3 failures in a row)" in done.err
+    for name in names:
+        (run / name).rmdir()
+        (tmp_path / name).rename(run / name)
+    here(*flags, "run", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    check_nothing_is_lost(run, tmp_path / "whole", [])
+
+
 def test_too_many_epochs_end_the_run(here: Run, at_step: Callable, disk: Path) -> None:
     flags = [*CNN, "--epochs", 5, "--max-save-failures", 1, "--output", disk, "--experiment"]
     at_step(5, lambda: fill(disk))
