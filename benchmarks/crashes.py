@@ -3,8 +3,8 @@
     python benchmarks/crashes.py --runs 50
 
 Moments are drawn over the whole of a run, or shortly after it has begun to do something that takes little of its time:
-to cache targets, to write a checkpoint, to evaluate, or to export. A study is killed at any moment: by turns the runner
-alone, and the runner with its workers and their trainings.
+to cache targets, to write a checkpoint, to evaluate, or to export. A study is killed at any moment: the runner alone,
+or with its workers and their trainings.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def crash_study(folder: Path, number: int, duration: float, draw: random.Random) -> tuple[bool, dict]:
-    """Kill the runner of a study, every second time with all that it has started, and start it again.
+    """Kill the runner of a study, half of the times with all that it has started, and start it again.
 
     Returns whether it was alive when killed, and its outcome; a run that was finished before must be left untouched.
     """
