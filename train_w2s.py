@@ -250,7 +250,7 @@ def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt
     saver = create(
         position=run.position,
         scheduler=run.scheduler,
-        metrics_file=run.folder / "metrics.jsonl",
+        files=run.files.state if run.files else dict,
         max_failures=0 if run.args.fsdp else run.args.max_save_failures,  # ranks write shards together
         model=run.task.get_trainable_module(),
         optimizer=run.optimizer,
@@ -261,8 +261,9 @@ def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt
         decreasing=run.args.eval_metric == "loss",
         max_history=run.args.checkpoint_hist,
         task=run.task,
+        milestones=run.args.save_epochs,
     )
-    saver.go_on_from(resumed.path, resumed.saver, run.args.save_epochs)
+    saver.go_on_from(resumed.path, resumed.saver)
     return saver
 
 
@@ -355,8 +356,11 @@ def fit(run: Run) -> None:
 
     def on_batch(batch: Batch, number: int) -> None:
         if args.save_images and run.files:
-            with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
-                torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
+            try:
+                with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
+                    torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
+            except UserError as error:
+                _logger.warning(f"WARNING: {error}; training goes on without this image")
 
     watch = SignalWatch(
         (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if args.signal_usr1 else ())), world.distributed)
@@ -451,18 +455,30 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         lr = sum(g["lr"] for g in run.optimizer.param_groups) / len(run.optimizer.param_groups)
         run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, ema=use_ema, **figures)
         few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
-        ckpt.append_summary(run.files.summary, epoch, terms, {**figures.get("val", {}), **few_shot}, lr=lr)
+        run.files.summary.waiting.append((epoch, terms, {**figures.get("val", {}), **few_shot}, lr))
         run.files.trackers.log(
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
         run.scheduler.step(epoch + 1, metric)
-    if "val" in found:
-        save_predictions(run, found["val"], metric)
-    if run.saver:
-        run.saver.save_checkpoint(epoch, metric=metric)
-        if epoch + 1 in args.save_epochs:
-            run.saver.save_milestone(epoch + 1)
-        run.saver.remove_recovery()
+    predictions = gather_predictions(run, found["val"]) if "val" in found else None
+    if run.files:
+        save_epoch(run, epoch, metric, predictions)
+    elif run.saver:
+        run.saver.save_epoch(epoch, metric)
+
+
+def save_epoch(run: Run, epoch: int, metric: float, predictions: tuple[list[str], torch.Tensor] | None) -> None:
+    """Write what an epoch ends with. Where there is no room for its checkpoint, it is not taken for the best one."""
+    best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
+    paths = [run.folder / report.PREDICTIONS[name] for name in (("last", "best") if best else ("last",))]
+    before = paths[-1].read_bytes() if paths[-1].is_file() else None
+    others = [run.files.metrics.flush, run.files.summary.flush]
+    if predictions is not None:
+        others += [functools.partial(report.write_predictions, path, *predictions) for path in paths]
+    if not run.saver.save_epoch(epoch, metric, others):
+        run.files.metrics.write("unsaved", epoch=epoch)
+        if best:
+            report.put_back(paths[-1], before)
 
 
 def evaluates_average(run: Run) -> bool:
@@ -470,16 +486,13 @@ def evaluates_average(run: Run) -> bool:
     return run.task.has_ema() and not run.args.model_ema_force_cpu
 
 
-def save_predictions(run: Run, found: Evaluation, metric: float) -> None:
-    """Write what the student says of each sample of the validation split; all ranks take part."""
+def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Tensor]:
+    """Return what the student says of each sample of the validation split, as columns and rows; all ranks take part."""
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
     rows = gather_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
-    if run.world.primary:
-        best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
-        for name in ("last", "best") if best else ("last",):
-            report.write_predictions(run.folder / report.PREDICTIONS[name], list(columns), rows)
+    return list(columns), rows
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
@@ -521,18 +534,20 @@ def trained_student(run: Run) -> torch.nn.Module | None:
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record."""
-    args, history = run.args, report.read_history(run.files.metrics.path)
+    args = run.args
     run.files.trackers.close()
+    run.files.flush()
+    history = report.read_history(run.files.metrics.path)
     if not history:
         raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
-    if args.select == "best":
+    if args.select == "best" and not report.best_of(history, args.eval_metric).get("unsaved"):
         best = ckpt.SHARDED_BEST if args.fsdp else ckpt.BEST
         load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
         run.position.unreadable, seconds)
-    ckpt.write_json(run.folder / "result.json", record)
     export_model(model, run.folder / "export", run.data_config, record)
+    ckpt.write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     print(report.closing_table(record))

@@ -3,7 +3,8 @@
     python benchmarks/crashes.py --runs 50
 
 Moments are drawn over the whole of a run, or shortly after it has begun to do something that takes little of its time:
-to cache targets, to write a checkpoint, to evaluate, or to export.
+to cache targets, to write a checkpoint, to evaluate, or to export. A study is killed at any moment: the runner alone,
+or with its workers and their trainings.
 """
 
 import argparse
@@ -16,24 +17,37 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+import yaml
 
 import train_w2s
 from w2s_plugins.errors import run_main
+from w2s_plugins.study import __main__ as study
+from w2s_plugins.study.layout import finished, load_plan
 
+STUDY = "running a study"
 PHASES: dict[str, Callable[[Path], object] | None] = {
     "any moment": None,
     "caching targets": lambda run: any(run.parent.glob("targets/*/*")),
     "writing a checkpoint": lambda run: any(run.glob(".*.pth.tar.tmp")),
     "evaluating": lambda run: "eval" not in (text := _read(run / "metrics.jsonl")) and text.count('"train"') >= 8,
     "exporting": lambda run: (run / "result.json").exists() or any(run.glob("*export*")),
+    STUDY: None,
 }
 LONGEST = 120  # seconds that a run may take
+SPECIFICATION = {
+    "base": {"dataset": "w2s/digits", "img_size": 8, "batch_size": 16, "epochs": 2, "lr": 0.05, "warmup_epochs": 0,
+             "workers": 0, "train_slice": "0:160", "weak_fraction": 64, "teacher_targets": "cached",
+             "recovery_interval": 2},
+    "weak": [{"name": "weak", "flags": {"model": "w2s_cnn2"}}],
+    "strong": [{"name": "strong", "flags": {"model": "w2s_cnn5"}}],
+    "losses": ["kd"],
+}
 
 
 def flags(folder: Path, name: str) -> list[str]:
@@ -49,8 +63,8 @@ def flags(folder: Path, name: str) -> list[str]:
             "--output", str(output), "--experiment", name, "--resume", "auto"]
 
 
-def start(arguments: list[str], log: Path) -> int:
-    """Start a run in a process forked from this one, which has imported everything."""
+def start(arguments: list[str], log: Path, main: Callable[[], None] = train_w2s.main) -> int:
+    """Start a script in a process forked from this one, which has imported everything; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -61,9 +75,9 @@ def start(arguments: list[str], log: Path) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             sys.stdout = sys.stderr = file
-            sys.argv = ["train_w2s.py", *arguments]
+            sys.argv = [main.__module__, *arguments]
             torch.set_num_threads(1)
-            run_main(train_w2s.main, "train_w2s.py")
+            run_main(main, main.__module__)
             code = 0
     except SystemExit as end:
         code = int(end.code or 0)
@@ -109,6 +123,48 @@ def crash(folder: Path, number: int, phase: str, duration: float, draw: random.R
     return killed, outcome(run)
 
 
+def start_study(folder: Path, name: str) -> int:
+    """Start the runner of a study of three runs: its trainings are new processes, three seconds each."""
+    specification = folder / "study.yaml"
+    specification.write_text(yaml.safe_dump(SPECIFICATION))
+    return start(["run", str(specification), "--output", str(folder / name), "--jobs", "1", "--stale", "20"],
+                 folder / f"{name}.log", study.main)
+
+
+def study_outcome(root: Path) -> dict[str, dict[str, str]]:
+    """What two studies must have in common, by run."""
+    return {run.folder: outcome(run.path) for run in load_plan(root)}
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield a process and all that it has started, in whatever session."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from descendants(int(child))
+
+
+def crash_study(folder: Path, number: int, duration: float, draw: random.Random) -> tuple[bool, dict]:
+    """Kill the runner of a study, half of the times with all that it has started, and start it again.
+
+    Returns whether it was alive when killed, and its outcome; a run that was finished before must be left untouched.
+    """
+    name = f"study{number}"
+    root, pid = folder / name, start_study(folder, name)
+    time.sleep(draw.uniform(0, duration))
+    for victim in [*descendants(pid)] if draw.random() < 0.5 else [pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+    killed = finish(pid) == -signal.SIGKILL
+    done = [run for run in load_plan(root) if finished(run)] if (root / "plan.json").exists() else []
+    before = {path: path.stat().st_mtime_ns for run in done for path in run.path.rglob("*")}
+    if code := finish(start_study(folder, name)):
+        raise SystemExit(f"{name} did not finish (exit code {code}):\n{(folder / f'{name}.log').read_text()}")
+    touched = [str(path) for path, when in before.items() if path.stat().st_mtime_ns != when]
+    return killed, {**study_outcome(root), **({"touched": touched} if touched else {})}
+
+
 def measure(folder: Path, runs: int, seed: int) -> list[tuple[str, bool]]:
     """Kill so many runs, and return for each the phase it was killed in and whether its end is the same.
 
@@ -117,21 +173,35 @@ def measure(folder: Path, runs: int, seed: int) -> list[tuple[str, bool]]:
     if finish(start(flags(folder, "weak"), folder / "weak.log")):
         raise SystemExit((folder / "weak.log").read_text())
     (folder / "in-whole").mkdir()
-    began = time.monotonic()
-    if finish(start(flags(folder, "whole"), folder / "whole.log")):
-        raise SystemExit((folder / "whole.log").read_text())
-    duration, expected, draw = time.monotonic() - began, outcome(folder / "in-whole" / "whole"), random.Random(seed)
+    duration = time_of(start(flags(folder, "whole"), folder / "whole.log"), folder / "whole.log")
+    expected, draw = outcome(folder / "in-whole" / "whole"), random.Random(seed)
+    if runs >= len(PHASES):
+        study_duration = time_of(start_study(folder, "whole-study"), folder / "whole-study.log")
+        expected_study = study_outcome(folder / "whole-study")
     results = []
     for number in range(2 * runs):
         phase = [*PHASES][len(results) % len(PHASES)]
-        killed, found = crash(folder, number, phase, duration, draw)
+        if phase == STUDY:
+            killed, found = crash_study(folder, number, study_duration, draw)
+            same = found == expected_study
+        else:
+            killed, found = crash(folder, number, phase, duration, draw)
+            same = found == expected
         if killed:
-            results.append((phase, found == expected))
+            results.append((phase, same))
         print(f"run {number + 1}: {phase}: {'killed' if killed else 'had ended'}, "
-              f"{'the same' if found == expected else 'ANOTHER'} end", flush=True)
+              f"{'the same' if same else 'ANOTHER'} end", flush=True)
         if len(results) == runs:
             return results
     raise SystemExit(f"only {len(results)} of {2 * runs} runs could be killed")
+
+
+def time_of(pid: int, log: Path) -> float:
+    """Wait for an uninterrupted run and return its seconds."""
+    began = time.monotonic()
+    if finish(pid):
+        raise SystemExit(log.read_text())
+    return time.monotonic() - began
 
 
 def _read(path: Path) -> str:

@@ -10,8 +10,9 @@ from benchmarks import crashes, long_run
 def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    results = crashes.measure(tmp_path, len(crashes.PHASES), seed=1)
-    assert results == [(phase, True) for phase in crashes.PHASES]
+    phases = [phase for phase in crashes.PHASES if phase != crashes.STUDY]  # tests/study/test_running.py kills that
+    results = crashes.measure(tmp_path, len(phases), seed=1)
+    assert results == [(phase, True) for phase in phases]
 
 
 def test_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
@@ -25,4 +26,4 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
     assert files[-5:].min() <= files[:5].max() + 4
     assert long_run.slope(found["files in shared memory"]) < 0.5
     for who in ("main process", "workers"):
-        assert long_run.slope(found[f"memory of the {who}"]) < 300  # kB; a batch kept would be 12 kB, 16 times an epoch
+        assert long_run.slope(found[f"memory of the {who}"]) < 60  # kB; a batch kept would be 12 kB, 16 times an epoch

@@ -5,6 +5,7 @@ import csv
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +19,8 @@ from timm.task import resume_task_checkpoint
 from timm.utils import NativeScaler
 from torch import nn
 
+from benchmarks.slow_disk import slow_disk
+from tests.conftest import fill
 from tests.parts import random_images, small_model
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.engine import Position
@@ -54,7 +57,7 @@ class Parts:
         self.task.setup_ema(decay=0.9)
         self.args = argparse.Namespace(model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1})
         self.saver = ckpt.Saver(
-            position=self.position, scheduler=self.scheduler, metrics_file=folder / "metrics.jsonl",
+            position=self.position, scheduler=self.scheduler, files=lambda: {"metrics_bytes": 17},
             model=self.task.get_trainable_module(), optimizer=self.optimizer, args=self.args, amp_scaler=self.scaler,
             checkpoint_dir=str(folder), recovery_dir=str(folder), task=self.task, **kwargs)
 
@@ -226,6 +229,29 @@ def test_file_system_without_hard_links(tmp_path, monkeypatch):
     assert len({(tmp_path / n).stat().st_ino for n in names(tmp_path)}) == 3
 
 
+def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, monkeypatch):
+    """On a disk without hard links there is room for ``last`` and one copy, not for a second one, of the best epoch."""
+    def refuse(*args):
+        raise OSError(1, "Operation not permitted")
+
+    parts = Parts(tmp_path, max_history=2, max_failures=3)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    size = (tmp_path / ckpt.LAST).stat().st_size
+    monkeypatch.setattr(os, "link", refuse)
+    parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
+    parts.step(0)
+    filler = fill(disk, leave=int(2.7 * size))
+    for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made
+        assert not parts.saver.save_epoch(0, 7.0 + parts.saver.failures)
+    assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"] and parts.saver.failures == 2
+    filler.unlink()
+    assert parts.saver.save_epoch(1, 5.0) and parts.saver.failures == 0
+    assert names(disk) == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar",
+                           "model_best.pth.tar"]
+    assert [read_checkpoint(disk / n, "x")["metric"] for n in names(disk)] == [7.0, 5.0, 5.0, 7.0, 7.0]
+
+
 def test_bookkeeping_goes_on_after_a_restart(tmp_path):
     whole, first = tmp_path / "whole", tmp_path / "halves"
     for folder in (whole, first):
@@ -248,7 +274,6 @@ def test_bookkeeping_goes_on_after_a_restart(tmp_path):
 
 def test_restored_inside_an_epoch(tmp_path):
     """Student, average, loss, optimizer, scaler, schedule, meter and position are the same, to the last bit."""
-    (tmp_path / "metrics.jsonl").write_text("x" * 17)
     parts = Parts(tmp_path)
     parts.position.epoch, parts.position.bad_steps = 2, 1
     for number in range(3):
@@ -467,6 +492,26 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
         other.saver.save_recovery(0, batch_idx=batch)
     other.saver.wait()
     assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]
+
+
+def test_a_slow_disk_does_not_hold_training_up(tmp_path):
+    try:
+        with slow_disk(tmp_path, 16, rate=0.3) as (disk, group):
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            try:
+                parts = Parts(disk)
+                parts.step(0)
+                began = time.monotonic()
+                parts.saver.save_recovery(0, batch_idx=0)
+                held_up = time.monotonic() - began
+                parts.saver.wait()
+                took = time.monotonic() - began
+            finally:
+                (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+            assert read_checkpoint(disk / "recovery-0-0.pth.tar", "x")["w2s"]["batch"] == 1
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert took > 1 and held_up < took / 5
 
 
 def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ import io
 import json
 import logging
 import sys
+import time
 
 import pytest
 
+from tests.conftest import fill
 from w2s_plugins.errors import UserError
 from w2s_plugins.monitor import Console, MetricsFile, Trackers, format_table, setup_logging
 from w2s_plugins.monitor.console import duration
@@ -114,8 +116,40 @@ def test_metrics_file_is_cut_back_to_where_a_run_goes_on(tmp_path):
     assert path.read_bytes() == whole
     MetricsFile(path)
     assert path.read_bytes() == b""
-    with pytest.raises(UserError, match="cannot be written"):
-        MetricsFile(tmp_path / "absent" / "metrics.jsonl").write("train")
+
+
+def test_lines_wait_for_a_folder_that_is_gone(tmp_path, caplog):
+    path = tmp_path / "absent" / "metrics.jsonl"
+    file = MetricsFile(path)
+    file.write("train", epoch=0)
+    file.write("train", epoch=1)
+    assert [r.message.count("lines wait in memory") for r in caplog.records] == [1]
+    with pytest.raises(UserError, match="cannot be written") as error:
+        file.flush()
+    assert f"mkdir {path.parent}" in str(error.value)
+    again = MetricsFile(path, waiting=file.waiting)  # as from a checkpoint
+    path.parent.mkdir()
+    for each in (file, again):
+        each.write("eval", epoch=1)
+        assert (each.waiting, each.size) == ("", path.stat().st_size)
+        assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["train", "train", "eval"]
+        path.unlink()
+    file.write("train", epoch=2)  # somebody has deleted it
+    assert json.loads(path.read_text())["epoch"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies of it
+def test_tensorboard_on_a_full_disk(disk, caplog):
+    trackers = Trackers(flags(log_tensorboard=True), disk, {})
+    fill(disk)
+    deadline = time.monotonic() + 60
+    while trackers.tensorboard is not None:
+        for step in range(200):
+            trackers.log(step, {"loss": 1.0})
+        assert time.monotonic() < deadline
+    assert [r.message.count("--log-tensorboard: its file cannot be written (") for r in caplog.records] == [1]
+    trackers.log(1, {"loss": 1.0})
+    trackers.close()
 
 
 def flags(**kwargs) -> argparse.Namespace:

@@ -54,7 +54,7 @@ def run(tmp_path):
     parts = Parts(flags())
     position = Position()
     saver = ckpt.Saver(
-        position=position, scheduler=parts.scheduler, metrics_file=folder / "metrics.jsonl",
+        position=position, scheduler=parts.scheduler, files=lambda: {"metrics_bytes": 23},
         model=parts.task.get_trainable_module(), optimizer=parts.optimizer, args=parts.args,
         checkpoint_dir=str(folder), recovery_dir=str(folder), task=parts.task)
     (folder / "args.yaml").write_text("model: w2s_cnn2\n")
@@ -169,5 +169,5 @@ def test_growing_files_are_cut_back(run):
     resumed = Parts(args).resume(folder / "last.pth.tar")
     files = run_folder.open_run_files(args, {"model", "resume"}, folder, resumed)
     assert (folder / "metrics.jsonl").read_text() == "x" * 23
-    assert [line.split(",")[0] for line in files.summary.read_text().split()] == ["epoch", "0", "1"]
+    assert [line.split(",")[0] for line in files.summary.path.read_text().split()] == ["epoch", "0", "1"]
     assert ckpt.read_run_args(folder, "x") == {"model": "w2s_cnn2", "resume": ""}

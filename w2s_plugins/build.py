@@ -151,9 +151,19 @@ def join_processes(args: argparse.Namespace) -> World:
 
 
 def join_group(args: argparse.Namespace) -> torch.device:
-    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group."""
+    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group.
+
+    Raises:
+        UserError: the port that the processes meet at is taken, or cannot be reached.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        device = init_distributed_device(args)
+        try:
+            device = init_distributed_device(args)
+        except dist.DistNetworkError as error:
+            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this "
+                            "port, give each its own MASTER_PORT, or leave the choice to torchrun --standalone"
+                            ) from error
         if args.distributed:
             heartbeat.start(args.dist_timeout)
         return device

@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .engine import Position
-from .errors import UserError, one_line, write_remedy
+from .errors import UserError, let_go, one_line, write_errors, write_remedy
 from .hub import share
 from .loading import read_checkpoint
 from .plain_files import read_plain
@@ -52,7 +52,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only now there is nothing to delete either
+            temporary.unlink(missing_ok=True)
         # torch.save does not pass on why the system refused
         reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
         raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
@@ -89,8 +90,9 @@ class Saver(CheckpointSaver):
     Args:
         position: where the run stands; stored with every checkpoint.
         scheduler: timm scheduler, whose state is stored.
-        metrics_file: the run's metrics.jsonl, whose length is stored so that a resumed run continues it exactly.
-        max_failures: recovery checkpoints in a row whose failure is a warning.
+        files: returns what the run's growing files need to be continued exactly (`RunFiles.state`).
+        max_failures: saves in a row whose failure is a warning.
+        milestones: numbers of completed epochs that are kept.
         **kwargs: arguments of timm's saver.
     """
 
@@ -99,18 +101,21 @@ class Saver(CheckpointSaver):
             *,
             position: Position,
             scheduler: object | None,
-            metrics_file: Path,
+            files: Callable[[], dict[str, object]] = dict,
             max_failures: int = 0,
+            milestones: Container[int] = (),
             **kwargs: object,
     ):
         super().__init__(**kwargs)
         self.max_failures, self.failures = max_failures, 0
-        self.position, self.scheduler, self.metrics_file = position, scheduler, metrics_file
+        self.position, self.scheduler, self.files, self.milestones = position, scheduler, files, milestones
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
         self._last_is_written = False
+        self._pending: dict = {}  # bookkeeping of the checkpoint that is being saved
+        self._uncopied: dict | None = None  # that of `last`, while not all its copies are made
 
-    def go_on_from(self, path: Path | None, bookkeeping: dict | None, milestones: Container[int] = ()) -> None:
+    def go_on_from(self, path: Path | None, bookkeeping: dict | None) -> None:
         """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
 
         A run that was killed after it wrote ``last`` may lack the copies of it that earned a place in the history;
@@ -120,17 +125,12 @@ class Saver(CheckpointSaver):
         Args:
             path: the checkpoint that the run goes on from, or None.
             bookkeeping: what it has of the saver's.
-            milestones: numbers of completed epochs that are kept.
         """
         folder = Path(self.checkpoint_dir)
-        epoch, metric = (bookkeeping or {}).get("pending", (None, None))
+        epoch, _ = (bookkeeping or {}).get("pending", (None, None))
         if epoch is not None and path is not None and path.resolve() == (folder / f"last{self.extension}").resolve():
-            self.load_state_dict({**bookkeeping, "pending": (None, None)})
-            self._last_is_written = True
-            self.save_checkpoint(epoch, metric)
-            self._last_is_written = False
-            if epoch + 1 in milestones:
-                self.save_milestone(epoch + 1)
+            self._uncopied = bookkeeping
+            self._copy_last()
         elif bookkeeping:
             self.load_state_dict(bookkeeping)
         self._remove_temporary(folder)
@@ -144,13 +144,50 @@ class Saver(CheckpointSaver):
         return Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}")
 
     def _remove(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only now; the next one to be written says so
+            path.unlink(missing_ok=True)
 
     def _remove_temporary(self, folder: Path) -> None:
         remove_temporary_files(folder)
 
+    def save_checkpoint(self, epoch: int, metric: float | None = None) -> tuple[float | None, int | None]:
+        """Save the state as ``last``, with the copies of it that its epoch earns, as timm does.
+
+        ``last`` takes the place of an earlier one only when that has its copies: they may have failed to be written.
+
+        Raises:
+            UserError: something cannot be written.
+        """
+        self._copy_last()
+        self._pending = self.state_dict(epoch, metric)
+        return self._save_with_copies(epoch, metric)
+
+    def _copy_last(self) -> None:
+        """Make the copies of ``last`` again that were cut short."""
+        if self._uncopied is None:
+            return
+        epoch, metric = self._uncopied["pending"]
+        self.load_state_dict({**self._uncopied, "pending": (None, None)})
+        self._last_is_written = True
+        try:
+            self._save_with_copies(epoch, metric)
+        finally:
+            self._last_is_written = False
+
+    def _save_with_copies(self, epoch: int, metric: float | None) -> tuple[float | None, int | None]:
+        best = super().save_checkpoint(epoch, metric)
+        if epoch + 1 in self.milestones:
+            self.save_milestone(epoch + 1)
+        self._uncopied = None
+        return best
+
     def _replace(self, src: str, dst: str) -> None:
         if not self._last_is_written:
+            self._rename(src, dst)
+            self._uncopied = self._pending
+
+    def _rename(self, src: str, dst: str) -> None:
+        with write_errors(Path(dst)):
             os.replace(src, dst)
 
     def _duplicate(self, src: str, dst: str) -> None:
@@ -178,8 +215,8 @@ class Saver(CheckpointSaver):
                 "meter": self.position.meter.state_dict(),
                 "weights": self.position.weights.state_dict(),
                 "unreadable": self.position.unreadable,
-                "metrics_bytes": self.metrics_file.stat().st_size if self.metrics_file.exists() else 0,
                 "plateau": plateau_state(self.scheduler),
+                **self.files(),
             },
         }
         if self.amp_scaler is not None:
@@ -198,6 +235,31 @@ class Saver(CheckpointSaver):
 
     def _copy(self, state: dict) -> dict | None:
         return copy_state(state)
+
+    def save_epoch(self, epoch: int, metric: float | None, others: Sequence[Callable[[], None]] = ()) -> bool:
+        """Save what an epoch ends with; a failure is a warning, up to ``max_failures`` in a row.
+
+        Args:
+            epoch: the epoch.
+            metric: ranks it.
+            others: write other files first, each whether or not the one before failed.
+
+        Returns:
+            False when there is no checkpoint of this epoch; earlier ones, recovery checkpoints as well, are kept then.
+
+        Raises:
+            UserError: something failed, and so did ``max_failures`` saves before it.
+        """
+        self.finish()
+        errors = [error for write in others if (error := _error_of(write))]
+        failed = _error_of(lambda: self.save_checkpoint(epoch, metric))
+        if failed or errors:
+            self._bear(failed or errors[0], f"the checkpoint of epoch {epoch + 1}" if failed else "it")
+        else:
+            self.failures = 0
+        if not failed:
+            self.remove_recovery()
+        return not failed
 
     def save_recovery(
             self,
@@ -241,14 +303,19 @@ class Saver(CheckpointSaver):
         except UserError as error:
             if final:
                 raise
-            self.failures += 1
-            if self.failures > self.max_failures:
-                raise UserError(f"{error} ({self.failures} recovery checkpoint(s) in a row failed, "
-                                f"--max-save-failures {self.max_failures})") from error
-            _logger.warning(f"WARNING: {error}; training goes on without this recovery checkpoint ({self.failures} of "
-                            f"{self.max_failures} failures in a row)")
+            self._bear(error, "this recovery checkpoint")
             return False
         return True
+
+    def _bear(self, error: UserError, what: str) -> None:
+        """Count a failure, and go on without ``what`` unless it is one too many."""
+        self.failures += 1
+        if self.failures > self.max_failures:
+            raise UserError(f"{error} ({self.failures} save(s) in a row failed, --max-save-failures "
+                            f"{self.max_failures})") from error
+        _logger.warning(f"WARNING: {error}; training goes on without {what} ({self.failures} of {self.max_failures} "
+                        "failures in a row)")
+        let_go(error)
 
     def finish(self) -> None:
         """Wait for a save in the background; ``last`` is further by now, so that a failure is borne."""
@@ -267,6 +334,14 @@ class Saver(CheckpointSaver):
         for file in self._recovery_files():
             self._remove(file)
         self.curr_recovery_file = self.prev_recovery_file = ""
+
+
+def _error_of(write: Callable[[], object]) -> UserError | None:
+    try:
+        write()
+    except UserError as error:
+        return error
+    return None
 
 
 def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str, dict[str, Tensor]]]:
@@ -482,6 +557,25 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
         position.meter.load_state_dict(extra["meter"], device)
         position.weights.load_state_dict(extra.get("weights", {}), device)
     return position
+
+
+class SummaryFile:
+    """summary.csv, timm's. Rows wait in memory while it cannot be written.
+
+    Args:
+        path: the file.
+        waiting: rows that wait: epoch, figures of training, of the validation split or None, and learning rate.
+    """
+
+    def __init__(self, path: Path, waiting: Iterable[Sequence] = ()):
+        self.path, self.waiting = path, list(waiting)
+
+    def flush(self) -> None:
+        """Write the rows that wait. Raises `UserError` when that fails."""
+        while self.waiting:
+            *figures, lr = self.waiting[0]
+            append_summary(self.path, *figures, lr=lr)
+            del self.waiting[0]
 
 
 def append_summary(path: Path, *args: object, **kwargs: object) -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
@@ -51,12 +51,31 @@ def print_traceback(error: BaseException) -> None:
 def write_remedy(path: Path, error: Exception) -> str:
     """Return what is left and what can be done about a file that could not be written."""
     if not path.parent.is_dir():
-        return "the folder was deleted or its disk is gone; what was in it is lost unless it comes back"
+        return (f"the folder was deleted or its disk is gone; what was in it is lost unless it comes back: bring the "
+                f"disk back, or make the folder again (mkdir {path.parent})")
     code = getattr(error, "errno", None)
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
     then = "make room and go on with --resume" if full else (
         "make the folder writable and go on with --resume" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
     return "what was there before is unchanged" + (f"; {then}" if then else "")
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says while ``path`` is written into a `UserError` with what can be done about it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error)}") from error
+
+
+def let_go(error: BaseException | None) -> None:
+    """Let go of what the frames of an error that has been dealt with hold: tensors, and files that were deleted but
+    take room on a full disk until they are closed.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def run_main(main: Callable[[], None], prog: str) -> None:

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from . import checkpoint as ckpt
 from .build import World
 from .engine import Precision
-from .errors import UserError, one_line
+from .errors import UserError, one_line, write_errors
 from .shards import EXTENSION, RUN_FILE, read_shards, replace_folder, write_shards
 from .task import StudentModule, first_output
 from .teachers import Teacher
@@ -222,7 +221,7 @@ class ShardedSaver(ckpt.Saver):
         temporary = path.with_name(f".{path.name}.tmp")
         if self.primary:
             shutil.rmtree(temporary, ignore_errors=True)
-            with _one_line_errors(path):
+            with write_errors(path):
                 temporary.mkdir()
         dist.barrier()
         shards, rest = take_out_shards(state)
@@ -232,15 +231,15 @@ class ShardedSaver(ckpt.Saver):
             replace_folder(temporary, path)
         dist.barrier()
 
-    def _replace(self, src: str, dst: str) -> None:
-        if self.primary and not self._last_is_written:
+    def _rename(self, src: str, dst: str) -> None:
+        if self.primary:
             replace_folder(Path(src), Path(dst))
 
     def _duplicate(self, src: str, dst: str) -> None:
         if self.primary:
             temporary = Path(dst).with_name(f".{Path(dst).name}.tmp")
             shutil.rmtree(temporary, ignore_errors=True)
-            with _one_line_errors(Path(dst)):
+            with write_errors(Path(dst)):
                 shutil.copytree(src, temporary, copy_function=_link)
             replace_folder(temporary, Path(dst))
 
@@ -310,14 +309,6 @@ def put_in_shards(
     if unknown:
         raise UserError(f"--resume {folder}: does not fit this run: it has {unknown}, the run has not")
     read_shards(folder, shards, "--resume")
-
-
-@contextmanager
-def _one_line_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({one_line(error)}); what was there before is unchanged") from error
 
 
 def _link(source: str, target: str) -> None:

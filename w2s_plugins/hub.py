@@ -267,8 +267,8 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
-        raise UserError(f"cannot write the export {folder}: {one_line(error)}; free space or choose another output "
-                        "folder, then export again") from error
+        raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with "
+                        "--resume, or choose another output folder and export again") from error
     finally:
         hook.remove()
 

@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .build import Data
 from .checkpoint import atomic_write, write_text
 from .cli.resolve import loss_weights
 from .data.datasets import describe
+from .errors import UserError
 from .few_shot import format_figures
 from .long_tail import CLASS_COUNTS, counts_to_json
 from .metrics import performance_gap_recovered
@@ -39,9 +41,33 @@ def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
         path: the file.
         columns: names such as target, student, teacher.
         rows: (N, number of columns) classes.
+
+    Raises:
+        UserError: it cannot be written; an earlier file is deleted, so that it is not taken for those of this epoch.
     """
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows.tolist()])
+    try:
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *rows.tolist()])
+    except UserError:
+        _delete(path)
+        raise
+
+
+def put_back(path: Path, content: bytes | None) -> None:
+    """Give a file the content that it had before, None for no file; delete it where that cannot be written."""
+    try:
+        if content is not None:
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+            return
+    except UserError:
+        pass
+    _delete(path)
+
+
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_labels(folder: Path, data: Data, split: str) -> None:
@@ -57,15 +83,23 @@ def write_labels(folder: Path, data: Data, split: str) -> None:
 
 
 def read_history(metrics_file: Path) -> list[dict]:
-    """Return the evaluations of a run, oldest first, from its metrics.jsonl."""
+    """Return the evaluations of a run, oldest first, from its metrics.jsonl; one of which no checkpoint could be
+    written has ``unsaved``.
+    """
     events = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
-    return [event for event in events if event["event"] == "eval"]
+    unsaved = {event["epoch"] for event in events if event["event"] == "unsaved"}
+    return [event | ({"unsaved": True} if event["epoch"] in unsaved else {}) for event in events
+            if event["event"] == "eval"]
 
 
 def best_of(history: list[dict], metric: str) -> dict:
-    """Return the evaluation that ranks first, the earliest among equals."""
+    """Return the evaluation that ranks first of those with a checkpoint, the earliest among equals.
+
+    Where none has a checkpoint it is the last one, whose weights are those that are exported.
+    """
     sign = -1 if metric == "loss" else 1
-    return max(history, key=lambda event: sign * event["metric"])
+    saved = [event for event in history if not event.get("unsaved")]
+    return max(saved, key=lambda event: sign * event["metric"]) if saved else history[-1]
 
 
 def selection(args: argparse.Namespace, chosen: dict) -> tuple[str, list[str]]:

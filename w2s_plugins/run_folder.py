@@ -32,6 +32,7 @@ class Resumed:
         path: the checkpoint.
         saver: bookkeeping of the checkpoint saver.
         metrics_bytes: length of metrics.jsonl at that point.
+        waiting: what could not be written to the growing files until then.
         rank_states: what differed from rank to rank, for `restore_rank_state`.
     """
 
@@ -39,6 +40,7 @@ class Resumed:
     path: Path | None = None
     saver: dict | None = None
     metrics_bytes: int = 0
+    waiting: dict = field(default_factory=dict)
     rank_states: list | None = None
 
 
@@ -130,7 +132,8 @@ def resume(
             saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
             scheduler)
         extra = saved.get("w2s") or {}
-        resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0), extra.get("rank_states"))
+        resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0),
+                          extra.get("waiting") or {}, extra.get("rank_states"))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, "
                      f"step {position.batch // args.grad_accum_steps}")
     if args.start_epoch is not None:
@@ -174,17 +177,28 @@ class RunFiles:
     """The files of a run that grow, and its trackers. Rank 0 has them."""
 
     metrics: MetricsFile
-    summary: Path
+    summary: ckpt.SummaryFile
     trackers: Trackers
+
+    def state(self) -> dict[str, object]:
+        """Return what a checkpoint needs for the files to be continued exactly."""
+        waiting = dict(metrics=self.metrics.waiting, summary=list(self.summary.waiting))
+        return dict(metrics_bytes=self.metrics.size, waiting=waiting)
+
+    def flush(self) -> None:
+        """Write what waits. Raises `UserError` when that fails."""
+        self.metrics.flush()
+        self.summary.flush()
 
 
 def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resumed: Resumed) -> RunFiles:
     """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml."""
     files = RunFiles(
-        MetricsFile(folder / "metrics.jsonl", resumed.metrics_bytes),
-        folder / "summary.csv",
+        MetricsFile(folder / "metrics.jsonl", resumed.metrics_bytes, resumed.waiting.get("metrics", "")),
+        ckpt.SummaryFile(folder / "summary.csv", resumed.waiting.get("summary", ())),
         Trackers(args, folder, {k: v for k, v in vars(args).items() if k in flags}),
     )
-    ckpt.trim_summary(files.summary, resumed.position.epoch)
+    ckpt.trim_summary(files.summary.path, resumed.position.epoch)
+    files.flush()
     ckpt.write_args(folder / "args.yaml", args, flags)
     return files

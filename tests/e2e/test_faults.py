@@ -1,5 +1,6 @@
 """Faults of the disk and of processes under a run, for real."""
 
+import csv
 import gc
 import json
 import multiprocessing
@@ -7,15 +8,19 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from tests.e2e.conftest import TINY, Done, Forked, read_lines, read_run
-from tests.e2e.test_bad_input import disk  # noqa: F401  (a fixture)
+from benchmarks.crashes import finish, start
+from benchmarks.long_run import children
+from tests.conftest import fill
+from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from w2s_plugins import engine
 
 Run = Callable[..., Done]
@@ -77,26 +82,116 @@ def test_too_many_of_them_end_the_run(here: Run, at_step: Callable, limit: Calla
     assert "goes on with epoch 2, step 1" in here(*flags, "--resume", "auto").ok().err
 
 
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
+
+
+def check_nothing_is_lost(run: Path, whole: Path, unsaved: list[int]) -> None:
+    """A run that could not write for a while ends as one that could, but for the epochs that have no checkpoint."""
+    events = read_lines(run / "metrics.jsonl")
+    assert [e["epoch"] for e in events if e["event"] == "unsaved"] == unsaved
+    assert [e for e in events if e["event"] != "unsaved"] == read_lines(whole / "metrics.jsonl")
+    for name in ("summary.csv", "predictions_last.csv", "export/model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    saved = {int(path.name.split("-")[1].split(".")[0]) for path in run.glob("checkpoint-*")}
+    assert not saved & {*unsaved} and read_run(run)["epoch"] == read_run(whole)["epoch"]
+    assert not [path.name for path in run.iterdir() if "tmp" in path.name or path.name.startswith("recovery")]
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_epochs_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, fault: str) -> None:
+    """From the second epoch on, until after the third, nothing can be written; then there is room again."""
+    flags = [*CNN, "--epochs", 4, "--checkpoint-hist", 2, "--recovery-interval", 3, "--output", disk, "--experiment"]
+    seen: list[int] = []
+    at_step(5, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
+    at_step(11, lambda: seen.append(read_run(disk / "run")["epoch"]))
+    at_step(13, lambda: (disk / "filler").unlink() if fault == "full" else remount(disk, "rw"))
+    done = here(*flags, "run", "--max-save-failures", 9).ok()
+    here(*flags, "whole").ok()
+    assert seen == [0]  # the newest complete one stayed
+    assert done.err.count("lines wait in memory until it can be") == (fault == "read-only")  # few lines always fit
+    assert "training goes on without the checkpoint of epoch 2 (" in done.err and "of 9 failures in a row" in done.err
+    check_nothing_is_lost(disk / "run", disk / "whole", [1, 2])
+
+
+def test_lines_that_wait_are_in_the_checkpoint(here: Run, at_step: Callable, tmp_path: Path) -> None:
+    """The run is stopped while metrics.jsonl and summary.csv cannot be written, and goes on when they can."""
+    run, names = tmp_path / "run", ("metrics.jsonl", "summary.csv")
+
+    def obstruct() -> None:
+        for name in names:
+            (run / name).rename(tmp_path / name)
+            (run / name).mkdir()
+
+    at_step(5, obstruct)
+    at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    flags = [*CNN, "--epochs", 3, "--output", tmp_path, "--experiment"]
+    done = here(*flags, "run")
+    assert done.code == 143 and "training goes on without it (1 of 3 failures in a row)" in done.err
+    for name in names:
+        (run / name).rmdir()
+        (tmp_path / name).rename(run / name)
+    here(*flags, "run", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    check_nothing_is_lost(run, tmp_path / "whole", [])
+
+
+def test_too_many_epochs_end_the_run(here: Run, at_step: Callable, disk: Path) -> None:
+    flags = [*CNN, "--epochs", 5, "--max-save-failures", 1, "--output", disk, "--experiment"]
+    at_step(5, lambda: fill(disk))
+    done = here(*flags, "run")
+    assert "(1 of 1 failures in a row)" in done.err and "2 save(s) in a row failed, --max-save-failures 1" in done.error
+    (disk / "filler").unlink()
+    here(*flags, "run", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    check_nothing_is_lost(disk / "run", disk / "whole", [])
+
+
+def test_the_best_epoch_is_one_that_was_saved(
+        here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
+    """From the second epoch on, the best one, there is room for the export but not for a checkpoint."""
+    at_step(5, lambda: limit(60_000))
+    here(*CNN, "--opt", "adamw", "--lr", 0.003, "--eval-metric", "loss", "--select", "best", "--output", tmp_path,
+         "--experiment", "run").ok()
+    limit(None)
+    events = read_lines(tmp_path / "run/metrics.jsonl")
+    first, last = (event["val"] for event in events if event["event"] == "eval")
+    assert last["loss"] < first["loss"] and events[-1] == {"event": "unsaved", "epoch": 1}
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert record["best"]["epoch"] == 0 and record["metrics"] == first and record["last"]["loss"] == last["loss"]
+    exported = load_file(tmp_path / "run/export/model.safetensors")
+    assert differences(read_run(tmp_path / "run", "model_best.pth.tar")["state_dict"], exported) == []
+    with (tmp_path / "run/predictions_best.csv").open(newline="") as file:
+        right = [row["target"] == row["student"] for row in csv.DictReader(file)]
+    assert 100 * sum(right) / len(right) == pytest.approx(first["top1"])
+
+
 def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_path: Path) -> None:
     at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
     done = here(*CNN, "--output", tmp_path, "--experiment", "run")
-    assert "cannot be written" in done.error and "the folder was deleted or its disk is gone" in done.error
+    assert "cannot be written" in done.error and f"make the folder again (mkdir {tmp_path / 'run'})" in done.error
 
 
-def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) -> None:  # noqa: F811
-    def remount(mode: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
+def test_the_folder_is_made_again(here: Run, at_step: Callable, tmp_path: Path) -> None:
+    at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
+    at_step(9, lambda: (tmp_path / "run").mkdir())
+    here(*CNN, "--epochs", 3, "--output", tmp_path, "--experiment", "run").ok()
+    assert [(e["event"], e["epoch"]) for e in read_lines(tmp_path / "run/metrics.jsonl")] == [
+        *[("train", 1)] * 3, ("eval", 1), ("unsaved", 1), *[("train", 2)] * 4, ("eval", 2)]
+    assert read_run(tmp_path / "run")["epoch"] == 2 and (tmp_path / "run/export/model.safetensors").is_file()
 
-    at_step(5, lambda: remount("ro"))
+
+def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) -> None:
+    at_step(5, lambda: remount(disk, "ro"))
     flags = [*CNN, "--output", disk, "--experiment", "run"]
     done = here(*flags)
-    remount("rw")
+    remount(disk, "rw")
     assert "Read-only file system" in done.error and "make the folder writable and go on with --resume" in done.error
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "--resume", "auto").ok()
 
 
-def test_too_little_room_is_said_at_the_start(here: Run, disk: Path) -> None:  # noqa: F811
+def test_too_little_room_is_said_at_the_start(here: Run, disk: Path) -> None:
     filler = disk / "filler"
     filler.write_bytes(bytes(6_900_000))
     flags = ["--dataset", "w2s/digits", *CNN[2:], "--opt", "adamw", "--output", disk, "--experiment", "run"]
@@ -141,20 +236,32 @@ def test_nothing_is_left_open_after_a_run(here: Run, tmp_path: Path, nothing_lef
         here(*CNN, "--workers", 1, "--output", tmp_path, "--experiment", name).ok()
 
 
-def test_killed_runs_leave_no_process_and_no_shared_memory(fork: Callable[..., Forked], tmp_path: Path) -> None:
-    before = set(os.listdir("/dev/shm"))
-    run = fork(*CNN, "--workers", 2, "--epochs", 50, "--output", tmp_path, "--experiment", "run")
-    run.wait_until(lambda: (tmp_path / "run" / "last.pth.tar").exists())
-    children = Path(f"/proc/{run.pids[0]}/task/{run.pids[0]}/children").read_text().split()
-    assert len(children) >= 2
-    run.send(signal.SIGKILL)
-    assert run.wait() == [-signal.SIGKILL]
-    deadline = 200  # data workers look for their main process every five seconds
-    while any(is_running(int(pid)) for pid in children) and deadline:
-        deadline -= 1
-        time.sleep(0.05)
-    assert not any(is_running(int(pid)) for pid in children)
-    assert set(os.listdir("/dev/shm")) <= before
+@pytest.mark.parametrize(("end", "code"), [
+    (lambda pid, run: os.kill(pid, signal.SIGKILL), -signal.SIGKILL),
+    (lambda pid, run: os.kill(pid, signal.SIGTERM), 143),
+    (lambda pid, run: os.kill(pid, signal.SIGINT), 130),
+    (lambda pid, run: shutil.rmtree(run), 2),
+], ids=["SIGKILL", "SIGTERM", "SIGINT", "error"])
+def test_no_process_and_no_shared_memory_is_left(
+        here: Run, tmp_path: Path, end: Callable[[int, Path], None], code: int) -> None:
+    """Of a run with data workers, whose main process ends without Python's own clearing up."""
+    before, run, log = set(os.listdir("/dev/shm")), tmp_path / "run", tmp_path / "log"
+    pid = start([*map(str, (*CNN, "--workers", 2, "--epochs", 500, "--max-save-failures", 0, "--output", tmp_path,
+                            "--experiment", "run"))], log)
+    wait_until(lambda: (run / "last.pth.tar").exists())
+    workers = children(pid)
+    assert len(workers) >= 2
+    end(pid, run)
+    assert finish(pid) == code, log.read_text()
+    wait_until(lambda: not any(map(is_running, workers)))  # they look for their main process every five seconds
+    wait_until(lambda: set(os.listdir("/dev/shm")) <= before)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:
@@ -164,15 +271,28 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(fork: Callable[..., Forked], tmp_path: Path, weak: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 2])
+def test_two_runs_at_once_do_not_disturb_each_other(
+        fork: Callable[..., Forked], tmp_path: Path, weak: Path, processes: int) -> None:
     """They share the folder of runs and the target cache, which one writes while the other waits."""
-    flags = [*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--teacher-targets", "cached",
-             "--output", tmp_path, "--experiment"]
-    runs = [fork(*flags, name) for name in ("one", "two")]
-    assert [run.wait() for run in runs] == [[0], [0]], runs[0].text(0) + runs[1].text(0)
+    flags = [*CNN, "--batch-size", 8, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--teacher-targets",
+             "cached", "--output", tmp_path, "--experiment"]
+    runs = [fork(*flags, name, processes=processes) for name in ("one", "two")]
+    codes = [run.wait() for run in runs]
+    assert codes == 2 * [[0] * max(1, processes)], runs[0].text(0) + runs[1].text(0)
     one, two = (tmp_path / name for name in ("one", "two"))
     for name in ("metrics.jsonl", "export/model.safetensors"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
-    assert len(read_lines(one / "metrics.jsonl")) == len(read_lines(two / "metrics.jsonl"))
+    assert len(read_lines(one / "metrics.jsonl")) > 10
     caches = [json.loads((p / "result.json").read_text())["teacher"]["cache"] for p in (one, two)]
     assert caches[0] == caches[1]
+
+
+def test_a_port_that_another_run_has(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """Of a run that is not started by torchrun, or with a port that was chosen by hand."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        port = str(taken.getsockname()[1])
+        run = fork(*CNN, "--output", tmp_path, processes=2, before=lambda rank: os.environ.update(MASTER_PORT=port))
+        assert run.wait(kill_others=True)[0] == 2
+    assert f"error: the processes cannot meet at 127.0.0.1:{port}: " in run.text(0)
+    assert "give each its own MASTER_PORT" in run.text(0).splitlines()[-1] and "Traceback" not in run.text(0)

@@ -22,10 +22,15 @@ class _PublicFormatter(logging.Formatter):
 
 
 class _TqdmHandler(logging.Handler):
-    """Writes log lines above the progress bar."""
+    """Writes log lines above the progress bar; a line that the disk of a redirected output refuses is lost."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
 
 
 def setup_logging(primary: bool) -> None:
