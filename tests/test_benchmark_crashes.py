@@ -19,8 +19,8 @@ def test_memory_and_open_files_do_not_grow(tmp_path: Path) -> None:
     assert len(found["open files"]) >= 12
     assert found["memory of the main process"].min() > 1000 and found["memory of the workers"].min() > 1000
     assert set(found["processes"].tolist()) == {3}  # a worker each for training and evaluation
-    # A sample falls before, in or after the opening of a few files, so single figures differ: a leak of one file an epoch
-    # would have added ten to the smallest of the later epochs.
+    # A sample falls before, in or after the opening of a few files, so single figures differ: a leak of one file an
+    # epoch would have added ten to the smallest of the later epochs.
     files = found["open files"]
     assert files[-5:].min() <= files[:5].max() + 4
     assert long_run.slope(found["files in shared memory"]) < 0.5
