@@ -44,6 +44,7 @@ from .data import (
 from .data.datasets import check_labels, class_names_of, describe, num_classes_of
 from .data.loaders import train_transform_kwargs
 from .data.noise import LabelNoise, create_label_noise, positions_in_split
+from .data.overlap import count_shared
 from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from .engine import Precision
 from .errors import UserError, one_line
@@ -178,10 +179,10 @@ def setup_device(args: argparse.Namespace) -> World:
     return world
 
 
-def build_data(args: argparse.Namespace) -> Data:
-    """Create the splits, settle the number of classes, and cut slices."""
+def reading(args: argparse.Namespace) -> dict[str, object]:
+    """Return how samples are read, as arguments of `open_split`."""
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    shared = dict(
+    return dict(
         class_map=args.class_map,
         image_root=args.image_root,
         download=args.dataset_download,
@@ -191,15 +192,28 @@ def build_data(args: argparse.Namespace) -> Data:
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
     )
-    train = open_split(
+
+
+def open_train_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole training split."""
+    return open_split(
         args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
-        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **shared)
-    val = open_split(
+        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+
+
+def open_val_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole validation split."""
+    return open_split(
         args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
-        num_samples=args.val_num_samples, **shared) if args.val_split else None
+        num_samples=args.val_num_samples, **reading(args))
+
+
+def build_data(args: argparse.Namespace) -> Data:
+    """Create the splits, settle the number of classes, and cut slices."""
+    train, val = open_train_split(args), open_val_split(args) if args.val_split else None
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
-        list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
+        list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
     settle_classes(args, train, val)
     groups = shot_groups(args, train)
     streamed = isinstance(train, IterableDataset)
@@ -247,12 +261,8 @@ def check_disjoint(
     Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
     """
     if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
-        return
-    prints = [describe(split, args.dataset, "").fingerprint for split in whole]
-    roots = [getattr(getattr(split, "reader", None), "root", None) for split in whole]
-    if prints[0] is None or prints[0] != prints[1] or roots[0] != roots[1]:  # names in two folders can be the same
-        return
-    shared = len(set(positions_in_split(train)) & set(positions_in_split(val)))
+        return  # not one split; to compare all names takes time
+    shared = count_shared(train, val)
     if shared and not args.val_slice:
         _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
                         "them are trained on; --val-slice A:B evaluates on others")

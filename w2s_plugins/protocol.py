@@ -24,14 +24,15 @@ import torch.distributed as dist
 from scipy.stats import bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
+from .build import open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
 from .cli.parser import Parser, read_config
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
-from .data import open_split, take_slice
-from .data.noise import positions_in_split
+from .data import take_slice
+from .data.overlap import sample_names
 from .data.slices import parse_slice
 from .earlier_run import check_same_run, other_flags, read_result, resolved
-from .errors import UserError
+from .errors import UserError, one_line
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .registry import load_plugins
@@ -84,9 +85,9 @@ def run_w2s(
         weak_source = str(folder / "weak")
     else:
         check_teacher(args)
-        if weak_source:
-            refuse_overlap(args, weak_source, second)
-            stages.note("weak", weak_source)
+        refuse_seen(args, second)
+        if len(known := known_teachers(args)) == 1:
+            stages.note("weak", *known[0])
     ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
     ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
     student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
@@ -244,16 +245,17 @@ class Stages:
             self.done[name] = self.train(flags, set(given))
         return self.done[name]
 
-    def note(self, name: str, checkpoint: str) -> None:
+    def note(self, name: str, flag: str, checkpoint: str) -> None:
         """Keep the record of the run that a checkpoint is of, where there is one."""
         folder = run_of(checkpoint)
         if (folder / "result.json").is_file():
-            self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
+            self.folders[name], self.done[name] = folder, read_result(folder, flag)
 
 
 def run_of(checkpoint: str) -> Path:
     """Return the run folder that a checkpoint is of: the folder itself, or that of a file or an export in it."""
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    path = Path(checkpoint.removeprefix("local-dir:"))
+    folder = path if path.is_dir() else path.parent
     return folder.parent if folder.name == "export" else folder
 
 
@@ -267,30 +269,62 @@ def check_teacher(args: argparse.Namespace) -> None:
                           model_kwargs=args.teacher_kwargs)
 
 
-def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
-    """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
+def known_teachers(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return flag and value of each checkpoint or folder that teachers which are trained already come from."""
+    files = [("--teacher-checkpoint", file) for file in split_names(args.teacher_checkpoint)]
+    return files or [("--teacher", name) for name in split_names(args.teacher) if name.startswith("local-dir:")]
+
+
+def refuse_seen(args: argparse.Namespace, second: str | None) -> None:
+    """Refuse teachers that were trained on samples of the student's part ``second`` or of the test set, as far as
+    their run folders tell.
+    """
+    for flag, teacher in known_teachers(args):
+        refuse_overlap(args, second, flags_of_run(flag, teacher, second), f"{flag} {teacher}")
+
+
+def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, object] | None:
+    """Return the flags of the run that a checkpoint is of; None, with a warning, where they are not known."""
     folder = run_of(checkpoint)
-    if not (folder / "args.yaml").is_file():
-        _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
-                        f"that it has seen none of --train-slice {second or ':'}")
-        return
-    theirs = read_run_args(folder, "--teacher-checkpoint")
-    if theirs.get("dataset") != args.dataset or not same_split(theirs.get("train_split"), args.train_split) or (
-            Path(theirs.get("data_dir") or ".").resolve() != Path(args.data_dir or ".").resolve()):
-        return
+    if (folder / "args.yaml").is_file():
+        return read_run_args(folder, flag)
+    _warn_of_unknown_samples(f"{flag} {checkpoint}", "nothing tells what it was trained on", second)
+    return None
 
-    def samples(class_list: str | None, train_slice: str | None, seed: int) -> set[int]:
-        dataset = open_split(
-            args.dataset, args.data_dir, args.train_split, class_list, flag="--train-split", is_training=True,
-            image_root=args.image_root)
-        return set(positions_in_split(take_slice(dataset, train_slice, seed), all_classes=True))
 
-    seen = samples(theirs.get("class_list"), theirs.get("train_slice"), theirs.get("slice_seed", 0))
-    wanted = samples(args.class_list, second, args.slice_seed)
-    if seen & wanted:
-        raise UserError(f"--teacher-checkpoint {checkpoint}: {len(seen & wanted)} of the {len(seen)} samples that it "
-                        f"was trained on are among the student's {len(wanted)}; give disjoint --train-slice, or leave "
-                        "the flag out and the teacher is trained on the first part")
+def _warn_of_unknown_samples(flag: str, why: str, second: str | None) -> None:
+    _logger.warning(f"{flag}: {why}; see to it yourself that it has seen none of --train-slice {second or ':'}, and no "
+                    "test sample")
+
+
+def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[str, object] | None, flag: str) -> None:
+    """Refuse a teacher that was trained on samples of the student's part or of the test set.
+
+    Args:
+        args: flags of the student.
+        second: its slice of the training split.
+        theirs: flags that the teacher was trained with; None where they are not known.
+        flag: the flag that named it, for messages.
+
+    Raises:
+        UserError: with the number of samples.
+    """
+    if theirs is None or theirs.get("dataset") != args.dataset:
+        return
+    teacher = argparse.Namespace(**{**vars(args), **theirs})
+    try:
+        seen = sample_names(take_slice(open_train_split(teacher), teacher.train_slice, teacher.slice_seed))
+    except UserError as error:
+        return _warn_of_unknown_samples(flag, f"its samples cannot be compared ({one_line(error)})", second)
+    parts = {
+        "the student's {}": take_slice(open_train_split(args), second, args.slice_seed),
+        "the {} test samples": take_slice(open_val_split(args), args.val_slice, args.slice_seed, "--val-slice"),
+    }
+    for whose, part in parts.items():
+        if shared := (seen or set()) & (sample_names(part) or set()):
+            raise UserError(f"{flag}: {len(shared)} of the {len(seen)} samples that it was trained on are among "
+                            f"{whose.format(len(part))}; give disjoint parts, or leave the flag out and the teacher is "
+                            "trained on the first part")
 
 
 # ---------------------------------------------------------------- figures

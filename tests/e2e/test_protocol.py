@@ -61,8 +61,18 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert "20 of the 40 samples that it was trained on are among the student's 180" in message
     exported = here(*FLAGS[:-1], "q", given[0], folder / "weak/export", given[2], 20, "--train-split", "training")
     assert "20 of the 40 samples that it was trained on are among the student's 180" in exported.error
-    here(*FLAGS[:-1], "q", *given, 40, "--epochs", 1).ok()
-    assert not Path("output/train/q/weak").exists() and result(Path("output/train/q"))["weak"] == record["weak"]
+    named = ["--teacher", f"local-dir:{folder / 'weak/export'}", given[2]]
+    message = here(*FLAGS[:-1], "q", *named, 20).error
+    assert message.startswith(f"{' '.join(named[:2])}: 20 of the 40 samples that it was trained on are among")
+    several = ["--teacher-checkpoint", f"{folder / 'ceiling'},{folder / 'weak'}", "--teacher", "w2s_cnn5,w2s_cnn2"]
+    assert "160 of the 160 samples that it was trained on" in here(*FLAGS[:-1], "q", *several, given[2], 40).error
+    swapped = ["--train-split", "test", "--val-split", "train", "--val-slice", "30:"]
+    message = here(*FLAGS[:-1], "q", *named, 40, *swapped).error
+    assert "10 of the 40 samples that it was trained on are among the 1167 test samples" in message
+    here(*FLAGS[:-1], "q", *named, 40, "--epochs", 1).ok()
+    other = result(Path("output/train/q"))
+    assert not Path("output/train/q/weak").exists() and other["weak"] == record["weak"]
+    assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(folder / "weak")
 
 
 @pytest.fixture(scope="module")
