@@ -11,11 +11,12 @@ student and ceiling; epochs of the student are ranked against its teacher, those
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,14 +25,15 @@ import torch.distributed as dist
 from scipy.stats import bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
-from .build import open_train_split, open_val_split
+from .build import build_data, open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
+from .cli import groups
 from .cli.parser import Parser, read_config
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
 from .data import take_slice
 from .data.overlap import sample_names
 from .data.slices import parse_slice
-from .earlier_run import check_same_run, other_flags, read_result, resolved
+from .earlier_run import check_same_run, names_of, other_flags, read_result, resolved
 from .errors import UserError, one_line
 from .metrics import performance_gap_recovered
 from .monitor import format_table
@@ -50,6 +52,8 @@ OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_l
 OF_SELECTION = ("select", "select_split")  # the teacher's last epoch labels, unless its own --weak-config says else
 OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # the student's alone
 OF_NOISE = ("label_noise", "label_noise_map")
+OF_PROTOCOL = ("protocol", "weak_fraction", "weak_config", "ceiling_checkpoint")  # of no single run
+OF_DATA = names_of(groups.add_dataset) | {"slice_seed"}
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
 # flags that say how the student starts, which the teacher does not share
@@ -77,27 +81,25 @@ def run_w2s(
     check_flags(args)
     resolve_data_dir(args)
     first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
-    folder = run_root(args) / args.experiment
-    stages = Stages(args, given, parser, folder, train)
-    weak_source = args.teacher_checkpoint
-    if first and not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
-        stages.run("weak", weak_flags(args, parser), train_slice=first)
-        weak_source = str(folder / "weak")
-    else:
-        check_teacher(args)
-        refuse_seen(args, second)
-        if len(known := known_teachers(args)) == 1:
-            stages.note("weak", *known[0])
+    stages = Stages(args, given, parser, run_root(args) / args.experiment, train)
+    trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
+    weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
+    stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
     ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
-    ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
-    student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
-    student_flags.update(weak_labels_only(given))
-    stages.run("student", student_flags, train_slice=second)
+    stages.plan("ceiling", ceiling_flags, second, instead=args.ceiling_checkpoint)
+    if trains_teacher:
+        stages.plan("weak", weak_flags(args, parser), first)
+        check_data(args, stages, second)
+        stages.run("weak")
+    else:
+        take_trained_teacher(args, second, stages)
+    ceiling = stages.run("ceiling")
+    stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
     if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(args, folder, stages)
-        write_json(folder / "result.json", record)
+        record = make_record(args, stages)
+        write_json(stages.folder / "result.json", record)
         print(closing_table(record))
-        print(f"* {folder / 'result.json'}")
+        print(f"* {stages.folder / 'result.json'}")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -185,7 +187,9 @@ def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
 
 
 class Stages:
-    """Runs the stages of the protocol; one that is complete is not run again with ``--resume auto``.
+    """The stages of the protocol: all are planned, and so checked, before the first one runs.
+
+    One that is complete is not run again with ``--resume auto``.
 
     Args:
         args: flags of the student, unresolved.
@@ -195,24 +199,27 @@ class Stages:
         train: trains one model and returns its record.
 
     Attributes:
+        flags: unresolved flags by stage.
         done: records by stage.
         folders: run folders by stage.
     """
 
     def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
         self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
+        self.flags: dict[str, argparse.Namespace] = {}
+        self.given_to: dict[str, set[str]] = {}
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
 
-    def run(
+    def plan(
             self,
             name: str,
             changes: dict[str, object],
-            *,
             train_slice: str | None,
+            *,
             instead: str | None = None,
-    ) -> dict:
-        """Run one stage with some flags changed; return its record.
+    ) -> None:
+        """Settle the flags of a stage, and refuse now what its run would refuse.
 
         Args:
             name: of the stage.
@@ -221,28 +228,55 @@ class Stages:
             instead: folder of an earlier run to take, from ``--ceiling-checkpoint``.
 
         Raises:
-            UserError: a run that is there was made with other flags, or on other samples.
+            UserError: flags that do not go together, or a run that was made with others or on other samples.
         """
-        flags = argparse.Namespace(**{
-            **copy.deepcopy(vars(self.args)), **changes, "train_slice": train_slice, "protocol": None,
-            "ceiling_checkpoint": None, "output": str(self.folder), "experiment": name})
-        given = self.given | changes.keys()
-        folder = self.folders[name] = Path(instead) if instead else self.folder / name
+        self.flags[name] = argparse.Namespace(**{
+            **copy.deepcopy(vars(self.args)), **defaults(self.parser, OF_PROTOCOL), **changes,
+            "train_slice": train_slice, "output": str(self.folder), "experiment": name})
+        self.given_to[name] = self.given | changes.keys()
+        self.resolved(name)
         if instead:
-            flag = f"--{name}-checkpoint"
-            self.done[name] = read_result(folder, flag)
-            check_same_run(folder, resolved(flags, given), self.done[name], flag)
-            read_predictions(folder / PREDICTIONS[flags.select])
-            _logger.info(f"--protocol w2s: {name} is taken from {folder}")
-        elif self.args.resume and (folder / "result.json").is_file():
-            if changed := other_flags(folder, resolved(flags, given), "--resume auto"):
+            self.take(name, Path(instead), f"--{name}-checkpoint")
+
+    def resolved(self, name: str) -> argparse.Namespace:
+        """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""
+        with quietly():
+            return resolved(self.flags[name], self.given_to[name])
+
+    def take(self, name: str, folder: Path, flag: str) -> None:
+        """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
+        record = read_result(folder, flag)
+        with quietly():
+            check_same_run(folder, self.resolved(name), record, flag)
+        read_predictions(folder / PREDICTIONS[self.flags[name].select])
+        _logger.info(f"--protocol w2s: {name} is taken from {folder}")
+        self.folders[name], self.done[name] = folder, record
+
+    def run(self, name: str, **more: object) -> dict:
+        """Run one stage, unless there is its record; return that.
+
+        Args:
+            name: of the stage.
+            **more: flags that are known by now.
+
+        Raises:
+            UserError: a run that is there was made with other flags.
+        """
+        if name in self.done:
+            return self.done[name]
+        flags, folder = self.flags[name], self.folder / name
+        vars(flags).update(more)
+        self.given_to[name].update(more)
+        self.folders[name] = folder
+        if self.args.resume and (folder / "result.json").is_file():
+            if changed := other_flags(folder, self.resolved(name), "--resume auto"):
                 raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
                                 "them, delete that folder, or give another --experiment")
             _logger.info(f"--protocol w2s: {name} is complete: {folder}")
             self.done[name] = read_result(folder, "--resume auto")
         else:
-            _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice or ':'}")
-            self.done[name] = self.train(flags, set(given))
+            _logger.info(f"--protocol w2s: {name}, --train-slice {flags.train_slice or ':'}")
+            self.done[name] = self.train(flags, self.given_to[name])
         return self.done[name]
 
     def note(self, name: str, flag: str, checkpoint: str) -> None:
@@ -257,6 +291,33 @@ def run_of(checkpoint: str) -> Path:
     path = Path(checkpoint.removeprefix("local-dir:"))
     folder = path if path.is_dir() else path.parent
     return folder.parent if folder.name == "export" else folder
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Log nothing of what is checked beforehand: it is logged when it is done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> None:
+    """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
+    with quietly():
+        build_data(stages.resolved("student"))
+    theirs = vars(stages.flags["weak"])
+    if any(theirs[name] != getattr(args, name) for name in OF_DATA):
+        refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
+
+
+def take_trained_teacher(args: argparse.Namespace, second: str | None, stages: Stages) -> None:
+    """Check a teacher that is trained already, and keep the record of its run where there is one."""
+    check_teacher(args)
+    refuse_seen(args, second)
+    if len(known := known_teachers(args)) == 1:
+        stages.note("weak", *known[0])
 
 
 def check_teacher(args: argparse.Namespace) -> None:
@@ -330,7 +391,7 @@ def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[st
 # ---------------------------------------------------------------- figures
 
 
-def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
+def make_record(args: argparse.Namespace, stages: Stages) -> dict:
     """Collect the figures of the three models and their intervals over test samples."""
     student = stages.done["student"]
     columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
@@ -351,7 +412,7 @@ def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
         models=dict(weak=args.teacher, strong=args.model),
         seed=args.seed,
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: path.name if path.parent == folder else str(path) for name, path in stages.folders.items()},
+        runs={name: path.name if path.parent == stages.folder else str(path) for name, path in stages.folders.items()},
     )
 
 

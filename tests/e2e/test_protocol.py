@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -165,6 +166,8 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
             (["--ceiling-checkpoint", whole / "cieling"], "no result.json there (nearest: ceiling"),
     ]:
         assert message in here(*flags, "--experiment", "no", *changed).error
+    alone = [f for f in flags if f not in given[:2]]  # the teacher is to be trained: the ceiling is looked at before
+    assert "--lr 0.1 -> 0.2" in here(*alone, "--experiment", "no", "--lr", 0.2).error
     assert not Path("output/train/no").exists()
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
     text = (other / "result.json").read_text()
@@ -193,9 +196,27 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     (["--val-split", "train"], "would test on what it trains on"),
     (["--val-split", "training"], "--val-split training is --train-split train"),
     (["--no-teacher-eval"], "leave out --no-teacher-eval"),
+    (["--loss", "ce"], "--loss ce is a criterion on ground truth and would not use --teacher w2s_cnn2"),
+    (["--select-split", "0.1"], "--select-split needs --select best"),
+    (["--select", "best", "--select-split", "160"], "--select-split 160: expected less than the 100 training samples"),
+    (["--ceiling-checkpoint", "nowhere"], "--ceiling-checkpoint nowhere: no result.json there"),
 ])
 def test_refused(here: Run, flags: list[str], message: str) -> None:
+    """Before anything is trained, a teacher among it."""
     assert message in here(*FLAGS, *flags).error
+    assert not Path("output").exists()
+
+
+def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
+    """Flags of the teacher alone that lead it to the student's samples, or to those of the test."""
+    config = ["--weak-fraction", 40, "--weak-config", "weak.yaml"]
+    (tmp_path / "weak.yaml").write_text("slice_seed: 1\n")
+    found = re.match(r"--weak-config weak.yaml: (\d+) of the 40 samples that it was trained on are among the student's "
+                     "160;", here(*FLAGS, *config).error)
+    assert found and int(found[1]) > 0
+    (tmp_path / "weak.yaml").write_text("train_split: test\n")
+    assert "40 of the 40 samples that it was trained on are among the 600 test samples" in here(*FLAGS, *config).error
+    assert not Path("output").exists()
 
 
 @pytest.mark.slow
