@@ -30,6 +30,7 @@ from .checkpoint import read_run_args, write_json
 from .cli import groups
 from .cli.parser import Parser, read_config
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
+from .cli.values import check_values
 from .data import take_slice
 from .data.overlap import sample_names
 from .data.slices import parse_slice
@@ -88,7 +89,7 @@ def run_w2s(
     ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
     stages.plan("ceiling", ceiling_flags, second, instead=args.ceiling_checkpoint)
     if trains_teacher:
-        stages.plan("weak", weak_flags(args, parser), first)
+        plan_teacher(args, parser, stages, first)
         check_data(args, stages, second)
         stages.run("weak")
     else:
@@ -172,18 +173,58 @@ def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
     return {name: copy.copy(actions[name].default) for name in names}
 
 
-def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
-    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model."""
+def plan_teacher(args: argparse.Namespace, parser: Parser, stages: "Stages", first: str) -> None:
+    """Plan the training of the teacher on the slice ``first``."""
+    flags = weak_flags(args, parser, first)
+    try:
+        check_values(flags)
+        stages.plan("weak", flags, first)
+    except UserError as error:
+        where = f"--weak-config {' '.join(args.weak_config)}" if args.weak_config else "--protocol w2s, the teacher"
+        raise UserError(f"{where}: {error}") from error
+
+
+def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str, object]:
+    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
+
+    Args:
+        args: flags of the student.
+        parser: knows the defaults.
+        first: the teacher's slice of the training split.
+
+    Raises:
+        UserError: a file that cannot be read, or says otherwise than the protocol.
+    """
     flags = {**defaults(parser, NOT_OF["weak"] + OF_START), "teacher": None,
              "model": args.teacher, "model_kwargs": dict(args.teacher_kwargs)}
     if args.teacher_img_size:
         flags["img_size"] = args.teacher_img_size
     for file in args.weak_config:
-        flags.update(read_config(file, parser))
+        values = read_config(file, parser, flag="--weak-config")
+        check_weak_values(values, args, first, f"--weak-config {file}")
+        flags.update({name: value for name, value in values.items() if name != "train_slice"})
     if "," in flags["model"]:
         raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
                         "beforehand and give --teacher-checkpoint")
     return flags
+
+
+def check_weak_values(values: dict[str, object], args: argparse.Namespace, first: str, where: str) -> None:
+    """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
+    for name in values.keys() & {*OF_PROTOCOL, "output", "experiment"}:
+        raise UserError(f"{where}: {name} is settled by the protocol for all of its runs: give --"
+                        f"{name.replace('_', '-')} on the command line")
+    own = values.get("train_slice")
+    if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
+        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {args.weak_fraction} gives the teacher "
+                        f"{first}: leave it out of the file, or make the two equal")
+    if values.get("model", args.teacher) != args.teacher:
+        raise UserError(f"{where}: model {values['model']} is not --teacher {args.teacher}: leave it out of the file")
+
+
+def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
+    start, stop = parse_slice(text, flag)
+    return start or 0, stop
 
 
 class Stages:

@@ -31,7 +31,7 @@ def result(folder: Path) -> dict:
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
     flags = [*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml"]
-    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\n")
+    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: ':40'\n")
     done = here(*flags).ok()
     folder = Path("output/train/p")
     record, runs = result(folder), {name: result(folder / name) for name in ("weak", "ceiling", "student")}
@@ -191,7 +191,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     (["--weak-fraction", "1.5"], "expected a share between 0 and 1"),
     (["--ceiling-acc", "90"], "leave it out"),
     (["--teacher", "w2s_cnn2,w2s_cnn5"], "names several"),
-    (["--weak-config", "no.yaml"], "no such file"),
+    (["--weak-config", "no.yaml"], "--weak-config no.yaml: no such file"),
     (["--episodic", "5x1"], "--episodic trains none"),
     (["--val-split", "train"], "would test on what it trains on"),
     (["--val-split", "training"], "--val-split training is --train-split train"),
@@ -204,6 +204,24 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
 def test_refused(here: Run, flags: list[str], message: str) -> None:
     """Before anything is trained, a teacher among it."""
     assert message in here(*FLAGS, *flags).error
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("train_slice: 0:60", "train_slice 0:60, but --weak-fraction 40 gives the teacher 0:40: leave it out of the file"),
+    ("experiment: t", "experiment is settled by the protocol"),
+    ("weak-fraction: 20", "weak_fraction is settled by the protocol"),
+    ("model: w2s_cnn5", "model w2s_cnn5 is not --teacher w2s_cnn2"),
+    ("epochs: -1", "--epochs -1: expected at least 1"),
+    ("epocs: 1", "unknown key 'epocs' (nearest: epochs"),
+    ("config: more.yaml", "no such file, named by weak.yaml"),
+    ("wandb_tags: [hf_" + 34 * "a" + "]", "--wandb-tags holds an access token"),
+])
+def test_file_of_the_teacher(here: Run, tmp_path: Path, text: str, message: str) -> None:
+    """What the protocol would not follow is refused, and the file is named."""
+    (tmp_path / "weak.yaml").write_text(f"{text}\n")
+    error = here(*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml").error
+    assert message in error and error.startswith("--weak-config ")
     assert not Path("output").exists()
 
 
