@@ -16,13 +16,14 @@ import copy
 import csv
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 
 from .build import build_data, open_train_split, open_val_split
@@ -472,6 +473,10 @@ def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees
         ceiling: (N,) whether the ceiling is.
         agrees: (N,) whether student and teacher say the same.
 
+    Returns:
+        ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
+        and teacher are too close for one.
+
     Raises:
         UserError: the ceiling is not above the teacher.
     """
@@ -486,14 +491,20 @@ def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees
             ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
         return np.concatenate([means, ratio[None]])
 
-    found = bootstrap(
-        tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
-        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    names = ("weak", "student", "ceiling", "agreement", "pgr")
-    return {
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # the reason is given below
+        found = bootstrap(
+            tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
+            confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
+    names, bounds = ("weak", "student", "ceiling", "agreement", "pgr"), found.confidence_interval
+    figures: dict[str, dict] = {
         name: dict(value=float(value), low=_finite(low), high=_finite(high))
-        for name, value, low, high in zip(names, [*values, pgr], found.low, found.high)
+        for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
     }
+    if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
+        figures["pgr"]["no_interval"] = (
+            f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
+    return figures
 
 
 def _finite(value: float) -> float | None:
@@ -520,4 +531,5 @@ def closing_table(record: dict) -> str:
     rows = [[name, record[key]["value"], interval(record[key])]
             for name, key in (("weak teacher", "weak"), ("strong student", "student"), ("ceiling", "ceiling"),
                               ("agreement", "agreement"), ("PGR", "pgr"))]
-    return format_table(rows, ["", "value", "95 % interval"])
+    reason = record["pgr"].get("no_interval")
+    return format_table(rows, ["", "value", "95 % interval"]) + (f"\nPGR: no interval, {reason}" if reason else "")
