@@ -54,6 +54,7 @@ from .hints import speed_hint
 from .hub import file_sha256, hub_source, on_hub
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
+    check_finite,
     check_input_size,
     check_loaded,
     create_model,
@@ -434,7 +435,9 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         source["source"] = hub_source(model, args.model)
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
-        report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
+        state = read_weights(file, flag, use_ema=True)
+        check_finite(state, str(file), flag)
+        report = load_weights(model, state, str(file), flag)
         _logger.info(f"Student {args.model}: {report}")
         source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
     if published is not None:

@@ -208,6 +208,14 @@ def load_weights(
     return report
 
 
+def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` for weights that are not finite, those of a run that has diverged."""
+    broken = [k for k, v in state.items() if not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
+                        f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}); take an earlier checkpoint")
+
+
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
     loaded = model.state_dict()
@@ -225,7 +233,7 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        return convert(state, model) if convert else state
+        return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
         return state  # of another layout; what does not fit is told when it is loaded
 
