@@ -25,6 +25,7 @@ import numpy as np
 import torch.distributed as dist
 from scipy.stats import DegenerateDataWarning, bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from torch.utils.data import IterableDataset
 
 from .build import build_data, open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
@@ -150,7 +151,8 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
             raise UserError(f"--weak-fraction {amount} is a count, --train-slice {text} has shares; use one kind")
         cut = (start or 0) + amount
         if amount < 1 or (stop is not None and cut >= stop):
-            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice {text}")
+            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
+                            f"{text or ':'}")
         return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
     if isinstance(start, int) or isinstance(stop, int):
         if stop is None:
@@ -347,11 +349,22 @@ def quietly() -> Iterator[None]:
 
 def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> None:
     """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
+    check_fraction(args)
     with quietly():
         build_data(stages.resolved("student"))
     theirs = vars(stages.flags["weak"])
     if any(theirs[name] != getattr(args, name) for name in OF_DATA):
         refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
+
+
+def check_fraction(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where a count for the teacher leaves no sample for the student."""
+    whole = open_train_split(args)
+    if isinstance(args.weak_fraction, int) and not isinstance(whole, IterableDataset):
+        count = len(take_slice(whole, args.train_slice, args.slice_seed))
+        if args.weak_fraction >= count:
+            raise UserError(f"--weak-fraction {args.weak_fraction}: --train-slice {args.train_slice or ':'} has "
+                            f"{count} samples; expected fewer for the teacher, or a share such as 0.5")
 
 
 def take_trained_teacher(args: argparse.Namespace, second: str | None, stages: Stages) -> None:

@@ -91,7 +91,7 @@ def test_empty_file(config):
     ("mean", ["a"], "expected float"),
     ("mean", [None], "expected float"),
     ("input_size", [3, 32], "expected 3 values"),
-    ("select_split", "some", "expected number or share"),
+    ("select_split", "some", "expected share or count"),
     ("teacher_targets", "live", "expected one of online, cached, cached-views:N with N = 1, 2, ..."),
     ("loss_kwargs", "temperature", "expected a mapping, or key=value"),
     ("loss_kwargs", ["temperature"], "expected a mapping, or key=value"),

@@ -41,9 +41,10 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=110)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        shown = action.default not in (None, False, "", argparse.SUPPRESS) and action.default not in ([], {})
-        return f"{text} (default: %(default)s)" if shown and "default" not in text else text
+        text, default = action.help or "", getattr(action, "own_default", action.default)
+        shown = default not in (None, False, "", argparse.SUPPRESS) and default not in ([], {})
+        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
 
 
 def train_parser() -> Parser:
@@ -106,6 +107,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     refuse_tokens(sys.argv[1:] if argv is None else argv)
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
+        action.own_default = action.default  # for --help
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
     try:
         typed, unknown = parser.parse_known_args(argv)
@@ -259,7 +261,7 @@ def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> obj
             result = kind(value)
         else:
             result = kind(str(value))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise wrong(_type_name(action)) from error
     if action.choices is not None and result not in action.choices:
         raise wrong(f"one of {', '.join(map(str, action.choices))}")
@@ -267,4 +269,4 @@ def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> obj
 
 
 def _type_name(action: argparse.Action) -> str:
-    return getattr(action.type or str, "__name__", "a value").lstrip("_").replace("_", " ")
+    return getattr(action.type or str, "__name__", "a value").replace("_", " ")
