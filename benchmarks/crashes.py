@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 import train_w2s
-from w2s_plugins.errors import run_main
+from benchmarks import forks
+from benchmarks.forks import finish
 
 PHASES: dict[str, Callable[[Path], object] | None] = {
     "any moment": None,
@@ -50,30 +51,14 @@ def flags(folder: Path, name: str) -> list[str]:
 
 
 def start(arguments: list[str], log: Path) -> int:
-    """Start a run in a process forked from this one, which has imported everything."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        with log.open("a", buffering=1) as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            sys.stdout = sys.stderr = file
-            sys.argv = ["train_w2s.py", *arguments]
-            torch.set_num_threads(1)
-            run_main(train_w2s.main, "train_w2s.py")
-            code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        os._exit(code)
+    """Start a run in a forked process, the leader of a group."""
+    return forks.start(train, ["train_w2s.py", *arguments], log, group=True)
 
 
-def finish(pid: int) -> int:
-    """Wait for a run and return its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def train() -> None:
+    """Train with one thread."""
+    torch.set_num_threads(1)
+    train_w2s.main()
 
 
 def kill_at(pid: int, reached: Callable[[], object], delay: float) -> bool:
