@@ -26,7 +26,8 @@ import torch
 import yaml
 
 import train_w2s
-from w2s_plugins.errors import run_main
+from benchmarks import forks
+from benchmarks.forks import finish
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.layout import finished, load_plan
 
@@ -63,31 +64,15 @@ def flags(folder: Path, name: str) -> list[str]:
             "--output", str(output), "--experiment", name, "--resume", "auto"]
 
 
-def start(arguments: list[str], log: Path, main: Callable[[], None] = train_w2s.main) -> int:
-    """Start a script in a process forked from this one, which has imported everything; returns its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.setsid()
-        with log.open("a", buffering=1) as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            sys.stdout = sys.stderr = file
-            sys.argv = [main.__module__, *arguments]
-            torch.set_num_threads(1)
-            run_main(main, main.__module__)
-            code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        os._exit(code)
+def start(arguments: list[str], log: Path) -> int:
+    """Start a run in a forked process, the leader of a group."""
+    return forks.start(train, ["train_w2s.py", *arguments], log, group=True)
 
 
-def finish(pid: int) -> int:
-    """Wait for a run and return its exit code."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def train() -> None:
+    """Train with one thread."""
+    torch.set_num_threads(1)
+    train_w2s.main()
 
 
 def kill_at(pid: int, reached: Callable[[], object], delay: float) -> bool:
@@ -127,8 +112,8 @@ def start_study(folder: Path, name: str) -> int:
     """Start the runner of a study of three runs: its trainings are new processes, three seconds each."""
     specification = folder / "study.yaml"
     specification.write_text(yaml.safe_dump(SPECIFICATION))
-    return start(["run", str(specification), "--output", str(folder / name), "--jobs", "1", "--stale", "20"],
-                 folder / f"{name}.log", study.main)
+    argv = ["study", "run", specification, "--output", folder / name, "--jobs", "1", "--stale", "20"]
+    return forks.start(study.main, argv, folder / f"{name}.log", group=True)
 
 
 def study_outcome(root: Path) -> dict[str, dict[str, str]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.errors import OneLineParser, UserError, run_main
 
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 # Latin, Greek, Cyrillic, Armenian, Hebrew, Georgian, punctuation, arrows, mathematics, shapes
@@ -43,7 +43,7 @@ class Glyph:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
     parser.add_argument("--fonts", nargs="+", default=FOLDERS, metavar="PATH", help="font files, or folders of them")
     parser.add_argument("--size", type=int, default=28, help="width and height of the images")

@@ -1,14 +1,15 @@
 """The set of glyphs, from the one font that Pillow brings along, in several sizes."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from benchmarks.make_glyphs import characters, find_fonts, split_of, write_set
+from benchmarks.make_glyphs import characters, find_fonts, main, split_of, write_set
 from w2s_plugins.data import open_split
-from w2s_plugins.errors import UserError
+from w2s_plugins.errors import UserError, run_main
 
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -54,6 +55,14 @@ def test_too_few(tmp_path: Path, fonts: dict) -> None:
         write_set(tmp_path / "glyphs", fonts, LATIN, size=28, min_images=6)
     with pytest.raises(UserError, match="apt-get install"):
         find_fonts([str(tmp_path)])
+
+
+def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_glyphs.py"])
+    with pytest.raises(SystemExit, match="2"):
+        run_main(main, "make_glyphs")
+    assert capsys.readouterr().err == ("make_glyphs: error: the following arguments are required: OUT; see "
+                                       "make_glyphs.py --help\n")
 
 
 def test_candidates_are_of_several_scripts_and_can_be_seen() -> None:

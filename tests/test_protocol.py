@@ -1,6 +1,7 @@
 """The figures and the splits of the weak-to-strong protocol."""
 
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocol import intervals, read_predictions, split_slice
+from w2s_plugins.protocol import closing_table, intervals, read_predictions, split_slice
 from w2s_plugins.report import write_predictions
 
 
@@ -72,6 +73,20 @@ def test_a_ceiling_below_the_teacher_is_refused() -> None:
     weak, student, ceiling, agreement = models()
     with pytest.raises(UserError, match=r"the ceiling \(\d+\.\d\d\) is not above the weak teacher \(\d+\.\d\d\)"):
         intervals(ceiling, student, weak, agreement)
+
+
+def test_a_gap_too_small_for_an_interval() -> None:
+    """The reason is with the figure, and the user sees none of SciPy's warnings."""
+    hits = np.arange(100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = intervals(hits < 60, hits < 61, hits < 62, hits < 90)
+    assert (found["pgr"]["value"], found["pgr"]["low"], found["pgr"]["high"]) == (pytest.approx(0.5), None, None)
+    reason = found["pgr"]["no_interval"]
+    share = int(reason.split()[1]) / 2000
+    assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
+    assert f"PGR: no interval, {reason}" in closing_table(found).splitlines()
+    assert "no_interval" not in intervals(*models())["pgr"] and "no interval" not in closing_table(intervals(*models()))
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

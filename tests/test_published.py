@@ -1,6 +1,7 @@
 """Published checkpoints as the start of a student: the weights compute what an independent forward pass computes."""
 
 import argparse
+import math
 
 import numpy as np
 import pytest
@@ -88,9 +89,19 @@ def class_features(state, images=IMAGES, registers=None):
     return normalise("norm", tokens)[:, 0]
 
 
+def sines(x, y):
+    """Positions of 4 x 4 patches, one by one: x counts the patches of a row and y the rows, or the other way round."""
+    def waves(place):
+        angles = [place / 10_000 ** (k / (WIDTH // 4)) for k in range(WIDTH // 4)]
+        return [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+
+    rows = [[0.0] * WIDTH] + [waves(x(i, j)) + waves(y(i, j)) for i in range(4) for j in range(4)]
+    return torch.tensor(rows)[None]
+
+
 def mae(seed=0, decoder=False):
     state = encoder(seed)
-    state["pos_embed"][:, 0] = 0
+    state["pos_embed"] = sines(lambda i, j: j, lambda i, j: i)
     if decoder:
         state |= {"mask_token": draw(1, 1, 16), "decoder_pos_embed": draw(1, 17, 16)}
         state |= linear("decoder_embed", 16, WIDTH)
@@ -148,6 +159,46 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
     new = "4 (fc_norm.weight, fc_norm.bias, head.weight, head.bias)"
     assert f"(MAE): 40 tensors loaded, {ignored} ignored, {new} new" in log.text
     assert "images are normalised by mean (0.5, 0.5, 0.5)" in log.text and "--mean 0.485 0.456 0.406" in log.text
+
+
+def test_an_encoder_alone_is_known_by_its_positions(save, log):
+    """MoCo v3 leaves its class token without a position too, and any other model may."""
+    state = encoder()
+    state["pos_embed"] = sines(lambda i, j: i, lambda i, j: j)
+    assert read_published(save(state), "--finetune").kind == "MoCo"
+    state["pos_embed"] = mae()["pos_embed"].half()
+    assert read_published(save(state), "--finetune").kind == "MAE"
+    state["pos_embed"] = draw(1, 17, WIDTH)
+    state["pos_embed"][:, 0] = 0
+    model, args = student(save(state))
+    same(pooled(model), class_features(state))
+    assert not args.gp and "pooling is" not in log.text
+
+
+def test_weights_that_are_not_finite(save):
+    state = mae()
+    state["blocks.1.mlp.fc1.bias"][3] = float("nan")
+    message = r"--finetune .*a.pth: 1 of its 42 tensors have values that are not finite \(blocks.1.mlp.fc1.bias\)"
+    with pytest.raises(UserError, match=message):
+        student(save({"model": state}))
+
+
+def test_what_is_resized_is_said(save, log):
+    student(save({"model": mae()}), size=64, kwargs=["patch_size=4"])
+    assert "new; resized: patch embedding from 8 x 8 pixels to 4 x 4 pixels, positions from 4 x 4 patches" in log.text
+    log.clear()
+    student(save({"model": mae()}))
+    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
+    student(save(registers), kwargs=["init_values=1", "reg_tokens=4", "no_embed_class=True"])
+    assert "tensors loaded" in log.text and "; resized" not in log.text
+
+
+def test_registers_in_a_model_without(save):
+    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
+    with pytest.raises(UserError) as error:
+        student(save(registers), kwargs=["init_values=1"])
+    assert "missing" not in str(error.value) and "register_tokens" in str(error.value)
+    assert "; DINOv2 with registers weights are for models such as vit_base_patch14_reg4_dinov2" in str(error.value)
 
 
 @pytest.mark.parametrize("flags", [["--gp", "token"], []])

@@ -136,6 +136,13 @@ def test_header_has_the_published_numbers(file: str, numbers: str) -> None:
     assert sorted(re.findall(r"\b[6-9]\d\.\d+", prose)) == sorted(numbers.split())
 
 
+@pytest.mark.parametrize("file", ["imagenet/mae_vit_base", "inat/mae_vit_base_2018", "inat/mae_vit_base_2021"])
+def test_mae_recipes_normalise_as_in_pretraining(file: str) -> None:
+    args = resolve(*commands(f"hparams/{file}.yaml")[0])
+    pretraining = timm.get_pretrained_cfg("vit_base_patch16_224.mae")
+    assert (tuple(args.mean), tuple(args.std)) == (pretraining.mean, pretraining.std)
+
+
 @pytest.mark.parametrize("line", [
     line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
     for line in block.splitlines() if re.match(r"\s*(torchrun|run) ", line)])

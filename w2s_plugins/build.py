@@ -44,6 +44,7 @@ from .data import (
 from .data.datasets import check_labels, class_names_of, describe, num_classes_of
 from .data.loaders import train_transform_kwargs
 from .data.noise import LabelNoise, create_label_noise, positions_in_split
+from .data.overlap import count_shared
 from .data.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from .data.unreadable import Blanked, SkippedSamples
 from .engine import Precision
@@ -54,6 +55,7 @@ from .hints import speed_hint
 from .hub import file_sha256, hub_source, on_hub
 from .inference import cpu_has_bfloat16_units, inference_dtype
 from .loading import (
+    check_finite,
     check_input_size,
     check_loaded,
     create_model,
@@ -189,10 +191,10 @@ def setup_device(args: argparse.Namespace) -> World:
     return world
 
 
-def build_data(args: argparse.Namespace) -> Data:
-    """Create the splits, settle the number of classes, and cut slices."""
+def reading(args: argparse.Namespace) -> dict[str, object]:
+    """Return how samples are read, as arguments of `open_split`."""
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    shared = dict(
+    return dict(
         class_map=args.class_map,
         image_root=args.image_root,
         download=args.dataset_download,
@@ -202,15 +204,28 @@ def build_data(args: argparse.Namespace) -> Data:
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
     )
-    train = open_split(
+
+
+def open_train_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole training split."""
+    return open_split(
         args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
-        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **shared)
-    val = open_split(
+        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+
+
+def open_val_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole validation split."""
+    return open_split(
         args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
-        num_samples=args.val_num_samples, **shared) if args.val_split else None
+        num_samples=args.val_num_samples, **reading(args))
+
+
+def build_data(args: argparse.Namespace) -> Data:
+    """Create the splits, settle the number of classes, and cut slices."""
+    train, val = open_train_split(args), open_val_split(args) if args.val_split else None
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
-        list_flag="--few-shot-class-list", is_training=False, **shared) if args.few_shot_eval else None
+        list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
     settle_classes(args, train, val)
     groups = shot_groups(args, train)
     streamed = isinstance(train, IterableDataset)
@@ -258,12 +273,8 @@ def check_disjoint(
     Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
     """
     if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
-        return
-    prints = [describe(split, args.dataset, "").fingerprint for split in whole]
-    roots = [getattr(getattr(split, "reader", None), "root", None) for split in whole]
-    if prints[0] is None or prints[0] != prints[1] or roots[0] != roots[1]:  # names in two folders can be the same
-        return
-    shared = len(set(positions_in_split(train)) & set(positions_in_split(val)))
+        return  # not one split; to compare all names takes time
+    shared = count_shared(train, val)
     if shared and not args.val_slice:
         _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
                         "them are trained on; --val-slice A:B evaluates on others")
@@ -435,7 +446,9 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         source["source"] = hub_source(model, args.model)
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
-        report = load_weights(model, read_weights(file, flag, use_ema=True), str(file), flag)
+        state = read_weights(file, flag, use_ema=True)
+        check_finite(state, str(file), flag)
+        report = load_weights(model, state, str(file), flag)
         _logger.info(f"Student {args.model}: {report}")
         source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
     if published is not None:

@@ -17,7 +17,8 @@ from .data.datasets import describe
 from .errors import UserError, nearest, one_line
 
 
-def _names(*adders: object) -> set[str]:
+def names_of(*adders: object) -> set[str]:
+    """Return the names of the flags in some groups."""
     parser = Parser()
     for add in adders:
         add(parser.add_argument)
@@ -25,13 +26,13 @@ def _names(*adders: object) -> set[str]:
 
 
 # flags that change where a run lies and what it says, not what comes out; those of data are compared by the samples
-NEUTRAL = _names(groups.add_hub, groups.add_run) | {
+NEUTRAL = names_of(groups.add_hub, groups.add_run) | {
     "protocol", "weak_fraction", "weak_config", "ceiling_checkpoint", "data", "data_dir", "output", "experiment",
     "resume", "device", "local_rank", "dist_timeout", "workers", "pin_mem", "use_multi_epochs_loader", "log_interval",
     "save_images", "save_epochs", "checkpoint_hist", "recovery_interval", "log_wandb", "wandb_project", "wandb_tags",
     "wandb_resume_id", "validation_batch_size", "synchronize_step", "no_teacher_eval", "target_cache", "model_name"}
 # flags without meaning where there is no teacher
-OF_TEACHER = _names(groups.add_teacher, groups.add_loss, groups.add_timm_distillation, groups.add_released_code) - {
+OF_TEACHER = names_of(groups.add_teacher, groups.add_loss, groups.add_timm_distillation, groups.add_released_code) - {
     "teacher", "loss", "task_loss", "finetune", "eval_interval_end", "speedtest"}
 
 

@@ -1,5 +1,6 @@
 """Errors meant for the person who typed the command: one line, exit code 2, no traceback."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -18,6 +19,13 @@ _watch = None  # the `Heartbeat` of a process that is one of several
 
 class UserError(Exception):
     """Something the user can put right. The message names what was wrong, what was expected and the nearest choice."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:

@@ -4,7 +4,6 @@
 Tokens come from ``hf auth login`` or ``HF_TOKEN`` only.
 """
 
-import argparse
 import errno
 import hashlib
 import logging
@@ -54,7 +53,7 @@ from timm.models import parse_model_name, save_for_hf
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 
 from w2s_plugins import __version__
-from w2s_plugins.errors import UserError, nearest, one_line, run_main
+from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, run_main
 from w2s_plugins.model_card import EVAL_RESULTS, MODEL_ID, eval_results, model_card
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
@@ -350,7 +349,7 @@ def push_folder(
 
 def main() -> None:
     """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
-    parser = _Parser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
+    parser = OneLineParser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     push = commands.add_parser("push", help="publish the export of a run")
     push.add_argument("run", metavar="RUN", type=Path, help="run folder (its export/ is published)")
@@ -369,11 +368,6 @@ def main() -> None:
 
 class DamagedDownload(UserError):
     """A file whose bytes are not those that the Hub announced. It is no longer in the cache."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:

@@ -1,7 +1,10 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
+import io
 import logging
+import pickletools
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -134,7 +137,7 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
             warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
             state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
     nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
     state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
@@ -154,7 +157,7 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(error)}") from error
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
     if not isinstance(checkpoint, dict):
         raise UserError(f"{flag} {path}: not a training checkpoint")
     args = checkpoint.get("args")
@@ -164,14 +167,33 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
     return checkpoint
 
 
-def _explain_read_error(error: Exception) -> str:
-    text = one_line(error)
+def _explain_read_error(path: Path, error: Exception) -> str:
+    """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
+    text = f"{error} {error.__cause__ or ''}"
     if "TorchScript" in text:
         return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
                 "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
-    if not isinstance(error, OSError) and ("weights_only" in text or "globals" in text or "Unsupported global" in text):
-        return "refused: it is a pickle that would run code when loaded; expected tensors only (weights_only)"
-    return f"cannot be read as a checkpoint, truncated or of another kind ({text})"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read as a checkpoint: {error.strerror}"
+    named = re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text)
+    if named or "Trying to " in text or _is_pickle_with_calls(path):
+        which = f" ({named[1]})" if named else ""
+        return f"refused: it is a pickle that would run code when loaded{which}; expected tensors only"
+    if path.stat().st_size == 0:
+        return "cannot be read as a checkpoint: the file is empty"
+    return ("cannot be read as a checkpoint: truncated, damaged or of another kind; expected a file of torch.save or "
+            "safetensors")
+
+
+def _is_pickle_with_calls(path: Path, most: int = 2 ** 26) -> bool:
+    """Return whether a file is a pickle that calls something when it is loaded; it is looked through, not loaded."""
+    try:
+        with path.open("rb") as file:
+            content = io.BytesIO(file.read(most))
+        names = {operation.name for operation, _, _ in pickletools.genops(content)}
+    except Exception:  # of another kind, which fails in many ways
+        return False
+    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "OBJ"})
 
 
 def load_weights(
@@ -215,6 +237,14 @@ def load_weights(
     return report
 
 
+def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` for weights that are not finite, those of a run that has diverged."""
+    broken = [k for k, v in state.items() if not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
+                        f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}); take an earlier checkpoint")
+
+
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
     loaded = model.state_dict()
@@ -232,7 +262,7 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        return convert(state, model) if convert else state
+        return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
         return state  # of another layout; what does not fit is told when it is loaded
 

@@ -1,6 +1,5 @@
 """The model card of an exported student: the Hub's YAML metadata, and what the run measured in words and tables."""
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -16,6 +15,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+from .markdown import code, fenced, markdown_table, plain
 
 MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
 EVAL_RESULTS = ".eval_results/w2s_plugins.yaml"
@@ -54,7 +55,7 @@ def model_card(record: dict) -> str:
         YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
     """
     sections = [
-        f"# {_code(_get(record, 'model', 'name') or 'student')}",
+        f"# {code(_get(record, 'model', 'name') or 'student')}",
         _introduction(record),
         _usage(record),
         _section("Results", _results(record)),
@@ -63,8 +64,8 @@ def model_card(record: dict) -> str:
         _section("Data", _data(record)),
         _section("Student", _student(record)),
         _section("Reproduction", _reproduction(record)),
-        _section("Notes", "\n".join(f"- {_code(w)}" for w in _list(_get(record, "warnings")))),
-        _section("Citation", _fenced(_CITATION, "bibtex")),
+        _section("Notes", "\n".join(f"- {code(w)}" for w in _list(_get(record, "warnings")))),
+        _section("Citation", fenced(_CITATION, "bibtex")),
     ]
     body = "\n\n".join(filter(None, sections))
     return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
@@ -76,7 +77,7 @@ def eval_results(record: dict) -> str | None:
     if top1 is None or dataset is None:
         return None
     split = _get(record, "data", "val_split")
-    notes = "top-1 accuracy in %" + (f", split {_plain(split)}" if split else "")
+    notes = "top-1 accuracy in %" + (f", split {plain(split)}" if split else "")
     entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=top1, notes=notes)
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
 
@@ -90,8 +91,8 @@ def _metadata(record: dict) -> ModelCardData:
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=dataset or "custom",
-            dataset_name=_plain(named or "custom"),
-            dataset_split=_plain(split) if split else None,
+            dataset_name=plain(named or "custom"),
+            dataset_split=plain(split) if split else None,
             metric_type="accuracy",
             metric_name=name,
             metric_value=value,
@@ -102,20 +103,20 @@ def _metadata(record: dict) -> ModelCardData:
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        license=_plain(_get(record, "license") or "apache-2.0"),
+        license=plain(_get(record, "license") or "apache-2.0"),
         tags=["timm", "image-classification", "weak-to-strong", "knowledge-distillation"]
-            + ([_plain(loss)] if loss else []),
+            + ([plain(loss)] if loss else []),
         base_model=_repo_id(_get(record, "model", "source", "repo")),
         datasets=[dataset] if dataset else None,
         metrics=["accuracy"] if results else None,
-        model_name=_plain(_get(record, "model", "name") or "student") if results else None,
+        model_name=plain(_get(record, "model", "name") or "student") if results else None,
         eval_results=results or None,
     )
 
 
 def _introduction(record: dict) -> str:
     loss = _get(record, "loss", "name")
-    how = f" with the loss {_code(loss)}" if loss else ""
+    how = f" with the loss {code(loss)}" if loss else ""
     if not _get(record, "teacher"):
         return f"An image classifier trained{how} by [timm](https://github.com/huggingface/pytorch-image-models)."
     return ("An image classifier trained by weak-to-strong distillation: a strong student learned from a weak teacher"
@@ -124,15 +125,15 @@ def _introduction(record: dict) -> str:
 
 def _usage(record: dict) -> str:
     module = _get(record, "model", "plugin_module")
-    code, note = "import timm\n", ""
+    lines, note = "import timm\n", ""
     if module:
         module = str(module) if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module)) else "w2s_plugins"
-        code += f"import {module}  # registers the architecture\n"
-        note = (f"The architecture is not one of timm's own: the package {_code(module.split('.')[0])} must be "
+        lines += f"import {module}  # registers the architecture\n"
+        note = (f"The architecture is not one of timm's own: the package {code(module.split('.')[0])} must be "
                 "installed, and imported first.\n\n")
-    code += (f'\nmodel = timm.create_model("{MODEL_ID}", pretrained=True).eval()\n'
-             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)")
-    return f"## Use\n\n{note}{_fenced(code, 'python')}"
+    lines += (f'\nmodel = timm.create_model("{MODEL_ID}", pretrained=True).eval()\n'
+              "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)")
+    return f"## Use\n\n{note}{fenced(lines, 'python')}"
 
 
 def _results(record: dict) -> str:
@@ -144,11 +145,11 @@ def _results(record: dict) -> str:
         ("ceiling (the student trained on ground truth)", _percent(record, "ceiling_acc"), *[None] * (len(keys) - 1)),
     ]
     rows = [row for row in rows if any(row[1:])]
-    table = _table(("", *keys.values()), rows)
+    table = markdown_table(("", *keys.values()), rows)
     episodes = _few_shot(record)
     lines = []
     if (split := _get(record, "data", "val_split")) and rows:
-        lines.append(f"Measured on the split {_code(split)}.")
+        lines.append(f"Measured on the split {code(split)}.")
     if (pgr := _number(record, "pgr")) is not None:
         lines.append(f"Performance gap recovered (PGR): {pgr:.3f}, where 0 is the teacher and 1 the ceiling.")
     if _get(record, "selected", "rule") in ("last", "best"):
@@ -167,29 +168,29 @@ def _few_shot(record: dict) -> str:
         return None if mean is None or half is None else f"{mean:.2f} ± {half:.2f}"
     rows = [(name, *(cell(key, s) for s in shapes)) for name, key in who.items()]
     heads = ("", *(f"{s.split('x')[0]}-way {s.split('x')[1]}-shot (%)" for s in shapes))
-    table = _table(heads, [row for row in rows if any(row[1:])])
+    table = markdown_table(heads, [row for row in rows if any(row[1:])])
     if not table:
         return ""
-    split, classifier = (_code(_get(record, "few_shot", k) or "") for k in ("split", "classifier"))
+    split, classifier = (code(_get(record, "few_shot", k) or "") for k in ("split", "classifier"))
     return f"{table}\n\nEpisodes of the classes of {split}, classifier {classifier}, with 95 % intervals."
 
 
 def _selection(record: dict) -> str:
     rule, epoch, split = (_get(record, "selected", k) for k in ("rule", "epoch", "split"))
-    where = f", judged on the split {_code(split)}" if rule == "best" and split else ""
-    return f"The checkpoint is that of the {rule} epoch{f' ({_code(epoch)})' if epoch is not None else ''}{where}."
+    where = f", judged on the split {code(split)}" if rule == "best" and split else ""
+    return f"The checkpoint is that of the {rule} epoch{f' ({code(epoch)})' if epoch is not None else ''}{where}."
 
 
 def _teacher(record: dict) -> str:
     teacher = _get(record, "teacher")
     rows = [
-        (_code(_get(m, "name") or ""), *(_code_or_none(_get(m, "source", k)) for k in ("repo", "revision", "sha256")),
+        (code(_get(m, "name") or ""), *(_code_or_none(_get(m, "source", k)) for k in ("repo", "revision", "sha256")),
          _count(m, "params"))
         for m in _list(_get(teacher, "models"))
     ]
-    table = _table(("model", "repository", "revision", "SHA-256 of the weights", "parameters"), rows)
+    table = markdown_table(("model", "repository", "revision", "SHA-256 of the weights", "parameters"), rows)
     name = _get(teacher, "name")
-    lines = [f"Name: {_code(name)}."] if name and not rows else []
+    lines = [f"Name: {code(name)}."] if name and not rows else []
     if len(rows) > 1:
         lines.append("The teacher is the mean of the probabilities of these models.")
     targets = str(_get(teacher, "targets"))
@@ -202,7 +203,7 @@ def _loss(record: dict) -> str:
     kwargs = _get(record, "loss", "kwargs")
     return _pairs([
         ("distillation loss", _code_or_none(_get(record, "loss", "name"))),
-        *((f"argument {_code(k)}", _code_or_none(v)) for k, v in (kwargs if isinstance(kwargs, dict) else {}).items()),
+        *((f"argument {code(k)}", _code_or_none(v)) for k, v in (kwargs if isinstance(kwargs, dict) else {}).items()),
         ("weight of the distillation loss", _code_or_none(_get(record, "loss", "distill_loss_weight"))),
         ("loss on ground truth", _code_or_none(_get(record, "loss", "task_loss"))),
         ("weight of the loss on ground truth", _code_or_none(_get(record, "loss", "task_loss_weight"))),
@@ -222,10 +223,10 @@ def _labels(record: dict) -> list[tuple[str, str]]:
     rows = []
     kind, rate = _get(record, "data", "label_noise", "kind"), _number(record, "data", "label_noise", "rate")
     if kind and rate is not None:
-        rows.append(("label noise", f"{_code(kind)}, {100 * rate:.2f} % of the labels are not the clean ones"))
+        rows.append(("label noise", f"{code(kind)}, {100 * rate:.2f} % of the labels are not the clean ones"))
     rule, kept = _get(record, "data", "clean_select", "rule"), _count(record, "data", "clean_select", "selected")
     if rule and kept:
-        rows.append(("trained on", f"the {kept} samples that {_code(rule)} selected"))
+        rows.append(("trained on", f"the {kept} samples that {code(rule)} selected"))
     return rows
 
 
@@ -236,7 +237,7 @@ def _student(record: dict) -> str:
         ("architecture", _code_or_none(_get(record, "model", "architecture"))),
         ("parameters", _count(record, "model", "params")),
         ("classes", _count(record, "model", "num_classes")),
-        ("input size", _code(" x ".join(map(str, size))) if size else None),
+        ("input size", code(" x ".join(map(str, size))) if size else None),
         ("started from", _INIT.get(init) if isinstance(init, str) else None),
         ("trained", "the last layer, on features of the frozen model" if _get(record, "model", "linear_probe") is True
          else None),
@@ -247,9 +248,9 @@ def _student(record: dict) -> str:
 
 def _reproduction(record: dict) -> str:
     command, versions, seconds = _get(record, "command"), _get(record, "versions"), _number(record, "seconds")
-    parts = [_fenced(str(command), "sh")] if command else []
+    parts = [fenced(str(command), "sh")] if command else []
     if isinstance(versions, dict) and versions:
-        parts.append(_pairs(((_code(k), _code_or_none(v)) for k, v in versions.items()), ("package", "version")))
+        parts.append(_pairs(((code(k), _code_or_none(v)) for k, v in versions.items()), ("package", "version")))
     if seconds is not None:
         parts.append(f"The run took {seconds:.0f} s.")
     return "\n\n".join(filter(None, parts))
@@ -297,40 +298,12 @@ def _dataset_id(record: dict) -> str | None:
     return _HUB_DATASETS.get(name) if reader in ("torch", "tfds") else None
 
 
-def _plain(text: Any, limit: int = 300) -> str:
-    """Fold white space and drop control and direction characters, so that a value stays on its line."""
-    folded = " ".join(str(text).split())
-    return "".join(c for c in folded if c.isprintable())[:limit]
-
-
-def _code(text: Any) -> str:
-    """An inline code span in which nothing is markup; a back-tick or a table's pipe needs HTML entities for that."""
-    text = _plain(text if isinstance(text, str) else json.dumps(text, default=str))
-    if text and not re.search(r"[`|]", text):
-        return f"`{text}`"
-    return "<code>" + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text) + "</code>"
-
-
 def _code_or_none(value: Any) -> str | None:
-    return None if value is None or value == "" else _code(value)
-
-
-def _fenced(text: str, language: str) -> str:
-    text = "\n".join("".join(c for c in line if c.isprintable()) for line in text.splitlines())
-    fence = "`" * (max(map(len, re.findall("`{3,}", text)), default=2) + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _table(header: Iterable[str], rows: Iterable[tuple]) -> str:
-    """A Markdown table without the columns that are empty in every row; nothing when there are no rows."""
-    header, rows = tuple(header), [tuple(row) for row in rows]
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    lines = [[header[i] for i in kept], ["---"] * len(kept), *([row[i] or "" for i in kept] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+    return None if value is None or value == "" else code(value)
 
 
 def _pairs(rows: Iterable[tuple[str, str | None]], header: tuple[str, str] = ("", "")) -> str:
-    return _table(header, [row for row in rows if row[1]])
+    return markdown_table(header, [row for row in rows if row[1]])
 
 
 def _section(title: str, text: str) -> str:

@@ -11,27 +11,33 @@ student and ceiling; epochs of the student are ranked against its teacher, those
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import logging
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from torch.utils.data import IterableDataset
 
+from .build import build_data, open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
+from .cli import groups
 from .cli.parser import Parser, read_config
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
-from .data import open_split, take_slice
-from .data.noise import positions_in_split
+from .cli.values import check_values
+from .data import take_slice
+from .data.overlap import sample_names
 from .data.slices import parse_slice
-from .earlier_run import check_same_run, other_flags, read_result, resolved
-from .errors import UserError
+from .earlier_run import check_same_run, names_of, other_flags, read_result, resolved
+from .errors import UserError, one_line
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .registry import load_plugins
@@ -49,6 +55,8 @@ OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_l
 OF_SELECTION = ("select", "select_split")  # the teacher's last epoch labels, unless its own --weak-config says else
 OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # the student's alone
 OF_NOISE = ("label_noise", "label_noise_map")
+OF_PROTOCOL = ("protocol", "weak_fraction", "weak_config", "ceiling_checkpoint")  # of no single run
+OF_DATA = names_of(groups.add_dataset) | {"slice_seed"}
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
 # flags that say how the student starts, which the teacher does not share
@@ -76,29 +84,25 @@ def run_w2s(
     check_flags(args)
     resolve_data_dir(args)
     first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
-    folder = run_root(args) / args.experiment
-    stages = Stages(args, given, parser, folder, train)
-    weak_source = args.teacher_checkpoint
-    if args.ceiling_checkpoint:
-        read_result(Path(args.ceiling_checkpoint), "--ceiling-checkpoint")  # said now, not after the teacher is trained
-    if first and not weak_source and not args.teacher.startswith(("hf-hub:", "local-dir:")):
-        stages.run("weak", weak_flags(args, parser), train_slice=first)
-        weak_source = str(folder / "weak")
-    else:
-        check_teacher(args)
-        if weak_source:
-            refuse_overlap(args, weak_source, second)
-            stages.note("weak", weak_source)
+    stages = Stages(args, given, parser, run_root(args) / args.experiment, train)
+    trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
+    weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
+    stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
     ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
-    ceiling = stages.run("ceiling", ceiling_flags, train_slice=second, instead=args.ceiling_checkpoint)
-    student_flags = dict(teacher_checkpoint=weak_source, ceiling_acc=ceiling["metrics"]["top1"])
-    student_flags.update(weak_labels_only(given))
-    stages.run("student", student_flags, train_slice=second)
+    stages.plan("ceiling", ceiling_flags, second, instead=args.ceiling_checkpoint)
+    if trains_teacher:
+        plan_teacher(args, parser, stages, first)
+        check_data(args, stages, second)
+        stages.run("weak")
+    else:
+        take_trained_teacher(args, second, stages)
+    ceiling = stages.run("ceiling")
+    stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
     if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(args, folder, stages)
-        write_json(folder / "result.json", record)
+        record = make_record(args, stages)
+        write_json(stages.folder / "result.json", record)
         print(closing_table(record))
-        print(f"* {folder / 'result.json'}")
+        print(f"* {stages.folder / 'result.json'}")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -147,7 +151,8 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
             raise UserError(f"--weak-fraction {amount} is a count, --train-slice {text} has shares; use one kind")
         cut = (start or 0) + amount
         if amount < 1 or (stop is not None and cut >= stop):
-            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice {text}")
+            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
+                            f"{text or ':'}")
         return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
     if isinstance(start, int) or isinstance(stop, int):
         if stop is None:
@@ -171,22 +176,64 @@ def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
     return {name: copy.copy(actions[name].default) for name in names}
 
 
-def weak_flags(args: argparse.Namespace, parser: Parser) -> dict[str, object]:
-    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model."""
+def plan_teacher(args: argparse.Namespace, parser: Parser, stages: "Stages", first: str) -> None:
+    """Plan the training of the teacher on the slice ``first``."""
+    flags = weak_flags(args, parser, first)
+    try:
+        check_values(flags)
+        stages.plan("weak", flags, first)
+    except UserError as error:
+        where = f"--weak-config {' '.join(args.weak_config)}" if args.weak_config else "--protocol w2s, the teacher"
+        raise UserError(f"{where}: {error}") from error
+
+
+def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str, object]:
+    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
+
+    Args:
+        args: flags of the student.
+        parser: knows the defaults.
+        first: the teacher's slice of the training split.
+
+    Raises:
+        UserError: a file that cannot be read, or says otherwise than the protocol.
+    """
     flags = {**defaults(parser, NOT_OF["weak"] + OF_START), "teacher": None,
              "model": args.teacher, "model_kwargs": dict(args.teacher_kwargs)}
     if args.teacher_img_size:
         flags["img_size"] = args.teacher_img_size
     for file in args.weak_config:
-        flags.update(read_config(file, parser))
+        values = read_config(file, parser, flag="--weak-config")
+        check_weak_values(values, args, first, f"--weak-config {file}")
+        flags.update({name: value for name, value in values.items() if name != "train_slice"})
     if "," in flags["model"]:
         raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
                         "beforehand and give --teacher-checkpoint")
     return flags
 
 
+def check_weak_values(values: dict[str, object], args: argparse.Namespace, first: str, where: str) -> None:
+    """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
+    for name in values.keys() & {*OF_PROTOCOL, "output", "experiment"}:
+        raise UserError(f"{where}: {name} is settled by the protocol for all of its runs: give --"
+                        f"{name.replace('_', '-')} on the command line")
+    own = values.get("train_slice")
+    if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
+        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {args.weak_fraction} gives the teacher "
+                        f"{first}: leave it out of the file, or make the two equal")
+    if values.get("model", args.teacher) != args.teacher:
+        raise UserError(f"{where}: model {values['model']} is not --teacher {args.teacher}: leave it out of the file")
+
+
+def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
+    start, stop = parse_slice(text, flag)
+    return start or 0, stop
+
+
 class Stages:
-    """Runs the stages of the protocol; one that is complete is not run again with ``--resume auto``.
+    """The stages of the protocol: all are planned, and so checked, before the first one runs.
+
+    One that is complete is not run again with ``--resume auto``.
 
     Args:
         args: flags of the student, unresolved.
@@ -196,24 +243,27 @@ class Stages:
         train: trains one model and returns its record.
 
     Attributes:
+        flags: unresolved flags by stage.
         done: records by stage.
         folders: run folders by stage.
     """
 
     def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
         self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
+        self.flags: dict[str, argparse.Namespace] = {}
+        self.given_to: dict[str, set[str]] = {}
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
 
-    def run(
+    def plan(
             self,
             name: str,
             changes: dict[str, object],
-            *,
             train_slice: str | None,
+            *,
             instead: str | None = None,
-    ) -> dict:
-        """Run one stage with some flags changed; return its record.
+    ) -> None:
+        """Settle the flags of a stage, and refuse now what its run would refuse.
 
         Args:
             name: of the stage.
@@ -222,41 +272,107 @@ class Stages:
             instead: folder of an earlier run to take, from ``--ceiling-checkpoint``.
 
         Raises:
-            UserError: a run that is there was made with other flags, or on other samples.
+            UserError: flags that do not go together, or a run that was made with others or on other samples.
         """
-        flags = argparse.Namespace(**{
-            **copy.deepcopy(vars(self.args)), **changes, "train_slice": train_slice, "protocol": None,
-            "ceiling_checkpoint": None, "output": str(self.folder), "experiment": name})
-        given = self.given | changes.keys()
-        folder = self.folders[name] = Path(instead) if instead else self.folder / name
+        self.flags[name] = argparse.Namespace(**{
+            **copy.deepcopy(vars(self.args)), **defaults(self.parser, OF_PROTOCOL), **changes,
+            "train_slice": train_slice, "output": str(self.folder), "experiment": name})
+        self.given_to[name] = self.given | changes.keys()
+        self.resolved(name)
         if instead:
-            flag = f"--{name}-checkpoint"
-            self.done[name] = read_result(folder, flag)
-            check_same_run(folder, resolved(flags, given), self.done[name], flag)
-            read_predictions(folder / PREDICTIONS[flags.select])
-            _logger.info(f"--protocol w2s: {name} is taken from {folder}")
-        elif self.args.resume and (folder / "result.json").is_file():
-            if changed := other_flags(folder, resolved(flags, given), "--resume auto"):
+            self.take(name, Path(instead), f"--{name}-checkpoint")
+
+    def resolved(self, name: str) -> argparse.Namespace:
+        """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""
+        with quietly():
+            return resolved(self.flags[name], self.given_to[name])
+
+    def take(self, name: str, folder: Path, flag: str) -> None:
+        """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
+        record = read_result(folder, flag)
+        with quietly():
+            check_same_run(folder, self.resolved(name), record, flag)
+        read_predictions(folder / PREDICTIONS[self.flags[name].select])
+        _logger.info(f"--protocol w2s: {name} is taken from {folder}")
+        self.folders[name], self.done[name] = folder, record
+
+    def run(self, name: str, **more: object) -> dict:
+        """Run one stage, unless there is its record; return that.
+
+        Args:
+            name: of the stage.
+            **more: flags that are known by now.
+
+        Raises:
+            UserError: a run that is there was made with other flags.
+        """
+        if name in self.done:
+            return self.done[name]
+        flags, folder = self.flags[name], self.folder / name
+        vars(flags).update(more)
+        self.given_to[name].update(more)
+        self.folders[name] = folder
+        if self.args.resume and (folder / "result.json").is_file():
+            if changed := other_flags(folder, self.resolved(name), "--resume auto"):
                 raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
                                 "them, delete that folder, or give another --experiment")
             _logger.info(f"--protocol w2s: {name} is complete: {folder}")
             self.done[name] = read_result(folder, "--resume auto")
         else:
-            _logger.info(f"--protocol w2s: {name}, --train-slice {train_slice or ':'}")
-            self.done[name] = self.train(flags, set(given))
+            _logger.info(f"--protocol w2s: {name}, --train-slice {flags.train_slice or ':'}")
+            self.done[name] = self.train(flags, self.given_to[name])
         return self.done[name]
 
-    def note(self, name: str, checkpoint: str) -> None:
+    def note(self, name: str, flag: str, checkpoint: str) -> None:
         """Keep the record of the run that a checkpoint is of, where there is one."""
         folder = run_of(checkpoint)
         if (folder / "result.json").is_file():
-            self.folders[name], self.done[name] = folder, read_result(folder, f"--{name}-checkpoint")
+            self.folders[name], self.done[name] = folder, read_result(folder, flag)
 
 
 def run_of(checkpoint: str) -> Path:
     """Return the run folder that a checkpoint is of: the folder itself, or that of a file or an export in it."""
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
+    path = Path(checkpoint.removeprefix("local-dir:"))
+    folder = path if path.is_dir() else path.parent
     return folder.parent if folder.name == "export" else folder
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Log nothing of what is checked beforehand: it is logged when it is done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> None:
+    """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
+    check_fraction(args)
+    with quietly():
+        build_data(stages.resolved("student"))
+    theirs = vars(stages.flags["weak"])
+    if any(theirs[name] != getattr(args, name) for name in OF_DATA):
+        refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
+
+
+def check_fraction(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where a count for the teacher leaves no sample for the student."""
+    whole = open_train_split(args)
+    if isinstance(args.weak_fraction, int) and not isinstance(whole, IterableDataset):
+        count = len(take_slice(whole, args.train_slice, args.slice_seed))
+        if args.weak_fraction >= count:
+            raise UserError(f"--weak-fraction {args.weak_fraction}: --train-slice {args.train_slice or ':'} has "
+                            f"{count} samples; expected fewer for the teacher, or a share such as 0.5")
+
+
+def take_trained_teacher(args: argparse.Namespace, second: str | None, stages: Stages) -> None:
+    """Check a teacher that is trained already, and keep the record of its run where there is one."""
+    check_teacher(args)
+    refuse_seen(args, second)
+    if len(known := known_teachers(args)) == 1:
+        stages.note("weak", *known[0])
 
 
 def check_teacher(args: argparse.Namespace) -> None:
@@ -269,36 +385,68 @@ def check_teacher(args: argparse.Namespace) -> None:
                           model_kwargs=args.teacher_kwargs)
 
 
-def refuse_overlap(args: argparse.Namespace, checkpoint: str, second: str | None) -> None:
-    """Refuse a teacher that was trained on samples of the student's part, as far as its run folder tells."""
+def known_teachers(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return flag and value of each checkpoint or folder that teachers which are trained already come from."""
+    files = [("--teacher-checkpoint", file) for file in split_names(args.teacher_checkpoint)]
+    return files or [("--teacher", name) for name in split_names(args.teacher) if name.startswith("local-dir:")]
+
+
+def refuse_seen(args: argparse.Namespace, second: str | None) -> None:
+    """Refuse teachers that were trained on samples of the student's part ``second`` or of the test set, as far as
+    their run folders tell.
+    """
+    for flag, teacher in known_teachers(args):
+        refuse_overlap(args, second, flags_of_run(flag, teacher, second), f"{flag} {teacher}")
+
+
+def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, object] | None:
+    """Return the flags of the run that a checkpoint is of; None, with a warning, where they are not known."""
     folder = run_of(checkpoint)
-    if not (folder / "args.yaml").is_file():
-        _logger.warning(f"--teacher-checkpoint {checkpoint}: nothing tells what it was trained on; see to it yourself "
-                        f"that it has seen none of --train-slice {second or ':'}")
-        return
-    theirs = read_run_args(folder, "--teacher-checkpoint")
-    if theirs.get("dataset") != args.dataset or not same_split(theirs.get("train_split"), args.train_split) or (
-            Path(theirs.get("data_dir") or ".").resolve() != Path(args.data_dir or ".").resolve()):
-        return
+    if (folder / "args.yaml").is_file():
+        return read_run_args(folder, flag)
+    _warn_of_unknown_samples(f"{flag} {checkpoint}", "nothing tells what it was trained on", second)
+    return None
 
-    def samples(class_list: str | None, train_slice: str | None, seed: int) -> set[int]:
-        dataset = open_split(
-            args.dataset, args.data_dir, args.train_split, class_list, flag="--train-split", is_training=True,
-            image_root=args.image_root)
-        return set(positions_in_split(take_slice(dataset, train_slice, seed), all_classes=True))
 
-    seen = samples(theirs.get("class_list"), theirs.get("train_slice"), theirs.get("slice_seed", 0))
-    wanted = samples(args.class_list, second, args.slice_seed)
-    if seen & wanted:
-        raise UserError(f"--teacher-checkpoint {checkpoint}: {len(seen & wanted)} of the {len(seen)} samples that it "
-                        f"was trained on are among the student's {len(wanted)}; give disjoint --train-slice, or leave "
-                        "the flag out and the teacher is trained on the first part")
+def _warn_of_unknown_samples(flag: str, why: str, second: str | None) -> None:
+    _logger.warning(f"{flag}: {why}; see to it yourself that it has seen none of --train-slice {second or ':'}, and no "
+                    "test sample")
+
+
+def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[str, object] | None, flag: str) -> None:
+    """Refuse a teacher that was trained on samples of the student's part or of the test set.
+
+    Args:
+        args: flags of the student.
+        second: its slice of the training split.
+        theirs: flags that the teacher was trained with; None where they are not known.
+        flag: the flag that named it, for messages.
+
+    Raises:
+        UserError: with the number of samples.
+    """
+    if theirs is None or theirs.get("dataset") != args.dataset:
+        return
+    teacher = argparse.Namespace(**{**vars(args), **theirs})
+    try:
+        seen = sample_names(take_slice(open_train_split(teacher), teacher.train_slice, teacher.slice_seed))
+    except UserError as error:
+        return _warn_of_unknown_samples(flag, f"its samples cannot be compared ({one_line(error)})", second)
+    parts = {
+        "the student's {}": take_slice(open_train_split(args), second, args.slice_seed),
+        "the {} test samples": take_slice(open_val_split(args), args.val_slice, args.slice_seed, "--val-slice"),
+    }
+    for whose, part in parts.items():
+        if shared := (seen or set()) & (sample_names(part) or set()):
+            raise UserError(f"{flag}: {len(shared)} of the {len(seen)} samples that it was trained on are among "
+                            f"{whose.format(len(part))}; give disjoint parts, or leave the flag out and the teacher is "
+                            "trained on the first part")
 
 
 # ---------------------------------------------------------------- figures
 
 
-def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
+def make_record(args: argparse.Namespace, stages: Stages) -> dict:
     """Collect the figures of the three models and their intervals over test samples."""
     student = stages.done["student"]
     columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
@@ -319,7 +467,7 @@ def make_record(args: argparse.Namespace, folder: Path, stages: Stages) -> dict:
         models=dict(weak=args.teacher, strong=args.model),
         seed=args.seed,
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: path.name if path.parent == folder else str(path) for name, path in stages.folders.items()},
+        runs={name: path.name if path.parent == stages.folder else str(path) for name, path in stages.folders.items()},
     )
 
 
@@ -338,6 +486,10 @@ def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees
         ceiling: (N,) whether the ceiling is.
         agrees: (N,) whether student and teacher say the same.
 
+    Returns:
+        ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
+        and teacher are too close for one.
+
     Raises:
         UserError: the ceiling is not above the teacher.
     """
@@ -352,14 +504,20 @@ def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees
             ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
         return np.concatenate([means, ratio[None]])
 
-    found = bootstrap(
-        tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
-        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    names = ("weak", "student", "ceiling", "agreement", "pgr")
-    return {
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # the reason is given below
+        found = bootstrap(
+            tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
+            confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
+    names, bounds = ("weak", "student", "ceiling", "agreement", "pgr"), found.confidence_interval
+    figures: dict[str, dict] = {
         name: dict(value=float(value), low=_finite(low), high=_finite(high))
-        for name, value, low, high in zip(names, [*values, pgr], found.low, found.high)
+        for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
     }
+    if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
+        figures["pgr"]["no_interval"] = (
+            f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
+    return figures
 
 
 def _finite(value: float) -> float | None:
@@ -386,4 +544,5 @@ def closing_table(record: dict) -> str:
     rows = [[name, record[key]["value"], interval(record[key])]
             for name, key in (("weak teacher", "weak"), ("strong student", "student"), ("ceiling", "ceiling"),
                               ("agreement", "agreement"), ("PGR", "pgr"))]
-    return format_table(rows, ["", "value", "95 % interval"])
+    reason = record["pgr"].get("no_interval")
+    return format_table(rows, ["", "value", "95 % interval"]) + (f"\nPGR: no interval, {reason}" if reason else "")

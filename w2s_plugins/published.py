@@ -6,12 +6,14 @@ an encoder, and how such weights are fine-tuned.
 
 import argparse
 import logging
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from timm.data.constants import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -21,7 +23,7 @@ from timm.data.constants import (
 from torch import Tensor, nn
 
 from .errors import UserError
-from .loading import adapt_state, classifier_prefixes, load_weights, read_weights
+from .loading import adapt_state, check_finite, classifier_prefixes, load_weights, read_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ MODELS = {
     "MAE": "vit_base_patch16_224.mae",
     "MoCo": "vit_base_patch16_224 or resnet50",
     "DINO": "vit_base_patch16_224.dino or resnet50",
-    "DINOv2": "vit_base_patch14_dinov2, vit_base_patch14_reg4_dinov2",
+    "DINOv2": "vit_base_patch14_dinov2",
+    "DINOv2 with registers": "vit_base_patch14_reg4_dinov2",
     "CLIP": "vit_base_patch16_clip_224, vit_base_patch16_clip_quickgelu_224 for OpenAI's",
 }
 MOCO_SMALL = (384, 12)  # width and heads of MoCo v3's ViT-S; any other ViT-S has 6 heads
@@ -94,17 +97,38 @@ def _kind(state: dict[str, Tensor], wrapped: str | None) -> str | None:
         return "CLIP"
     if "register_tokens" in state or ("mask_token" in state and any(k.endswith(".ls1.gamma") for k in state)):
         return "DINOv2"
-    if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state) or _has_fixed_positions(state):
+    if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state):
         return "MAE"
-    return wrapped
+    return wrapped or _kind_by_positions(state)
 
 
-def _has_fixed_positions(state: dict[str, Tensor]) -> bool:
-    """True of an encoder whose class token has no position, as with MAE's sines, which are not trained."""
+def _kind_by_positions(state: dict[str, Tensor]) -> str | None:
+    """Return what an encoder alone is by its positions, which MAE and MoCo v3 do not train: both have sines and none
+    for the class token, MAE along the rows of patches first, MoCo v3 along the columns.
+    """
     positions = state.get("pos_embed")
     if positions is None or positions.ndim != 3 or "norm.weight" not in state or "head.weight" in state:
-        return False
-    return bool(positions.any()) and not positions[:, 0].any()
+        return None
+    tokens, width = positions.shape[1:]
+    grid = math.isqrt(tokens - 1)
+    if grid * grid != tokens - 1 or width % 4:
+        return None
+    row, column = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)
+    for kind, order in (("MAE", (column, row)), ("MoCo", (row, column))):
+        if torch.allclose(positions[0].float(), _sines(order, width), atol=0.01):
+            return kind
+    return None
+
+
+def _sines(places: Sequence[Tensor], width: int) -> Tensor:
+    """Return the positions (1 + N, width) of N patches at ``places``, with zeros for a class token before them.
+
+    Each coordinate has the sines, then the cosines, of width / 4 frequencies.
+    """
+    rates = 10_000 ** (-torch.arange(width // 4) / (width // 4))
+    angles = [place[:, None] * rates for place in places]
+    values = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([torch.zeros(1, width), values])
 
 
 def choose_pool(args: argparse.Namespace, published: Published) -> None:
@@ -135,6 +159,7 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
         UserError: the weights are not for this model.
     """
     kind, heads = published.kind, classifier_prefixes(model)
+    check_finite(published.state, str(published.path), flag)
     state = adapt_state(model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state))
     ignored = list(published.ignored)
     if kind:
@@ -145,12 +170,28 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     try:
         report = load_weights(model, state, str(published.path), flag, allow=allow)
     except UserError as error:
-        hint = f"; {kind} weights are for models such as {MODELS[kind]}" if kind else ""
+        name = f"{kind} with registers" if "register_tokens" in published.state else kind
+        hint = f"; {name} weights are for models such as {MODELS[name]}" if kind else ""
         raise UserError(f"{error}{hint}") from error
     _warn_of_heads(model, kind)
     return (f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
             f"{_count([*ignored, *report.unexpected, *report.mismatched])} ignored, "
-            f"{_count([*report.missing, *report.mismatched])} new")
+            f"{_count([*report.missing, *report.mismatched])} new{_resized(published.state, state)}")
+
+
+def _resized(theirs: dict[str, Tensor], adapted: dict[str, Tensor]) -> str:
+    """Return which of patch embedding and positions timm has resized, for the report."""
+    def patch(state: dict[str, Tensor]) -> str | None:
+        return next((f"{v.shape[-2]} x {v.shape[-1]} pixels" for k, v in state.items() if v.ndim == 4 and k.endswith(
+            ("patch_embed.proj.weight", "visual.conv1.weight"))), None)
+
+    def grid(state: dict[str, Tensor]) -> str | None:
+        count = next((v.shape[-2] for k, v in state.items() if k.endswith(("pos_embed", "positional_embedding"))), None)
+        return count and "{0} x {0} patches".format(math.isqrt(count))  # with or without other tokens
+
+    changes = [(name, of(theirs), of(adapted)) for name, of in (("patch embedding", patch), ("positions", grid))]
+    texts = [f"{name} from {old} to {new}" for name, old, new in changes if old and new and old != new]
+    return f"; resized: {', '.join(texts)}" if texts else ""
 
 
 def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from .inference import compile_mode, inference_form
 from .loading import (
     INPUT_KEYS,
     adapt_state,
+    check_finite,
     check_input_size,
     classifier_prefixes,
     create_model,
@@ -307,6 +308,7 @@ def load_frozen_model(
         if use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
         state = read_weights(file, file_flag, use_ema)
+        check_finite(state, str(file), file_flag)
         settings = settings_beside(file, file_flag)
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs

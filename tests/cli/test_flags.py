@@ -72,7 +72,7 @@ def test_value(argv, dest, value):
     (["DIR", "extra"], "unknown argument 'extra'"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
     (["--teacher-targets", "live"], "--teacher-targets: invalid choice: 'live'"),
-    (["--select-split", "some"], "--select-split: invalid"),
+    (["--select-split", "some"], "--select-split: 'some': expected a share such as 0.1"),
     (["--loss-kwargs", "temperature"], "--loss-kwargs: 'temperature' has no value, expected KEY=VALUE"),
     (["--input-size", "3", "32"], "--input-size: expected 3 arguments"),
     (["--epochs"], "--epochs: expected one argument"),
@@ -83,3 +83,13 @@ def test_bad_command_line(argv, message):
         parse(train_parser(), argv)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_help_tells_defaults_and_what_belongs_together(capsys):
+    with pytest.raises(SystemExit):
+        parse(train_parser(), ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the student then has all of --train-slice (default: 0.5)" in text
+    assert "scale R [R ...] area of random crops (default: 0.08 1.0)" in text
+    assert "report the performance gap recovered with its interval; needs --experiment NAME" in text
+    assert "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot" in text

@@ -277,6 +277,7 @@ MIX = ("--mixup", "0.2")
       "--no-teacher-eval"), "leave out --no-teacher-eval"),
     (("--push-to-hub", "a/b", "--speedtest"), "--speedtest exports nothing"),
     (("--eval-metric", "agreement"), "--eval-metric agreement needs a --teacher"),
+    (("--eval-metric", "few-shot"), "--eval-metric few-shot needs --few-shot-eval NxK"),
     (("--resume", "auto"), "name it with --experiment"),
     (("--epochs", "3", "--start-epoch", "3"), "--start-epoch 3 is not below --epochs 3"),
 ])

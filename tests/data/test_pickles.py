@@ -92,6 +92,8 @@ def test_other_codecs_and_kinds_of_arrays_are_refused(tmp_path):
     (b"\x80\x04not a pickle", "cannot be read as a pickle"),
     (b"", "cannot be read as a pickle"),
     (pickle.dumps(FORMS["labels"])[:-200], "cannot be read as a pickle"),
+    (pickle.dumps({"data": IMAGES[:0], "labels": []}), "mini.pickle: it has no image"),
+    (pickle.dumps({"image_data": [], "class_dict": {}}), "mini.pickle: it has no image"),
     (pickle.dumps([1, 2]), "found: no dictionary"),
     (pickle.dumps({"images": 1}), "found: images"),
     (pickle.dumps({"data": IMAGES, "labels": [1]}), "7 images, but labels for 1"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def result(folder: Path) -> dict:
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
     flags = [*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml"]
-    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\n")
+    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: ':40'\n")
     done = here(*flags).ok()
     folder = Path("output/train/p")
     record, runs = result(folder), {name: result(folder / name) for name in ("weak", "ceiling", "student")}
@@ -61,8 +62,18 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert "20 of the 40 samples that it was trained on are among the student's 180" in message
     exported = here(*FLAGS[:-1], "q", given[0], folder / "weak/export", given[2], 20, "--train-split", "training")
     assert "20 of the 40 samples that it was trained on are among the student's 180" in exported.error
-    here(*FLAGS[:-1], "q", *given, 40, "--epochs", 1).ok()
-    assert not Path("output/train/q/weak").exists() and result(Path("output/train/q"))["weak"] == record["weak"]
+    named = ["--teacher", f"local-dir:{folder / 'weak/export'}", given[2]]
+    message = here(*FLAGS[:-1], "q", *named, 20).error
+    assert message.startswith(f"{' '.join(named[:2])}: 20 of the 40 samples that it was trained on are among")
+    several = ["--teacher-checkpoint", f"{folder / 'ceiling'},{folder / 'weak'}", "--teacher", "w2s_cnn5,w2s_cnn2"]
+    assert "160 of the 160 samples that it was trained on" in here(*FLAGS[:-1], "q", *several, given[2], 40).error
+    swapped = ["--train-split", "test", "--val-split", "train", "--val-slice", "30:"]
+    message = here(*FLAGS[:-1], "q", *named, 40, *swapped).error
+    assert "10 of the 40 samples that it was trained on are among the 1167 test samples" in message
+    here(*FLAGS[:-1], "q", *named, 40, "--epochs", 1).ok()
+    other = result(Path("output/train/q"))
+    assert not Path("output/train/q/weak").exists() and other["weak"] == record["weak"]
+    assert other["splits"]["weak"] == record["splits"]["weak"] and other["runs"]["weak"] == str(folder / "weak")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +166,8 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
             (["--ceiling-checkpoint", whole / "cieling"], "no result.json there (nearest: ceiling"),
     ]:
         assert message in here(*flags, "--experiment", "no", *changed).error
+    alone = [f for f in flags if f not in given[:2]]  # the teacher is to be trained: the ceiling is looked at before
+    assert "--lr 0.1 -> 0.2" in here(*alone, "--experiment", "no", "--lr", 0.2).error
     assert not Path("output/train/no").exists()
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
     text = (other / "result.json").read_text()
@@ -176,16 +189,55 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     (["--experiment", ""], "name it with --experiment"),
     (["--select", "best"], "would choose the checkpoint by test labels"),
     (["--weak-fraction", "1.5"], "expected a share between 0 and 1"),
+    (["--weak-fraction", "2000", "--train-slice", ""], "--weak-fraction 2000: --train-slice : has 1197 samples"),
+    (["--weak-fraction", "x"], "--weak-fraction: 'x': expected a share such as 0.1, or a count such as 500"),
+    (["--teacher", "nosuch"], "--teacher: unknown model 'nosuch'"),
     (["--ceiling-acc", "90"], "leave it out"),
     (["--teacher", "w2s_cnn2,w2s_cnn5"], "names several"),
-    (["--weak-config", "no.yaml"], "no such file"),
+    (["--weak-config", "no.yaml"], "--weak-config no.yaml: no such file"),
     (["--episodic", "5x1"], "--episodic trains none"),
     (["--val-split", "train"], "would test on what it trains on"),
     (["--val-split", "training"], "--val-split training is --train-split train"),
     (["--no-teacher-eval"], "leave out --no-teacher-eval"),
+    (["--loss", "ce"], "--loss ce is a criterion on ground truth and would not use --teacher w2s_cnn2"),
+    (["--select-split", "0.1"], "--select-split needs --select best"),
+    (["--select", "best", "--select-split", "160"], "--select-split 160: expected less than the 100 training samples"),
+    (["--ceiling-checkpoint", "nowhere"], "--ceiling-checkpoint nowhere: no result.json there"),
 ])
 def test_refused(here: Run, flags: list[str], message: str) -> None:
+    """Before anything is trained, a teacher among it."""
     assert message in here(*FLAGS, *flags).error
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("train_slice: 0:60", "train_slice 0:60, but --weak-fraction 40 gives the teacher 0:40: leave it out of the file"),
+    ("experiment: t", "experiment is settled by the protocol"),
+    ("weak-fraction: 20", "weak_fraction is settled by the protocol"),
+    ("model: w2s_cnn5", "model w2s_cnn5 is not --teacher w2s_cnn2"),
+    ("epochs: -1", "--epochs -1: expected at least 1"),
+    ("epocs: 1", "unknown key 'epocs' (nearest: epochs"),
+    ("config: more.yaml", "no such file, named by weak.yaml"),
+    ("wandb_tags: [hf_" + 34 * "a" + "]", "--wandb-tags holds an access token"),
+])
+def test_file_of_the_teacher(here: Run, tmp_path: Path, text: str, message: str) -> None:
+    """What the protocol would not follow is refused, and the file is named."""
+    (tmp_path / "weak.yaml").write_text(f"{text}\n")
+    error = here(*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml").error
+    assert message in error and error.startswith("--weak-config ")
+    assert not Path("output").exists()
+
+
+def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
+    """Flags of the teacher alone that lead it to the student's samples, or to those of the test."""
+    config = ["--weak-fraction", 40, "--weak-config", "weak.yaml"]
+    (tmp_path / "weak.yaml").write_text("slice_seed: 1\n")
+    found = re.match(r"--weak-config weak.yaml: (\d+) of the 40 samples that it was trained on are among the student's "
+                     "160;", here(*FLAGS, *config).error)
+    assert found and int(found[1]) > 0
+    (tmp_path / "weak.yaml").write_text("train_split: test\n")
+    assert "40 of the 40 samples that it was trained on are among the 600 test samples" in here(*FLAGS, *config).error
+    assert not Path("output").exists()
 
 
 @pytest.mark.slow

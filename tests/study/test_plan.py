@@ -113,7 +113,7 @@ SOME = st.sampled_from([0.5, 1e-5, 3, "x", "1", "-1", "[1]", "", None, True, (1,
 @given(flags=st.fixed_dictionaries({}, optional={
     "lr": st.floats(0, 1), "epochs": st.integers(-3, 9), "val_split": st.sampled_from(["", "-x", "test", "a b"]),
     "scale": st.lists(st.floats(-1, 1), min_size=2, max_size=2), "model_ema": st.booleans(),
-    "mean": st.lists(st.floats(-2, 2), min_size=1, max_size=3), "weak_fraction": st.sampled_from([0.25, 500]),
+    "mean": st.lists(st.floats(-2, 2), min_size=1, max_size=3), "select_split": st.sampled_from([0.25, 500]),
     "loss_kwargs": st.dictionaries(st.sampled_from(["a", "b"]), SOME, max_size=2), "amp": st.just(True),
     "input_size": st.just([3, 8, 8]), "save_epochs": st.lists(st.integers(1, 5), max_size=2)}))
 def test_the_parser_reads_what_is_written(flags: dict) -> None:

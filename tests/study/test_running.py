@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import forks
 from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
-from w2s_plugins.errors import run_main
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.pool import make_slots
@@ -31,21 +31,7 @@ class Runner:
 
     def __init__(self, output: Path, *argv: object):
         self.output, self.code = output, None
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                with output.open("w", buffering=1) as file:
-                    os.dup2(file.fileno(), 1)
-                    os.dup2(file.fileno(), 2)
-                    sys.stdout = sys.stderr = file
-                    sys.argv = ["study", *map(str, argv)]
-                    run_main(study.main, "study")
-                    code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-            finally:
-                os._exit(code)
+        self.pid = forks.start(study.main, ["study", *argv], output)
 
     @property
     def text(self) -> str:
@@ -62,7 +48,7 @@ class Runner:
         """Send a signal and wait; return the exit code, negative for a signal."""
         if self.code is None:
             os.kill(self.pid, signum)
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.code = forks.finish(self.pid)
         return self.code
 
 

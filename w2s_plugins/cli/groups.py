@@ -30,9 +30,12 @@ class TargetKinds(tuple):
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
-def _number_or_share(text: str) -> float | int:
+def share_or_count(text: str) -> float | int:
     """A share such as 0.1, or a count such as 500."""
-    return int(text) if text.isdigit() else float(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a share such as 0.1, or a count such as 500") from error
 
 
 # ---------------------------------------------------------------- weak-to-strong
@@ -87,8 +90,9 @@ def add_loss(add: Adder) -> None:
 
 def add_protocol(add: Adder) -> None:
     add("--protocol", choices=["w2s"], help="w2s: train the teacher on the first part of the training slice, the "
-        "ceiling and the student on the second, and report the performance gap recovered with its interval")
-    add("--weak-fraction", type=_number_or_share, default=0.5, metavar="N",
+        "ceiling and the student on the second, and report the performance gap recovered with its interval; needs "
+        "--experiment NAME, the folder of the three")
+    add("--weak-fraction", type=share_or_count, default=0.5, metavar="N",
         help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
     add("--weak-config", nargs="+", default=[], metavar="FILE",
@@ -100,7 +104,7 @@ def add_protocol(add: Adder) -> None:
         "counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", help="which epoch is exported and reported")
-    add("--select-split", type=_number_or_share, metavar="N", help="hold out this share (0.1) or count (500) of the "
+    add("--select-split", type=share_or_count, metavar="N", help="hold out this share (0.1) or count (500) of the "
         "training slice and let it, not the validation split, choose the best epoch")
     add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
 
@@ -421,7 +425,7 @@ def add_misc(add: Adder) -> None:
     add("--output", type=str, default="", metavar="DIR", help="folder of runs (default: ./output/train)")
     add("--experiment", type=str, default="", metavar="NAME", help="name of the run folder (default: time and model)")
     add("--eval-metric", type=str, default="top1", metavar="NAME", help="metric that ranks checkpoints: top1, top5, "
-        "loss, agreement")
+        "loss, agreement (with --teacher), few-shot (the first kind of --few-shot-eval)")
     add("--long-tail", choices=["auto", "always", "never"], default="auto", help="also measure accuracy on classes "
         "with many, medium and few training samples; auto: where the training split has both many- and few-shot ones")
     add_long_tail(add)

@@ -11,6 +11,7 @@ from timm.utils import ParseKwargs
 from ..errors import UserError, nearest, one_line
 from ..plain_files import read_plain
 from . import groups
+from .idle import refuse_idle
 from .values import check_values, refuse_tokens
 
 
@@ -40,9 +41,10 @@ class HelpFormatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=110)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        shown = action.default not in (None, False, "", argparse.SUPPRESS) and action.default not in ([], {})
-        return f"{text} (default: %(default)s)" if shown and "default" not in text else text
+        text, default = action.help or "", getattr(action, "own_default", action.default)
+        shown = default not in (None, False, "", argparse.SUPPRESS) and default not in ([], {})
+        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
 
 
 def train_parser() -> Parser:
@@ -100,11 +102,12 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
         The values of all flags, and the names of those that were given in a file or on the command line.
 
     Raises:
-        UserError: unknown flag or key, or a value of the wrong type.
+        UserError: unknown flag or key, a value of the wrong type, or a flag that has no effect.
     """
     refuse_tokens(sys.argv[1:] if argv is None else argv)
     defaults = {dest: action.default for dest, action in parser.by_dest().items()}
     for action in parser._actions:
+        action.own_default = action.default  # for --help
         action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
     try:
         typed, unknown = parser.parse_known_args(argv)
@@ -117,10 +120,13 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
         raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
     typed = vars(typed)
     given: dict[str, object] = {}
-    for layer in (*(read_config(file, parser) for file in typed.pop("config", [])), typed):
+    layers = [read_config(file, parser) for file in typed.pop("config", [])]
+    for layer in (*layers, typed):
         _overlay(given, layer)
     check_values(given)
-    return argparse.Namespace(**{**defaults, **given}), set(given)
+    args = argparse.Namespace(**{**defaults, **given})
+    refuse_idle(args, defaults, {name for layer in layers for name in layer}, typed)
+    return args, set(given)
 
 
 def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
@@ -131,7 +137,12 @@ def _overlay(values: dict[str, object], later: dict[str, object]) -> None:
     values.update(later)
 
 
-def read_config(file: str, parser: Parser, readers: tuple[str, ...] = ()) -> dict[str, object]:
+def read_config(
+        file: str,
+        parser: Parser,
+        readers: tuple[str, ...] = (),
+        flag: str = "--config",
+) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
 
     The files that it names under ``config``, relative to itself, are read before it.
@@ -140,25 +151,26 @@ def read_config(file: str, parser: Parser, readers: tuple[str, ...] = ()) -> dic
         file: path of the file.
         parser: knows the flags.
         readers: the files that led to this one, each named by the one before it.
+        flag: the flag that named the first of them.
 
     Raises:
         UserError: naming the file, the key and the nearest valid one.
     """
-    path, named_by = Path(file), f", named by {readers[-1]}" if readers else ""
+    path, where, named_by = Path(file), f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("hparams")
         hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
-        raise UserError(f"--config {file}: no such file{named_by}{hint}")
+        raise UserError(f"{where}: no such file{named_by}{hint}")
     if file in readers:
-        raise UserError(f"--config {file}: the file names itself: {' -> '.join((*readers, file))}")
+        raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     try:
         content = read_plain(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"--config {file}: not a YAML file: {one_line(error)}") from error
-    where, values = f"--config {file}", {}
+        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
-        _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file)))
+        _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file), flag))
     _overlay(values, check_flags(content, parser, where))
     return values
 
@@ -249,7 +261,7 @@ def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> obj
             result = kind(value)
         else:
             result = kind(str(value))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise wrong(_type_name(action)) from error
     if action.choices is not None and result not in action.choices:
         raise wrong(f"one of {', '.join(map(str, action.choices))}")
@@ -257,4 +269,4 @@ def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> obj
 
 
 def _type_name(action: argparse.Action) -> str:
-    return getattr(action.type or str, "__name__", "a value").lstrip("_").replace("_", " ")
+    return getattr(action.type or str, "__name__", "a value").replace("_", " ")

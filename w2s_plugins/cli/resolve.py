@@ -381,8 +381,7 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
 
 def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     few_shot = bool(args.few_shot_eval)
-    rules = [(args.few_shot_class_list and not few_shot, "--few-shot-class-list needs --few-shot-eval NxK"),
-             (args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
+    rules = [(args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
              (args.eval_metric == "few-shot" and not few_shot, "--eval-metric few-shot needs --few-shot-eval NxK")]
     if not args.episodic:
         return rules

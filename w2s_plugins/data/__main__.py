@@ -8,17 +8,12 @@ from pathlib import Path
 
 from w2s_plugins.data.check import check_folder
 from w2s_plugins.data.pickles import convert_pickle
-from w2s_plugins.errors import UserError, run_main
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see {self.prog} --help")
+from w2s_plugins.errors import OneLineParser, run_main
 
 
 def main() -> None:
     """Parse the command line and do what it says."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m w2s_plugins.data", description="Check data, or bring them into the form of class folders.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     convert = commands.add_parser("convert-pickle", help="turn a pickle of miniImageNet into class folders")

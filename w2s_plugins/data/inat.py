@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
@@ -14,6 +15,7 @@ from .decoding import FileDataset
 
 # what the list of a split is called
 LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}
+FORM = "expected images (id, file_name), annotations (image_id, category_id), categories (id, name)"
 CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists obfuscate
 
 
@@ -111,21 +113,21 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
         UserError: not json, or not of that form.
     """
     content = read_json(file)
-    try:
-        if "annotations" not in content:
-            raise UserError(f"{file}: it has no annotations, and so no labels; the lists of test images have none")
-        labels = {a["image_id"]: int(a["category_id"]) for a in content["annotations"]}
-        images = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        categories = content.get("categories") or []
-        named = file.with_name(CATEGORIES)
-        if named.is_file():
-            categories = read_json(named)
-        names = {int(c["id"]): str(c["name"]) for c in categories}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not a list of iNaturalist's form: {type(error).__name__} {one_line(error)}; expected "
-                        "images (id, file_name), annotations (image_id, category_id), categories (id, name)") from error
-    if len(content["annotations"]) != len(labels):
-        raise UserError(f"{file}: {len(content['annotations'])} annotations of {len(labels)} images; expected one each")
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a list of iNaturalist's form; {FORM}")
+    if "annotations" not in content:
+        raise UserError(f"{file}: it has no annotations, and so no labels; the lists of test images have none")
+    annotations = read_entries(file, content, "annotations", image_id=(int, str), category_id=int)
+    images = read_images(file, content)
+    named = file.with_name(CATEGORIES)
+    source, categories = (named, {"categories": read_json(named)}) if named.is_file() else (file, content)
+    has_names = bool(categories.get("categories"))
+    names = dict(read_entries(source, categories, "categories", id=int, name=str)) if has_names else {}
+    labels = dict(annotations)
+    if len(annotations) != len(labels):
+        odd = first_twice(image for image, _ in annotations)
+        raise UserError(f"{file}: {len(annotations)} annotations of {len(labels)} images; expected one each, and image "
+                        f"{odd} has several")
     if labels.keys() != images.keys():
         odd = next(iter(labels.keys() ^ images.keys()))
         raise UserError(f"{file}: {len(images)} images and labels of {len(labels)}; image {odd} is in one only")
@@ -137,6 +139,63 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
         raise UserError(f"{file}: class {odd} is not one of its {len(ids)} classes; expected ids from 0 to "
                         f"{len(ids) - 1}")
     return [(name, labels[i]) for i, name in images.items()], index_by_name(names)
+
+
+def read_entries(file: Path, content: dict, key: str, **fields: type | tuple[type, ...]) -> list[tuple]:
+    """Return some fields of each entry of a list in the file, in their order.
+
+    Args:
+        file: for messages.
+        content: what it holds.
+        key: name of the list.
+        **fields: types of the fields.
+
+    Raises:
+        UserError: naming the entry and its field.
+    """
+    entries, found = content.get(key), []
+    if not isinstance(entries, list):
+        raise UserError(f"{file}: not a list of iNaturalist's form: {key} is {shown(entries)}; {FORM}")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{file}: {key}[{number}] is {shown(entry)}; {FORM}")
+        for field, kind in fields.items():
+            if field not in entry:
+                raise UserError(f"{file}: {key}[{number}] has no {field}; {FORM}")
+            if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
+                expected = "a whole number" if kind is int else "text" if kind is str else "a number or text"
+                raise UserError(f"{file}: {key}[{number}]: {field} is {shown(entry[field])}, expected {expected}")
+        found.append(tuple(entry[field] for field in fields))
+    return found
+
+
+def read_images(file: Path, content: dict) -> dict[int | str, str]:
+    """Return the names of the files by image id. Raises `UserError` for one that is listed twice or lies elsewhere."""
+    entries = read_entries(file, content, "images", id=(int, str), file_name=str)
+    for number, (_, name) in enumerate(entries):
+        if not name or os.path.isabs(name) or ".." in name.split("/"):
+            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
+                            "images; --image-root is what names are relative to")
+    for column, what in enumerate(("id", "file_name")):
+        values = [entry[column] for entry in entries]
+        if len(set(values)) < len(values):
+            odd = first_twice(values)
+            first = values.index(odd)
+            pair = f"images[{first}] and images[{values.index(odd, first + 1)}]"
+            raise UserError(f"{file}: {pair} have the same {what}, {shown(odd)}; expected every image once")
+    return dict(entries)
+
+
+def first_twice(values: Iterable[Hashable]) -> Hashable | None:
+    """Return the first value that comes a second time."""
+    seen = set()
+    return next((v for v in values if v in seen or seen.add(v)), None)
+
+
+def shown(value: object) -> str:
+    """Return a value as json writes it, shortened."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def read_json(file: Path) -> object:

@@ -14,6 +14,8 @@ from PIL import Image
 
 from ..errors import UserError, nearest, one_line
 
+NO_PICKLE = "cannot be read as a pickle of arrays: truncated, damaged or of another kind"
+
 
 class _Dtype:
     """Stands for a NumPy dtype: numbers and texts only. NumPy's own would take its flags from the pickle."""
@@ -108,11 +110,11 @@ def read_pickle(path: Path) -> object:
         if "." in str(error) and " " not in str(error):
             raise UserError(f"{path}: refused: the pickle calls {error}, which might run code; expected NumPy arrays, "
                             "lists and dictionaries only") from error
-        raise UserError(f"{path}: cannot be read as a pickle of arrays ({one_line(error)})") from error
+        raise UserError(f"{path}: {NO_PICKLE}{f' ({error})' if 'not read' in str(error) else ''}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # damaged pickles fail in many ways
-        raise UserError(f"{path}: cannot be read as a pickle of arrays ({one_line(error)})") from error
+        raise UserError(f"{path}: {NO_PICKLE}") from error
 
 
 def labelled_images(content: object, path: Path) -> tuple[np.ndarray, list[str]]:
@@ -139,6 +141,8 @@ def labelled_images(content: object, path: Path) -> tuple[np.ndarray, list[str]]
         images = np.asarray(images)
     except ValueError as error:
         raise UserError(f"{path}: its images are not all of one size") from error
+    if not len(images):
+        raise UserError(f"{path}: it has no image")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise UserError(f"{path}: expected images as uint8 (N, H, W, 3), found {images.dtype} {images.shape}")
     if len(labels) != len(images) or None in labels:

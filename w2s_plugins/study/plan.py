@@ -18,7 +18,7 @@ from ..data.slices import parse_slice
 from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol import NOT_OF, refuse_overlap, split_slice, weak_labels_only
+from ..protocol import NOT_OF, refuse_seen, split_slice, weak_labels_only
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 
@@ -187,7 +187,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
             resolve_train_args(args, given)
             _check_run(args)
             if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
-                refuse_overlap(args, args.teacher_checkpoint, args.train_slice)
+                refuse_seen(args, args.train_slice)
         except UserError as error:
             raise UserError(f"{study.name}: {run.label}: {error}") from error
 

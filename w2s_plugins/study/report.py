@@ -14,8 +14,7 @@ from markupsafe import Markup
 
 from ..checkpoint import write_text
 from ..hub import scrub
-from ..model_card import _code as code
-from ..model_card import _fenced as fenced
+from ..markdown import code, fenced
 from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC

@@ -15,8 +15,7 @@ import numpy as np
 
 from ..checkpoint import write_json, write_text
 from ..errors import UserError, nearest, one_line
-from ..model_card import _code as code
-from ..model_card import _table as markdown_table
+from ..markdown import code, markdown_table
 from .collect import PARTS, Collected, StudentRun
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
