@@ -355,24 +355,6 @@ class BalancedELR(ELR):
         return super().step(self.shift(inputs, training), training)
 
 
-class BalancedProduct:
-    """Product with a shifted teacher and the average of the student, which is uniform where there is none."""
-
-    def __init__(self, alpha=2.0, beta=2.0, decay=0.9, balance=1.0, shares=None):
-        self.alpha, self.beta, self.memory, self.shift = alpha, beta, Averages(decay), Shift(balance, shares)
-
-    def step(self, inputs, training=True):
-        if training:
-            self.memory.visit(inputs)
-        total = 0
-        for i, (z, w) in zip(inputs.index.tolist(), pairs(self.shift(inputs, training))):
-            p = softmax(z)
-            past = self.memory.corrected(i) or len(p) * [1.0]
-            raw = [number(a) ** self.alpha * max(b, 1e-6) ** self.beta for a, b in zip(softmax(w), past)]
-            total = total + cross_entropy([x / sum(raw) for x in raw], p)
-        return total / len(inputs.student_logits)
-
-
 class Temporal:
     def __init__(self, alpha=0.6, share=0.5, ramp=0.27):
         self.share, self.ramp, self.memory = share, ramp, Averages(alpha)
@@ -425,5 +407,4 @@ STATELESS = {
         adaptconf, augconf, bkd, bootstrap, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard, jsd_kd,
         kd, logconf, mlkd, nce_rce, nkd, product, reverse_kl, sce, small_loss, ttm, wttm)
 }
-WITH_MEMORY = {
-    "elr": ELR, "balanced_elr": BalancedELR, "balanced_product": BalancedProduct, "temporal": Temporal, "sop": SOP}
+WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}

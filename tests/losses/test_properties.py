@@ -201,5 +201,5 @@ def test_only_these_need_ground_truth():
 
 
 def test_only_these_need_the_index():
-    expected = {"elr", "balanced_elr", "balanced_product", "temporal", "sop"}
+    expected = {"elr", "balanced_elr", "temporal", "sop"}
     assert {name for name in LOSSES if create_loss(name).needs_index} == expected

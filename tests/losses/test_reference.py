@@ -81,8 +81,6 @@ def test_gradcheck(name, kwargs):
 MEMORY_VARIANTS = [
     ("elr", {}), ("elr", {"lam": 7.0, "beta": 0.9}), ("elr", {"beta": 0.0}),
     ("balanced_elr", {}), ("balanced_elr", {"balance": 0.5, "lam": 1.0, "shares": [1.0, 1.0, 2.0, 4.0]}),
-    ("balanced_product", {}), ("balanced_product", {"alpha": 1.0, "beta": 0.5, "decay": 0.5, "balance": 0.5}),
-    ("balanced_product", {"alpha": 0.0, "beta": 3.0, "shares": [1.0, 1.0, 2.0, 4.0]}),
     ("temporal", {}), ("temporal", {"alpha": 0.9, "share": 1.0, "ramp": 0.0}),
     ("sop", {"lr_u": 10.0}), ("sop", {"lr_u": 0.5, "lr_v": 1.0}),
 ]

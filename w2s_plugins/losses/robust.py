@@ -27,7 +27,6 @@ from .logits import kl_per_sample
 from .memory import ClassShift, PredictionMemory, Undo, gather_rows, index_of, merge_repeats, size_of
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
-_SMALLEST_AVERAGE = 1e-6  # a class that the student has given up can still be brought back by a teacher that is sure
 
 
 @register_loss(
@@ -263,65 +262,6 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
         return self.shift.shifted(teacher_logits, self.balance, self.training).softmax(dim=1)
-
-
-@register_loss(
-    "balanced_product",
-    summary="product of the balanced teacher and the average of the student's predictions on the sample, sharpened",
-    paper="this project",
-)
-class BalancedProduct(DistillationLoss):
-    """Product target of the teacher, its classes balanced, and of what the student has thought of the sample so far.
-
-    CE(p, r), r = q^alpha m^beta / Sum over c of q_c^alpha m_c^beta, without gradient through r. q = softmax(w + balance
-    * b) is the teacher without its preference for some classes, see `ClassShift`; m is the moving average of the
-    student's softmax on the sample, the present one included, corrected for its start at zero. On a sample's first
-    visit m is p itself, and without balance the loss is then that of Burns et al.'s product (2023, arXiv 2312.09390).
-
-    A sample that was never seen (in evaluation mode) has the teacher's part alone.
-
-    With alpha + beta above 1 the target is sharper than either where the two agree; where they disagree, the one that
-    is surer has the class, and the longer the student sticks to its answer, the harder it is to talk out of it.
-
-    It is wrong where the shares are wrong: give ``shares`` for a data set whose classes are not equally frequent, or
-    balance = 0.
-
-    Args:
-        alpha: exponent of the teacher.
-        beta: exponent of the student's average.
-        decay: share of the average kept at each visit.
-        balance: how much of the shift is applied.
-        shares: share of each class, in the order of the logits; scaled to sum 1.
-    """
-
-    needs_index = True
-
-    def __init__(
-            self,
-            alpha: NonNegative = 2.0,
-            beta: NonNegative = 2.0,
-            decay: Decay = 0.9,
-            balance: Share = 1.0,
-            shares: list[Positive] | None = None,
-    ):
-        super().__init__()
-        self.alpha, self.beta, self.decay, self.balance, self.shares = alpha, beta, decay, balance, shares
-        self.memory = self.shift = None
-
-    def setup(self, context: LossContext) -> None:
-        size = size_of(context, "balanced_product")
-        self.memory = PredictionMemory(self.decay, size, context.num_classes, context.device)
-        self.shift = ClassShift.for_loss("balanced_product", self.shares, context)
-
-    def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
-        index = index_of(inputs, self.memory is not None, "balanced_product")
-        log_p = inputs.student_logits.log_softmax(dim=1)
-        if self.training:
-            self.memory.update(index, log_p.detach().exp())
-        average = self.memory.read(index)[0].clamp(min=_SMALLEST_AVERAGE).to(log_p.dtype)
-        log_q = self.shift.shifted(inputs.teacher_logits, self.balance, self.training).log_softmax(dim=1)
-        target = (self.alpha * log_q + self.beta * average.log()).softmax(dim=1)
-        return {"balanced_product": -(target * log_p).sum(dim=1).mean()}
 
 
 @register_loss(
