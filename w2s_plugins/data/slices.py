@@ -8,9 +8,10 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from .datasets import class_names_of, labels_of
+from .wrapper import Wrapper
 
 
-class Subset(Dataset):
+class Subset(Wrapper):
     """Some samples of a dataset; the transform is the dataset's own.
 
     Args:
@@ -19,7 +20,7 @@ class Subset(Dataset):
     """
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
-        self.dataset = dataset
+        super().__init__(dataset)
         self.indices = list(indices)
         labels = labels_of(dataset)
         if labels is not None:
@@ -33,14 +34,6 @@ class Subset(Dataset):
 
     def __getitem__(self, index: int) -> tuple:
         return self.dataset[self.indices[index]]
-
-    @property
-    def transform(self) -> object:
-        return self.dataset.transform
-
-    @transform.setter
-    def transform(self, transform: object) -> None:
-        self.dataset.transform = transform
 
     def filenames(self, *args: object, **kwargs: object) -> list[str]:
         """Names of the files, or the positions where the dataset has none."""

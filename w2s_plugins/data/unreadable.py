@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch.distributed as dist
 from PIL import Image
-from torch.utils.data import Dataset
 
 from ..errors import UserError
+from .wrapper import Wrapper
 
 UNREADABLE = -2 ** 31  # label of a blank image
 
@@ -43,28 +43,11 @@ def parse_data_errors(text: str) -> int | None:
                     "e.g. skip:10")
 
 
-class Blanked(Dataset):
+class Blanked(Wrapper):
     """A dataset that gives a black image, with the label `UNREADABLE`, for a sample that cannot be read.
 
     It is for passes over all samples in which none can take the place of another.
-
-    Args:
-        dataset: map-style; its transform stays its own.
     """
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def transform(self) -> object:
-        return self.dataset.transform
-
-    @transform.setter
-    def transform(self, transform: object) -> None:
-        self.dataset.transform = transform
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
