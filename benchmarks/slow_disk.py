@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-import train_w2s
-from benchmarks.crashes import finish, start
+from benchmarks import crashes, forks
 from w2s_plugins import checkpoint
 from w2s_plugins.monitor import MetricsFile
 
@@ -93,10 +92,10 @@ def measure(disk: Path, group: Path, kind: str, log: Path) -> dict[str, list[flo
         MetricsFile.flush = timed(MetricsFile.flush, times["lines"])
         if kind == "at once":
             checkpoint.available_memory = lambda: 0  # as on a machine that has no room for a copy
-        train_w2s.main()
+        crashes.train()
         log.with_suffix(".json").write_text(json.dumps(times))
 
-    if finish(start(flags(disk, kind), log, main)):
+    if forks.finish(forks.start(main, ["train_w2s.py", *flags(disk, kind)], log, group=True)):
         raise SystemExit(log.read_text())
     return json.loads(log.with_suffix(".json").read_text())
 

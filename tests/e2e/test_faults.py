@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks.crashes import finish, start
+from benchmarks.crashes import start
+from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
