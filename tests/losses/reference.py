@@ -324,13 +324,14 @@ class ELR:
         return total / len(inputs.student_logits)
 
 
-class Shift:
-    """The shift of a batch is what the batches before it have made it."""
+class BalancedELR(ELR):
+    """ELR whose teacher is shifted; the shift of a batch is what the batches before it have made it."""
 
-    def __init__(self, balance, shares):
+    def __init__(self, balance=1.0, shares=None, **kwargs):
+        super().__init__(**kwargs)
         self.balance, self.shares, self.bias = balance, shares, None
 
-    def __call__(self, inputs, training):
+    def step(self, inputs, training=True):
         batch_size, num_classes = inputs.teacher_logits.shape
         shares = self.shares or num_classes * [1.0]
         self.bias = self.bias or num_classes * [0.0]
@@ -341,18 +342,7 @@ class Shift:
             self.bias = [
                 float(b - rate * (mean(column) / (share / sum(shares)) - 1))
                 for b, column, share in zip(self.bias, zip(*rows), shares)]
-        return inputs.replace(teacher_logits=shifted)
-
-
-class BalancedELR(ELR):
-    """ELR whose teacher is shifted."""
-
-    def __init__(self, balance=1.0, shares=None, **kwargs):
-        super().__init__(**kwargs)
-        self.shift = Shift(balance, shares)
-
-    def step(self, inputs, training=True):
-        return super().step(self.shift(inputs, training), training)
+        return super().step(inputs.replace(teacher_logits=shifted), training)
 
 
 class Temporal:

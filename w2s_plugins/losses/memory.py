@@ -116,27 +116,6 @@ class ClassShift(nn.Module):
         self.register_buffer("shares", shares / shares.sum(), persistent=False)
         self.register_buffer("bias", torch.zeros_like(shares))
 
-    @classmethod
-    def for_loss(cls, name: str, shares: list[float] | None, context: LossContext) -> "ClassShift":
-        """Make the shift of loss ``name``, with uniform shares where there are none.
-
-        Raises:
-            UserError: there are more or fewer shares than classes.
-        """
-        shares = [1.0] * context.num_classes if shares is None else shares
-        if len(shares) != context.num_classes:
-            raise UserError(
-                f"loss '{name}': shares has {len(shares)} numbers, expected one for each of the "
-                f"{context.num_classes} classes")
-        return cls(torch.tensor(shares, dtype=torch.float32, device=context.device))
-
-    def shifted(self, logits: Tensor, balance: float, training: bool) -> Tensor:
-        """Return the logits (B, C) with ``balance`` times the shift of the batches before; in training, take a step."""
-        bias = balance * self.bias.to(logits.dtype)
-        if training:
-            self.update(logits)
-        return logits + bias
-
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
         """Take one step on the logits (B, C) of all ranks."""

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UserError
+from ..undo import Undo
 from .base import (
     Decay,
     DistillationLoss,
@@ -24,7 +26,7 @@ from .base import (
 )
 from .confidence import ramped
 from .logits import kl_per_sample
-from .memory import ClassShift, PredictionMemory, Undo, gather_rows, index_of, merge_repeats, size_of
+from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 
@@ -258,10 +260,18 @@ class BalancedEarlyLearning(EarlyLearningRegularization):
 
     def setup(self, context: LossContext) -> None:
         super().setup(context)
-        self.shift = ClassShift.for_loss("balanced_elr", self.shares, context)
+        shares = [1.0] * context.num_classes if self.shares is None else self.shares
+        if len(shares) != context.num_classes:
+            raise UserError(
+                f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                f"{context.num_classes} classes")
+        self.shift = ClassShift(torch.tensor(shares, dtype=torch.float32, device=context.device))
 
     def labels(self, teacher_logits: Tensor) -> Tensor:
-        return self.shift.shifted(teacher_logits, self.balance, self.training).softmax(dim=1)
+        bias = self.balance * self.shift.bias.to(teacher_logits.dtype)
+        if self.training:
+            self.shift.update(teacher_logits)
+        return (teacher_logits + bias).softmax(dim=1)
 
 
 @register_loss(
