@@ -9,6 +9,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -38,4 +39,7 @@ def open_page(browser: webdriver.Chrome, page: Path, scheme: str = "light") -> N
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get_log("browser")  # forget what earlier pages said
-    browser.get(page.resolve().as_uri())
+    address = page.resolve().as_uri()
+    browser.get(address)
+    WebDriverWait(browser, 60).until(  # on a busy machine the page before may still be there
+        lambda it: it.execute_script("return [location.href, document.readyState]") == [address, "complete"])

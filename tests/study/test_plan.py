@@ -78,6 +78,16 @@ def test_slices_of_seeds(plan: Plan) -> None:
         ("3", "3"), ("5", "5")}
 
 
+@pytest.mark.parametrize(
+    ("slices", "seeds", "said"), [("by_seed", 2, True), ("by_seed", 1, False), ("fixed", 2, False)])
+def test_test_samples_that_differ_from_seed_to_seed_are_said(
+        tmp_path: Path, cli: Cli, slices: str, seeds: int, said: bool) -> None:
+    spec = write(tmp_path, changed(base={**BASE, "val_slice": "0:20"}, slices=slices, seeds=seeds))
+    code, out, err = cli("plan", spec, "--no-estimate")
+    assert code == 0, err
+    assert ("losses will not be compared" in out) == said
+
+
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     def ids(**changes: object) -> set[str]:
         return {run.id for run in plan(**changes)}

@@ -4,6 +4,7 @@ A folder is that of a study, whose plan names the runs, or any folder that has r
 (``--protocol w2s``), and students beside the ceilings they go with.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -275,4 +276,10 @@ def _without_twins(students: Iterable[StudentRun], left_out: list[str]) -> list[
             left_out.append(f"{student.folder}: the same settings and seed as {found[key].folder}, which is counted")
         else:
             found[key] = student
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found, key=_natural)]
+
+
+def _natural(key: tuple) -> list[list[str | int]]:
+    """Return what sorts labels80 before labels300."""
+    return [[int(piece) if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", str(part)))]
+            for part in key]

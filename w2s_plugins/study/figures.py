@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from ..checkpoint import atomic_write
 from ..errors import UserError, one_line
@@ -28,7 +30,7 @@ from .table import title_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
 DASHES, MARKERS = ("-", "--", ":", "-."), "osD^vPX*"
-WIDTH = 3.3
+WIDTH, DPI = 3.3, 220
 MOST_LINES = 8  # more cannot be told apart
 STYLE = {
     "font.size": 7.5, "axes.titlesize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
@@ -99,12 +101,16 @@ def _numbered(drawn: Iterable[Drawn]) -> list[Drawn]:
 
 
 def save(drawn: Drawn, folder: Path) -> None:
-    """Write NAME.png and NAME.svg."""
-    with style():
-        for ending, options in (("png", dict(dpi=220, metadata={"Software": None})),
-                                ("svg", dict(metadata={"Date": None, "Creator": None}))):
-            with atomic_write(folder / f"{drawn.name}.{ending}") as temporary:
-                drawn.figure.savefig(temporary, format=ending, **options)
+    """Write NAME.png and NAME.svg.
+
+    The PNG has a palette: the same to the eye in a third of the bytes.
+    """
+    pixels = BytesIO()
+    with style(), atomic_write(folder / f"{drawn.name}.svg") as temporary:
+        drawn.figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+        drawn.figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
+    with Image.open(pixels) as image, atomic_write(folder / f"{drawn.name}.png") as temporary:
+        image.convert("RGB").quantize().save(temporary, "PNG", optimize=True, dpi=(DPI, DPI))
 
 
 def new_figure(height: float, rows: int = 1, **options: object) -> tuple[Figure, np.ndarray]:

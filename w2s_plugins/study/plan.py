@@ -231,4 +231,7 @@ def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
         f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
         f"{kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
     ]
+    if study.slices == "by_seed" and len(study.seeds) > 1 and any(run.flag("--val-slice") for run in plan):
+        lines.append("losses will not be compared: slices by_seed draws the test samples of val_slice anew for each "
+                     "seed; leave val_slice out, or take slices fixed")
     return "\n".join(lines)
