@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-min setup setup-dev clean
+.PHONY: demo test test-min test-min-torch setup setup-dev setup-min-torch clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
@@ -14,13 +14,20 @@ test: setup-dev
 	$(BIN)/python -m pytest
 
 # What touches the Hub and timm, with the oldest versions of them; all else is taken from the other environment.
-test-min: setup-dev $(VENV)-min/.installed
-	$(VENV)-min/bin/python -m pytest tests/test_versions.py tests/test_hub.py tests/test_hub_faults.py \
-		tests/models/test_interface.py tests/test_checkpoint.py
+OLDEST = tests/test_versions.py tests/test_hub.py tests/test_hub_faults.py tests/models/test_interface.py \
+	tests/test_checkpoint.py
+test-min: $(VENV)-min/.installed
+	$(VENV)-min/bin/python -m pytest $(OLDEST)
+
+# The same and what touches torch, with the oldest torch too: 4 GB to fetch, 7 GB on the disk.
+test-min-torch: setup-min-torch
+	$(VENV)-min-torch/bin/python -m pytest $(OLDEST) tests/test_engine.py tests/test_fsdp.py tests/losses/test_golden_core.py
 
 setup: $(VENV)/.installed
 
 setup-dev: $(VENV)/.installed-dev
+
+setup-min-torch: $(VENV)-min-torch/.installed
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,15 +38,22 @@ $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# its own packages come before those of the other environment
+# The packages of an environment come before those of the environments that its .pth file names.
+purelib = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 $(VENV)-min/.installed: requirements-min.txt $(VENV)/.installed-dev
 	$(PYTHON) -m venv $(VENV)-min
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > newest.pth
-	mv newest.pth "$$($(VENV)-min/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	echo "$(call purelib,$(VENV))" > "$(call purelib,$(VENV)-min)/newer.pth"
 	$(VENV)-min/bin/python -m pip install --quiet --disable-pip-version-check --ignore-installed --no-deps \
 		-r requirements-min.txt
 	$(VENV)-min/bin/python -m pip install --quiet --disable-pip-version-check httpx typer-slim shellingham
 	touch $@
 
+$(VENV)-min-torch/.installed: requirements-min-torch.txt $(VENV)-min/.installed
+	$(PYTHON) -m venv $(VENV)-min-torch
+	$(BIN)/python -m uv pip install --quiet --no-cache --python $(VENV)-min-torch -r requirements-min-torch.txt
+	(echo "$(call purelib,$(VENV)-min)"; echo "$(call purelib,$(VENV))") > "$(call purelib,$(VENV)-min-torch)/newer.pth"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-min output
+	rm -rf $(VENV) $(VENV)-min $(VENV)-min-torch output
