@@ -38,3 +38,8 @@ def fill(disk: Path, leave: int = 0) -> Path:
         except OSError:
             file.truncate(max(0, file.tell() - leave))
     return filler
+
+
+def remount(disk: Path, mode: str) -> None:
+    """Make a disk read-only (``ro``) or writable (``rw``)."""
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)

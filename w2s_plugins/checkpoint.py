@@ -2,8 +2,10 @@
 
 import argparse
 import csv
+import functools
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -477,7 +479,7 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
     def is_pair(value: object, first: Callable[[object], bool]) -> bool:
         return isinstance(value, (list, tuple)) and len(value) == 2 and first(value[0]) and is_metric(value[1])
 
-    saver, extra = checkpoint.get("saver") or {}, checkpoint.get("w2s") or {}
+    saver, extra = ({} if part is None else part for part in map(checkpoint.get, ("saver", "w2s")))
     if not isinstance(saver, dict) or not isinstance(extra, dict):
         raise UserError(f"--resume {path}: not a checkpoint of this program: its bookkeeping is no mapping")
     files = saver.get("checkpoint_files", [])
@@ -490,11 +492,28 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
         **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "metrics_bytes")},
         "w2s.unreadable": isinstance(extra.get("unreadable", []), list)
         and all(isinstance(message, str) for message in extra.get("unreadable", [])),
-        "w2s.rank_states": isinstance(extra.get("rank_states") or [], list),
+        "w2s.rank_states": isinstance(extra.get("rank_states"), (list, type(None))),
+        "w2s.waiting": _are_waiting_lines(extra.get("waiting", {})),
     }
     for name, good in fits.items():
         if not good:
             raise UserError(f"--resume {path}: not a checkpoint of this program: its {name} is not what a run writes")
+
+
+def _are_waiting_lines(waiting: object) -> bool:
+    """Whether these are lines of metrics.jsonl and rows of summary.csv: epoch, two sets of figures, learning rate."""
+    def are_figures(value: object) -> bool:
+        return isinstance(value, dict) and all(
+            isinstance(k, str) and k.isascii() and isinstance(v, (int, float)) for k, v in value.items())
+
+    def is_row(row: object) -> bool:
+        return isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[0], int) and all(
+            map(are_figures, row[1:3])) and isinstance(row[3], (int, float))
+
+    if not isinstance(waiting, dict):
+        return False
+    text, rows = waiting.get("metrics", ""), waiting.get("summary", [])
+    return isinstance(text, str) and text.isascii() and isinstance(rows, list) and all(map(is_row, rows))
 
 
 def restore(
@@ -519,7 +538,8 @@ def restore(
         The position to continue from.
 
     Raises:
-        UserError: the checkpoint does not fit.
+        UserError: the checkpoint does not fit. What an optimizer keeps is known to itself alone, and looked at by its
+            first step, which raises it as well.
     """
     check_bookkeeping(checkpoint, path)
     with _fitting(path):
@@ -528,10 +548,40 @@ def restore(
             task.load_checkpoint_state(checkpoint["state_dict_ema"], ema=True)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
+            _doubt_first_step(optimizer, path)
         if scaler is not None and scaler.state_dict_key in checkpoint:
+            _check_scaler(checkpoint[scaler.state_dict_key], scaler.state_dict())
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
         load_plateau_state(scheduler, (checkpoint.get("w2s") or {}).get("plateau"))
         return _position(checkpoint, task.device)
+
+
+def _check_scaler(state: dict, own: dict) -> None:
+    """Raise `TypeError` for what a loss scaler would take, but not use: it has floats and numbers of steps."""
+    kinds = {key: type(value) for key, value in state.items()}
+    most = {int: 2 ** 31, float: math.inf}
+    if kinds != {key: type(value) for key, value in own.items()} or not all(
+            0 <= value < most[type(value)] for value in state.values()):
+        raise TypeError("the state of the loss scaler is not what one writes")
+
+
+def _doubt_first_step(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Take an error of the first step for one of the state that was loaded: with another one there have been steps.
+
+    Raises:
+        TypeError: what schedules multiply are no numbers.
+    """
+    rates = [group.get(key, 1.0) for group in optimizer.param_groups for key in ("lr", "initial_lr", "lr_scale")]
+    if not all(isinstance(rate, (int, float, Tensor)) for rate in rates):
+        raise TypeError("a learning rate is no number")
+
+    @functools.wraps(optimizer.step)
+    def step(*args: object, **kwargs: object) -> object:
+        vars(optimizer).pop("step", None)  # from now on the optimizer's own
+        with _fitting(path):
+            return optimizer.step(*args, **kwargs)
+
+    optimizer.step = step
 
 
 @contextmanager
@@ -539,6 +589,8 @@ def _fitting(path: Path) -> Iterator[None]:
     """Turn whatever the parts of a run say of a strange state into a `UserError`."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # each of them checks its state in its own way, or not at all
         raise UserError(f"--resume {path}: does not fit this run: {type(error).__name__}: {one_line(error)}") from error
 

@@ -96,6 +96,9 @@ class TermMeter:
         return {k: v.cpu() for k, v in self.sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Put back what `state_dict` returned. Raises `ValueError` for anything but numbers."""
+        if any(value.shape != () for value in state.values()):
+            raise ValueError("sums of loss terms are single numbers")
         self.sums = {k: v.to(device) for k, v in state.items()}
 
 

@@ -56,25 +56,26 @@ def print_traceback(error: BaseException) -> None:
     print(public("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
 
 
-def write_remedy(path: Path, error: Exception) -> str:
-    """Return what is left and what can be done about a file that could not be written."""
+def write_remedy(path: Path, error: Exception, then: str = "go on with --resume") -> str:
+    """Return what is left and what can be done about a file that could not be written, the last of which is ``then``.
+    """
     if not path.parent.is_dir():
         return (f"the folder was deleted or its disk is gone; what was in it is lost unless it comes back: bring the "
                 f"disk back, or make the folder again (mkdir {path.parent})")
     code = getattr(error, "errno", None)
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or type(error) is RuntimeError
-    then = "make room and go on with --resume" if full else (
-        "make the folder writable and go on with --resume" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
-    return "what was there before is unchanged" + (f"; {then}" if then else "")
+    first = "make room" if full else (
+        "make the folder writable" if code in (errno.EACCES, errno.EROFS, errno.EPERM) else "")
+    return "what was there before is unchanged" + (f"; {first} and {then}" if first else "")
 
 
 @contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path, then: str = "go on with --resume") -> Iterator[None]:
     """Turn what the system says while ``path`` is written into a `UserError` with what can be done about it."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error)}") from error
+        raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error, then)}") from error
 
 
 def let_go(error: BaseException | None) -> None:

@@ -60,6 +60,9 @@ class WeightMeter:
         return {name: counts.to("cpu", copy=True) for name, counts in self.counts.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Put back what `state_dict` returned. Raises `ValueError` for counts of another kind."""
+        if any(counts.shape != (len(KINDS), BINS + 1) or counts.dtype != torch.int64 for counts in state.values()):
+            raise ValueError(f"counts of weights are {len(KINDS)} x {BINS + 1} whole numbers")
         self.counts = {name: counts.to(device, copy=True) for name, counts in state.items()}
 
 

@@ -214,6 +214,8 @@ def test_mixed_precision_on_a_cpu():
     (("--checkpoint-hist", "0"), "--checkpoint-hist 0: expected at least 1"),
     (("--nan-patience", "0"), "--nan-patience 0: expected at least 1"),
     (("--workers", "-1"), "--workers -1: expected at least 0"),
+    (("--clip-grad", "0"), "--clip-grad 0.0: expected at least 1e-06"),
+    (("--clip-grad", "-1"), "--clip-grad -1.0: expected at least 1e-06"),
 ])
 def test_name_or_range_refused(argv, message):
     assert message in refused(*DIGITS, *argv)

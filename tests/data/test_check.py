@@ -1,5 +1,6 @@
 """``python -m w2s_plugins.data check``: what is wrong with a folder, before a training finds it."""
 
+import os
 import shutil
 import sys
 import tarfile
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.data.test_decoding import FILES, PHOTOGRAPHS
 from tests.parts import write_folder
+from w2s_plugins.data import create_dataset
 from w2s_plugins.data.__main__ import main
 from w2s_plugins.data.check import check_folder
 from w2s_plugins.errors import UserError
@@ -52,6 +54,35 @@ def test_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"error: {folder}/train/class1/001.jpg: ")
     assert out[1] == "15 images, 1 errors, 0 notes"
+
+
+def test_links_are_followed_as_in_training(folder: Path, tmp_path: Path) -> None:
+    """A folder of links to classes elsewhere; one that leads nowhere, and one to a folder that it is in."""
+    links = tmp_path / "links"
+    for split in ("train", "validation"):
+        (links / split).mkdir(parents=True)
+        for name in ("class0", "class1", "class2"):
+            (links / split / name).symlink_to(folder / split / name)
+    (folder / "train" / "class0" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "train" / "class1" / "loop").symlink_to("..")
+    for root in (folder, links):
+        report = check_folder(root)
+        assert report.images == 15 and len(create_dataset("", str(root), "train")) > 15  # round and round
+        loop, gone = report.errors
+        assert loop.path == f"{root}/train/class1/loop" and "a folder that it is in" in loop.text
+        assert gone.path == f"{root}/train/class0/gone.jpg"
+        assert gone.text == "cannot be read (No such file or directory)"
+    (folder / "train" / "class1" / "loop").unlink()
+    assert len(create_dataset("", str(links), "train")) == 10, "9 and the one that is gone"
+
+
+@pytest.mark.parametrize(("name", "shown"), [
+    (b"a\nb.jpg", r"a\nb.jpg"), (b"\x1b[2J.jpg", r"\x1b[2J.jpg"), (b"\xff.jpg", r"\udcff.jpg"),
+    ("\u00fc.jpg".encode(), "\u00fc.jpg")])
+def test_names_that_cannot_be_printed(folder: Path, name: bytes, shown: str) -> None:
+    (folder / "train" / "class1" / os.fsdecode(name)).touch()
+    line, _ = check_folder(folder).lines()
+    assert line == f"error: {folder}/train/class1/{shown}: empty file" and line.encode()
 
 
 def test_class_folders_and_copies(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders, tar files, torchvision's datasets and the embedded one: labels, classes, and what is refused."""
 
+import os
 import shutil
 import struct
 import tarfile
@@ -103,6 +104,15 @@ def test_subset_of_a_folder(folder):
     part.transform = np.asarray
     assert part[0][0].shape == (40, 48, 3)
     assert part.dataset.transform is np.asarray
+
+
+def test_fingerprint_of_names_that_are_no_text(folder, tmp_path):
+    before = describe(create_dataset("", str(folder), "train"), "", "train")
+    shutil.copytree(folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "train" / "class0" / "000.jpg"
+    file.rename(file.with_name(os.fsdecode(b"\xe9t\xe9.jpg")))  # Latin-1
+    after = describe(create_dataset("", str(tmp_path / "copy"), "train"), "", "train")
+    assert after.num_samples == before.num_samples and after.fingerprint != before.fingerprint
 
 
 def test_fingerprint_is_of_the_content_not_of_the_place(folder, tmp_path):

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from benchmarks.crashes import start
 from benchmarks.forks import finish
 from benchmarks.long_run import children
-from tests.conftest import fill
+from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from w2s_plugins import engine
 
@@ -81,10 +80,6 @@ def test_too_many_of_them_end_the_run(here: Run, at_step: Callable, limit: Calla
     assert read_run(run)["epoch"] == 0
     assert [p.name for p in run.glob("recovery-*")] == ["recovery-1-0.pth.tar"]  # the newest complete one stays
     assert "goes on with epoch 2, step 1" in here(*flags, "--resume", "auto").ok().err
-
-
-def remount(disk: Path, mode: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
 
 
 def check_nothing_is_lost(run: Path, whole: Path, unsaved: list[int]) -> None:

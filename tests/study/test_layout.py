@@ -57,7 +57,8 @@ def test_damaged_plans(tmp_path: Path, text: str | None, message: str) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [
     *((key, name) for key in ("id", "folder") for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3)),
-    ("argv", [3]), ("argv", "ab"), ("needs", [None]), ("kind", 1), ("seed", "0"), ("loss", ["x"]),
+    ("argv", [3]), ("argv", "ab"), ("needs", [None]), ("kind", 1), ("seed", "0"), ("loss", ["x"]), ("kind", "x"),
+    ("id", "weak-a"), ("needs", ["absent"]), ("needs", ["student-b"]), ("id", "a\x1b[2J"),
 ])
 def test_names_of_runs_stay_in_the_folder(tmp_path: Path, key: str, value: object) -> None:
     save_plan(tmp_path, planned(tmp_path))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -11,16 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import fill, remount
+from w2s_plugins.errors import UserError
 from w2s_plugins.study.layout import PlannedRun
-from w2s_plugins.study.lease import acquire, here, look
+from w2s_plugins.study.lease import Held, acquire, here, look
 
 STALE = 5.0
 
 
+def planned(root: Path) -> PlannedRun:
+    (root / "state").mkdir()
+    return PlannedRun("weak-a-s0", "weak", "weak-a-s0", "a", None, None, None, 0, [], [], root)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> PlannedRun:
-    (tmp_path / "state").mkdir()
-    return PlannedRun("weak-a-s0", "weak", "weak-a-s0", "a", None, None, None, 0, [], [], tmp_path)
+    return planned(tmp_path)
 
 
 def locks(run: PlannedRun) -> list[str]:
@@ -82,6 +89,44 @@ def test_a_lock_that_is_being_written_is_held(run: PlannedRun, content: str) -> 
     assert acquire(run, STALE) is None
     forget(run.root / "state" / "weak-a-s0.3.lock", STALE + 2)
     assert acquire(run, STALE).number == 4
+
+
+@pytest.mark.parametrize("content", [
+    "[]", "3", '{"pid": "x"}', '{"pid": -1, "child": 1e400}', '{"host": ["a"], "place": {}}', "[" * 100_000])
+def test_a_lock_that_nobody_writes(run: PlannedRun, content: str) -> None:
+    path = run.root / "state" / "weak-a-s0.1.lock"
+    path.write_text(content.replace("{", f'{{"place": "{here()}", ', 1))
+    assert not look(run, STALE).free
+    forget(path, STALE + 2)
+    assert acquire(run, STALE).number == 2
+
+
+def test_full_disk(disk: Path) -> None:
+    """A lock is there with its content or not at all; one that is held needs no more room."""
+    run = planned(disk)
+    filler = fill(disk)
+    with pytest.raises(UserError, match=r"lock: cannot be written .*No space left.*make room and start the same"):
+        acquire(run, STALE)
+    assert locks(run) == []
+    filler.unlink()
+    lease = acquire(run, STALE)
+    fill(disk)
+    lease.write(child=os.getpid())
+    assert lease.refresh() and not look(run, STALE).free
+    lease.release(finished=False)
+    assert look(run, STALE).free
+
+
+def test_read_only_disk(disk: Path) -> None:
+    """Whoever may only read can see who works on a run."""
+    run = planned(disk)
+    lease = acquire(run, STALE)
+    remount(disk, "ro")
+    assert look(run, STALE) == Held(1, socket.gethostname(), False)
+    with pytest.raises(OSError, match="Read-only"):
+        lease.refresh()
+    lease.release(finished=True)
+    remount(disk, "rw")
 
 
 @pytest.mark.parametrize("prepare", [lambda lock: None, lambda lock: lock.write_text('{"released": true}'),

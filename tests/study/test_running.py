@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import forks
+from tests.conftest import fill, remount
 from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
+from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
-from w2s_plugins.study.pool import make_slots
+from w2s_plugins.study.lease import acquire
+from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.study.worker import Stop, work
 
 from .conftest import Cli
@@ -218,6 +221,56 @@ def test_run_one(tmp_path: Path, cli: Cli) -> None:
     assert "1 running, 2 waiting, 1 blocked; time left: unknown" in out
     code, _, err = cli("run-one", root, weak.id[:-1])
     assert code == 2 and f"(nearest: {weak.id}" in err
+
+
+def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
+    """What cannot be noted ends the runner with one line, and the command goes on when there is room."""
+    root, said = disk / "out", []
+    spec = write(tmp_path, changed())
+    cli("plan", spec, "--output", root, "--no-estimate")
+    plan = load_plan(root)
+    before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    filler = fill(disk)
+    code, _, err = cli("run", spec, "--output", root, "--jobs", 1)
+    assert code == 2 and re.search(r"error: \S+study.yaml: cannot be written .*make room and start the same", err)
+    with pytest.raises(UserError, match=r"state: cannot be written .*No space left"):  # a worker finds no room
+        Pool(plan, make_slots(1, [], None), say=said.append).run()
+    now = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    assert said == [] and {path: text for path, text in now.items() if text} == before  # a log may have its name
+    filler.unlink()
+    assert acquire(plan[0], 120.0).number == 1, "free at once"
+
+
+def test_a_training_without_a_lock_to_touch_is_stopped(
+        disk: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its sign of life is so old that others take it over; it has time to save."""
+    from w2s_plugins.study import worker
+
+    root = tmp_path / "out"
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak = load_plan(root)[0]
+    (root / "state").rmdir()
+    (disk / "state").mkdir()
+    (root / "state").symlink_to(disk / "state")
+    weak.state_file("log").symlink_to(tmp_path / "log")  # an open file would keep the disk writable
+    script = tmp_path / "saves.py"  # in place of a training
+    script.write_text("import signal, sys, time\n"
+                      "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+                      "time.sleep(60)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+
+    class ReadOnly(Stop):
+        def __bool__(self) -> bool:
+            if "child" in weak.state_file("1.lock").read_text():
+                remount(disk, "ro")
+            return super().__bool__()
+
+    try:
+        with ReadOnly() as stop, pytest.raises(UserError, match=r"json: cannot be written .*make the folder writable"):
+            work(weak, stop, stale=2.0)
+    finally:
+        remount(disk, "rw")
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "saved"
 
 
 def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ RANGES = {
                      "mixup_switch_prob", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
                      "cutmix_minmax", "model_ema_decay"), (0, 1)),
     **dict.fromkeys(("ratio", "lr_cycle_mul", "decay_epochs"), (1e-6, None)),
+    "clip_grad": (1e-6, None),  # 0 would leave nothing of a gradient, less would turn it round
     "smoothing": (0, 1 - 1e-6),  # timm's criteria refuse 1
     "ceiling_acc": (0, 100),
     **dict.fromkeys(("seed", "noise_seed"), (0, 2 ** 32 - 1)),

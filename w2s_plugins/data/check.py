@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 import warnings
 from collections import Counter, defaultdict
@@ -46,7 +47,7 @@ class Report:
     def lines(self) -> Iterator[str]:
         """Yield the findings, errors first, and a last line that counts them."""
         for finding in sorted(self.findings, key=lambda f: (not f.error, f.path)):
-            yield f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}"
+            yield _shown(f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}")
         yield f"{self.images} images, {len(self.errors)} errors, {len(self.findings) - len(self.errors)} notes"
 
 
@@ -63,12 +64,12 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
     """
     if not root.exists():
         raise UserError(f"{root}: no such folder; expected one with train/ and validation/, or a tar file")
-    files = sorted(p for p in ([root] if root.is_file() else root.rglob("*")) if p.is_file())
+    files = [root] if root.is_file() else sorted(_files(root))
     images = [p for p in files if p.suffix.lower() in get_img_extensions(as_set=True)]
     archives = [p for p in files if p.suffix.lower() == ".tar"]
     if not images and not archives:
         raise UserError(f"{root}: no images and no tar files in it; expected train/ and validation/ with class folders")
-    report = Report(findings=[*_class_folders(root), *_other_files(files, images, archives)])
+    report = Report(findings=[*_class_folders(root), *_loops(files), *_other_files(files, images, archives)])
     hashes: dict[str, list[str]] = defaultdict(list)
     parts = [images[i:i + CHUNK] for i in range(0, len(images), CHUNK)]
     with ProcessPoolExecutor(max(1, workers)) as pool:
@@ -85,6 +86,20 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
                 hashes[digest].append(path)
     report.findings += _duplicates(root, hashes)
     return report
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, through links as timm's reader does; also links that lead nowhere, or back."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        loops = [name for name in subfolders if here.is_relative_to((here / name).resolve())]
+        subfolders[:] = [name for name in subfolders if name not in loops]
+        yield from (p for name in (*names, *loops) if (p := Path(folder, name)).is_file() or p.is_symlink())
+
+
+def _shown(text: str) -> str:
+    """Return a text with whatever moves a cursor or cannot be printed written out; names may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_image(data: bytes, name: str) -> list[Finding]:
@@ -159,10 +174,15 @@ def _check_archive(path: Path) -> list[tuple[str, str | None, list[Finding]]]:
     return results
 
 
+def _loops(files: list[Path]) -> list[Finding]:
+    return [Finding(str(p), "link to a folder that it is in, whose images a training reads again and again")
+            for p in files if p.is_dir()]
+
+
 def _other_files(files: list[Path], images: list[Path], archives: list[Path]) -> list[Finding]:
     others = set(files) - set(images) - set(archives)
     return [Finding(str(p), "no image by its name: is not read", error=False) for p in others
-            if not p.name.startswith(".")]
+            if not p.name.startswith(".") and not p.is_dir()]
 
 
 def _splits(root: Path) -> dict[str, set[str]]:
@@ -181,7 +201,7 @@ def _class_folders(root: Path) -> list[Finding]:
     for split, classes in splits.items():
         for name in classes:
             folder = Path(split, name)
-            if not any(p.suffix.lower() in extensions for p in folder.rglob("*")):
+            if not any(p.suffix.lower() in extensions for p in _files(folder)):
                 findings.append(Finding(str(folder), "class folder without images"))
     few_shot = any(Path(s).name in ("base", "novel") for s in splits)
     every = set().union(*splits.values()) if splits else set()

@@ -195,7 +195,7 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
         content = hashlib.sha256(f"{name}|{len(labels)}|".encode())
         content.update(",".join(map(str, labels)).encode())
         if hasattr(dataset, "filenames"):
-            content.update("|".join(map(str, dataset.filenames())).encode())
+            content.update(os.fsencode("|".join(map(str, dataset.filenames()))))  # names need not be UTF-8
         elif hasattr(dataset, "indices"):
             content.update(",".join(map(str, dataset.indices)).encode())
         digest = content.hexdigest()[:16]

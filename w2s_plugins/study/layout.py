@@ -10,6 +10,7 @@
 Nothing but Python's own library is imported here: a process that only watches a run should start at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,10 +20,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest, one_line, write_errors
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 KINDS = ("weak", "ceiling", "student")
+AGAIN = "start the same command again"
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 
 
@@ -72,7 +74,7 @@ class PlannedRun:
 
     def flag(self, name: str) -> str | None:
         """Return the value that its command gives a flag, such as ``--epochs``; None where it is not given."""
-        return self.argv[self.argv.index(name) + 1] if name in self.argv else None
+        return dict(zip(self.argv, self.argv[1:])).get(name)
 
 
 def save_plan(root: Path, plan: Iterable[PlannedRun]) -> None:
@@ -92,7 +94,9 @@ def load_plan(root: Path) -> list[PlannedRun]:
         raise UserError(f"{root}: no folder of a study, it has no {PLAN}; expected the --output of `study run` or "
                         "`study plan`")
     try:
-        return [_planned(entry, root) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        plan = [_planned(entry, root) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        _check_order(plan)
+        return plan
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a plan: {one_line(error)}") from error
 
@@ -101,12 +105,23 @@ def _planned(entry: dict, root: Path) -> PlannedRun:
     """Return one run of plan.json. Raises `ValueError` where its names would leave the folder, among others."""
     run = PlannedRun(root=root, **{**entry, "argv": fill_in(entry["argv"], root)})
     for name in (run.id, run.folder):
-        if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0]{1,255}", name) or name in (".", ".."):
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\]{1,255}", name) or name in (".", "..") or (
+                not name.isprintable()):
             raise ValueError(f"{name!r:.60} is no name of a run")
     labels = [label for label in (run.kind, run.weak, run.strong, run.loss, run.protocol) if label is not None]
-    if not all(isinstance(text, str) for text in (*labels, *run.argv, *run.needs)) or type(run.seed) is not int:
+    if not all(isinstance(text, str) for text in (*labels, *run.argv, *run.needs)) or type(run.seed) is not int \
+            or run.kind not in KINDS:
         raise ValueError(f"the run {run.id} is not what `study plan` writes")
     return run
+
+
+def _check_order(plan: Iterable[PlannedRun]) -> None:
+    """Raise `ValueError` unless each run is there once, after those that it needs."""
+    seen: set[str] = set()
+    for run in plan:
+        if run.id in seen or not seen.issuperset(run.needs):
+            raise ValueError(f"the run {run.id} is there twice, or before one that it needs")
+        seen.add(run.id)
 
 
 def fill_in(argv: Iterable[str], root: Path) -> list[str]:
@@ -135,6 +150,13 @@ def read_result(run: PlannedRun) -> dict:
     return content
 
 
+def read_top1(run: PlannedRun) -> float | None:
+    """Return the top-1 accuracy of a finished run, None where it has none. Raises `UserError` as `read_result`."""
+    metrics = read_result(run).get("metrics")
+    top1 = metrics.get("top1") if isinstance(metrics, dict) else None
+    return top1 if isinstance(top1, (int, float)) else None
+
+
 def read_json(path: Path) -> dict | None:
     """Return the content of a json file, None when it is not there, damaged, or no mapping."""
     try:
@@ -144,16 +166,42 @@ def read_json(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
+def read_state(run: PlannedRun) -> dict:
+    """Return what a runner noted about a run, without parts that none writes; empty where nothing is there."""
+    found = {}
+    for key, value in (read_json(run.state_file("json")) or {}).items():
+        if key in ("state", "host", "error") and isinstance(value, str):
+            found[key] = "".join(c for c in value if c.isprintable())
+        elif key in ("started", "earlier", "seconds", "ended") and is_time(value):
+            found[key] = value
+    return found
+
+
+def is_time(value: object) -> bool:
+    """True for a number of seconds: no NaN, and nothing that cannot be shown."""
+    return isinstance(value, (int, float)) and 0 <= value < 1e11
+
+
 def write_json(path: Path, content: object) -> None:
-    """Write a json file atomically; several processes may write the same one."""
+    """Write a json file atomically; several processes may write the same one. Raises `UserError` as `write_shared`."""
     write_shared(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_shared(path: Path, text: str) -> None:
-    """Write a text file atomically, as one of several processes and machines that may do so."""
+    """Write a text file atomically, as one of several processes and machines that may do so.
+
+    Raises:
+        UserError: it cannot be written; what was there before is unchanged.
+    """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with write_errors(path, AGAIN):
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise

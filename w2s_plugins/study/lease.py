@@ -12,14 +12,17 @@ import os
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .layout import STATE, PlannedRun
+from ..errors import write_errors
+from .layout import AGAIN, STATE, PlannedRun, read_json
 
 STALE = 120.0  # seconds without a sign of life; attributes of files on NFS may be a minute old
 BEATS = 6  # signs of life in that time
+SIZE = 512  # bytes of a lock: written again in place, it needs no room on a full disk
 LOCK = re.compile(r"(.+)\.(\d+)\.lock")
 
 
@@ -46,17 +49,16 @@ def look(run: PlannedRun, stale: float) -> Held:
     number, path = max(_locks(run), default=(0, None))
     if path is None:
         return Held(0, "", True)
-    now, content = _now(path.parent), {}
+    now = _now(path.parent)
     try:
         age = now - path.stat().st_mtime
-        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:  # its holder has just finished, or somebody has taken the next number
         return Held(number, "", True)
-    except ValueError:  # it is being written
-        pass
-    pids = [pid for pid in (content.get("pid"), content.get("child")) if pid]
+    content = read_json(path) or {}  # nothing while it is being written, or where its writer was killed
+    pids = [pid for pid in (content.get("pid"), content.get("child")) if type(pid) is int and 0 < pid < 2 ** 31]
     dead = content.get("place") == here() and bool(pids) and not any(map(_alive, pids))
-    return Held(number, content.get("host", ""), bool(content.get("released")) or dead or age > stale)
+    host = "".join(c for c in str(content.get("host", "")) if c.isprintable())
+    return Held(number, host, bool(content.get("released")) or dead or age > stale)
 
 
 class Lease:
@@ -72,12 +74,22 @@ class Lease:
         self.path = run.state_file(f"{number}.lock")
 
     def write(self, **content: object) -> None:
-        """Say who holds the lock; also a sign of life."""
+        """Say who holds the lock; also a sign of life.
+
+        Raises:
+            OSError: it cannot be written, or has been lost.
+        """
         about = dict(host=socket.gethostname(), place=here(), pid=os.getpid(), **content)
-        self.path.write_text(json.dumps(about), encoding="utf-8")
+        with self.path.open("r+b") as file:
+            file.write(json.dumps(about).ljust(SIZE).encode())
+            file.truncate()
 
     def refresh(self) -> bool:
-        """Give a sign of life; False when the lock has been lost to somebody who thought us dead."""
+        """Give a sign of life; False when the lock has been lost to somebody who thought us dead.
+
+        Raises:
+            OSError: none can be given.
+        """
         if self.run.state_file(f"{self.number + 1}.lock").exists():
             return False
         try:
@@ -89,20 +101,30 @@ class Lease:
     def release(self, finished: bool) -> None:
         """Let others have the run. The number of a run that is not finished is kept: it must not be given twice."""
         with contextlib.suppress(OSError):
-            self.path.unlink() if finished else self.path.write_text('{"released": true}', encoding="utf-8")
+            self.path.unlink() if finished else self.write(released=True)
 
 
 def acquire(run: PlannedRun, stale: float) -> Lease | None:
-    """Take a run that nobody works on, or whose holder gives no sign of life; None where somebody does."""
+    """Take a run that nobody works on, or whose holder gives no sign of life; None where somebody does.
+
+    Raises:
+        UserError: the lock cannot be written.
+    """
     held = look(run, stale)
     if not held.free:
         return None
     lease = Lease(run, held.number + 1)
-    try:
-        os.close(os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return None
-    lease.write()
+    with write_errors(lease.path, AGAIN):
+        try:
+            os.close(os.open(lease.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return None
+        try:
+            lease.write()
+        except OSError:  # a full disk may have room for a name alone
+            with contextlib.suppress(OSError):
+                lease.path.unlink()
+            raise
     newest = max(_locks(run), default=(0, None))[0]
     if newest > lease.number:  # what we saw was old, and others have been here since
         lease.path.unlink(missing_ok=True)
@@ -130,9 +152,12 @@ def _all_locks(root: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def _now(folder: Path) -> float:
-    """Return the time by the clock of the file system."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-        return os.fstat(file.fileno()).st_mtime
+    """Return the time by the clock of the file system, or of this machine where nothing can be written to it."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _alive(pid: int) -> bool:

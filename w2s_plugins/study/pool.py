@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
+from ..errors import UserError, write_errors
 from ..monitor.console import duration
-from .layout import PlannedRun, finished, read_json, read_result
+from .layout import AGAIN, STATE, PlannedRun, finished, read_state, read_top1
 from .lease import STALE, look
-from .worker import BUSY, DONE, Stop, last_line
+from .worker import BUSY, DONE, IO_ERROR, Stop, last_line
 
 PAUSE = 0.1
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
@@ -72,7 +75,12 @@ class Pool:
         self.waiting = False
 
     def run(self) -> Outcome:
-        """Work until every run is finished, failed or blocked, or a signal comes."""
+        """Work until every run is finished, failed or blocked, or a signal comes.
+
+        Raises:
+            UserError: what is noted about runs cannot be written; the trainings have ended with a checkpoint where
+                they could save one.
+        """
         with Stop() as stop:
             try:
                 while not stop and self.step():
@@ -117,11 +125,11 @@ class Pool:
                 continue
             if self.held.get(run.id, now) > now:
                 continue
-            state = read_json(run.state_file("json")) or {}
+            state = read_state(run)
             if finished(run):
                 self.out.done.add(run.id)
-            elif state.get("state") == "failed" and state["ended"] > self.began:
-                self.out.failed[run.id] = state["error"]
+            elif state.get("state") == "failed" and state.get("ended", 0.0) > self.began:
+                self.out.failed[run.id] = state.get("error", "")
             elif look(run, self.stale).free:
                 return run
             else:
@@ -133,7 +141,10 @@ class Pool:
         slot.run, slot.started, self.waiting = run, time.monotonic(), False
         command = [sys.executable, "-m", "w2s_plugins.study.worker", str(run.root), run.id,
                    "--stale", str(self.stale), "--parent", str(os.getpid())]
-        with run.state_file("log").open("ab") as log:
+        log_file = run.state_file("log")
+        with write_errors(log_file, AGAIN):
+            log = log_file.open("ab")
+        with log:
             slot.process = subprocess.Popen(
                 command, env=child_env(slot.env), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True)
@@ -146,19 +157,29 @@ class Pool:
             self.held[run.id] = time.monotonic() + LOOK_AGAIN
         elif code == DONE:
             self.out.done.add(run.id)
-            top1 = read_result(run)["metrics"].get("top1")
+            top1 = read_top1(run)
             figure = "" if top1 is None else f", top-1 {top1:.2f}"
             self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {duration(seconds)}{figure}")
+        elif code == IO_ERROR:
+            self.end_for_disk(run.root / STATE)
         else:
-            error = (read_json(run.state_file("json")) or {}).get("error") or last_line(run.state_file("log"))
+            error = read_state(run).get("error") or last_line(run.state_file("log"))
             self.out.failed[run.id] = error
             self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
+
+    def end_for_disk(self, folder: Path) -> NoReturn:
+        """Raise the `UserError` of a worker that could not write to the folder of states."""
+        with write_errors(folder, AGAIN), tempfile.TemporaryFile(dir=folder) as probe:  # fails with the reason
+            probe.write(bytes(4096))
+            probe.flush()
+        raise UserError(f"{folder}: could not be written to for a while; what is finished or saved is kept; {AGAIN}")
 
     def end_workers(self, signum: int) -> None:
         """Let every worker end its process, which saves a checkpoint, and wait for them."""
         workers = [slot.process for slot in self.slots if slot.process is not None]
-        if workers and signum:
-            self.say(f"{signal.Signals(signum).name}: {len(workers)} runs are saving where they are")
+        if workers:
+            cause = signal.Signals(signum).name if signum else "an error"
+            self.say(f"{cause}: {len(workers)} runs are saving where they are")
         for process in workers:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()

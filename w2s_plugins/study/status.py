@@ -1,5 +1,6 @@
 """Where a study stands: what runs, what failed, and how much time is left."""
 
+import re
 import statistics
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from pathlib import Path
 from ..monitor import format_table
 from ..monitor.console import duration
 from .estimate import makespan
-from .layout import STATE, PlannedRun, finished, load_plan, read_json
+from .layout import STATE, PlannedRun, finished, is_time, load_plan, read_json, read_state
 from .lease import locked_runs, look
 
 ESTIMATE = "estimate.json"  # seconds by id, of `study plan`
@@ -40,12 +41,12 @@ class Standing:
 
 def standing(run: PlannedRun, locked: bool, stale: float) -> Standing:
     """Look where a run stands; without a lock nobody works on it."""
-    state = read_json(run.state_file("json")) or {}
+    state = read_state(run)
     if finished(run):
         return Standing("finished", seconds=state.get("seconds", 0.0))
     about = dict(epoch=epochs_done(run), epochs=epochs_of(run), error=state.get("error", ""))
     if locked and not (held := look(run, stale)).free:
-        since = time.time() - state.get("started", time.time())
+        since = max(0.0, time.time() - state.get("started", time.time()))  # another machine may be ahead
         return Standing("running", held.host, seconds=state.get("earlier", 0.0) + since, **about)
     kind = {"failed": "failed", "blocked": "blocked", None: "waiting"}.get(state.get("state"), "stopped")
     return Standing(kind, state.get("host", ""), seconds=state.get("seconds", 0.0), **about)
@@ -65,8 +66,8 @@ def standings(root: Path, plan: Sequence[PlannedRun], stale: float) -> dict[str,
 
 def epochs_of(run: PlannedRun) -> int | None:
     """Return the number of epochs that the command of a run asks for."""
-    text = run.flag("--stop-epoch") or run.flag("--epochs")
-    return int(text) if text else None
+    text = run.flag("--stop-epoch") or run.flag("--epochs") or ""
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
 
 
 def epochs_done(run: PlannedRun) -> int:
@@ -74,11 +75,11 @@ def epochs_done(run: PlannedRun) -> int:
     try:
         with (run.path / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, (run.path / "metrics.jsonl").stat().st_size - 65536))
-            lines = file.read().decode(errors="replace").splitlines()
+            text = file.read().decode(errors="replace")
     except OSError:
         return 0
-    epochs = [part.split(",")[0] for line in lines for part in line.split('"epoch": ')[1:2]]
-    return int(epochs[-1]) + ('"event": "eval"' in lines[-1]) if epochs and epochs[-1].isdigit() else 0
+    epochs = re.findall(r'"epoch": (\d{1,9})\b', text)
+    return int(epochs[-1]) + ('"event": "eval"' in text.splitlines()[-1]) if epochs else 0
 
 
 def time_left(
@@ -128,7 +129,8 @@ def describe(root: Path, stale: float) -> str:
     table = format_table(rows, ["run", "state", "progress", "time", "on"]) + "\n\n" if rows else ""
     failed = [f"FAILED {run.id}: {found[run.id].error} ({run.state_file('log')})" for run in plan
               if found[run.id].state == "failed"]
-    left = time_left(plan, found, read_json(root / STATE / ESTIMATE) or {})
+    estimated = {k: v for k, v in (read_json(root / STATE / ESTIMATE) or {}).items() if is_time(v)}
+    left = time_left(plan, found, estimated)
     known = "unknown until a run has finished" if left is None else duration(left)
     ended = not counts["running"] + counts["waiting"] + counts["stopped"]
     summary = f"{len(plan)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])

@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import run_main
-from .layout import PlannedRun, find_run, finished, load_plan, read_json, read_result, write_json
+from ..errors import UserError, run_main, write_errors
+from .layout import AGAIN, PlannedRun, find_run, finished, load_plan, read_state, read_top1, write_json
 from .lease import BEATS, STALE, Lease, acquire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
-DONE, FAILED, BUSY = 0, 1, 75  # 75: EX_TEMPFAIL, somebody else works on it
+DONE, FAILED, IO_ERROR, BUSY = 0, 1, 74, 75  # 74: EX_IOERR; 75: EX_TEMPFAIL, somebody else works on it
 TRIES = 2
 GRACE = 60.0  # seconds for the step in hand and its checkpoint, after SIGTERM
 PAUSE = 0.1
@@ -72,6 +72,9 @@ def work(run: PlannedRun, stop: Stop, stale: float = STALE, say: Callable[[str],
     Returns:
         0 when the run is finished, 1 when it failed twice, 75 when somebody else works on it, 128 + the number of the
         signal when it was stopped.
+
+    Raises:
+        UserError: lock, state or log cannot be written; what the training has saved is kept.
     """
     if finished(run):
         return DONE
@@ -102,7 +105,7 @@ def _try_twice(
         say: Callable[[str], None],
 ) -> int:
     command = [sys.executable, str(SCRIPT), *run.argv, *more]
-    earlier = (read_json(run.state_file("json")) or {}).get("seconds", 0.0)
+    earlier = read_state(run).get("seconds", 0.0)
     state: dict[str, object] = dict(
         state="running", host=socket.gethostname(), started=time.time(), earlier=earlier)
     for attempt in range(1, TRIES + 1):
@@ -127,27 +130,33 @@ def _try_twice(
 
 
 def _train(run: PlannedRun, command: list[str], lease: Lease, stop: Stop, stale: float) -> int | None:
-    """Run the script to its end; return its exit code, None when the lock was lost on the way."""
-    with run.state_file("log").open("ab") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
-        log.flush()
+    """Run the script to its end; return its exit code, None when the lock was lost on the way.
+
+    Without a sign of life for half of ``stale`` it is stopped, before others may take it over.
+    """
+    log = run.state_file("log")
+    with write_errors(log, AGAIN), log.open("ab", buffering=0) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+    with log.open("ab") as file:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=_dies_with(os.getpid()))
     try:
-        lease.write(child=child.pid)
+        with write_errors(lease.path, AGAIN):
+            lease.write(child=child.pid)
         beat, deadline = time.monotonic(), None
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(PAUSE)
             now = time.monotonic()
             if now - beat > stale / BEATS:
-                if not lease.refresh():
-                    return None
-                beat = now
-            if stop and deadline is None:
+                with contextlib.suppress(OSError):  # a disk that is read-only, or away for a while
+                    if not lease.refresh():
+                        return None
+                    beat = now
+            if deadline is None and (stop or now - beat > stale / 2):
                 child.terminate()
-                deadline = now + GRACE
+                deadline = now + (GRACE if stop else min(GRACE, stale / 3))
             if deadline is not None and now > deadline:
                 return _kill(child)
     finally:
@@ -180,7 +189,7 @@ def ceiling_flags(needed: list[PlannedRun]) -> list[str]:
     There is none where the ceiling is not clearly above the teacher, for which train_w2s.py refuses the flag, or where
     nothing is known of the teacher.
     """
-    top1 = {other.kind: read_result(other)["metrics"].get("top1") for other in needed}
+    top1 = {other.kind: read_top1(other) for other in needed}
     weak, ceiling = top1.get("weak"), top1.get("ceiling")
     return ["--ceiling-acc", repr(ceiling)] if None not in (weak, ceiling) and ceiling > weak + MIN_GAP else []
 
@@ -197,15 +206,28 @@ def last_line(log: Path) -> str:
 
 
 def main() -> None:
-    """Work on one run of a study, and end with the code of `work`."""
+    """Work on one run of a study, and end with the code of `work`, or 74 when the disk does not let it."""
     parser = argparse.ArgumentParser(prog="w2s_plugins.study.worker")
     parser.add_argument("study", type=Path)
     parser.add_argument("id")
     parser.add_argument("--stale", type=float, default=STALE)
     parser.add_argument("--parent", type=int)
     args = parser.parse_args()
+    run = find_run(load_plan(args.study), args.id)
     with Stop(args.parent) as stop:
-        sys.exit(work(find_run(load_plan(args.study), args.id), stop, args.stale))
+        try:
+            sys.exit(work(run, stop, args.stale, _say))
+        except UserError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            _say(str(error))
+            sys.exit(IO_ERROR)
+
+
+def _say(text: str) -> None:
+    """Print into the log, which may be on a full disk: what Python kept of it would change the exit code."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{text}\n".encode())
 
 
 if __name__ == "__main__":
