@@ -270,6 +270,7 @@ def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
 
     def child(rank: int, processes: int, port: int, output: Path, flags: tuple, before: Callable | None) -> int:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         with output.open("w", buffering=1) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)

@@ -154,6 +154,7 @@ def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     ({"strong": [{"name": "s", "flags": {"model": "w2s_cnn"}}]}, r"ceiling s: --model: unknown model .*w2s_cnn5"),
     ({"weak": models("a", lr=-1)}, "weak a: --lr -1.0: expected at least 0"),
     ({"weak": models("a", train_slice="0:80")}, "weak a: train_slice 0:80 is not within the teachers' part 0:64"),
+    ({"base": {**BASE, "train_slice": "0:1600"}}, "--train-slice 64:1600: the split has only 1197 samples"),
     ({"base": {**BASE, "weak_fraction": 200}}, "--weak-fraction 200: nothing is left"),
     ({"base": {**BASE, "weak_fraction": 1.5}}, "weak a: weak_fraction 1.5: expected a share between 0 and 1"),
     ({"base": {**BASE, "weak_fraction": 0}}, "0 is for a teacher that is trained already"),

@@ -116,7 +116,7 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert sum(int(rows[3][0].sum()) for rows in kinds.values()) == 160
     expected = events[3]["weights"]["beta"]["agree_right"]
     assert kinds["agree_right"][3][0].tolist() == expected["counts"]
-    curves = figures.learning_curves(table["groups"][0], by_loss)
+    curves = figures.learning_curves(table["groups"][0], by_loss, figures.line_numbers(table))
     last = json.loads((student.folder / "result.json").read_text())["metrics"]["top1"]
     assert f"{last:.1f} after 4" in curves.alt
     line = next(line for line in curves.figure.axes[0].lines if line.get_label() == "adaptconf")
@@ -132,8 +132,15 @@ def test_sweep_and_radar(made_report: Path) -> None:
     assert len(sweep.figure.axes[0].containers) == 4, "a line for each group"
     points = figures.sweep_points(table["groups"][0], "augconf", "alpha")[""]
     assert [value for value, _ in points] == [0.1, 0.5, 0.9]
-    assert len(figures.radar(table).figure.axes[0].lines) == 3, "one setting of each loss"
-    assert figures.radar({"groups": table["groups"][:2]}) is None, "two tasks make no radar"
+    numbers = figures.line_numbers(table)
+    lines = figures.radar(table, numbers).figure.axes[0].lines
+    assert len(lines) == 3, "one setting of each loss"
+    assert figures.radar({"groups": table["groups"][:2]}, numbers) is None, "two tasks make no radar"
+    colours = {line.get_label(): line.get_color() for line in lines}
+    for group in table["groups"]:
+        shown = {bars.get_label(): bars[0].get_color()
+                 for bars in figures.agreement_scatter(group, numbers).figure.axes[0].containers}
+        assert {loss: shown[loss] for loss in colours} == colours, "a loss looks the same in all figures"
 
 
 def test_words(trained: Path, tmp_path: Path) -> None:
@@ -144,7 +151,8 @@ def test_words(trained: Path, tmp_path: Path) -> None:
             write_run(tmp_path, loss, seed, accuracy)
     text = "".join(summary(make_table(collect(tmp_path)))[1])
     assert re.search(r"Better than kd beyond noise: adaptconf \(\+\d+\.\d\d\)\. Worse beyond noise: gce \(-", text)
-    assert "Not distinguishable from kd: hard" in text and "Not above the teacher on average: gce" in text
+    assert "Not distinguishable from kd: hard" in text
+    assert re.search(r"Not above the teacher on average: gce \(-\d", text), "the difference from the teacher"
     for seed in range(4):
         for loss, accuracy in {"kd": 0.6, "adaptconf": 0.605}.items():
             write_run(tmp_path / "other", loss, seed, accuracy, epochs=3)

@@ -223,6 +223,35 @@ def test_run_one(tmp_path: Path, cli: Cli) -> None:
     assert code == 2 and f"(nearest: {weak.id}" in err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a training with its worker")
+def test_a_worker_that_is_killed(tmp_path: Path, cli: Cli) -> None:
+    """By the system that ran out of memory, for one: it gets one more try, then the reason is told."""
+    root, said = tmp_path / "out", []
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak = load_plan(root)[0]
+
+    def kill(pool: Pool, number: int, result: str = "") -> bool:
+        deadline = time.monotonic() + 60
+        while pool.step() and (not weak.state_file("log").exists() or starts(weak) < number):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if result:
+            weak.path.mkdir(exist_ok=True)
+            (weak.path / "result.json").write_text(result)
+        pool.slots[0].process.kill()
+        pool.slots[0].process.wait()
+        return pool.step()
+
+    pool = Pool([weak], make_slots(1, [], None), say=said.append)
+    assert kill(pool, 1) and said[0] == f"{weak.id}: its worker was ended by SIGKILL; trying once more"
+    assert not kill(pool, 2) and f"FAILED {weak.id}: its worker was ended by SIGKILL twice" in said[-1]
+    _, out, _ = cli("status", root)
+    assert "1 failed" in out and f"FAILED {weak.id}: its worker was ended by SIGKILL" in out
+
+    pool = Pool([weak], make_slots(1, [], None), say=said.append)
+    assert not kill(pool, 3, '{"metrics": {}}') and f"[1/1] {weak.id}" in said[-1], "it was killed on its way out"
+
+
 def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
     """What cannot be noted ends the runner with one line, and the command goes on when there is room."""
     root, said = disk / "out", []

@@ -87,7 +87,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _add_spec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", type=Path, metavar="STUDY.yaml", help="the specification, or the folder of a study")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the study (default: "
-                        f"{DEFAULT_ROOT}/NAME, after the file)")
+                        f"{DEFAULT_ROOT}/NAME, after the file; `plan` makes a folder only where it is given)")
 
 
 def _add_slots(parser: argparse.ArgumentParser) -> None:

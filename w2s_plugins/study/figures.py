@@ -72,14 +72,15 @@ def style() -> Iterator[None]:
 def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
     """Draw all figures for which there are data; also return why galleries are missing, where they are."""
     notes: list[str] = []
+    numbers = line_numbers(table)
     with style():
-        drawn = [radar(table), *(sweep(table, name, key) for name, key in swept(table))]
+        drawn = [radar(table, numbers), *(sweep(table, name, key) for name, key in swept(table))]
         for number, (group, runs) in enumerate(zip(table["groups"], found.groups().values()), start=1):
             by_loss: dict[str, list[StudentRun]] = {cell["loss"]: [] for cell in group["cells"]}
             for student in runs:
                 by_loss[student.loss].append(student)
             gallery = open_gallery(runs, notes)
-            of_group = [pgr_bars(group), agreement_scatter(group), learning_curves(group, by_loss),
+            of_group = [pgr_bars(group), agreement_scatter(group, numbers), learning_curves(group, by_loss, numbers),
                         *(weight_maps(loss, members) for loss, members in by_loss.items()),
                         mistakes(by_loss), confusions(group, by_loss, gallery), pictures(group, by_loss, gallery)]
             for item in filter(None, of_group):
@@ -120,9 +121,19 @@ def new_figure(height: float, rows: int = 1, **options: object) -> tuple[Figure,
 
 
 def look(number: int) -> dict[str, str]:
-    """Colour, dash and marker of a line."""
-    return dict(color=COLOURS[number % len(COLOURS)], linestyle=DASHES[number % len(DASHES)],
-                marker=MARKERS[number % len(MARKERS)])
+    """Colour, dash and marker of a line; after all colours they begin anew with other dashes and markers."""
+    shifted = number + number // len(COLOURS)
+    return dict(color=COLOURS[number % len(COLOURS)], linestyle=DASHES[shifted % len(DASHES)],
+                marker=MARKERS[shifted % len(MARKERS)])
+
+
+def line_numbers(table: dict) -> dict[str, int]:
+    """Number losses by their mean rank over the groups, so that each looks the same in all figures of a report."""
+    ranks: dict[str, list[int]] = {}
+    for group in table["groups"]:
+        for rank, cell in enumerate(group["cells"]):
+            ranks.setdefault(cell["loss"], []).append(rank)
+    return {loss: number for number, loss in enumerate(sorted(ranks, key=lambda loss: np.mean(ranks[loss])))}
 
 
 def short(text: str, limit: int = 34) -> str:
@@ -163,7 +174,7 @@ def listed(pairs: Iterable[tuple[str, float]], digits: int = 1) -> str:
 # ---------------------------------------------------------------- all groups
 
 
-def radar(table: dict) -> Drawn | None:
+def radar(table: dict, numbers: dict[str, int]) -> Drawn | None:
     """Mean accuracy by task (a group of the table) and loss; three tasks or more with losses in common."""
     groups = table["groups"]
     means = [{cell["loss"]: cell["student"]["mean"] for cell in group["cells"]} for group in groups]
@@ -183,8 +194,8 @@ def radar(table: dict) -> Drawn | None:
     angles = np.linspace(0, 2 * math.pi, len(groups), endpoint=False)
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     axes = figure.add_subplot(projection="polar")
-    for number, (loss, row) in enumerate(zip(shown, reach)):
-        axes.plot(np.append(angles, angles[0]), np.append(row, row[0]), label=short(loss), **look(number))
+    for loss, row in zip(shown, reach):
+        axes.plot(np.append(angles, angles[0]), np.append(row, row[0]), label=short(loss), **look(numbers[loss]))
     axes.set_ylim(0, 1.05)
     axes.set_yticks([0.25, 1.0], ["", ""])
     labels = [f"{letter(i)}: {a:.1f} to {b:.1f}" for i, (a, b) in enumerate(zip(low, high))]
@@ -301,14 +312,14 @@ def pgr_bars(group: dict) -> Drawn | None:
     return Drawn("pgr", figure, "Performance gap recovered", alt)
 
 
-def agreement_scatter(group: dict) -> Drawn:
+def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
     """Teacher-student agreement against accuracy, a point for each loss; the teacher itself stands at 100 %."""
     cells = most_telling(group["cells"], group["reference"])
     figure, (axes,) = new_figure(2.3)
-    for number, cell in enumerate(cells):
+    for cell in cells:
         axes.errorbar(cell["agreement"]["mean"], cell["student"]["mean"], half(cell["student"]),
                       half(cell["agreement"]), elinewidth=0.5, label=short(cell["loss"]),
-                      **{**look(number), "linestyle": ""})
+                      **{**look(numbers[cell["loss"]]), "linestyle": ""})
     teacher = cells[0]["weak"]["mean"]
     axes.plot(100, teacher, color="black", marker="*", markersize=8, linestyle="", label="teacher")
     xs, ys = [c["agreement"]["mean"] for c in cells], [c["student"]["mean"] for c in cells]
@@ -335,11 +346,12 @@ def read_events(folder: Path, kind: str) -> list[dict]:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); expected the events that a run writes") from error
 
 
-def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
+def learning_curves(
+        group: dict, by_loss: dict[str, list[StudentRun]], numbers: dict[str, int]) -> Drawn | None:
     """Accuracy on the test samples after each evaluated epoch, mean over seeds."""
     figure, (axes,) = new_figure(2.3)
     parts = []
-    for number, cell in enumerate(most_telling(group["cells"], group["reference"])):
+    for cell in most_telling(group["cells"], group["reference"]):
         runs: dict[int, list[float]] = {}
         for student in by_loss[cell["loss"]]:
             for event in read_events(student.folder, "eval"):
@@ -348,7 +360,7 @@ def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn 
         complete = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
         if complete:
             axes.plot(list(complete), list(complete.values()), label=short(cell["loss"]),
-                      **{**look(number), "marker": look(number)["marker"] if len(complete) < 12 else ""})
+                      **{**look(numbers[cell["loss"]]), **({} if len(complete) < 12 else {"marker": ""})})
             first, last = min(complete), max(complete)
             parts.append(f"{cell['loss']}: {complete[first]:.1f} after epoch {first}, {complete[last]:.1f} after "
                          f"{last}")

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -10,11 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from timm.utils import ParseKwargs
+from torch.utils.data import Dataset
 
+from ..build import open_train_split
 from ..cli.parser import Parser, parse
 from ..cli.resolve import resolve_train_args
 from ..data.datasets import check_dataset_name
-from ..data.slices import parse_slice
+from ..data.slices import parse_slice, take_slice
 from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..monitor import format_table
@@ -179,6 +182,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
     Raises:
         UserError: naming the run and what is wrong with it.
     """
+    opened: dict[tuple, Dataset | None] = {}
     for run in plan:
         if run.seed != study.seeds[0]:
             continue
@@ -186,6 +190,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
             args, given = parse(parser, fill_in(run.argv, root))
             resolve_train_args(args, given)
             _check_run(args)
+            _check_slice(args, opened)
             if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
                 refuse_seen(args, args.train_slice)
         except UserError as error:
@@ -206,6 +211,24 @@ def _check_run(args: argparse.Namespace) -> None:
     for broken, message in rules:
         if broken:
             raise UserError(message)
+
+
+def _check_slice(args: argparse.Namespace, opened: dict[tuple, Dataset | None]) -> None:
+    """Refuse a training slice without a sample, where the data lie on this machine already.
+
+    Args:
+        args: of a run.
+        opened: training splits by where they are, None for one that cannot be opened here yet; added to.
+    """
+    if not args.train_slice or args.dataset_download or args.dataset.startswith(("hfds/", "hfids/", "tfds/", "wds/")):
+        return
+    key = args.dataset, args.data_dir, args.train_split, args.class_list
+    if key not in opened:
+        opened[key] = None
+        with contextlib.suppress(UserError):
+            opened[key] = open_train_split(args)
+    if opened[key] is not None:
+        take_slice(opened[key], args.train_slice, args.slice_seed)
 
 
 # ---------------------------------------------------------------- what is printed

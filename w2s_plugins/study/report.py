@@ -120,16 +120,23 @@ def group_summary(group: dict) -> Sentences:
         parts += [" No loss is better than ", Name(group["reference"]), " beyond noise."]
     below = [cell for cell in cells if cell["student"]["mean"] <= cell["weak"]["mean"]]
     if below:
-        parts += [" Not above the teacher on average: ", *joined(below), "."]
+        parts += [" Not above the teacher on average: ", *joined(below, of_teacher=True), "."]
     return parts
 
 
-def joined(cells: list[dict]) -> Sentences:
-    """Return the names of at most `MOST_NAMES` losses with commas between them, and their differences where known."""
+def joined(cells: list[dict], of_teacher: bool = False) -> Sentences:
+    """Return the names of at most `MOST_NAMES` losses with commas between them, and their differences where known.
+
+    Args:
+        cells: of the losses.
+        of_teacher: the differences are those from the teacher, else from the reference.
+    """
     parts: Sentences = []
     for cell in cells[:MOST_NAMES]:
         parts += [", "] * bool(parts) + [Name(cell["loss"])]
-        if cell.get("versus"):
+        if of_teacher:
+            parts.append(f" ({cell['student']['mean'] - cell['weak']['mean']:+.2f})")
+        elif cell.get("versus"):
             parts.append(f" ({cell['versus']['difference']:+.2f})")
     if len(cells) > MOST_NAMES:
         parts.append(f" and {len(cells) - MOST_NAMES} more")

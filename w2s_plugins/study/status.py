@@ -131,7 +131,7 @@ def describe(root: Path, stale: float) -> str:
               if found[run.id].state == "failed"]
     estimated = {k: v for k, v in (read_json(root / STATE / ESTIMATE) or {}).items() if is_time(v)}
     left = time_left(plan, found, estimated)
-    known = "unknown until a run has finished" if left is None else duration(left)
+    known = "unknown until a run of each kind has finished" if left is None else duration(left)
     ended = not counts["running"] + counts["waiting"] + counts["stopped"]
     summary = f"{len(plan)} runs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s])
     return table + "".join(f"{line}\n" for line in failed) + summary + ("" if ended else f"; time left: {known}")

@@ -23,6 +23,7 @@ LEVEL = 0.05
 FIGURES = ("weak", "student", "ceiling", "agreement", "pgr")
 HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR"}
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
+ORDER = {"worse": 0, "tie": 1, "one seed": 1, "reference": 2, "better": 3}  # of verdicts, where a table is sorted
 RULE = (
     f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
     "brackets), on one test set. PGR is computed seed by seed, then averaged. † One seed: the interval is that of the "
@@ -197,7 +198,7 @@ def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
             below = sum(test["p"] < LEVEL for test in tests)
             row["difference"] = interval_text(versus), versus.get("difference")
             row["p (Holm)"] = "" if adjusted is None else p_text(adjusted), adjusted
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), cell["verdict"] or ""
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), ORDER.get(cell["verdict"])
             row["McNemar"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
         yield row
 
