@@ -10,7 +10,7 @@ from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
 from w2s_plugins import checkpoint as ckpt
-from w2s_plugins import run_folder
+from w2s_plugins import report, run_folder
 from w2s_plugins.build import World
 from w2s_plugins.engine import Position, Precision
 from w2s_plugins.errors import UserError
@@ -171,3 +171,13 @@ def test_growing_files_are_cut_back(run):
     assert (folder / "metrics.jsonl").read_text() == "x" * 23
     assert [line.split(",")[0] for line in files.summary.path.read_text().split()] == ["epoch", "0", "1"]
     assert ckpt.read_run_args(folder, "x") == {"model": "w2s_cnn2", "resume": ""}
+
+
+def test_a_damaged_line_of_the_history_is_left_out(tmp_path, caplog):
+    """It costs the figures of one epoch, not the end of a run."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"event": "eval", "epoch": 0}\n{"event": "eval", garb\n[]\n{"event": "eval"}\n'
+                    '{"event": "eval", "epoch": 4}\n')
+    assert [event["epoch"] for event in report.read_history(file)] == [0, 4]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}, line {number}: damaged, left out" for number in (2, 3, 4)]

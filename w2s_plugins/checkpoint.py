@@ -57,7 +57,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with suppress(OSError):  # on a disk that is read-only now there is nothing to delete either
             temporary.unlink(missing_ok=True)
         # torch.save does not pass on why the system refused
-        reason = "the disk is full or the file too large" if type(error) is RuntimeError else one_line(error)
+        unknown = "the disk is full or the file too large" if path.parent.is_dir() else "no such folder"
+        reason = unknown if type(error) is RuntimeError else one_line(error)
         raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)

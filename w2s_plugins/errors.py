@@ -25,6 +25,7 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are `UserError`s."""
 
     def error(self, message: str) -> None:
+        message = re.sub(r"hf_\w+", "hf_***", message)  # nothing that scrubs is imported yet
         raise UserError(f"{message}; see {self.prog} --help")
 
 

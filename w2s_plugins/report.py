@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import logging
 import platform
 import shlex
 import sys
@@ -29,6 +30,7 @@ from .monitor import format_table
 from .target_cache import CachedTargets
 from .teachers import Teacher
 
+_logger = logging.getLogger(__name__)
 LABELS, SELECTED = "labels.csv", "selected.txt"
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
@@ -86,7 +88,14 @@ def read_history(metrics_file: Path) -> list[dict]:
     """Return the evaluations of a run, oldest first, from its metrics.jsonl; one of which no checkpoint could be
     written has ``unsaved``.
     """
-    events = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    events = []
+    for number, line in enumerate(metrics_file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            event = json.loads(line)
+            if event["event"] in ("eval", "unsaved"):
+                events.append({**event, "epoch": event["epoch"]})
+        except (ValueError, TypeError, KeyError, RecursionError):
+            _logger.warning("%s, line %d: damaged, left out", metrics_file, number)
     unsaved = {event["epoch"] for event in events if event["event"] == "unsaved"}
     return [event | ({"unsaved": True} if event["epoch"] in unsaved else {}) for event in events
             if event["event"] == "eval"]

@@ -1,6 +1,7 @@
 """Training samples that cannot be read: one line with the file's name, or another of the batch in their place."""
 
 import logging
+import os
 import tarfile
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, workers: int) ->
     text = str(caught.value)
     assert text.startswith(f"{path}: cannot be read (") and "\n" not in text
     assert case in text or (case == "empty" and "not an image" in text)
+
+
+def test_a_picture_in_postscript_is_not_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a program, for which Pillow would start Ghostscript."""
+    ghostscript = tmp_path / "bin" / "gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\necho 10.0\ntouch {tmp_path / 'ran'}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    loader = loader_of(folder)
+    path = folder / "train" / "class1" / "004.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UserError, match=r"004\.jpg: cannot be read .*Ghostscript"):
+        list(loader.epoch(0))
+    assert not (tmp_path / "ran").exists()
 
 
 def epoch_of(loaders: list, epoch: int = 0) -> list[tuple]:

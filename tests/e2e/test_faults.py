@@ -21,7 +21,7 @@ from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
-from w2s_plugins import engine
+from w2s_plugins import engine, run_folder
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -165,7 +165,8 @@ def test_the_best_epoch_is_one_that_was_saved(
 def test_the_folder_is_deleted_under_the_run(here: Run, at_step: Callable, tmp_path: Path) -> None:
     at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
     done = here(*CNN, "--output", tmp_path, "--experiment", "run")
-    assert "cannot be written" in done.error and f"make the folder again (mkdir {tmp_path / 'run'})" in done.error
+    assert "cannot be written (" in done.error and "disk is full" not in done.error
+    assert f"make the folder again (mkdir {tmp_path / 'run'})" in done.error
 
 
 def test_the_folder_is_made_again(here: Run, at_step: Callable, tmp_path: Path) -> None:
@@ -265,6 +266,17 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_second_process_is_kept_out_of_a_run_folder(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    flags = [*CNN, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
+    (tmp_path / "run").mkdir()
+    run_folder.hold(tmp_path / "run")
+    other = fork(*flags)
+    assert other.wait() == [2] and f"another process trains in {tmp_path / 'run'}: wait" in other.text(0)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+    run_folder.let_go()
+    assert fork(*flags).wait() == [0]
 
 
 @pytest.mark.parametrize("processes", [0, 2])

@@ -1,10 +1,14 @@
 """Datasets, splits, keyed views and loaders."""
 
+from PIL import EpsImagePlugin
+
 from .class_splits import open_split
 from .datasets import DataInfo, create_dataset, labels_of
 from .episodes import EpisodeShape, check_shape, draw_episodes, parse_shapes
 from .loaders import Batch, TrainLoader, create_eval_loader, create_train_loader
 from .slices import Subset, hold_out, parse_slice, stratified_order, take_slice
+
+EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
 
 __all__ = [
     "Batch",
