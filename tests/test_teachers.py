@@ -1,6 +1,7 @@
 """Teachers: from names, folders and files to frozen callables on the student's batch; class maps."""
 
 import argparse
+import gc
 import hashlib
 import json
 import logging
@@ -182,6 +183,9 @@ def test_teacher_is_in_neither_optimizer_nor_checkpoint_nor_ddp(tmp_path):
         assert all(p.grad is not None for p in student.parameters())
         assert task.get_checkpoint_state()["state_dict"].keys() == student.state_dict().keys()
     finally:
+        # DDP goes first: the last one to let go of the group waits for its threads, and DDP would with the GIL in hand
+        task = wrapped = None
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
