@@ -121,14 +121,6 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
         given: names of the flags that were set by hand.
     """
     resolve_train_args(args, given)
-    try:
-        return train_in_folder(args)
-    finally:
-        run_folder.let_go()
-
-
-def train_in_folder(args: argparse.Namespace) -> dict:
-    """Do what `train` says, with all flags filled in."""
     started = time.monotonic()
     run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)

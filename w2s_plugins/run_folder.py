@@ -1,14 +1,11 @@
 """The folder of a run: where it is, how it is continued, and the files in it that grow."""
 
 import argparse
-import contextlib
 import logging
-import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 import torch.distributed as dist
 from timm.models import safe_model_name
@@ -23,13 +20,7 @@ from .fsdp import put_in_shards
 from .monitor import MetricsFile, Trackers
 from .shards import EXTENSION, is_sharded
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
-
 _logger = logging.getLogger(__name__)
-_held: list[IO] = []  # open lock files; closing one gives it back
 
 
 @dataclass
@@ -200,55 +191,8 @@ class RunFiles:
         self.summary.flush()
 
 
-def hold(folder: Path) -> None:
-    """Keep other processes from training in a run folder until this one calls `let_go` or ends, in whatever way.
-
-    Raises:
-        UserError: another process trains in it.
-    """
-    if fcntl is None:
-        return
-    with contextlib.suppress(OSError):  # a file system without locks, or a folder that has gone
-        path = folder / ".lock"
-        path.touch()
-        file = path.open()  # not for writing: an open file of that kind would keep its disk writable
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(f"another process trains in {folder}: wait for its end, or give another "
-                            "--experiment") from None
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            _held.append(file)
-        else:  # its holder has just deleted it
-            file.close()
-            hold(folder)
-
-
-def let_go() -> None:
-    """Give back the folders that this process holds."""
-    while _held:
-        with _held.pop() as file, contextlib.suppress(OSError):
-            os.unlink(file.name)
-
-
-def _forget() -> None:
-    """Leave the locks to the parent: data workers may outlive it by some seconds, and then nobody trains any more."""
-    while _held:
-        _held.pop().close()
-
-
-if fcntl is not None:
-    os.register_at_fork(after_in_child=_forget)
-
-
 def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resumed: Resumed) -> RunFiles:
-    """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml.
-
-    Raises:
-        UserError: another process trains in the folder.
-    """
-    hold(folder)
+    """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml."""
     files = RunFiles(
         MetricsFile(folder / "metrics.jsonl", resumed.metrics_bytes, resumed.waiting.get("metrics", "")),
         ckpt.SummaryFile(folder / "summary.csv", resumed.waiting.get("summary", ())),

@@ -21,7 +21,7 @@ from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
-from w2s_plugins import engine, run_folder
+from w2s_plugins import engine
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -266,17 +266,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def test_a_second_process_is_kept_out_of_a_run_folder(fork: Callable[..., Forked], tmp_path: Path) -> None:
-    flags = [*CNN, "--output", tmp_path, "--experiment", "run", "--resume", "auto"]
-    (tmp_path / "run").mkdir()
-    run_folder.hold(tmp_path / "run")
-    other = fork(*flags)
-    assert other.wait() == [2] and f"another process trains in {tmp_path / 'run'}: wait" in other.text(0)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
-    run_folder.let_go()
-    assert fork(*flags).wait() == [0]
 
 
 @pytest.mark.parametrize("processes", [0, 2])
