@@ -93,11 +93,11 @@ def read_history(metrics_file: Path) -> list[dict]:
         try:
             event = json.loads(line)
             if event["event"] in ("eval", "unsaved"):
-                events.append({**event, "epoch": event["epoch"]})
+                events.append((event["epoch"], event))
         except (ValueError, TypeError, KeyError, RecursionError):
             _logger.warning("%s, line %d: damaged, left out", metrics_file, number)
-    unsaved = {event["epoch"] for event in events if event["event"] == "unsaved"}
-    return [event | ({"unsaved": True} if event["epoch"] in unsaved else {}) for event in events
+    unsaved = {epoch for epoch, event in events if event["event"] == "unsaved"}
+    return [event | ({"unsaved": True} if epoch in unsaved else {}) for epoch, event in events
             if event["event"] == "eval"]
 
 

@@ -359,8 +359,10 @@ def learning_curves(
                     runs.setdefault(event["epoch"] + 1, []).append(event["val"]["top1"])
         complete = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
         if complete:
-            axes.plot(list(complete), list(complete.values()), label=short(cell["loss"]),
-                      **{**look(numbers[cell["loss"]]), **({} if len(complete) < 12 else {"marker": ""})})
+            line = look(numbers[cell["loss"]])
+            if len(complete) >= 12:  # markers would hide the line
+                line["marker"] = ""
+            axes.plot(list(complete), list(complete.values()), label=short(cell["loss"]), **line)
             first, last = min(complete), max(complete)
             parts.append(f"{cell['loss']}: {complete[first]:.1f} after epoch {first}, {complete[last]:.1f} after "
                          f"{last}")

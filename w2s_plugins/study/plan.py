@@ -183,6 +183,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
         UserError: naming the run and what is wrong with it.
     """
     opened: dict[tuple, Dataset | None] = {}
+    checked: set[tuple] = set()
     for run in plan:
         if run.seed != study.seeds[0]:
             continue
@@ -190,7 +191,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
             args, given = parse(parser, fill_in(run.argv, root))
             resolve_train_args(args, given)
             _check_run(args)
-            _check_slice(args, opened)
+            _check_slice(args, opened, checked)
             if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
                 refuse_seen(args, args.train_slice)
         except UserError as error:
@@ -213,12 +214,13 @@ def _check_run(args: argparse.Namespace) -> None:
             raise UserError(message)
 
 
-def _check_slice(args: argparse.Namespace, opened: dict[tuple, Dataset | None]) -> None:
+def _check_slice(args: argparse.Namespace, opened: dict[tuple, Dataset | None], checked: set[tuple]) -> None:
     """Refuse a training slice without a sample, where the data lie on this machine already.
 
     Args:
         args: of a run.
         opened: training splits by where they are, None for one that cannot be opened here yet; added to.
+        checked: slices that are right, which students of all losses share; added to.
     """
     if not args.train_slice or args.dataset_download or args.dataset.startswith(("hfds/", "hfids/", "tfds/", "wds/")):
         return
@@ -227,8 +229,10 @@ def _check_slice(args: argparse.Namespace, opened: dict[tuple, Dataset | None]) 
         opened[key] = None
         with contextlib.suppress(UserError):
             opened[key] = open_train_split(args)
-    if opened[key] is not None:
+    part = *key, args.train_slice, args.slice_seed
+    if opened[key] is not None and part not in checked:
         take_slice(opened[key], args.train_slice, args.slice_seed)
+        checked.add(part)
 
 
 # ---------------------------------------------------------------- what is printed

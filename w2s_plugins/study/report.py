@@ -18,7 +18,7 @@ from ..markdown import code, fenced
 from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC
-from .table import RULE, heading_of, make_folder, make_table, rows_of, title_of, to_markdown, write_table
+from .table import MARKS, RULE, heading_of, make_folder, make_table, rows_of, title_of, to_markdown, write_table
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
 MOST_NAMES = 6  # in a sentence
@@ -164,9 +164,11 @@ def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, fol
              data=base64.b64encode((folder / FIGURES / f"{item.name}.svg").read_bytes()).decode())
         for item in drawn
     ]
+    marks = {text: verdict for verdict, text in MARKS.items()}
     return environment.get_template("report.html.j2").render(
-        title=title, summary=summary(table), groups=groups, rule=RULE, figures=figures, left_out=table["left_out"],
-        specification=specification, script=Markup(script), script_hash=f"sha256-{digest}")
+        title=title, summary=summary(table), groups=groups, rule=RULE, marks=marks, figures=figures,
+        left_out=table["left_out"], specification=specification, script=Markup(script),
+        script_hash=f"sha256-{digest}")
 
 
 def to_page_in_markdown(table: dict, drawn: list[Drawn], title: str, specification: str) -> str:
