@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from selenium.webdriver.common.by import By
 
@@ -141,6 +143,24 @@ def test_sweep_and_radar(made_report: Path) -> None:
         shown = {bars.get_label(): bars[0].get_color()
                  for bars in figures.agreement_scatter(group, numbers).figure.axes[0].containers}
         assert {loss: shown[loss] for loss in colours} == colours, "a loss looks the same in all figures"
+
+
+@pytest.mark.parametrize("name", ["kd", "adaptconf-temperature=4.0, and a long name of a setting"])
+def test_no_text_goes_on_beyond_its_figure(tmp_path: Path, name: str) -> None:
+    """Names of classes and losses as long as they come leave little room beside them."""
+    write_run(tmp_path, "kd", 0, 0.6)
+    by_loss = {name: collect(tmp_path).students}
+    gallery = SimpleNamespace(name=lambda label: f"a class of a long name {label}")
+    with figures.style():
+        drawn = [figures.mistakes(by_loss), figures.confusions({"cells": [{"loss": name}]}, by_loss, gallery)]
+        for item in drawn:
+            canvas = FigureCanvasAgg(item.figure)
+            canvas.draw()
+            axes, bounds = item.figure.axes[0], item.figure.bbox
+            for text in (axes.xaxis.label, *axes.get_yticklabels(), *item.figure.legends[0].get_texts()):
+                box = text.get_window_extent(canvas.get_renderer())
+                assert bounds.x0 <= box.x0 < box.x1 <= bounds.x1, (item.name, text.get_text())
+                assert bounds.y0 <= box.y0 < box.y1 <= bounds.y1, (item.name, text.get_text())
 
 
 def test_words(trained: Path, tmp_path: Path) -> None:

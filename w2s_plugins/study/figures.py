@@ -467,11 +467,10 @@ def mistakes(by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
     if not rows:
         return None
     figure, (axes,) = new_figure(0.6 + 0.19 * len(rows))
-    stacked_bars(axes, {short(loss): row[:3] for loss, row in rows.items()})
+    stacked_bars(axes, {short(loss): row[:3] for loss, row in rows.items()}, "share of the teacher's mistakes (%)")
     for place, row in enumerate(rows.values()):
         axes.plot(row[3], place, marker="D", color="black", linestyle="", markersize=3, markeredgecolor="white",
                   markeredgewidth=0.5, label="spoilt, of what the teacher has right" if place == 0 else None)
-    axes.set_xlabel("share of the teacher's mistakes (%)")
     legend_below(figure, axes)
     alt = "Of the teacher's mistakes on test samples, in percent: " + "; ".join(
         f"{loss} corrects {a:.0f}, copies {b:.0f}, errs otherwise on {c:.0f}, and spoils {d:.0f} of what the teacher "
@@ -479,7 +478,7 @@ def mistakes(by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
     return Drawn("mistakes", figure, "What becomes of the teacher's mistakes", alt)
 
 
-def stacked_bars(axes: Axes, rows: dict[str, tuple[float, float, float]]) -> None:
+def stacked_bars(axes: Axes, rows: dict[str, tuple[float, float, float]], xlabel: str) -> None:
     """Draw shares of corrected, copied and other mistakes, the first row on top."""
     start = np.zeros(len(rows))
     for index, (label, colour, hatch) in enumerate((
@@ -491,6 +490,7 @@ def stacked_bars(axes: Axes, rows: dict[str, tuple[float, float, float]]) -> Non
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
+    axes.set_xlabel(xlabel, loc="right")  # in the middle it may go on beyond the figure, long names leave little room
 
 
 def best_student(group: dict, by_loss: dict[str, list[StudentRun]]) -> tuple[str, list[StudentRun]]:
@@ -514,9 +514,13 @@ def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Galle
     name = gallery.name if gallery else str
     rows = {f"{short(name(truth), 12)} as {short(name(said), 12)} ({row.sum()})": tuple(100 * row / row.sum())
             for (truth, said), row in often}
-    figure, (axes,) = new_figure(0.6 + 0.19 * len(rows))
-    stacked_bars(axes, rows)
-    axes.set_xlabel(f"student ({short(loss, 24)}), share of samples (%)")
+    return draw_confusions(loss, rows)
+
+
+def draw_confusions(loss: str, rows: dict[str, tuple[float, float, float]]) -> Drawn:
+    """Draw, by confusion, the shares of samples on which the student is right, copies it, and makes another mistake."""
+    figure, (axes,) = new_figure(0.72 + 0.19 * len(rows))
+    stacked_bars(axes, rows, f"share of samples (%)\nstudent: {short(loss, 28)}")
     legend_below(figure, axes)
     alt = (f"The teacher's {len(rows)} most frequent confusions over all seeds, and in percent what the student of "
            f"{loss} says: " + "; ".join(f"{label}: right {a:.0f}, the same mistake {b:.0f}, another {c:.0f}"
