@@ -1,8 +1,10 @@
 """Faults of the Hub that pass, and those that do not: every one injected into a server that speaks its HTTP."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,7 +54,6 @@ PASSING = {
     "500": dict(status=500),
     "503": dict(status=503),
     "closed": dict(drop=True),
-    "timed out": dict(delay=1.2),
 }
 
 
@@ -122,12 +123,38 @@ def test_push_gets_over_what_passes(server, client, run, where, fault):  # noqa:
     assert repo.commits[repo.branches["main"]]["model.safetensors"].data == before["model.safetensors"]
 
 
-@pytest.mark.parametrize("fault", [f for f in PASSING if f != "timed out"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "closed"])
 def test_look_up_gets_over_what_passes(server, client, model, fault):
     server.fault(f"HEAD /{model}/.*config.json", times=2, **PASSING[fault])
     done = client("load", f"hf-hub:{model}")
     assert done.ok and 1 <= len(done.waits) <= 2, (done.text, done.waits)
     assert asked(server, "HEAD", "config.json") + 2 * (fault == "closed") > 2
+
+
+def test_a_look_up_costs_the_tries_of_the_client_once(server, client, model):
+    server.fault(f"HEAD /{model}/", status=503)
+    done = client("load", f"hf-hub:{model}")
+    assert not done.ok and "server error (503)" in done.text and done.waits == [1, 2, 4, 8, 8] and not done.log
+
+
+def test_so_does_a_hub_that_cannot_be_reached(server, tmp_path):
+    """huggingface_hub 1.x breaks off its own tries after the first wait."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    env = hub_env(server, tmp_path) | {"HF_ENDPOINT": f"http://127.0.0.1:{port}"}
+    done = subprocess.run([sys.executable, "-c", CLIENT], env=env, input=json.dumps(["load", "hf-hub:me/x"]) + "\n",
+                          capture_output=True, text=True, timeout=120, check=True)
+    ok, text, waits, log = json.loads(done.stdout)
+    assert not ok and "cannot be reached" in text and waits == [1, 2, 4, 8, 8][:len(waits)] and waits and not log
+
+
+@pytest.mark.parametrize("where", ["create", "commit"])
+def test_a_time_out_is_not_waited_for_again(server, client, run, where):  # noqa: F811
+    fault = server.fault(f"POST /api/.*/{where}", delay=1.2, times=2)
+    done = client("push", run / "export", "me/silent")
+    time.sleep(1.2)  # the server is still at it
+    assert not done.ok and "did not answer" in done.text and "repeat with: " in done.text
+    assert fault.times == 1 and not done.waits
 
 
 @pytest.mark.parametrize("status, part", [

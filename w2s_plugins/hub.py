@@ -119,11 +119,11 @@ def hub_errors(what: str) -> Iterator[None]:
 def on_hub(what: str, call: Callable[[], _T]) -> _T:
     """Return ``call()``, which talks to the Hub; what may pass is tried again, all else ends as in `hub_errors`.
 
-    huggingface_hub repeats single requests itself: uploads of files (5 times at 429 and server errors), downloads that
-    break off (5 times) or meet 429. It does not repeat what makes or commits to a repository, what looks a file up, a
-    download that meets a server error, or anything whose bytes turn out to be wrong; this function does, up to
-    `ATTEMPTS` times. An attempt starts from the same random state of torch as the first, so that a run does not
-    depend on the network.
+    huggingface_hub repeats single requests itself: look-ups of files (5 times at 429, server errors and where the Hub
+    is out of reach), uploads of files (5 times at 429 and server errors), downloads that break off (5 times) or meet
+    429. It does not repeat what makes or commits to a repository, a download that meets a server error, or anything
+    whose bytes turn out to be wrong; this function does, up to `ATTEMPTS` times, but not after a time-out. An attempt
+    starts from the same random state of torch as the first, so that a run does not depend on the network.
 
     Args:
         what: Start of every message.
@@ -430,13 +430,16 @@ def _retry_after(response: object) -> float:
 def _retry_wait(error: Exception, usual: float) -> float | None:
     """Seconds to wait before ``error`` is worth another attempt; None for never."""
     chain = _causes(error)
+    # a look-up that huggingface_hub has tried six times, and a time-out, which is a long wait already
+    if any(isinstance(e, LocalEntryNotFoundError) or type(e).__name__.endswith("Timeout") for e in chain):
+        return None
     if answered := next((e for e in chain if isinstance(e, HfHubHTTPError)), None):
         status, wait = answered.response.status_code, max(usual, _retry_after(answered.response))
         return wait if (status in _PASSING or status >= 500) and wait <= LONGEST_WAIT else None
     if constants.is_offline_mode():
         return None
-    broken = any(isinstance(e, (HTTPError, ConnectionError, TimeoutError, DamagedDownload))
-                 or str(e).startswith("Consistency check failed") or "client has been closed" in str(e) for e in chain)
+    broken = any(isinstance(e, (HTTPError, ConnectionError, DamagedDownload))
+                 or str(e).startswith("Consistency check failed") for e in chain)
     return usual if broken else None
 
 
