@@ -39,7 +39,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    tables = [table(args, num_classes) for num_classes in args.classes]
+    figures = {num_classes: measure(args, num_classes) for num_classes in args.classes}
+    tables = [table(args, num_classes, found) for num_classes, found in figures.items()]
+    tables.append(ratios(figures))
+    print("\n".join(tables))
     if args.output:
         args.output.write_text("\n".join(tables))
 
@@ -61,14 +64,21 @@ def logit_losses() -> list[str]:
     return [name for name in list_losses() if not create_loss(name).needs_features]
 
 
-def table(args: argparse.Namespace, num_classes: int) -> str:
-    """Measure at one number of classes and return (and print) a Markdown table."""
+Figures = dict[str, tuple[float, float]]  # by loss, milliseconds and megabytes
+
+
+def measure(args: argparse.Namespace, num_classes: int) -> Figures:
+    """Measure all losses at one number of classes."""
     names = ["cross-entropy", "kd", *(name for name in args.losses if name != "kd")]
     inputs = make_inputs(args.batch_size, num_classes, args.device)
     steps = {name: make_step(name, inputs, args) for name in names}
     times = take_turns({name: functools.partial(time_of, step, args) for name, step in steps.items()}, args.turns)
-    figures = {
+    return {
         name: (1e3 * statistics.median(times[name]), peak_megabytes(step, args.device)) for name, step in steps.items()}
+
+
+def table(args: argparse.Namespace, num_classes: int, figures: Figures) -> str:
+    """Return a Markdown table of the figures at one number of classes."""
     lines = [
         f"Batch {args.batch_size}, {num_classes} classes, {device_name(args)}, torch {torch.__version__}",
         "",
@@ -78,7 +88,22 @@ def table(args: argparse.Namespace, num_classes: int) -> str:
     for name, (ms, mb) in figures.items():
         kd_ms, kd_mb = figures["kd"]
         lines.append(f"| {name} | {ms:.2f} | {ms / kd_ms:.2f} | {mb:.1f} | {mb / kd_mb:.2f} |")
-    print("\n".join(lines), end="\n\n", flush=True)
+    return "\n".join([*lines, ""])
+
+
+def ratios(figures: dict[int, Figures]) -> str:
+    """Return the table of docs/losses.md: time and memory x kd at 1,000 classes first, then time at the others."""
+    first = 1000 if 1000 in figures else next(iter(figures))
+    others = [number for number in figures if number != first]
+    lines = [
+        " | ".join(["| loss", f"time x `kd`, {first:,} classes", "memory x `kd`",
+                    *(f"time x `kd`, {number:,} classes" for number in others)]) + " |",
+        "| --- |" + " ---: |" * (2 + len(others)),
+    ]
+    for name in list(figures[first])[1:]:
+        memory = figures[first][name][1] / figures[first]["kd"][1]
+        time, *more = (figures[n][name][0] / figures[n]["kd"][0] for n in (first, *others))
+        lines.append(f"| `{name}` | {time:.2f} | {memory:.2f} |" + "".join(f" {ratio:.2f} |" for ratio in more))
     return "\n".join([*lines, ""])
 
 

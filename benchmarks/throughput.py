@@ -8,7 +8,8 @@
 step       a training step against its parts: student (forward, backward, optimizer) and teacher, each alone in a loop
 teacher    what the online teacher adds to a step, against what timm's LogitDistillationTask adds
 cached     an epoch with cached targets against one without a teacher (benchmarks.target_cache)
-script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process
+script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process;
+           with --no-teacher-eval, since timm's does not evaluate its teacher
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
 
@@ -250,7 +251,8 @@ def script(args: argparse.Namespace, folder: Path) -> None:
               "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *shared,
               "--kd-model-name", teacher_id]
     ours = [sys.executable, str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
-            "--no-teacher-eval", "--teacher-img-size", str(args.size)]  # timm's teacher sees the student's size
+            # timm's does not evaluate its teacher, which sees the student's size
+            "--no-teacher-eval", "--teacher-img-size", str(args.size)]
     runs = run_in_turns(
         {"here": (ours, args.batch_size, args.threads), "timm": (theirs, args.batch_size, args.threads)}, args, folder)
     rows = [
@@ -258,7 +260,8 @@ def script(args: argparse.Namespace, folder: Path) -> None:
          spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
         for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
                              ("start to end, s", "total"))]
-    print_table(f"The whole script, {steps} steps", ("", "here", "timm", "here / timm"), rows, args)
+    print_table(f"The whole script, {steps} steps, teacher not evaluated", (
+        "", "here", "timm", "here / timm"), rows, args)
 
 
 def processes(args: argparse.Namespace, folder: Path) -> None:
