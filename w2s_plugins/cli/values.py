@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..hub import LOGIN, holds_token
+from ..plain_files import special_kind
 
 LONGEST = 255  # bytes; file systems take no longer name
 
@@ -34,6 +35,8 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             if name != "hub_commit_message" and any(len(p.encode(errors="replace")) > LONGEST for p in text.split("/")):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
+            if name != "results_file" and (kind := special_kind(text)):
+                raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
