@@ -369,7 +369,7 @@ def fit(run: Run) -> None:
             terms = train_one_epoch(
                 position, run.task, run.loaders["train"], run.optimizer, run.precision, settings,
                 num_epochs=run.num_epochs, scheduler=run.scheduler, on_log=on_log, on_update=on_update,
-                on_batch=on_batch)
+                on_batch=on_batch, waiting=watch.waiting)
             finish_epoch(run, terms, stop, updates, watch)
         if run.saver:
             run.saver.finish()
@@ -426,7 +426,7 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
     found = {
         split: evaluate_split(
             run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            progress=None if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
+            progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
     figures = {split: evaluation.metrics for split, evaluation in found.items()}

@@ -11,8 +11,6 @@ check_versions("validate.py")  # an import of what is too old would fail in its 
 
 import argparse
 import copy
-import csv
-import io
 import json
 import logging
 import os
@@ -55,6 +53,7 @@ from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.shards import is_sharded
+from w2s_plugins.spreadsheet import to_csv
 from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
 
 _logger = logging.getLogger("validate")
@@ -527,12 +526,7 @@ def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
         write_text(path, json.dumps(results, indent=4) + "\n")
         return
     rows = results if isinstance(results, list) else [results]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, to_csv(rows))
 
 
 if __name__ == "__main__":

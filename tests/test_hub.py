@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,33 @@ def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, 
     assert 'timm.create_model("hf-hub:me/x", pretrained=True)' in card and "ORG/NAME" not in card
     assert TOKEN not in done.stdout + done.stderr + "".join(f.data.decode("latin-1") for f in files.values())
     assert logits_of("hf-hub:me/x", env=hub_env(hub_server, tmp_path / "other"), cwd=tmp_path) == [student_logits]
+
+
+def test_only_what_an_export_consists_of_is_pushed(hub_server, run, tmp_path):  # noqa: F811
+    """Not what else lies there, and never what a link leads to."""
+    hub_server.add_user("me", TOKEN)
+    mine, secret = tmp_path / "run" / "export", tmp_path / "id_rsa"
+    shutil.copytree(run / "export", mine)
+    secret.write_text("private key")
+    (mine / "notes.txt").write_text("x")
+    (mine / ".env").write_text("x")
+    (mine / ".eval_results" / "other.yaml").write_text("x")
+    (mine / "sub").mkdir()
+    (mine / "sub" / "config.json").write_text("x")
+    (mine / "key").symlink_to(secret)
+    env = hub_env(hub_server, tmp_path, TOKEN)
+    assert push(tmp_path / "run", "me/x", env=env).returncode == 0
+    repo = hub_server.repos["me/x"]
+    expected = {".gitattributes", "README.md", "config.json", "model.safetensors", EVAL_RESULTS}
+    assert set(repo.commits[repo.branches["main"]]) == expected
+    for name in ("config.json", EVAL_RESULTS, ".eval_results"):
+        kept = (mine / name).rename(tmp_path / "kept")
+        (mine / name).symlink_to(tmp_path / "kept" if name.startswith(".") else secret)
+        done = push(tmp_path / "run", "me/y", env=env)
+        assert done.returncode == 2 and f"{mine / name} is a link, which is not published" in done.stderr, done.stderr
+        (mine / name).unlink()
+        kept.rename(mine / name)
+    assert "me/y" not in hub_server.repos
 
 
 def test_push_private_to_a_branch(hub_server, run, student_logits, tmp_path):  # noqa: F811
@@ -473,6 +501,8 @@ def test_scrub(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", " odd token\n")
     text = scrub(f"odd token {TOKEN}, hf_oauth_ab.c-d https://me:pw@host/a?sig=1 hf_hub_download")
     assert text == "*** hf_***, hf_*** https://host/a hf_hub_download"
+    assert scrub("ftp://u@h/a s3://u:p@q@h/b http://h/c@d hf-hub:o/n@r") == (
+        "ftp://h/a s3://h/b http://h/c@d hf-hub:o/n@r")
 
 
 def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path):

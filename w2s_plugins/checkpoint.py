@@ -598,7 +598,7 @@ def _fitting(path: Path) -> Iterator[None]:
 
 def _position(checkpoint: dict, device: torch.device) -> Position:
     extra = checkpoint.get("w2s") or {}
-    finished = "metric" in checkpoint or not extra.get("batch")
+    finished = "metric" in checkpoint or "batch" not in extra
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
         batch=0 if finished else extra["batch"],

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from .errors import UserError
 from .heartbeat import note
 from .long_tail import ShotGroups
 from .sample_weights import WeightMeter
+from .signals import Interrupted
 from .task import first_output
 from .undo import Undo
 
@@ -210,6 +211,17 @@ class Position:
     unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
 
+    def copied(self) -> "Position":
+        """Return what a batch changes in it."""
+        meter, weights = TermMeter(), WeightMeter()
+        meter.sums = dict(self.meter.sums)  # whose tensors are replaced, not changed
+        weights.counts = {name: counts.clone() for name, counts in self.weights.counts.items()}
+        return Position(batch=self.batch, meter=meter, weights=weights)
+
+    def go_back_to(self, before: "Position") -> None:
+        """Put back what `copied` returned."""
+        self.batch, self.meter, self.weights = before.batch, before.meter, before.weights
+
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
         self.epoch, self.batch, self.statistics_shared = self.epoch + 1, 0, False
@@ -229,6 +241,7 @@ def train_one_epoch(
         on_log: Callable[[int, dict[str, float], float], None] | None = None,
         on_update: Callable[[int, int], None] | None = None,
         on_batch: Callable[[Batch, int], None] | None = None,
+        waiting: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, float]:
     """Train for one epoch, or for what is left of it.
 
@@ -244,6 +257,7 @@ def train_one_epoch(
         on_log: called with the update, averages of the terms and learning rate.
         on_update: called after each update with its number in the epoch and the number of samples.
         on_batch: called with a logged batch and its number.
+        waiting: wraps the batches; it may raise `Interrupted` in place of one, which undoes a half-done update.
 
     Returns:
         Averages of ``loss`` and of each term over the epoch.
@@ -261,7 +275,7 @@ def train_one_epoch(
     if hasattr(task, "set_epoch"):
         task.set_epoch(epoch)
     optimizer.zero_grad()
-    for number, batch in enumerate(loader.epoch(epoch, position.batch), start=position.batch):
+    for number, batch in _batches(position, loader, waiting, statistics, accum):
         need_update = (number + 1) % accum == 0 or number + 1 == total
         group = accum if number < last_group else total % accum
         images = batch.input
@@ -317,6 +331,26 @@ def train_one_epoch(
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(settings.distributed)
+
+
+def _batches(
+        position: Position,
+        loader: TrainLoader,
+        waiting: Callable[[Iterable], Iterable],
+        statistics: Statistics,
+        accum: int,
+) -> Iterator[tuple[int, Batch]]:
+    """Yield the batches that are left of an epoch with their numbers. An interruption undoes a half-done update."""
+    try:
+        for number, batch in enumerate(waiting(loader.epoch(position.epoch, position.batch)), start=position.batch):
+            if number % accum == 0:
+                before = position.copied() if accum > 1 else None
+            yield number, batch
+    except Interrupted:
+        if position.batch % accum and position.batch < len(loader):  # gradients are in no checkpoint
+            statistics.put_back_unless(good=False)
+            position.go_back_to(before)
+        raise
 
 
 def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:

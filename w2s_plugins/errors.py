@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
+_LOGIN = r"([a-zA-Z][\w+.-]+:/{slashes})[^/\s]*@"  # what stands before the host of a URL: a name, a password, a token
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -25,7 +26,7 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are `UserError`s."""
 
     def error(self, message: str) -> None:
-        message = re.sub(r"hf_\w+", "hf_***", message)  # nothing that scrubs is imported yet
+        message = re.sub(r"hf_\w+", "hf_***", without_logins(message))  # nothing that scrubs is imported yet
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -43,13 +44,23 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit - 3] + "..."
 
 
+def holds_login(text: str) -> bool:
+    """True when a URL with a name or password before its host is in ``text``; a path has one slash in place of two."""
+    return bool(re.search(_LOGIN.replace("{slashes}", "/?"), text))
+
+
+def without_logins(text: str) -> str:
+    """Return a text whose URLs have neither names nor passwords."""
+    return re.sub(_LOGIN.replace("{slashes}", "/"), r"\1", text)
+
+
 def public(text: str) -> str:
-    """Return a text without access tokens, for whoever shows or keeps what other packages say.
+    """Return a text without access tokens and passwords in URLs, for whoever shows or keeps what other packages say.
 
     A process that has not imported the module for the Hub has not used a token.
     """
     hub = sys.modules.get("w2s_plugins.hub")
-    return hub.scrub(text) if hub is not None and hasattr(hub, "scrub") else text
+    return hub.scrub(text) if hub is not None and hasattr(hub, "scrub") else without_logins(text)
 
 
 def print_traceback(error: BaseException) -> None:

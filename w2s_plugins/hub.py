@@ -13,7 +13,7 @@ import shlex
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -53,7 +53,7 @@ from timm.models import parse_model_name, save_for_hf
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 
 from w2s_plugins import __version__
-from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, run_main
+from w2s_plugins.errors import OneLineParser, UserError, holds_login, nearest, one_line, run_main, without_logins
 from w2s_plugins.model_card import EVAL_RESULTS, MODEL_ID, eval_results, model_card
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
@@ -65,6 +65,7 @@ _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PASSING = {408, 409, 412, 429}  # statuses that may pass, as those from 500 on
 _UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError, URLError)
+_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS; nothing else is published
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".npz")
 _URL = re.compile(
     r"https?://[^/\s]+/(?:api/models/)?(?P<repo>[\w.-]+(?:/(?!resolve/|revision/)[\w.-]+)?)"
@@ -75,8 +76,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def holds_token(text: str) -> bool:
-    """True when an access token, of the user or of anybody, is in ``text``."""
-    return bool(_TOKEN.search(text)) or any(secret in text for secret in _secrets())
+    """True when an access token, of the user or of anybody, or a URL with a name or password is in ``text``."""
+    return bool(_TOKEN.search(text)) or holds_login(text) or any(secret in text for secret in _secrets())
 
 
 def _secrets() -> list[str]:
@@ -90,8 +91,8 @@ def scrub(text: str) -> str:
     """Remove every access token from ``text``, as well as passwords and signatures in URLs."""
     for secret in _secrets():
         text = text.replace(secret, "***")
-    text = _TOKEN.sub("hf_***", text)
-    return re.sub(r"(https?://)(?:[^/@\s]*@)?([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
+    text = without_logins(_TOKEN.sub("hf_***", text))
+    return re.sub(r"(https?://)([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
 
 
 @contextmanager
@@ -282,6 +283,8 @@ def push_export(
 ) -> str:
     """Publish an export as one commit, with the final id in its card; the folder itself is only read.
 
+    Only what `export_model` writes is published, and no link: what else lies there may be anything.
+
     Args:
         folder: What `export_model` wrote.
         repo_id: ``ORG/NAME``; created when missing.
@@ -297,7 +300,11 @@ def push_export(
     """
     folder = Path(folder)
     check_repo_id(repo_id)
-    if missing := [n for n in ("config.json", "model.safetensors", "README.md") if not (folder / n).is_file()]:
+    for path in (folder / n for n in (*_EXPORT, EVAL_RESULTS, Path(EVAL_RESULTS).parent)):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, which is not published; expected what the training run wrote: export "
+                            "again, or put the file itself there")
+    if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
         raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
                         "writes RUN/export at its end")
     if revision and _COMMIT.fullmatch(revision):
@@ -316,6 +323,7 @@ def push_folder(
         folder: Path,
         repo_id: str,
         path_in_repo: str,
+        patterns: Sequence[str],
         *,
         private: bool | None = None,
         revision: str | None = None,
@@ -327,6 +335,7 @@ def push_folder(
         folder: with the files.
         repo_id: ``ORG/NAME``; created when missing.
         path_in_repo: folder there; files of an earlier upload that are no longer there are deleted.
+        patterns: which files, such as ``table.*``; others that lie in the folder stay here.
         private: Create it private; an existing public repository is then refused.
         revision: Branch to push to, created when missing.
         commit_message: First line of the commit.
@@ -340,11 +349,11 @@ def push_folder(
     def upload() -> RepoUrl:
         api, url = _prepare(repo_id, private, revision)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, path_in_repo=path_in_repo, revision=revision,
-                          commit_message=commit_message, delete_patterns="*", ignore_patterns=".*")
+                          commit_message=commit_message, delete_patterns="*", allow_patterns=list(patterns))
         return url
 
     url = on_hub(f"push to {repo_id}", upload)
-    return f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}"
+    return scrub(f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}")
 
 
 def main() -> None:
@@ -389,14 +398,13 @@ def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
     operations = [CommitOperationAdd("README.md", card.encode())]
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != "README.md" and (name == EVAL_RESULTS or not name.startswith(".")):
-            operations.append(CommitOperationAdd(name, str(path)))
+    for name in (*_EXPORT, EVAL_RESULTS):
+        if name != "README.md" and (folder / name).is_file():
+            operations.append(CommitOperationAdd(name, str(folder / name)))
     if not (folder / EVAL_RESULTS).exists() and api.file_exists(repo_id, EVAL_RESULTS, revision=revision):
         operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
     api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-    return f"{url}/tree/{quote(revision, safe='')}" if revision else str(url)
+    return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
 
 
 def _flush(folder: Path) -> None:

@@ -1,12 +1,15 @@
 """YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import yaml
 
 LARGEST_FILE = 10_000_000  # bytes
 MOST_VALUES = 1_000_000  # in all, with every alias written out
+_SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 def read_plain(path: Path) -> object:
@@ -19,6 +22,8 @@ def read_plain(path: Path) -> object:
         OSError: it cannot be opened.
         ValueError: it is something else, too large, or nested too deeply.
     """
+    if kind := special_kind(path):
+        raise ValueError(f"{kind}, not a regular file")
     if path.stat().st_size > LARGEST_FILE:
         raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
     text = path.read_text(encoding="utf-8")
@@ -33,6 +38,18 @@ def read_plain(path: Path) -> object:
         raise ValueError("nested too deeply") from error
     except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:  # of PyYAML, at odd scalars
         raise ValueError(f"a value that cannot be read ({error})") from error
+
+
+def special_kind(path: str | Path) -> str | None:
+    """Say what a path is, through links, that is neither a regular file nor a folder; None for those and for nothing.
+
+    Whoever opens a FIFO waits until somebody writes to it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
 
 
 def _refuse_bomb(root: yaml.Node | None) -> None:

@@ -1,17 +1,27 @@
 """Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
 
+import logging
 import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from .errors import exit_now
+
+PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
 Item = TypeVar("Item")
 
+_logger = logging.getLogger(__name__)
 
-class Interrupted(Exception):
+
+class Interrupted(BaseException):
     """The run is to stop here and now, all ranks at the same place; its state is that of a finished update.
+
+    As KeyboardInterrupt, it comes out of whatever waits, and nothing that deals with errors may take it for one.
 
     Args:
         signum: the signal that asked for it.
@@ -40,6 +50,7 @@ class SignalWatch:
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
+        self._waits = 0  # odd while a batch is waited for
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         self._previous = {s: signal.signal(s, self._note) for s in signals}
 
@@ -47,6 +58,41 @@ class SignalWatch:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
+        if self._waits % 2:
+            self._end_wait(signum)
+
+    def _end_wait(self, signum: int) -> None:
+        if self.store is None:
+            self._waits += 1
+            raise Interrupted(signum)
+        threading.Thread(target=self._give_up, args=(signum, self._waits), daemon=True).start()
+
+    def _give_up(self, signum: int, wait: int) -> None:
+        """End this rank when it still waits for the same batch: the others are in the exchange after it."""
+        time.sleep(PATIENCE)
+        if self._waits == wait:
+            _logger.error(f"{signal.Signals(signum).name}: no batch has come from the data workers in {PATIENCE:g} s; "
+                          "ends without another checkpoint, earlier ones are kept")
+            exit_now(128 + signum)
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield batches. A signal that comes while one is waited for ends the wait, which may never end by itself.
+
+        One process raises `Interrupted` at once: the state is that after the batch before. One of several waits for
+        `PATIENCE` seconds, since all have to stop at the same place, and then ends alone.
+        """
+        items = iter(items)
+        while True:
+            self._waits += 1
+            if self.received is not None:
+                self._end_wait(self.received)
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._waits += self._waits % 2
+            yield item
 
     def check(self, update: int) -> None:
         """Raise `Interrupted` at the end of an update when it is time to stop.
@@ -71,7 +117,7 @@ class SignalWatch:
         Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
         with the others once, when it stops or after its last item, and all end alike.
         """
-        for item in items:
+        for item in self.waiting(items):
             if self._noticed():
                 break
             yield item

@@ -1,6 +1,7 @@
 """Every flag of timm's two scripts, and the values of this project's own."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,12 @@ def test_help_tells_defaults_and_what_belongs_together(capsys):
     assert "scale R [R ...] area of random crops (default: 0.08 1.0)" in text
     assert "report the performance gap recovered with its interval; needs --experiment NAME" in text
     assert "metric that ranks checkpoints: top1, top5, loss, agreement (with --teacher), few-shot" in text
+
+
+def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:
+    """Whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "x.csv")
+    for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir", "--config"):
+        with pytest.raises(UserError, match=r"is a FIFO; expected a regular file|no such file"):
+            parse(train_parser(), [flag, str(tmp_path / "x.csv")])
+    assert parse(validate_parser(), ["--results-file", "/dev/null"])

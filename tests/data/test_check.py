@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data.test_decoding import FILES, PHOTOGRAPHS
+from tests.data.test_unreadable import huge_jpeg
 from tests.parts import write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.__main__ import main
@@ -18,9 +19,12 @@ from w2s_plugins.errors import UserError
 
 SAVED = {**FILES, "one pixel": ("png", lambda image, path: image.resize((1, 1)).save(path)),
          "animated": ("png", lambda image, path: image.save(path, save_all=True, append_images=[image.rotate(90)])),
-         "bomb": ("png", lambda image, path: Image.new("1", (14000, 14000)).save(path))}
+         "bomb": ("png", lambda image, path: Image.new("1", (14000, 14000)).save(path)),
+         "huge": ("jpg", lambda image, path: huge_jpeg(path)), "fifo": ("jpg", lambda image, path: os.mkfifo(path)),
+         "link to a fifo": ("jpg", lambda image, path: path.symlink_to("fifo.jpg"))}
 ERRORS = {"truncated": "truncated", "truncated late": "truncated", "truncated header": "Truncated File Read",
-          "empty": "empty file", "text": "not an image", "bomb": "decompression bomb"}
+          "empty": "empty file", "text": "not an image", "bomb": "decompression bomb",
+          "huge": "900000000 pixels", "fifo": "a FIFO, not a regular file", "link to a fifo": "a FIFO"}
 NOTES = {"rotated by EXIF": "orientation 6", "CMYK": "CMYK", "PNG called JPEG": "is a PNG file",
          "PNG palette": "palette", "PNG alpha": "transparency", "PNG 16 bit": "more than 8 bits", "one pixel": "1 x 1",
          "animated": "2 frames"}

@@ -1,7 +1,10 @@
 """Training samples that cannot be read: one line with the file's name, or another of the batch in their place."""
 
+import io
 import logging
 import os
+import resource
+import struct
 import tarfile
 from pathlib import Path
 
@@ -16,12 +19,30 @@ from w2s_plugins.data import create_dataset, create_eval_loader, create_train_lo
 from w2s_plugins.data.unreadable import UnreadableSample, parse_data_errors
 from w2s_plugins.errors import UserError
 
+
+def huge_jpeg(path: Path) -> None:
+    """Some hundred bytes whose header says 30000 x 30000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", progressive=True)
+    content = bytearray(buffer.getvalue())
+    size = content.index(b"\xff\xc2") + 5
+    content[size:size + 4] = struct.pack(">HH", 30000, 30000)
+    path.write_bytes(content)
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 BROKEN = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2]),
     "empty": lambda path: path.write_bytes(b""),
     "not an image": lambda path: path.write_text("no"),
     "No such file": lambda path: path.unlink(),
     "decompression bomb": lambda path: Image.new("1", (14000, 14000)).save(path, "PNG"),
+    "exceeds limit of 178956970 pixels": huge_jpeg,
+    "a FIFO, not a regular file": fifo,
 }
 
 
@@ -60,6 +81,25 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, workers: int) ->
     text = str(caught.value)
     assert text.startswith(f"{path}: cannot be read (") and "\n" not in text
     assert case in text or (case == "empty" and "not an image" in text)
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "pil"])
+def test_an_image_that_says_it_is_huge_takes_no_memory(folder: Path, decoder: str) -> None:
+    huge_jpeg(folder / "train" / "class1" / "004.jpg")
+    loader = loader_of(folder, "--decoder", decoder, "--color-jitter", "0", "--data-errors", "skip:1")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    list(loader.epoch(0))
+    assert len(loader.skipped.messages) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; decoded it takes 5 GB
+
+
+def test_a_fifo_in_a_dataset_of_torchvision(folder: Path) -> None:
+    fifo(folder / "train" / "class1" / "004.jpg")
+    dataset = create_dataset("torch/image_folder", str(folder), "train", flag="--train-split")
+    position = [Path(path).name for path, _ in dataset.dataset.samples].index("003.jpg")
+    dataset[position]
+    with pytest.raises(UnreadableSample, match="a FIFO, not a regular file"):
+        list(dataset)
 
 
 def test_a_picture_in_postscript_is_not_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

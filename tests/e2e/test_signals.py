@@ -12,6 +12,7 @@ from timm.task.evaluator import ClassificationEvaluator
 
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins import engine
+from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
@@ -122,6 +123,57 @@ def test_before_the_first_step(
     run = fork(*flags, before=in_evaluation(2, signum))
     assert run.wait()[0] in codes and "Traceback" not in run.text(0), run.text(0)
     assert not list((tmp_path / "run").glob("*.pth.tar"))
+
+
+def in_wait(workers_at: Path, batch: int) -> Callable[[int], None]:
+    """Data workers never give a batch; its number, from 0, is that of all calls of the collate function."""
+    def before(rank: int) -> None:
+        original = KeyedCollate.__call__
+
+        def collate(self: KeyedCollate, samples: list) -> object:
+            if samples[0].key.index in stuck:
+                (workers_at / f"stuck{rank}").touch()
+                time.sleep(3600)
+            return original(self, samples)
+
+        KeyedCollate.__call__ = collate
+        stuck = {[key.index for key in KeyedSampler(64, 42)][16 * batch + rank]}
+    return before
+
+
+@pytest.mark.parametrize(("signum", "code", "flags", "batch", "step"), [
+    (signal.SIGTERM, 143, [], 2, 1),  # timm's prefetcher gives a batch when it has the next
+    (signal.SIGINT, 130, [], 0, 0),
+    (signal.SIGTERM, 143, ["--grad-accum-steps", "2", "--batch-size", "8"], 2, 1),
+], ids=["in the middle", "first batch", "half an update"])
+def test_while_a_batch_never_comes(
+        here: Run, fork: Callable[..., Forked], tmp_path: Path, signum: int, code: int, flags: list, batch: int,
+        step: int) -> None:
+    """The wait ends, and what was trained until then is saved: it goes on to the same end."""
+    flags = [*FLAGS, *flags, "--workers", 1, "--output", tmp_path, "--experiment"]
+    run = fork(*flags, "parts", before=in_wait(tmp_path, batch))
+    run.wait_until((tmp_path / "stuck0").exists)
+    run.wait_until(lambda: run.text(0).count("epoch 1/2 step") == step)
+    time.sleep(1)
+    run.send(signum)
+    assert run.wait() == [code], run.text(0)
+    assert "Traceback" not in run.text(0) and f"stopped in epoch 1, step {step};" in run.text(0)
+    here(*flags, "parts", "--resume", "auto").ok()
+    here(*flags, "whole").ok()
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_while_one_of_two_ranks_waits_for_a_batch(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """It cannot stop where the others do, so it ends alone; none of them stays."""
+    flags = [*FLAGS, "--batch-size", 8, "--workers", 1, "--recovery-interval", 1, "--output", tmp_path]
+    run = fork(*flags, "--experiment", "parts", processes=2, before=in_wait(tmp_path, 2))
+    run.wait_until((tmp_path / "stuck0").exists)
+    run.wait_until(lambda: run.text(0).count("epoch 1/2 step") == 1)
+    time.sleep(0.3)
+    run.send(signal.SIGTERM)
+    assert set(run.wait()) <= {143, 1}, run.text(0) + run.text(1)
+    assert "no batch has come from the data workers" in run.text(0) + run.text(1)
+    assert list((tmp_path / "parts").glob("recovery-*.pth.tar"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from tests.hub_server import HubServer, hub_env
 from w2s_plugins.errors import run_main
 from w2s_plugins.registry import load_plugins
 
-from .conftest import TINY, Done, run_many
+from .conftest import ROOT, TINY, Done, run_many
 from .test_bad_input import CNN, Payload, Run, assert_says, distil
 
 TOKEN = "hf_" + "T0psecretT0psecret" * 2
@@ -372,6 +373,48 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(here: Run, flag
     done = here(*CNN, *flags)
     assert_says(done.error, "access token", "hf auth login")
     assert TOKEN not in done.out + done.err
+
+
+@pytest.mark.parametrize("flags", [
+    ["--data-dir", f"https://me:{TOKEN[3:]}@host/x"], [f"--dataset=wds/pipe:curl s3://me:{TOKEN[3:]}@host/x"],
+    ["--teacher", f"ftp://{TOKEN[3:]}@host"], ["--experiment", f"ab://b:{TOKEN[3:]}@c"], [f"http://a:{TOKEN[3:]}@c"],
+    ["--class-map", f"http://a:x@{TOKEN[3:]}@c"], ["--wandb-tags", "x", f"http://a:{TOKEN[3:]}@c"],
+])
+def test_a_password_in_an_address_is_refused_and_not_repeated(here: Run, tmp_path: Path, flags: list) -> None:
+    done = here(*CNN, *flags)
+    assert_says(done.error, "a name or password in a URL on the command line", "give the address without it")
+    assert TOKEN[3:] not in done.out + done.err
+    if len(flags) == 2:
+        (tmp_path / "x.yaml").write_text(f"{flags[0][2:]}: '{flags[1]}'\n")
+        done = here(*CNN, "--config", "x.yaml")
+        assert_says(done.error, f"{flags[0]} holds a name or password in a URL")
+        assert TOKEN[3:] not in done.out + done.err
+
+
+def test_a_password_in_the_address_of_the_hub_is_in_nothing(
+        hub_server: HubServer, tmp_path: Path, weak: Path) -> None:
+    """Not in the log, the messages or the files of a run, nor in what huggingface_hub says itself."""
+    hub_server.add_model("me/weak", weak / "export")
+    secret = "S3cretPassw0rd"
+    env = hub_env(hub_server, tmp_path / "home")
+    env["HF_ENDPOINT"] = env["HF_ENDPOINT"].replace("://", f"://me:{secret}@")
+    work, common = tmp_path / "work", [*TINY, "--model", "w2s_cnn5", "--epochs", "1", "--debug"]
+    work.mkdir()
+    hub_server.fault("/me/weak/resolve/", status=503, times=3)
+    runs = run_many([
+        [*common, "--experiment", "good"],
+        [*common, "--experiment", "none", "--teacher", "hf-hub:me/weak"],  # 401: the name takes the token's place
+    ], env, work)
+    gone = run_many([[*common, "--experiment", "gone", "--teacher", "hf-hub:me/weak"]],
+                    {**env, "HF_ENDPOINT": f"http://me:{secret}@127.0.0.1:1", "HF_HOME": str(tmp_path / "h")}, work)
+    pushed = subprocess.run(
+        [sys.executable, "-m", "w2s_plugins.hub", "push", str(weak), "me/x"], env={**env, "HF_TOKEN": TOKEN}, cwd=ROOT,
+        capture_output=True, text=True, timeout=120, check=False)
+    assert [done.code for done in (*runs, *gone)] == [0, 2, 2], runs[0].err
+    assert "127.0.0.1" in gone[0].err
+    everything = "".join(done.out + done.err for done in (*runs, *gone)) + pushed.stdout + pushed.stderr
+    assert secret not in everything, [line for line in everything.splitlines() if secret in line][:5]
+    assert not holders(work, secret)
 
 
 def test_a_token_in_a_config_is_refused(here: Run, tmp_path: Path) -> None:

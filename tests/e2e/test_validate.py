@@ -66,16 +66,17 @@ def test_teacher_agreement_and_recovered_gap(runs: Path) -> None:
 
 
 def test_results_files_bulk_and_averages(runs: Path) -> None:
-    folder = runs / "bulk"
+    folder = runs / "=1+bulk"  # in a spreadsheet, a formula
     folder.mkdir()
     for number, name in enumerate(("weak", "weak", "student")):
         shutil.copy(runs / name / "last.pth.tar", folder / f"c{number}.pth.tar")
     results = validate(
-        "--model", "w2s_cnn2", "--img-size", "8", "--checkpoint", folder, *DIGITS, "--metrics-avg", "macro",
+        "--model", "w2s_cnn2", "--img-size", "8", "--checkpoint", folder.name, *DIGITS, "--metrics-avg", "macro",
         "--results-file", runs / "r.csv", cwd=runs)
     assert len(results) == 2  # the student's does not fit and is left out
     rows = list(csv.DictReader((runs / "r.csv").open()))
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
+    assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
     assert 0 <= results[0]["macro_f1_score"] <= 100
     validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json", cwd=runs)
     assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)

@@ -263,6 +263,8 @@ def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Pa
                      headers={"X-Error-Message": f"busy with {TOKEN}"})
     (tmp_path / "out/figures").mkdir(parents=True)
     (tmp_path / "out/figures/old.png").write_bytes(b"")
+    (tmp_path / "out/notes.txt").write_text("my own")
+    (tmp_path / "out/keys.csv").symlink_to("/etc/hostname")
     command = [sys.executable, "-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
                "--push-to-hub", "me/models", "--title", "T"]
     done = subprocess.run(command, env=hub_env(hub_server, tmp_path, TOKEN), capture_output=True, text=True,
@@ -274,7 +276,8 @@ def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Pa
     repo = hub_server.repos["me/models"]
     assert TOKEN not in "".join(repo.messages.values())
     files = repo.commits[repo.branches["main"]]
-    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
+    assert not any(name.endswith(("notes.txt", "keys.csv")) for name in files)
+    for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name not in ("notes.txt", "keys.csv")):
         assert files[f"report/{path.relative_to(tmp_path / 'out').as_posix()}"].data == path.read_bytes()
     assert "model.safetensors" in files and files["README.md"].data == (trained / "kd/export/README.md").read_bytes()
     assert "report/figures/old.png" not in files

@@ -1,6 +1,7 @@
 """The table of many runs: cells, comparisons, verdicts, files, what is left out."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from w2s_plugins.protocol import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
-from w2s_plugins.study.table import make_table, to_markdown, verdict
+from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
 
 from .conftest import Cli
 from .runs import write_run
@@ -207,6 +208,21 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert float(rows[0]["student_mean"]) == record["groups"][0]["cells"][0]["student"]["mean"]
     _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "csv", "--reference", "gce")
     assert out.startswith("weak,strong,protocol,loss,seeds,weak_mean,") and ",gce," in out
+
+
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    """Of losses and models, as a specification may call them."""
+    plan = []
+    for seed in range(2):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        write_run(tmp_path / "made", "kd", seed, 0.6).rename(tmp_path / "runs" / f"s{seed}")
+        plan.append(PlannedRun(f"s{seed}", "student", f"s{seed}", "@small", "-1+big", "=1+kd",
+                               "+blind", seed, [], []))
+    save_plan(tmp_path, plan)
+    table = make_table(collect(tmp_path))
+    row, = csv.DictReader(io.StringIO(to_csv(table)))
+    assert [row[key] for key in ("weak", "strong", "protocol", "loss")] == ["'@small", "'-1+big", "'+blind", "'=1+kd"]
+    assert float(row["student_mean"]) > 0
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -3,20 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, holds_login
 from ..hub import LOGIN, holds_token
+from ..plain_files import special_kind
 
 LONGEST = 255  # bytes; file systems take no longer name
 
 
 def refuse_tokens(words: Sequence[str]) -> None:
-    """Raise a `UserError` when a word of the command line holds an access token, without repeating it."""
+    """Raise a `UserError` when a word of the command line holds an access token or password, without repeating it."""
     for before, word in zip(["", *words], words):
         if holds_token(word):
             flag = word.split("=")[0] if word.startswith("--") else before
             where = f" after {flag}" if flag.startswith("--") and not holds_token(flag) else ""
-            raise UserError(f"an access token on the command line{where}: others can read it there, and it would be "
-                            f"recorded with the run; {LOGIN}")
+            raise UserError(f"{_kind(word)} on the command line{where}: others can read it there, and it would be "
+                            f"recorded with the run; {_remedy(word)}")
 
 
 def check_values(given: Mapping[str, object]) -> None:
@@ -29,21 +30,31 @@ def check_values(given: Mapping[str, object]) -> None:
         flag = f"--{name.replace('_', '-')}"
         for text in _texts(value):
             if holds_token(text):
-                raise UserError(f"{flag} holds an access token, which would be recorded with the run; {LOGIN}")
+                raise UserError(f"{flag} holds {_kind(text)}, which would be recorded with the run; {_remedy(text)}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             if name != "hub_commit_message" and any(len(p.encode(errors="replace")) > LONGEST for p in text.split("/")):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
+            if name != "results_file" and (kind := special_kind(text)):
+                raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
                         "is made")
 
 
+def _kind(text: str) -> str:
+    return "a name or password in a URL" if holds_login(text) else "an access token"
+
+
+def _remedy(text: str) -> str:
+    return "give the address without it" if holds_login(text) else LOGIN
+
+
 def _texts(value: object) -> Iterator[str]:
     """All strings in a value of a flag."""
-    if isinstance(value, str):
-        yield value
+    if isinstance(value, (str, Path)):
+        yield str(value)
     elif isinstance(value, dict):
         yield from _texts([*value.keys(), *value.values()])
     elif isinstance(value, (list, tuple)):

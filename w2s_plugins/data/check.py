@@ -16,6 +16,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from tqdm import tqdm
 
 from ..errors import UserError, one_line
+from ..plain_files import special_kind
 from .datasets import CLASS_SPLITS, split_synonyms
 from .decoding import explain_unreadable
 
@@ -89,12 +90,12 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Yield the files below a folder, through links as timm's reader does; also links that lead nowhere, or back."""
+    """Yield what lies below a folder, through links as timm's reader does; also links that lead nowhere, or back."""
     for folder, subfolders, names in os.walk(root, followlinks=True):
         here = Path(folder).resolve()
         loops = [name for name in subfolders if here.is_relative_to((here / name).resolve())]
         subfolders[:] = [name for name in subfolders if name not in loops]
-        yield from (p for name in (*names, *loops) if (p := Path(folder, name)).is_file() or p.is_symlink())
+        yield from (Path(folder, name) for name in (*names, *loops))
 
 
 def _shown(text: str) -> str:
@@ -148,6 +149,9 @@ def _fits_suffix(fmt: str | None, name: str) -> bool:
 def _check_files(paths: list[Path]) -> list[tuple[str, str | None, list[Finding]]]:
     results = []
     for path in paths:
+        if kind := special_kind(path):
+            results.append((str(path), None, [Finding(str(path), f"{kind}, not a regular file")]))
+            continue
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -159,6 +163,8 @@ def _check_files(paths: list[Path]) -> list[tuple[str, str | None, list[Finding]
 
 def _check_archive(path: Path) -> list[tuple[str, str | None, list[Finding]]]:
     results = []
+    if kind := special_kind(path):
+        return [(str(path), None, [Finding(str(path), f"{kind}, not a regular file")])]
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:

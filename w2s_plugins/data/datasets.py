@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
 from ..errors import UserError, nearest, one_line
-from .decoding import FileDataset, explain_unreadable
+from ..plain_files import special_kind
+from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels
 from .unreadable import UnreadableSample
@@ -51,6 +52,7 @@ class TorchvisionDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
+            refuse_special_file(self.dataset, index)
             image, label = self.dataset[index]
             image = image.convert(self.input_img_mode)
         except Exception as error:  # as in `FileDataset`
@@ -223,6 +225,9 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         raise UserError(f"--data-dir {root}: the folder is empty; expected train/ and validation/")
     name = split.split("[")[0]
     synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
+    for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):
+        if kind := special_kind(archive):
+            raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
     if (path / name).exists() or any((path / s).exists() for s in synonyms):
         return
     if flag == "--split" and not any(e in split_synonyms() for e in entries):

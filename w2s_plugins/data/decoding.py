@@ -4,6 +4,7 @@ Geometry and randomness stay those of timm's transform objects: they draw the sa
 arithmetic of decoding and resizing is another, on 8-bit tensors with antialias, and it takes less time.
 """
 
+import io
 import logging
 import random
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UserError, one_line
+from ..plain_files import special_kind
 from .unreadable import UnreadableSample
 
 _JPEG = b"\xff\xd8\xff"
@@ -42,6 +44,7 @@ class FileDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> tuple[object, int]:
         try:
+            refuse_special_file(self.reader, index)
             file, target, *_ = self.reader[index]
             with file:
                 image = self._decode(file)
@@ -68,6 +71,19 @@ class FileDataset(ImageDataset):
         return UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})")
 
 
+def refuse_special_file(source: object, index: int) -> None:
+    """Raise `OSError` when a sample is a FIFO, a socket or a device, for which a reader would wait without end.
+
+    Args:
+        source: a reader or dataset; those of folders have (path, label) in `samples`, others are not looked at.
+        index: number of the sample.
+    """
+    samples = getattr(source, "samples", None)
+    path = None if samples is None else samples[index][0]
+    if isinstance(path, str) and (kind := special_kind(path)):
+        raise OSError(f"{kind}, not a regular file")
+
+
 def explain_unreadable(error: Exception) -> str:
     """Return in a few words why a file could not be read, without its name."""
     if isinstance(error, UnidentifiedImageError):
@@ -81,12 +97,16 @@ def decode_rgb(data: bytes) -> Tensor | None:
 
     Returns:
         (3, H, W) uint8, or None for any other file and for a broken one.
+
+    Raises:
+        Image.DecompressionBombError: the header says more pixels than Pillow takes; torchvision has no limit.
     """
     if not data.startswith(_JPEG):
         return None
     try:
+        Image.open(io.BytesIO(data), formats=("JPEG",))  # reads the header only
         image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError:
+    except (RuntimeError, OSError):
         return None
     return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
 

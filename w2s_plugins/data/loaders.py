@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from .noise import Relabelled
 from .slices import Subset
 from .unreadable import Blanked, SkippedSamples, parse_data_errors
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
-from .workers import WorkerStart
+from .workers import SharedCollate, WorkerStart, fitting_workers
 
 # modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
 _WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
@@ -181,10 +182,10 @@ def create_train_loader(
     loader = DataLoader(
         KeyedDataset(dataset, args.seed, draws_from_numpy(dataset)),
         batch_sampler=batch_sampler,
-        num_workers=args.workers,
-        collate_fn=keyed_collate,
+        num_workers=fitting_workers(args.workers, _train_batch_bytes(args, data_config), "training batches"),
+        collate_fn=SharedCollate(keyed_collate),
         pin_memory=args.pin_mem,
-        persistent_workers=args.workers > 0,
+        persistent_workers=args.workers > 0,  # the number that fits is not 0 either
         worker_init_fn=WorkerStart(),
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
@@ -230,6 +231,8 @@ def create_eval_loader(
         decoder: str = "auto",
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
+    size = batch_size * math.prod(data_config["input_size"]) * (1 if prefetch else 4)
+    workers = fitting_workers(workers, size, "batches of an evaluation")
     loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
@@ -273,6 +276,17 @@ def draws_from_numpy(dataset: Dataset) -> bool:
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
+    inner.collate_fn = SharedCollate(inner.collate_fn)
+
+
+def _train_batch_bytes(args: argparse.Namespace, data_config: dict) -> int:
+    """Bytes of a batch as it leaves a worker: 8-bit pixels, which the prefetcher normalises, or floats."""
+    channels, height, width = data_config["input_size"]
+    pixels = args.batch_size * height * width
+    if args.train_img_sizes:
+        batches = args.train_batch_sizes or [args.batch_size] * len(args.train_img_sizes)
+        pixels = max(count * side ** 2 for count, side in zip(batches, args.train_img_sizes))
+    return channels * pixels * max(1, args.aug_splits) * (4 if args.no_prefetcher else 1)
 
 
 def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
@@ -398,7 +412,7 @@ def _create_iterable_loader(
             input_size=data_config["input_size"],
             batch_size=args.batch_size,
             collate_fn=collate,
-            num_workers=args.workers,
+            num_workers=fitting_workers(args.workers, _train_batch_bytes(args, data_config), "training batches"),
             distributed=distributed,
             pin_memory=args.pin_mem,
             device=device,

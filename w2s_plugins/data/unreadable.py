@@ -8,6 +8,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from ..errors import UserError
+from .workers import WorkerError
 from .wrapper import Wrapper
 
 UNREADABLE = -2 ** 31  # label of a blank image
@@ -15,15 +16,8 @@ UNREADABLE = -2 ** 31  # label of a blank image
 _logger = logging.getLogger(__name__)
 
 
-class UnreadableSample(UserError):
-    """A sample that cannot be read or decoded; the text begins with its file.
-
-    PyTorch's loader makes the exception of a data worker anew from a text that holds a traceback; the last line of
-    it is the message.
-    """
-
-    def __init__(self, text: str):
-        super().__init__(text.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+class UnreadableSample(WorkerError):
+    """A sample that cannot be read or decoded; the text begins with its file."""
 
 
 def parse_data_errors(text: str) -> int | None:

@@ -1,9 +1,34 @@
-"""Data workers that outlive a signal to the whole job."""
+"""Data workers: what they share with the main process, and how they outlive a signal to the whole job."""
 
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ..errors import UserError
+
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 2  # batches that a worker makes ahead, PyTorch's default
+PATIENCE = 60.0  # seconds that a worker waits for room in shared memory
+_REMEDY = "give it more room (docker run --shm-size 8g, or --ipc host), or take a smaller --batch-size or --workers 0"
+
+_logger = logging.getLogger(__name__)
+
+
+class WorkerError(UserError):
+    """An error of a data worker, in one line.
+
+    PyTorch's loader makes the exception of a data worker anew from a text that holds a traceback; the last line of
+    it is the message.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
 class WorkerStart:
@@ -20,7 +45,7 @@ class WorkerStart:
         self.then = then
 
     def __call__(self, worker: int) -> None:
-        if hasattr(signal, "sigwaitinfo"):  # it tells who sent a signal
+        if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
             signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
             signal.pthread_sigmask(signal.SIG_BLOCK, signals)
             threading.Thread(target=_obey, args=(os.getppid(), signals), daemon=True).start()
@@ -30,9 +55,90 @@ class WorkerStart:
             self.then(worker)
 
 
+class SharedCollate:
+    """A collate function whose batches lie in shared memory when they leave a data worker.
+
+    PyTorch would put them there in a thread of the worker, where an error is printed and the batch lost: the main
+    process would wait for it for ever. Here a worker waits until the main process has used up earlier batches, and
+    what does not pass is an error of the run.
+
+    Args:
+        collate: makes a batch of samples.
+    """
+
+    def __init__(self, collate: Callable[[list], object]):
+        self.collate = collate
+
+    def __call__(self, samples: list) -> object:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                batch = self.collate(samples)
+                if get_worker_info() is not None:
+                    for tensor in _tensors(batch):
+                        tensor.share_memory_()
+                return batch
+            except RuntimeError as error:
+                if "shared memory" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise WorkerError(f"{SHARED_MEMORY}, which data workers use, is full; {_REMEDY}") from error
+            time.sleep(0.1)
+
+
+def fitting_workers(workers: int, batch_bytes: int, what: str) -> int:
+    """Return how many of the data workers have room in shared memory, all of them where that cannot be told.
+
+    Fewer of them change the time that a run takes, and nothing else.
+
+    Args:
+        workers: those asked for.
+        batch_bytes: size of a batch.
+        what: which batches these are, for messages.
+
+    Raises:
+        UserError: there is no room for one batch.
+    """
+    try:
+        disk = os.statvfs(SHARED_MEMORY)
+    except OSError:  # not Linux
+        return workers
+    free, processes = disk.f_bavail * disk.f_frsize, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    batches = free // (processes * batch_bytes)
+    if not workers or batches >= PREFETCHED * workers + 1:  # one is in the hands of the main process
+        return workers
+    each = f"{processes} processes, each with " if processes > 1 else ""
+    need = processes * batch_bytes * (PREFETCHED * workers + 1)
+    text = (f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, and {what} need {need / 1e6:.1f} MB of it ({each}--workers "
+            f"{workers} x {PREFETCHED} batches ahead of {batch_bytes / 1e6:.1f} MB)")
+    if not batches:
+        raise UserError(f"{text}; not one batch fits: {_REMEDY}")
+    fitting = max(1, (batches - 1) // PREFETCHED)
+    if fitting < workers:
+        _logger.warning(f"WARNING: {text}; {fitting} of the workers are used, which takes longer and changes nothing "
+                        f"else: {_REMEDY}")
+    return fitting
+
+
+def _tensors(value: object) -> Iterable[Tensor]:
+    """All tensors of a batch."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors(vars(value))
+
+
 def _obey(parent: int, signals: set[int]) -> None:
-    """Take signals from the queue of a process; end it on SIGTERM from its parent."""
+    """Take signals from the queue of a process; end it on SIGTERM from its parent, and when that is gone."""
     while True:
-        taken = signal.sigwaitinfo(signals)
-        if taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
+        taken = signal.sigtimedwait(signals, 2.0)
+        if os.getppid() != parent:
+            os._exit(1)
+        if taken is not None and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:
             os._exit(0)

@@ -18,9 +18,21 @@ from ..markdown import code, fenced
 from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC
-from .table import MARKS, RULE, heading_of, make_folder, make_table, rows_of, title_of, to_markdown, write_table
+from .table import (
+    MARKS,
+    RULE,
+    WRITERS,
+    heading_of,
+    make_folder,
+    make_table,
+    rows_of,
+    title_of,
+    to_markdown,
+    write_table,
+)
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
+FILES = (PAGE, MARKDOWN, *(f"table.{kind}" for kind in WRITERS), f"{FIGURES}/*.svg", f"{FIGURES}/*.png")  # all of it
 MOST_NAMES = 6  # in a sentence
 VERDICTS = ("better", "tie", "worse")
 TEMPLATES = Path(__file__).parent / "templates"

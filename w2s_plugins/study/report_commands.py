@@ -57,7 +57,7 @@ def run_report(args: argparse.Namespace) -> None:
         UserError: no token, before anything is written.
     """
     from ..hub import check_login, push_folder
-    from .report import write_report
+    from .report import FILES, write_report
 
     if args.push_to_hub:
         check_login(args.push_to_hub)
@@ -65,6 +65,6 @@ def run_report(args: argparse.Namespace) -> None:
     page = write_report(args.folder, folder, args.reference, args.title)
     print(f"* {page}")
     if args.push_to_hub:
-        url = push_folder(folder, args.push_to_hub, "report", private=args.hub_private, revision=args.hub_revision,
-                          commit_message="Upload the report of a study")
+        url = push_folder(folder, args.push_to_hub, "report", FILES, private=args.hub_private,
+                          revision=args.hub_revision, commit_message="Upload the report of a study")
         print(f"published at {url}")

@@ -136,7 +136,8 @@ def read_spec(path: Path, parser: Parser) -> Study:
     except ValueError as error:
         raise UserError(f"{path}: not a YAML file: {one_line(error)}") from error
     if holds_token(path.read_text(encoding="utf-8")):
-        raise UserError(f"{path}: holds an access token, which would be recorded with the study; {LOGIN}")
+        raise UserError(f"{path}: holds an access token, or a name or password in a URL, which would be recorded "
+                        f"with the study; {LOGIN}, and give addresses without them")
     return Reader(str(path), parser).study(content, path.stem)
 
 

@@ -4,8 +4,6 @@ A cell is weak model x strong model x protocol x loss. Losses are compared insid
 accuracy, on the seeds that both have and on the same test samples.
 """
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Iterable
@@ -16,6 +14,7 @@ import numpy as np
 from ..checkpoint import write_json, write_text
 from ..errors import UserError, nearest, one_line
 from ..markdown import code, markdown_table
+from ..spreadsheet import to_csv as rows_to_csv
 from .collect import PARTS, Collected, StudentRun
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
@@ -272,11 +271,7 @@ def to_csv(table: dict) -> str:
                 **{key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")},
                 "verdict": cell["verdict"],
             })
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_to_csv(rows)
 
 
 def to_json(table: dict) -> str:

@@ -1,0 +1,65 @@
+"""A small /dev/shm, as Docker's, mounted for one run alone: said at the start, and never waited for without end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, TINY, Done, environment
+
+FLAGS = [*TINY, "--model", "w2s_cnn2", "--img-size", "64", "--epochs", "1", "--val-split", "", "--workers", "2"]
+BATCH = 16 * 3 * 64 * 64
+FULL = """
+import sys
+import torch
+from w2s_plugins.data import workers
+from w2s_plugins.errors import UserError
+
+workers.PATIENCE = 0.5
+open("/dev/shm/other", "wb").write(bytes(int(sys.argv[1])))
+samples = [(torch.zeros(3, 64, 64), 0)] * 32
+collate = workers.SharedCollate(torch.utils.data.default_collate)
+own = workers.SharedCollate(lambda batch: torch.stack([image for image, _ in batch]).clone())
+for function in (collate, own):
+    try:
+        list(torch.utils.data.DataLoader(samples, batch_size=16, num_workers=1, collate_fn=function))
+    except workers.WorkerError as error:
+        assert isinstance(error, UserError)
+        print(error)
+"""
+
+
+def with_memory(size: int, *command: object, cwd: Path) -> Done:
+    """Run a command with so many bytes of shared memory."""
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    done = subprocess.run(["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *map(str, command)], cwd=cwd,
+                          env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def train(size: int, cwd: Path) -> Done:
+    return with_memory(size, sys.executable, ROOT / "train_w2s.py", *FLAGS, "--output", cwd, cwd=cwd)
+
+
+def test_not_one_batch_fits(tmp_path: Path) -> None:
+    error = train(BATCH // 2 // 4096 * 4096, tmp_path).error
+    assert error.startswith("/dev/shm has 0.1 MB free, and training batches need 1.0 MB of it (--workers 2 x 2 batches")
+    assert "not one batch fits" in error and "--shm-size" in error and "--workers 0" in error
+
+
+def test_fewer_workers_are_used_where_not_all_fit(tmp_path: Path) -> None:
+    done = train(BATCH * 4, tmp_path).ok()
+    assert "WARNING: /dev/shm has 0.8 MB free, and training batches need 1.0 MB" in done.err
+    assert "1 of the workers are used" in done.err
+    assert "WARNING: /dev/shm" not in train(BATCH * 6, tmp_path).ok().err
+
+
+def test_memory_that_others_fill_is_an_error_of_the_run(tmp_path: Path) -> None:
+    """It was a traceback of a thread of the worker, and a main process that waited for ever."""
+    done = with_memory(2 ** 20, sys.executable, "-c", FULL, 2 ** 20, cwd=ROOT).ok()
+    lines = done.out.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("/dev/shm, which data workers use, is full; give it") for line in lines)
