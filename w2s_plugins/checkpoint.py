@@ -463,8 +463,8 @@ def find_resume(folder: Path) -> Path | None:
     found, damaged = find_whole(folder)
     if damaged and found is None:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
-    for message in damaged:
-        _logger.warning(f"WARNING: {message}; passed over, the run goes on from {found.name}")
+    if damaged:
+        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
     return found
 
 
