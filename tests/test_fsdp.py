@@ -131,6 +131,13 @@ def test_shards_on_disk(tmp_path: Path) -> None:
     assert ckpt.find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
 
     file = next(folder.glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-4])
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(UserError, match=f"damaged: {file.name} is not what was written, by its SHA-256"):
+        read_section(folder, "state_dict", "--resume")
+    shutil.copytree(folder, tmp_path / "checkpoint-1.sharded")
+    (whole := tmp_path / "checkpoint-1.sharded" / file.name).write_bytes(content)
+    assert ckpt.find_resume(tmp_path) == whole.parent, "the damaged one is passed over"
+    file.write_bytes(content[:-4])
     with pytest.raises(UserError, match="damaged"):
         read_section(folder, "state_dict", "--resume")

@@ -71,7 +71,8 @@ def check_shards(folder: Path, flag: str, part: slice = slice(None)) -> None:
         hashes = dict(read_plain(folder / CHECKSUMS))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag} {folder}: damaged: its {CHECKSUMS} cannot be read: {one_line(error)}") from error
-    if odd := sorted({*names} ^ hashes.keys()) or [n for n in names[part] if file_sha256(folder / n) != hashes[n]]:
+    odd = sorted({*names} ^ hashes.keys(), key=str)
+    if odd := odd or [name for name in names[part] if file_sha256(folder / name) != hashes[name]]:
         raise UserError(f"{flag} {folder}: damaged: {odd[0]} is not what was written, by its SHA-256; take an earlier "
                         "checkpoint")
 

@@ -76,7 +76,7 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
     done = here(*flags, "parts", "--resume", "auto").ok()
     if kind in ("flipped", "truncated"):
         (said,) = [line for line in done.err.splitlines() if "passed over: " in line]
-        assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.pth.tar")
+        assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.")
         assert "goes on with epoch 2" in done.err
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
@@ -104,6 +104,10 @@ def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_pa
     assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, done.err
     without_damaged(tmp_path / "parts")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    for path in (tmp_path / "parts").glob("*.pth.tar"):
+        path.write_bytes(b"PK")
+    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    assert done.codes == (2, 2) and done.err.count("no other checkpoint in") == 1, done.err
 
 
 def test_nothing_is_whole_and_a_file_by_name(here: Run, finished: Path) -> None:
