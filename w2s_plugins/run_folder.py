@@ -52,7 +52,13 @@ def find_run_to_resume(args: argparse.Namespace, world: World) -> Path | None:
     """
     if not args.resume:
         return None
-    path = agree(_choose_checkpoint(args) if world.primary else None, world.distributed)
+    try:
+        chosen = _choose_checkpoint(args) if world.primary else None
+    except UserError as error:
+        chosen = error
+    path = agree(chosen, world.distributed)
+    if isinstance(path, UserError):
+        raise path  # on every rank, so that none waits for one that has ended
     if path and args.resume != "auto" and not args.experiment and (path.parent / "args.yaml").is_file():
         args.output, args.experiment = str(path.parent.parent), path.parent.name
     return path
