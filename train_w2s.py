@@ -54,7 +54,7 @@ from w2s_plugins.errors import UserError, exit_now, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
 from w2s_plugins.heartbeat import note
-from w2s_plugins.hub import check_login, export_model, push_export
+from w2s_plugins.hub import check_login, export_hashes, export_model, push_export
 from w2s_plugins.loading import load_weights, read_weights
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.metrics import chance_level, performance_gap_recovered
@@ -141,8 +141,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if args.push_to_hub:
         check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
-    resume_path = run_folder.find_run_to_resume(args)
     world = build.setup_device(args)
+    resume_path = run_folder.find_run_to_resume(args, world)
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
@@ -435,6 +435,8 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
     metric = selection_metric(args, figures, terms)
+    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
+        metric = math.inf if args.eval_metric == "loss" else -math.inf
     log_sample_weights(run)
     run.position.next_epoch()
     if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
@@ -540,13 +542,22 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     history = report.read_history(run.files.metrics.path)
     if not history:
         raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
-    if args.select == "best" and not report.best_of(history, args.eval_metric).get("unsaved"):
-        best = ckpt.SHARDED_BEST if args.fsdp else ckpt.BEST
-        load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
+    if not run.position.taken:
+        raise UserError(f"{run.folder}: every step was skipped, its loss or gradient was not finite: the student is "
+                        "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+    best = report.best_of(history, args.eval_metric)
+    if args.select == "best" and not best.get("unsaved"):
+        path = ckpt.find_best(run.folder, best["epoch"], args.fsdp)
+        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
         run.position.unreadable, seconds)
+    if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
+        record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
     export_model(model, run.folder / "export", run.data_config, record)
+    if module := record["model"]["plugin_module"]:
+        _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
+    record["export"] = export_hashes(run.folder / "export")
     ckpt.write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")

@@ -11,7 +11,6 @@ check_versions("validate.py")  # an import of what is too old would fail in its 
 
 import argparse
 import copy
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -51,6 +50,7 @@ from w2s_plugins.loading import create_model, find_weights, load_weights, read_w
 from w2s_plugins.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from w2s_plugins.metrics import performance_gap_recovered
 from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.plain_files import to_json
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.shards import is_sharded
 from w2s_plugins.spreadsheet import to_csv
@@ -118,7 +118,7 @@ def main() -> None:
         if args.results_file:
             write_results(Path(args.results_file), results, args.results_format)
         print(f"\n{results_table(results)}")
-        print(f"--result\n{json.dumps(results, indent=4)}")
+        print(f"--result\n{to_json(results, indent=4)}")
     if world.distributed:
         dist.barrier()
         dist.destroy_process_group()
@@ -523,7 +523,7 @@ def results_table(results: dict | list[dict]) -> str:
 def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
     """Write the results to a file, as csv or json."""
     if fmt == "json":
-        write_text(path, json.dumps(results, indent=4) + "\n")
+        write_text(path, to_json(results, indent=4) + "\n")
         return
     rows = results if isinstance(results, list) else [results]
     write_text(path, to_csv(rows))

@@ -14,11 +14,12 @@ from timm.task import ClassificationTask
 from timm.utils import dispatch_clip_grad
 from torch import nn
 
+from w2s_plugins import checkpoint as ckpt
 from w2s_plugins import fsdp
 from w2s_plugins.build import World
 from w2s_plugins.engine import Precision
 from w2s_plugins.errors import UserError
-from w2s_plugins.shards import RUN_FILE, read_section, replace_folder, settled, spare, write_shards
+from w2s_plugins.shards import RUN_FILE, read_section, replace_folder, spare, write_shards
 
 CPU = torch.device("cpu")
 
@@ -115,20 +116,28 @@ def test_shards_on_disk(tmp_path: Path) -> None:
     folder = tmp_path / "last.sharded"
     folder.mkdir()
     write_shards(folder, first)
-    assert settled(folder) is None, "without its small file it is not complete"
-    (folder / RUN_FILE).touch()
+    with pytest.raises(UserError, match="no other checkpoint"):  # without its small file it is not complete
+        ckpt.find_resume(tmp_path)
+    torch.save({"epoch": 0}, folder / RUN_FILE)
     section = read_section(folder, "state_dict", "--resume")
     assert section.keys() == {"a", "n"} and torch.equal(section["a"], first["state_dict.a"])
     assert section["n"].dtype == torch.int64 and section["n"] == 3
 
     folder.rename(spare(folder))  # killed between the two renames
-    assert settled(folder) == spare(folder)
+    assert ckpt.find_resume(tmp_path) == spare(folder)
     new = tmp_path / ".last.sharded.tmp"
     shutil.copytree(spare(folder), new)
     replace_folder(new, folder)
-    assert settled(folder) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
+    assert ckpt.find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
 
     file = next(folder.glob("*.safetensors"))
-    file.write_bytes(file.read_bytes()[:-4])
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(UserError, match=f"damaged: {file.name} is not what was written, by its SHA-256"):
+        read_section(folder, "state_dict", "--resume")
+    shutil.copytree(folder, tmp_path / "checkpoint-1.sharded")
+    (whole := tmp_path / "checkpoint-1.sharded" / file.name).write_bytes(content)
+    assert ckpt.find_resume(tmp_path) == whole.parent, "the damaged one is passed over"
+    file.write_bytes(content[:-4])
     with pytest.raises(UserError, match="damaged"):
         read_section(folder, "state_dict", "--resume")

@@ -77,7 +77,9 @@ def test_where_to_go_on(run, tmp_path):
     folder, _ = run
     recovery = folder / "recovery-2-3.pth.tar"
     root = ("--output", str(tmp_path))
-    find = run_folder.find_run_to_resume
+    def find(args):
+        return run_folder.find_run_to_resume(args, WORLD)
+
     assert find(flags(*root, "--experiment", "run")) is None
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None

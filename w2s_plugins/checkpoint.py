@@ -3,7 +3,6 @@
 import argparse
 import csv
 import functools
-import json
 import logging
 import math
 import os
@@ -27,13 +26,16 @@ from .engine import Position
 from .errors import UserError, let_go, one_line, write_errors, write_remedy
 from .hub import share
 from .loading import read_checkpoint
-from .plain_files import read_plain
-from .shards import settled
+from .plain_files import read_plain, to_json
+from .shards import check_shards, is_sharded
 
 _logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: folders
+ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
+_NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epoch>\d+)-(?P<update>\d+)"
+                   r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
 # flags of a run that decide the shape of what is in its checkpoints
 SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
            "loss_kwargs", "layer_decay", "model_ema", "linear_probe")
@@ -84,7 +86,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a json file atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, to_json(content, indent=2) + "\n")
 
 
 class Saver(CheckpointSaver):
@@ -122,19 +124,27 @@ class Saver(CheckpointSaver):
         """Take up the bookkeeping of a checkpoint, and leave the folder as its save would have.
 
         A run that was killed after it wrote ``last`` may lack the copies of it that earned a place in the history;
-        they are made. Recovery checkpoints of anything but ``path`` are deleted: a later ``--resume auto`` would take
-        one of another course of the run for the furthest.
+        they are made. One that goes on from the end of another epoch makes that its ``last``. Recovery checkpoints of
+        anything but ``path`` are deleted, and what is further than ``path`` is given another name: a later ``--resume
+        auto`` would take one of another course of the run for the furthest.
 
         Args:
-            path: the checkpoint that the run goes on from, or None.
+            path: the checkpoint that the run goes on from, or None. In another folder it has no say in what this one
+                keeps.
             bookkeeping: what it has of the saver's.
         """
         folder = Path(self.checkpoint_dir)
-        epoch, _ = (bookkeeping or {}).get("pending", (None, None))
-        if epoch is not None and path is not None and path.resolve() == (folder / f"last{self.extension}").resolve():
+        here = path is not None and path.parent.resolve() == folder.resolve()
+        _, metric = (bookkeeping or {}).get("pending", (None, None))
+        last = folder / f"last{self.extension}"
+        if here and path.resolve() != last.resolve():
+            self._set_aside_later(path)
+        if here and metric is not None:
+            if path.resolve() != last.resolve():
+                self._duplicate(str(path), str(last))
             self._uncopied = bookkeeping
             self._copy_last()
-        elif bookkeeping:
+        elif here and bookkeeping:
             self.load_state_dict(bookkeeping)
         self._remove_temporary(folder)
         for file in self._recovery_files():
@@ -142,6 +152,21 @@ class Saver(CheckpointSaver):
                 self.curr_recovery_file = str(file)
             else:
                 self._remove(file)
+
+    def _set_aside_later(self, path: Path) -> None:
+        """Rename what is further than a checkpoint, or cannot be read."""
+        place = _place(path)
+        for other in _checkpoints(path.parent):
+            if other != path and not other.name.startswith(self.recovery_prefix):
+                there = _place(other)
+                if there is None or (place is not None and there > place):
+                    self._rename_aside(other)
+
+    def _rename_aside(self, path: Path) -> None:
+        _logger.warning(f"WARNING: {path} is damaged or further than where the run goes on; it is renamed to "
+                        f"{path.name}{ASIDE}")
+        with write_errors(path):
+            os.replace(path, path.with_name(path.name + ASIDE))
 
     def _recovery_files(self) -> Iterable[Path]:
         return Path(self.recovery_dir).glob(f"{self.recovery_prefix}-*{self.extension}")
@@ -214,6 +239,7 @@ class Saver(CheckpointSaver):
             "w2s": {
                 "batch": self.position.batch,
                 "bad_steps": self.position.bad_steps,
+                "taken": self.position.taken,
                 "statistics_shared": self.position.statistics_shared,
                 "meter": self.position.meter.state_dict(),
                 "weights": self.position.weights.state_dict(),
@@ -429,16 +455,100 @@ def load_plateau_state(scheduler: object | None, state: dict | None) -> None:
 
 
 def find_resume(folder: Path) -> Path | None:
-    """Return the checkpoint of a run folder that is furthest: the newest recovery one past ``last``, or ``last``."""
-    found = [((int(m[1]), int(m[2])), p) for p in folder.glob("recovery-*")
-             if (m := re.fullmatch(r"recovery-(\d+)-(\d+)\.(pth\.tar|sharded)", p.name))]
-    last = folder / LAST if (folder / LAST).is_file() else settled(folder / SHARDED_LAST)
-    if not found:
-        return last
-    (epoch, _), recovery = max(found)
-    if last and read_checkpoint(last, "--resume").get("epoch", -1) >= epoch:
-        return last
-    return recovery
+    """Return the checkpoint of a run folder that is furthest of those that are whole, None where there are none at all.
+
+    Raises:
+        UserError: none is whole.
+    """
+    found, damaged = find_whole(folder)
+    if damaged and found is None:
+        raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
+    if damaged:
+        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
+    return found
+
+
+def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the whole checkpoint of a run folder that is furthest, and what is wrong with those that are further.
+
+    ``last`` has no place in its name, and comes before others of the same place; the best one is asked only where
+    ``last`` is lost.
+    """
+    places: dict[Path, tuple[int, int]] = {}
+    whole, damaged = set(), []
+
+    def look_into(path: Path) -> bool:
+        try:
+            epoch = check_checkpoint(path).get("epoch")
+            if type(epoch) is not int:
+                raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch")
+            places.setdefault(path, (epoch + 1, 0))
+            whole.add(path)
+        except UserError as error:
+            damaged.append(str(error))
+        return path in whole
+
+    paths = _checkpoints(folder)
+    unnamed = [p for p in paths if _NAME.fullmatch(p.name)["unnamed"]]
+    last = [p for p in unnamed if "last" in p.name]
+    for path in last:
+        look_into(path)
+    for path in () if whole else set(unnamed).difference(last):
+        look_into(path)
+    places |= {p: place for p in paths if p not in unnamed and (place := _place(p))}
+    for path in sorted(places, key=lambda p: (places[p], p in last), reverse=True):
+        if path in whole or look_into(path):
+            return path, damaged
+    return None, damaged
+
+
+def check_checkpoint(path: Path) -> dict[str, object]:
+    """Return what is in a checkpoint of a run, as `read_checkpoint` does; shards are compared with their checksums.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    content = read_checkpoint(path, "--resume")
+    if is_sharded(path):
+        check_shards(path, "--resume")
+    return content
+
+
+def find_best(folder: Path, epoch: int, sharded: bool) -> Path:
+    """Return a whole checkpoint of the epoch that ranked first: the best one, or another where that is lost or damaged.
+
+    Raises:
+        UserError: there is none.
+    """
+    extension, wrong = SHARDED_BEST.removeprefix("model_best") if sharded else BEST.removeprefix("model_best"), []
+    for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
+        path = folder / f"{name}{extension}"
+        try:
+            if path.exists() and check_checkpoint(path).get("epoch") == epoch:
+                return path
+        except UserError as error:
+            wrong.append(str(error).removeprefix("--resume "))
+    raise UserError(f"--select best: {folder} has no whole checkpoint of epoch {epoch + 1}, the best one by its "
+                    f"metrics.jsonl{''.join(f'; {w}' for w in wrong)}; --select last exports the last epoch")
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run folder, whole or not; links that lead nowhere are none."""
+    return sorted(path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.exists())
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """How far a checkpoint is, as epochs and then updates that are done; None when it cannot be read."""
+    name = _NAME.fullmatch(path.name)
+    if name and name["epoch"]:
+        return int(name["epoch"]), int(name["update"]) + 1
+    if name and (name["after"] or name["done"]):
+        return (int(name["after"]) + 1 if name["after"] else int(name["done"])), 0
+    try:
+        epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")
+    except UserError:
+        return None
+    return (epoch + 1, 0) if type(epoch) is int else None
 
 
 def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> None:
@@ -490,7 +600,7 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
         "saver.best_epoch": is_metric(saver.get("best_epoch")),
         "saver.best_metric": is_metric(saver.get("best_metric")),
         "saver.pending": is_pair(saver.get("pending", (None, None)), lambda epoch: epoch is None or is_count(epoch)),
-        **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "metrics_bytes")},
+        **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "taken", "metrics_bytes")},
         "w2s.unreadable": isinstance(extra.get("unreadable", []), list)
         and all(isinstance(message, str) for message in extra.get("unreadable", [])),
         "w2s.rank_states": isinstance(extra.get("rank_states"), (list, type(None))),
@@ -603,6 +713,7 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
         batch=0 if finished else extra["batch"],
         bad_steps=extra.get("bad_steps", 0),
+        taken=extra.get("taken", 0),
         unreadable=list(extra.get("unreadable", ())),
     )
     if not finished:

@@ -116,17 +116,20 @@ class Health:
     Args:
         patience: bad steps in a row that end the run.
         bad_steps: bad steps in a row so far.
+        taken: steps of the optimizer so far.
     """
 
-    def __init__(self, patience: int, bad_steps: int = 0):
-        self.patience, self.bad_steps = patience, bad_steps
+    def __init__(self, patience: int, bad_steps: int = 0, taken: int = 0):
+        self.patience, self.bad_steps, self.taken = patience, bad_steps, taken
         self._pending: list[tuple[int, float, list[str], Tensor]] = []
 
-    def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
-        """Note the outcome of an update, without waiting for the device."""
+    def record(
+            self, step: int, good: Tensor | bool, taken: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
+        """Note the outcome of an update, and whether the optimizer stepped, without waiting for the device."""
         terms = scalar_terms(result)
-        good = torch.as_tensor(good, device=terms["loss"].device)
-        flags = torch.stack([good & torch.isfinite(terms["loss"]), *(torch.isfinite(v) for v in terms.values())])
+        good, taken = (torch.as_tensor(flag, device=terms["loss"].device) for flag in (good, taken))
+        flags = torch.stack(
+            [good & torch.isfinite(terms["loss"]), taken, *(torch.isfinite(v) for v in terms.values())])
         self._pending.append((step, lr, list(terms), flags))
         if flags.device.type == "cpu":
             self.check()
@@ -135,7 +138,8 @@ class Health:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
         pending, self._pending = self._pending, []
         rows = torch.stack([flags for *_, flags in pending]).tolist() if pending else []
-        for (step, lr, names, _), (good, *finite) in zip(pending, rows):
+        for (step, lr, names, _), (good, taken, *finite) in zip(pending, rows):
+            self.taken += taken
             if good:
                 self.bad_steps = 0
                 continue
@@ -210,6 +214,7 @@ class Position:
     weights: WeightMeter = field(default_factory=WeightMeter)
     unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
+    taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
 
     def copied(self) -> "Position":
         """Return what a batch changes in it."""
@@ -268,7 +273,7 @@ def train_one_epoch(
     epoch, total, accum = position.epoch, len(loader), settings.accum_steps
     updates_per_epoch = -(-total // accum)
     last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
-    health = Health(settings.nan_patience, position.bad_steps)
+    health = Health(settings.nan_patience, position.bad_steps, position.taken)
     statistics = Statistics(task.get_trainable_module())
     good: Tensor | bool = True
     task.train()
@@ -306,9 +311,9 @@ def train_one_epoch(
         statistics.put_back_unless(taken)
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
-        health.record(done - 1, good, result, _lr(optimizer))
+        health.record(done - 1, good, taken, result, _lr(optimizer))
         good = True
-        position.bad_steps = health.bad_steps
+        position.bad_steps, position.taken = health.bad_steps, health.taken
         optimizer.zero_grad()
         task.update_ema(step=done)
         if settings.synchronize and precision.device.type == "cuda":
@@ -327,7 +332,7 @@ def train_one_epoch(
         if on_update:
             on_update(update, len(images) * accum)
     health.check()
-    position.bad_steps = health.bad_steps
+    position.bad_steps, position.taken = health.bad_steps, health.taken
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(settings.distributed)

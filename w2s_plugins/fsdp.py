@@ -235,6 +235,11 @@ class ShardedSaver(ckpt.Saver):
         if self.primary:
             replace_folder(Path(src), Path(dst))
 
+    def _rename_aside(self, path: Path) -> None:
+        if self.primary:
+            shutil.rmtree(path.with_name(path.name + ckpt.ASIDE), ignore_errors=True)
+            super()._rename_aside(path)
+
     def _duplicate(self, src: str, dst: str) -> None:
         if self.primary:
             temporary = Path(dst).with_name(f".{Path(dst).name}.tmp")

@@ -48,15 +48,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils._http import default_client_factory
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from timm.models import parse_model_name, save_for_hf
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 
 from w2s_plugins import __version__
 from w2s_plugins.errors import OneLineParser, UserError, holds_login, nearest, one_line, run_main, without_logins
 from w2s_plugins.model_card import EVAL_RESULTS, MODEL_ID, eval_results, model_card
+from w2s_plugins.plain_files import read_plain
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
+EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
 HUB_TIMEOUT = 300.0  # seconds; huggingface_hub sets none for its API calls, so a hung server would hang the run
 ATTEMPTS = 5  # of what failed for a reason that may pass; the waits between them are 1, 2, 4 and 8 seconds
 LONGEST_WAIT = 120.0  # seconds; a Hub that asks for more (Retry-After) is told of in an error
@@ -184,6 +186,31 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def export_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of what an export is loaded from, by name of the file, for result.json."""
+    return {name: file_sha256(folder / name) for name in EXPORTED if (folder / name).is_file()}
+
+
+def check_export(folder: Path, what: str) -> None:
+    """Compare the export of a run with what its result.json says of it; any other folder passes.
+
+    Raises:
+        UserError: a file is missing or not the one that was exported, or result.json cannot be read.
+    """
+    result = folder.parent / "result.json"
+    if folder.resolve().name != "export" or not result.is_file():
+        return
+    try:
+        said, found = dict(read_plain(result)["export"]), export_hashes(folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{what} {folder}: {result} does not say what was exported ({type(error).__name__}); repeat "
+                        "the run's command with --resume auto, which writes both again") from error
+    if wrong := sorted(name for name in EXPORTED if said.get(name) != found.get(name)):
+        raise UserError(f"{what} {folder / wrong[0]}: damaged: it is not the file that the run exported, its SHA-256 "
+                        "is not that in result.json; repeat the run's command with --resume auto, which writes both "
+                        "again, or copy the folder elsewhere if you changed it yourself")
+
+
 def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -> dict[str, str] | None:
     """Say which file of which commit the pretrained weights of a timm model came from.
 
@@ -243,7 +270,7 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         record: Content of the run's ``result.json``, see `model_card`.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
     """
     folder = Path(folder)
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
@@ -260,17 +287,50 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         for file in new.rglob("*"):
             share(file)
         _flush(new)
+        _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+    except UserError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     except (OSError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
         raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with "
                         "--resume, or choose another output folder and export again") from error
     finally:
         hook.remove()
+
+
+@torch.inference_mode()
+def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: dict) -> None:
+    """Load an export as timm does, into a fresh model, and compare weights, and logits of two images, with the model's.
+
+    Raises:
+        UserError: timm cannot load it, or loads something else.
+    """
+    refused = (f"{name}: not exported: %s; the checkpoints of the run are kept. A student that a plugin wraps has to "
+               "be unwrapped by it, or be registered as an architecture of its own")
+    try:
+        fresh = timm.create_model(f"local-dir:{export}", pretrained=True)
+    except Exception as error:  # each architecture refuses in its own way what does not fit it
+        raise UserError(refused % f"timm cannot load it again ({one_line(error, 200)})") from error
+    own, loaded = model.state_dict(), fresh.state_dict()
+    odd = sorted(key for key in own.keys() | loaded.keys() if key not in own or key not in loaded
+                 or not torch.equal(own[key].float().cpu(), loaded[key].float().cpu()))
+    if odd:
+        raise UserError(refused % f"timm loads other weights from it ({len(odd)} tensors differ, first {odd[0]})")
+    some, training = next(model.parameters()), model.training
+    size = (data_config or model.pretrained_cfg)["input_size"]
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(some.device, some.dtype)
+    ours, theirs = (m.eval()(images).float() for m in (model, fresh.to(some.device, some.dtype)))
+    model.train(training)
+    near = 0.01 if some.dtype == torch.float32 else 0.05  # what memory format and units of the device change
+    reach = near * ours.abs().nan_to_num(0, 0, 0).max().item()
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=near, atol=reach, equal_nan=True):
+        raise UserError(refused % "timm's model of it gives other logits")
 
 
 def push_export(
@@ -309,6 +369,13 @@ def push_export(
                         "writes RUN/export at its end")
     if revision and _COMMIT.fullmatch(revision):
         raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
+    check_export(folder, f"push to {repo_id}:")
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"push to {repo_id}: {folder / 'model.safetensors'}: truncated or damaged ({one_line(error)}); "
+                        "it is not published") from error
     try:
         return on_hub(f"push to {repo_id}", lambda: _push(
             folder, repo_id, private, revision, commit_message or "Upload model"))

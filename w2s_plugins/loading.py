@@ -7,6 +7,7 @@ import pickletools
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
-from .hub import hub_source, on_hub
+from .hub import check_export, hub_source, on_hub
 from .plain_files import read_plain
 from .shards import RUN_FILE, is_sharded, read_section
 
@@ -28,6 +29,7 @@ _logger = logging.getLogger(__name__)
 
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
+INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
 
@@ -67,6 +69,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     """
     if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
         raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
+    if name.startswith("local-dir:") and pretrained:
+        check_folder(Path(name.removeprefix("local-dir:")), flag)
 
     def create() -> nn.Module:
         resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
@@ -120,6 +124,47 @@ def find_weights(path: str, flag: str) -> Path:
     return file
 
 
+class _DamagedArchive(Exception):
+    """What is wrong with a file of torch.save that it is not read for."""
+
+
+def check_archive(path: Path) -> None:
+    """Raise unless a file of torch.save, a zip archive, has the sizes and checksums that it says; torch does not look.
+
+    A file of another kind passes, and so does one that was saved without checksums.
+
+    Raises:
+        _DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
+        zipfile.BadZipFile: it is cut off, or no archive inside.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
+        if unpacked > size + INFLATION:
+            raise _DamagedArchive(f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
+                                  "a file of torch.save, which does not compress")
+        if any(record.CRC for record in records) and (broken := archive.testzip()) is not None:
+            raise _DamagedArchive(f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
+                                  "the file, or an earlier checkpoint")
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Look at the files of a folder in timm's export format before timm reads them.
+
+    Raises:
+        UserError: an archive or the export of a run is damaged.
+    """
+    check_export(folder, flag)
+    for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
+        try:
+            check_archive(path)
+        except Exception as error:
+            raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+
+
 def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
@@ -132,7 +177,10 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
     if is_sharded(path):
         averaged = use_ema and has_ema(path, flag)
         return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
+    if path.suffix == ".safetensors":
+        check_export(path.parent, flag)
     try:
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
             state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
@@ -142,6 +190,7 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
     state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    _check_extent(state, path, flag)
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
@@ -150,12 +199,23 @@ def has_ema(path: Path, flag: str) -> bool:
     return path.suffix != ".safetensors" and read_checkpoint(path, flag).get("state_dict_ema") is not None
 
 
-def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
-    """Read everything in a training checkpoint, never running code from it. Raises `UserError` as `read_weights`."""
+def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
+    """Read everything in a training checkpoint, never running code from it.
+
+    Args:
+        path: the file or folder.
+        flag: the flag that named it.
+        peek: leave tensors on the disk, and their checksums alone: for what else is in it.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
     path = path / RUN_FILE if is_sharded(path) else path
     try:
+        if not peek:
+            check_archive(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
     if not isinstance(checkpoint, dict):
@@ -164,11 +224,22 @@ def read_checkpoint(path: Path, flag: str) -> dict[str, object]:
     flags = vars(args) if isinstance(args, argparse.Namespace) else args
     if any(isinstance(value, Tensor) for value in tree_leaves(flags)):
         raise UserError(f"{flag} {path}: not a checkpoint of this program or of timm: its flags hold tensors")
+    _check_extent(checkpoint, path, flag)
     return checkpoint
+
+
+def _check_extent(content: object, path: Path, flag: str) -> None:
+    """Refuse a tensor that says it is larger than its file: a few bytes repeated, which the first copy would write out.
+    """
+    size = path.stat().st_size + INFLATION
+    if any(isinstance(t, Tensor) and t.numel() * t.element_size() > size for t in tree_leaves(content)):
+        raise UserError(f"{flag} {path}: refused: a tensor in it says that it is larger than the whole file")
 
 
 def _explain_read_error(path: Path, error: Exception) -> str:
     """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
+    if isinstance(error, _DamagedArchive):
+        return str(error)
     text = f"{error} {error.__cause__ or ''}"
     if "TorchScript" in text:
         return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "

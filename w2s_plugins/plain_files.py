@@ -1,6 +1,7 @@
-"""YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs."""
+"""YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs. And JSON for any reader."""
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -50,6 +51,22 @@ def special_kind(path: str | Path) -> str | None:
     except OSError:
         return None
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+
+
+def to_json(content: object, indent: int | None = None) -> str:
+    """Return a value as JSON. NaN and infinity, which JSON has not, become null."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _refuse_bomb(root: yaml.Node | None) -> None:

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import logging
+import math
 import platform
 import shlex
 import sys
@@ -104,11 +105,15 @@ def read_history(metrics_file: Path) -> list[dict]:
 def best_of(history: list[dict], metric: str) -> dict:
     """Return the evaluation that ranks first of those with a checkpoint, the earliest among equals.
 
-    Where none has a checkpoint it is the last one, whose weights are those that are exported.
+    Where none has a checkpoint it is the last one, whose weights are those that are exported. A figure that was not
+    finite, null in the file, ranks last.
     """
     sign = -1 if metric == "loss" else 1
     saved = [event for event in history if not event.get("unsaved")]
-    return max(saved, key=lambda event: sign * event["metric"]) if saved else history[-1]
+
+    def rank(event: dict) -> float:
+        return -math.inf if event["metric"] is None else sign * event["metric"]
+    return max(saved, key=rank) if saved else history[-1]
 
 
 def selection(args: argparse.Namespace, chosen: dict) -> tuple[str, list[str]]:
@@ -166,7 +171,7 @@ def make_record(
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
-    module = type(model).__module__
+    module = registering_module(model)
     weak, weak_few_shot = weak.get("val"), weak.get("few_shot")
     return {
         "schema": 1,
@@ -231,6 +236,12 @@ def make_record(
         "seconds": round(seconds, 1),
         "warnings": warnings,
     }
+
+
+def registering_module(model: nn.Module) -> str:
+    """Return the module that registered a model's architecture with timm, else that of its class."""
+    name = model.pretrained_cfg.get("architecture") or ""
+    return timm.models.model_entrypoint(name).__module__ if timm.models.is_model(name) else type(model).__module__
 
 
 def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float | None:

@@ -19,6 +19,7 @@ from .errors import UserError
 from .fsdp import put_in_shards
 from .monitor import MetricsFile, Trackers
 from .shards import EXTENSION, is_sharded
+from .target_cache import agree
 
 _logger = logging.getLogger(__name__)
 
@@ -44,10 +45,26 @@ class Resumed:
     rank_states: list | None = None
 
 
-def find_run_to_resume(args: argparse.Namespace) -> Path | None:
-    """Return the checkpoint that ``--resume`` stands for, or None; the run then goes on in the checkpoint's folder."""
+def find_run_to_resume(args: argparse.Namespace, world: World) -> Path | None:
+    """Return the checkpoint that ``--resume`` stands for, or None; the run then goes on in the checkpoint's folder.
+
+    Rank 0 chooses for all: what is damaged for one may not be for another.
+    """
     if not args.resume:
         return None
+    try:
+        chosen = _choose_checkpoint(args) if world.primary else None
+    except UserError as error:
+        chosen = error
+    path = agree(chosen, world.distributed)
+    if isinstance(path, UserError):
+        raise path  # on every rank, so that none waits for one that has ended
+    if path and args.resume != "auto" and not args.experiment and (path.parent / "args.yaml").is_file():
+        args.output, args.experiment = str(path.parent.parent), path.parent.name
+    return path
+
+
+def _choose_checkpoint(args: argparse.Namespace) -> Path | None:
     if args.resume == "auto":
         return ckpt.find_resume(run_root(args) / args.experiment)
     path = Path(args.resume)
@@ -55,11 +72,16 @@ def find_run_to_resume(args: argparse.Namespace) -> Path | None:
         found = ckpt.find_resume(path)
         if found is None:
             raise UserError(f"--resume {path}: the folder has no checkpoint (expected {ckpt.LAST})")
-        path = found
-    if not path.exists():
-        raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
-    if not args.experiment and (path.parent / "args.yaml").is_file():
-        args.output, args.experiment = str(path.parent.parent), path.parent.name
+        return found
+    try:
+        if not path.exists():
+            raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
+        ckpt.check_checkpoint(path)
+    except UserError as error:
+        other, _ = ckpt.find_whole(path.parent) if (path.parent / "args.yaml").is_file() else (None, ())
+        if other is None:
+            raise
+        raise UserError(f"{error}; {other} is whole: --resume {path.parent} goes on from there") from error
     return path
 
 
@@ -137,7 +159,8 @@ def resume(
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, "
                      f"step {position.batch // args.grad_accum_steps}")
     if args.start_epoch is not None:
-        resumed.position = Position(epoch=args.start_epoch, unreadable=resumed.position.unreadable)
+        resumed.position = Position(
+            epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable)
     epoch, batch = resumed.position.epoch, resumed.position.batch
     if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt):
         updates = epoch * updates_per_epoch + batch // args.grad_accum_steps
@@ -182,6 +205,7 @@ class RunFiles:
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint needs for the files to be continued exactly."""
+        self.metrics.sync()
         waiting = dict(metrics=self.metrics.waiting, summary=list(self.summary.waiting))
         return dict(metrics_bytes=self.metrics.size, waiting=waiting)
 
@@ -192,7 +216,19 @@ class RunFiles:
 
 
 def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resumed: Resumed) -> RunFiles:
-    """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml."""
+    """Open metrics.jsonl, summary.csv and the trackers, cut back to where the run goes on; write args.yaml.
+
+    Raises:
+        UserError: metrics.jsonl is shorter than it was there: the figures of earlier epochs, which choose the best one,
+            are lost.
+    """
+    metrics = folder / "metrics.jsonl"
+    size = metrics.stat().st_size if metrics.exists() else 0
+    if resumed.path and resumed.path.parent.resolve() == folder.resolve() and size < resumed.metrics_bytes:
+        raise UserError(f"{metrics}: lost or cut off: {size} bytes, and {resumed.metrics_bytes} when "
+                        f"{resumed.path.name} was written, so figures of earlier epochs are missing: put it back, or "
+                        "go on in another folder, where history and best begin anew: "
+                        f"--resume {resumed.path} --experiment NAME")
     files = RunFiles(
         MetricsFile(folder / "metrics.jsonl", resumed.metrics_bytes, resumed.waiting.get("metrics", "")),
         ckpt.SummaryFile(folder / "summary.csv", resumed.waiting.get("summary", ())),

@@ -5,10 +5,12 @@
 of the shards belongs.
 
 DCP's own file format keeps its index in a pickle, which reading would execute. Its safetensors storage, used here, has
-no index: each shard says in its header, which is JSON, which rows of which tensor it holds. ``run.pth.tar`` is read as
-any checkpoint here, with ``weights_only``. So nothing that comes from outside can run code.
+no index: each shard says in its header, which is JSON, which rows of which tensor it holds; ``checksums.json`` has
+their SHA-256. ``run.pth.tar`` is read as any checkpoint here, with ``weights_only``. So nothing that comes from outside
+can run code.
 """
 
+import json
 import os
 import shutil
 import warnings
@@ -16,12 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from .errors import UserError, one_line
+from .errors import UserError, one_line, write_errors
+from .hub import file_sha256
+from .plain_files import read_plain
 
 EXTENSION = ".sharded"
 RUN_FILE = "run.pth.tar"
+CHECKSUMS = "checksums.json"  # SHA-256 of every shard: safetensors has none of its own
 
 
 def is_sharded(path: Path) -> bool:
@@ -45,6 +51,30 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     except dcp.api.CheckpointException as error:
         raise UserError(f"{folder}: cannot be written ({_cause(error)}); what was there before is unchanged") from error
+    own = {path.name: file_sha256(path) for path in folder.glob(f"shard-{dist.get_rank() + 1:05}-*")}
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, own)
+    if dist.get_rank() == 0:
+        hashes = {name: digest for part in gathered for name, digest in part.items()}
+        with write_errors(folder):
+            (folder / CHECKSUMS).write_text(json.dumps(hashes), encoding="utf-8")
+
+
+def check_shards(folder: Path, flag: str, part: slice = slice(None)) -> None:
+    """Compare shards with their checksums; ``part`` of them in the order of their names.
+
+    Raises:
+        UserError: one is missing, damaged or more than was written.
+    """
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    try:
+        hashes = dict(read_plain(folder / CHECKSUMS))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{flag} {folder}: damaged: its {CHECKSUMS} cannot be read: {one_line(error)}") from error
+    odd = sorted({*names} ^ hashes.keys(), key=str)
+    if odd := odd or [name for name in names[part] if file_sha256(folder / name) != hashes[name]]:
+        raise UserError(f"{flag} {folder}: damaged: {odd[0]} is not what was written, by its SHA-256; take an earlier "
+                        "checkpoint")
 
 
 def read_shards(folder: Path, into: Mapping[str, Tensor], flag: str, alone: bool = False) -> None:
@@ -61,6 +91,7 @@ def read_shards(folder: Path, into: Mapping[str, Tensor], flag: str, alone: bool
     """
     import torch.distributed.checkpoint as dcp  # takes 0.3 s, and most runs have no shards
 
+    check_shards(folder, flag, slice(None) if alone else slice(dist.get_rank(), None, dist.get_world_size()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process: it is meant
@@ -84,7 +115,7 @@ def read_section(folder: Path, section: str, flag: str) -> dict[str, Tensor]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename a folder over another. Killed half-way it leaves `spare`, which `settled` finds.
+    """Rename a folder over another. Killed half-way it leaves `spare`, which a run that goes on finds.
 
     Raises:
         UserError: the folder cannot be renamed.
@@ -102,11 +133,6 @@ def replace_folder(source: Path, target: Path) -> None:
 def spare(folder: Path) -> Path:
     """Where a folder lies while another takes its place."""
     return folder.with_name(f".{folder.stem}-old{folder.suffix}")
-
-
-def settled(folder: Path) -> Path | None:
-    """Return a checkpoint folder, the one whose replacement was cut short, or None when there is neither."""
-    return next((path for path in (folder, spare(folder)) if is_sharded(path)), None)
 
 
 def _cause(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
+from ..loading import check_archive
 from ..plain_files import read_plain
 from .class_splits import ClassSubset
 from .datasets import class_names_of, labels_of, num_classes_of
@@ -335,6 +336,7 @@ def load_arrays(path: Path) -> object:
     reconstruct = np.empty(0).__reduce__()[0]
     allowed = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in ("i1", "i2", "i4", "i8", "u1", "f4", "f8")},
                *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core"))]
+    check_archive(path)
     with torch.serialization.safe_globals(allowed):
         return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError, nearest, one_line
+from ..plain_files import to_json
 from .noise import positions_in_split
 from .slices import Subset
 
@@ -34,7 +35,7 @@ class Selection:
 
     def to_text(self) -> str:
         """Return the text of an index file: a comment with what it is, then an index a line."""
-        return f"# {json.dumps(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
+        return f"# {to_json(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
 
 
 def parse_selection(text: str) -> tuple[str, int | float | str]:

@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError, one_line, write_errors
+from ..plain_files import to_json
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class MetricsFile:
     def write(self, event: str, /, **fields: object) -> None:
         """Append one event, now or, after a warning, as soon as the file can be written."""
         told = bool(self.waiting)
-        self.waiting += json.dumps({"event": event, **fields}) + "\n"
+        self.waiting += to_json({"event": event, **fields}) + "\n"
         try:
             self.flush()
         except UserError as error:
@@ -55,6 +55,11 @@ class MetricsFile:
                 os.truncate(self.path, self.size)  # a part of the lines may be there
             raise
         self.size, self.waiting = self.size + len(data), ""
+
+    def sync(self) -> None:
+        """Have what is written on the disk before a checkpoint counts on it, a power cut later."""
+        with contextlib.suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 class Trackers:

@@ -5,12 +5,12 @@ accuracy, on the seeds that both have and on the same test samples.
 """
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from .. import plain_files
 from ..checkpoint import write_json, write_text
 from ..errors import UserError, nearest, one_line
 from ..markdown import code, markdown_table
@@ -276,7 +276,7 @@ def to_csv(table: dict) -> str:
 
 def to_json(table: dict) -> str:
     """Return everything."""
-    return json.dumps(table, indent=2)
+    return plain_files.to_json(table, indent=2)
 
 
 WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}

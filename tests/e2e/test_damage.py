@@ -1,0 +1,274 @@
+"""Files of a run that are damaged, lost or not what they say: nothing else is taken for them in silence."""
+
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.flipped_bits import count_silent, flip_bit
+from tests.e2e.conftest import TINY, Done, read_lines, read_run
+from tests.e2e.test_bad_input import BREAK, assert_says, distil
+from tests.e2e.test_resume import assert_same_run, flags_of
+from w2s_plugins.hub import push_export
+from w2s_plugins.loading import read_weights
+from w2s_plugins.plain_files import to_json
+
+Run = Callable[..., Done]
+CNN = [*TINY, "--model", "w2s_cnn2"]
+
+
+@pytest.fixture
+def finished(weak: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(weak, tmp_path / "finished"))
+
+
+def test_flipped_bits(finished: Path) -> None:
+    """A tenth of what benchmarks/flipped_bits.py counts."""
+    shutil.copy(finished / "last.pth.tar", finished / "recovery-2-1.pth.tar")
+    counts = count_silent(finished, share=0.1)
+    assert sum(count for _, count in counts.values()) >= 14
+    assert {way: passed for way, (passed, _) in counts.items() if passed} == {}
+
+
+def damage(path: Path, kind: str) -> None:
+    """Damage a file in place, under all of its names, or take it away."""
+    if kind == "flipped":
+        content = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            record = max(archive.infolist(), key=lambda record: record.file_size)
+        content[record.header_offset + 200 + record.file_size // 2] ^= 4
+        with path.open("r+b") as file:
+            file.write(content)
+    elif kind == "truncated":
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+    else:
+        path.unlink()
+        if kind == "dangling link":
+            path.symlink_to("nowhere")
+
+
+def without_damaged(folder: Path) -> list[str]:
+    """Take away what a run has set aside; return its names."""
+    aside = sorted(folder.glob("*.set-aside"))
+    for path in aside:
+        path.unlink()
+    return [path.name for path in aside]
+
+
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "lost", "dangling link"])
+def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind: str) -> None:
+    """``last`` of the second epoch is damaged, and so are the names that share its bytes; the first epoch is whole."""
+    flags = flags_of("plain", weak, tmp_path)
+    here(*flags, "whole").ok()
+    here(*flags, "parts", "--stop-epoch", 2).ok()
+    run = tmp_path / "parts"
+    damage(run / "last.pth.tar", kind)
+    done = here(*flags, "parts", "--resume", "auto").ok()
+    if kind in ("flipped", "truncated"):
+        (said,) = [line for line in done.err.splitlines() if "passed over: " in line]
+        assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.")
+        assert "goes on with epoch 2" in done.err
+        assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
+    else:
+        assert "goes on with epoch 3" in done.err and without_damaged(run) == []
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_damaged_recovery_checkpoint(here: Run, weak: Path, tmp_path: Path) -> None:
+    flags = flags_of("plain", weak, tmp_path)
+    here(*flags, "whole").ok()
+    here(*flags, "parts", "--stop-epoch", 2).ok()
+    run = tmp_path / "parts"
+    shutil.copy(run / "last.pth.tar", run / "recovery-2-1.pth.tar")
+    flip_bit(run / "recovery-2-1.pth.tar", random.Random(0))
+    assert "the run goes on from last.pth.tar" in here(*flags, "parts", "--resume", "auto").ok().err
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_ranks_agree_on_the_checkpoint(ranks: Run, here: Run, weak: Path, tmp_path: Path) -> None:
+    flags = [*flags_of("plain", weak, tmp_path)[:-1], "--batch-size", 8, "--experiment"]
+    assert ranks(*flags, "whole", processes=2, cwd=tmp_path).codes == (0, 0)
+    assert ranks(*flags, "parts", "--stop-epoch", 2, processes=2, cwd=tmp_path).codes == (0, 0)
+    damage(tmp_path / "parts" / "last.pth.tar", "flipped")
+    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    assert done.codes == (0, 0) and "the run goes on from checkpoint-0.pth.tar" in done.err, done.err
+    without_damaged(tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    for path in (tmp_path / "parts").glob("*.pth.tar"):
+        path.write_bytes(b"PK")
+    done = ranks(*flags, "parts", "--resume", "auto", processes=2, cwd=tmp_path)
+    assert done.codes == (2, 2) and done.err.count("no other checkpoint in") == 1, done.err
+
+
+def test_nothing_is_whole_and_a_file_by_name(here: Run, finished: Path) -> None:
+    flags = [*CNN, "--train-slice", "0:80", "--epochs", 20, "--output", finished.parent, "--experiment", "finished"]
+    shutil.copy(finished / "last.pth.tar", finished / "copy.pth.tar")
+    before = finished / "checkpoint-19.pth.tar"
+    before.unlink()
+    shutil.copy(finished / "last.pth.tar", before)
+    (finished / "model_best.pth.tar").unlink()
+    damage(finished / "last.pth.tar", "truncated")
+    error = here(*flags, "--resume", finished / "last.pth.tar").error
+    assert_says(error, "last.pth.tar", "truncated", f"{before} is whole: --resume {finished} goes on from there")
+    damage(before, "flipped")
+    names = sorted(path.name for path in finished.iterdir())
+    error = here(*flags, "--resume", "auto").error
+    assert_says(error, "last.pth.tar", "truncated", "no other checkpoint", "start anew in another folder")
+    assert sorted(path.name for path in finished.iterdir()) == names
+
+
+def test_a_going_back_is_not_undone(here: Run, weak: Path, tmp_path: Path) -> None:
+    """A run that goes back by hand to its first epoch: what is further is no longer taken for its course."""
+    flags = flags_of("plain", weak, tmp_path)
+    here(*flags, "run").ok()
+    run = tmp_path / "run"
+    shutil.copytree(run, tmp_path / "whole")
+    here(*flags, "run", "--resume", run / "checkpoint-0.pth.tar", "--stop-epoch", 1).ok()
+    assert read_run(run)["epoch"] == 0
+    assert "checkpoint-2.pth.tar.set-aside" in without_damaged(run)
+    here(*flags, "run", "--resume", "auto").ok()
+    assert_same_run(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("bytes_left", [None, 300])
+def test_a_lost_history(here: Run, weak: Path, tmp_path: Path, bytes_left: int | None) -> None:
+    flags = [*flags_of("best of many", weak, tmp_path), "run"]
+    here(*flags, "--stop-epoch", 2).ok()
+    file = tmp_path / "run" / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.unlink() if bytes_left is None else file.write_bytes(whole[:bytes_left])
+    error = here(*flags, "--resume", "auto").error
+    assert_says(error, str(file), "lost or cut off", "put it back", "--experiment NAME")
+    here(*flags, "--experiment", "other", "--resume", tmp_path / "run" / "last.pth.tar").ok()  # the way out it names
+    result = json.loads((tmp_path / "other" / "result.json").read_text())
+    assert result["selected"]["epoch"] == 2
+    file.write_bytes(whole)
+    here(*flags, "--resume", "auto").ok()
+
+
+def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Another one of its epoch takes its place, and never one of another epoch."""
+    flags = [*flags_of("best of many", weak, tmp_path), "run"]
+    here(*flags).ok()
+    run = tmp_path / "run"
+    exported = (run / "export/model.safetensors").read_bytes()
+    best = json.loads((run / "result.json").read_text())["best"]["epoch"]
+    others = [path for path in run.glob("checkpoint-*") if path.name != f"checkpoint-{best}.pth.tar"]
+    (run / "model_best.pth.tar").unlink()
+    shutil.copy(others[0], run / "model_best.pth.tar")
+    here(*flags, "--resume", "auto").ok()
+    assert (run / "export/model.safetensors").read_bytes() == exported
+
+
+def bomb(path: Path, state: Path, size: int = 2 ** 26) -> None:
+    """Write a checkpoint whose largest record is ``size`` zeros, compressed."""
+    with zipfile.ZipFile(state) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        largest = max(old.infolist(), key=lambda record: record.file_size).filename
+        for record in old.infolist():
+            new.writestr(record.filename, bytes(size) if record.filename == largest else old.read(record))
+
+
+def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
+    bomb(tmp_path / "bomb.pth.tar", finished / "last.pth.tar")
+    torch.save({"a": torch.zeros(1).expand(2 ** 30)}, tmp_path / "wide.pth")
+    for file, said in (("bomb.pth.tar", "would unpack to 67"), ("wide.pth", "larger than the whole file")):
+        for flag in ("--initial-checkpoint", "--resume"):
+            assert_says(here(*CNN, flag, file).error, flag, file, said)
+    torch.save(torch.zeros(3), buffer := io.BytesIO())
+    (tmp_path / "labels.pt").write_bytes(buffer.getvalue())
+    bomb(tmp_path / "bomb.pt", tmp_path / "labels.pt")
+    assert_says(here(*CNN, "--label-noise", "file:bomb.pt").error, "--label-noise", "bomb.pt")
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "config.json"])
+def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server, how: str) -> None:
+    file = finished / "export" / ("config.json" if how == "config.json" else "model.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(content[:-40] if how == "truncated" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(Exception, match=r"push to me/x: .*damaged: it is not the file that the run exported"):
+        push_export(finished / "export", "me/x")
+    for flags in (["--teacher", f"local-dir:{finished / 'export'}"],
+                  ["--teacher", "w2s_cnn2", "--teacher-checkpoint", finished],
+                  ["--initial-checkpoint", finished / "export" / "model.safetensors"]):
+        assert_says(here(*CNN, *flags).error, flags[0], "damaged")
+    assert hub_server.requests == []
+
+
+WRAPPED = '''
+import timm
+from torch import nn
+from timm.models import register_model
+
+class Adapted(nn.Module):
+    """Weights under other names, as PEFT has them; all else is that of the model inside."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = model
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_model"), name)
+
+    def forward(self, x):
+        return self.base_model(x)
+
+@register_model
+def adapted_cnn(pretrained=False, **kwargs):
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
+    return Adapted(timm.create_model("w2s_cnn2", **kwargs))
+'''
+
+
+def test_an_export_that_timm_cannot_load(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "adapted.py").write_text(WRAPPED)
+    done = here(*TINY, "--plugins", "adapted.py", "--model", "adapted_cnn", "--output", tmp_path, "--experiment", "run")
+    assert_says(done.error, str(tmp_path / "run" / "export"), "not exported", "timm cannot load it", "checkpoints",
+                "plugin")
+    assert "exported to" not in done.out
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"last.pth.tar", "checkpoint-1.pth.tar", "metrics.jsonl"} <= names
+    assert not {"export", "result.json", ".export.new"} & names
+
+
+def test_an_architecture_of_a_plugin(here: Run, tmp_path: Path) -> None:
+    done = here(*CNN, "--output", tmp_path, "--experiment", "run").ok()
+    assert "timm loads it after `import w2s_plugins.models`" in done.err
+
+
+def test_every_step_is_skipped(here: Run, weak: Path, tmp_path: Path) -> None:
+    (tmp_path / "break.py").write_text(BREAK.format(name="always", value="nan", first=1, last=1000))
+    flags = [*distil(weak), "--plugins", "break.py", "--loss", "break_always", "--nan-patience", 100, "--output",
+             tmp_path, "--experiment", "run"]
+    for more in ([], ["--resume", "auto"]):  # nor by going on from its end
+        assert_says(here(*flags, *more).error, "every step was skipped", "not exported", "--lr")
+        assert not {"export", "result.json"} & {path.name for path in (tmp_path / "run").iterdir()}
+    for line in read_lines(tmp_path / "run" / "metrics.jsonl"):
+        to_json(line)
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    content = {"a": float("nan"), "b": [1.5, float("-inf"), (float("inf"), "x")], "c": None, "d": 1e300}
+    text = to_json(content)
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None, [None, "x"]], "c": None,
+                                                             "d": 1e300}
+
+
+def test_weights_saved_without_checksums(tmp_path: Path) -> None:
+    """As `torch.serialization.set_crc32_options(False)` leaves them out."""
+    code = ("import torch; torch.serialization.set_crc32_options(False); "
+            f"torch.save({{'a': torch.ones(5)}}, {str(tmp_path / 'a.pth')!r})")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert torch.equal(read_weights(tmp_path / "a.pth", "x")["a"], torch.ones(5))
