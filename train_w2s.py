@@ -124,11 +124,12 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     started = time.monotonic()
     run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
-    try:
-        with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
-            fit(run)
-    except Interrupted as interruption:
-        stop_early(run, interruption)
+    with watch_signals(run) as watch:
+        try:
+            with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
+                fit(run, watch)
+        except Interrupted as interruption:
+            stop_early(run, interruption)  # while further signals are still noted: schedulers send several
     note("at the end of the run")
     model = trained_student(run)
     record = finish(run, model, time.monotonic() - started) if run.world.primary else None
@@ -194,6 +195,12 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     end_process(interruption.exit_code)
+
+
+def watch_signals(run: Run) -> SignalWatch:
+    """Note the signals that stop a run in place of dying of them."""
+    more = (signal.SIGUSR1,) if run.args.signal_usr1 else ()
+    return SignalWatch((signal.SIGTERM, signal.SIGINT, *more), run.world.distributed)
 
 
 def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
@@ -333,8 +340,12 @@ def warn_of_chance(found: Evaluation, num_classes: int) -> None:
             f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
 
 
-def fit(run: Run) -> None:
-    """Train from the run's position to the end, evaluating and saving as the flags say."""
+def fit(run: Run, watch: SignalWatch) -> None:
+    """Train from the run's position to the end, evaluating and saving as the flags say.
+
+    Raises:
+        Interrupted: a signal asked for an end.
+    """
     args, world, position = run.args, run.world, run.position
     updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
     stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
@@ -362,8 +373,6 @@ def fit(run: Run) -> None:
             except UserError as error:
                 _logger.warning(f"WARNING: {error}; training goes on without this image")
 
-    watch = SignalWatch(
-        (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if args.signal_usr1 else ())), world.distributed)
     try:
         while position.epoch < stop:
             terms = train_one_epoch(
@@ -374,7 +383,6 @@ def fit(run: Run) -> None:
         if run.saver:
             run.saver.finish()
     finally:
-        watch.close()
         console.close()
 
 
