@@ -32,7 +32,7 @@ import torchvision
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, fsdp, probe, protocol, report, run_folder
+from w2s_plugins import build, fsdp, probe, protocol, report, run_folder, run_lock
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.anomaly import detect_anomaly
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
@@ -134,6 +134,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     model = trained_student(run)
     record = finish(run, model, time.monotonic() - started) if run.world.primary else None
     run.loaders.clear()  # ends the data workers
+    run_lock.let_go()
     return agree(record, run.world.distributed)
 
 
@@ -142,8 +143,9 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if args.push_to_hub:
         check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
-    resume_path = run_folder.find_run_to_resume(args)
+    run_folder.find_run_to_resume(args)
     world = build.setup_device(args)
+    resume_path = run_folder.hold_existing_run(args, world)
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
@@ -194,6 +196,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
                         f"the same command and --resume {run.folder}")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
+    run_lock.let_go()
     end_process(interruption.exit_code)
 
 
@@ -553,7 +556,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         load_weights(model, read_weights(run.folder / best, "--select", history[-1]["ema"]), best, "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
-        run.position.unreadable, seconds)
+        run.position, seconds)
     export_model(model, run.folder / "export", run.data_config, record)
     ckpt.write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
