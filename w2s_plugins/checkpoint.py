@@ -494,6 +494,7 @@ def _compare_processes(
         now: int,
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
+    changed.pop("episodes_per_batch", None)  # stand in the size of the batch
     for name in PER_PROCESS:
         old, new = saved.get(name), getattr(args, name)
         changed.pop(name, None)

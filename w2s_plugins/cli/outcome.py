@@ -30,7 +30,7 @@ OF_TEACHER = names_of(groups.add_teacher, groups.add_loss, groups.add_timm_disti
     "teacher", "loss", "task_loss", "finetune", "eval_interval_end", "speedtest"}
 OF_OPTIMIZER = names_of(groups.add_optimizer)
 OF_SCHEDULE = names_of(groups.add_schedule)
-PER_PROCESS = ("batch_size", "train_batch_sizes", "episodes_per_batch")  # what counts is that of all processes
+PER_PROCESS = ("batch_size", "train_batch_sizes")  # what counts is that of all processes
 PROCESSES = "processes"  # no flag, but named like one
 
 
