@@ -465,7 +465,7 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> d
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
     changed = {name: [_shown(value) for value in values] for name, values in other_values(saved, vars(args)).items()
                if name in OF_TIMM or (checkpoint.get("w2s") and name not in OF_RESUMING)}
-    allowed = {*args.resume_changes, *(OF_OPTIMIZER if args.no_resume_opt else ())}
+    allowed = {*args.resume_changes, *((*OF_OPTIMIZER, "lr") if args.no_resume_opt else ())}
     now = count_processes()
     before = (checkpoint.get("w2s") or {}).get("processes", now)
     if before != now:
