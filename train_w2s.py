@@ -32,7 +32,7 @@ import torchvision
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, fsdp, probe, protocol, report, run_folder
+from w2s_plugins import build, fsdp, probe, protocol, report, run_folder, run_lock
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.anomaly import detect_anomaly
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
@@ -124,15 +124,17 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     started = time.monotonic()
     run = prepare(args, set(train_parser().by_dest()))
     first_evaluation(run)
-    try:
-        with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
-            fit(run)
-    except Interrupted as interruption:
-        stop_early(run, interruption)
+    with watch_signals(run) as watch:
+        try:
+            with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
+                fit(run, watch)
+        except Interrupted as interruption:
+            stop_early(run, interruption)  # while further signals are still noted: schedulers send several
     note("at the end of the run")
     model = trained_student(run)
     record = finish(run, model, time.monotonic() - started) if run.world.primary else None
     run.loaders.clear()  # ends the data workers
+    run_lock.let_go()
     return agree(record, run.world.distributed)
 
 
@@ -142,7 +144,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
         check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
     world = build.setup_device(args)
-    resume_path = run_folder.find_run_to_resume(args, world)
+    resume_path = run_folder.hold_existing_run(args, world)
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
@@ -193,7 +195,14 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
                         f"the same command and --resume {run.folder}")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
+    run_lock.let_go()
     end_process(interruption.exit_code)
+
+
+def watch_signals(run: Run) -> SignalWatch:
+    """Note the signals that stop a run in place of dying of them."""
+    more = (signal.SIGUSR1,) if run.args.signal_usr1 else ()
+    return SignalWatch((signal.SIGTERM, signal.SIGINT, *more), run.world.distributed)
 
 
 def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
@@ -333,8 +342,12 @@ def warn_of_chance(found: Evaluation, num_classes: int) -> None:
             f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
 
 
-def fit(run: Run) -> None:
-    """Train from the run's position to the end, evaluating and saving as the flags say."""
+def fit(run: Run, watch: SignalWatch) -> None:
+    """Train from the run's position to the end, evaluating and saving as the flags say.
+
+    Raises:
+        Interrupted: a signal asked for an end.
+    """
     args, world, position = run.args, run.world, run.position
     updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
     stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
@@ -362,8 +375,6 @@ def fit(run: Run) -> None:
             except UserError as error:
                 _logger.warning(f"WARNING: {error}; training goes on without this image")
 
-    watch = SignalWatch(
-        (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR1,) if args.signal_usr1 else ())), world.distributed)
     try:
         while position.epoch < stop:
             terms = train_one_epoch(
@@ -374,7 +385,6 @@ def fit(run: Run) -> None:
         if run.saver:
             run.saver.finish()
     finally:
-        watch.close()
         console.close()
 
 
@@ -551,7 +561,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
-        run.position.unreadable, seconds)
+        run.position, seconds)
     if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
         record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
     export_model(model, run.folder / "export", run.data_config, record)

@@ -34,4 +34,5 @@ export TOTAL_BATCH
 exec python -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$GPUS" --max-restarts "$RESTARTS" \
     --rdzv-id "$NAME" --rdzv-backend c10d --rdzv-endpoint "$host:$PORT" --no-python \
     bash -c 'exec python train_w2s.py "$@" --batch-size "$((TOTAL_BATCH / WORLD_SIZE))"' train_w2s \
-    --output "$OUTPUT" --experiment "$NAME" --resume auto --recovery-interval "$RECOVERY_INTERVAL" "$@"
+    --output "$OUTPUT" --experiment "$NAME" --resume auto --resume-changes processes batch-size lr \
+    --recovery-interval "$RECOVERY_INTERVAL" "$@"

@@ -41,5 +41,9 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 def remount(disk: Path, mode: str) -> None:
-    """Make a disk read-only (``ro``) or writable (``rw``)."""
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
+    """Make a disk read-only (``ro``) to all who open a file from now on, or writable again (``rw``).
+
+    By another mount over it: a file that is open for writing, as a lock is, keeps its own mount writable.
+    """
+    command = ["mount", "-o", "bind,ro", str(disk), str(disk)] if mode == "ro" else ["umount", "-l", str(disk)]
+    subprocess.run(command, check=True)

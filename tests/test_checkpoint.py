@@ -56,7 +56,9 @@ class Parts:
         self.scheduler, _ = create_scheduler_v2(self.optimizer, num_epochs=5, warmup_epochs=0)
         self.scaler = NativeScaler(device="cpu")
         self.task.setup_ema(decay=0.9)
-        self.args = argparse.Namespace(model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1})
+        self.args = argparse.Namespace(
+            model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1}, teacher="w2s_cnn2",
+            workers=4, resume_changes=[], no_resume_opt=False, start_epoch=None)
         self.saver = ckpt.Saver(
             position=self.position, scheduler=self.scheduler, files=lambda: {"metrics_bytes": 17},
             model=self.task.get_trainable_module(), optimizer=self.optimizer, args=self.args, amp_scaler=self.scaler,
@@ -379,11 +381,11 @@ def test_other_flags_that_change_the_model(tmp_path):
     parts.saver.save_checkpoint(0, metric=1.0)
     content = read_checkpoint(tmp_path / ckpt.LAST, "--resume")
     ckpt.check_resumable(content, parts.args, tmp_path)
-    ckpt.check_resumable(content, argparse.Namespace(**{**vars(parts.args), "mean": [0.4]}), tmp_path)
+    ckpt.check_resumable(content, argparse.Namespace(**{**vars(parts.args), "workers": 0}), tmp_path)
     other = argparse.Namespace(**{**vars(parts.args), "num_classes": 7, "loss_kwargs": {}})
     with pytest.raises(UserError) as error:
         ckpt.check_resumable(content, other, tmp_path)
-    assert "--num-classes 10 -> 7; --loss-kwargs {'a': 1} -> {}" in str(error.value)
+    assert "--loss-kwargs {'a': 1} -> {}; --num-classes 10 -> 7; repeat them, or start a new run" in str(error.value)
     with pytest.raises(UserError, match="not a training checkpoint, it has no epoch, state_dict, optimizer"):
         ckpt.check_resumable({"stage1.0.weight": torch.ones(1)}, parts.args, tmp_path)
 

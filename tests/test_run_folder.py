@@ -109,7 +109,7 @@ def test_an_existing_run_is_not_written_over(run, tmp_path):
 def test_new_folder(tmp_path):
     config = {"input_size": (3, 32, 32)}
     folder = run_folder.make_run_folder(flags("--output", str(tmp_path / "a"), "--experiment", "b"), config, WORLD)
-    assert folder == tmp_path / "a" / "b" and list(folder.iterdir()) == []
+    assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]
     folder = run_folder.make_run_folder(flags("--output", str(tmp_path), "--model-name", "mine"), config, WORLD)
     assert folder.name.endswith("-mine-32") and folder.is_dir()
     (tmp_path / "file").touch()
@@ -139,7 +139,7 @@ def test_inside_an_epoch(run):
 @pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
 @pytest.mark.parametrize("by_update", [(), ("--sched-on-updates",)])
 def test_weights_only_still_have_the_learning_rate_of_their_epoch(run, name, by_update):
-    parts = Parts(flags("--resume", "x", "--no-resume-opt", *by_update))
+    parts = Parts(flags("--resume", "x", "--resume-changes", "sched-on-updates", "--no-resume-opt", *by_update))
     position = parts.resume(run[0] / name).position
     assert not parts.optimizer.state_dict()["state"]
     done = 2 + (position.batch / UPDATES if by_update else 0)

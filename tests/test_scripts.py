@@ -161,7 +161,8 @@ def test_requeued_run_goes_on(here: Callable[..., Done], slurm: Slurm, tmp_path:
     assert len(list((tmp_path / "run").glob("recovery-*.pth.tar"))) == 1
 
     flags += ["--batch-size", 16, "--output", tmp_path, "--experiment"]
-    done = here(*flags, "run", "--resume", "auto").ok()  # what a job of one node would start
+    assert "2 -> 1 processes; it was stopped inside an epoch" in here(*flags, "run", "--resume", "auto").error
+    done = here(*flags, "run", "--resume", "auto", "--resume-changes", "processes").ok()  # as a job of one node would
     assert "goes on with epoch" in done.err
     here(*flags, "whole").ok()
     states = [read_run(tmp_path / name)["state_dict"] for name in ("run", "whole")]
@@ -177,12 +178,12 @@ def test_elastic(fake_python: Path) -> None:
     env = environment(PATH=path, FAKE=str(fake_python), RESULT="0", NODES="1:3", GPUS="2", TOTAL_BATCH="96", OUTPUT="o")
     env["SLURM_NODEID"] = ""
     subprocess.run([script, "node1", "--loss", "kd"], env=env, cwd=ROOT, check=True)
-    *line, bash, c, command, name = (fake_python / "arguments").read_text().splitlines()[:-10]
-    flags = (fake_python / "arguments").read_text().splitlines()[-10:]
+    *line, bash, c, command, name = (fake_python / "arguments").read_text().splitlines()[:-14]
+    flags = (fake_python / "arguments").read_text().splitlines()[-14:]
     assert line == ["-m", "torch.distributed.run", "--nnodes", "1:3", "--nproc-per-node", "2", "--max-restarts", "100",
                     "--rdzv-id", "elastic", "--rdzv-backend", "c10d", "--rdzv-endpoint", "node1:29400", "--no-python"]
-    assert flags == ["--output", "o", "--experiment", "elastic", "--resume", "auto", "--recovery-interval", "500",
-                     "--loss", "kd"]
+    assert flags == ["--output", "o", "--experiment", "elastic", "--resume", "auto", "--resume-changes",
+                     "processes", "batch-size", "lr", "--recovery-interval", "500", "--loss", "kd"]
     subprocess.run([bash, c, command, name, *flags], env={**env, "WORLD_SIZE": "4"}, check=True)
     assert (fake_python / "arguments").read_text().splitlines() == ["train_w2s.py", *flags, "--batch-size", "24"]
     assert subprocess.run([script], capture_output=True).returncode == 2

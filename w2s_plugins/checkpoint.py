@@ -22,6 +22,7 @@ from timm.utils import CheckpointSaver, unwrap_model, update_summary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .cli.outcome import OF_OPTIMIZER, OF_RESUMING, PER_PROCESS, PROCESSES, of_all_processes, other_values
 from .engine import Position
 from .errors import UserError, let_go, one_line, write_errors, write_remedy
 from .hub import share
@@ -36,9 +37,10 @@ SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: 
 ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 _NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epoch>\d+)-(?P<update>\d+)"
                    r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
-# flags of a run that decide the shape of what is in its checkpoints
-SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "opt", "loss",
-           "loss_kwargs", "layer_decay", "model_ema", "linear_probe")
+# flags of a run that decide the shape of what is in its checkpoints: no run goes on with others
+SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "model_ema",
+           "linear_probe")
+OF_TIMM = (*SHAPING, "opt", "layer_decay")  # what is compared with a checkpoint of timm's own script
 
 
 @contextmanager
@@ -244,6 +246,8 @@ class Saver(CheckpointSaver):
                 "meter": self.position.meter.state_dict(),
                 "weights": self.position.weights.state_dict(),
                 "unreadable": self.position.unreadable,
+                "changes": self.position.changes,
+                "processes": count_processes(),
                 "plateau": plateau_state(self.scheduler),
                 **self.files(),
             },
@@ -551,8 +555,13 @@ def _place(path: Path) -> tuple[int, int] | None:
     return (epoch + 1, 0) if type(epoch) is int else None
 
 
-def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> None:
-    """Refuse to continue a run with other flags of a kind that changes the model or what is stored with it.
+def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> dict[str, list[str]]:
+    """Refuse to continue a run with other flags of a kind that changes its outcome, but for ``--resume-changes``.
+
+    One of timm's own script is compared in what decides the shape of its content.
+
+    Returns:
+        Old and new value of what is changed, by name.
 
     Raises:
         UserError: naming the flags, or not the checkpoint of a run.
@@ -561,13 +570,76 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> N
     if absent:
         raise UserError(f"--resume {path}: not a training checkpoint, it has no {', '.join(absent)}; to start from its "
                         "weights use --initial-checkpoint")
+    check_bookkeeping(checkpoint, path)
     saved = checkpoint.get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
-    changed = [f"--{k.replace('_', '-')} {saved[k]} -> {getattr(args, k)}" for k in SHAPING
-               if k in saved and saved[k] != getattr(args, k)]
-    if changed:
-        raise UserError(f"--resume {path}: that run had other settings: {'; '.join(changed)}; repeat them, or start a "
+    changed = {name: [_shown(value) for value in values] for name, values in other_values(saved, vars(args)).items()
+               if name in OF_TIMM or (checkpoint.get("w2s") and name not in OF_RESUMING)}
+    allowed = {*args.resume_changes, *((*OF_OPTIMIZER, "lr") if args.no_resume_opt else ())}
+    now = count_processes()
+    before = (checkpoint.get("w2s") or {}).get("processes", now)
+    if before != now:
+        _compare_processes(changed, saved, args, before, now)
+        if is_finished(checkpoint) or args.start_epoch is not None:
+            allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
+    refused = {name: values for name, values in changed.items() if name not in allowed or name in SHAPING}
+    if refused.keys() & {*SHAPING}:
+        raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}; repeat them, or start a "
                         "new run with --initial-checkpoint")
+    if refused:
+        inside = "; it was stopped inside an epoch, which goes on exactly on as many" if PROCESSES in refused else ""
+        raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}{inside}; repeat them, or go "
+                        "on with the new ones by --resume-changes "
+                        f"{' '.join(name.replace('_', '-') for name in refused)}")
+    if changed:
+        _logger.warning(f"WARNING: --resume {path}: goes on with other settings: {_listed(changed)}")
+    return changed
+
+
+def _compare_processes(
+        changed: dict[str, list[str]],
+        saved: dict[str, object],
+        args: argparse.Namespace,
+        before: int,
+        now: int,
+) -> None:
+    """Note another number of processes among what is changed, with the batches of all of them together, in place."""
+    changed.pop("episodes_per_batch", None)  # stand in the size of the batch
+    for name in PER_PROCESS:
+        old, new = saved.get(name), getattr(args, name)
+        changed.pop(name, None)
+        if of_all_processes(old, before) != of_all_processes(new, now):
+            changed[name] = [f"{_shown(old)} x {before}", f"{_shown(new)} x {now}"]
+    changed[PROCESSES] = [str(before), str(now)]
+
+
+def _shown(value: object) -> str:
+    return " ".join(str(value).split())[:80]
+
+
+def _listed(changed: dict[str, list[str]]) -> str:
+    return "; ".join(f"--{name.replace('_', '-')} {old} -> {new}" if name != PROCESSES else f"{old} -> {new} processes"
+                     for name, (old, new) in changed.items())
+
+
+def count_processes() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_finished(checkpoint: dict) -> bool:
+    """Whether a checkpoint is of the end of an epoch."""
+    return "metric" in checkpoint or not (checkpoint.get("w2s") or {}).get("batch")
+
+
+def change_of(position: Position, update: int, changed: dict[str, list[str]]) -> dict[str, object]:
+    """Return the note of flags that a run goes on with in place of others, for its record."""
+    return dict(epoch=position.epoch, update=update, flags=changed)
+
+
+def describe_change(change: dict) -> str:
+    """Return the text of what `change_of` returned."""
+    return f"from epoch {change['epoch'] + 1}, step {change['update']} on: {_listed(change['flags'])}"
 
 
 def check_bookkeeping(checkpoint: dict, path: Path) -> None:
@@ -603,12 +675,26 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
         **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "taken", "metrics_bytes")},
         "w2s.unreadable": isinstance(extra.get("unreadable", []), list)
         and all(isinstance(message, str) for message in extra.get("unreadable", [])),
+        "w2s.changes": _are_changes(extra.get("changes", [])),
+        "w2s.processes": is_count(extra.get("processes", 1)),
         "w2s.rank_states": isinstance(extra.get("rank_states"), (list, type(None))),
         "w2s.waiting": _are_waiting_lines(extra.get("waiting", {})),
     }
     for name, good in fits.items():
         if not good:
             raise UserError(f"--resume {path}: not a checkpoint of this program: its {name} is not what a run writes")
+
+
+def _are_changes(changes: object) -> bool:
+    """Whether these are what `change_of` returns."""
+    def are_flags(value: object) -> bool:
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and re.fullmatch(r"\w{1,99}", name) and isinstance(pair, list)
+            and [type(text) for text in pair] == [str, str] for name, pair in value.items())
+
+    return isinstance(changes, list) and all(
+        isinstance(change, dict) and change.keys() == {"epoch", "update", "flags"} and type(change["epoch"]) is int
+        and type(change["update"]) is int and are_flags(change["flags"]) for change in changes)
 
 
 def _are_waiting_lines(waiting: object) -> bool:
@@ -708,13 +794,14 @@ def _fitting(path: Path) -> Iterator[None]:
 
 def _position(checkpoint: dict, device: torch.device) -> Position:
     extra = checkpoint.get("w2s") or {}
-    finished = "metric" in checkpoint or "batch" not in extra
+    finished = is_finished(checkpoint)
     position = Position(
         epoch=checkpoint["epoch"] + 1 if finished else checkpoint["epoch"],
         batch=0 if finished else extra["batch"],
         bad_steps=extra.get("bad_steps", 0),
         taken=extra.get("taken", 0),
         unreadable=list(extra.get("unreadable", ())),
+        changes=list(extra.get("changes", ())),
     )
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)
@@ -766,6 +853,7 @@ def write_args(path: Path, args: argparse.Namespace, names: set[str]) -> None:
     """Write args.yaml: the flags, and nothing that was derived from them."""
     content = {k: v for k, v in sorted(vars(args).items()) if k in names}
     content["resume"] = ""  # repeating the run starts it anew
+    content.pop("resume_changes", None)
     write_text(path, yaml.safe_dump(content, default_flow_style=False))
 
 

@@ -30,13 +30,14 @@ from torch.utils.data import IterableDataset
 from .build import build_data, open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
 from .cli import groups
+from .cli.outcome import names_of
 from .cli.parser import Parser, read_config
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
 from .cli.values import check_values
 from .data import take_slice
 from .data.overlap import sample_names
 from .data.slices import parse_slice
-from .earlier_run import check_same_run, names_of, other_flags, read_result, resolved
+from .earlier_run import check_same_run, other_flags, read_result, resolved
 from .errors import UserError, one_line
 from .metrics import performance_gap_recovered
 from .monitor import format_table

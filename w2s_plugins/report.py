@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from . import __version__
 from .build import Data
-from .checkpoint import atomic_write, write_text
+from .checkpoint import atomic_write, describe_change, write_text
 from .cli.resolve import loss_weights
 from .data.datasets import describe
+from .engine import Position
 from .errors import UserError
 from .few_shot import format_figures
 from .long_tail import CLASS_COUNTS, counts_to_json
@@ -142,7 +143,7 @@ def make_record(
         data: Data,
         data_config: dict,
         history: list[dict],
-        unreadable: list[str],
+        position: Position,
         seconds: float,
 ) -> dict:
     """Collect everything that result.json and the model card say.
@@ -157,7 +158,7 @@ def make_record(
         data: the splits.
         data_config: input of the student.
         history: the evaluations.
-        unreadable: messages about training samples that could not be read.
+        position: where the run ended, with what became of it on the way.
         seconds: duration of the run.
     """
     last, best = history[-1], best_of(history, args.eval_metric)
@@ -165,6 +166,9 @@ def make_record(
     distilled = bool(args.teacher or args.kd_model_name)
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
     split, warnings = selection(args, chosen)
+    unreadable = position.unreadable
+    if position.changes:
+        warnings.append(f"the run went on with other flags {'; '.join(map(describe_change, position.changes))}")
     if unreadable:
         warnings.append(f"{len(unreadable)} training sample(s) could not be read, others of their batches took their "
                         f"places (--data-errors {args.data_errors}); result.json names them")
@@ -225,6 +229,7 @@ def make_record(
             best=best.get("few_shot"),
             metrics=chosen.get("few_shot"),
         ),
+        "changes": position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
         "license": args.hub_license,

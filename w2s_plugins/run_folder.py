@@ -14,10 +14,12 @@ from timm.task import TrainingTask
 
 from . import checkpoint as ckpt
 from .build import World
+from .cli.outcome import OF_OPTIMIZER, OF_SCHEDULE
 from .engine import Position, Precision
 from .errors import UserError
 from .fsdp import put_in_shards
 from .monitor import MetricsFile, Trackers
+from .run_lock import hold
 from .shards import EXTENSION, is_sharded
 from .target_cache import agree
 
@@ -46,7 +48,7 @@ class Resumed:
 
 
 def find_run_to_resume(args: argparse.Namespace, world: World) -> Path | None:
-    """Return the checkpoint that ``--resume`` stands for, or None; the run then goes on in the checkpoint's folder.
+    """Return the checkpoint that ``--resume`` stands for, or None.
 
     Rank 0 chooses for all: what is damaged for one may not be for another.
     """
@@ -59,8 +61,6 @@ def find_run_to_resume(args: argparse.Namespace, world: World) -> Path | None:
     path = agree(chosen, world.distributed)
     if isinstance(path, UserError):
         raise path  # on every rank, so that none waits for one that has ended
-    if path and args.resume != "auto" and not args.experiment and (path.parent / "args.yaml").is_file():
-        args.output, args.experiment = str(path.parent.parent), path.parent.name
     return path
 
 
@@ -98,11 +98,36 @@ def refuse_existing_run(args: argparse.Namespace) -> None:
                         "--experiment")
 
 
-def make_run_folder(args: argparse.Namespace, data_config: dict, world: World) -> Path:
-    """Create the run folder on rank 0, tell the others where it is, and set up what can fail early.
+def go_on_in_folder(args: argparse.Namespace) -> None:
+    """Let a run go on in the folder of the checkpoint that ``--resume`` names, unless another one is given."""
+    if args.experiment or args.resume in ("", "auto"):
+        return
+    path = Path(args.resume)
+    folder = path if path.is_dir() and not is_sharded(path) else path.parent
+    if (folder / "args.yaml").is_file():
+        args.output, args.experiment = str(folder.parent), folder.name
+
+
+def hold_existing_run(args: argparse.Namespace, world: World) -> Path | None:
+    """Keep others out of a run folder that is there already; return the checkpoint in it that the run goes on from.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: another process trains in it, or it is not to be continued.
+    """
+    go_on_in_folder(args)
+    folder = run_root(args) / args.experiment
+    if world.primary and args.experiment and folder.is_dir():
+        hold(folder)
+    agree(None, world.distributed)  # from here on nobody else writes, so that all ranks see the same
+    refuse_existing_run(args)
+    return find_run_to_resume(args, world)
+
+
+def make_run_folder(args: argparse.Namespace, data_config: dict, world: World) -> Path:
+    """Create the run folder on rank 0, keep others out of it, and tell the other ranks where it is.
+
+    Raises:
+        UserError: the folder cannot be written to, or another process trains in it.
     """
     name = args.experiment or "-".join([
         datetime.now().strftime("%Y%m%d-%H%M%S"),
@@ -113,12 +138,12 @@ def make_run_folder(args: argparse.Namespace, data_config: dict, world: World) -
     if world.primary:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".writable"
-            probe.touch()
-            probe.unlink()
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
                             "with --output") from error
+        if hold(folder) and ckpt.find_resume(folder) is not None:
+            raise UserError(f"another process has trained in {folder} meanwhile: repeat the command with --resume "
+                            "auto, or give another --experiment")
     if world.distributed:
         shared = [str(folder)]
         dist.broadcast_object_list(shared, src=0)
@@ -140,29 +165,36 @@ def resume(
     Raises:
         UserError: the checkpoint does not fit the flags.
     """
-    resumed = Resumed()
+    resumed, new_rates = Resumed(), False
     if path is not None:
         if is_sharded(path) != args.fsdp:
             raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = ckpt.read_checkpoint(path, "--resume")
-        ckpt.check_resumable(saved, args, path)
+        changed = ckpt.check_resumable(saved, args, path)
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
+        rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         position = ckpt.restore(
             saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
             scheduler)
         extra = saved.get("w2s") or {}
         resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0),
                           extra.get("waiting") or {}, extra.get("rank_states"))
-        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, "
-                     f"step {position.batch // args.grad_accum_steps}")
+        new_rates = bool(changed.keys() & (OF_OPTIMIZER | OF_SCHEDULE))
+        for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
+            group.update(own)  # in place of those that came with its state
+        update = position.batch // args.grad_accum_steps
+        if changed:
+            position.changes.append(ckpt.change_of(position, update, changed))
+        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {update}")
     if args.start_epoch is not None:
         resumed.position = Position(
-            epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable)
+            epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
+            changes=resumed.position.changes)
     epoch, batch = resumed.position.epoch, resumed.position.batch
-    if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt):
+    if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt or new_rates):
         updates = epoch * updates_per_epoch + batch // args.grad_accum_steps
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed

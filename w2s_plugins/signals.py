@@ -38,7 +38,9 @@ class Interrupted(BaseException):
 
 
 class SignalWatch:
-    """Notes signals in place of dying of them. A second SIGINT ends the process at once.
+    """Notes signals in place of dying of them, while it is entered. A second SIGINT ends the process at once.
+
+    The first signal counts; those that follow it, as SIGTERM follows SIGUSR1 in SLURM, change nothing.
 
     Args:
         signals: signals to note.
@@ -51,13 +53,16 @@ class SignalWatch:
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
         self._waits = 0  # odd while a batch is waited for
+        self._interrupted = False  # by SIGINT
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         self._previous = {s: signal.signal(s, self._note) for s in signals}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.received is not None and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signum
+        if signum == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+        self.received = self.received or signum
         if self._waits % 2:
             self._end_wait(signum)
 
@@ -138,7 +143,10 @@ class SignalWatch:
             dist.all_gather_object(received, self.received)
         return next((signum for signum in received if signum is not None), None)
 
-    def close(self) -> None:
+    def __enter__(self) -> "SignalWatch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Put the former handlers back."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)

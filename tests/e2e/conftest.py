@@ -199,6 +199,7 @@ def here(
     from timm.layers import is_fast_norm, set_fast_norm
 
     import train_w2s
+    from w2s_plugins import run_lock
     from w2s_plugins.errors import run_main
 
     for name in set(os.environ) - set(environment()):
@@ -216,6 +217,8 @@ def here(
             run_main(train_w2s.main, "train_w2s.py")
         except SystemExit as end:
             code = int(end.code or 0)
+        finally:
+            run_lock.let_go()  # as the end of its process would
         return Done(code, *capsys.readouterr())
 
     yield run

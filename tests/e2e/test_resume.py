@@ -282,7 +282,8 @@ def test_more_epochs(here: Run, weak: Path, tmp_path: Path) -> None:
     """A finished run can be made longer; the schedule is that of the new length."""
     flags = flags_of("plain", weak, tmp_path)
     here(*flags, "run", "--epochs", 2).ok()
-    here(*flags, "run", "--epochs", 4, "--resume", "auto").ok()
+    assert "--epochs 2 -> 4" in here(*flags, "run", "--epochs", 4, "--resume", "auto").error
+    here(*flags, "run", "--epochs", 4, "--resume", "auto", "--resume-changes", "epochs").ok()
     rates = [e["lr"] for e in read_lines(tmp_path / "run" / "metrics.jsonl") if e["event"] == "train"]
     assert rates[-1] == pytest.approx(0.003 * 0.5 * (1 + math.cos(3 / 4 * math.pi)))
 

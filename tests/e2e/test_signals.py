@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from timm.task.evaluator import ClassificationEvaluator
 
+import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins import engine
+from w2s_plugins.checkpoint import Saver
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 
 Run = Callable[..., Done]
@@ -112,6 +115,52 @@ def test_two_ranks_stop_at_the_same_place(
     run = fork(*flags, "whole", processes=2)
     assert run.wait() == [0, 0], run.text(0)
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
+
+
+# what a run does from the first signal to its end
+UNTIL_THE_END = [
+    (train_w2s, "stop_early"), (train_w2s, "weights_are_finite"), (Saver, "save_recovery"), (torch, "save"),
+    (os, "fsync"), (os, "replace"), (train_w2s, "end_process")]
+
+
+def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) -> Callable[[int], None]:
+    """A signal in the sixth step, and another one at a moment of what follows from it."""
+    first = {signal.SIGTERM: signal.SIGUSR1, signal.SIGINT: signal.SIGINT}[signum]
+
+    def prepare(rank: int) -> None:
+        if only_rank in (None, rank):
+            in_step(6, first)(rank)
+            call_before(train_w2s, "stop_early", 1, lambda: call_before(*moment, 1, lambda: signal_group(signum)))
+            if moment == UNTIL_THE_END[0]:
+                call_before(*moment, 1, lambda: signal_group(signum))
+
+    return prepare
+
+
+@pytest.mark.parametrize("moment", UNTIL_THE_END, ids=[name for _, name in UNTIL_THE_END])
+def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_path: Path, moment: tuple) -> None:
+    """SLURM sends USR1 and then TERM, which may come while the checkpoint of the first is written."""
+    flags = [*FLAGS, "--signal-usr1", "--output", tmp_path, "--experiment", "run"]
+    run = fork(*flags, before=then(signal.SIGTERM, moment))
+    assert run.wait() == [138], run.text(0)
+    assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == ["recovery-1-1.pth.tar"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_second_signal_of_two_ranks(fork: Callable[..., Forked], tmp_path: Path, rank: int) -> None:
+    flags = [*FLAGS, "--batch-size", 8, "--signal-usr1", "--output", tmp_path, "--experiment"]
+    for name in ("stop_early", "weights_are_finite", "end_process"):  # both ranks do
+        run = fork(*flags, name, processes=2, before=then(signal.SIGTERM, (train_w2s, name), only_rank=rank))
+        assert run.wait() == [138, 138], run.text(0) + run.text(1)
+        assert len(list((tmp_path / name).glob("recovery-1-*.pth.tar"))) == 1, name
+
+
+def test_a_second_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """Also within the checkpoint of the first; the one before it stays."""
+    run = fork(*FLAGS, "--output", tmp_path, "--experiment", "run", before=then(signal.SIGINT, (os, "replace")))
+    assert run.wait() == [130] and "Traceback" not in run.text(0), run.text(0)
+    assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == []
+    assert (tmp_path / "run" / "last.pth.tar").is_file() and not list((tmp_path / "run").glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])

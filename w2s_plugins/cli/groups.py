@@ -293,6 +293,9 @@ def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
         "are computed once, without augmentation, and kept under --target-cache (docs/protocol.md)")
     add("--resume", type=str, default="", metavar="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
+    add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", help="flags that may differ from "
+        "those of the run that is continued, as names without dashes such as batch-size, or processes; any other that "
+        "changes the outcome is refused")
     add("--no-resume-opt", action="store_true", help="resume the weights only, not the optimizer")
     add_input(add)
     add("-b", "--batch-size", type=int, default=128, metavar="N", help="training batch size per process")

@@ -13,8 +13,9 @@ NEEDS = {
     "queries": ("few_shot_eval", "episodic", "few_shot"),
     "episodes": ("few_shot",),
     "episodes_per_batch": ("episodic",),
+    "resume_changes": ("resume",),
 }
-FORMS = {"protocol": "w2s", "few_shot_eval": "NxK", "few_shot": "NxK", "episodic": "NxK"}
+FORMS = {"protocol": "w2s", "few_shot_eval": "NxK", "few_shot": "NxK", "episodic": "NxK", "resume": "PATH"}
 
 
 def refuse_idle(

@@ -22,6 +22,7 @@ from ..errors import UserError, nearest
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
+from .outcome import PROCESSES
 from .probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     resolve_probe(args, given)
     _resolve_episodes(args, given)
     _check_labels(args)
+    _resolve_changes(args)
     resolve_precision(args, given)
     _check_combinations(args)
 
@@ -191,6 +193,17 @@ def _check_labels(args: argparse.Namespace) -> None:
     for broken, message in rules:
         if broken:
             raise UserError(message)
+
+
+def _resolve_changes(args: argparse.Namespace) -> None:
+    """Bring the names of ``--resume-changes`` into the form of the flags' own."""
+    known = {*vars(args), PROCESSES}
+    for name in args.resume_changes:
+        if name.lstrip("-").replace("-", "_") not in known:
+            dashed = [k.replace("_", "-") for k in known]
+            raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
+                            "such as batch-size, or processes")
+    args.resume_changes = [name.lstrip("-").replace("-", "_") for name in args.resume_changes]
 
 
 def check_numbers(args: argparse.Namespace) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cli.outcome import OF_TEACHER
 from ..cli.parser import Parser, parse
-from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..protocol import OF_STUDENT
 from .layout import PlannedRun, fill_in

@@ -14,11 +14,11 @@ from timm.utils import ParseKwargs
 from torch.utils.data import Dataset
 
 from ..build import open_train_split
+from ..cli.outcome import OF_TEACHER
 from ..cli.parser import Parser, parse
 from ..cli.resolve import resolve_train_args
 from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
-from ..earlier_run import OF_TEACHER
 from ..errors import UserError
 from ..monitor import format_table
 from ..protocol import NOT_OF, refuse_seen, split_slice, weak_labels_only

@@ -1,0 +1,122 @@
+"""A run folder belongs to one process at a time, and to nobody when that has ended, in whatever way."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
+from tests.e2e.test_signals import call_before
+from w2s_plugins import engine, run_lock
+
+Run = Callable[..., Done]
+Fork = Callable[..., Forked]
+FLAGS = [*TINY, "--model", "w2s_cnn2", "--experiment", "run", "--resume", "auto", "--output"]
+
+
+def in_step(number: int, *actions: Callable[[], object]) -> Callable[[int], None]:
+    """Rank 0 does something before a step of training, counted from 1."""
+    return lambda rank: rank or call_before(engine, "seed_step", number, lambda: [action() for action in actions])
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def wait_until_stopped(run: Forked) -> None:
+    run.wait_until(lambda: Path(f"/proc/{run.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+            for path in [folder, *folder.rglob("*")]}
+
+
+def assert_same_end(here: Run, run: Path, tmp_path: Path) -> None:
+    here(*FLAGS, tmp_path / "alone").ok()
+    assert differences(read_run(tmp_path / "alone" / "run"), read_run(run)) == []
+    for name in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
+        assert (tmp_path / "alone" / "run" / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def without_locks(then: Callable[[int], None] = lambda rank: None, host: str = "") -> Callable[[int], None]:
+    """A file system that has no locks, with leases that end soon."""
+    def prepare(rank: int) -> None:
+        def flock(*args: object) -> None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        fcntl.flock, run_lock.LEASE_SECONDS = flock, 1.5
+        if host:
+            socket.gethostname = lambda: host
+        then(rank)
+
+    return prepare
+
+
+@pytest.mark.parametrize("kind", ["lock", "lease"])
+@pytest.mark.parametrize("end", ["killed", "goes on"])
+def test_a_second_process(here: Run, fork: Fork, tmp_path: Path, kind: str, end: str) -> None:
+    """It is refused in one line and touches nothing, also while the first one is suspended."""
+    other = without_locks() if kind == "lease" else None
+    holder = in_step(6, stop)
+    first = fork(*FLAGS, tmp_path, "--workers", 1, before=without_locks(holder) if kind == "lease" else holder)
+    wait_until_stopped(first)
+    before = content(tmp_path / "run")
+    second = fork(*FLAGS, tmp_path, before=other)
+    assert second.wait() == [2], second.text(0)
+    assert f"error: another process trains in {tmp_path / 'run'} (process {first.pids[0]} on " in second.text(0)
+    assert "wait for its end, or give another --experiment" in second.text(0).splitlines()[-1]
+    assert content(tmp_path / "run") == before
+    first.send(signal.SIGKILL if end == "killed" else signal.SIGCONT)  # not the data worker, which ends by itself
+    assert first.wait() == [-signal.SIGKILL if end == "killed" else 0], first.text(0)
+    third = fork(*FLAGS, tmp_path, before=other)
+    assert third.wait() == [0], third.text(0)
+    assert_same_end(here, tmp_path / "run", tmp_path)
+
+
+def test_two_at_the_same_time(here: Run, fork: Fork, tmp_path: Path) -> None:
+    pair = [fork(*FLAGS, tmp_path) for _ in range(2)]
+    assert sorted(run.wait() for run in pair) == [[0], [2]], [run.text(0) for run in pair]
+    assert_same_end(here, tmp_path / "run", tmp_path)
+
+
+@pytest.mark.parametrize("flags", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
+def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path, flags: list[str]) -> None:
+    """As a requeued job does; rank 0 holds the lock, and another process is refused, on all of its ranks."""
+    flags = [*FLAGS, tmp_path, "--batch-size", 8, *flags]
+    first = fork(*flags, processes=2, before=in_step(6, stop))
+    wait_until_stopped(first)
+    second = fork(*flags, processes=2)
+    assert second.wait() == [2, 1] and second.text(0).count("another process trains in") == 1, second.text(0)
+    first.send(signal.SIGTERM)
+    first.send(signal.SIGCONT)
+    assert first.wait() == [143, 143], first.text(0)
+    third = fork(*flags, processes=2)
+    assert third.wait() == [0, 0], third.text(0)
+
+
+@pytest.mark.parametrize("state", ["dead", "alive", "suspended"])
+def test_a_lease_of_another_machine(fork: Fork, tmp_path: Path, state: str) -> None:
+    """It is taken over when it is not renewed; a holder that was only suspended ends before it writes anything more."""
+    then = {"dead": [stop], "alive": [lambda: time.sleep(60)], "suspended": [stop, lambda: time.sleep(60)]}[state]
+    first = fork(*FLAGS, tmp_path, before=without_locks(in_step(6, *then), host="elsewhere"))
+    if state == "alive":
+        first.wait_until((tmp_path / "run" / "last.pth.tar").exists)
+    else:
+        wait_until_stopped(first)
+    if state == "dead":
+        first.send(signal.SIGKILL)
+    second = fork(*FLAGS, tmp_path, before=without_locks())
+    assert second.wait() == [2 if state == "alive" else 0], second.text(0)
+    assert f"process {first.pids[0]} on elsewhere" in second.text(0)
+    if state == "suspended":
+        before = content(tmp_path / "run")
+        first.send(signal.SIGCONT)
+        assert first.wait() == [2] and "another one has taken the run over" in first.text(0), first.text(0)
+        assert content(tmp_path / "run") == before
