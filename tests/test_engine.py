@@ -348,6 +348,20 @@ def test_continued_inside_an_epoch():
         assert torch.equal(weights(task), weights(whole))
 
 
+def test_dropout_is_drawn_anew_for_each_seed_rank_epoch_and_batch():
+    drawn = []
+
+    def note(module, inputs):
+        if module.training:
+            drawn.append(torch.rand(()).item())
+
+    for seed, rank in ((0, 0), (0, 1), (1, 0)):
+        task = make_task()
+        task.student.register_forward_pre_hook(note)
+        train(task, make_loader(24), epochs=2, seed=seed, rank=rank)
+    assert len(drawn) == len(set(drawn)) == 3 * 2 * 3
+
+
 def test_progress_and_index_reach_the_loss():
     seen = []
 
