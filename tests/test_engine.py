@@ -203,6 +203,72 @@ def test_bad_batch_in_a_group_spoils_its_step_only():
     assert torch.equal(weights(task), weights(expected))
 
 
+class Centre(DistillationLoss):
+    """A plugin's loss with a buffer that it makes anew in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(10))
+
+    def compute(self, inputs):
+        z = inputs.student_logits
+        self.centre = 0.9 * self.centre + 0.1 * z.detach().mean(dim=0)
+        return {"centred": (z - self.centre).square().mean()}
+
+
+def everything(task, optimizer) -> dict[str, object]:
+    """Copy all that a step changes: weights, statistics, memory, average and the optimizer."""
+    module, average = task.get_trainable_module(), task.get_trainable_module(ema=True)
+    found = {**{f"now.{k}": v for k, v in module.state_dict().items()},
+             **{f"average.{k}": v for k, v in average.state_dict().items()},
+             **{f"loss.{k}": v for k, v in task.get_task_state().items()}}
+    state = optimizer.state_dict()
+    for number, group in enumerate(state["param_groups"]):
+        found.update({f"group.{number}.{k}": v for k, v in group.items()})
+    for number, values in state["state"].items():
+        found.update({f"state.{number}.{k}": v for k, v in values.items()})
+    return copy.deepcopy(found)
+
+
+def same(a, b) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("opt, loss, accum, half", [
+    ("momentum", "elr", 1, False), ("momentum", "elr", 2, True), ("adamw", "temporal", 2, False),
+    ("adamw", "sop", 1, False), ("lion", "sop", 2, False), ("lamb", "balanced_elr", 1, False),
+    ("adopt", "kd", 1, False), ("muon", "centre", 2, False), ("lookahead_momentum", "centre", 1, False),
+    ("lookahead_adamw", "kd", 1, False),
+])
+def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
+    """A batch with an image of NaN: what is there afterwards is, to the last bit, what was there before."""
+    student = small_model(0, name="test_resnet")
+    task = WeakToStrongTask(student, small_model(1).eval(), Centre() if loss == "centre" else create_loss(loss),
+                            verbose=False, num_samples=80)
+    task.setup_ema(decay=0.9)
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt=opt, lr=0.01, weight_decay=0.1, momentum=0.9)
+    loader = make_loader(80)
+    batches = loader.epoch
+
+    def epoch(*where):
+        for number, batch in enumerate(batches(*where)):
+            if number == 7:  # the second of a group, and after a step of lookahead's slow weights
+                batch.input[0] = float("nan")
+            yield batch
+
+    monkeypatch.setattr(loader, "epoch", epoch)
+    states = []
+    precision = Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")) if half else Precision(CPU)
+    train(task, loader, optimizer, precision, accum_steps=accum, clip_grad=1.0, clip_mode="value",
+          on_update=lambda *_: states.append(everything(task, optimizer)))
+    bad = 7 // accum
+    assert states[bad].keys() == states[bad - 1].keys()
+    assert not [k for k, v in states[bad].items() if not same(v, states[bad - 1][k])]
+    kinds = {k.split(".")[0] for k, v in states[bad + 1].items() if not same(v, states[bad][k])}
+    assert kinds >= {"now", "average", "state"} | ({"loss"} if loss != "kd" else set()), "a good step changes them"
+    assert all(v.isfinite().all() for v in states[-1].values() if isinstance(v, torch.Tensor))
+
+
 # ---------------------------------------------------------------- precision
 
 
@@ -280,6 +346,20 @@ def test_continued_inside_an_epoch():
         found = [train(task, loader, optimizer, position=again, num_epochs=2) for _ in range(2)]
         assert found == terms
         assert torch.equal(weights(task), weights(whole))
+
+
+def test_dropout_is_drawn_anew_for_each_seed_rank_epoch_and_batch():
+    drawn = []
+
+    def note(module, inputs):
+        if module.training:
+            drawn.append(torch.rand(()).item())
+
+    for seed, rank in ((0, 0), (0, 1), (1, 0)):
+        task = make_task()
+        task.student.register_forward_pre_hook(note)
+        train(task, make_loader(24), epochs=2, seed=seed, rank=rank)
+    assert len(drawn) == len(set(drawn)) == 3 * 2 * 3
 
 
 def test_progress_and_index_reach_the_loss():

@@ -576,6 +576,13 @@ def test_card_says_what_was_measured(tmp_path):
     assert (entry.dataset_id, entry.value) == ("uoft-cs/cifar10", 70.75)
 
 
+def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):
+    """It would be published with the export, which has only what `export_model` writes."""
+    export_model(student, tmp_path / "export", DATA_CONFIG, {**RECORD, "command": f"train_w2s.py --note {TOKEN}"})
+    files = [f.read_bytes() for f in (tmp_path / "export").rglob("*") if f.is_file()]
+    assert any(b"train_w2s.py --note hf_***" in f for f in files) and not any(TOKEN.encode() in f for f in files)
+
+
 def test_card_leaves_out_what_is_not_known():
     card = ModelCard(model_card({}))
     assert card.data.eval_results is None and card.data.base_model is None and card.data.datasets is None

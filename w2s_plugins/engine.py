@@ -25,6 +25,7 @@ from .task import first_output
 from .undo import Undo
 
 _logger = logging.getLogger(__name__)
+_NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
 @dataclass
@@ -116,20 +117,17 @@ class Health:
     Args:
         patience: bad steps in a row that end the run.
         bad_steps: bad steps in a row so far.
-        taken: steps of the optimizer so far.
     """
 
-    def __init__(self, patience: int, bad_steps: int = 0, taken: int = 0):
-        self.patience, self.bad_steps, self.taken = patience, bad_steps, taken
+    def __init__(self, patience: int, bad_steps: int = 0):
+        self.patience, self.bad_steps = patience, bad_steps
         self._pending: list[tuple[int, float, list[str], Tensor]] = []
 
-    def record(
-            self, step: int, good: Tensor | bool, taken: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
-        """Note the outcome of an update, and whether the optimizer stepped, without waiting for the device."""
+    def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
+        """Note the outcome of an update, without waiting for the device."""
         terms = scalar_terms(result)
-        good, taken = (torch.as_tensor(flag, device=terms["loss"].device) for flag in (good, taken))
-        flags = torch.stack(
-            [good & torch.isfinite(terms["loss"]), taken, *(torch.isfinite(v) for v in terms.values())])
+        good = torch.as_tensor(good, device=terms["loss"].device)
+        flags = torch.stack([good & torch.isfinite(terms["loss"]), *(torch.isfinite(v) for v in terms.values())])
         self._pending.append((step, lr, list(terms), flags))
         if flags.device.type == "cpu":
             self.check()
@@ -138,8 +136,7 @@ class Health:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
         pending, self._pending = self._pending, []
         rows = torch.stack([flags for *_, flags in pending]).tolist() if pending else []
-        for (step, lr, names, _), (good, taken, *finite) in zip(pending, rows):
-            self.taken += taken
+        for (step, lr, names, _), (good, *finite) in zip(pending, rows):
             if good:
                 self.bad_steps = 0
                 continue
@@ -156,40 +153,48 @@ class Health:
 
 
 class Statistics:
-    """Statistics of batch norm and the memory of losses as they were before an update, to be put back when the update
-    is skipped.
+    """Statistics of batch norm, other buffers and the memory of losses as they were before an update, to be put back
+    when the update is skipped.
 
-    A forward pass that gave NaN has left it in them, where it would stay for ever.
+    A forward pass that gave NaN has left it in them, where it would stay for ever. Modules with an `Undo` note what
+    they change by themselves, since their buffers are large.
 
     Args:
         module: what is trained.
     """
 
     def __init__(self, module: nn.Module):
-        names = "running_mean", "running_var", "num_batches_tracked"
-        found = [getattr(m, name, None) for m in module.modules() for name in names]
-        self.buffers = [b for b in found if isinstance(b, Tensor)]
-        self.kept = [b.clone() for b in self.buffers]
         self.memories = [m.undo for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
+        others = [m for m in module.modules() if not isinstance(getattr(m, "undo", None), Undo)]
+        self.places = [(m, name) for m in others for name, b in m.named_buffers(recurse=False)]
+        self.kept: list[Tensor] = []
+
+    def buffers(self) -> list[Tensor]:
+        """Return them as they are now; a loss may put another tensor in the place of one."""
+        return [m.get_buffer(name) for m, name in self.places]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Note them before an update."""
-        if self.buffers:
-            torch._foreach_copy_(self.kept, self.buffers)
+        buffers = self.buffers()
+        if [b.shape for b in buffers] != [k.shape for k in self.kept]:
+            self.kept = [b.clone() for b in buffers]
+        elif buffers:
+            torch._foreach_copy_(self.kept, buffers)
         for memory in self.memories:
             memory.keep()
 
     @torch.no_grad()
-    def put_back_unless(self, good: Tensor | bool) -> None:
-        """Put them back unless the update was ``good``, without waiting for the device."""
-        if isinstance(good, Tensor) and good.device.type != "cpu":
-            for buffer, kept in zip(self.buffers, self.kept):
-                buffer.copy_(torch.where(good, buffer, kept))
-        elif self.buffers and not good:
-            torch._foreach_copy_(self.buffers, self.kept)
+    def put_back(self) -> None:
+        """Put them back: the update was skipped."""
+        for (module, name), kept in zip(self.places, self.kept):
+            buffer = module.get_buffer(name)
+            if buffer.shape == kept.shape:
+                buffer.copy_(kept)
+            else:  # it has grown
+                setattr(module, name, kept.clone())
         for memory in self.memories:
-            memory.put_back_unless(good)
+            memory.put_back()
 
 
 @torch.no_grad()
@@ -274,7 +279,7 @@ def train_one_epoch(
     epoch, total, accum = position.epoch, len(loader), settings.accum_steps
     updates_per_epoch = -(-total // accum)
     last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
-    health = Health(settings.nan_patience, position.bad_steps, position.taken)
+    health = Health(settings.nan_patience, position.bad_steps)
     statistics = Statistics(task.get_trainable_module())
     good: Tensor | bool = True
     task.train()
@@ -285,18 +290,18 @@ def train_one_epoch(
         need_update = (number + 1) % accum == 0 or number + 1 == total
         group = accum if number < last_group else total % accum
         images = batch.input
-        if number % accum == 0:
-            statistics.keep()
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         if settings.share_statistics and number == (total - 1) // accum * accum:
             share_statistics(task.get_trainable_module())
+        if number % accum == 0:
+            statistics.keep()
         note(f"in the forward pass of batch {number + 1}, epoch {epoch + 1}")
         seed_step(precision.device, settings.seed, settings.rank, epoch, number)
         if hasattr(task, "set_progress"):
             task.set_progress((epoch * total + number) / (num_epochs * total))
-        waiting = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
-        with waiting:
+        exchange_later = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
+        with exchange_later:
             result = _forward(task, batch, images, precision)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
@@ -309,14 +314,19 @@ def train_one_epoch(
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         if not need_update:
             continue
-        statistics.put_back_unless(taken)
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
-        health.record(done - 1, good, taken, result, _lr(optimizer))
+        if taken:
+            position.taken += 1
+            task.update_ema(step=done)
+        else:
+            statistics.put_back()
+        health.record(done - 1, good, result, _lr(optimizer))
+        if not taken or health.bad_steps:  # no checkpoint is written during a streak, so its end is not waited for
+            health.check()
         good = True
-        position.bad_steps, position.taken = health.bad_steps, health.taken
+        position.bad_steps = health.bad_steps
         optimizer.zero_grad()
-        task.update_ema(step=done)
         if settings.synchronize and precision.device.type == "cuda":
             torch.cuda.synchronize()
         last = number + 1 == total
@@ -333,7 +343,7 @@ def train_one_epoch(
         if on_update:
             on_update(update, len(images) * accum)
     health.check()
-    position.bad_steps, position.taken = health.bad_steps, health.taken
+    position.bad_steps = health.bad_steps
     if hasattr(optimizer, "sync_lookahead"):
         optimizer.sync_lookahead()
     return position.meter.average(settings.distributed)
@@ -354,7 +364,7 @@ def _batches(
             yield number, batch
     except Interrupted:
         if position.batch % accum and position.batch < len(loader):  # gradients are in no checkpoint
-            statistics.put_back_unless(good=False)
+            statistics.put_back()
             position.go_back_to(before)
         raise
 
@@ -397,35 +407,27 @@ def _backward(
         precision: Precision,
         settings: StepSettings,
         need_update: bool,
-) -> Tensor | bool:
-    """Backward pass and, when due, the optimizer's step. Returns whether it was taken, on all ranks alike."""
-    second_order = getattr(optimizer, "is_second_order", False)
-    clipped = settings.clip_grad is not None
-    parameters = task.get_clip_parameters(exclude_head="agc" in settings.clip_mode) if clipped else None
-    if precision.scaler is not None:  # skips bad steps by itself
-        precision.scaler(
-            loss, optimizer, clip_grad=settings.clip_grad, clip_mode=settings.clip_mode, parameters=parameters,
-            create_graph=second_order, need_update=need_update)
-    else:
-        loss.backward(create_graph=second_order)
+) -> bool:
+    """Backward pass and, when due, the optimizer's step. Returns whether it was taken, on all ranks alike.
+
+    An update waits for its gradients on every device, as with a loss scaler anyway: an optimizer counts steps, decays
+    weights and goes on with its momentum whatever the gradients are, so a bad step must not reach it.
+    """
+    scaler = _NO_SCALER if precision.scaler is None else precision.scaler._scaler
+    scaler.scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
     if not need_update:
         return True
+    scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
-    good = torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    if precision.scaler is not None:
-        return good
-    if loss.device.type == "cpu":
-        if not good:
-            return good
-    else:
-        for gradient in gradients:  # no wait for the device: a bad gradient becomes zero
-            own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-            own.copy_(torch.where(good, own, torch.zeros_like(own)))
-    if clipped:
-        dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
-    optimizer.step()
+    good = bool(torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+    if good:
+        if settings.clip_grad is not None:
+            parameters = task.get_clip_parameters(exclude_head="agc" in settings.clip_mode)
+            dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
+        scaler.step(optimizer)
+    scaler.update()
     return good
 
 

@@ -24,11 +24,8 @@ class Undo:
             self._noted.append((buffer, index, buffer.clone() if index is None else buffer[index]))
 
     @torch.no_grad()
-    def put_back_unless(self, good: Tensor | bool) -> None:
-        """Put back what was noted unless the step was ``good``, without waiting for a device with a queue."""
+    def put_back(self) -> None:
+        """Put back what was noted: the step was skipped."""
         noted, self._noted = self._noted or [], []
-        if not (isinstance(good, Tensor) and good.device.type != "cpu") and good:
-            return
         for buffer, index, before in reversed(noted):
-            rows = ... if index is None else index
-            buffer[rows] = torch.where(torch.as_tensor(good, device=buffer.device), buffer[rows], before)
+            buffer[... if index is None else index] = before

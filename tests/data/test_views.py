@@ -184,6 +184,17 @@ def test_no_mixing_from_the_given_epoch_on(loader, workers, prefetcher, mode):
                 assert torch.equal(mix.target, torch.nn.functional.one_hot(clean.target, 3).float())
 
 
+@pytest.mark.parametrize("flags", [("--mixup", "1"), ("--cutmix", "1")])
+def test_mixing_is_drawn_anew_for_each_batch(loader, flags):
+    """Of an epoch, of other epochs, of other ranks and seeds."""
+    def shares(*more: str, **where: int) -> list[float]:
+        found = [b.target.max().item() for b in epochs(loader("--no-aug", "--smoothing", "0", *flags, *more, **where))]
+        return [share for share in found if share < 0.999]  # other pairs are of one class
+
+    everything = shares() + shares("--seed", "7") + shares(rank=0, world_size=2) + shares(rank=1, world_size=2)
+    assert shares() == shares() and len(set(everything)) >= len(everything) - 3 > 12, "cutmix has whole pixels"
+
+
 def test_mixing_is_that_of_timm(loader):
     """The mixed batch is lam * x + (1 - lam) * x.flip(0), with the lam of the targets."""
     flags = ("--smoothing", "0", "--no-aug", "--no-prefetcher")

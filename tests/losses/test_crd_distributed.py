@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from w2s_plugins import engine
 from w2s_plugins.losses.memory import gather_rows
 
 from .feature_cases import make, make_inputs, rows, total
@@ -34,7 +35,8 @@ def worker(rank: int, folder: str) -> None:
         return gradient / 2
 
     (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
-    torch.save({**train(SHARES[rank], average), "uneven": uneven}, f"{folder}/{rank}.pt")
+    dealt = engine.gather_rows(torch.arange(5)[rank::2, None], torch.device("cpu"), True)
+    torch.save({**train(SHARES[rank], average), "uneven": uneven, "dealt": dealt}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -49,6 +51,7 @@ def test_two_processes_are_one(tmp_path):
     for got, share in zip((first, second), SHARES):
         torch.testing.assert_close(got["gradient"], gradient[share], rtol=1e-10, atol=1e-14)
         assert got["uneven"].tolist() == [[0, 0], [1, 1], [1, 1]]
+        assert got["dealt"].flatten().tolist() == [0, 1, 2, 3, 4], "the order of the data"
 
 
 def test_a_sample_that_comes_twice_counts_once():

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import forks
 from tests.conftest import fill, remount
@@ -17,6 +19,7 @@ from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
+from w2s_plugins.study.commands import slots_of
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import acquire
 from w2s_plugins.study.pool import Pool, make_slots
@@ -195,6 +198,52 @@ def test_slots() -> None:
     (slot,) = make_slots(1, [], 4)
     assert slot.env == {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}
     assert len(make_slots(None, [], None)) == len(os.sched_getaffinity(0)) and len(make_slots(3, [], None)) == 3
+
+
+TELL = """
+import os, sys
+if any(arg.endswith("train_w2s.py") for arg in sys.orig_argv):
+    print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    os._exit(2)
+"""
+
+
+@pytest.mark.parametrize("given, expected", [
+    (None, {"0", "1"}), ("6,7", {"6", "7"}), ("GPU-8932f937, MIG-41b3a0c7", {"GPU-8932f937", "MIG-41b3a0c7"}),
+])
+def test_trainings_get_the_gpus_that_the_study_was_given(
+        tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: set[str]) -> None:
+    """Not those with the numbers 0 and 1, which are somebody else's; what a training sees is told by itself."""
+    (tmp_path / "sitecustomize.py").write_text(TELL)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    root = tmp_path / "out"
+    cli("run", write(tmp_path, changed()), "--output", root)
+    seen = [line.split(maxsplit=1)[1] for run in load_plan(root)[:2]
+            for line in run.state_file("log").read_text().splitlines() if line.startswith("sees ")]
+    assert set(seen) == expected
+
+
+def test_devices_of_others_are_refused(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    assert [slot.env for slot in slots_of(Namespace(devices="7", jobs=None, threads=None))] == [
+        {"CUDA_VISIBLE_DEVICES": "7"}]
+    code, _, err = cli("run", write(tmp_path, changed()), "--output", tmp_path / "out", "--devices", "0,6")
+    assert code == 2 and "--devices 0,6: 0 is not one of 6, 7, the GPUs that this process may use" in err
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert slots_of(Namespace(devices="GPU-8932f937", jobs=None, threads=None))[0].env == {
+        "CUDA_VISIBLE_DEVICES": "GPU-8932f937"}
+    with pytest.raises(UserError, match="2 is not one of 0, 1"):
+        slots_of(Namespace(devices="2", jobs=None, threads=None))
+    monkeypatch.undo()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert all("CUDA_VISIBLE_DEVICES" not in slot.env for slot in slots_of(
+        Namespace(devices=None, jobs=None, threads=None))), "on the CPU"
 
 
 @pytest.mark.parametrize(("flags", "message"), [

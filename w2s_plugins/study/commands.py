@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -158,6 +159,16 @@ def settle(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[Planned
     return load_plan(root)
 
 
+def visible_devices() -> list[str]:
+    """Return the GPUs that this process may use, each as its children have to be told in ``CUDA_VISIBLE_DEVICES``.
+
+    Those of a job are often named, by numbers that do not begin at 0 or by UUIDs, in the variable that it was given.
+    """
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if given is None else map(str.strip, given.split(","))
+    return list(names)[:count]
+
+
 def slots_of(args: argparse.Namespace) -> list[Slot]:
     """Return where runs can be, as the flags say."""
     for flag in ("jobs", "threads"):
@@ -166,10 +177,15 @@ def slots_of(args: argparse.Namespace) -> list[Slot]:
     devices = [d.strip() for d in (args.devices or "").split(",") if d.strip()]
     if args.devices and len(set(devices)) != len(devices):
         raise UserError(f"--devices {args.devices}: a device is there twice")
-    if args.devices is None and args.jobs is None and torch.cuda.is_available():
-        devices = list(map(str, range(torch.cuda.device_count())))
-    elif args.devices and not torch.cuda.is_available():
+    if args.devices and not torch.cuda.is_available():
         raise UserError(f"--devices {args.devices}: CUDA is not available here; use --jobs N for CPU cores")
+    if args.devices or args.jobs is None:
+        visible = visible_devices()
+        named = "CUDA_VISIBLE_DEVICES" in os.environ  # without it, a GPU may be given by its UUID as well
+        if strange := [d for d in devices if d not in visible and (named or d.isdecimal())]:
+            raise UserError(f"--devices {args.devices}: {strange[0]} is not one of {', '.join(visible)}, the GPUs that "
+                            "this process may use (CUDA_VISIBLE_DEVICES)")
+        devices = devices or visible
     return make_slots(args.jobs, devices, args.threads)
 
 

@@ -1,0 +1,28 @@
+"""The row of the demo's table is what its runs say."""
+
+from pathlib import Path
+
+import pytest
+
+from w2s_plugins import demo
+
+RUN = '''
+import json, sys
+from pathlib import Path
+
+def value(flag):
+    return sys.argv[sys.argv.index(flag) + 1]
+
+name, folder = value("--experiment"), Path(value("--output"))
+if name == "student":
+    assert value("--ceiling-acc") == "90.0000" and value("--teacher-checkpoint") == str(folder / "weak")
+(folder / name).mkdir(parents=True)
+top1 = {"weak": 60.0, "student": 70.0, "ceiling": 90.0}[name]
+(folder / name / "result.json").write_text(json.dumps({"metrics": {"top1": top1, "agreement": 50.0}}))
+'''
+
+
+def test_the_row_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train_w2s.py").write_text(RUN)
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    assert demo.run_seed(0, tmp_path / "seed0") == [60.0, 70.0, 90.0, 50.0, pytest.approx(1 / 3)]
