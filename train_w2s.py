@@ -35,6 +35,7 @@ from timm.utils import distribute_bn, unwrap_model
 from w2s_plugins import build, fsdp, probe, protocol, report, run_folder
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.anomaly import detect_anomaly
+from w2s_plugins.class_order import names_of_data
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
@@ -146,7 +147,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
-    teacher = build.build_teacher(args, student, data_config, precision, world)
+    teacher = build.build_teacher(args, student, data_config, precision, world, names_of_data(data.train))
     saved = resume_path and resume_path.parent / report.SELECTED
     build.select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
@@ -546,7 +547,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     record = report.make_record(
         args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
         run.position.unreadable, seconds)
-    export_model(model, run.folder / "export", run.data_config, record)
+    export_model(model, run.folder / "export", run.data_config, record, names_of_data(run.data.train))
     ckpt.write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
