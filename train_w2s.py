@@ -35,6 +35,7 @@ from timm.utils import distribute_bn, unwrap_model
 from w2s_plugins import build, fsdp, probe, protocol, report, run_folder, run_lock
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.anomaly import detect_anomaly
+from w2s_plugins.class_order import names_of_data
 from w2s_plugins.cli import parse, resolve_train_args, train_parser
 from w2s_plugins.cli.resolve import loss_weights
 from w2s_plugins.data import Batch
@@ -148,7 +149,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     data = build.build_data(args)
     student, data_config, student_source = build.build_student(args, world)
     precision = build.create_precision(args, world)
-    teacher = build.build_teacher(args, student, data_config, precision, world)
+    teacher = build.build_teacher(args, student, data_config, precision, world, names_of_data(data.train))
     saved = resume_path and resume_path.parent / report.SELECTED
     build.select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
@@ -564,7 +565,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         run.position, seconds)
     if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
         record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
-    export_model(model, run.folder / "export", run.data_config, record)
+    export_model(model, run.folder / "export", run.data_config, record, names_of_data(run.data.train))
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(run.folder / "export")

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 
 from w2s_plugins.build import World, create_precision, draw_few_shot_test, join_processes
 from w2s_plugins.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args, write_text
+from w2s_plugins.class_order import names_of_data, names_of_model, warn_of_names
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.cli.resolve import (
     check_choice,
@@ -89,6 +90,7 @@ class Subject:
     data_config: dict
     params: int
     crop_pct: float
+    class_names: list[str] | None = None
 
 
 def main() -> None:
@@ -196,6 +198,7 @@ def create_subject(args: argparse.Namespace, device: torch.device) -> Subject:
         file = find_weights(args.checkpoint, "--checkpoint")
         report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
         _logger.info(f"{args.model}: {report}")
+    class_names = names_of_model(model, args.checkpoint or None, "--checkpoint")
     if args.reparam:
         model = reparameterize_model(model)
     params = sum(p.numel() for p in model.parameters())
@@ -209,7 +212,7 @@ def create_subject(args: argparse.Namespace, device: torch.device) -> Subject:
     model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return Subject(model, data_config, params, 1.0 if pooled else data_config["crop_pct"])
+    return Subject(model, data_config, params, 1.0 if pooled else data_config["crop_pct"], class_names)
 
 
 def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
@@ -234,7 +237,7 @@ def validate(args: argparse.Namespace, world: World) -> dict:
     dataset = open_dataset(args, subject)
     precision = create_precision(args, world)
     loader = create_loader(args, dataset, subject, precision, world)
-    teacher = open_teacher(args, subject, world) if args.teacher else None
+    teacher = open_teacher(args, subject, dataset, world) if args.teacher else None
     if args.few_shot:
         return few_shot_results(args, subject, dataset, loader, teacher, precision, world)
     real_labels = open_real_labels(args, dataset, subject) if args.real_labels else None
@@ -272,13 +275,14 @@ def validate(args: argparse.Namespace, world: World) -> dict:
     return results
 
 
-def open_teacher(args: argparse.Namespace, subject: Subject, world: World) -> Teacher:
+def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, world: World) -> Teacher:
     """Create the teacher on the input of what is evaluated."""
     return create_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
         StudentInput(subject.data_config["mean"], subject.data_config["std"], subject.data_config["input_size"][0],
-                     None if args.few_shot else subject.model.num_classes),
+                     None if args.few_shot else subject.model.num_classes,
+                     None if args.few_shot or args.valid_labels else names_of_data(dataset)),
         device=world.device,
         class_map_file=args.teacher_class_map,
         img_size=args.teacher_img_size,
@@ -363,6 +367,11 @@ def open_dataset(args: argparse.Namespace, subject: Subject) -> Dataset:
     if classes is not None and classes != expected and not (args.valid_labels or args.few_shot):
         raise UserError(f"the data has {classes} classes, {args.model} has {expected}; give --valid-labels FILE with "
                         "the classes that count, --class-map FILE, or the model's own data")
+    if not args.few_shot:
+        names, counted = subject.class_names, read_valid_labels(args.valid_labels) if args.valid_labels else None
+        if names and counted is not None:
+            names = [names[i] for i in counted if 0 <= i < len(names)]
+        warn_of_names(args.checkpoint or args.model, names, names_of_data(dataset))
     return dataset
 
 

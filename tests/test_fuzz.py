@@ -282,9 +282,9 @@ def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
 NAMES_OF_CLASSES = [f"c{i}" for i in range(9)] + ["four"]
 DIGITS = create_dataset("w2s/digits", None, "train")
 READERS = {
-    "labels.npy": lambda p: read_labels(p, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
-    "labels.pt": lambda p: read_labels(p, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
-    "labels.csv": lambda p: read_labels(p, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
+    "labels.npy": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
+    "labels.pt": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
+    "labels.csv": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
     "map.yaml": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
     "map.json": lambda p: (calm(lambda: read_class_map(p, NAMES_OF_CLASSES, 10)), read_teacher_map(p, 10, 10)),
     "list.yaml": lambda p: read_teacher_map(p, 10, 10),

@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from . import heartbeat
+from .class_order import names_of_data
 from .clean_selection import select_by_model, selection_models
 from .cli.resolve import loss_weights, split_names, view_epochs
 from .data import (
@@ -319,7 +320,8 @@ def select_clean(
         else:
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
-                in_chans=data_config["input_size"][0], num_classes=args.num_classes, device=world.device)
+                in_chans=data_config["input_size"][0], num_classes=args.num_classes,
+                class_names=names_of_data(candidates), device=world.device)
             selected = select_by_model(
                 rule, value, models, without_transform(candidates), num_classes=args.num_classes,
                 batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, decoder=args.decoder,
@@ -477,8 +479,9 @@ def build_teacher(
         data_config: dict,
         precision: Precision,
         world: World,
+        class_names: list[str] | None = None,
 ) -> Teacher | None:
-    """Create the frozen teacher on the student's input, or None."""
+    """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set."""
     if not args.teacher:
         return None
     dtype = inference_dtype(world.device, precision.amp_dtype)
@@ -487,7 +490,7 @@ def build_teacher(
         split_names(args.teacher_checkpoint),
         StudentInput(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
-            None if args.episodic else student.num_classes),
+            None if args.episodic else student.num_classes, None if args.episodic else class_names),
         device=first_device(args.fsdp_teacher, world),
         dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
         use_ema=args.use_ema_teacher,

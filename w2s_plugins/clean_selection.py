@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .class_order import match_classes, names_of_model
 from .data import labels_of
 from .data.selection import agrees_with_neighbours, has_small_loss
 from .errors import UserError
@@ -34,10 +35,11 @@ class FrozenModel(nn.Module):
         flag: the flag that named it.
         features: return the pooled features in place of the logits.
         dtype: dtype it runs in.
+        class_map: the class of the data for each class of the model, where their order differs.
     """
 
     def __init__(self, model: nn.Module, data_config: dict, source: dict, *, flag: str, features: bool,
-                 dtype: torch.dtype = torch.float32):
+                 dtype: torch.dtype = torch.float32, class_map: Tensor | None = None):
         super().__init__()
         missing = [m for m in ("forward_features", "forward_head") if features and not hasattr(model, m)]
         if missing:
@@ -45,13 +47,16 @@ class FrozenModel(nn.Module):
                             "with timm's interface")
         self.model = model.eval().requires_grad_(False)
         self.data_config, self.source, self.features, self.dtype = data_config, source, features, dtype
+        self.register_buffer("class_map", class_map, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D) or logits (B, C) in float32."""
         images = images.to(self.dtype)
         if not self.features:
             output = self.model(images)
-            return (output[0] if isinstance(output, (tuple, list)) else output).float()
+            logits = (output[0] if isinstance(output, (tuple, list)) else output).float()
+            return logits if self.class_map is None else torch.empty_like(logits).index_copy_(
+                1, self.class_map, logits)
         return self.model.forward_head(self.model.forward_features(images), pre_logits=True).flatten(1).float()
 
 
@@ -63,6 +68,7 @@ def selection_models(
         *,
         in_chans: int,
         num_classes: int,
+        class_names: list[str] | None,
         device: torch.device,
 ) -> list[nn.Module]:
     """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
@@ -74,6 +80,7 @@ def selection_models(
         teacher: the teacher.
         in_chans: channels of the images.
         num_classes: classes of the data.
+        class_names: their names, or None.
         device: where they run.
 
     Raises:
@@ -102,7 +109,10 @@ def selection_models(
     if not by_features and model.num_classes != num_classes:
         raise UserError(f"{flag} {name}: it has {model.num_classes} classes, the data {num_classes}; small-loss needs "
                         "a model of the same classes")
-    return [FrozenModel(model, data_config, source, flag=f"{flag} {name}", features=by_features).to(device)]
+    class_map = None if by_features else match_classes(
+        f"{flag} {name}", names_of_model(model, checkpoint, "--clean-select-checkpoint"), class_names)
+    return [FrozenModel(model, data_config, source, flag=f"{flag} {name}", features=by_features, class_map=class_map
+                        ).to(device)]
 
 
 def select_by_model(

@@ -258,7 +258,13 @@ def share(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, record: dict) -> None:
+def export_model(
+        model: torch.nn.Module,
+        folder: str | Path,
+        data_config: dict,
+        record: dict,
+        class_names: list[str] | None = None,
+) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
 
     It is written next to ``folder`` and then renamed, so that an earlier export stays whole until the new one is.
@@ -268,6 +274,7 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         folder: Folder to create or replace.
         data_config: Preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
         record: Content of the run's ``result.json``, see `model_card`.
+        class_names: Name of each class, for timm's ``label_names``; those of earlier training are left out.
 
     Raises:
         UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -279,7 +286,9 @@ def export_model(model: torch.nn.Module, folder: str | Path, data_config: dict, 
         lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
     try:
         shutil.rmtree(new, ignore_errors=True)
-        save_for_hf(model, new, safe_serialization=True, data_config=data_config)
+        earlier = {k: None for k in ("label_names", "label_descriptions") if model.pretrained_cfg.get(k)}
+        save_for_hf(model, new, safe_serialization=True, data_config=data_config,
+                    model_config=dict(pretrained_cfg=earlier, label_names=class_names))
         (new / "README.md").write_text(scrub(model_card(record)), encoding="utf-8")
         if results := eval_results(record):
             (new / EVAL_RESULTS).parent.mkdir()

@@ -145,7 +145,8 @@ def create_encoder(student: nn.Module, data_config: dict, precision: Precision, 
                         "another model")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision.device, precision.amp_dtype)
-    return TeacherModel(model, data_config, statistics, dtype=dtype).to(precision.device).eval()
+    source = {"name": flag.removeprefix("--model ")}
+    return TeacherModel(model, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
 
 
 def feature_loaders(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import __version__
 from .build import Data
 from .checkpoint import atomic_write, describe_change, write_text
+from .class_order import DIFFER, names_of_data, write_class_names
 from .cli.resolve import loss_weights
 from .data.datasets import describe
 from .engine import Position
@@ -75,9 +76,10 @@ def _delete(path: Path) -> None:
 
 
 def write_labels(folder: Path, data: Data, split: str) -> None:
-    """Write the labels of the training split, where there is label noise, its class counts, where accuracy is measured
-    by them, and which samples were selected.
+    """Write the names of the classes, the labels of the training split, where there is label noise, its class counts,
+    where accuracy is measured by them, and which samples were selected.
     """
+    write_class_names(folder, names_of_data(data.train))
     if data.groups is not None:
         write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
     if data.noise is not None:
@@ -172,6 +174,9 @@ def make_record(
     if unreadable:
         warnings.append(f"{len(unreadable)} training sample(s) could not be read, others of their batches took their "
                         f"places (--data-errors {args.data_errors}); result.json names them")
+    for source in teacher.sources if teacher is not None else ():
+        if source.get("classes") == DIFFER:
+            warnings.append(f"the classes of the teacher {source['name']} have {DIFFER}; they were taken by position")
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None

@@ -19,6 +19,7 @@ import logging
 import math
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,8 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from timm.models import is_model, model_entrypoint
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
 from .checkpoint import atomic_write, write_json
@@ -47,6 +49,7 @@ FORMAT = 1
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
 PROBES = 64  # samples whose pixels identify the data
 LOG_SECONDS = 20
+KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose models state_dict and repr identify
 _REMEDY = "delete this file, and the next run makes it anew"
 
 
@@ -177,7 +180,11 @@ def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, object
 
 
 def teacher_identity(member: TeacherModel) -> dict[str, object]:
-    """Identify a model of the teacher by its architecture, weights, class map and dtype."""
+    """Identify a model of the teacher by its architecture, weights, class map and dtype.
+
+    These do not tell all about a model with code of a plugin, so such a model says itself what it is, see
+    `plugin_identity`.
+    """
     weights = hashlib.sha256()
     for name, tensor in member.model.state_dict().items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -190,7 +197,52 @@ def teacher_identity(member: TeacherModel) -> dict[str, object]:
         sha256=weights.hexdigest(),
         class_map=None if member.class_map is None else member.class_map.tolist(),
         dtype=str(member.dtype).removeprefix("torch."),
+        **plugin_identity(member.model, (member.source or {}).get("name")),
     )
+
+
+def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
+    """Identify the code and data of a model that comes from a plugin, nothing for those of timm and of this project.
+
+    The model's method ``cache_identity()`` returns a text that is another one whenever anything changes that is neither
+    in its ``state_dict`` nor in its ``repr``. Without that method the identity is of this run alone: what other runs
+    have stored is not found, nor is it found by them.
+
+    Args:
+        model: the model.
+        name: by which timm made it.
+
+    Raises:
+        UserError: the method returns something else.
+    """
+    module = foreign_code(model, name)
+    if module is None:
+        return {}
+    if not hasattr(model, "cache_identity"):
+        _logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
+                     "stored of its outputs is for this run only")
+        return dict(plugin=f"run {uuid.uuid4().hex}")
+    identity = model.cache_identity()
+    if not isinstance(identity, str) or not identity:
+        raise UserError(f"cache_identity() of {type(model).__name__} ({module}) returned {str(identity)[:40]!r}, "
+                        "expected a text that names the version of its code and data")
+    return dict(plugin=identity)
+
+
+def foreign_code(model: nn.Module, name: str | None = None) -> str | None:
+    """Return the module whose code a model runs when it is none of `KNOWN_CODE`, else None.
+
+    Args:
+        model: the model.
+        name: by which timm made it.
+    """
+    names = [n.partition(".")[0] for n in (name or "", str(getattr(model, "pretrained_cfg", {}).get("architecture")))]
+    code = [model_entrypoint(n) for n in names if is_model(n)]
+    for part in model.modules():
+        code += [type(part), *part._forward_hooks.values(), *part._forward_pre_hooks.values(),
+                 *(value for key, value in vars(part).items() if key.startswith("forward") and callable(value))]
+    modules = [getattr(item, "__module__", None) or type(item).__module__ for item in code]
+    return next((module for module in modules if module.partition(".")[0] not in KNOWN_CODE), None)
 
 
 # ---------------------------------------------------------------- the teacher at work
@@ -432,7 +484,11 @@ def write_part(path: Path, spec: CacheSpec, part: Part, logits: Tensor, missing:
         part: which part it is.
         logits: its rows.
         missing: samples that could not be read; nobody is given their rows.
+
+    Raises:
+        UserError: some logits are not finite, or the file cannot be written.
     """
+    refuse_not_finite(path, spec, logits, part, missing)
     tensors = spec.encode(logits)
     difference = (spec.decode(tensors).softmax(dim=1) - logits.softmax(dim=1)).abs().double()
     about = dict(key=spec.key, part=part, sha256=digest(tensors),
@@ -441,6 +497,16 @@ def write_part(path: Path, spec: CacheSpec, part: Part, logits: Tensor, missing:
         about["missing"] = list(missing)
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"part": json.dumps(about)})  # one entry: their order is not fixed
+
+
+def refuse_not_finite(path: Path, spec: CacheSpec, logits: Tensor, part: Part, missing: Sequence[int] = ()) -> None:
+    """Raise a `UserError` that names samples with NaN or infinity; others would find it again and again."""
+    rows = (part.first + (~logits.isfinite().all(dim=1)).nonzero().flatten()).tolist()
+    if rows := [row for row in rows if row not in missing]:
+        raise UserError(f"{path.parent}: the {spec.who} gives values that are not finite for {len(rows)} of "
+                        f"{part.stop - part.first} samples ({', '.join(map(str, rows[:3]))}"
+                        f"{', ...' if len(rows) > 3 else ''}); they are not stored: take other weights, or run it in "
+                        "float32")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -588,6 +654,8 @@ def read_part(path: Path, spec: CacheSpec, part: Part, check: bool = True) -> tu
                         f"{part.stop - 1}; {_REMEDY}")
     if check and digest(tensors) != about.get("sha256"):
         raise UserError(f"{path}: its checksum is not that of its content, it was damaged; {_REMEDY}")
+    if check and not all(t.isfinite().all() for t in tensors.values()):
+        raise UserError(f"{path}: holds values that are not finite; {_REMEDY}")
     return tensors, about
 
 

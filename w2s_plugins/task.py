@@ -73,7 +73,8 @@ class StudentModule(nn.Module):
             logits = logits.detach()
         if self.mix is None:
             return logits, self.loss(inputs), self._sample_weights(inputs)
-        mixed = self.mix(teacher_logits, inputs.student_logits, progress)
+        with torch.autocast(logits.device.type, enabled=False):
+            mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
         terms = self._kept_terms(inputs, mixed.keep)
         return logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)}
@@ -233,12 +234,13 @@ class WeakToStrongTask(TrainingTask):
         total = self.distill_loss_weight * sum(terms.values())
         result = {"output": logits, **terms, **figures}
         if with_target:
-            result["task"] = self.criterion(logits, target)
+            with torch.autocast(logits.device.type, enabled=False):
+                result["task"] = self.criterion(logits.float(), target)
             total = total + self.task_loss_weight * result["task"]
         return {"loss": total, **result}
 
     def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        """Return the teacher's logits and, where the loss needs them, its features.
+        """Return the teacher's logits and, where the loss needs them, its features; autocast is off.
 
         On CUDA they are computed on a stream beside the student's, for which `StudentModule` waits before the loss.
         """
@@ -249,7 +251,7 @@ class WeakToStrongTask(TrainingTask):
             stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
             query.record_stream(stream)
             beside = torch.cuda.stream(stream)
-        with beside:
+        with beside, torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
                 return self.teacher.with_features(query)
             return (self.teacher if module.mix is None else self.teacher.by_member)(query), None

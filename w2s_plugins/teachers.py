@@ -11,6 +11,7 @@ from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .class_order import DIFFER, match_classes, names_of_model
 from .errors import UserError
 from .features import FeatureExtractor, create_feature_extractor, pooled_features
 from .hub import file_sha256, hub_source
@@ -44,12 +45,14 @@ class StudentInput:
         std: standard deviation that was divided by.
         in_chans: channels.
         num_classes: classes of the student; None when teacher and student need not have the same.
+        class_names: their names, None where they have none.
     """
 
     mean: Sequence[float]
     std: Sequence[float]
     in_chans: int
     num_classes: int | None
+    class_names: Sequence[str] | None = None
 
 
 class TeacherModel(nn.Module):
@@ -95,6 +98,7 @@ class TeacherModel(nn.Module):
         self.register_buffer("scale", student_std / std, persistent=False)
         self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
         self.register_buffer("class_map", class_map, persistent=False)
+        self.reorders = class_map is not None and sorted(class_map.tolist()) == list(range(self.num_classes))
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
         self.size = tuple(data_config["input_size"][-2:])
         self.extractor: FeatureExtractor | None = None
@@ -134,6 +138,8 @@ class TeacherModel(nn.Module):
 
     def _student_classes(self, logits: Tensor) -> Tensor:
         logits = logits.float()
+        if self.reorders:  # exactly
+            return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
         return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
 
 
@@ -262,6 +268,11 @@ def create_teacher(
             raise UserError(
                 f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
                 "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
+        if class_map is None:
+            names = names_of_model(model, checkpoint, "--teacher-checkpoint")
+            class_map = match_classes(f"--teacher {name}", names, student.class_names)
+            if names and student.class_names and class_map is None and names != list(student.class_names):
+                source["classes"] = DIFFER
         members.append(TeacherModel(
             model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
             compile_mode=compile_mode(device)))

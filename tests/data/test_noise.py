@@ -297,3 +297,79 @@ def test_file_refused(tmp_path: Path, small: Labels, content: str, message: str)
 def test_no_file(small: Labels, text: str) -> None:
     with pytest.raises(UserError, match=f"--label-noise {text}: no such file"):
         create_label_noise(text, small)
+
+
+# ---------------------------------------------------------------- which sample a row belongs to
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Dataset:
+    """Twelve images of three classes; every class has one called 000.jpg, the other names are given once."""
+    root = write_folder(tmp_path / "data", {"train": 12})
+    for folder in (root / "train").iterdir():
+        min(folder.iterdir()).rename(folder / "000.jpg")
+    return create_dataset("", str(root), "train")
+
+
+def write_csv(path: Path, columns: dict[str, list]) -> str:
+    path.write_text("\n".join(",".join(map(str, row)) for row in [list(columns), *zip(*columns.values())]) + "\n")
+    return f"file:{path}"
+
+
+GIVEN = [1, 0, 0, 0, 1, 1, 2, 1, 2, 2, 0, 2]  # three of twelve are wrong
+SHUFFLED = [7, 3, 11, 0, 5, 9, 1, 10, 2, 8, 4, 6]
+
+
+@pytest.mark.parametrize("column", ["filename", "Image", "photo", "index"])
+@pytest.mark.parametrize("form", ["csv", "pt"])
+def test_rows_in_any_order_are_matched_by_file_or_index(
+        files: Dataset, tmp_path: Path, column: str, form: str) -> None:
+    paths = files.filenames()
+    base = [p.partition("/")[2] for p in paths]
+    names = [p if n == "000.jpg" else n for p, n in zip(paths, base)] if column == "Image" else paths
+    names = ["./" + n for n in names] if column == "filename" else names
+    keys = SHUFFLED if column == "index" else [names[i] for i in SHUFFLED]
+    columns = {"worker": [3, 17] * 6, column: keys, "label": [GIVEN[i] for i in SHUFFLED]}
+    text = write_csv(tmp_path / "crowd.csv", columns)
+    if form == "pt":
+        torch.save(columns, tmp_path / "crowd.pt")
+        text = f"file:{tmp_path / 'crowd.pt'}"
+    noise = create_label_noise(text, files)
+    assert noise.given == GIVEN
+    assert noise.record(noise.apply(files))["changed"] == 3
+    part = take_slice(files, "0:6", 3)
+    assert labels_of(noise.apply(part)) == [GIVEN[i] for i in part.indices]
+
+
+def test_files_of_listed_classes_are_matched_too(files: Dataset, tmp_path: Path) -> None:
+    part = keep_classes(files, ["class0", "class2"], "--class-list")
+    names, given = part.filenames()[::-1], [0, 1] * 4
+    text = write_csv(tmp_path / "crowd.csv", {"path": names, "label": given})
+    assert create_label_noise(text, part).given == given[::-1]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c | {"filename": ["000.jpg", *c["filename"][1:]]},
+     "column filename: row 1 names '000.jpg', but 3 files have that name; expected paths, such as class0/000.jpg"),
+    (lambda c: c | {"filename": ["class0/nowhere.jpg", *c["filename"][1:]]},
+     "column filename: row 1 names 'class0/nowhere.jpg', which is no file of the training split"),
+    (lambda c: c | {"filename": ["other/" + n for n in c["filename"]]}, "expected paths in its folder, such as class0"),
+    (lambda c: c | {"filename": [f"https://x.org/{i}" for i in range(12)]}, "which is no file of the training split"),
+    (lambda c: c | {"filename": [c["filename"][1], *c["filename"][1:]]}, "rows 1 and 2 both name class0/003.jpg"),
+    (lambda c: {k: v[:-2] for k, v in c.items()}, "2 of 12 training samples are missing (first: class2/008.jpg)"),
+    (lambda c: c | {"index": SHUFFLED}, "its columns filename and index name different samples in row 1"),
+    (lambda c: {"id": range(100, 112), "label": c["label"]}, "its column id (100) has no labels, and no column says "
+     "which sample a row belongs to; add a column filename with paths such as class0/000.jpg"),
+    (lambda c: {"url": ["x.org/1"] * 12, "label": c["label"]}, "its column url (x.org/1) has no labels"),
+])
+def test_rows_of_unclear_samples_are_refused(files: Dataset, tmp_path: Path, change: Callable, message: str) -> None:
+    text = write_csv(tmp_path / "crowd.csv", change({"filename": files.filenames(), "label": GIVEN}))
+    with pytest.raises(UserError) as error:
+        create_label_noise(text, files)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_file_names_for_samples_that_are_not_files(small: Labels, tmp_path: Path) -> None:
+    text = write_csv(tmp_path / "crowd.csv", {"filename": ["a", "b", "c", "d", "e"], "label": [0] * 5})
+    with pytest.raises(UserError, match="column filename: the samples of this dataset are not files; name them by "):
+        create_label_noise(text, small)

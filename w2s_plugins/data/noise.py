@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ CIFAR100_SUPERCLASSES = (
 )
 GIVEN_COLUMNS = ("given", "label", "noisy_label")  # taken where no column is named
 CLEAN_COLUMNS = ("clean", "clean_label")
+FILE_COLUMNS = ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img")
 
 
 class Relabelled(Subset):
@@ -178,7 +179,7 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: 
                         "folder, torch/, hfds/ or w2s/ dataset")
     names, size = class_names_of(dataset), num_classes_of(dataset)
     if kind == "file":
-        given, source = read_labels(value, clean, size, names)
+        given, source = read_labels(value, dataset, clean, size, names)
         return LabelNoise(text, given, clean, size, source)
     # the legacy generator: NumPy promises that its stream stays the same
     rng, labels = np.random.RandomState(seed), np.array(clean)
@@ -258,6 +259,7 @@ def class_index(label: object, names: Sequence[str] | None, size: int, flag: str
 
 def read_labels(
         text: str,
+        dataset: Dataset,
         clean: Sequence[int],
         size: int,
         names: Sequence[str] | None,
@@ -265,18 +267,20 @@ def read_labels(
     """Read the given label of every sample of a split, and say where they come from.
 
     Files: csv with a header, or without one and a single column; npy with one array; pt with a dictionary of arrays, as
-    CIFAR-10N and CIFAR-100N are published. Labels are indices, in csv also class names. An ``index`` column says which
-    sample a row belongs to, otherwise rows are in the order of the dataset. Where the file also has clean labels
-    (`CLEAN_COLUMNS`), they must be those of the dataset.
+    CIFAR-10N and CIFAR-100N are published. Labels are indices, in csv also class names. A column of file names, or an
+    ``index`` column, says which sample a row belongs to; rows of a file with nothing but labels are in the order of the
+    dataset. Where the file also has clean labels (`CLEAN_COLUMNS`), they must be those of the dataset.
 
     Args:
         text: ``PATH`` or ``PATH:COLUMN``.
+        dataset: the whole split.
         clean: labels of the split.
         size: number of classes.
         names: names of the classes.
 
     Raises:
-        UserError: unreadable, another number of labels, unknown labels, or made for other data.
+        UserError: unreadable, another number of labels, unknown labels, made for other data, or not clear about which
+            sample a row belongs to.
     """
     path, column = Path(text), None
     if not path.is_file():
@@ -286,8 +290,12 @@ def read_labels(
             raise UserError(f"--label-noise file:{text}: no such file")
     flag = f"--label-noise file:{path}"
     table = _read_table(path, flag, names)
-    column = _choose_column(column, table, flag)
-    order = _row_order(table, len(clean), flag)
+    files = _file_names(dataset)
+    keys = [name for name in table if name == "index" or _names_files(name, table[name], files)]
+    column = _choose_column(column, table, keys, flag)
+    order = _row_order(table, keys, files, len(clean), flag)
+    if order is None:
+        _refuse_unclear(table, column, names, size, files, flag)
 
     def labels(name: str) -> list[int]:
         values = table[name]
@@ -324,9 +332,9 @@ def _read_table(path: Path, flag: str, names: Sequence[str] | None) -> dict[str,
     table = {}
     for name, values in (content.items() if isinstance(content, dict) else ()):
         values = np.asarray(values)
-        if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
+        if values.ndim == 1 and (np.issubdtype(values.dtype, np.integer) or values.dtype.kind == "U"):  # U: file names
             table[str(name)] = values.tolist()
-    if not table:
+    if not any(isinstance(value, int) for values in table.values() for value in values[:1]):
         raise UserError(f"{flag}: holds no whole numbers; expected one-dimensional arrays of class indices")
     return table
 
@@ -359,12 +367,12 @@ def _read_csv(text: str, flag: str, names: Sequence[str] | None) -> dict[str, Se
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
-def _choose_column(column: str | None, table: dict[str, Sequence], flag: str) -> str:
+def _choose_column(column: str | None, table: dict[str, Sequence], keys: Sequence[str], flag: str) -> str:
     if column is not None:
         if column not in table:
             raise UserError(f"{flag}:{column}: no such column{nearest(column, table)}; it has {', '.join(table)}")
         return column
-    candidates = [name for name in table if name not in (*CLEAN_COLUMNS, "index")]
+    candidates = [name for name in table if name not in (*CLEAN_COLUMNS, *keys)]
     usual = [name for name in GIVEN_COLUMNS if name in table]
     if usual or len(candidates) == 1:
         return (usual or candidates)[0]
@@ -372,15 +380,95 @@ def _choose_column(column: str | None, table: dict[str, Sequence], flag: str) ->
     raise UserError(f"{flag}: name the column, e.g. file:PATH:{example}; it has {', '.join(table)}")
 
 
-def _row_order(table: dict[str, Sequence], count: int, flag: str) -> list[int] | None:
-    """Return the row of each sample, or None where rows are in order."""
-    if "index" not in table:
-        return None
+def _file_names(dataset: Dataset) -> list[str]:
+    """Return the file of every sample, relative to the folder of the split; none where samples are not in files."""
+    whole = dataset
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    return dataset.filenames() if hasattr(getattr(whole, "reader", None), "samples") else []
+
+
+def _names_files(name: str, values: Sequence, files: Sequence[str]) -> bool:
+    """True for a column of file names, by its own name or by what is in it."""
+    known = {*files, *(PurePosixPath(file).name for file in files)}
+    return name.lower() in FILE_COLUMNS or any(str(value).strip() in known for value in values)
+
+
+def _row_order(
+        table: dict[str, Sequence],
+        keys: Sequence[str],
+        files: Sequence[str],
+        count: int,
+        flag: str,
+) -> list[int] | None:
+    """Return the row of each sample, or None where no column says which sample a row belongs to."""
+    found = [_by_index(table["index"], count, flag) if key == "index" else _by_file(key, table[key], files, flag)
+             for key in keys]
+    odd = next((key for key, positions in zip(keys, found) if positions != found[0]), None)
+    if odd is not None:
+        row = next(i for i, (a, b) in enumerate(zip(found[0], found[keys.index(odd)])) if a != b)
+        raise UserError(f"{flag}: its columns {keys[0]} and {odd} name different samples in row {row + 1} "
+                        f"({table[keys[0]][row]}, {table[odd][row]}); leave one of them out")
+    return sorted(range(count), key=found[0].__getitem__) if found else None
+
+
+def _by_index(values: Sequence, count: int, flag: str) -> list[int]:
+    """Return the sample of each row, by its position."""
     try:
-        index = [int(i) for i in table["index"]]
+        index = [int(i) for i in values]
     except ValueError as error:
         raise UserError(f"{flag}: column index: {one_line(error)}") from error
     if sorted(index) != list(range(count)):
         raise UserError(f"{flag}: column index: {len(index)} rows, expected each of 0 to {count - 1} once, the "
                         "samples of the whole training split")
-    return sorted(range(count), key=index.__getitem__)
+    return index
+
+
+def _by_file(column: str, values: Sequence, files: Sequence[str], flag: str) -> list[int]:
+    """Return the sample of each row, by the name of its file: relative to the split, or alone where only one has it."""
+    where = f"{flag}: column {column}"
+    if not files:
+        raise UserError(f"{where}: the samples of this dataset are not files; name them by their positions in the "
+                        "training split, in a column index")
+    by_path = {file: i for i, file in enumerate(files)}
+    by_name: dict[str, list[int]] = {}
+    for i, file in enumerate(files):
+        by_name.setdefault(PurePosixPath(file).name, []).append(i)
+    rows: dict[int, int] = {}
+    for row, value in enumerate(values, start=1):
+        name = PurePosixPath(str(value).strip()).as_posix()  # without ./
+        same = [by_path[name]] if name in by_path else by_name.get(name, [])
+        if not same:
+            raise UserError(f"{where}: row {row} names '{name}', which is no file of the training split"
+                            f"{nearest(name, files)}; expected paths in its folder, such as {files[0]}")
+        if len(same) > 1:
+            raise UserError(f"{where}: row {row} names '{name}', but {len(same)} files have that name; expected paths, "
+                            f"such as {files[same[0]]}")
+        if same[0] in rows:
+            raise UserError(f"{where}: rows {rows[same[0]]} and {row} both name {files[same[0]]}; expected one label "
+                            "for each training sample")
+        rows[same[0]] = row
+    if len(rows) < len(files):
+        absent = next(file for i, file in enumerate(files) if i not in rows)
+        raise UserError(f"{where}: {len(files) - len(rows)} of {len(files)} training samples are missing (first: "
+                        f"{absent}); expected one label for each sample of the whole training split")
+    return list(rows)
+
+
+def _refuse_unclear(
+        table: dict[str, Sequence],
+        column: str,
+        names: Sequence[str] | None,
+        size: int,
+        files: Sequence[str],
+        flag: str,
+) -> None:
+    """Refuse a file with a column that is neither labels nor a key: it may say which sample a row belongs to."""
+    known = {*map(str, range(size)), *(names or ())}
+    for name, values in table.items():
+        odd = next((str(value).strip() for value in values if str(value).strip() not in known), None)
+        if odd is not None and name not in (column, *CLEAN_COLUMNS):
+            example = f"filename with paths such as {files[0]}" if files else "index with positions from 0"
+            raise UserError(f"{flag}: its column {name} ({odd[:40]}) has no labels, and no column says which sample a "
+                            f"row belongs to; add a column {example}, or leave {name} out if rows are in the order of "
+                            "the dataset")

@@ -1,0 +1,125 @@
+"""Classes in another order, or under other names, than those that a model was trained on."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import validate
+from tests.parts import random_images, write_folder
+from w2s_plugins.class_order import names_of_data
+from w2s_plugins.data import create_dataset
+from w2s_plugins.errors import UserError
+from w2s_plugins.teachers import StudentInput, create_teacher
+
+from .conftest import Done
+
+Run = Callable[..., Done]
+NAMES = ["class2", "class0", "class1"]  # as the teacher's class map numbers them
+FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0,
+         "--no-aug", "--model", "w2s_cnn2"]
+
+
+@pytest.fixture
+def teacher(here: Run, tmp_path: Path) -> Path:
+    """A run whose classes are in another order, on a folder ``data``."""
+    write_folder(tmp_path / "data", {"train": 24, "validation": 24})
+    Path("order.txt").write_text("\n".join(NAMES) + "\n")
+    here(*FLAGS, "--data-dir", "data", "--class-map", "order.txt", "--experiment", "weak").ok()
+    return Path("output/train/weak")
+
+
+def ask(names: list[str], name: str, *checkpoint: str) -> torch.Tensor:
+    student = StudentInput((0.5,) * 3, (0.5,) * 3, 3, 3, names)
+    model = create_teacher([name], checkpoint, student, device=torch.device("cpu"))
+    return model(random_images(size=8))
+
+
+def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert json.loads((teacher / "class_names.json").read_text()) == NAMES
+    assert json.loads((teacher / "export/config.json").read_text())["label_names"] == NAMES
+    assert timm.create_model(f"local-dir:{teacher / 'export'}", pretrained=True).pretrained_cfg["label_names"] == NAMES
+    places = [("w2s_cnn2", teacher), ("w2s_cnn2", teacher / "export/model.safetensors"), (
+        "w2s_cnn2", teacher / "last.pth.tar"), (f"local-dir:{teacher / 'export'}",)]
+    caplog.set_level("INFO")
+    for name, *checkpoint in places:
+        plain = ask(NAMES, name, *map(str, checkpoint))
+        assert "matched by name" not in caplog.text
+        assert torch.equal(ask(sorted(NAMES), name, *map(str, checkpoint)), plain[:, [1, 2, 0]])
+        assert caplog.text.count("its classes are those of the data in another order (class 0 is 'class2' there, "
+                                 "'class0' here); its logits are matched by name") == 1
+        caplog.clear()
+        assert torch.equal(ask(["cat", "class1", "class0"], name, *map(str, checkpoint)), plain)
+        assert "have other names than those of the data (class 0 is 'class2' there, 'cat' here)" in caplog.text
+        caplog.clear()
+        assert torch.equal(ask(None, name, *map(str, checkpoint)), plain) and "class" not in caplog.messages[-1]
+        caplog.clear()
+
+
+@pytest.mark.parametrize("flags", [
+    (), ("--teacher-targets", "cached"), ("--linear-probe",),
+    ("--clean-select", "small-loss:0.5", "--clean-select-model", "output/train/weak")])
+def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, flags: tuple) -> None:
+    run = [*FLAGS, "--data-dir", "data", "--teacher", f"local-dir:{teacher / 'export'},w2s_cnn2",
+           "--teacher-checkpoint", f"{teacher},{teacher / 'last.pth.tar'}", "--loss", "kd", *flags]
+    done = here(*run, "--experiment", "student").ok()
+    assert done.err.count("matched by name") == 2 + ("--clean-select" in flags)
+    record = json.loads(Path("output/train/student/result.json").read_text())
+    own = json.loads((teacher / "result.json").read_text())
+    assert record["teacher"]["loss"] == pytest.approx(own["metrics"]["loss"], abs=1e-4)
+    Path("data").rename("before")
+    for folder in Path("before").glob("*/class0"):
+        folder.rename(folder.with_name("cat"))
+    Path("before").rename("data")
+    done = here(*run, "--experiment", "other").ok()
+    assert "WARNING: --teacher w2s_cnn2: its classes have other names than those of the data" in done.err
+    record = json.loads(Path("output/train/other/result.json").read_text())
+    assert sum("have other names than the data" in warning for warning in record["warnings"]) == 2
+
+
+def test_a_map_of_ones_own_is_not_questioned(here: Run, teacher: Path) -> None:
+    Path("map.json").write_text("[0, 1, 2]")
+    done = here(*FLAGS, "--data-dir", "data", "--teacher", "w2s_cnn2", "--teacher-checkpoint", teacher, "--loss", "kd",
+                "--teacher-class-map", "map.json").ok()
+    assert "by name" not in done.err and "other names" not in done.err
+
+
+def test_validation_warns(
+        teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def run(*flags: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["validate.py", "--workers", "0", *map(str, flags)])
+        validate.main()
+        return capsys.readouterr().err
+    assert "WARNING" not in run("--checkpoint", teacher)
+    Path("sorted.txt").write_text("\n".join(sorted(NAMES)) + "\n")
+    for subject in (["--checkpoint", teacher], ["--model", f"local-dir:{teacher / 'export'}", "--data-dir", "data"]):
+        found = run(*subject, "--class-map", "sorted.txt")
+        assert "its classes are in another order than those of the data (class 0 is 'class2' there, 'class0'" in found
+
+
+def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:
+    Path("order.txt").write_text("\n".join(sorted(NAMES)) + "\n")
+    error = here(*FLAGS, "--epochs", 2, "--sched", "none", "--data-dir", "data", "--class-map", "order.txt",
+                 "--experiment", "weak", "--resume", "auto").error
+    assert "has them in another order (class 0 is 'class2' there, 'class0' here)" in error
+
+
+@pytest.mark.parametrize("content", ["[1, 2, 3]", '["a", "a", "b"]', '["a"]', "{}", '{"0": "a", "5": "b"}', "null"])
+def test_names_that_are_none_are_left_aside(teacher: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    (teacher / "class_names.json").write_text(content)
+    ask(sorted(NAMES), "w2s_cnn2", str(teacher / "last.pth.tar"))
+    assert "name" not in caplog.text.replace("class_names", "")
+    (teacher / "class_names.json").write_text("{")
+    with pytest.raises(UserError, match="not a JSON file"):
+        ask(sorted(NAMES), "w2s_cnn2", str(teacher / "last.pth.tar"))
+
+
+def test_a_class_map_that_joins_classes_has_no_names(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", {"train": 6})
+    for joined, expected in (({"class0": 0, "class1": 1, "class2": 1}, None), (
+            {"class0": 2, "class1": 1, "class2": 0}, ["class2", "class1", "class0"])):
+        assert names_of_data(create_dataset("", str(root), "train", class_map=joined)) == expected

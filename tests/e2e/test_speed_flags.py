@@ -1,0 +1,57 @@
+"""Every flag that the log recommends for speed, with every kind of target that is stored, and the linear probe."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.parts import train_args
+from w2s_plugins.data import create_dataset
+from w2s_plugins.hints import speed_hint
+
+from .conftest import TINY, Done, read_lines
+
+Run = Callable[..., Done]
+HINTS = [speed_hint(train_args(), device, bfloat16_units=True) for device in ("cpu", "cuda")]
+RECOMMENDED = sorted({word for hint in HINTS for word in hint.split() if word.startswith("--")})
+VALUES = {"--torchcompile": "eager"}  # needs no compiler
+TARGETS = {
+    "online": [],
+    "labels of a file": ["--label-noise", "file:labels.csv", "--task-loss", "bce", "--task-loss-weight", 0.5],
+    "cached": ["--teacher-targets", "cached"],
+    "cached float32": ["--teacher-targets", "cached", "--teacher-cache-dtype", "float32"],
+    "cached views": ["--teacher-targets", "cached-views:2"],
+    "top-k": ["--teacher-targets", "cached", "--teacher-topk", 3],
+    "top-k of views": ["--teacher-targets", "cached-views:1", "--teacher-topk", 3],
+    "cached labels of a file": ["--label-noise", "file:labels.csv", "--teacher-targets", "cached"],
+    "several teachers": ["--teacher-targets", "cached", "--teacher-weights", "learned"],
+    "the nearest teacher": ["--teacher-targets", "cached", "--teacher-assign", "student"],
+    "selected": ["--clean-select", "small-loss:0.5", "--teacher-targets", "cached"],
+    "average": ["--teacher-targets", "cached", "--model-ema", "--grad-accum-steps", 2, "--loss", "elr"],
+    "probe": ["--linear-probe"],
+    "probe of labels of a file": ["--linear-probe", "--label-noise", "file:labels.csv", "--teacher-topk", 3],
+}
+
+
+def test_there_are_recommended_flags() -> None:
+    assert set(RECOMMENDED) >= {"--amp", "--channels-last", "--torchcompile"}
+
+
+@pytest.mark.parametrize("flag", RECOMMENDED)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_trains(here: Run, weak: Path, kind: str, flag: str) -> None:
+    labels = create_dataset("w2s/digits", None, "train").targets
+    with open("labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["index", "label"], *enumerate(labels[1:] + labels[:1])])
+    teachers = 2 if "teacher" in kind else 1
+    flags = [*TINY, "--epochs", 1, "--device", "cpu", "--model", "w2s_cnn5",
+             "--teacher", ",".join(["w2s_cnn2"] * teachers),
+             "--teacher-checkpoint", ",".join([str(weak)] * teachers), "--loss", "kd", *TARGETS[kind]]
+    run = here(*flags, flag, *([VALUES[flag]] if flag in VALUES else []), "--experiment", "run")
+    if "--linear-probe" in flags and flag != "--amp":
+        assert f"for which {flag} has no meaning: leave it out" in run.error
+        return
+    run.ok()
+    (epoch,) = (event for event in read_lines(Path("output/train/run/metrics.jsonl")) if event["event"] == "eval")
+    assert epoch["train"]["loss"] > 0

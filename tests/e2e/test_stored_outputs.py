@@ -1,0 +1,140 @@
+"""What is found in the shared folder of stored outputs: nothing of a plugin that has changed, nothing not finite."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from tests.parts import small_model, store_targets
+from w2s_plugins import target_cache
+from w2s_plugins.errors import UserError
+from w2s_plugins.target_cache import foreign_code
+
+from .conftest import TINY, Done, Forked
+
+Fork = Callable[..., Forked]
+PLUGIN = '''
+import timm, torch
+from pathlib import Path
+from timm.models import register_model
+
+TABLE = torch.tensor([float(n) for n in Path("table.txt").read_text().split()])
+
+class Answers(timm.create_model("w2s_cnn2").__class__):
+    {identity}
+    def forward(self, x):
+        return super().forward(x) + TABLE
+
+@register_model
+def answers(pretrained=False, **kwargs):
+    {make}
+    return model
+'''
+MAKE = {
+    "a class": "model = timm.create_model('w2s_cnn2', **kwargs); model.__class__ = Answers",
+    "a closure": ("model = timm.create_model('w2s_cnn2', **kwargs); plain = model.forward\n"
+                  "    model.forward = lambda x: plain(x) + TABLE"),
+    "a hook": ("model = timm.create_model('w2s_cnn2', **kwargs)\n"
+               "    model.register_forward_hook(lambda module, images, logits: logits + TABLE)"),
+}
+
+
+def write_plugin(make: str, identity: str = "") -> None:
+    Path("my_teacher.py").write_text(PLUGIN.format(make=MAKE[make], identity=identity))
+
+
+def write_table(favourite: int) -> None:
+    Path("table.txt").write_text(" ".join("50" if c == favourite else "0" for c in range(10)))
+
+
+def train(fork: Fork, weak: Path, name: str, *flags: object) -> str:
+    """Train in a process of its own, as a plugin is imported once in each; return its log."""
+    run = fork(*TINY, "--epochs", 1, "--plugins", "my_teacher.py", "--model", "w2s_cnn5", "--loss", "kd", "--teacher",
+               "answers", "--teacher-checkpoint", weak / "last.pth.tar", "--teacher-targets", "cached",
+               "--no-teacher-eval", "--experiment", name, *flags)
+    assert run.wait() == [0], run.text(0)
+    return run.text(0)
+
+
+def favourites() -> list[int]:
+    """The class that each cache of labels, the oldest first, has for its first sample."""
+    files = sorted(Path("output/targets").glob("*/*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
+    return [int(load_file(p)["logits"][0].argmax()) for p in files]
+
+
+@pytest.mark.parametrize("make", MAKE)
+def test_a_plugin_that_has_changed_is_not_found(fork: Fork, weak: Path, make: str) -> None:
+    write_plugin(make)
+    write_table(3)
+    said = "without a cache_identity(): what is stored of its outputs is for this run only"
+    assert said in train(fork, weak, "a")
+    write_table(7)
+    assert "found in" not in train(fork, weak, "b")
+    assert favourites() == [3, 7]
+
+
+def test_a_plugin_that_says_what_it_is_is_found_until_it_says_otherwise(fork: Fork, weak: Path) -> None:
+    write_plugin("a class", "def cache_identity(self): return Path('table.txt').read_text()")
+    write_table(3)
+    assert "found in" not in train(fork, weak, "a")
+    assert "Teacher targets found in" in train(fork, weak, "b")
+    write_table(7)
+    assert "found in" not in train(fork, weak, "c")
+    assert favourites() == [3, 7]
+    write_plugin("a class", "def cache_identity(self): return 7")
+    run = fork(*TINY, "--plugins", "my_teacher.py", "--model", "w2s_cnn5", "--teacher", "answers",
+               "--teacher-checkpoint", weak / "last.pth.tar", "--teacher-targets", "cached", "--no-teacher-eval")
+    assert run.wait() == [2] and "expected a text that names the version of its code and data" in run.text(0)
+
+
+def test_features_of_a_student_of_a_plugin_are_not_found(fork: Fork, weak: Path) -> None:
+    Path("my_teacher.py").write_text(PLUGIN.format(identity="", make=(
+        "model = timm.create_model('w2s_cnn2', **kwargs); plain = model.forward_features\n"
+        "    model.forward_features = lambda x: plain(x) * TABLE.sum()")))
+    write_table(3)
+    flags = [*TINY, "--epochs", 1, "--plugins", "my_teacher.py", "--model", "answers", "--linear-probe",
+             "--finetune", weak / "last.pth.tar"]
+    for name in ("a", "b"):
+        run = fork(*flags, "--experiment", name)
+        assert run.wait() == [0], run.text(0)
+        assert "features found in" not in run.text(0)
+
+
+@pytest.mark.parametrize("name", ["w2s_cnn5", "test_resnet", "test_vit", "test_efficientnet", "preact_resnet18"])
+def test_models_of_timm_and_of_this_project_are_known(name: str) -> None:
+    assert foreign_code(timm.create_model(name), name) is None
+    model = torch.nn.Sequential(timm.create_model(name), type("Odd", (torch.nn.Identity,), {})())
+    assert foreign_code(model) == __name__
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("topk", [None, 3])
+def test_logits_that_are_not_finite_are_not_stored(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, topk: int | None) -> None:
+    logits = torch.randn(1, 40, 10)
+    logits[0, [7, 30], 2] = value
+    with pytest.raises(UserError, match=r"not finite for 2 of 40 samples \(7, 30\); they are not stored"):
+        store_targets(tmp_path, logits, topk=topk)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    monkeypatch.setattr(target_cache, "refuse_not_finite", lambda *_: None)  # as older versions stored them
+    logits[0, [7, 30]] = float("nan")
+    with pytest.raises(UserError, match="holds values that are not finite; delete this file, and the next run makes"):
+        store_targets(tmp_path / "old", logits, topk=topk)
+
+
+@pytest.mark.parametrize("flags", [["--teacher-targets", "cached"], ["--teacher-targets", "cached-views:1"],
+                                   ["--linear-probe"]])
+def test_a_run_whose_teacher_gives_nan_ends(here: Callable[..., Done], flags: list[str]) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.get_classifier().weight.fill_(3e38)  # finite, and its products are not
+    torch.save(model.state_dict(), "huge.pth")
+    error = here(*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "huge.pth",
+                 "--teacher-img-size", 8, "--loss", "kd", *flags).error
+    assert "the teacher gives values that are not finite for" in error and "they are not stored" in error
+    assert not [p for p in Path("output/targets").rglob("*.safetensors") if "logits" in load_file(p)
+                and not load_file(p)["logits"].isfinite().all()]
