@@ -7,6 +7,8 @@ from ..errors import UserError
 from ..hub import LOGIN, holds_token
 
 LONGEST = 255  # bytes; file systems take no longer name
+# not of a model's constructor: there are flags for the first, and the others make something else of a model
+NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
 
 def refuse_tokens(words: Sequence[str]) -> None:
@@ -34,6 +36,10 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
             if name != "hub_commit_message" and any(len(p.encode(errors="replace")) > LONGEST for p in text.split("/")):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
+    for name in ("model_kwargs", "teacher_kwargs"):
+        if taken := [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]:
+            raise UserError(f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
+                            "pretrained weights are asked for by --pretrained, and a teacher has them anyway")
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
