@@ -75,6 +75,8 @@ def read_result(folder: Path, flag: str, evaluated: bool = True) -> dict:
         if not isinstance(part, kinds) or isinstance(part, bool):
             raise UserError(f"{flag} {folder}: its result.json is not that of a run: {'.'.join(keys) or 'it'} is a "
                             f"{type(part).__name__}")
+    if content["selected"]["rule"] not in ("last", "best"):
+        raise UserError(f"{flag} {folder}: its result.json is not that of a run: selected.rule is unknown")
     return content
 
 

@@ -110,17 +110,16 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
         content = read_plain(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a JSON file: {one_line(error)}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_args") or {}, dict) or not isinstance(
-            content.get("pretrained_cfg", {}), dict):
+    content = {k: v for k, v in content.items() if v is not None} if isinstance(content, dict) else None
+    if content is None or not all(isinstance(content.get(k, {}), dict) for k in ("pretrained_cfg", "model_args")):
         raise UserError(f"{where}: not the config.json of a timm model: expected a mapping, with mappings "
                         "pretrained_cfg and model_args")
-    content = {"model_args": {}, **{k: v for k, v in content.items() if v is not None}}
     architecture = content.get("architecture")
     check_architecture(architecture, where)
     labels = ("label_names", "label_descriptions")
     top = {k: content[k] for k in ("num_classes", *labels) if k in content}
     checked = {"architecture": architecture, **_check(top, PRETRAINED_CFG, where),
-               "model_args": check_model_args(architecture, content["model_args"], f"{where}: model_args")}
+               "model_args": check_model_args(architecture, content.get("model_args", {}), f"{where}: model_args")}
     # older files have the fields of pretrained_cfg at the top
     fields = content.get("pretrained_cfg", {"label_names" if k == "labels" else k: v for k, v in content.items() if (
         k not in ("architecture", "num_features", "model_args"))})
