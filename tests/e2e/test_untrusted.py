@@ -357,8 +357,8 @@ def test_odd_values_in_what_validation_reads_of_a_run(validate: Run, weak: Path,
             if key == "workers" and value == 3:
                 continue  # processes
             (folder / "args.yaml").write_text(yaml.safe_dump({**args, key: value}))
-            done = validate("--checkpoint", folder, *(["--few-shot", "2x1", "--split", "validation", "--episodes", 2] if (
-                key in FEW_SHOT_FLAGS) else []))
+            few_shot = ["--few-shot", "2x1"] if key in FEW_SHOT_FLAGS else []
+            done = validate("--checkpoint", folder, *few_shot)
             assert done.code == 0 or done.error, (key, value)
 
 
