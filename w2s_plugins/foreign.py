@@ -245,7 +245,7 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
 
 
 def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], where: str) -> None:
-    """Raise a `UserError` when one of `PLACES` in the flags of a run is not a name or a path on this machine.
+    """Raise a `UserError` when one of `PLACES` in the flags of a run is not one model, or not on this machine.
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
 
@@ -256,8 +256,14 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """
     for name in PLACES:
         value = flags.get(name)
-        remote = name == "dataset" and str(value or "").split("/")[0].lower() not in LOCAL_DATASETS
-        if name in names and isinstance(value, str) and (remote or ":" in value):
+        if name not in names or not isinstance(value, str):
+            continue
+        odd = ":" in value
+        if name == "dataset":
+            odd |= value.split("/")[0].lower() not in LOCAL_DATASETS
+        elif name == "model":  # neither a file with names, nor a pattern, nor all of them
+            odd = value == "all" or not re.fullmatch(r"[\w.-]+", value)
+        if odd:
             flag = f"--{names[name].replace('_', '-')}"
-            raise UserError(f"{where}: it names an address, {value!r:.80}, and a run may not have anything fetched: if "
-                            f"it is meant, give {flag} {value:.80}")
+            raise UserError(f"{where}: it names {value!r:.80}, an address or more than one model, and nothing that a "
+                            f"run names is fetched: if it is meant, give {flag} {value:.80}")
