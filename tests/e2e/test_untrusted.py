@@ -35,9 +35,13 @@ def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*flags: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
-        with pytest.raises(SystemExit) as ended:
+        capsys.readouterr()
+        code = 0
+        try:
             run_main(validate.main, "train_w2s.py")
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
     return run
 
 
