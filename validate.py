@@ -13,6 +13,7 @@ import argparse
 import copy
 import logging
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 from w2s_plugins.features import pooled_features
 from w2s_plugins.few_shot import extract_features, format_figures
+from w2s_plugins.foreign import refuse_addresses
 from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
 from w2s_plugins.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from w2s_plugins.metrics import performance_gap_recovered
@@ -59,11 +61,11 @@ from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
 
 _logger = logging.getLogger("validate")
 
-# flags of a run that hold for its evaluation, and what they are called here
+# flags of a run that hold for its evaluation, and what they are called here; none of them names code
 RUN_FLAGS = {
     **{k: k for k in (
         "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
-        "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key", "plugins",
+        "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key",
         "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list", "val_slice",
         "slice_seed", "image_root", "long_tail_thresholds")},
     "val_split": "split",
@@ -98,6 +100,7 @@ def main() -> None:
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     if args.few_shot and "split" not in given:
         args.split = "novel"
+    args.recorded, args.plugins_of_run = {}, []
     use_run_flags(args, given)
     load_plugins(args.plugins)
     check_dataset_name(args.dataset)
@@ -140,12 +143,15 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
     if folder is None or not (folder / "args.yaml").is_file():
         return
     run_args = read_run_args(folder, "--checkpoint")
+    args.plugins_of_run = run_args.get("plugins") or []
     run_flags = RUN_FLAGS
     if args.few_shot:
         run_flags = {k: v for k, v in RUN_FLAGS.items() if v not in FEW_SHOT_FLAGS.values()} | FEW_SHOT_FLAGS
-    for theirs, ours in run_flags.items():
-        if ours not in given and run_args.get(theirs) not in (None, ""):
-            setattr(args, ours, run_args[theirs])
+    taken = {k: v for k, v in run_flags.items() if v not in given and run_args.get(k) not in (None, "")}
+    refuse_addresses(run_args, taken, f"--checkpoint {folder}")
+    for theirs, ours in taken.items():
+        setattr(args, ours, run_args[theirs])
+    args.recorded = args.model_kwargs if "model_kwargs" in taken else {}
     if "train_counts" not in given and (folder / CLASS_COUNTS).is_file():
         args.train_counts = str(folder / CLASS_COUNTS)
     if "use_train_size" not in given:
@@ -178,8 +184,19 @@ def list_candidates(args: argparse.Namespace) -> list[tuple[str, str]]:
         if not names:
             raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
         return [(name, "") for name in names]
-    check_model_name("--model", args.model)
+    check_known(args)
     return [(args.model, args.checkpoint)]
+
+
+def check_known(args: argparse.Namespace) -> None:
+    """Raise a `UserError` unless timm knows the model, or would with the plugins that its run used."""
+    try:
+        check_model_name("--model", args.model)
+    except UserError as error:
+        if not args.plugins_of_run:
+            raise
+        raise UserError(f"{error}; that run used --plugins {shlex.join(args.plugins_of_run)}, which runs their code: "
+                        "give it as well, if you trust them") from error
 
 
 def create_subject(args: argparse.Namespace, device: torch.device) -> Subject:
@@ -189,10 +206,9 @@ def create_subject(args: argparse.Namespace, device: torch.device) -> Subject:
         args.model,
         pretrained=args.pretrained or not args.checkpoint,
         inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
-        num_classes=args.num_classes,
-        global_pool=args.gp,
-        scriptable=args.torchscript or None,
-        **args.model_kwargs,
+        recorded=args.recorded,
+        **{"num_classes": args.num_classes, "global_pool": args.gp, "scriptable": args.torchscript or None,
+           **({} if args.recorded else args.model_kwargs)},
     )
     if args.checkpoint:
         file = find_weights(args.checkpoint, "--checkpoint")
@@ -447,6 +463,7 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     mine = {k: getattr(args, k) for k in (
         "dataset", "data_dir", "image_root", "split", "class_list", "num_samples", "batch_size", "workers")}
     use_run_flags(other, set(mine))
+    check_known(other)
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)
     loader = create_loader(other, dataset, subject, precision, world)

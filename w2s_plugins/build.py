@@ -726,9 +726,12 @@ def build_timm_distillation(
         shared: dict,
 ) -> TrainingTask:
     """Create one of timm's own distillation tasks from timm's own flags."""
+    teacher = create_model("--kd-model-name", args.kd_model_name, pretrained=True, num_classes=student.num_classes,
+                           in_chans=student.in_chans, device=shared["device"], dtype=shared["dtype"])
     common = dict(
-        student_model=student, teacher_model=args.kd_model_name, criterion=criterion,
+        student_model=student, teacher_model=teacher, criterion=criterion,
         distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **shared)
+
     def create() -> TrainingTask:
         if args.kd_distill_type == "feature":
             return FeatureDistillationTask(

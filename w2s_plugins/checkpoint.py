@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .cli.outcome import OF_OPTIMIZER, OF_RESUMING, PER_PROCESS, PROCESSES, of_all_processes, other_values
 from .engine import Position
 from .errors import UserError, let_go, one_line, write_errors, write_remedy
+from .foreign import typed_flags
 from .hub import share
 from .loading import read_checkpoint
 from .plain_files import read_plain, to_json
@@ -858,12 +859,10 @@ def write_args(path: Path, args: argparse.Namespace, names: set[str]) -> None:
 
 
 def read_run_args(folder: Path, flag: str) -> dict[str, object]:
-    """Read the args.yaml of a run folder. Raises `UserError` when it cannot be read."""
+    """Read the args.yaml of a run folder, as `typed_flags`. Raises `UserError` when it cannot be read."""
     path = folder / "args.yaml"
     try:
         content = read_plain(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{flag} {folder}: its args.yaml is no mapping of flags")
-    return content
+    return typed_flags(content, f"{flag} {folder}: its args.yaml")

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import json
 import os
 from pathlib import Path
 
@@ -14,24 +13,51 @@ from .cli.outcome import other_values
 from .cli.resolve import resolve_train_args
 from .data.datasets import describe
 from .errors import UserError, nearest, one_line
+from .plain_files import read_plain
+
+# what is read of an earlier result.json, and its types; what only a run with a validation split has
+READ_BACK = {
+    (): dict,
+    ("data", "label_noise"): (dict, type(None)),
+    ("selected", "rule"): str,
+    ("data", "splits", "train", "fingerprint"): (str, type(None)),
+    ("data", "splits", "train", "num_samples"): int,
+}
+OF_EVALUATED = {
+    ("metrics", "top1"): (int, float),
+    ("data", "splits", "val", "fingerprint"): (str, type(None)),
+    ("data", "splits", "val", "num_samples"): int,
+}
 
 
-def read_result(folder: Path, flag: str) -> dict:
+def read_result(folder: Path, flag: str, evaluated: bool = True) -> dict:
     """Read the result.json of a complete run.
 
+    Args:
+        folder: a run folder.
+        flag: the flag that named it.
+        evaluated: the run has to have figures of a validation split.
+
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is none, or what is read of it is not what a run writes.
     """
     path = folder / "result.json"
     if not path.is_file():
         near = nearest(folder.name, [p.parent.name for p in folder.parent.glob("*/result.json")])
         raise UserError(f"{flag} {folder}: no result.json there{near}; expected the folder of a complete run")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{flag} {folder}: its result.json cannot be read: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{flag} {folder}: its result.json is not that of a run")
+    for keys, kinds in {**READ_BACK, **(OF_EVALUATED if evaluated else {})}.items():
+        part = content
+        for key in keys:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(part, kinds) or isinstance(part, bool):
+            raise UserError(f"{flag} {folder}: its result.json is not that of a run: {'.'.join(keys) or 'it'} is a "
+                            f"{type(part).__name__}")
+    if content["selected"]["rule"] not in ("last", "best"):
+        raise UserError(f"{flag} {folder}: its result.json is not that of a run: selected.rule is unknown")
     return content
 
 

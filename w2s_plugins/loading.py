@@ -15,14 +15,22 @@ from urllib.error import URLError
 
 import timm
 import torch
-from timm.models import clean_state_dict, get_pretrained_cfg_value, load_state_dict, resolve_model_input_args
+from timm.models import (
+    clean_state_dict,
+    get_pretrained_cfg_value,
+    load_state_dict,
+    parse_model_name,
+    resolve_model_input_args,
+    split_model_name_tag,
+)
+from timm.models._hub import download_from_hf
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from . import models  # noqa: F401  (importing registers the small networks with timm)
 from .errors import UserError, one_line
+from .foreign import check_model_args, read_model_config, typed_flags
 from .hub import check_export, hub_source, on_hub
-from .plain_files import read_plain
 from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
@@ -54,15 +62,19 @@ class LoadReport:
 
 
 def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
-                 **kwargs: object) -> nn.Module:
+                 recorded: Mapping[str, object] | None = None, **kwargs: object) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
+
+    Of the config.json of a repository or folder only what `read_model_config` lets through reaches timm, and weights
+    come from there alone.
 
     Args:
         flag: the flag that named the model.
         name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
         pretrained: load its weights.
         inputs: requests such as ``img_size`` and ``in_chans``; also resizes models of fixed size.
-        **kwargs: further arguments of `timm.create_model`; None is left out.
+        recorded: arguments that a checkpoint or a run names; only those of the architecture are taken.
+        **kwargs: further arguments of `timm.create_model`, of the user's; None is left out.
 
     Raises:
         UserError: unknown model or argument, weights that cannot be had.
@@ -73,7 +85,15 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         check_folder(Path(name.removeprefix("local-dir:")), flag)
 
     def create() -> nn.Module:
-        resolved = resolve_model_input_args(name, args=dict(inputs or {}), **kwargs)
+        architecture, own = _named_model(flag, name)
+        for key, value in kwargs.items():
+            if value is not None:
+                own[key] = value
+        theirs = {k: v for k, v in (recorded or {}).items() if kwargs.get(k) is None}
+        if theirs:
+            own.update(check_model_args(
+                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights"))
+        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **own)
         try:
             model = timm.create_model(pretrained=pretrained, **resolved)
         except URLError as error:  # not of the Hub, whose client is another
@@ -92,6 +112,18 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
         raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
+
+
+def _named_model(flag: str, name: str) -> tuple[str, dict[str, object]]:
+    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`."""
+    source, place = parse_model_name(name)
+    if source is None:
+        return name, {}
+    hub = source == "hf-hub"
+    path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
+    architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json")
+    cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
+    return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
 
 @torch.no_grad()
@@ -358,19 +390,11 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         config = path.parent / "config.json"
         if not config.is_file():
             return {}
-        try:
-            content = read_plain(config)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{flag} {config}: not a JSON file: {one_line(error)}") from error
-        parts = [content.get(k, {}) if isinstance(content, dict) else None for k in ("pretrained_cfg", "model_args")]
-        if not all(isinstance(part, dict) for part in parts):
-            raise UserError(f"{flag} {config}: not the config.json of a timm model: expected a mapping, with mappings "
-                            "pretrained_cfg and model_args")
-        cfg, model_args = parts
+        _, cfg, model_args = read_model_config(config, f"{flag} {config}")
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
-        return {**found, "num_classes": content.get("num_classes")}
+        return {**found, "num_classes": cfg.get("num_classes")}
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
-    return {k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}
+    return typed_flags({k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")

@@ -121,9 +121,9 @@ def read_counts(path: Path, flag: str) -> list[int]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counts = content["counts"] if isinstance(content, dict) else content
-        if not counts or not all(type(n) is int and n >= 0 for n in counts):
+        if not counts or not all(type(n) is int and 0 <= n < 2 ** 62 for n in counts):
             raise ValueError("its counts are no list of whole numbers")
         return counts
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{flag} {path}: expected {CLASS_COUNTS} of a run, or a json list of the training samples of "
                         f"each class ({one_line(error)})") from error

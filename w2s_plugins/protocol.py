@@ -39,6 +39,7 @@ from .data.overlap import sample_names
 from .data.slices import parse_slice
 from .earlier_run import check_same_run, other_flags, read_result, resolved
 from .errors import UserError, one_line
+from .foreign import refuse_addresses
 from .metrics import performance_gap_recovered
 from .monitor import format_table
 from .registry import load_plugins
@@ -58,6 +59,8 @@ OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # 
 OF_NOISE = ("label_noise", "label_noise_map")
 OF_PROTOCOL = ("protocol", "weak_fraction", "weak_config", "ceiling_checkpoint")  # of no single run
 OF_DATA = names_of(groups.add_dataset) | {"slice_seed"}
+# what an earlier run may say of its data
+OF_SAMPLES = (OF_DATA | {"train_slice"}) - {"dataset_trust_remote_code", "dataset_download"}
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
 # flags that say how the student starts, which the teacher does not share
@@ -328,7 +331,7 @@ class Stages:
         """Keep the record of the run that a checkpoint is of, where there is one."""
         folder = run_of(checkpoint)
         if (folder / "result.json").is_file():
-            self.folders[name], self.done[name] = folder, read_result(folder, flag)
+            self.folders[name], self.done[name] = folder, read_result(folder, flag, evaluated=False)
 
 
 def run_of(checkpoint: str) -> Path:
@@ -401,10 +404,16 @@ def refuse_seen(args: argparse.Namespace, second: str | None) -> None:
 
 
 def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, object] | None:
-    """Return the flags of the run that a checkpoint is of; None, with a warning, where they are not known."""
+    """Return the flags of the data that a checkpoint was trained on; None, with a warning, where they are not known."""
     folder = run_of(checkpoint)
     if (folder / "args.yaml").is_file():
-        return read_run_args(folder, flag)
+        flags = read_run_args(folder, flag)
+        theirs = {name: flags[name] for name in OF_SAMPLES if name in flags}
+        try:
+            refuse_addresses(theirs, {name: name for name in theirs}, str(folder))
+            return theirs
+        except UserError as error:
+            return _warn_of_unknown_samples(f"{flag} {checkpoint}", one_line(error), second)
     _warn_of_unknown_samples(f"{flag} {checkpoint}", "nothing tells what it was trained on", second)
     return None
 
@@ -530,9 +539,12 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """Read what `report.write_predictions` wrote: column name to (N,) classes."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the predictions that every evaluation of a run writes")
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
+        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
     return dict(zip(header, table.T))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .class_order import DIFFER, match_classes, names_of_model
-from .errors import UserError
+from .errors import UserError, one_line
 from .features import FeatureExtractor, create_feature_extractor, pooled_features
 from .hub import file_sha256, hub_source
 from .inference import compile_mode, inference_form
@@ -323,8 +323,8 @@ def load_frozen_model(
         settings = settings_beside(file, file_flag)
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
-        kwargs = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {}), **model_kwargs}
-        model = create_model(name_flag, name, pretrained=False, inputs=inputs, **kwargs)
+        recorded = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {})}
+        model = create_model(name_flag, name, pretrained=False, inputs=inputs, recorded=recorded, **model_kwargs)
         classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
@@ -336,7 +336,10 @@ def load_frozen_model(
     requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
     if img_size:
         requests = {**requests, "img_size": img_size, "input_size": None}
-    data_config = resolve_input_data_config(model, args=requests)
+    try:
+        data_config = resolve_input_data_config(model, args=requests)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"{name_flag} {name}: {one_line(error)}") from error
     params = sum(p.numel() for p in model.parameters())
     return model, data_config, {"name": name, "params": params, "source": origin}
 

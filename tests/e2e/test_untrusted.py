@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -35,9 +36,13 @@ def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def run(*flags: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
-        with pytest.raises(SystemExit) as ended:
+        capsys.readouterr()
+        code = 0
+        try:
             run_main(validate.main, "train_w2s.py")
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Done(code, *capsys.readouterr())
     return run
 
 
@@ -286,9 +291,10 @@ def test_names_of_runs_stay_in_the_folder(here: Run, tmp_path: Path, name: str, 
 @pytest.mark.parametrize("value", ["a\0b", "n" * 5000, "hf-hub:" + "../" * 5 + "x", "local-dir:\0", "~/../x", "\u202e"])
 def test_odd_values_end_in_one_line(here: Run, tmp_path: Path, key: str, value: str) -> None:
     (tmp_path / "x.yaml").write_text(json.dumps({key: value}))
-    if (key == "output" and value.isprintable() and len(value) < 100) or (key, value) == ("output", "\u202e"):
-        return  # a folder like any other
-    here(*[f for f in CNN if f not in ("w2s/digits", "--dataset")], "--config", "x.yaml", "--epochs", 1).error  # noqa: B018
+    done = here(*[f for f in CNN if f not in ("w2s/digits", "--dataset")], "--config", "x.yaml", "--epochs", 1)
+    good_folder = key == "output" and value in ("~/../x", "\u202e", "hf-hub:" + "../" * 5 + "x")
+    assert_says(done.error, *(["no data"] if good_folder else []))  # else it is refused for what it is
+    assert [p.name for p in tmp_path.iterdir()] == ["x.yaml"]
 
 
 def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Path) -> None:
@@ -298,6 +304,70 @@ def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Pat
     (card,) = (tmp_path / "output" / "train").rglob("export/README.md")
     parsed = ModelCard(card.read_text())
     assert "owned" not in parsed.data.to_dict() and "\n# Owned" not in parsed.text
+
+
+# ---------------------------------------------------------------- what a run has recorded
+
+
+def stranger(weak: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a run with other flags in its args.yaml."""
+    shutil.copytree(weak, folder, ignore=shutil.ignore_patterns("export"))
+    args = yaml.safe_load((folder / "args.yaml").read_text())
+    (folder / "args.yaml").write_text(yaml.safe_dump({**args, **changes}))
+    return folder
+
+
+def test_validation_imports_nothing_that_a_run_names(validate: Run, weak: Path, tmp_path: Path) -> None:
+    ran, plugin = tmp_path / "ran", tmp_path / "evil.py"
+    plugin.write_text(f"open({str(ran)!r}, 'w')")
+    code = dict(plugins=[str(plugin)], device_modules=["evil"], dataset_trust_remote_code=True, config=["x.yaml"])
+    assert validate("--checkpoint", stranger(weak, tmp_path / "a", **code)).code == 0
+    done = validate("--checkpoint", stranger(weak, tmp_path / "b", **code, model="evil_net"))
+    assert_says(done.error, "evil_net", f"--plugins {plugin}", "trust")
+    assert_says(validate("--checkpoint", weak, "--ceiling-checkpoint", tmp_path / "b", "--teacher", "w2s_cnn2",
+                         "--teacher-checkpoint", weak).error, f"--plugins {plugin}")
+    assert not ran.exists()
+    validate("--checkpoint", tmp_path / "a", "--plugins", plugin)
+    assert ran.exists()  # so it is armed
+
+
+@pytest.mark.parametrize("changes", [
+    dict(model="hf-hub:me/x"), dict(model="local-dir:x"), dict(model="all"), dict(model="w2s_*"),
+    dict(dataset="hfds/me/x"), dict(dataset="tfds/x"),
+    dict(dataset="wds/x", data_dir="pipe:touch ran;"), dict(dataset="wds/x", val_split="pipe:touch ran;.tar"),
+    dict(dataset="", data_dir="https://127.0.0.1/x"), dict(class_map="https://127.0.0.1/x"),
+], ids=str)
+def test_validation_fetches_nothing_that_a_run_names(
+        validate: Run, weak: Path, tmp_path: Path, changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_says(validate("--checkpoint", stranger(weak, tmp_path / "run", **changes)).error, "address")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("changes", [
+    dict(cache_dir="x"), dict(pretrained=True), dict(inputs={}), dict(features_only=True), dict(pretrained_cfg={}),
+    dict(checkpoint_path="x"), dict(widht=3),
+], ids=str)
+def test_arguments_of_a_model_in_a_run(validate: Run, weak: Path, tmp_path: Path, changes: dict) -> None:
+    done = validate("--checkpoint", stranger(weak, tmp_path / "run", model_kwargs=changes))
+    assert_says(done.error, next(iter(changes)))
+
+
+@pytest.mark.slow
+def test_odd_values_in_what_validation_reads_of_a_run(validate: Run, weak: Path, tmp_path: Path) -> None:
+    """Every flag that is taken from a run, with values of every kind that YAML has."""
+    from validate import FEW_SHOT_FLAGS, RUN_FLAGS
+
+    folder = stranger(weak, tmp_path / "run")
+    args = yaml.safe_load((folder / "args.yaml").read_text())
+    for key in sorted({*RUN_FLAGS, *FEW_SHOT_FLAGS, "plugins", "model_ema", "select", "device"}):
+        for value in (None, True, -1, 3, 0.5, "x", [], [0], ["x"], [0.5, 0.5, 0.5], {"x": 1}, "a\0b"):
+            if key == "workers" and value == 3:
+                continue  # processes
+            (folder / "args.yaml").write_text(yaml.safe_dump({**args, key: value}))
+            few_shot = ["--few-shot", "2x1"] if key in FEW_SHOT_FLAGS else []
+            done = validate("--checkpoint", folder, *few_shot)
+            assert done.code == 0 or done.error, (key, value)
 
 
 # ---------------------------------------------------------------- foreign code is said

@@ -241,8 +241,9 @@ def _coerce_kwargs(value: object, wrong: object) -> dict[str, object]:
     if isinstance(value, dict):
         return {str(k): v for k, v in value.items()}
     namespace = argparse.Namespace()
+    words = map(str, value) if isinstance(value, list) else str(value).split()
     try:
-        ParseKwargs([], "kwargs")(None, namespace, value if isinstance(value, list) else str(value).split())
+        ParseKwargs([], "kwargs")(None, namespace, list(words))
     except ValueError as error:
         raise wrong("a mapping, or key=value") from error
     return namespace.kwargs

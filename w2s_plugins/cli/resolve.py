@@ -433,7 +433,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
-        ("pretrained" in args.model_kwargs, "--model-kwargs pretrained: there is a flag for it, --pretrained"),
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),

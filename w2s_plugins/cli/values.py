@@ -8,6 +8,8 @@ from ..hub import LOGIN, holds_token
 from ..plain_files import special_kind
 
 LONGEST = 255  # bytes; file systems take no longer name
+# not of a model's constructor: there are flags for the first, and the others make something else of a model
+NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
 
 def refuse_tokens(words: Sequence[str]) -> None:
@@ -37,6 +39,10 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
             if name != "results_file" and (kind := special_kind(text)):
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")
+    for name in ("model_kwargs", "teacher_kwargs"):
+        if taken := [key for key in NO_MODEL_KWARGS if key in (given.get(name) or {})]:
+            raise UserError(f"--{name.replace('_', '-')} {taken[0]}: not an argument of a classifier's constructor; "
+                            "pretrained weights are asked for by --pretrained, and a teacher has them anyway")
     experiment = given.get("experiment") or ""
     if experiment == ".." or Path(experiment).name != experiment:
         raise UserError(f"--experiment {experiment}: expected the name of a folder, not a path; --output is where it "
