@@ -10,30 +10,11 @@ import yaml
 
 from .build import build_data, settle_learning_rate
 from .checkpoint import read_run_args
-from .cli import groups
-from .cli.parser import Parser
+from .cli.declare import NEUTRAL, Role
+from .cli.parser import train_parser
 from .cli.resolve import resolve_train_args
 from .data.datasets import describe
 from .errors import UserError, nearest, one_line
-
-
-def names_of(*adders: object) -> set[str]:
-    """Return the names of the flags in some groups."""
-    parser = Parser()
-    for add in adders:
-        add(parser.add_argument)
-    return set(parser.by_dest())
-
-
-# flags that change where a run lies and what it says, not what comes out; those of data are compared by the samples
-NEUTRAL = names_of(groups.add_hub, groups.add_run) | {
-    "protocol", "weak_fraction", "weak_config", "ceiling_checkpoint", "data", "data_dir", "output", "experiment",
-    "resume", "device", "local_rank", "dist_timeout", "workers", "pin_mem", "use_multi_epochs_loader", "log_interval",
-    "save_images", "save_epochs", "checkpoint_hist", "recovery_interval", "log_wandb", "wandb_project", "wandb_tags",
-    "wandb_resume_id", "validation_batch_size", "synchronize_step", "no_teacher_eval", "target_cache", "model_name"}
-# flags without meaning where there is no teacher
-OF_TEACHER = names_of(groups.add_teacher, groups.add_loss, groups.add_timm_distillation, groups.add_released_code) - {
-    "teacher", "loss", "task_loss", "finetune", "eval_interval_end", "speedtest"}
 
 
 def read_result(folder: Path, flag: str) -> dict:
@@ -72,7 +53,9 @@ def other_flags(folder: Path, wanted: argparse.Namespace, flag: str) -> list[str
         flag: the flag that named the folder.
     """
     theirs, ours = read_run_args(folder, flag), yaml.safe_load(yaml.safe_dump(vars(wanted)))
-    ignored = NEUTRAL if ours["teacher"] else NEUTRAL | OF_TEACHER
+    ignored = train_parser().names(NEUTRAL)
+    if not ours["teacher"]:
+        ignored |= train_parser().names(Role.TEACHER | Role.RELEASED) - {"teacher", "loss"}
     if ours["num_classes"] is None:  # settled by the data
         ignored = ignored | {"num_classes"}
     return [f"--{name.replace('_', '-')} {theirs[name]} -> {ours[name]}" for name in sorted(theirs.keys() & ours.keys())

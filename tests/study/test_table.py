@@ -211,7 +211,7 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
-    (["--format", "html"], "invalid choice"),
+    (["--format", "html"], "unknown choice 'html'"),
     (["--output", "/dev/null/x"], "--output /dev/null/x: cannot be made"),
 ])
 def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:
