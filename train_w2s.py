@@ -36,8 +36,8 @@ from w2s_plugins import build, fsdp, probe, protocol, report, run_folder, run_lo
 from w2s_plugins import checkpoint as ckpt
 from w2s_plugins.anomaly import detect_anomaly
 from w2s_plugins.class_order import names_of_data
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
-from w2s_plugins.cli.resolve import loss_weights
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.resolve import loss_weights, resolve_train_args
 from w2s_plugins.data import Batch
 from w2s_plugins.ddp import ddp_options, skip_buffers
 from w2s_plugins.engine import (

@@ -33,11 +33,10 @@ from torch.utils.data import Dataset
 from w2s_plugins.build import World, create_precision, draw_few_shot_test, join_processes
 from w2s_plugins.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args, write_text
 from w2s_plugins.class_order import names_of_data, names_of_model, warn_of_names
-from w2s_plugins.cli import parse, validate_parser
+from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.cli.declare import Role
 from w2s_plugins.cli.resolve import (
-    check_choice,
     check_model_name,
-    check_numbers,
     resolve_data_dir,
     resolve_precision,
     split_names,
@@ -61,25 +60,6 @@ from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
 
 _logger = logging.getLogger("validate")
 
-# flags of a run that hold for its evaluation, and what they are called here; none of them names code
-RUN_FLAGS = {
-    **{k: k for k in (
-        "model", "num_classes", "img_size", "input_size", "in_chans", "crop_pct", "mean", "std", "interpolation", "gp",
-        "model_kwargs", "dataset", "data_dir", "class_map", "input_img_mode", "input_key", "target_key",
-        "channels_last", "amp", "amp_dtype", "model_dtype", "workers", "decoder", "class_list", "val_slice",
-        "slice_seed", "image_root", "long_tail_thresholds")},
-    "val_split": "split",
-    "val_num_samples": "num_samples",
-    "batch_size": "batch_size",
-    "validation_batch_size": "batch_size",
-}
-# the same for its episodes of novel classes
-FEW_SHOT_FLAGS = {
-    **{k: k for k in ("few_shot_classifier", "few_shot_seed", "queries")},
-    "few_shot_split": "split",
-    "few_shot_class_list": "class_list",
-    "few_shot_episodes": "episodes",
-}
 # pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
 OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
 
@@ -106,12 +86,10 @@ def main() -> None:
     check_dataset_name(args.dataset)
     resolve_data_dir(args)
     resolve_precision(args, given)
-    check_numbers(args)
     if args.few_shot:
         parse_shapes(args.few_shot, args.queries, "--few-shot")
         if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or "train_counts" in given:
             raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts or a ceiling")
-    check_choice("--results-format", args.results_format, ("csv", "json"))
     world = join_processes(args)
     candidates = list_candidates(args)
     if len(candidates) > 1:
@@ -144,9 +122,7 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
         return
     run_args = read_run_args(folder, "--checkpoint")
     args.plugins_of_run = run_args.get("plugins") or []
-    run_flags = RUN_FLAGS
-    if args.few_shot:
-        run_flags = {k: v for k, v in RUN_FLAGS.items() if v not in FEW_SHOT_FLAGS.values()} | FEW_SHOT_FLAGS
+    run_flags = taken_over(bool(args.few_shot))
     taken = {k: v for k, v in run_flags.items() if v not in given and run_args.get(k) not in (None, "")}
     refuse_addresses(run_args, taken, f"--checkpoint {folder}")
     for theirs, ours in taken.items():
@@ -164,6 +140,17 @@ def use_run_flags(args: argparse.Namespace, given: set[str]) -> None:
         args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
     if run_args.get("device") == "cpu":
         given.discard("device")
+
+
+def taken_over(few_shot: bool) -> dict[str, str]:
+    """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
+    kinds: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    for name, facts in train_parser().facts().items():
+        if facts.evaluation:
+            kinds[Role.EPISODES in facts.role][name] = facts.evaluation
+    if not few_shot:
+        return kinds[False]
+    return {k: v for k, v in kinds[False].items() if v not in kinds[True].values()} | kinds[True]
 
 
 def list_candidates(args: argparse.Namespace) -> list[tuple[str, str]]:

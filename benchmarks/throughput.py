@@ -39,7 +39,8 @@ from benchmarks import loader, target_cache
 from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from benchmarks.scripts import ScriptTimes, run_script
 from w2s_plugins import build
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.data import Batch
 from w2s_plugins.engine import Position, Precision, StepSettings, train_one_epoch
 from w2s_plugins.teachers import Teacher

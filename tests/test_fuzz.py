@@ -26,7 +26,8 @@ from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, 
 from tests.parts import small_model, write_folder, write_list
 from tests.test_checkpoint import Parts
 from w2s_plugins import checkpoint as ckpt
-from w2s_plugins.cli import parse, resolve_train_args, train_parser, validate_parser
+from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list

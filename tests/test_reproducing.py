@@ -11,7 +11,8 @@ import pytest
 
 from tests.e2e.conftest import ROOT
 from w2s_plugins import protocol
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.losses import create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
 

@@ -22,7 +22,9 @@ from timm.utils import CheckpointSaver, unwrap_model, update_summary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .cli.outcome import OF_OPTIMIZER, OF_RESUMING, PER_PROCESS, PROCESSES, of_all_processes, other_values
+from .cli.declare import Role
+from .cli.outcome import PER_PROCESS, PROCESSES, of_all_processes, other_values
+from .cli.parser import train_parser
 from .engine import Position
 from .errors import UserError, let_go, one_line, write_errors, write_remedy
 from .foreign import typed_flags
@@ -38,10 +40,6 @@ SHARDED_LAST, SHARDED_BEST = "last.sharded", "model_best.sharded"  # of --fsdp: 
 ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 _NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epoch>\d+)-(?P<update>\d+)"
                    r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
-# flags of a run that decide the shape of what is in its checkpoints: no run goes on with others
-SHAPING = ("model", "num_classes", "in_chans", "img_size", "input_size", "gp", "model_kwargs", "model_ema",
-           "linear_probe")
-OF_TIMM = (*SHAPING, "opt", "layer_decay")  # what is compared with a checkpoint of timm's own script
 
 
 @contextmanager
@@ -574,17 +572,21 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> d
     check_bookkeeping(checkpoint, path)
     saved = checkpoint.get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else {}
+    known = train_parser()
+    shaping = known.names(Role.SHAPE)
+    compared = set(known.by_dest()) - known.names(Role.RESUMING) if checkpoint.get("w2s") else (
+        known.names(Role.SHAPE | Role.STATE))
     changed = {name: [_shown(value) for value in values] for name, values in other_values(saved, vars(args)).items()
-               if name in OF_TIMM or (checkpoint.get("w2s") and name not in OF_RESUMING)}
-    allowed = {*args.resume_changes, *((*OF_OPTIMIZER, "lr") if args.no_resume_opt else ())}
+               if name in compared}
+    allowed = {*args.resume_changes, *(known.names(Role.OPTIMIZER) | {"lr"} if args.no_resume_opt else ())}
     now = count_processes()
     before = (checkpoint.get("w2s") or {}).get("processes", now)
     if before != now:
         _compare_processes(changed, saved, args, before, now)
         if is_finished(checkpoint) or args.start_epoch is not None:
             allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
-    refused = {name: values for name, values in changed.items() if name not in allowed or name in SHAPING}
-    if refused.keys() & {*SHAPING}:
+    refused = {name: values for name, values in changed.items() if name not in allowed or name in shaping}
+    if refused.keys() & shaping:
         raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}; repeat them, or start a "
                         "new run with --initial-checkpoint")
     if refused:

@@ -4,7 +4,6 @@ Allow-lists: what is not named here is not taken. Code, and where weights come f
 command line.
 """
 
-import argparse
 import dataclasses
 import inspect
 import math
@@ -19,8 +18,8 @@ from timm.models._hub import _parse_model_cfg
 from timm.models._pretrained import PretrainedCfg
 from torch import nn
 
+from .cli.groups import INTERPOLATIONS
 from .cli.parser import check_flags, train_parser
-from .cli.resolve import INTERPOLATIONS, check_numbers
 from .cli.values import check_values
 from .errors import UserError, nearest, one_line
 from .plain_files import read_plain
@@ -238,7 +237,6 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
     values = check_flags(known, parser, where)
     try:
         check_values(values)
-        check_numbers(argparse.Namespace(**values))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return values

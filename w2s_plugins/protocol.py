@@ -29,9 +29,8 @@ from torch.utils.data import IterableDataset
 
 from .build import build_data, open_train_split, open_val_split
 from .checkpoint import read_run_args, write_json
-from .cli import groups
-from .cli.outcome import names_of
-from .cli.parser import Parser, read_config
+from .cli.declare import Parser, Role
+from .cli.parser import read_config, train_parser
 from .cli.resolve import check_model_name, resolve_data_dir, split_names
 from .cli.values import check_values
 from .data import take_slice
@@ -50,22 +49,8 @@ from .teachers import load_frozen_model
 _logger = logging.getLogger(__name__)
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
-# flags that say what a student learns from, and have no meaning for a model trained on ground truth
-OF_STUDENT = ("loss", "loss_kwargs", "distiller", "task_loss_weight", "distill_loss_weight", "gt_loss_weight",
-              "kd_loss_weight", "teacher_targets", "teacher_checkpoint", "push_to_hub", "eval_metric",
-              "teacher_assign", "teacher_weights", "teacher_topk")
-OF_SELECTION = ("select", "select_split")  # the teacher's last epoch labels, unless its own --weak-config says else
-OF_CLEAN = ("clean_select", "clean_select_model", "clean_select_checkpoint")  # the student's alone
-OF_NOISE = ("label_noise", "label_noise_map")
-OF_PROTOCOL = ("protocol", "weak_fraction", "weak_config", "ceiling_checkpoint")  # of no single run
-OF_DATA = names_of(groups.add_dataset) | {"slice_seed"}
-# what an earlier run may say of its data
-OF_SAMPLES = (OF_DATA | {"train_slice"}) - {"dataset_trust_remote_code", "dataset_download"}
 # flags of the student that are left out of the other stages
-NOT_OF = {"weak": OF_STUDENT + OF_SELECTION + OF_CLEAN, "ceiling": OF_STUDENT + OF_CLEAN + OF_NOISE}
-# flags that say how the student starts, which the teacher does not share
-OF_START = ("linear_probe", "pretrained", "pretrained_path", "initial_checkpoint", "finetune", "model_kwargs",
-            "head_init_scale", "head_init_bias")
+NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION, "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE}
 
 
 def run_w2s(
@@ -92,8 +77,7 @@ def run_w2s(
     trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
     weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
     stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
-    ceiling_flags = dict(teacher=None, **defaults(parser, NOT_OF["ceiling"]))
-    stages.plan("ceiling", ceiling_flags, second, instead=args.ceiling_checkpoint)
+    stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=args.ceiling_checkpoint)
     if trains_teacher:
         plan_teacher(args, parser, stages, first)
         check_data(args, stages, second)
@@ -174,10 +158,10 @@ def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
     return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
 
 
-def defaults(parser: Parser, names: tuple[str, ...]) -> dict[str, object]:
-    """Return the default values of some flags."""
-    actions = parser.by_dest()
-    return {name: copy.copy(actions[name].default) for name in names}
+def defaults(parser: Parser, role: Role) -> dict[str, object]:
+    """Return the default values of the flags about something."""
+    values = parser.defaults()
+    return {name: values[name] for name in sorted(parser.names(role))}
 
 
 def plan_teacher(args: argparse.Namespace, parser: Parser, stages: "Stages", first: str) -> None:
@@ -202,13 +186,13 @@ def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str
     Raises:
         UserError: a file that cannot be read, or says otherwise than the protocol.
     """
-    flags = {**defaults(parser, NOT_OF["weak"] + OF_START), "teacher": None,
-             "model": args.teacher, "model_kwargs": dict(args.teacher_kwargs)}
+    flags = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": args.teacher,
+             "model_kwargs": dict(args.teacher_kwargs)}
     if args.teacher_img_size:
         flags["img_size"] = args.teacher_img_size
     for file in args.weak_config:
         values = read_config(file, parser, flag="--weak-config")
-        check_weak_values(values, args, first, f"--weak-config {file}")
+        check_weak_values(values, args, first, parser, f"--weak-config {file}")
         flags.update({name: value for name, value in values.items() if name != "train_slice"})
     if "," in flags["model"]:
         raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
@@ -216,9 +200,10 @@ def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str
     return flags
 
 
-def check_weak_values(values: dict[str, object], args: argparse.Namespace, first: str, where: str) -> None:
+def check_weak_values(
+        values: dict[str, object], args: argparse.Namespace, first: str, parser: Parser, where: str) -> None:
     """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
-    for name in values.keys() & {*OF_PROTOCOL, "output", "experiment"}:
+    for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
         raise UserError(f"{where}: {name} is settled by the protocol for all of its runs: give --"
                         f"{name.replace('_', '-')} on the command line")
     own = values.get("train_slice")
@@ -279,7 +264,7 @@ class Stages:
             UserError: flags that do not go together, or a run that was made with others or on other samples.
         """
         self.flags[name] = argparse.Namespace(**{
-            **copy.deepcopy(vars(self.args)), **defaults(self.parser, OF_PROTOCOL), **changes,
+            **copy.deepcopy(vars(self.args)), **defaults(self.parser, Role.PROTOCOL), **changes,
             "train_slice": train_slice, "output": str(self.folder), "experiment": name})
         self.given_to[name] = self.given | changes.keys()
         self.resolved(name)
@@ -357,7 +342,7 @@ def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> 
     with quietly():
         build_data(stages.resolved("student"))
     theirs = vars(stages.flags["weak"])
-    if any(theirs[name] != getattr(args, name) for name in OF_DATA):
+    if any(theirs[name] != getattr(args, name) for name in train_parser().names(Role.DATA)):
         refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
 
 
@@ -408,7 +393,7 @@ def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, ob
     folder = run_of(checkpoint)
     if (folder / "args.yaml").is_file():
         flags = read_run_args(folder, flag)
-        theirs = {name: flags[name] for name in OF_SAMPLES if name in flags}
+        theirs = {name: flags[name] for name in train_parser().names(Role.DATA) | {"train_slice"} if name in flags}
         try:
             refuse_addresses(theirs, {name: name for name in theirs}, str(folder))
             return theirs

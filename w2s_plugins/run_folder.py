@@ -14,7 +14,8 @@ from timm.task import TrainingTask
 
 from . import checkpoint as ckpt
 from .build import World
-from .cli.outcome import OF_OPTIMIZER, OF_SCHEDULE
+from .cli.declare import Role
+from .cli.parser import train_parser
 from .engine import Position, Precision
 from .errors import UserError
 from .fsdp import put_in_shards
@@ -182,7 +183,7 @@ def resume(
         extra = saved.get("w2s") or {}
         resumed = Resumed(position, path, saved.get("saver"), extra.get("metrics_bytes", 0),
                           extra.get("waiting") or {}, extra.get("rank_states"))
-        new_rates = bool(changed.keys() & (OF_OPTIMIZER | OF_SCHEDULE))
+        new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
         for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
             group.update(own)  # in place of those that came with its state
         update = position.batch // args.grad_accum_steps

@@ -23,8 +23,11 @@ def test_timm_flag(script, flag):
     # argparse leaves text as it is without a type
     assert (action.type.__name__ if action.type else "str") == (flag["type"] or "str")
     assert action.nargs == flag["nargs"]
-    assert action.default == flag["default"]
-    assert (action.choices and list(action.choices)) == flag["choices"]
+    assert action.own_default == flag["default"]
+    if flag["choices"]:
+        assert list(action.choices) == flag["choices"]
+    elif action.choices:  # timm looks at these when it uses them
+        assert flag["default"] is None or flag["default"] in action.choices
 
 
 @pytest.mark.parametrize("script", PARSERS)
@@ -42,6 +45,19 @@ def test_every_flag_has_help_and_weak_to_strong_comes_first(script):
     text = parser.format_help()
     assert text.index("--teacher ") < text.index("--dataset")
     assert all(f"{flag} " in text or f"{flag}\n" in text or f"{flag}," in text for flag in parser.flags())
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_every_flag_has_a_role(script):
+    facts = PARSERS[script]().facts()
+    assert [name for name, known in facts.items() if not known.role] == []
+    assert {needed for known in facts.values() for needed in known.needs} <= set().union(
+        *(parser().by_dest() for parser in PARSERS.values()))
+
+
+def test_what_a_validation_takes_over_is_a_flag_of_it():
+    taken = {facts.evaluation for facts in train_parser().facts().values() if facts.evaluation}
+    assert taken <= set(validate_parser().by_dest())
 
 
 @pytest.mark.parametrize("argv, dest, value", [
@@ -72,7 +88,7 @@ def test_value(argv, dest, value):
     (["--teach", "resnet18"], "unknown flag '--teach' (nearest: --teacher"),
     (["DIR", "extra"], "unknown argument 'extra'"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
-    (["--teacher-targets", "live"], "--teacher-targets: invalid choice: 'live'"),
+    (["--teacher-targets", "live"], "--teacher-targets: unknown choice 'live' (nearest: online); one of online"),
     (["--select-split", "some"], "--select-split: 'some': expected a share such as 0.1"),
     (["--loss-kwargs", "temperature"], "--loss-kwargs: 'temperature' has no value, expected KEY=VALUE"),
     (["--input-size", "3", "32"], "--input-size: expected 3 arguments"),

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from w2s_plugins.checkpoint import write_args
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
-from w2s_plugins.cli.resolve import CRITERIA, SCHEDULERS, loss_weights
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.groups import SCHEDULERS
+from w2s_plugins.cli.resolve import CRITERIA, loss_weights, resolve_train_args
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 

@@ -54,7 +54,7 @@ def assert_says(message: str, *parts: str) -> None:
     (["--dataset", "digits"], ["'digits'", "w2s/digits"]),
     (["--modle", "resnet18"], ["'--modle'", "nearest: --model"]),
     (["--epochs", "ten"], ["--epochs", "'ten'"]),
-    (["--teacher-targets", "cache"], ["--teacher-targets", "'cached'"]),
+    (["--teacher-targets", "cache"], ["--teacher-targets", "(nearest: cached)"]),
     (["--amp-dtype", "bfloat"], ["--amp-dtype", "bfloat16"]),
     (["--device", "cdua"], ["--device cdua", "cpu"]),
     (["--val-split", "validatoin"], ["--val-split validatoin", "train and validation"]),

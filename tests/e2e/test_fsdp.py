@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 
 import train_w2s
 from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.fsdp import take_out_shards
 from w2s_plugins.loading import find_weights, read_checkpoint, read_weights
 

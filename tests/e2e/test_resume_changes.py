@@ -15,7 +15,8 @@ from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
 from w2s_plugins import run_folder
 from w2s_plugins.checkpoint import check_resumable
-from w2s_plugins.cli import parse, resolve_train_args, train_parser
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.errors import UserError
 from w2s_plugins.loading import read_checkpoint
 

@@ -118,7 +118,7 @@ def test_the_paper_s_settings_are_those_of_the_recipes(cli: Cli) -> None:
     (["--utilisation", 1.5], "--utilisation 1.5: expected a share above 0, at most 1"),
     (["--epochs", 0], "--epochs 0: expected at least 1"),
     (["--epoch", 3], "cost: unknown argument '--epoch' (nearest: --epochs"),
-    (["--images", "many"], "argument --images: invalid int value: 'many'"),
+    (["--images", "many"], "--images: invalid int value: 'many'"),
 ])
 def test_errors(cli: Cli, flags: list[object], message: str) -> None:
     code, out, err = cli("cost", *flags)

@@ -227,7 +227,7 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
-    (["--format", "html"], "invalid choice"),
+    (["--format", "html"], "unknown choice 'html'"),
     (["--output", "/dev/null/x"], "--output /dev/null/x: cannot be made"),
 ])
 def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:

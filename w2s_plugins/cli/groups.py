@@ -2,22 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable
 
-from timm.utils import ParseKwargs
-
-Adder = Callable[..., argparse.Action]
-
-
-class KeyValues(ParseKwargs):
-    """timm's ``key=value ...``, with an error for what is not."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
-                 option_string: str | None = None) -> None:
-        for value in values:
-            if value and not value.partition("=")[1]:
-                raise argparse.ArgumentError(self, f"'{value}' has no value, expected KEY=VALUE")
-        super().__call__(parser, namespace, values, option_string)
+from .declare import Declare, ParseKwargs, Role
 
 
 class TargetKinds(tuple):
@@ -27,6 +13,8 @@ class TargetKinds(tuple):
         return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
 
 
+SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
@@ -41,17 +29,18 @@ def share_or_count(text: str) -> float | int:
 # ---------------------------------------------------------------- weak-to-strong
 
 
-def add_teacher(add: Adder) -> None:
+def add_teacher(add: Declare) -> None:
+    add = add.of(Role.TEACHER)
     add("--teacher", metavar="NAME[,NAME]", help="weak teacher: timm name, hf-hub:ORG/NAME[@REV] or local-dir:PATH; "
         "several, separated by commas, are an ensemble (mean of probabilities)")
-    add("--teacher-checkpoint", "--teacher-pretrained", metavar="PATH[,PATH]",
+    add("--teacher-checkpoint", "--teacher-pretrained", metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
     add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
         help="online: the teacher sees every training view; cached: it labels each image once, before training; "
         "cached-views:N: it labels the views of N epochs before training, after which the views repeat")
-    add("--target-cache", default="output/targets", metavar="DIR",
-        help="where cached targets are kept; other runs with the same data and teacher find them there")
+    add("--target-cache", default="output/targets", metavar="DIR", role=Role.WHERE, help="where cached targets are "
+        "kept; other runs with the same data and teacher find them there")
     add("--teacher-cache-dtype", choices=["float16", "float32"], default="float16", help="dtype of cached logits")
     add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
         "share the rest of the probability evenly")
@@ -61,7 +50,7 @@ def add_teacher(add: Adder) -> None:
         help="dtype of the teacher (default: that of autocast where the device computes in it, else float32)")
     add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
         "max-autotune-no-cudagraphs, which takes minutes to start; needs a C++ compiler on a CPU")
-    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
+    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--teacher-assign", choices=["mean", "student"], default="mean",
         help="of several teachers use the mean, or for each sample the one nearest to the student's prediction")
@@ -73,104 +62,130 @@ def add_teacher(add: Adder) -> None:
         "features (default: the last four)")
     add("--teacher-stages", type=int, nargs="+", metavar="I", help="feature levels of the teacher")
     add("--no-teacher-eval", action="store_true",
-        help="do not measure teacher and student on the validation split before the first step")
+        role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
 
 
-def add_loss(add: Adder) -> None:
-    add("--loss", metavar="NAME", help="a distillation loss (see --list-losses; default with a teacher: adaptconf), "
-        "or one of timm's criteria for supervised training (ce, bce, asl, poly, jsd)")
-    add("--loss-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
+def add_loss(add: Declare) -> None:
+    add = add.of(Role.TEACHER)
+    add("--loss", metavar="NAME", role=Role.TEACHER | Role.TUNING, help="a distillation loss (see --list-losses; "
+        "default with a teacher: adaptconf), or one of timm's criteria for supervised training (ce, bce, asl, poly, "
+        "jsd)")
+    add("--loss-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        role=Role.TEACHER | Role.TUNING,
         help="hyper-parameters of the distillation loss")
-    add("--task-loss", metavar="NAME", help="criterion on ground truth beside a distillation loss (default: ce)")
-    add("--task-loss-weight", type=float, metavar="W", help="weight of the criterion on ground truth; 0 trains on the "
-        "weak labels alone. Given alone, the distillation weight is 1 - W (default: both 1)")
-    add("--distill-loss-weight", type=float, metavar="W", help="weight of the distillation loss")
-    add("--list-losses", action="store_true", help="list the distillation losses with their kwargs, and exit")
+    add("--task-loss", metavar="NAME", role=Role.TRAINING, help="criterion on ground truth beside a distillation loss "
+        "(default: ce)")
+    add("--task-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
+        help="weight of the criterion on ground truth; 0 trains on the weak labels alone. Given alone, the "
+        "distillation weight is 1 - W (default: both 1)")
+    add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
+        help="weight of the distillation loss")
+    add("--list-losses", action="store_true", role=Role.REPORT, help="list the distillation losses with their kwargs, "
+        "and exit")
 
 
-def add_protocol(add: Adder) -> None:
-    add("--protocol", choices=["w2s"], help="w2s: train the teacher on the first part of the training slice, the "
-        "ceiling and the student on the second, and report the performance gap recovered with its interval; needs "
-        "--experiment NAME, the folder of the three")
-    add("--weak-fraction", type=share_or_count, default=0.5, metavar="N",
+def add_protocol(add: Declare) -> None:
+    add = add.of(Role.PROTOCOL)
+    add("--protocol", choices=["w2s"], form="w2s", help="w2s: train the teacher on the first part of the training "
+        "slice, the ceiling and the student on the second, and report the performance gap recovered with its interval; "
+        "needs --experiment NAME, the folder of the three")
+    add("--weak-fraction", type=share_or_count, default=0.5, metavar="N", needs=("protocol",),
         help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
     add("--weak-config", nargs="+", default=[], metavar="FILE",
-        help="YAML files with the flags in which the teacher's training differs with --protocol")
+        needs=("protocol",), help="YAML files with the flags in which the teacher's training differs with --protocol")
     add("--ceiling-checkpoint", metavar="RUN", help="run folder of a ceiling that another --protocol run has trained, "
         "with the same student, flags and samples, in place of training it again; --teacher-checkpoint RUN does so for "
         "the teacher")
-    add("--train-slice", metavar="A:B", help="class-stratified part of the training split: shares (0:0.3, 0.3:1.0) or "
-        "counts (0:40, 40:); slices that do not overlap are disjoint")
+    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: shares "
+        "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
-    add("--select", choices=["last", "best"], default="last", help="which epoch is exported and reported")
-    add("--select-split", type=share_or_count, metavar="N", help="hold out this share (0.1) or count (500) of the "
-        "training slice and let it, not the validation split, choose the best epoch")
-    add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth, for the PGR")
+    add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
+        "reported")
+    add("--select-split", type=share_or_count, metavar="N", role=Role.SELECTION, help="hold out this share (0.1) or "
+        "count (500) of the training slice and let it, not the validation split, choose the best epoch")
+    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
+        help="top-1 of the student trained on ground truth, for the PGR")
 
 
-def add_val_slice(add: Adder) -> None:
+def add_val_slice(add: Declare) -> None:
     """A part of the split to evaluate on: shared by training and validation."""
-    add("--val-slice", metavar="A:B", help="evaluate on this part of the split only, cut as --train-slice cuts: of one "
-        "split, 0:40000 can be trained on and 40000: evaluated on")
-    add("--slice-seed", type=int, default=0, metavar="S", help="seed of the slices, the same for teacher and student")
+    add = add.of(Role.DATA)
+    add("--val-slice", metavar="A:B", role=Role.SLICE, evaluation="val_slice", help="evaluate on this part of the "
+        "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
+    add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA, evaluation="slice_seed",
+        help="seed of the slices, the same for teacher and student")
 
 
-def add_few_shot(add: Adder) -> None:
+def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
-    add("--few-shot-eval", metavar="NxK[,NxK]", help="in every evaluation, test the frozen encoder on episodes of N "
-        "classes with K labelled images each, e.g. 5x1,5x5")
-    add("--few-shot-split", default="novel", metavar="NAME", help="split of the classes of these episodes")
-    add("--few-shot-class-list", metavar="LIST", help="its classes, where the split has others too (as --class-list)")
-    add("--few-shot-episodes", type=int, default=2000, metavar="E", help="number of these episodes")
+    add = add.of(Role.EVALUATION | Role.EPISODES)
+    add("--few-shot-eval", metavar="NxK[,NxK]", form="NxK", help="in every evaluation, test the frozen encoder on "
+        "episodes of N classes with K labelled images each, e.g. 5x1,5x5")
+    add("--few-shot-split", default="novel", metavar="NAME", needs=("few_shot_eval",), evaluation="split",
+        help="split of the classes of these episodes")
+    add("--few-shot-class-list", metavar="LIST", needs=("few_shot_eval",), evaluation="class_list",
+        help="its classes, where the split has others too (as --class-list)")
+    add("--few-shot-episodes", type=int, default=2000, metavar="E", low=2, needs=("few_shot_eval",),
+        evaluation="episodes", help="number of these episodes")
     add_episode_test(add)
-    add("--episodic", metavar="NxK", help="train on episodes of N classes with K labelled images each: a cosine "
-        "classifier with a learnt scale, distillation on the logits of the queries")
-    add("--episodes-per-batch", type=int, default=4, metavar="E", help="training episodes in a batch, per process "
-        "(--train-batches-per-epoch: batches in an epoch, 200)")
+    add("--episodic", metavar="NxK", form="NxK", role=Role.TRAINING, help="train on episodes of N classes with K "
+        "labelled images each: a cosine classifier with a learnt scale, distillation on the logits of the queries")
+    add("--episodes-per-batch", type=int, default=4, metavar="E", low=1, needs=("episodic",), role=Role.TRAINING,
+        help="training episodes in a batch, per process (--train-batches-per-epoch: batches in an epoch, 200)")
 
 
-def add_episode_test(add: Adder) -> None:
+def add_episode_test(add: Declare) -> None:
     """Test episodes: shared by training and validation."""
+    add = add.of(Role.EVALUATION | Role.EPISODES)
     add("--few-shot-classifier", choices=["cosine", "euclidean", "logistic"], default="cosine",
-        help="nearest mean of the labelled images by cosine or distance, or logistic regression")
-    add("--few-shot-seed", type=int, default=0, metavar="S", help="seed of the test episodes, the same for every model")
-    add("--queries", type=int, default=15, metavar="Q", help="images of each class of an episode to be classified")
+        needs=("few_shot_eval", "few_shot"), evaluation="few_shot_classifier", help="nearest mean of the labelled "
+        "images by cosine or distance, or logistic regression")
+    add("--few-shot-seed", type=int, default=0, metavar="S", needs=("few_shot_eval", "few_shot"),
+        evaluation="few_shot_seed", help="seed of the test episodes, the same for every model")
+    add("--queries", type=int, default=15, metavar="Q", low=1, needs=("few_shot_eval", "episodic", "few_shot"),
+        evaluation="queries", help="images of each class of an episode to be classified")
 
 
-def add_labels(add: Adder) -> None:
+def add_labels(add: Declare) -> None:
+    add = add.of(Role.NOISE)
     add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4, "
         "pairflip:0.45, or file:PATH[:COLUMN] (csv, npy, pt); the validation split keeps its own")
     add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
         "for (default: as published for CIFAR-10 and CIFAR-100)")
-    add("--noise-seed", type=int, default=0, metavar="S", help="seed of the label noise, the same for teacher and "
-        "student whatever their --seed")
-    add("--clean-select", metavar="RULE", help="train on the samples whose label is likely right: knn:K (it is that of "
-        "most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or file:PATH (those "
-        "that an earlier run selected)")
-    add("--clean-select-model", metavar="NAME", help="model whose features or losses decide: timm name, "
-        "hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
-    add("--clean-select-checkpoint", metavar="PATH", help="weights of that model: a file or a run folder")
+    add("--noise-seed", type=int, default=0, metavar="S", low=0, high=2 ** 32 - 1, help="seed of the label noise, the "
+        "same for teacher and student whatever their --seed")
+    add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
+        "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or "
+        "file:PATH (those that an earlier run selected)")
+    add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
+        "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
+    add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "
+        "folder")
 
 
-def add_hub(add: Adder) -> None:
-    add("--push-to-hub", metavar="ORG/NAME", help="publish the exported student on the Hugging Face Hub")
+def add_hub(add: Declare) -> None:
+    add = add.of(Role.REPORT)
+    add("--push-to-hub", metavar="ORG/NAME", role=Role.REPORT | Role.STUDENT, help="publish the exported student on "
+        "the Hugging Face Hub")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
     add("--hub-license", metavar="ID", default="apache-2.0", help="license in the model card")
 
 
-def add_run(add: Adder) -> None:
+def add_run(add: Declare) -> None:
+    add = add.of(Role.REPORT)
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
-    add("--nan-patience", type=int, default=10, metavar="N", help="bad (NaN or infinite) steps in a row, each skipped, "
-        "before the run stops")
+    add("--nan-patience", type=int, default=10, metavar="N", low=1, help="bad (NaN or infinite) steps in a row, each "
+        "skipped, before the run stops")
     add("--detect-anomaly", action="store_true", help="end at the first value that is not finite, in the forward or "
         "the backward pass, and name the module; for the search of an error, it takes time")
-    add("--data-errors", default="raise", metavar="RULE", help="training samples that cannot be read: raise ends the "
-        "run with the name of the file; skip:N lets another sample of the batch take the place, for N files at most")
-    add("--max-save-failures", type=int, default=3, metavar="N", help="saves in a row, of recovery checkpoints and "
-        "of what an epoch ends with, that may fail, each with a warning, before the run stops")
+    add("--data-errors", default="raise", metavar="RULE", role=Role.TRAINING, help="training samples that cannot be "
+        "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
+        "for N files at most")
+    add("--max-save-failures", type=int, default=3, metavar="N", low=0, help="saves in a row, of recovery checkpoints "
+        "and of what an epoch ends with, that may fail, each with a warning, before the run stops")
     add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
@@ -179,35 +194,43 @@ def add_run(add: Adder) -> None:
     add("--debug", action="store_true", help="show the traceback of errors")
 
 
-def add_released_code(add: Adder) -> None:
+def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
+    add = add.of(Role.TEACHER | Role.ALIAS)
     add("--distiller", metavar="NAME", help="as --loss, with that code's defaults; vanilla: no distillation")
-    add("--gt-loss-weight", type=float, metavar="W", help="as --task-loss-weight; leaves the other weight at 1")
-    add("--kd-loss-weight", type=float, metavar="W", help="as --distill-loss-weight")
-    add("--superalignment-rate", type=float, metavar="R", help="ramp of augconf")
-    add("--superalignment-threshold", type=float, metavar="T", help="temperature of adaptconf, alpha of augconf")
-    add("--dkd-alpha", type=float, metavar="A", help="alpha of dkd")
-    add("--dkd-beta", type=float, metavar="B", help="beta of dkd")
-    add("--dkd-temperature", type=float, metavar="T", help="temperature of dkd")
-    add("--rkd-distance-weight", type=float, metavar="W", help="distance_weight of rkd")
-    add("--rkd-angle-weight", type=float, metavar="W", help="angle_weight of rkd")
-    add("--rkd-eps", type=float, metavar="E", help="eps of rkd")
-    add("--rkd-squared", action="store_true", help="squared distances in rkd")
+    add("--gt-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
+        help="as --task-loss-weight; leaves the other weight at 1")
+    add("--kd-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
+        help="as --distill-loss-weight")
+    add("--superalignment-rate", type=float, metavar="R", sets={"augconf": "ramp"}, help="ramp of augconf")
+    add("--superalignment-threshold", type=float, metavar="T", sets={"adaptconf": "temperature", "augconf": "alpha"},
+        help="temperature of adaptconf, alpha of augconf")
+    add("--dkd-alpha", type=float, metavar="A", sets={"dkd": "alpha"}, help="alpha of dkd")
+    add("--dkd-beta", type=float, metavar="B", sets={"dkd": "beta"}, help="beta of dkd")
+    add("--dkd-temperature", type=float, metavar="T", sets={"dkd": "temperature"}, help="temperature of dkd")
+    add("--rkd-distance-weight", type=float, metavar="W", sets={"rkd": "distance_weight"},
+        help="distance_weight of rkd")
+    add("--rkd-angle-weight", type=float, metavar="W", sets={"rkd": "angle_weight"}, help="angle_weight of rkd")
+    add("--rkd-eps", type=float, metavar="E", sets={"rkd": "eps"}, help="eps of rkd")
+    add("--rkd-squared", action="store_true", sets={"rkd": "squared"}, help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--finetune", default="", metavar="PATH", help="initialise the student from a checkpoint whose head may "
-        "differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
-    add("--eval-interval-end", type=float, metavar="R", help="evaluate every epoch after this share of training")
-    add("--model-name", metavar="NAME", help="name of the model in the run folder's name")
-    add("--speedtest", action="store_true", help="train without any evaluation")
+    add("--finetune", default="", metavar="PATH", role=Role.START, help="initialise the student from a checkpoint "
+        "whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
+    add("--eval-interval-end", type=float, metavar="R", role=Role.EVALUATION, help="evaluate every epoch after this "
+        "share of training")
+    add("--model-name", metavar="NAME", role=Role.REPORT, help="name of the model in the run folder's name")
+    add("--speedtest", action="store_true", role=Role.REPORT, help="train without any evaluation")
 
 
-def add_timm_distillation(add: Adder) -> None:
+def add_timm_distillation(add: Declare) -> None:
+    add = add.of(Role.TEACHER)
     add("--kd-model-name", metavar="NAME", help="teacher of timm's own distillation tasks")
     add("--kd-distill-type", default="logit", choices=["logit", "feature", "token"],
         help="timm's distillation task: logits, pooled features, or a distillation token")
-    add("--kd-loss-type", default="kl", metavar="NAME", help="loss of timm's logit distillation; timm knows kl only")
-    add("--kd-temperature", default=4.0, type=float, metavar="T",
+    add("--kd-loss-type", default="kl", metavar="NAME", choices=("kl",), help="loss of timm's logit distillation; timm "
+        "knows kl only")
+    add("--kd-temperature", default=4.0, type=float, metavar="T", role=Role.TEACHER | Role.TUNING,
         help="softmax temperature of distillation; given by hand, it also sets a --loss's temperature")
     add("--kd-student-feature-dim", type=int, metavar="D", help="width of the student's features (default: detected)")
     add("--kd-teacher-feature-dim", type=int, metavar="D", help="width of the teacher's features (default: detected)")
@@ -217,246 +240,327 @@ def add_timm_distillation(add: Adder) -> None:
 # ---------------------------------------------------------------- timm's training script
 
 
-def add_dataset(add: Adder) -> None:
-    add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", "-d", default="", metavar="NAME",
-        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
-        "empty: image folders or tar files")
+def add_dataset(add: Declare) -> None:
+    add = add.of(Role.DATA)
+    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA, help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="data_dir",
+        help="folder of the data (default: the one that IMAGENET_DIR names)")
+    add("--dataset", "-d", default="", metavar="NAME", evaluation="dataset", help="TYPE/NAME, e.g. torch/cifar100, "
+        "hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; empty: image folders or tar files")
     add("--train-split", default="train", metavar="NAME", help="training split")
-    add("--val-split", default="validation", metavar="NAME", help="validation split; empty: no evaluation")
+    add("--val-split", default="validation", metavar="NAME", evaluation="split", help="validation split; empty: no "
+        "evaluation")
     add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
-    add("--val-num-samples", type=int, metavar="N", help="size of the validation split of an iterable dataset")
+    add("--val-num-samples", type=int, metavar="N", evaluation="num_samples", help="size of the validation split of an "
+        "iterable dataset")
     add_reading(add)
 
 
-def add_reading(add: Adder) -> None:
+def add_reading(add: Declare) -> None:
     """How samples are read: shared by training and validation."""
-    add("--dataset-download", action="store_true", help="allow torch/ and tfds/ datasets to download themselves")
-    add("--class-map", type=str, default="", metavar="FILE", help="file that maps class names to indices")
-    add("--class-list", metavar="LIST", help="use these classes only: a file with one name a line, or a list of the "
-        "package such as miniimagenet/base")
-    add("--image-root", metavar="DIR", help="folder that the names of images in the lists of inat2018 and inat2021 are "
-        "relative to (default: --data-dir)")
-    add("--input-img-mode", type=str, metavar="MODE", help="PIL mode that images are converted to")
-    add("--input-key", type=str, metavar="KEY", help="column of the images")
-    add("--target-key", type=str, metavar="KEY", help="column of the labels")
-    add("--decoder", choices=["auto", "pil", "torchvision"], default="auto",
+    add = add.of(Role.DATA)
+    add("--dataset-download", action="store_true", role=Role.WHERE, help="allow torch/ and tfds/ datasets to download "
+        "themselves")
+    add("--class-map", type=str, default="", metavar="FILE", evaluation="class_map", help="file that maps class names "
+        "to indices")
+    add("--class-list", metavar="LIST", evaluation="class_list", help="use these classes only: a file with one name a "
+        "line, or a list of the package such as miniimagenet/base")
+    add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="image_root",
+        help="folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
+        "--data-dir)")
+    add("--input-img-mode", type=str, metavar="MODE", evaluation="input_img_mode", help="PIL mode that images are "
+        "converted to")
+    add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
+    add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
+    add("--decoder", choices=["auto", "pil", "torchvision"], default="auto", evaluation="decoder",
         help="what decodes and resizes images; auto: torchvision for JPEG files where the transforms allow it (crops, "
         "resizing, flips), Pillow for everything else")
-    add("--dataset-trust-remote-code", action="store_true", help="let a Hub dataset run code from its repository")
+    add("--dataset-trust-remote-code", action="store_true", role=Role.WHERE, help="let a Hub dataset run code from its "
+        "repository")
 
 
-def add_input(add: Adder) -> None:
+def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
-    add("--img-size", type=int, metavar="N", help="image size (default: the model's); also resizes ViTs")
-    add("--in-chans", type=int, metavar="N", help="input channels")
-    add("--input-size", nargs=3, type=int, metavar="N", help="channels, height, width")
-    add("--crop-pct", type=float, metavar="R", help="centre crop of validation images")
-    add("--mean", type=float, nargs="+", metavar="M", help="mean that images are normalised with")
-    add("--std", type=float, nargs="+", metavar="S", help="standard deviation that images are normalised with")
-    add("--interpolation", type=str, default="", metavar="NAME", help="interpolation when resizing")
-    add("--num-classes", type=int, metavar="N", help="number of classes (default: that of the data, else the model's)")
-    add("--gp", type=str, metavar="POOL", help="global pooling: fast, avg, max, avgmax, catavgmax")
+    add = add.of(Role.INPUT)
+    add("--img-size", type=int, metavar="N", evaluation="img_size", role=Role.INPUT | Role.SHAPE,
+        help="image size (default: the model's); also resizes ViTs")
+    add("--in-chans", type=int, metavar="N", evaluation="in_chans", role=Role.INPUT | Role.SHAPE, help="input channels")
+    add("--input-size", nargs=3, type=int, metavar="N", evaluation="input_size", role=Role.INPUT | Role.SHAPE,
+        help="channels, height, width")
+    add("--crop-pct", type=float, metavar="R", evaluation="crop_pct", help="centre crop of validation images")
+    add("--mean", type=float, nargs="+", metavar="M", evaluation="mean", help="mean that images are normalised with")
+    add("--std", type=float, nargs="+", metavar="S", evaluation="std", help="standard deviation that images are "
+        "normalised with")
+    add("--interpolation", type=str, default="", metavar="NAME", evaluation="interpolation",
+        choices=("", *INTERPOLATIONS), help="interpolation when resizing")
+    add("--num-classes", type=int, metavar="N", role=Role.MODEL | Role.SHAPE, evaluation="num_classes",
+        help="number of classes (default: that of the data, else the model's)")
+    add("--gp", type=str, metavar="POOL", role=Role.MODEL | Role.SHAPE, evaluation="gp",
+        help="global pooling: fast, avg, max, avgmax, catavgmax")
 
 
-def add_execution(add: Adder, compile_parser: argparse._ActionsContainer) -> None:
+def add_execution(add: Declare) -> None:
     """How the model is run: shared by training and validation."""
-    add("--channels-last", action="store_true", help="channels_last memory layout")
-    add("--fuser", type=str, default="", metavar="NAME", help="TorchScript fuser: te, old, nvfuser")
+    add = add.of(Role.TRAINING)
+    add("--channels-last", action="store_true", evaluation="channels_last", help="channels_last memory layout")
+    add("--fuser", type=str, default="", metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"),
+        help="TorchScript fuser: te, old, nvfuser")
     add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
-    add("--model-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
-        help="arguments of the model's constructor")
+    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+        role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", help="arguments of the model's "
+        "constructor")
     add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
-    scripting = compile_parser.add_mutually_exclusive_group()
-    scripting.add_argument("--torchscript", action="store_true", help="compile the model with TorchScript")
-    scripting.add_argument("--torchcompile", nargs="?", const="inductor", type=str, metavar="BACKEND",
-                           help="compile the model with torch.compile")
+    scripting = add.exclusive()
+    scripting("--torchscript", action="store_true", help="compile the model with TorchScript")
+    scripting("--torchcompile", nargs="?", const="inductor", type=str, metavar="BACKEND",
+              help="compile the model with torch.compile")
 
 
-def add_precision(add: Adder) -> None:
-    add("--device", type=str, default="cuda", metavar="NAME", help="device; without CUDA the CPU is used")
-    add("--amp", action="store_true", help="mixed precision")
-    add("--amp-dtype", type=str, default="float16", metavar="DTYPE",
-        help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless given)")
-    add("--model-dtype", type=str, metavar="DTYPE", help="dtype of the model without mixed precision")
-    add("--dist-timeout", type=float, default=600, metavar="S",
-        help="seconds without a sign of life from one of several processes after which the run ends and names it")
+def add_precision(add: Declare) -> None:
+    add = add.of(Role.TRAINING)
+    add("--device", type=str, default="cuda", metavar="NAME", role=Role.WHERE, help="device; without CUDA the CPU is "
+        "used")
+    add("--amp", action="store_true", evaluation="amp", help="mixed precision")
+    add("--amp-dtype", type=str, default="float16", metavar="DTYPE", evaluation="amp_dtype",
+        choices=("float16", "bfloat16"), help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless "
+        "given)")
+    add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
+        choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
+    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds without a sign of life "
+        "from one of several processes after which the run ends and names it")
 
 
-def add_model(add: Adder, parser: argparse._ActionsContainer) -> None:
-    add("--model", type=str, default="resnet50", metavar="NAME", help="strong student, a timm name or hf-hub:ORG/NAME")
-    add("--pretrained", action="store_true", help="start from the model's pretrained weights")
-    add("--pretrained-path", type=str, metavar="PATH", help="use this file as the pretrained weights")
-    add("--initial-checkpoint", type=str, default="", metavar="PATH", help="load this checkpoint after creation")
-    add("--linear-probe", action="store_true", help="train the last layer only, on features of the frozen student that "
-        "are computed once, without augmentation, and kept under --target-cache (docs/protocol.md)")
-    add("--resume", type=str, default="", metavar="PATH",
+def add_model(add: Declare) -> None:
+    add = add.of(Role.MODEL)
+    add("--model", type=str, default="resnet50", metavar="NAME", evaluation="model", role=Role.MODEL | Role.SHAPE,
+        help="strong student, a timm name or hf-hub:ORG/NAME")
+    add("--pretrained", action="store_true", role=Role.START, help="start from the model's pretrained weights")
+    add("--pretrained-path", type=str, metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
+    add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
+        help="load this checkpoint after creation")
+    add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
+        "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
+        "(docs/protocol.md)")
+    add("--resume", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
-    add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", help="flags that may differ from "
-        "those of the run that is continued, as names without dashes such as batch-size, or processes; any other that "
-        "changes the outcome is refused")
-    add("--no-resume-opt", action="store_true", help="resume the weights only, not the optimizer")
+    add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
+        help="flags that may differ from those of the run that is continued, as names without dashes such as "
+        "batch-size, or processes; any other that changes the outcome is refused")
+    add("--no-resume-opt", action="store_true", role=Role.RESUMING, help="resume the weights only, not the optimizer")
     add_input(add)
-    add("-b", "--batch-size", type=int, default=128, metavar="N", help="training batch size per process")
-    add("-vb", "--validation-batch-size", type=int, metavar="N", help="validation batch size (default: the same)")
-    add("--grad-accum-steps", type=int, default=1, metavar="N", help="batches per update")
-    add("--grad-checkpointing", action="store_true", help="recompute activations in the backward pass")
-    add_execution(add, parser)
-    add("--head-init-scale", type=float, metavar="S", help="factor on the initial head")
-    add("--head-init-bias", type=float, metavar="B", help="initial bias of the head")
+    add("-b", "--batch-size", type=int, default=128, metavar="N", low=1, role=Role.TRAINING, evaluation="batch_size",
+        help="training batch size per process")
+    add("-vb", "--validation-batch-size", type=int, metavar="N", low=1, role=Role.REPORT, evaluation="batch_size",
+        help="validation batch size (default: the same)")
+    add("--grad-accum-steps", type=int, default=1, metavar="N", low=1, help="batches per update")
+    add("--grad-checkpointing", action="store_true", role=Role.TRAINING, help="recompute activations in the backward "
+        "pass")
+    add_execution(add)
+    add("--head-init-scale", type=float, metavar="S", role=Role.START, help="factor on the initial head")
+    add("--head-init-bias", type=float, metavar="B", role=Role.START, help="initial bias of the head")
 
 
-def add_device(add: Adder) -> None:
+def add_device(add: Declare) -> None:
+    add = add.of(Role.TRAINING)
     add_precision(add)
     add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
     add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
     add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
-    add("--synchronize-step", action="store_true", help="wait for the device after every update")
-    add("--local_rank", type=int, default=0, metavar="R", help="set by old launchers; torchrun's environment wins")
-    add("--device-modules", type=str, nargs="+", metavar="MODULE", help="Python modules of device backends to import")
+    add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
+    add("--local_rank", type=int, default=0, metavar="R", role=Role.WHERE, help="set by old launchers; torchrun's "
+        "environment wins")
+    add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
+        "backends to import")
 
 
-def add_optimizer(add: Adder) -> None:
-    add("--opt", type=str, default="sgd", metavar="NAME", help="optimizer, one of timm's")
+def add_optimizer(add: Declare) -> None:
+    add = add.of(Role.OPTIMIZER)
+    add("--opt", type=str, default="sgd", metavar="NAME", role=Role.OPTIMIZER | Role.STATE,
+        help="optimizer, one of timm's")
     add("--opt-eps", type=float, metavar="E", help="epsilon of the optimizer")
     add("--opt-betas", type=float, nargs="+", metavar="B", help="betas of the optimizer")
     add("--momentum", type=float, default=0.9, metavar="M", help="momentum")
-    add("--weight-decay", type=float, default=2e-5, metavar="W", help="weight decay")
-    add("--clip-grad", type=float, metavar="V", help="gradient clipping value")
-    add("--clip-mode", type=str, default="norm", metavar="MODE", help="norm, value or agc")
-    add("--layer-decay", type=float, metavar="D", help="learning-rate decay from layer to layer")
+    add("--weight-decay", type=float, default=2e-5, metavar="W", role=Role.OPTIMIZER | Role.TUNING, help="weight decay")
+    add("--clip-grad", type=float, metavar="V", low=1e-6, help="gradient clipping value")
+    add("--clip-mode", type=str, default="norm", metavar="MODE", choices=("norm", "value", "agc"),
+        help="norm, value or agc")
+    add("--layer-decay", type=float, metavar="D", role=Role.OPTIMIZER | Role.STATE, help="learning-rate decay from "
+        "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--opt-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V", help="more optimizer arguments")
+    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", help="more optimizer arguments")
 
 
-def add_schedule(add: Adder) -> None:
-    add("--sched", type=str, default="cosine", metavar="NAME", help="learning-rate schedule")
+def add_schedule(add: Declare) -> None:
+    add = add.of(Role.SCHEDULE)
+    add("--sched", type=str, default="cosine", metavar="NAME", choices=SCHEDULERS, help="learning-rate schedule")
     add("--sched-on-updates", action="store_true", help="step the schedule by update, not by epoch")
-    add("--lr", type=float, metavar="LR", help="learning rate; without it --lr-base is scaled by the batch size")
-    add("--lr-base", type=float, default=0.1, metavar="LR", help="learning rate at --lr-base-size")
-    add("--lr-base-size", type=int, default=256, metavar="N", help="batch size that --lr-base is meant for")
-    add("--lr-base-scale", type=str, default="", metavar="RULE", help="linear or sqrt (default: by optimizer)")
+    add("--lr", type=float, metavar="LR", low=0, role=Role.SCHEDULE | Role.TUNING, help="learning rate; without it "
+        "--lr-base is scaled by the batch size")
+    add("--lr-base", type=float, default=0.1, metavar="LR", role=Role.SCHEDULE | Role.ALIAS,
+        help="learning rate at --lr-base-size")
+    add("--lr-base-size", type=int, default=256, metavar="N", role=Role.SCHEDULE | Role.ALIAS,
+        help="batch size that --lr-base is meant for")
+    add("--lr-base-scale", type=str, default="", metavar="RULE", choices=("", "linear", "sqrt"),
+        role=Role.SCHEDULE | Role.ALIAS, help="linear or sqrt (default: by optimizer)")
     add("--lr-noise", type=float, nargs="+", metavar="R", help="range of epochs with noise on the learning rate")
     add("--lr-noise-pct", type=float, default=0.67, metavar="P", help="limit of that noise")
     add("--lr-noise-std", type=float, default=1.0, metavar="S", help="standard deviation of that noise")
-    add("--lr-cycle-mul", type=float, default=1.0, metavar="M", help="factor on the cycle length")
+    add("--lr-cycle-mul", type=float, default=1.0, metavar="M", low=1e-6, help="factor on the cycle length")
     add("--lr-cycle-decay", type=float, default=0.5, metavar="D", help="decay from cycle to cycle")
-    add("--lr-cycle-limit", type=int, default=1, metavar="N", help="number of cycles")
+    add("--lr-cycle-limit", type=int, default=1, metavar="N", low=1, help="number of cycles")
     add("--lr-k-decay", type=float, default=1.0, metavar="K", help="k of k-decay for cosine and poly")
     add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
     add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
-    add("--epochs", type=int, default=300, metavar="N", help="epochs")
+    add("--epochs", type=int, default=300, metavar="N", low=1, help="epochs")
     add("--epoch-repeats", type=float, default=0.0, metavar="R", help="repeats of an iterable dataset in an epoch")
-    add("--start-epoch", type=int, metavar="N", help="number of the first epoch")
-    add("--stop-epoch", type=int, metavar="N", help="stop after this epoch; the schedule stays that of --epochs")
+    add("--start-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
+        help="number of the first epoch")
+    add("--stop-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
+        help="stop after this epoch; the schedule stays that of --epochs")
     add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="milestones of multistep")
-    add("--decay-epochs", type=float, default=90, metavar="N", help="epochs between decays of step")
-    add("--warmup-epochs", type=int, default=5, metavar="N", help="epochs of warm-up")
+    add("--decay-epochs", type=float, default=90, metavar="N", low=1e-6, help="epochs between decays of step")
+    add("--warmup-epochs", type=int, default=5, metavar="N", low=0, help="epochs of warm-up")
     add("--warmup-prefix", action="store_true", help="the warm-up comes on top of --epochs")
-    add("--cooldown-epochs", type=int, default=0, metavar="N", help="epochs at the lowest rate, after the schedule")
+    add("--cooldown-epochs", type=int, default=0, metavar="N", low=0, help="epochs at the lowest rate, after the "
+        "schedule")
     add("--patience-epochs", type=int, default=10, metavar="N", help="patience of plateau")
     add("--decay-rate", "--dr", type=float, default=0.1, metavar="R", help="factor of a decay")
 
 
-def add_augmentation(add: Adder) -> None:
-    add("--no-aug", action="store_true", help="no training augmentation")
-    add("--train-crop-mode", type=str, metavar="MODE", help="rrc, rkrc or rkrr")
-    add("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="R", help="area of random crops")
-    add("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="aspect of random crops")
-    add("--hflip", type=float, default=0.5, metavar="P", help="horizontal flips")
-    add("--vflip", type=float, default=0.0, metavar="P", help="vertical flips")
-    add("--color-jitter", type=float, default=0.4, metavar="S", help="strength of colour jitter")
-    add("--color-jitter-prob", type=float, metavar="P", help="probability of colour jitter (default: always)")
-    add("--grayscale-prob", type=float, metavar="P", help="probability of greyscale")
-    add("--gaussian-blur-prob", type=float, metavar="P", help="probability of blur")
+def add_augmentation(add: Declare) -> None:
+    add = add.of(Role.VIEW)
+    add("--no-aug", action="store_true", role=Role.TRAINING, help="no training augmentation")
+    add("--train-crop-mode", type=str, metavar="MODE", choices=("rrc", "rkrc", "rkrr"), help="rrc, rkrc or rkrr")
+    add("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="R", low=0, span=True, off=[1.0, 1.0],
+        help="area of random crops")
+    add("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", low=1e-6, span=True, off=[1.0, 1.0],
+        help="aspect of random crops")
+    add("--hflip", type=float, default=0.5, metavar="P", low=0, high=1, off=0.0, help="horizontal flips")
+    add("--vflip", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="vertical flips")
+    add("--color-jitter", type=float, default=0.4, metavar="S", off=0.0, help="strength of colour jitter")
+    add("--color-jitter-prob", type=float, metavar="P", low=0, high=1, help="probability of colour jitter (default: "
+        "always)")
+    add("--grayscale-prob", type=float, metavar="P", low=0, high=1, help="probability of greyscale")
+    add("--gaussian-blur-prob", type=float, metavar="P", low=0, high=1, help="probability of blur")
     add("--aa", type=str, metavar="NAME", help="AutoAugment, RandAugment or AugMix policy")
-    add("--aug-repeats", type=float, default=0, metavar="N", help="views of a sample in an epoch")
-    add("--aug-splits", type=int, default=0, metavar="N", help="AugMix splits of a batch, 0 or at least 2")
-    add("--jsd-loss", action="store_true", help="Jensen-Shannon criterion over the splits")
-    add("--bce-loss", action="store_true", help="binary cross-entropy as the criterion")
-    add("--bce-sum", action="store_true", help="sum it over classes")
-    add("--bce-target-thresh", type=float, metavar="T", help="binarise its soft targets")
-    add("--bce-pos-weight", type=float, metavar="W", help="its weight of positives")
-    add("--reprob", type=float, default=0.0, metavar="P", help="random erasing")
-    add("--remode", type=str, default="pixel", metavar="MODE", help="its fill: const, rand or pixel")
-    add("--recount", type=int, default=1, metavar="N", help="its number of boxes")
-    add("--resplit", action="store_true", help="leave the first augmentation split without it")
-    add("--mixup", type=float, default=0.0, metavar="A", help="alpha of mixup")
-    add("--cutmix", type=float, default=0.0, metavar="A", help="alpha of cutmix")
-    add("--cutmix-minmax", type=float, nargs="+", metavar="R", help="range of cutmix boxes, in place of alpha")
-    add("--mixup-prob", type=float, default=1.0, metavar="P", help="probability of mixing")
-    add("--mixup-switch-prob", type=float, default=0.5, metavar="P", help="share of cutmix where both are on")
-    add("--mixup-mode", type=str, default="batch", metavar="MODE", help="batch, pair or elem")
-    add("--mixup-off-epoch", type=int, default=0, metavar="N", help="no mixing from this epoch on")
-    add("--smoothing", type=float, default=0.1, metavar="S", help="label smoothing of the criterion")
-    add("--train-interpolation", type=str, default="random", metavar="NAME", help="interpolation of random crops")
-    add("--drop", type=float, default=0.0, metavar="R", help="dropout")
-    add("--drop-connect", type=float, metavar="R", help="old name of --drop-path")
-    add("--drop-path", type=float, metavar="R", help="stochastic depth")
-    add("--drop-block", type=float, metavar="R", help="drop block")
+    add("--aug-repeats", type=float, default=0, metavar="N", low=0, off=0, role=Role.MIXING,
+        help="views of a sample in an epoch")
+    add("--aug-splits", type=int, default=0, metavar="N", off=0, role=Role.MIXING, help="AugMix splits of a batch, 0 "
+        "or at least 2")
+    add("--jsd-loss", action="store_true", role=Role.TRAINING, help="Jensen-Shannon criterion over the splits")
+    add("--bce-loss", action="store_true", role=Role.TRAINING, help="binary cross-entropy as the criterion")
+    add("--bce-sum", action="store_true", role=Role.TRAINING, help="sum it over classes")
+    add("--bce-target-thresh", type=float, metavar="T", role=Role.TRAINING, help="binarise its soft targets")
+    add("--bce-pos-weight", type=float, metavar="W", role=Role.TRAINING, help="its weight of positives")
+    add("--reprob", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="random erasing")
+    add("--remode", type=str, default="pixel", metavar="MODE", choices=("const", "rand", "pixel"), role=Role.TRAINING,
+        help="its fill: const, rand or pixel")
+    add("--recount", type=int, default=1, metavar="N", role=Role.TRAINING, help="its number of boxes")
+    add("--resplit", action="store_true", role=Role.TRAINING, help="leave the first augmentation split without it")
+    add("--mixup", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of mixup")
+    add("--cutmix", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of cutmix")
+    add("--cutmix-minmax", type=float, nargs="+", metavar="R", low=0, high=1, span=True, role=Role.MIXING,
+        help="range of cutmix boxes, in place of alpha")
+    add("--mixup-prob", type=float, default=1.0, metavar="P", low=0, high=1, role=Role.TRAINING,
+        help="probability of mixing")
+    add("--mixup-switch-prob", type=float, default=0.5, metavar="P", low=0, high=1, role=Role.TRAINING,
+        help="share of cutmix where both are on")
+    add("--mixup-mode", type=str, default="batch", metavar="MODE", role=Role.TRAINING,
+        choices=("batch", "pair", "elem"), help="batch, pair or elem")
+    add("--mixup-off-epoch", type=int, default=0, metavar="N", role=Role.TRAINING, help="no mixing from this epoch on")
+    add("--smoothing", type=float, default=0.1, metavar="S", low=0, high=1 - 1e-6, role=Role.TRAINING,
+        help="label smoothing of the criterion")
+    add("--train-interpolation", type=str, default="random", metavar="NAME", choices=("", "random", *INTERPOLATIONS),
+        role=Role.TRAINING,
+        help="interpolation of random crops")
+    add("--drop", type=float, default=0.0, metavar="R", low=0, high=1, role=Role.TRAINING, help="dropout")
+    add("--drop-connect", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="old name of --drop-path")
+    add("--drop-path", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="stochastic depth")
+    add("--drop-block", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="drop block")
 
 
-def add_batch_norm(add: Adder) -> None:
+def add_batch_norm(add: Declare) -> None:
+    add = add.of(Role.MODEL)
     add("--bn-momentum", type=float, metavar="M", help="momentum of batch norm")
     add("--bn-eps", type=float, metavar="E", help="epsilon of batch norm")
     add("--sync-bn", action="store_true", help="synchronised batch norm (needs an accelerator)")
-    add("--dist-bn", type=str, default="reduce", metavar="MODE", help="statistics after an epoch: reduce or broadcast")
+    add("--dist-bn", type=str, default="reduce", metavar="MODE", choices=("reduce", "broadcast", ""),
+        help="statistics after an epoch: reduce or broadcast")
     add("--split-bn", action="store_true", help="separate batch norm for augmentation splits")
 
 
-def add_ema(add: Adder) -> None:
-    add("--model-ema", action="store_true", help="keep an exponential moving average of the weights")
+def add_ema(add: Declare) -> None:
+    add = add.of(Role.TRAINING)
+    add("--model-ema", action="store_true", role=Role.TRAINING | Role.SHAPE, help="keep an exponential moving average "
+        "of the weights")
     add("--model-ema-force-cpu", action="store_true", help="keep it on the CPU, without evaluation")
-    add("--model-ema-decay", type=float, default=0.9998, metavar="D", help="its decay")
+    add("--model-ema-decay", type=float, default=0.9998, metavar="D", low=0, high=1, help="its decay")
     add("--model-ema-warmup", action="store_true", help="warm its decay up")
 
 
-def add_misc(add: Adder) -> None:
-    add("--seed", type=int, default=42, metavar="S", help="random seed")
-    add("--worker-seeding", type=str, default="all", metavar="MODE", help="seeding of the workers of iterable datasets")
-    add("--log-interval", type=int, default=50, metavar="N", help="updates between log lines")
-    add("--val-interval", "--eval-interval", type=int, default=1, metavar="N", help="epochs between evaluations")
+def add_misc(add: Declare) -> None:
+    add = add.of(Role.REPORT)
+    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING, help="random seed")
+    add("--worker-seeding", type=str, default="all", metavar="MODE", role=Role.TRAINING, choices=("all", "part"),
+        help="seeding of the workers of iterable datasets")
+    add("--log-interval", type=int, default=50, metavar="N", low=1, help="updates between log lines")
+    add("--val-interval", "--eval-interval", type=int, default=1, metavar="N", low=1, role=Role.EVALUATION,
+        help="epochs between evaluations")
     add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
-    add("--recovery-interval", type=int, default=0, metavar="N", help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, default=10, metavar="N", help="checkpoints that are kept")
-    add("-j", "--workers", type=int, default=4, metavar="N", help="data worker processes")
-    add("--save-images", action="store_true", help="save the images of logged batches")
-    add("--pin-mem", action="store_true", help="pin host memory")
-    add("--no-prefetcher", action="store_true", help="normalise images in the workers")
-    add("--output", type=str, default="", metavar="DIR", help="folder of runs (default: ./output/train)")
-    add("--experiment", type=str, default="", metavar="NAME", help="name of the run folder (default: time and model)")
-    add("--eval-metric", type=str, default="top1", metavar="NAME", help="metric that ranks checkpoints: top1, top5, "
+    add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
+    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints that are kept")
+    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
+        help="data worker processes")
+    add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
+    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory")
+    add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
+    add("--output", type=str, default="", metavar="DIR", role=Role.WHERE, help="folder of runs (default: "
+        "./output/train)")
+    add("--experiment", type=str, default="", metavar="NAME", role=Role.WHERE, help="name of the run folder (default: "
+        "time and model)")
+    add("--eval-metric", type=str, default="top1", metavar="NAME", role=Role.SELECTION | Role.STUDENT,
+        choices=("top1", "top5", "loss", "agreement", "few-shot"), help="metric that ranks checkpoints: top1, top5, "
         "loss, agreement (with --teacher), few-shot (the first kind of --few-shot-eval)")
-    add("--long-tail", choices=["auto", "always", "never"], default="auto", help="also measure accuracy on classes "
-        "with many, medium and few training samples; auto: where the training split has both many- and few-shot ones")
+    add("--long-tail", role=Role.EVALUATION, choices=["auto", "always", "never"], default="auto",
+        help="also measure accuracy on classes with many, medium and few training samples; auto: where the training "
+        "split has both many- and few-shot ones")
     add_long_tail(add)
-    add("--tta", type=int, default=0, metavar="N", help="test-time augmentations, as consecutive samples")
-    add("--use-multi-epochs-loader", action="store_true", help="keep data workers between epochs (always so here)")
+    add("--tta", type=int, default=0, metavar="N", role=Role.EVALUATION, help="test-time augmentations, as consecutive "
+        "samples")
+    add("--use-multi-epochs-loader", action="store_true", role=Role.WHERE, help="keep data workers between epochs "
+        "(always so here)")
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
     add("--wandb-project", type=str, metavar="NAME", help="its project")
     add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
     add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue")
-    add("--train-img-sizes", type=int, nargs="+", metavar="N", help="image sizes drawn batch by batch")
-    add("--train-batch-sizes", type=int, nargs="+", metavar="N", help="batch size for each of them")
-    add("--train-size-probs", type=float, nargs="+", metavar="P", help="probability of each of them")
-    add("--train-size-schedule", choices=["constant", "progressive"], default="constant", help="how they are drawn")
-    add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", help="width of the progressive window")
-    add("--train-size-random-mix", type=float, default=0.1, metavar="R", help="share drawn uniformly")
+    add("--train-img-sizes", type=int, nargs="+", metavar="N", role=Role.MIXING, help="image sizes drawn batch by "
+        "batch")
+    add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING, help="batch size for each of them")
+    add("--train-size-probs", type=float, nargs="+", metavar="P", role=Role.TRAINING, help="probability of each of "
+        "them")
+    add("--train-size-schedule", choices=["constant", "progressive"], default="constant", role=Role.TRAINING,
+        help="how they are drawn")
+    add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", role=Role.TRAINING,
+        help="width of the progressive window")
+    add("--train-size-random-mix", type=float, default=0.1, metavar="R", role=Role.TRAINING,
+        help="share drawn uniformly")
     add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
-        help="batches in an epoch of --train-img-sizes, or of --episodic")
+        low=1, role=Role.TRAINING, help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
-        help="scale of the loss with the batch size of --train-img-sizes")
+        role=Role.TRAINING, help="scale of the loss with the batch size of --train-img-sizes")
 
 
-def add_long_tail(add: Adder) -> None:
+def add_long_tail(add: Declare) -> None:
     """Groups of classes: shared by training and validation."""
-    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"),
-        help="few-shot classes have fewer training samples than FEW, many-shot classes more than MANY")
+    add = add.of(Role.EVALUATION)
+    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"), span=True,
+        evaluation="long_tail_thresholds", help="few-shot classes have fewer training samples than FEW, many-shot "
+        "classes more than MANY")
 
 
-def add_naflex(add: Adder) -> None:
+def add_naflex(add: Declare) -> None:
+    add = add.of(Role.MODEL)
     add("--naflex-loader", action="store_true", help="NaFlex patches (not available: teachers take images)")
     add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024], metavar="N",
         help="sequence lengths of NaFlex")
@@ -470,33 +574,37 @@ def add_naflex(add: Adder) -> None:
 # ---------------------------------------------------------------- timm's validation script
 
 
-def add_validation_data(add: Adder) -> None:
-    add("data", nargs="?", metavar="DIR", help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", default="", metavar="NAME", help="TYPE/NAME, inat2018 or inat2021; empty: image folders or "
-        "tar files")
+def add_validation_data(add: Declare) -> None:
+    add = add.of(Role.DATA)
+    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA, help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="data_dir",
+        help="folder of the data (default: the one that IMAGENET_DIR names)")
+    add("--dataset", default="", metavar="NAME", evaluation="dataset", help="TYPE/NAME, inat2018 or inat2021; empty: "
+        "image folders or tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add_val_slice(add)
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
-    add("-j", "--workers", type=int, default=4, metavar="N", help="data worker processes")
-    add("-b", "--batch-size", type=int, default=256, metavar="N", help="batch size")
+    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
+        help="data worker processes")
+    add("-b", "--batch-size", type=int, default=256, metavar="N", low=1, role=Role.TRAINING, help="batch size")
     add("--crop-mode", type=str, metavar="MODE", help="center, squash or border")
     add("--crop-border-pixels", type=int, metavar="N", help="pixels cut off at each border")
     add("--tf-preprocessing", action="store_true", help="TensorFlow's preprocessing (needs tensorflow)")
-    add("--pin-mem", action="store_true", help="pin host memory")
-    add("--no-prefetcher", action="store_true", help="normalise images in the workers")
+    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory")
+    add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
 
 
-def add_validation_model(add: Adder, parser: argparse._ActionsContainer) -> None:
-    add("--model", "-m", default="dpn92", metavar="NAME", help="timm name, hf-hub:ORG/NAME[@REV], local-dir:PATH, a "
-        "wildcard, `all`, or a text file with one name a line")
-    add("--pretrained", action="store_true", help="use pretrained weights")
+def add_validation_model(add: Declare) -> None:
+    add = add.of(Role.MODEL)
+    add("--model", "-m", default="dpn92", metavar="NAME", evaluation="model", help="timm name, hf-hub:ORG/NAME[@REV], "
+        "local-dir:PATH, a wildcard, `all`, or a text file with one name a line")
+    add("--pretrained", action="store_true", role=Role.START, help="use pretrained weights")
     add("--checkpoint", type=str, default="", metavar="PATH", help="checkpoint, run folder, or folder of checkpoints")
     add("--use-ema", action="store_true", help="use the EMA weights of the checkpoint")
     add_input(add)
     add("--use-train-size", action="store_true", help="evaluate at the training size where the model has both")
-    add_execution(add, parser)
+    add_execution(add)
     add("--num-gpu", type=int, default=1, metavar="N", help="number of GPUs")
     add("--test-pool", action="store_true", help="test-time pooling")
     add("--reparam", action="store_true", help="reparameterise the model")
@@ -504,14 +612,15 @@ def add_validation_model(add: Adder, parser: argparse._ActionsContainer) -> None
     add_precision(add)
 
 
-def add_validation_report(add: Adder) -> None:
+def add_validation_report(add: Declare) -> None:
+    add = add.of(Role.REPORT)
     add("--log-freq", type=int, default=10, metavar="N", help="batches between log lines")
     add("--results-file", type=str, default="", metavar="FILE", help="write the results to this file")
-    add("--results-format", type=str, default="csv", metavar="FMT", help="csv or json")
+    add("--results-format", type=str, default="csv", metavar="FMT", choices=("csv", "json"), help="csv or json")
     add("--real-labels", type=str, default="", metavar="FILE", help="json of the ImageNet ReaL labels")
     add("--valid-labels", type=str, default="", metavar="FILE", help="text file of the class indices that count")
     add("--retry", action="store_true", help="retry with smaller batches when memory runs out")
-    add("--seed", type=int, default=42, metavar="S", help="random seed")
+    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING, help="random seed")
     add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
         help="add precision, recall and F1 with this average")
     add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "
@@ -522,21 +631,24 @@ def add_validation_report(add: Adder) -> None:
     add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
 
 
-def add_validation_few_shot(add: Adder) -> None:
-    add("--few-shot", metavar="NxK[,NxK]", help="test the frozen encoder on episodes of N classes of the split with K "
-        "labelled images each, e.g. 5x1,5x5 (--split: novel unless given)")
-    add("--episodes", type=int, default=2000, metavar="E", help="number of episodes")
+def add_validation_few_shot(add: Declare) -> None:
+    add = add.of(Role.EVALUATION)
+    add("--few-shot", metavar="NxK[,NxK]", form="NxK", help="test the frozen encoder on episodes of N classes of the "
+        "split with K labelled images each, e.g. 5x1,5x5 (--split: novel unless given)")
+    add("--episodes", type=int, default=2000, metavar="E", low=2, needs=("few_shot",), help="number of episodes")
     add_episode_test(add)
 
 
-def add_validation_teacher(add: Adder) -> None:
+def add_validation_teacher(add: Declare) -> None:
+    add = add.of(Role.TEACHER)
     add("--teacher", metavar="NAME[,NAME]", help="also evaluate this teacher, and the agreement with it")
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
-    add("--teacher-kwargs", nargs="*", default={}, action=KeyValues, metavar="K=V",
+    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
-    add("--ceiling-acc", type=float, metavar="ACC", help="top-1 of the student trained on ground truth: adds the PGR")
+    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
+        help="top-1 of the student trained on ground truth: adds the PGR")
     add("--ceiling-checkpoint", metavar="PATH", help="checkpoint or run folder of that student, evaluated here")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--debug", action="store_true", help="show the traceback of errors")

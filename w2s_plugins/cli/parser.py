@@ -1,52 +1,22 @@
 """The parsers of the two scripts: flags, YAML files and defaults merged, every key checked."""
 
 import argparse
+import functools
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm.utils import ParseKwargs
-
 from ..errors import UserError, nearest, one_line
 from ..plain_files import read_plain
 from . import groups
+from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle
 from .values import check_values, refuse_tokens
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations whose errors are `UserError`s with the nearest flag."""
-
-    def __init__(self, **kwargs: object):
-        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
-
-    def error(self, message: str) -> None:
-        raise UserError(message)
-
-    def flags(self) -> list[str]:
-        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-
-    def by_dest(self) -> dict[str, argparse.Action]:
-        return {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
-
-    def group(self, title: str) -> groups.Adder:
-        return self.add_argument_group(title).add_argument
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Wider help with defaults where they say something."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=110)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", getattr(action, "own_default", action.default)
-        shown = default not in (None, False, "", argparse.SUPPRESS) and default not in ([], {})
-        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
-
-
+@functools.cache
 def train_parser() -> Parser:
     """The parser of ``train_w2s.py``: the weak-to-strong groups first, then timm's."""
     parser = Parser(
@@ -63,8 +33,7 @@ def train_parser() -> Parser:
     groups.add_hub(parser.group("Hugging Face Hub"))
     groups.add_run(parser.group("run"))
     groups.add_dataset(parser.group("data"))
-    model = parser.add_argument_group("student")
-    groups.add_model(model.add_argument, model)
+    groups.add_model(parser.group("student"))
     groups.add_device(parser.group("device and precision"))
     groups.add_optimizer(parser.group("optimizer"))
     groups.add_schedule(parser.group("learning-rate schedule"))
@@ -78,6 +47,7 @@ def train_parser() -> Parser:
     return parser
 
 
+@functools.cache
 def validate_parser() -> Parser:
     """The parser of ``validate.py``."""
     parser = Parser(
@@ -88,8 +58,7 @@ def validate_parser() -> Parser:
     _add_config(parser)
     groups.add_validation_teacher(parser.group("teacher and ceiling"))
     groups.add_validation_data(parser.group("data"))
-    model = parser.add_argument_group("model")
-    groups.add_validation_model(model.add_argument, model)
+    groups.add_validation_model(parser.group("model"))
     groups.add_validation_few_shot(parser.group("few-shot learning"))
     groups.add_validation_report(parser.group("report"))
     return parser
@@ -102,30 +71,18 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
         The values of all flags, and the names of those that were given in a file or on the command line.
 
     Raises:
-        UserError: unknown flag or key, a value of the wrong type, or a flag that has no effect.
+        UserError: unknown flag or key, a value of the wrong type or out of range, or a flag that has no effect.
     """
-    refuse_tokens(sys.argv[1:] if argv is None else argv)
-    defaults = {dest: action.default for dest, action in parser.by_dest().items()}
-    for action in parser._actions:
-        action.own_default = action.default  # for --help
-        action.default = argparse.SUPPRESS  # so that the namespace holds only what was typed
-    try:
-        typed, unknown = parser.parse_known_args(argv)
-    finally:
-        for dest, action in parser.by_dest().items():
-            action.default = defaults[dest]
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        hint = nearest(flag, parser.flags()) if flag.startswith("-") else ""
-        raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
-    typed = vars(typed)
+    words = sys.argv[1:] if argv is None else argv
+    refuse_tokens(words)
+    typed = parser.take(words)
     given: dict[str, object] = {}
     layers = [read_config(file, parser) for file in typed.pop("config", [])]
     for layer in (*layers, typed):
         _overlay(given, layer)
     check_values(given)
-    args = argparse.Namespace(**{**defaults, **given})
-    refuse_idle(args, defaults, {name for layer in layers for name in layer}, typed)
+    args = argparse.Namespace(**{**parser.defaults(), **given})
+    refuse_idle(parser, args, {name for layer in layers for name in layer}, typed)
     return args, set(given)
 
 
@@ -190,14 +147,28 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
-    actions = parser.by_dest()
-    values = {}
+    actions, words, values = parser.by_dest(), {}, {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
         if dest not in actions:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = _coerce(actions[dest], value, where)
-    return values
+        values[dest] = value
+        try:
+            if not is_plain(actions[dest], value):
+                words[dest] = words_of(actions[dest], value)
+        except TypeError as error:
+            raise _wrong_type(where, actions[dest], value) from error
+    try:
+        return values | parser.take(itertools.chain.from_iterable(words.values()))
+    except UserError:
+        for dest, some in words.items():  # which one is it?
+            try:
+                parser.take(some)
+            except OutOfRange as error:
+                raise UserError(f"{where}: {error}") from error
+            except UserError as error:
+                raise _wrong_type(where, actions[dest], values[dest]) from error
+        raise
 
 
 def _names_of_files(value: object, where: str) -> list[str]:
@@ -208,66 +179,27 @@ def _names_of_files(value: object, where: str) -> list[str]:
 
 
 def _add_config(parser: Parser) -> None:
-    parser.add_argument("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE",
+    parser.add_argument("-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
                         help="YAML files with flags; later files win, the command line wins over all; a file's config "
                         "names others that are read before it")
 
 
-def _coerce(action: argparse.Action, value: object, where: str) -> object:
-    """Bring a YAML value to the type that the flag has on the command line."""
-    def wrong(expected: str) -> UserError:
-        shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-        return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
+def _wrong_type(where: str, action: argparse.Action, value: object) -> UserError:
+    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    expected = _expected(action, value)
+    return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
 
+
+def _expected(action: argparse.Action, value: object) -> str:
+    """Say what a flag takes."""
     if value is None:
-        if action.default is None:
-            return None
-        raise wrong("a value")
+        return "a value"
     if isinstance(action, argparse._StoreTrueAction):
-        if not isinstance(value, bool):
-            raise wrong("true or false")
-        return value
+        return "true or false"
     if isinstance(action, ParseKwargs):
-        return _coerce_kwargs(value, wrong)
-    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
-        items = value if isinstance(value, list) else [value]
-        if isinstance(action.nargs, int) and len(items) != action.nargs:
-            raise wrong(f"{action.nargs} values")
-        return [_coerce_scalar(action, item, wrong) for item in items]
-    return _coerce_scalar(action, value, wrong)
-
-
-def _coerce_kwargs(value: object, wrong: object) -> dict[str, object]:
-    if isinstance(value, dict):
-        return {str(k): v for k, v in value.items()}
-    namespace = argparse.Namespace()
-    words = map(str, value) if isinstance(value, list) else str(value).split()
-    try:
-        ParseKwargs([], "kwargs")(None, namespace, list(words))
-    except ValueError as error:
-        raise wrong("a mapping, or key=value") from error
-    return namespace.kwargs
-
-
-def _coerce_scalar(action: argparse.Action, value: object, wrong: object) -> object:
-    if isinstance(value, (dict, list, bool)):
-        raise wrong(_type_name(action))
-    kind = action.type or str
-    if kind is int and isinstance(value, float) and not value.is_integer():
-        raise wrong("int")
-    try:
-        if kind is int and isinstance(value, float):
-            result = int(value)
-        elif isinstance(kind, type):
-            result = kind(value)
-        else:
-            result = kind(str(value))
-    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise wrong(_type_name(action)) from error
-    if action.choices is not None and result not in action.choices:
-        raise wrong(f"one of {', '.join(map(str, action.choices))}")
-    return result
-
-
-def _type_name(action: argparse.Action) -> str:
+        return "a mapping, or key=value"
+    if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
+        return f"{action.nargs} values"
+    if action.choices is not None and isinstance(value, str):
+        return f"one of {', '.join(map(str, filter(None, action.choices)))}"
     return getattr(action.type or str, "__name__", "a value").replace("_", " ")

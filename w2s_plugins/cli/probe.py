@@ -4,15 +4,8 @@ import argparse
 
 from ..errors import UserError
 from ..losses import create_loss
-
-# flags of augmentation and the values that ask for none; the first ones have no effect with --no-aug
-PLAIN = {
-    "scale": [1.0, 1.0], "ratio": [1.0, 1.0], "hflip": 0.0, "vflip": 0.0, "color_jitter": 0.0,
-    "color_jitter_prob": None, "grayscale_prob": None, "gaussian_blur_prob": None, "aa": None, "reprob": 0.0,
-    "train_crop_mode": None,
-}
-SINGLE = {"mixup": 0.0, "cutmix": 0.0, "cutmix_minmax": None, "aug_repeats": 0, "aug_splits": 0,
-          "train_img_sizes": None}
+from .declare import Role
+from .parser import train_parser
 
 
 def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
@@ -23,17 +16,19 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
     """
     if not args.linear_probe:
         return
-    for name, plain in {**({} if args.no_aug else PLAIN), **SINGLE}.items():
+    facts = train_parser().facts()
+    of_views, of_batches = ({n: f.off for n, f in facts.items() if f.role & role} for role in (Role.VIEW, Role.MIXING))
+    for name, plain in {**({} if args.no_aug else of_views), **of_batches}.items():
         value = getattr(args, name)
         if name in given and value not in (plain, None, "") and value != 0:
-            remedy = ", or add --no-aug" if name in PLAIN else ""
+            remedy = ", or add --no-aug" if name in of_views else ""
             shown = " ".join(map(str, value)) if isinstance(value, list) else value
             raise UserError(f"--linear-probe sees every image once, without augmentation: leave out "
                             f"--{name.replace('_', '-')} {shown}{remedy}")
     for broken, message in _rules(args, given):
         if broken:
             raise UserError(f"--linear-probe {message}")
-    for name, plain in (PLAIN | SINGLE).items():
+    for name, plain in (of_views | of_batches).items():
         setattr(args, name, plain)
     args.no_aug, args.dist_bn = True, ""  # there is neither a view nor a statistic to share
     if args.teacher:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,48 +22,17 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from .outcome import PROCESSES
+from .parser import train_parser
 from .probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
 
-SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-# flag -> lowest and highest value
-RANGES = {
-    **dict.fromkeys(("batch_size", "validation_batch_size", "epochs", "grad_accum_steps", "log_interval",
-                     "val_interval", "checkpoint_hist", "nan_patience", "lr_cycle_limit", "queries",
-                     "episodes_per_batch", "train_batches_per_epoch"), (1, None)),
-    **dict.fromkeys(("episodes", "few_shot_episodes"), (2, None)),  # of one there is no interval
-    **dict.fromkeys(("workers", "start_epoch", "stop_epoch", "recovery_interval", "warmup_epochs", "cooldown_epochs",
-                     "lr", "mixup", "cutmix", "aug_repeats", "scale", "max_save_failures"), (0, None)),
-    **dict.fromkeys(("drop", "drop_path", "drop_connect", "drop_block", "hflip", "vflip", "reprob", "mixup_prob",
-                     "mixup_switch_prob", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
-                     "cutmix_minmax", "model_ema_decay"), (0, 1)),
-    **dict.fromkeys(("ratio", "lr_cycle_mul", "decay_epochs"), (1e-6, None)),
-    "clip_grad": (1e-6, None),  # 0 would leave nothing of a gradient, less would turn it round
-    "smoothing": (0, 1 - 1e-6),  # timm's criteria refuse 1
-    "ceiling_acc": (0, 100),
-    **dict.fromkeys(("seed", "noise_seed"), (0, 2 ** 32 - 1)),
-}
 BATCHES_OF_EPISODES = 200  # in an epoch
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
                       "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
-EVAL_METRICS = ("top1", "top5", "loss", "agreement", "few-shot")
 
-# flag of the released code -> the losses it concerns and the kwarg it sets there
-RELEASED_LOSS_FLAGS = {
-    "superalignment_rate": {"augconf": "ramp"},
-    "superalignment_threshold": {"adaptconf": "temperature", "augconf": "alpha"},
-    "dkd_alpha": {"dkd": "alpha"},
-    "dkd_beta": {"dkd": "beta"},
-    "dkd_temperature": {"dkd": "temperature"},
-    "rkd_distance_weight": {"rkd": "distance_weight"},
-    "rkd_angle_weight": {"rkd": "angle_weight"},
-    "rkd_eps": {"rkd": "eps"},
-    "rkd_squared": {"rkd": "squared"},
-}
 # defaults of the released code where they differ from those of the losses here
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 
@@ -106,12 +74,8 @@ def resolve_data_dir(args: argparse.Namespace) -> None:
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and pick the CPU's mixed-precision dtype."""
-    check_choice("--fuser", args.fuser, ("", "te", "old", "legacy", "nvfuser", "nvf"))
-    check_choice("--amp-dtype", args.amp_dtype, ("float16", "bfloat16"))
-    if args.model_dtype is not None:
-        check_choice("--model-dtype", args.model_dtype, ("float32", "float16", "bfloat16"))
-        if args.amp and args.model_dtype != "float32":
-            raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+    if args.amp and args.model_dtype not in (None, "float32"):
+        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
     args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
     if args.no_accelerator:
         if "device" in given:
@@ -157,22 +121,9 @@ def _check_choices(args: argparse.Namespace) -> None:
     optimizer = args.opt.lower().removeprefix("lookahead_")
     if optimizer not in list_optimizers():
         raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
-    check_choice("--sched", args.sched, SCHEDULERS)
-    check_choice("--clip-mode", args.clip_mode, ("norm", "value", "agc"))
-    check_choice("--mixup-mode", args.mixup_mode, ("batch", "pair", "elem"))
-    check_choice("--remode", args.remode, ("const", "rand", "pixel"))
-    check_choice("--train-crop-mode", args.train_crop_mode or "rrc", ("rrc", "rkrc", "rkrr"))
-    check_choice("--interpolation", args.interpolation or "bilinear", INTERPOLATIONS)
-    check_choice("--train-interpolation", args.train_interpolation or "random", ("random", *INTERPOLATIONS))
-    check_choice("--dist-bn", args.dist_bn, ("reduce", "broadcast", ""))
-    check_choice("--eval-metric", args.eval_metric, EVAL_METRICS)
-    check_choice("--lr-base-scale", args.lr_base_scale, ("", "linear", "sqrt"))
-    check_choice("--worker-seeding", args.worker_seeding, ("all", "part"))
-    check_choice("--kd-loss-type", args.kd_loss_type, ("kl",))
     check_choice("--input-img-mode", args.input_img_mode or "RGB", Image.MODES)
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
-    check_numbers(args)
 
 
 def _check_labels(args: argparse.Namespace) -> None:
@@ -204,24 +155,6 @@ def _resolve_changes(args: argparse.Namespace) -> None:
             raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
                             "such as batch-size, or processes")
     args.resume_changes = [name.lstrip("-").replace("-", "_") for name in args.resume_changes]
-
-
-def check_numbers(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for a number outside of the range of its flag."""
-    for flag, value in vars(args).items():
-        name = f"--{flag.replace('_', '-')}"
-        numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
-        low, high = RANGES.get(flag, (None, None))
-        for number in numbers:
-            if not math.isfinite(number):
-                raise UserError(f"{name} {number}: expected a finite number")
-            if (low is not None and number < low) or (high is not None and number > high):
-                expected = f"at least {low}" if high is None else f"{low} to {high}"
-                raise UserError(f"{name} {number}: expected {expected}")
-        if flag in ("scale", "ratio", "cutmix_minmax") and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
-            raise UserError(f"{name}: expected two numbers, lowest and highest")
-        if flag == "long_tail_thresholds" and not (len(value) == 2 and 1 <= value[0] <= value[1]):
-            raise UserError(f"{name} {' '.join(map(str, value))}: expected FEW MANY with 1 <= FEW <= MANY")
 
 
 def split_names(names: str | None) -> list[str]:
@@ -286,8 +219,9 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
     if args.fitnet_loss_weight is not None and args.loss == "fitnet":
         args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
         given.add("distill_loss_weight")
-    for flag, targets in RELEASED_LOSS_FLAGS.items():
-        if flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
+    for flag, facts in train_parser().facts().items():
+        targets = facts.sets or {}
+        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
             continue
         if args.loss in targets:
             _set_kwarg(args, targets[args.loss], getattr(args, flag), given)

@@ -15,7 +15,8 @@ from dataclasses import asdict
 
 import train_w2s
 
-from ..cli import parse, resolve_train_args, train_parser
+from ..cli import parse, train_parser
+from ..cli.resolve import resolve_train_args
 from ..engine import train_one_epoch
 from ..errors import UserError, run_main
 from .estimate import Timing

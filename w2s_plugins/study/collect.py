@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoint import read_run_args
-from ..cli import groups, train_parser
-from ..cli.parser import Parser
+from ..cli import train_parser
+from ..cli.declare import NEUTRAL
 from ..errors import UserError, nearest, one_line
 from ..hub import scrub
 from ..metrics import performance_gap_recovered
@@ -24,14 +24,8 @@ from ..report import PREDICTIONS
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
 PARTS = ("weak", "strong", "protocol", "loss")
-# flags that name places, show or keep things, or are told apart by name elsewhere, and so make no other protocol
-_APART = {
-    "loss", "loss_kwargs", "model", "teacher", "seed", "ceiling_acc", "teacher_checkpoint", "ceiling_checkpoint",
-    "output", "experiment", "resume", "target_cache", "workers", "log_interval", "val_interval", "save_epochs",
-    "recovery_interval", "checkpoint_hist", "save_images", "pin_mem", "log_wandb", "wandb_project", "wandb_tags",
-    "wandb_resume_id", "log_tensorboard", "log_beta", "debug", "plugins", "push_to_hub", "hub_private",
-    "hub_revision", "hub_commit_message", "dist_timeout", "local_rank", "kd_temperature", "target_key",
-}
+# flags that make no other protocol, since the names of `PARTS` and the seed tell them apart
+_NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint", "seed"}
 _OTHER_SEEDS = ("slice_seed", "noise_seed")
 
 
@@ -220,9 +214,9 @@ def _protocol_labels(runs: list[dict]) -> list[str]:
 
     A flag that an earlier version did not have counts as its default.
     """
-    names = _flags_of_released_code() | _APART | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
-    defaults = {dest: list(a.default) if isinstance(a.default, tuple) else a.default
-                for dest, a in train_parser().by_dest().items()}
+    parser = train_parser()
+    names = parser.names(NEUTRAL) | _NAMED | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
+    defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in parser.defaults().items()}
     kept = [{k: v for k, v in {**defaults, **args}.items() if k not in names} for args in runs]
     differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})
     return [", ".join(f"{k}={args.get(k)}" for k in differing) for args in kept]
@@ -231,13 +225,6 @@ def _protocol_labels(runs: list[dict]) -> list[str]:
 def _follows_seed(name: str, runs: list[dict]) -> bool:
     """Whether a flag has one value for each seed of training: ``--seed 1 --slice-seed 1``."""
     return len({(args["seed"], args.get(name)) for args in runs}) == len({args["seed"] for args in runs})
-
-
-def _flags_of_released_code() -> set[str]:
-    """Flags of the released code, all of which come down to others."""
-    parser = Parser()
-    groups.add_released_code(parser.add_argument)
-    return set(parser.by_dest()) & set(train_parser().by_dest())
 
 
 def read_student(

@@ -145,7 +145,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         UserError: a file that cannot be read, no model, or one that timm does not know.
     """
     parser = train_parser()
-    values = {dest: action.default for dest, action in parser.by_dest().items()}
+    values = parser.defaults()
     given: dict[str, object] = {}
     for file in args.config:
         given.update(read_config(file, parser))

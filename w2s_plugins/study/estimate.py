@@ -10,17 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli.outcome import OF_TEACHER
-from ..cli.parser import Parser, parse
+from ..cli.declare import Parser, Role
+from ..cli.parser import parse
 from ..errors import UserError
-from ..protocol import OF_STUDENT
 from .layout import PlannedRun, fill_in
 from .pool import child_env
 
 # flags on which the time of a run does not depend, or hardly
-SAME_TIME = ("seed", "lr", "weight_decay", "experiment", "output", "resume", "loss", "loss_kwargs",
-             "teacher_checkpoint", "task_loss_weight", "gt_loss_weight", "distill_loss_weight", "kd_loss_weight",
-             "ceiling_acc")
+SAME_TIME = Role.TUNING | Role.WHERE | Role.REPORT
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,7 @@ def kind_of(run: PlannedRun, parser: Parser) -> str:
     """Return what runs that take the same time have in common."""
     args, _ = parse(parser, run.argv)
     cached = args.teacher and args.teacher_targets != "online"
-    left_out = {*SAME_TIME, *(OF_STUDENT if cached or not args.teacher else ())}
-    left_out |= OF_TEACHER | {"teacher", "loss"} if cached or not args.teacher else set()
+    left_out = parser.names(SAME_TIME | Role.TEACHER if cached or not args.teacher else SAME_TIME)
     return json.dumps({k: v for k, v in sorted(vars(args).items()) if k not in left_out}, default=str)
 
 

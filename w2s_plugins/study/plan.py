@@ -1,21 +1,18 @@
 """From a specification to runs: which commands there are, which of them several cells share, what each one needs."""
 
 import argparse
-import ast
 import contextlib
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from pathlib import Path
 
-from timm.utils import ParseKwargs
 from torch.utils.data import Dataset
 
 from ..build import open_train_split
-from ..cli.outcome import OF_TEACHER
-from ..cli.parser import Parser, parse
+from ..cli.declare import Parser, words_of
+from ..cli.parser import parse, train_parser
 from ..cli.resolve import resolve_train_args
 from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
@@ -119,7 +116,8 @@ class Planner:
 
 def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
     """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
-    return {k: v for k, v in flags.items() if k not in NOT_OF[stage] and k not in OF_TEACHER}
+    left_out = train_parser().names(NOT_OF[stage])
+    return {k: v for k, v in flags.items() if k not in left_out}
 
 
 def lies_within(text: str, part: str) -> bool:
@@ -134,37 +132,9 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
 
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
-    actions, argv = parser.by_dest(), []
-    for name in sorted(flags):
-        value, action = flags[name], actions[name]
-        if value is None or value is False or value in ([], {}):
-            continue
-        option = next(text for text in action.option_strings if text.startswith("--"))
-        if value is True:
-            argv.append(option)
-        elif isinstance(action, ParseKwargs):
-            argv += [option, *(f"{key}={_literal(item)}" for key, item in sorted(value.items()))]
-        elif isinstance(value, str) and value.startswith("-"):
-            argv.append(f"{option}={value}")
-        else:
-            argv += [option, *map(_text, value if isinstance(value, list) else [value])]
-    return argv
-
-
-def _text(value: object) -> str:
-    """Return a value as text; argparse takes -1e-05 for a flag, but not -0.00001."""
-    return format(Decimal(repr(value)), "f") if isinstance(value, float) and value < 0 else str(value)
-
-
-def _literal(value: object) -> str:
-    """Return a text that the parser of ``key=value`` reads as the same value."""
-    if not isinstance(value, str):
-        return repr(value)
-    try:
-        ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-    return repr(value)
+    actions = parser.by_dest()
+    return [word for name in sorted(flags) if flags[name] is not None and flags[name] != []
+            for word in words_of(actions[name], flags[name])]
 
 
 # ---------------------------------------------------------------- checks

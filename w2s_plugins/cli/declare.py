@@ -1,0 +1,248 @@
+"""How a flag is declared: once, with all that is known of it. Needs neither torch nor timm."""
+
+import argparse
+import ast
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Flag, auto
+
+from ..errors import UserError, nearest
+
+
+class Role(Flag):
+    """What a flag is about. Lists of flags are made from this: what resuming may change, what a stage takes over."""
+
+    WHERE = auto()  # where things lie and work is done
+    REPORT = auto()  # what is shown, kept and published of a run
+    PROTOCOL = auto()  # of several runs together
+    ALIAS = auto()  # comes down to other flags
+    RESUMING = auto()  # how a run goes on, and how far it goes
+    DATA = auto()  # which samples there are, and how they are read
+    SLICE = auto()  # which part of them
+    NOISE = auto()  # other labels in place of the true ones
+    TEACHER = auto()  # who labels, and what the student takes from it: no meaning without a teacher
+    STUDENT = auto()  # of a student alone, not of the teacher and the ceiling that are trained beside it
+    START = auto()  # how the weights begin
+    MODEL = auto()  # the network
+    INPUT = auto()  # size and normalisation of its input
+    SHAPE = auto()  # on which the shape of the weights depends
+    STATE = auto()  # on which the shape of the optimizer's state depends
+    OPTIMIZER = auto()
+    SCHEDULE = auto()  # of the learning rate
+    VIEW = auto()  # how an image is changed before training sees it
+    MIXING = auto()  # what joins the images of a batch, or repeats them
+    EVALUATION = auto()  # when and how it is measured
+    EPISODES = auto()  # of a test on episodes of novel classes
+    SELECTION = auto()  # which epoch is kept
+    TUNING = auto()  # on which the result depends, but not the amount of work
+    TRAINING = auto()  # everything else that changes what is computed
+
+
+NEUTRAL = Role.WHERE | Role.REPORT | Role.PROTOCOL | Role.ALIAS  # another value gives the same weights
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a flag beside what argparse knows.
+
+    Args:
+        role: what it is about.
+        low, high: its range.
+        span: it is two numbers, the lower one first.
+        needs: flags of which one has to be given, without which it has no effect.
+        form: how its own value is written, for the messages of flags that need it.
+        off: the value with which it changes nothing.
+        evaluation: the name under which an evaluation of the run takes it over.
+        sets: for each loss that it concerns, the argument that it sets there.
+    """
+
+    role: Role | None = None
+    low: float | None = None
+    high: float | None = None
+    span: bool = False
+    needs: tuple[str, ...] = ()
+    form: str = ""
+    off: object = None
+    evaluation: str | None = None
+    sets: Mapping[str, str] | None = None
+
+
+FACTS = tuple(Facts.__dataclass_fields__)
+
+
+class OutOfRange(UserError):
+    """A number that its flag does not take."""
+
+
+class Declare:
+    """Adds flags to a group; keywords are argparse's and those of `Facts`."""
+
+    def __init__(self, container: argparse._ActionsContainer, **facts: object):
+        self.container, self.facts = container, facts
+
+    def __call__(self, *names: str, **keywords: object) -> None:
+        facts = {**self.facts, **{k: keywords.pop(k) for k in FACTS if k in keywords}}
+        action = self.container.add_argument(*names, **keywords)
+        action.facts = Facts(**facts)
+        action.own_default, action.default = action.default, argparse.SUPPRESS  # a namespace holds what was typed
+
+    def of(self, role: Role, **facts: object) -> "Declare":
+        """Declare flags that are about something else."""
+        return Declare(self.container, **{**self.facts, "role": role, **facts})
+
+    def exclusive(self) -> "Declare":
+        """Declare flags of which one at most can be given."""
+        return Declare(self.container.add_mutually_exclusive_group(), **self.facts)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations whose errors are `UserError`s with the nearest choice."""
+
+    def __init__(self, **kwargs: object):
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+
+    def error(self, message: str) -> None:
+        raise UserError(message.removeprefix("argument "))
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices if choice != ""]
+            listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
+            raise argparse.ArgumentError(action, f"unknown choice {value!r}{nearest(value, known)}{listed}")
+
+    def group(self, title: str) -> Declare:
+        return Declare(self.add_argument_group(title))
+
+    def flags(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+
+    def by_dest(self) -> dict[str, argparse.Action]:
+        """All flags by the name of their value."""
+        return {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+
+    def defaults(self) -> dict[str, object]:
+        """A copy of all default values."""
+        return {dest: copy.copy(action.own_default) for dest, action in self.by_dest().items()}
+
+    def facts(self) -> dict[str, Facts]:
+        return {dest: action.facts for dest, action in self.by_dest().items()}
+
+    def names(self, role: Role) -> set[str]:
+        """Flags that are about ``role``, or about one of several."""
+        return {dest for dest, facts in self.facts().items() if facts.role & role}
+
+    def take(self, words: Iterable[str]) -> dict[str, object]:
+        """Return the values of the words of a command line. Raises `UserError` for the first that is wrong."""
+        typed, unknown = self.parse_known_args(list(words))
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            hint = nearest(flag, self.flags()) if flag.startswith("-") else ""
+            raise UserError(f"unknown {'flag' if flag.startswith('-') else 'argument'} '{flag}'{hint}; see --help")
+        facts = self.facts()
+        for dest in facts.keys() & vars(typed).keys():
+            check_range(dest, getattr(typed, dest), facts[dest])
+        return vars(typed)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wider help with defaults where they say something."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", getattr(action, "own_default", None)
+        shown = default not in (None, False, "") and default not in ([], {})
+        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
+
+
+class ParseKwargs(argparse.Action):
+    """``key=value ...``, as timm reads it: numbers, lists and the like as Python writes them, all else as text."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
+                 option_string: str | None = None) -> None:
+        found = {}
+        for word in filter(None, values):
+            key, equals, text = word.partition("=")
+            if not equals:
+                raise argparse.ArgumentError(self, f"'{word}' has no value, expected KEY=VALUE")
+            found[key] = _literal(text)
+        setattr(namespace, self.dest, found)
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
+def check_range(dest: str, value: object, facts: Facts) -> None:
+    """Raise a `UserError` for a number outside of the range of its flag."""
+    name = option(dest)
+    numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
+    for number in numbers:
+        if not math.isfinite(number):
+            raise OutOfRange(f"{name} {number}: expected a finite number")
+        if (facts.low is not None and number < facts.low) or (facts.high is not None and number > facts.high):
+            expected = f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
+            raise OutOfRange(f"{name} {number}: expected {expected}")
+    if facts.span and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
+        raise OutOfRange(f"{name}: expected two numbers, lowest and highest")
+
+
+def option(dest: str) -> str:
+    """Return a flag as it is typed."""
+    return f"--{dest.replace('_', '-')}"
+
+
+def is_plain(action: argparse.Action, value: object) -> bool:
+    """True for a value that no words give, or that needs none: it is what it is in YAML."""
+    if value is None:
+        return action.own_default is None
+    if isinstance(action, ParseKwargs) and isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value)
+    if isinstance(action, argparse._StoreTrueAction):
+        return value is False
+    return value == [] and action.nargs in ("+", "*")
+
+
+def words_of(action: argparse.Action, value: object) -> list[str]:
+    """Return a value as the words of a command line that give it; what is given by leaving it out has none.
+
+    Raises:
+        TypeError: there are no such words.
+    """
+    typed = next((text for text in action.option_strings if text.startswith("--")), None)
+    if isinstance(action, argparse._StoreTrueAction):
+        if not isinstance(value, bool):
+            raise TypeError
+        return [typed] if value else []
+    if isinstance(action, ParseKwargs):
+        if isinstance(value, Mapping):
+            value = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
+        items = value.split() if isinstance(value, str) else value
+        return [typed, *items] if items else []
+    several = action.nargs in ("+", "*") or isinstance(action.nargs, int)
+    items = value if several and isinstance(value, list) else [value]
+    if not all(type(item) in (str, int, float) for item in items):
+        raise TypeError
+    items = [_as_text(item, action.type) for item in items]
+    if len(items) == 1 and typed and items[0].startswith("-"):
+        return [f"{typed}={items[0]}"]
+    return [*filter(None, [typed]), *items] if items else []
+
+
+def _as_text(value: str | int | float, kind: object) -> str:
+    """Return a value as it is typed; argparse takes -1e-05 for a flag, but not -0.00001."""
+    if isinstance(value, float) and kind is int and value.is_integer():
+        return str(int(value))
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) and value < 0 else str(value)
+
+
+def _as_literal(value: object) -> str:
+    return value if isinstance(value, str) and _literal(value) == value else repr(value)
