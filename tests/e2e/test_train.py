@@ -447,11 +447,13 @@ def test_vision_transformer(here: Run, weak: Path, tmp_path: Path) -> None:
 
 
 def test_select_best(here: Run, weak: Path, tmp_path: Path) -> None:
+    too_fast = ["--sched", "step", "--decay-epochs", 2, "--decay-rate", 20]  # so that the last epoch is not the best
     flags = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", *with_teacher(weak), "--epochs", 4, "--select",
-             "best", "--output", tmp_path]
+             "best", *too_fast, "--output", tmp_path]
     done = here(*flags, "--experiment", "open").ok()
     record, history = result(tmp_path / "open"), evaluations(tmp_path / "open")
     best = max(history, key=lambda e: e["val"]["top1"])
+    assert best["epoch"] < history[-1]["epoch"]
     assert record["best"] == {"epoch": best["epoch"], **best["val"]} and record["metrics"] == best["val"]
     assert len(record["warnings"]) == 1 and "--select-split" in record["warnings"][0]
     assert f"WARNING: {record['warnings'][0]}" in done.err
