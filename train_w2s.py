@@ -6,6 +6,16 @@
 
 import gc
 
+from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
+from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.student import build_student
+from w2s_plugins.build.task import build_task
+from w2s_plugins.build.teacher import build_teacher, cached_targets
+from w2s_plugins.distributed.world import World
+from w2s_plugins.files import atomic_write, write_json
+from w2s_plugins.labels.splits import Data
+from w2s_plugins.run.sharded import ShardedSaver
+
 gc.disable()  # until all is imported
 
 from w2s_plugins.versions import check_versions
@@ -32,40 +42,49 @@ import torchvision
 from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
-from w2s_plugins import build, fsdp, probe, protocol, report, run_folder, run_lock
-from w2s_plugins import checkpoint as ckpt
-from w2s_plugins.anomaly import detect_anomaly
-from w2s_plugins.class_order import names_of_data
+from w2s_plugins.build import optimisation as build
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import loss_weights, resolve_train_args
 from w2s_plugins.data import Batch
-from w2s_plugins.ddp import ddp_options, skip_buffers
-from w2s_plugins.engine import (
+from w2s_plugins.distributed.ddp import ddp_options, skip_buffers
+from w2s_plugins.distributed.heartbeat import note
+from w2s_plugins.distributed.signals import Interrupted, SignalWatch
+from w2s_plugins.distributed.world import Precision, agree, dealt_rows
+from w2s_plugins.errors import UserError, exit_now, run_main
+from w2s_plugins.hub.errors import check_login
+from w2s_plugins.hub.export import export_hashes, export_model
+from w2s_plugins.hub.push import push_export
+from w2s_plugins.labels.cache import CachedTargets
+from w2s_plugins.losses import describe_losses
+from w2s_plugins.losses.base import loss_weights
+from w2s_plugins.metrics.figures import format_figures
+from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
+from w2s_plugins.metrics.sample_weights import BINS
+from w2s_plugins.models.class_names import names_of_data
+from w2s_plugins.models.features import pooled_features
+from w2s_plugins.models.loading import load_weights, read_weights
+from w2s_plugins.monitor import Console, setup_logging
+from w2s_plugins.protocol import w2s as protocol
+from w2s_plugins.registry import load_plugins
+from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.run import folder as run_folder
+from w2s_plugins.run import lock as run_lock
+from w2s_plugins.run import record as report
+from w2s_plugins.run.position import Position
+from w2s_plugins.students import probe
+from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.train import fsdp
+from w2s_plugins.train.anomaly import detect_anomaly
+from w2s_plugins.train.engine import (
     Evaluation,
-    Position,
-    Precision,
     StepSettings,
     agree_on_unreadable,
     evaluate,
-    gather_rows,
     train_one_epoch,
     weights_are_finite,
 )
-from w2s_plugins.errors import UserError, exit_now, run_main
-from w2s_plugins.features import pooled_features
-from w2s_plugins.few_shot import FewShotTest, extract_features, format_figures
-from w2s_plugins.heartbeat import note
-from w2s_plugins.hub import check_login, export_hashes, export_model, push_export
-from w2s_plugins.loading import load_weights, read_weights
-from w2s_plugins.losses import describe_losses
-from w2s_plugins.metrics import chance_level, performance_gap_recovered
-from w2s_plugins.monitor import Console, setup_logging
-from w2s_plugins.registry import load_plugins
-from w2s_plugins.sample_weights import BINS
-from w2s_plugins.signals import Interrupted, SignalWatch
-from w2s_plugins.target_cache import CachedTargets, agree
-from w2s_plugins.task import StudentModule
-from w2s_plugins.teachers import Teacher
+from w2s_plugins.train.few_shot import FewShotTest, extract_features
+from w2s_plugins.train.task import StudentModule
 
 gc.freeze()  # what was imported stays; to look through it again and again takes a fifth of the imports
 gc.enable()
@@ -78,9 +97,9 @@ class Run:
     """Everything that one training run works with."""
 
     args: argparse.Namespace
-    world: build.World
+    world: World
     folder: Path
-    data: build.Data
+    data: Data
     data_config: dict
     student_source: dict
     teacher: Teacher | None
@@ -144,22 +163,22 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if args.push_to_hub:
         check_login(args.push_to_hub)
     run_folder.refuse_existing_run(args)
-    world = build.setup_device(args)
+    world = setup_device(args)
     resume_path = run_folder.hold_existing_run(args, world)
-    data = build.build_data(args)
-    student, data_config, student_source = build.build_student(args, world)
-    precision = build.create_precision(args, world)
-    teacher = build.build_teacher(args, student, data_config, precision, world, names_of_data(data.train))
+    data = build_data(args)
+    student, data_config, student_source = build_student(args, world)
+    precision = create_precision(args, world)
+    teacher = build_teacher(args, student, data_config, precision, world, names_of_data(data.train))
     saved = resume_path and resume_path.parent / report.SELECTED
-    build.select_clean(args, data, data_config, teacher, world, saved)
+    select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
         probe.feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
-        else build.build_loaders(args, data, data_config, precision, world))
-    few_shot = build.build_few_shot_test(args, data)
+        else build_loaders(args, data, data_config, precision, world))
+    few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
-    targets = build.cached_targets(args, teacher, data, data_config, precision, world, skipped)
-    task = build.build_task(args, student, teacher, targets, data, data_config, precision, world)
+    targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
+    task = build_task(args, student, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     if args.fsdp:
@@ -242,7 +261,7 @@ def end_process(code: int) -> None:
         sys.exit(code)
 
 
-def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: build.World) -> None:
+def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
     if args.torchcompile:
         task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
@@ -256,7 +275,7 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
 
 
 def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
-    create = functools.partial(fsdp.ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
+    create = functools.partial(ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
     saver = create(
         position=run.position,
         scheduler=run.scheduler,
@@ -371,7 +390,7 @@ def fit(run: Run, watch: SignalWatch) -> None:
     def on_batch(batch: Batch, number: int) -> None:
         if args.save_images and run.files:
             try:
-                with ckpt.atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
+                with atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
                     torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
             except UserError as error:
                 _logger.warning(f"WARNING: {error}; training goes on without this image")
@@ -398,7 +417,7 @@ def log_sample_weights(run: Run) -> None:
         _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")
 
 
-def step_settings(args: argparse.Namespace, world: build.World) -> StepSettings:
+def step_settings(args: argparse.Namespace, world: World) -> StepSettings:
     """Return how batches become updates."""
     return StepSettings(
         accum_steps=max(1, args.grad_accum_steps),
@@ -504,7 +523,7 @@ def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Te
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
-    rows = gather_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
+    rows = dealt_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
     return list(columns), rows
 
 
@@ -569,7 +588,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(run.folder / "export")
-    ckpt.write_json(run.folder / "result.json", record)  # last: it says that the run is finished
+    write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     print(report.closing_table(record))

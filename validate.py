@@ -30,33 +30,30 @@ from timm.utils import check_batch_size_retry, decay_batch_step, natural_key, ra
 from torch import nn
 from torch.utils.data import Dataset
 
-from w2s_plugins.build import World, create_precision, draw_few_shot_test, join_processes
-from w2s_plugins.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args, write_text
-from w2s_plugins.class_order import names_of_data, names_of_model, warn_of_names
+from w2s_plugins.build.data import draw_few_shot_test
+from w2s_plugins.build.device import create_precision, join_processes
+from w2s_plugins.build.resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
-from w2s_plugins.cli.resolve import (
-    check_model_name,
-    resolve_data_dir,
-    resolve_precision,
-    split_names,
-)
 from w2s_plugins.data import create_eval_loader, open_split, parse_shapes, take_slice
 from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
-from w2s_plugins.engine import Evaluation, Precision, evaluate, gather_rows
+from w2s_plugins.distributed.world import Precision, World, dealt_rows
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main
-from w2s_plugins.features import pooled_features
-from w2s_plugins.few_shot import extract_features, format_figures
-from w2s_plugins.foreign import refuse_addresses
-from w2s_plugins.loading import create_model, find_weights, load_weights, read_weights
-from w2s_plugins.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
-from w2s_plugins.metrics import performance_gap_recovered
+from w2s_plugins.files import to_csv, to_json, write_text
+from w2s_plugins.metrics.figures import format_figures
+from w2s_plugins.metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
+from w2s_plugins.metrics.pgr import performance_gap_recovered
+from w2s_plugins.models.class_names import names_of_data, names_of_model, warn_of_names
+from w2s_plugins.models.features import pooled_features
+from w2s_plugins.models.foreign import refuse_addresses
+from w2s_plugins.models.loading import create_model, find_weights, load_weights, read_weights
+from w2s_plugins.models.shards import is_sharded
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.plain_files import to_json
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.shards import is_sharded
-from w2s_plugins.spreadsheet import to_csv
-from w2s_plugins.teachers import StudentInput, Teacher, create_teacher
+from w2s_plugins.run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, create_teacher
+from w2s_plugins.train.engine import Evaluation, evaluate
+from w2s_plugins.train.few_shot import extract_features
 
 _logger = logging.getLogger("validate")
 
@@ -462,7 +459,7 @@ def averaged_metrics(args: argparse.Namespace, found: Evaluation, world: World) 
     """Return precision, recall and F1 in percent where ``--metrics-avg`` asks for them."""
     if not args.metrics_avg:
         return {}
-    labels, predictions = (gather_rows(t, world.device, world.distributed) for t in (found.targets, found.predictions))
+    labels, predictions = (dealt_rows(t, world.device, world.distributed) for t in (found.targets, found.predictions))
     scores = precision_recall_fscore_support(labels, predictions, average=args.metrics_avg, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{args.metrics_avg}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}

@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import find_weights, read_checkpoint, read_weights
+from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
 from w2s_plugins.monitor import format_table
-from w2s_plugins.teachers import load_frozen_model
+from w2s_plugins.teachers.teacher import load_frozen_model
 
 ROOT = Path(__file__).parents[1]
 MODEL = "w2s_cnn2"

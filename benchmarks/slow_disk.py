@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks import crashes, forks
-from w2s_plugins import checkpoint
 from w2s_plugins.monitor import MetricsFile
+from w2s_plugins.run import checkpoint
 
 GROUPS = Path("/sys/fs/cgroup/blkio")
 STEPS, INTERVAL = 200, 50  # of an epoch, and between recovery checkpoints

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks.measure import ratios, take_turns, timed
-from w2s_plugins.loading import create_model
+from w2s_plugins.labels.cache import CachedTargets, CacheSpec, TargetReader, write_part
 from w2s_plugins.losses import create_loss
-from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
-from w2s_plugins.task import WeakToStrongTask
-from w2s_plugins.teachers import StudentInput, Teacher, TeacherModel
+from w2s_plugins.models.loading import create_model
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
+from w2s_plugins.train.task import WeakToStrongTask
 
 
 def main() -> None:

@@ -38,17 +38,24 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks import loader, target_cache
 from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from benchmarks.scripts import ScriptTimes, run_script
-from w2s_plugins import build
+from w2s_plugins.build import optimisation as build
+from w2s_plugins.build.device import create_precision
+from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.student import build_student
+from w2s_plugins.build.task import build_task
+from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.data import Batch
-from w2s_plugins.engine import Position, Precision, StepSettings, train_one_epoch
-from w2s_plugins.teachers import Teacher
+from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.labels.splits import Data
+from w2s_plugins.run.position import Position
+from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.train.engine import StepSettings, train_one_epoch
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
 QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
-WORLD = build.World(torch.device("cpu"), rank=0, size=1, distributed=False)
+WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,13 +118,13 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
         "--dataset", "w2s/digits", "--device", "cpu", "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
         "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *amp])
-    student, config, _ = build.build_student(flags, WORLD)
-    precision = build.create_precision(flags, WORLD)
-    teacher = build.build_teacher(flags, student, config, precision, WORLD)
-    data = build.Data(TensorDataset(torch.empty(args.batch_size)), None, None)
+    student, config, _ = build_student(flags, WORLD)
+    precision = create_precision(flags, WORLD)
+    teacher = build_teacher(flags, student, config, precision, WORLD)
+    data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
 
     def task(student: nn.Module) -> TrainingTask:
-        return build.build_task(flags, student, teacher, None, data, config, precision, WORLD)
+        return build_task(flags, student, teacher, None, data, config, precision, WORLD)
     batches = [
         Batch(torch.randn(args.batch_size, *config["input_size"]), torch.randint(100, (args.batch_size,)),
               torch.arange(args.batch_size))

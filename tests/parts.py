@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import resolve_train_args
-from w2s_plugins.target_cache import CachedTargets, CacheSpec, TargetReader, write_part
+from w2s_plugins.labels.cache import CachedTargets, CacheSpec, TargetReader, write_part
 
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 

@@ -12,10 +12,12 @@ from torch import nn
 from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (fixtures)
 from tests.parts import small_model
 from tests.test_engine import CPU, make_loader, make_task, train
-from w2s_plugins.anomaly import detect_anomaly
-from w2s_plugins.engine import Position, Precision, Statistics, weights_are_finite
+from w2s_plugins.distributed.world import Precision
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
+from w2s_plugins.run.position import Position
+from w2s_plugins.train.anomaly import detect_anomaly
+from w2s_plugins.train.engine import Statistics, weights_are_finite
 
 Run = Callable[..., Done]
 

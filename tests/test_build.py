@@ -10,16 +10,13 @@ from timm.models import save_for_hf
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args, write_folder
-from w2s_plugins.build import (
-    World,
-    build_data,
-    build_student,
-    build_task,
-    create_optimizer,
-    create_precision,
-    settle_learning_rate,
-)
-from w2s_plugins.data.noise import positions_in_split
+from w2s_plugins.build.data import build_data
+from w2s_plugins.build.device import create_precision
+from w2s_plugins.build.optimisation import create_optimizer, settle_learning_rate
+from w2s_plugins.build.student import build_student
+from w2s_plugins.build.task import build_task
+from w2s_plugins.data.relabelled import positions_in_split
+from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)

@@ -23,12 +23,13 @@ from torch import nn
 from benchmarks.slow_disk import slow_disk
 from tests.conftest import fill
 from tests.parts import random_images, small_model
-from w2s_plugins import checkpoint as ckpt
-from w2s_plugins.engine import Position
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import read_checkpoint, read_weights
+from w2s_plugins.files import atomic_write, write_json, write_text
 from w2s_plugins.losses import DistillationLoss
-from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.models.loading import read_checkpoint, read_weights
+from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.run.position import Position
+from w2s_plugins.train.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
 
@@ -114,8 +115,8 @@ def names(folder) -> list[str]:
 @pytest.mark.parametrize("written", [True, False])
 def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised, written):
     path = tmp_path / "file.txt"
-    ckpt.write_text(path, "before")
-    with pytest.raises(raised) as found, ckpt.atomic_write(path) as temporary:
+    write_text(path, "before")
+    with pytest.raises(raised) as found, atomic_write(path) as temporary:
         if written:
             temporary.write_text("aft")
         raise error
@@ -124,14 +125,14 @@ def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised
     if raised is UserError:
         assert str(found.value).startswith(f"{path}: cannot be written (")
         assert "what was there before is unchanged" in str(found.value)
-    ckpt.write_json(path, {"a": [1]})
+    write_json(path, {"a": [1]})
     assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
     assert names(tmp_path) == ["file.txt"]
 
 
 def test_folder_that_is_gone(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
-        ckpt.write_text(tmp_path / "absent" / "file.txt", "text")
+        write_text(tmp_path / "absent" / "file.txt", "text")
 
 
 class Unwritable:

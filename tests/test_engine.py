@@ -16,10 +16,12 @@ from torch import nn
 
 from tests.parts import small_model, train_args
 from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
-from w2s_plugins.engine import Position, Precision, StepSettings, TermMeter, evaluate, train_one_epoch
+from w2s_plugins.distributed.world import Precision
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
-from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.run.position import Position, TermMeter
+from w2s_plugins.train.engine import StepSettings, evaluate, train_one_epoch
+from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 CONFIG = dict(

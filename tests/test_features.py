@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.features import create_feature_extractor, default_stages, feature_shapes
+from w2s_plugins.models.features import create_feature_extractor, default_stages, feature_shapes
 
 # name: size of the images, and whether the model takes that as img_size
 FAMILIES = {

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from w2s_plugins.checkpoint import read_run_args
 from w2s_plugins.cli import train_parser
-from w2s_plugins.earlier_run import read_result
 from w2s_plugins.errors import UserError
-from w2s_plugins.foreign import PRETRAINED_CFG, constructor_arguments
-from w2s_plugins.loading import INPUT_KEYS, create_model, settings_beside
-from w2s_plugins.teachers import load_frozen_model
+from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
+from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
+from w2s_plugins.protocol.earlier import read_result
+from w2s_plugins.run.checkpoint import read_run_args
+from w2s_plugins.teachers.teacher import load_frozen_model
 
 from .hub_server import HubServer, hub_env, hub_server  # noqa: F401
 from .test_hub import python

@@ -14,12 +14,11 @@ from timm.task import ClassificationTask
 from timm.utils import dispatch_clip_grad
 from torch import nn
 
-from w2s_plugins import checkpoint as ckpt
-from w2s_plugins import fsdp
-from w2s_plugins.build import World
-from w2s_plugins.engine import Precision
+from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
-from w2s_plugins.shards import RUN_FILE, read_section, replace_folder, spare, write_shards
+from w2s_plugins.models.shards import RUN_FILE, read_section, replace_folder, spare, write_shards
+from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.train import fsdp
 
 CPU = torch.device("cpu")
 

@@ -25,24 +25,24 @@ from tests.losses.common import logit_losses, make_loss
 from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
 from tests.parts import small_model, write_folder, write_list
 from tests.test_checkpoint import Parts
-from w2s_plugins import checkpoint as ckpt
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser, validate_parser
-from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
-from w2s_plugins.data.noise import create_label_noise, read_class_map, read_labels
 from w2s_plugins.data.pickles import labelled_images, read_pickle
-from w2s_plugins.data.selection import read_selection
-from w2s_plugins.engine import Position
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
+from w2s_plugins.labels.cache import CacheSpec, read_part, write_part
+from w2s_plugins.labels.noise import create_label_noise, read_class_map, read_labels
+from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
+from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.run.position import Position
 from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
 from w2s_plugins.study.spec import read_spec
-from w2s_plugins.target_cache import CacheSpec, read_part, write_part
-from w2s_plugins.teachers import read_class_map as read_teacher_map
+from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 RUNS_CODE = {"plugins", "device_modules"}

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.parts import train_args
-from w2s_plugins.hints import speed_hint
+from w2s_plugins.build.hints import speed_hint
 
 
 @pytest.mark.parametrize("flags, device, units, expected", [

@@ -27,17 +27,14 @@ from markdown_it import MarkdownIt
 from timm.models import save_for_hf
 
 from w2s_plugins.errors import UserError, run_main
-from w2s_plugins.hub import (
-    check_repo_id,
-    export_model,
-    file_sha256,
-    hub_errors,
-    hub_source,
-    main,
-    push_export,
-    scrub,
-)
-from w2s_plugins.model_card import EVAL_RESULTS, eval_results, model_card
+from w2s_plugins.files import file_sha256
+from w2s_plugins.hub.__main__ import main
+from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
+from w2s_plugins.hub.errors import check_repo_id, hub_errors
+from w2s_plugins.hub.export import export_model
+from w2s_plugins.hub.push import push_export
+from w2s_plugins.hub.source import hub_source
+from w2s_plugins.tokens import scrub
 
 from .hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from w2s_plugins.hub import ATTEMPTS
+from w2s_plugins.hub.errors import ATTEMPTS
 
 from .hub_server import HubServer, hub_env
 from .test_hub import TOKEN, contents, run, student, timm_folder  # noqa: F401  (fixtures)

@@ -13,11 +13,18 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args
-from w2s_plugins import build
-from w2s_plugins.features import create_feature_extractor, pooled_features
-from w2s_plugins.inference import PackedConv2d, compile_mode, cpu_has_bfloat16_units, inference_dtype, inference_form
-from w2s_plugins.target_cache import teacher_identity
-from w2s_plugins.teachers import StudentInput, Teacher, TeacherModel
+from w2s_plugins.build.device import create_precision, join_processes
+from w2s_plugins.build.teacher import build_teacher
+from w2s_plugins.labels.cache import teacher_identity
+from w2s_plugins.models.features import create_feature_extractor, pooled_features
+from w2s_plugins.models.inference import (
+    PackedConv2d,
+    compile_mode,
+    cpu_has_bfloat16_units,
+    inference_dtype,
+    inference_form,
+)
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIZE = (3, 64, 64)
@@ -147,7 +154,7 @@ class Odd(nn.Sequential):
     ("asks for its type", "Odd: fold_batch_norms changes outputs by "),
 ])
 def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
-    caplog.set_level(logging.DEBUG, "w2s_plugins.inference")
+    caplog.set_level(logging.DEBUG, "w2s_plugins.models.inference")
     model = trained(Odd(how))
     form = inference_form(model, SIZE)
     assert count_norms(form) == 1
@@ -249,9 +256,9 @@ def test_flags_of_a_teacher(tmp_path, caplog):
     for further, expected in (((), inference_dtype(CPU, torch.bfloat16)), (("--teacher-dtype", "float16"),
                                                                            torch.float16)):
         args = train_args(*flags, *further)
-        world = build.join_processes(args)
-        precision = build.create_precision(args, world)
-        teacher = build.build_teacher(args, student, resolve_data_config(model=student), precision, world)
+        world = join_processes(args)
+        precision = create_precision(args, world)
+        teacher = build_teacher(args, student, resolve_data_config(model=student), precision, world)
         assert teacher.members[0].dtype == expected
     assert ("this CPU has no units" in caplog.text) != cpu_has_bfloat16_units()
     assert compile_mode(CPU) is None and compile_mode(CUDA) == "max-autotune-no-cudagraphs"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from w2s_plugins.markdown import code, fenced, markdown_table, plain
+from w2s_plugins.hub.markdown import code, fenced, markdown_table, plain
 
 
 @pytest.mark.parametrize("text, expected", [

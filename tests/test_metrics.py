@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from train_w2s import selection_metric
 from w2s_plugins.errors import UserError
-from w2s_plugins.metrics import chance_level, performance_gap_recovered
-from w2s_plugins.report import best_of, closing_table, recovered, selection
+from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
+from w2s_plugins.run.record import best_of, closing_table, recovered, selection
 
 
 def test_published_figures():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocol import closing_table, intervals, read_predictions, split_slice
-from w2s_plugins.report import write_predictions
+from w2s_plugins.protocol.w2s import closing_table, intervals, read_predictions, split_slice
+from w2s_plugins.run.record import write_predictions
 
 
 @pytest.mark.parametrize(("text", "amount", "expected"), [

@@ -13,9 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.parts import random_images, train_args
-from w2s_plugins.build import World, build_student
+from w2s_plugins.build.student import build_student
+from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.published import load_published, read_published
+from w2s_plugins.students.published import load_published, read_published
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8

@@ -16,10 +16,10 @@ from timm.data import create_transform, resolve_data_config
 
 import validate
 from tests.e2e.conftest import ROOT, Done, here  # noqa: F401  (a fixture)
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.data import open_split
-from w2s_plugins.teachers import StudentInput, create_teacher
+from w2s_plugins.teachers.teacher import StudentInput, create_teacher
 
 FOLDER = ROOT / "hparams" / "burns"
 STRONG = ("alexnet_dino_vitb8", "alexnet_dino_resnet50")

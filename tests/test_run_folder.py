@@ -9,13 +9,14 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
-from w2s_plugins import checkpoint as ckpt
-from w2s_plugins import report, run_folder
-from w2s_plugins.build import World
-from w2s_plugins.engine import Position, Precision
+from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
-from w2s_plugins.task import WeakToStrongTask
+from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.run import folder as run_folder
+from w2s_plugins.run import record as report
+from w2s_plugins.run.position import Position
+from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 WORLD = World(CPU, rank=0, size=1, distributed=False)

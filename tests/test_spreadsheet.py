@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from w2s_plugins.spreadsheet import to_csv
+from w2s_plugins.files import to_csv
 
 
 @pytest.mark.parametrize("text", [

@@ -19,23 +19,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.parts import random_images, small_model, store_targets, train_args, write_folder
-from w2s_plugins import build
+from w2s_plugins.build.data import build_data, build_loaders
+from w2s_plugins.build.device import create_precision
+from w2s_plugins.build.student import build_student
+from w2s_plugins.build.teacher import build_teacher, cache_spec, cached_targets
 from w2s_plugins.data import create_eval_loader
+from w2s_plugins.distributed.world import World, agree
 from w2s_plugins.errors import UserError
-from w2s_plugins.target_cache import (
+from w2s_plugins.labels.cache import (
     CachedTargets,
     CacheSpec,
     Labelled,
     Part,
     PartKeys,
     TargetReader,
-    agree,
     ensure_cache,
     missing_parts,
     readable,
     write_part,
 )
-from w2s_plugins.teachers import Teacher, combine
+from w2s_plugins.labels.splits import Data
+from w2s_plugins.teachers.teacher import Teacher, combine
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -143,17 +147,17 @@ class Parts:
     """What `build` makes of some flags."""
 
     args: object
-    data: build.Data
+    data: Data
     teacher: Teacher
     data_config: dict
     precision: object
-    world: build.World
+    world: World
 
     def spec(self) -> CacheSpec:
-        return build.cache_spec(self.args, self.teacher.members[0], self.data, self.data_config, self.precision)
+        return cache_spec(self.args, self.teacher.members[0], self.data, self.data_config, self.precision)
 
     def targets(self) -> CachedTargets:
-        return build.cached_targets(self.args, self.teacher, self.data, self.data_config, self.precision, self.world)
+        return cached_targets(self.args, self.teacher, self.data, self.data_config, self.precision, self.world)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +178,11 @@ def make(weights: Path, tmp_path: Path):
             "--teacher", "w2s_cnn5", "--teacher-checkpoint", str(weights / "1.pth"), "--model", "w2s_cnn2",
             "--img-size", "16", "--batch-size", "16", "--target-cache", str(tmp_path / "targets"), "--teacher-targets",
             "cached", *map(str, flags), **kwargs)
-        world = build.World(CPU, rank, size, size > 1)
-        data = build.build_data(args)
-        student, data_config, _ = build.build_student(args, world)
-        precision = build.create_precision(args, world)
-        return Parts(args, data, build.build_teacher(args, student, data_config, precision, world), data_config,
+        world = World(CPU, rank, size, size > 1)
+        data = build_data(args)
+        student, data_config, _ = build_student(args, world)
+        precision = create_precision(args, world)
+        return Parts(args, data, build_teacher(args, student, data_config, precision, world), data_config,
                      precision, world)
     return make
 
@@ -278,7 +282,7 @@ def test_cached_views_are_what_a_teacher_beside_the_student_says(make, case: str
     """To the last bit, in the epochs that were cached and in those that repeat them."""
     parts = make(*VIEWS, "--teacher-cache-dtype", "float32", "--train-slice", "0:300", *CASES[case])
     targets = parts.targets()
-    loader = build.build_loaders(parts.args, parts.data, parts.data_config, parts.precision, parts.world)["train"]
+    loader = build_loaders(parts.args, parts.data, parts.data_config, parts.precision, parts.world)["train"]
     orders, views = [], []
     for epoch in range(4):
         targets.set_epoch(epoch)

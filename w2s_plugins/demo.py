@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import EXIT_USER_ERROR, UserError, run_main
-from .metrics import performance_gap_recovered
+from .metrics.pgr import performance_gap_recovered
 from .monitor import format_table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from w2s_plugins.checkpoint import write_args
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.errors import UserError
+from w2s_plugins.run.checkpoint import write_args
 
 
 @pytest.fixture

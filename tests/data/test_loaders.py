@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.parts import train_args
-from w2s_plugins.build import Data, World, build_loaders
+from w2s_plugins.build.data import build_loaders
 from w2s_plugins.data import create_dataset, create_eval_loader, hold_out, take_slice
-from w2s_plugins.engine import Precision
+from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.labels.splits import Data
 
 CONFIG = dict(
     input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear", crop_pct=1.0,

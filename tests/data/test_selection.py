@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from w2s_plugins.data import Subset, create_dataset, take_slice
-from w2s_plugins.data import selection as module
-from w2s_plugins.data.selection import (
+from w2s_plugins.errors import UserError
+from w2s_plugins.labels import selection as module
+from w2s_plugins.labels.selection import (
     Selection,
     agrees_with_neighbours,
     has_small_loss,
@@ -18,7 +19,6 @@ from w2s_plugins.data.selection import (
     selection_figures,
     take_selected,
 )
-from w2s_plugins.errors import UserError
 
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

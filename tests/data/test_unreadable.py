@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
 from tests.parts import train_args, write_folder
-from w2s_plugins.build import build_data, settle_classes
+from w2s_plugins.build.data import build_data, settle_classes
 from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
 from w2s_plugins.data.unreadable import UnreadableSample, parse_data_errors
 from w2s_plugins.errors import UserError

@@ -146,7 +146,7 @@ def read_lines(path: Path) -> list[dict]:
 
 def read_run(folder: Path, name: str = "last.pth.tar") -> dict:
     """Everything in a checkpoint that decides how a run goes on."""
-    from w2s_plugins.loading import read_checkpoint
+    from w2s_plugins.models.loading import read_checkpoint
 
     content = read_checkpoint(folder / name, "test")
     return {k: v for k, v in content.items() if k not in ("args", "saver")}
@@ -199,8 +199,8 @@ def here(
     from timm.layers import is_fast_norm, set_fast_norm
 
     import train_w2s
-    from w2s_plugins import run_lock
     from w2s_plugins.errors import run_main
+    from w2s_plugins.run import lock as run_lock
 
     for name in set(os.environ) - set(environment()):
         monkeypatch.delenv(name)

@@ -11,10 +11,10 @@ import torch
 
 import validate
 from tests.parts import random_images, write_folder
-from w2s_plugins.class_order import names_of_data
 from w2s_plugins.data import create_dataset
 from w2s_plugins.errors import UserError
-from w2s_plugins.teachers import StudentInput, create_teacher
+from w2s_plugins.models.class_names import names_of_data
+from w2s_plugins.teachers.teacher import StudentInput, create_teacher
 
 from .conftest import Done
 

@@ -17,9 +17,9 @@ from benchmarks.flipped_bits import count_silent, flip_bit
 from tests.e2e.conftest import TINY, Done, read_lines, read_run
 from tests.e2e.test_bad_input import BREAK, assert_says, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
-from w2s_plugins.hub import push_export
-from w2s_plugins.loading import read_weights
-from w2s_plugins.plain_files import to_json
+from w2s_plugins.files import to_json
+from w2s_plugins.hub.push import push_export
+from w2s_plugins.models.loading import read_weights
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]

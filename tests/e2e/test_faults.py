@@ -21,7 +21,7 @@ from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
-from w2s_plugins import engine
+from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]

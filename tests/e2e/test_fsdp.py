@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor
 
 import train_w2s
 from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import resolve_train_args
-from w2s_plugins.fsdp import take_out_shards
-from w2s_plugins.loading import find_weights, read_checkpoint, read_weights
+from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
+from w2s_plugins.run.sharded import take_out_shards
 
 Run = Callable[..., Done]
 # Two processes sum gradients in another order than one: about 1e-7 of their size a step.

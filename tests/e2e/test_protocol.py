@@ -13,9 +13,9 @@ import timm
 import torch
 from timm.data import create_transform
 
-from w2s_plugins import engine
 from w2s_plugins.data import open_split
-from w2s_plugins.protocol import read_predictions
+from w2s_plugins.protocol.w2s import read_predictions
+from w2s_plugins.train import engine
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
 

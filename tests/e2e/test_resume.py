@@ -14,9 +14,9 @@ from timm.task.evaluator import ClassificationEvaluator
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.parts import small_model
-from w2s_plugins import engine
-from w2s_plugins.heartbeat import EXIT_FAILED
+from w2s_plugins.distributed.heartbeat import EXIT_FAILED
 from w2s_plugins.monitor import MetricsFile
+from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
@@ -90,7 +90,8 @@ def test_epoch_boundary(here: Run, weak: Path, whole: Callable, tmp_path: Path, 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the next run crash when it has trained on so many batches."""
-    from w2s_plugins import checkpoint, engine
+    from w2s_plugins.run import checkpoint
+    from w2s_plugins.train import engine
 
     original = engine.seed_step
     monkeypatch.setattr(checkpoint, "copy_state", lambda state: None)  # no thread of a dead run goes on in this process

@@ -13,12 +13,12 @@ import torch
 from tests.e2e.conftest import TINY, Done, Forked, read_run
 from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
-from w2s_plugins import run_folder
-from w2s_plugins.checkpoint import check_resumable
+from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.resolve import resolve_train_args
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import read_checkpoint
+from w2s_plugins.models.loading import read_checkpoint
+from w2s_plugins.run import folder as run_folder
+from w2s_plugins.run.checkpoint import check_resumable
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--epochs", "3", "--model", "w2s_cnn5", "--no-teacher-eval", "--val-slice", "0:40"]

@@ -13,7 +13,8 @@ import pytest
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
-from w2s_plugins import engine, run_lock
+from w2s_plugins.run import lock as run_lock
+from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 Fork = Callable[..., Forked]

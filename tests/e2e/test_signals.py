@@ -13,9 +13,9 @@ from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
-from w2s_plugins import engine
-from w2s_plugins.checkpoint import Saver
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
+from w2s_plugins.run.checkpoint import Saver
+from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.parts import train_args
+from w2s_plugins.build.hints import speed_hint
 from w2s_plugins.data import create_dataset
-from w2s_plugins.hints import speed_hint
 
 from .conftest import TINY, Done, read_lines
 

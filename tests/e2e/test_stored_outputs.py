@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.parts import small_model, store_targets
-from w2s_plugins import target_cache
 from w2s_plugins.errors import UserError
-from w2s_plugins.target_cache import foreign_code
+from w2s_plugins.labels import cache as target_cache
+from w2s_plugins.labels.cache import foreign_code
 
 from .conftest import TINY, Done, Forked
 

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from w2s_plugins.features import create_feature_extractor
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
+from w2s_plugins.models.features import create_feature_extractor
 
 from .feature_cases import NAMES
 

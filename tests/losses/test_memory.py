@@ -5,9 +5,9 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from w2s_plugins.engine import Statistics
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
+from w2s_plugins.train.engine import Statistics
 
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, nearest, one_line
-from ..plain_files import read_plain
+from ..files import read_plain
 from . import groups
 from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle

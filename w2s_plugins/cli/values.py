@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, holds_login
-from ..hub import LOGIN, holds_token
-from ..plain_files import special_kind
+from ..files import special_kind
+from ..tokens import LOGIN, holds_token
 
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model

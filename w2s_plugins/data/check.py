@@ -16,7 +16,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from tqdm import tqdm
 
 from ..errors import UserError, one_line
-from ..plain_files import special_kind
+from ..files import special_kind
 from .datasets import CLASS_SPLITS, split_synonyms
 from .decoding import explain_unreadable
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
 from ..errors import UserError, nearest, one_line
-from ..plain_files import special_kind
+from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels

@@ -2,6 +2,12 @@
 
 Geometry and randomness stay those of timm's transform objects: they draw the same numbers in the same order. Only the
 arithmetic of decoding and resizing is another, on 8-bit tensors with antialias, and it takes less time.
+
+`create_dataset` returns timm's `ImageDataset` as a `FileDataset`; a loader gives it timm's transform, wrapped in a
+`TensorTransform` where every step of it can be computed on 8-bit tensors. `FileDataset` then decodes grey and RGB JPEG
+files with torchvision, and hands any other file, or one that torchvision refuses, to timm's own path before anything
+random is drawn. Steps draw their parameters with timm's code in timm's order, so geometry and generators are those of
+Pillow; CMYK, PNG and EXIF (ignored) come out as timm has them.
 """
 
 import io
@@ -22,7 +28,7 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UserError, one_line
-from ..plain_files import special_kind
+from ..files import special_kind
 from .unreadable import UnreadableSample
 
 _JPEG = b"\xff\xd8\xff"

@@ -21,7 +21,7 @@ from .datasets import TorchvisionDataset, class_names_of, labels_of
 from .decoding import FileDataset, TensorTransform, with_decoder
 from .digits import Digits
 from .episodes import EpisodeSampler, check_shape, parse_shapes
-from .noise import Relabelled
+from .relabelled import Relabelled
 from .slices import Subset
 from .unreadable import Blanked, SkippedSamples, parse_data_errors
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded

@@ -5,7 +5,7 @@ import os
 from torch.utils.data import Dataset, IterableDataset
 
 from .datasets import describe
-from .noise import positions_in_split
+from .relabelled import positions_in_split
 from .slices import Subset
 
 

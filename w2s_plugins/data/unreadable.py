@@ -1,4 +1,17 @@
-"""Samples that cannot be read: what names them, what takes their place in training, and when there are too many."""
+"""Samples that cannot be read: what names them, what takes their place in training, and when there are too many.
+
+A file that cannot be read is an `UnreadableSample`, whatever error its decoder raised: the run ends with the name of
+the file. timm has no flag for it; it returns the next sample of the dataset in its place, which here would put another
+image under a position by which targets are cached and losses remember, and count a sample twice in an evaluation. With
+`--data-errors skip:N` the sampler's keys carry the next views of the batch of all ranks together (`ReplaceableKey`, 16
+at most), and the first that can be read takes the place, with its own position, label and seed; so the batch does not
+depend on workers or ranks. The main process counts files, each once; ranks exchange what they have met when they log,
+before a recovery checkpoint and at the end of an epoch, so that N is of the run. Checkpoints hold the list, with which
+a resumed run goes on, and result.json does. The maker of cached targets sees a black image in place of such a sample
+(`Blanked`), counts it, and notes in the part that it has no answer; training asks for that of the stand-in. A file
+that was mended since is refused until the part is made anew. Evaluations, `--linear-probe`, the features that select
+samples and `--episodic` always raise. Streams (`wds/`, `tfds/`) keep timm's behaviour.
+"""
 
 import logging
 import re

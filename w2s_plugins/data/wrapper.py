@@ -1,5 +1,7 @@
 """What datasets that are made of another one have in common."""
 
+import copy
+
 from torch.utils.data import Dataset
 
 
@@ -23,3 +25,11 @@ class Wrapper(Dataset):
     @transform.setter
     def transform(self, transform: object) -> None:
         self.dataset.transform = transform
+
+
+def without_transform(dataset: Dataset) -> Dataset:
+    """Return a shallow copy of a dataset, down to the one that owns the transform, that can be given another one."""
+    twin = copy.copy(dataset)
+    if "transform" not in vars(twin) and hasattr(twin, "dataset"):
+        twin.dataset = without_transform(twin.dataset)
+    return twin

@@ -55,7 +55,7 @@ class LossInputs:
         teacher_logits: (B, C), without gradient.
         target: ground truth as class indices (B,) or soft labels (B, C); None when there is none.
         student_features: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D) as the last
-            entry, as `w2s_plugins.features` returns them; None when the loss did not ask for them.
+            entry, as `w2s_plugins.models.features` returns them; None when the loss did not ask for them.
         teacher_features: as above, without gradient.
         index: (B,) positions of the samples in the training set, or None.
         progress: share of training done, in [0, 1].
@@ -392,3 +392,12 @@ def _text(annotation: object) -> str:
     if typing.get_origin(annotation) is Annotated:
         return f"numbers {typing.get_args(annotation)[1].text}"
     return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
+
+
+def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
+    """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
+    if distill is not None:
+        return (1.0 if task is None else task), distill
+    if task is not None:
+        return task, 1.0 - task
+    return 1.0, 1.0

@@ -5,8 +5,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..undo import Undo
 from .base import LossContext, LossInputs
+from .undo import Undo
 
 _LARGEST_RATE, _VISITS = 0.2, 10
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..undo import Undo
 from .base import (
     Bounds,
     Count,
@@ -27,6 +26,7 @@ from .base import (
 )
 from .features import BatchNorm, both_features
 from .memory import gather_rows
+from .undo import Undo
 
 Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
 

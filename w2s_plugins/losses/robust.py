@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..undo import Undo
 from .base import (
     Decay,
     DistillationLoss,
@@ -27,6 +26,7 @@ from .base import (
 from .confidence import ramped
 from .logits import kl_per_sample
 from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
+from .undo import Undo
 
 _LARGEST_AGREEMENT = 1 - 1e-4  # ELR's log(1 - <p, t>) stays finite
 

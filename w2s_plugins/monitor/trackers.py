@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError, one_line, write_errors
-from ..plain_files import to_json
+from ..files import to_json
 
 _logger = logging.getLogger(__name__)
 

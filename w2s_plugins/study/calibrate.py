@@ -15,10 +15,10 @@ from dataclasses import asdict
 
 import train_w2s
 
+from ..build.resolve import resolve_train_args
 from ..cli import parse, train_parser
-from ..cli.resolve import resolve_train_args
-from ..engine import train_one_epoch
 from ..errors import UserError, run_main
+from ..train.engine import train_one_epoch
 from .estimate import Timing
 
 WARM, STEPS, SECONDS = 2, 10, 10.0  # updates before the clock starts, updates on it, and time for them at most

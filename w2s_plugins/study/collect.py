@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import read_run_args
 from ..cli import train_parser
 from ..cli.declare import NEUTRAL
 from ..errors import UserError, nearest, one_line
-from ..hub import scrub
-from ..metrics import performance_gap_recovered
-from ..protocol import read_predictions
-from ..report import PREDICTIONS
+from ..metrics.pgr import performance_gap_recovered
+from ..protocol.w2s import read_predictions
+from ..run.checkpoint import read_run_args
+from ..run.record import PREDICTIONS
+from ..tokens import scrub
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
 PARTS = ("weak", "strong", "protocol", "loss")

@@ -17,10 +17,10 @@ from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..build.resolve import check_model_name, split_names
 from ..cli.parser import read_config, train_parser
-from ..cli.resolve import check_model_name, split_names
 from ..errors import UserError, nearest, one_line
-from ..loading import create_model
+from ..models.loading import create_model
 from ..monitor import format_table
 
 REFERENCE = "resnet50"  # whose published throughput the hours are made of, at its 224 px

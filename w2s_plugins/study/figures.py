@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from ..checkpoint import atomic_write
 from ..errors import UserError, one_line
+from ..files import atomic_write
 from ..losses.base import LOSSES
-from ..sample_weights import KINDS
+from ..metrics.sample_weights import KINDS
 from .collect import PARTS, Collected, StudentRun
 from .gallery import Gallery, open_gallery
 from .table import title_of

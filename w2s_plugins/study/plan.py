@@ -10,15 +10,15 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from ..build import open_train_split
+from ..build.data import open_train_split
+from ..build.resolve import resolve_train_args
 from ..cli.declare import Parser, words_of
 from ..cli.parser import parse, train_parser
-from ..cli.resolve import resolve_train_args
 from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol import NOT_OF, refuse_seen, split_slice, weak_labels_only
+from ..protocol.w2s import NOT_OF, refuse_seen, split_slice, weak_labels_only
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..checkpoint import write_text
-from ..hub import scrub
-from ..markdown import code, fenced
+from ..files import write_text
+from ..hub.markdown import code, fenced
+from ..tokens import scrub
 from .collect import collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC

@@ -56,7 +56,8 @@ def run_report(args: argparse.Namespace) -> None:
     Raises:
         UserError: no token, before anything is written.
     """
-    from ..hub import check_login, push_folder
+    from ..hub.errors import check_login
+    from ..hub.push import push_folder
     from .report import FILES, write_report
 
     if args.push_to_hub:

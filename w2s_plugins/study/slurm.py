@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..checkpoint import write_text
 from ..errors import UserError, one_line
+from ..files import write_text
 from .layout import STATE, PlannedRun
 from .pool import ROOT
 

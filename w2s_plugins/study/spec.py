@@ -14,8 +14,8 @@ import yaml
 
 from ..cli.parser import Parser, check_flags, read_config
 from ..errors import UserError, nearest, one_line
-from ..hub import LOGIN, holds_token
-from ..plain_files import read_plain
+from ..files import read_plain
+from ..tokens import LOGIN, holds_token
 
 KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
 SLICES = ("fixed", "by_seed")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import plain_files
-from ..checkpoint import write_json, write_text
+from .. import files as plain_files
 from ..errors import UserError, nearest, one_line
-from ..markdown import code, markdown_table
-from ..spreadsheet import to_csv as rows_to_csv
+from ..files import to_csv as rows_to_csv
+from ..files import write_json, write_text
+from ..hub.markdown import code, markdown_table
 from .collect import PARTS, Collected, StudentRun
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 

@@ -1,0 +1,254 @@
+"""Splits and loaders."""
+
+import argparse
+import logging
+from itertools import zip_longest
+from pathlib import Path
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ..data import create_eval_loader, create_train_loader, hold_out, labels_of, open_split, parse_shapes, take_slice
+from ..data.datasets import check_labels, class_names_of, describe, num_classes_of
+from ..data.overlap import count_shared
+from ..data.relabelled import positions_in_split
+from ..data.wrapper import without_transform
+from ..distributed.world import Precision, World
+from ..errors import UserError
+from ..labels.by_model import select_by_model, selection_models
+from ..labels.noise import create_label_noise
+from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
+from ..labels.splits import Data
+from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
+from ..models.class_names import names_of_data
+from ..monitor import Console
+from ..teachers.teacher import Teacher
+from ..train.few_shot import FewShotTest, create_test
+from .resolve import view_epochs
+
+_logger = logging.getLogger(__name__)
+
+
+def reading(args: argparse.Namespace) -> dict[str, object]:
+    """Return how samples are read, as arguments of `open_split`."""
+    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    return dict(
+        class_map=args.class_map,
+        image_root=args.image_root,
+        download=args.dataset_download,
+        batch_size=args.batch_size,
+        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
+        input_key=args.input_key,
+        target_key=args.target_key,
+        trust_remote_code=args.dataset_trust_remote_code,
+    )
+
+
+def open_train_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole training split."""
+    return open_split(
+        args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
+        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+
+
+def open_val_split(args: argparse.Namespace) -> Dataset:
+    """Open the whole validation split."""
+    return open_split(
+        args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
+        num_samples=args.val_num_samples, **reading(args))
+
+
+def build_data(args: argparse.Namespace) -> Data:
+    """Create the splits, settle the number of classes, and cut slices."""
+    train, val = open_train_split(args), open_val_split(args) if args.val_split else None
+    few_shot = open_split(
+        args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
+        list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
+    settle_classes(args, train, val)
+    groups = shot_groups(args, train)
+    streamed = isinstance(train, IterableDataset)
+    split_size, noise = 0 if streamed else len(train), None
+    if args.label_noise:
+        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
+    whole = train, val
+    train = take_slice(train, args.train_slice, args.slice_seed)
+    if args.val_slice and val is not None:
+        val = take_slice(val, args.val_slice, args.slice_seed, "--val-slice")
+    check_disjoint(args, whole, train, val)
+    train, select = hold_out(train, args.select_split, args.slice_seed)
+    if noise is not None:  # after the cuts, which are then those of a run without noise
+        train, select = noise.apply(train), noise.apply(select) if select is not None else None
+        about = noise.record(train)
+        _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
+                     f"({100 * about['rate']:.2f} %) are not the clean ones")
+    if streamed:
+        if args.clean_select:
+            raise UserError("--clean-select needs a dataset that can be indexed; streams cannot")
+        _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
+        if args.teacher and args.teacher_targets != "online":
+            raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
+                            "cannot")
+    return Data(train, val, select, few_shot, split_size=split_size, noise=noise, groups=groups)
+
+
+def shot_groups(args: argparse.Namespace, train: Dataset) -> ShotGroups | None:
+    """Group the classes by their samples in the training split, of which a run may train on a part."""
+    counts = None if args.long_tail == "never" else count_classes(train, args.num_classes)
+    groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
+    if groups is not None:
+        _logger.info(f"Long tail: {groups}")
+    return groups
+
+
+def check_disjoint(
+        args: argparse.Namespace,
+        whole: tuple[Dataset, Dataset | None],
+        train: Dataset,
+        val: Dataset | None,
+) -> None:
+    """Refuse a test set that shares samples with the training set where both are cut from one split.
+
+    Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
+    """
+    if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
+        return  # not one split; to compare all names takes time
+    shared = count_shared(train, val)
+    if shared and not args.val_slice:
+        _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
+                        "them are trained on; --val-slice A:B evaluates on others")
+    elif shared:
+        raise UserError(f"--val-slice {args.val_slice}: {shared} of its {len(val)} samples are trained on; give a "
+                        f"slice outside of --train-slice {args.train_slice or ':'}")
+
+
+def select_clean(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        teacher: Teacher | None,
+        world: World,
+        saved: Path | None = None,
+) -> None:
+    """Leave in the training set what ``--clean-select`` selects, in place.
+
+    Args:
+        args: parsed flags.
+        data: the splits.
+        data_config: input of the student.
+        teacher: the teacher, whose features or losses decide unless ``--clean-select-model`` names another model.
+        world: this process.
+        saved: index file of a run that is resumed; where it has the same rule it is taken again.
+    """
+    if not args.clean_select:
+        return
+    candidates, given = data.train, labels_of(data.train)
+    if given is None:
+        raise UserError("--clean-select: this kind of dataset does not tell its labels without being read; use a "
+                        "folder, torch/, hfds/ or w2s/ dataset")
+    rule, value = parse_selection(args.clean_select)
+    fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+    selected, origin = None, {}
+    if saved is not None and saved.is_file():
+        selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
+    if origin.get("rule") != args.clean_select:
+        if rule == "file":
+            selected, made_by = read_selection(value, candidates, data.split_size, fingerprint)
+            origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
+        else:
+            models = selection_models(
+                rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
+                in_chans=data_config["input_size"][0], num_classes=args.num_classes,
+                class_names=names_of_data(candidates), device=world.device)
+            selected = select_by_model(
+                rule, value, models, without_transform(candidates), num_classes=args.num_classes,
+                batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, decoder=args.decoder,
+                device=world.device, rank=world.rank, world_size=world.size,
+                progress=Console(world.primary, 0).wrap)
+            origin = dict(made_by=None, models=[model.source for model in models])
+    figures = selection_figures(
+        selected, given, data.noise.clean_labels(candidates) if data.noise else None, args.num_classes)
+    data.train = take_selected(candidates, selected)
+    data.selection = Selection(
+        dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
+             **figures),
+        list(positions_in_split(data.train)))
+    quality = "" if figures["precision"] is None else (
+        f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %")
+    _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
+                 f"samples{quality}")
+    if figures["empty_classes"]:
+        _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
+
+
+def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
+    """Compare the classes of the splits with each other and with ``--num-classes``, which defaults to theirs."""
+    names = class_names_of(train)
+    val_names = class_names_of(val) if val is not None else None
+    if names and val_names and names != val_names:
+        odd = next(a or b for a, b in zip_longest(names, val_names) if a != b)
+        raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
+                        f"'{args.val_split}' (first difference: {odd}); give both the same class folders; splits of "
+                        "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
+    count = num_classes_of(train)
+    if args.num_classes is None:
+        args.num_classes = count
+    elif count is not None and count != args.num_classes:
+        raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
+                        "the flag out, or map classes with --class-map")
+    for dataset, split in ((train, args.train_split), (val, args.val_split)):
+        if dataset is not None and args.num_classes is not None:
+            check_labels(dataset, split, args.num_classes)
+
+
+def build_loaders(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> dict[str, object]:
+    """Create the loaders; ``val`` and ``select`` are None where there is no such split."""
+    def evaluation(dataset: Dataset | None) -> object:
+        return None if dataset is None else create_eval_loader(
+            dataset,
+            data_config,
+            batch_size=args.validation_batch_size or args.batch_size,
+            workers=args.workers,
+            device=world.device,
+            dtype=precision.dtype,
+            distributed=world.distributed,
+            prefetch=not args.no_prefetcher,
+            pin_memory=args.pin_mem,
+            decoder=args.decoder,
+        )
+    train = create_train_loader(
+        data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
+        world_size=world.size, view_epochs=view_epochs(args))
+    select = data.select
+    if select is not None:  # it shares the training images, but not their transform
+        select = without_transform(select)
+    few_shot = data.few_shot
+    return dict(train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(few_shot))
+
+
+def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:
+    """Draw the episodes that ``--few-shot-eval`` asks for, or return None."""
+    if data.few_shot is None:
+        return None
+    return draw_few_shot_test(data.few_shot, args, args.few_shot_eval, args.few_shot_episodes, "--few-shot-eval")
+
+
+def draw_few_shot_test(
+        dataset: Dataset,
+        args: argparse.Namespace,
+        text: str,
+        count: int,
+        flag: str,
+) -> FewShotTest:
+    """Draw ``count`` test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    return create_test(
+        labels, parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
+        classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))

@@ -1,0 +1,94 @@
+"""The device and the other processes."""
+
+import argparse
+import importlib
+import logging
+import os
+
+import torch
+import torch.distributed as dist
+from timm.layers import set_fast_norm
+from timm.utils import NativeScaler, init_distributed_device, random_seed, set_jit_fuser
+
+from ..distributed import heartbeat
+from ..distributed.world import Precision, World
+from ..errors import UserError, one_line
+from ..models.inference import cpu_has_bfloat16_units
+from .hints import speed_hint
+
+_logger = logging.getLogger(__name__)
+
+
+def join_processes(args: argparse.Namespace) -> World:
+    """Choose the device, join the other processes, and say where the work is done."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if not args.dist_timeout >= 1:
+        raise UserError(f"--dist-timeout {args.dist_timeout}: expected at least 1 second")
+    device = join_group(args)
+    world = World(device, args.rank, args.world_size, args.distributed)
+    if world.distributed:
+        heartbeat.note("preparing")
+    why = " (no CUDA here)" if args.no_accelerator else ""
+    emulated = args.amp and device.type == "cpu" and not cpu_has_bfloat16_units()
+    _logger.info(f"{world.size} process(es) on {device}{why}"
+                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
+                 + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
+    if args.fuser:
+        set_jit_fuser(args.fuser)
+    if args.fast_norm:
+        set_fast_norm()
+    return world
+
+
+def join_group(args: argparse.Namespace) -> torch.device:
+    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group.
+
+    Raises:
+        UserError: the port that the processes meet at is taken, or cannot be reached.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        try:
+            device = init_distributed_device(args)
+        except dist.DistNetworkError as error:
+            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this "
+                            "port, give each its own MASTER_PORT, or leave the choice to torchrun --standalone"
+                            ) from error
+        if args.distributed:
+            heartbeat.start(args.dist_timeout)
+        return device
+    args.rank, args.world_size, args.distributed = dist.get_rank(), dist.get_world_size(), True
+    args.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if args.device != "cpu":
+        args.device = f"{args.device.split(':')[0]}:{args.local_rank}"
+    return torch.device(args.device)
+
+
+def setup_device(args: argparse.Namespace) -> World:
+    """Join the other processes and set what training needs globally."""
+    for module in args.device_modules or ():
+        _logger.info(f"--device-modules {module}: is imported, which runs its code")
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
+    world = join_processes(args)
+    if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
+        _logger.info(hint)
+    random_seed(args.seed, 0)  # the same initial weights on every rank
+    return world
+
+
+def first_device(sharded: bool, world: World) -> torch.device:
+    """Return where a model is made: on the CPU when it is to be sharded, for the whole may not fit the device."""
+    return torch.device("cpu") if sharded else world.device
+
+
+def create_precision(args: argparse.Namespace, world: World) -> Precision:
+    """Return the dtype of images and model, and autocast with its scaler."""
+    amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
+    scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
+    dtype = getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
+    return Precision(world.device, dtype, amp_dtype, scaler)

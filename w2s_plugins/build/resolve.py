@@ -1,0 +1,420 @@
+"""Checks of one flag against another, and the flags of other scripts brought into this project's terms."""
+
+import argparse
+import logging
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from timm.loss import LOSS_TYPES
+from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
+from timm.optim import list_optimizers
+
+from ..cli.outcome import PROCESSES
+from ..cli.parser import train_parser
+from ..data.episodes import parse_shapes
+from ..data.unreadable import parse_data_errors
+from ..errors import UserError, nearest
+from ..labels.noise import parse_noise
+from ..labels.selection import parse_selection
+from ..losses import create_loss, list_losses
+from ..losses.base import LOSSES, loss_weights
+from ..registry import load_plugins
+from .resolve_probe import resolve_probe
+
+_logger = logging.getLogger(__name__)
+
+CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
+BATCHES_OF_EPISODES = 200  # in an epoch
+# element-wise ones: their step on a part of a parameter is that part of their step
+SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
+                      "adabelief", "rmsprop", "rmsproptf", "lion", "lookahead_adamw")
+
+# defaults of the released code where they differ from those of the losses here
+RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
+
+
+def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
+
+    Args:
+        args: all flags.
+        given: names of the flags that were set by hand.
+
+    Raises:
+        UserError: one line for the first thing that is wrong.
+    """
+    load_plugins(args.plugins)
+    _check_choices(args)
+    resolve_data_dir(args)
+    _resolve_loss(args, given)
+    _resolve_weights(args, given)
+    resolve_probe(args, given)
+    _resolve_episodes(args, given)
+    _check_labels(args)
+    _resolve_changes(args)
+    resolve_precision(args, given)
+    _check_combinations(args)
+
+
+def resolve_data_dir(args: argparse.Namespace) -> None:
+    """Fill in ``data_dir`` from the positional argument or ``IMAGENET_DIR``."""
+    args.data_dir = args.data_dir or args.data
+    args.data = None
+    if args.dataset:
+        return
+    args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
+    if not args.data_dir:
+        raise UserError(
+            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
+
+
+def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
+    """Fall back from CUDA to the CPU where there is none, and pick the CPU's mixed-precision dtype."""
+    if args.amp and args.model_dtype not in (None, "float32"):
+        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+    args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
+    if args.no_accelerator:
+        if "device" in given:
+            raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
+        args.device = "cpu"
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
+    if device.type == "cpu" and "amp_dtype" not in given:
+        args.amp_dtype = "bfloat16"
+
+
+def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:
+    """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        known = f"; one of {', '.join(choices)}" if len(choices) <= 12 else ""
+        raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
+
+
+def check_model_name(flag: str, name: str) -> None:
+    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
+        if "/" in name:
+            hint = f" (nearest: hf-hub:{name}, local-dir:{name})"
+        raise UserError(f"{flag}: unknown model '{name}'{hint}")
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*") + timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
+                        f"{', '.join(t for t in tags if t) or 'none'}")
+
+
+def _check_choices(args: argparse.Namespace) -> None:
+    check_model_name("--model", args.model)
+    for name in split_names(args.teacher):
+        check_model_name("--teacher", name)
+    if args.kd_model_name:
+        check_model_name("--kd-model-name", args.kd_model_name)
+    optimizer = args.opt.lower().removeprefix("lookahead_")
+    if optimizer not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
+    check_choice("--input-img-mode", args.input_img_mode or "RGB", Image.MODES)
+    if args.torchcompile:
+        check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
+
+
+def _check_labels(args: argparse.Namespace) -> None:
+    """Check the flags on label noise and the selection of clean samples."""
+    kind = parse_noise(args.label_noise)[0] if args.label_noise else None
+    rule = parse_selection(args.clean_select)[0] if args.clean_select else None
+    name = args.clean_select_model
+    if name and not Path(name).exists():
+        check_model_name("--clean-select-model", name)
+    rules = [
+        (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
+        ((name or args.clean_select_checkpoint) and rule not in ("knn", "small-loss"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K or small-loss:R"),
+        (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
+        (rule in ("knn", "small-loss") and not name and not args.teacher,
+         f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
+
+
+def _resolve_changes(args: argparse.Namespace) -> None:
+    """Bring the names of ``--resume-changes`` into the form of the flags' own."""
+    known = {*vars(args), PROCESSES}
+    for name in args.resume_changes:
+        if name.lstrip("-").replace("-", "_") not in known:
+            dashed = [k.replace("_", "-") for k in known]
+            raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
+                            "such as batch-size, or processes")
+    args.resume_changes = [name.lstrip("-").replace("-", "_") for name in args.resume_changes]
+
+
+def split_names(names: str | None) -> list[str]:
+    """Split the comma-separated names of ``--teacher`` and the like."""
+    return [n.strip() for n in (names or "").split(",") if n.strip()]
+
+
+def view_epochs(args: argparse.Namespace) -> int:
+    """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds."""
+    kind, _, number = args.teacher_targets.partition(":")
+    return int(number) if args.teacher and kind == "cached-views" else 0
+
+
+def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
+    """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
+    if args.distiller:
+        if "loss" in given and args.loss != args.distiller:
+            _logger.info(f"--distiller {args.distiller} takes the place of --loss {args.loss}")
+        if args.distiller == "vanilla":
+            args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
+        else:
+            args.loss = args.distiller
+        for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
+            args.loss_kwargs.setdefault(key, value)
+        args.distiller = None
+    if args.kd_model_name and args.teacher:
+        raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
+    if args.teacher_targets != "online" and not args.teacher:
+        _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is left aside")
+    if args.loss is None and args.teacher:
+        args.loss = "adaptconf"
+    if args.loss in CRITERIA:
+        if args.teacher:
+            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
+                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
+        args.task_loss, args.loss = args.task_loss or args.loss, None
+    elif args.loss in MULTI_LABEL:
+        raise UserError(f"--loss {args.loss} is for multi-label data; a teacher's classes exclude one another")
+    if args.task_loss is None:
+        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
+    check_choice("--task-loss", args.task_loss, CRITERIA)
+    if args.loss is None:
+        return
+    if args.loss.split("+")[0] not in list_losses() and args.loss not in list_losses():
+        choices = [*list_losses(), *CRITERIA]
+        raise UserError(f"--loss: unknown loss '{args.loss}'{nearest(args.loss, choices)}; distillation losses: "
+                        f"{', '.join(list_losses())}; criteria: {', '.join(CRITERIA)}")
+    if args.kd_model_name:
+        raise UserError(f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
+                        f"{args.kd_model_name}")
+    if not args.teacher:
+        raise UserError(f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)")
+    _resolve_loss_kwargs(args, given)
+    create_loss(args.loss, **args.loss_kwargs)
+
+
+def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
+    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
+        args.student_stages = args.student_stages or args.fitnet_stage
+        args.teacher_stages = args.teacher_stages or args.fitnet_stage
+    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
+        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
+        given.add("distill_loss_weight")
+    for flag, facts in train_parser().facts().items():
+        targets = facts.sets or {}
+        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
+            continue
+        if args.loss in targets:
+            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
+        else:
+            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is left aside")
+    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
+    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
+    if name:
+        default = parameters[name].default
+        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
+            _set_kwarg(args, name, args.kd_temperature, given)
+        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
+
+
+def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
+    if name not in args.loss_kwargs or "loss_kwargs" not in given:
+        args.loss_kwargs = {**args.loss_kwargs, name: value}
+
+
+def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
+    """Bring the released code's weights, each 1 unless given, into ``task_loss_weight`` and ``distill_loss_weight``."""
+    if "gt_loss_weight" not in given and "kd_loss_weight" not in given:
+        return
+    for ours, theirs in (("task_loss_weight", "gt_loss_weight"), ("distill_loss_weight", "kd_loss_weight")):
+        if ours not in given:
+            value = getattr(args, theirs)
+            setattr(args, ours, 1.0 if value is None else value)
+
+
+def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the shapes of episodes; those of training fix the batch, and there is no classifier of all classes."""
+    if args.few_shot_eval:
+        parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
+    if not args.episodic:
+        return
+    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
+    if len(shapes) > 1:
+        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
+                        "are for --few-shot-eval")
+    size = args.episodes_per_batch * shapes[0].size
+    if "batch_size" in given and args.batch_size != size:
+        raise UserError(f"--batch-size {args.batch_size}: {args.episodes_per_batch} episodes of --episodic {shapes[0]} "
+                        f"with {args.queries} queries a class are {size} images; leave the flag out, or change "
+                        "--episodes-per-batch")
+    args.batch_size = size
+    args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
+    if "val_split" not in given:
+        args.val_split = ""
+
+
+
+
+def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    if not args.fsdp:
+        return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
+    cached = args.teacher and args.teacher_targets != "online"
+    return [
+        (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
+        (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
+         "--fsdp has in parts: leave out --fsdp, or test a checkpoint with validate.py --few-shot"),
+        (args.kd_model_name, "--fsdp cannot shard the student of timm's own distillation: use --teacher in place of "
+         "--kd-model-name"),
+        (args.opt.lower() not in SHARDED_OPTIMIZERS, f"--fsdp gives the optimizer parts of the weights, with which "
+         f"--opt {args.opt} does not work{nearest(args.opt, SHARDED_OPTIMIZERS)}; one of "
+         f"{', '.join(SHARDED_OPTIMIZERS)}"),
+        (args.clip_grad is not None and args.clip_mode == "agc", "--clip-mode agc looks at rows of whole weights: use "
+         "norm or value with --fsdp"),
+        (args.channels_last, "--fsdp keeps weights in rows, which --channels-last would rearrange: leave one out"),
+        (args.sync_bn, "--sync-bn was not made for sharded weights: leave out --sync-bn or --fsdp"),
+        (args.model_ema_force_cpu, "--fsdp shards the average of the weights, it fits the device: leave out "
+         "--model-ema-force-cpu"),
+        (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
+         "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
+        (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
+         f"{args.teacher_targets} are made by each on its own: leave one out"),
+        (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),
+    ]
+
+
+def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    sizes, probs = args.train_img_sizes or (), args.train_size_probs
+    rules = [(args.train_size_schedule == "progressive" and len(sizes) < 2,
+              "--train-size-schedule progressive needs at least 2 --train-img-sizes")]
+    rules.append((args.train_batches_per_epoch is not None and not sizes and not args.episodic,
+                  "--train-batches-per-epoch needs --train-img-sizes, or --episodic"))
+    for flag, values in (("--train-batch-sizes", args.train_batch_sizes), ("--train-size-probs", probs)):
+        rules += [
+            (values and not sizes, f"{flag} needs --train-img-sizes"),
+            (values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes"),
+        ]
+    return [
+        *rules,
+        (min([1, *sizes, *(args.train_batch_sizes or ())]) < 1, "image and batch sizes are at least 1"),
+        (probs and not (min(probs) >= 0 and 0 < sum(probs) < float("inf")),
+         "--train-size-probs: expected numbers of at least 0, not all 0"),
+    ]
+
+
+def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    few_shot = bool(args.few_shot_eval)
+    rules = [(args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
+             (args.eval_metric == "few-shot" and not few_shot, "--eval-metric few-shot needs --few-shot-eval NxK")]
+    if not args.episodic:
+        return rules
+    excluded = {
+        "--mixup and --cutmix": args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None,
+        "--aug-splits": args.aug_splits,
+        "--aug-repeats": args.aug_repeats,
+        "--train-img-sizes": args.train_img_sizes,
+        "--epoch-repeats": args.epoch_repeats,
+        "--kd-model-name": args.kd_model_name,
+        "--select-split": args.select_split is not None,
+        "--teacher-class-map": args.teacher_class_map,
+        "--teacher-weights learned": args.teacher_weights == "learned",
+        "--teacher-assign student": args.teacher_assign == "student",
+        f"--teacher-targets {args.teacher_targets}": args.teacher and args.teacher_targets != "online",
+    }
+    return [*rules, *((broken, f"{flag} cannot be combined with --episodic") for flag, broken in excluded.items()),
+            (args.val_split, f"--val-split {args.val_split}: with --episodic no classifier of all classes is trained; "
+             "leave it out, and measure with --few-shot-eval 5x1")]
+
+
+def _check_combinations(args: argparse.Namespace) -> None:
+    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    teachers = len(split_names(args.teacher))
+    cached = args.teacher and args.teacher_targets != "online"
+    mixes = args.teacher_assign == "student", args.teacher_weights == "learned"
+    rules = [
+        (args.log_tensorboard and find_spec("tensorboard") is None,
+         "--log-tensorboard needs a package: pip install tensorboard"),
+        (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
+        (args.detect_anomaly and (args.torchcompile or args.fsdp),
+         "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
+        (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
+         "--teacher NAME,NAME"),
+        (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
+        (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
+        (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
+        (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
+        (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
+        (args.aug_splits and args.no_aug, "--aug-splits cannot be combined with --no-aug"),
+        (args.aug_splits and args.no_prefetcher, "--aug-splits needs the prefetcher: leave out --no-prefetcher"),
+        (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
+        (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
+        (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
+        (args.sync_bn and args.device == "cpu" and distributed,
+         "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
+        (mixing and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
+        (mixing and cached, f"--teacher-targets {args.teacher_targets} are labels of single images, not of mixtures of "
+         "them: use online with mixup or cutmix"),
+        (args.aug_splits and cached, "--aug-splits needs --teacher-targets online"),
+        (view_epochs(args) and args.aug_repeats, "--teacher-targets cached-views:N keeps one view of a sample in an "
+         "epoch: use online with --aug-repeats"),
+        (view_epochs(args) and args.resplit and args.reprob, "--resplit erases by the place in the batch, on which a "
+         "cached view must not depend: use --teacher-targets online"),
+        (view_epochs(args) and args.train_img_sizes, "--train-img-sizes draws sizes by batch, on which a cached view "
+         "must not depend: use --teacher-targets online"),
+        (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher NAME and "
+         "--teacher-targets cached or cached-views:N"),
+        (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
+        *_scheduled_size_rules(args),
+        *_episode_rules(args),
+        *_sharding_rules(args),
+        (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
+         "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
+        (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
+         "--linear-probe needs the features of every sample; use --data-errors raise with it"),
+        (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
+         "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
+        (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
+        (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
+         "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
+        (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
+        (args.select_split is not None and args.teacher and args.no_teacher_eval
+         and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
+         "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
+         "--no-teacher-eval"),
+        (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",
+         "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
+        (args.long_tail == "always" and not args.val_split and args.select_split is None,
+         "--long-tail always measures on a validation split: give --val-split or --select-split"),
+        (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
+        (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
+        (args.resume == "auto" and not args.experiment,
+         "--resume auto looks for the run's own folder: name it with --experiment"),
+        (args.start_epoch is not None and args.start_epoch >= args.epochs,
+         f"--start-epoch {args.start_epoch} is not below --epochs {args.epochs}"),
+        (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
+         "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
+         "--teacher NAME"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)

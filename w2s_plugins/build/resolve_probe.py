@@ -1,0 +1,59 @@
+"""The flags of a linear probe: what makes no sense on features of plain images is refused, the rest settled."""
+
+import argparse
+
+from ..cli.declare import Role
+from ..cli.parser import train_parser
+from ..errors import UserError
+from ..losses import create_loss
+
+
+def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags beside ``--linear-probe`` and fill in what follows from it, in place.
+
+    Raises:
+        UserError: the first flag that has no meaning for features that are computed once.
+    """
+    if not args.linear_probe:
+        return
+    facts = train_parser().facts()
+    of_views, of_batches = ({n: f.off for n, f in facts.items() if f.role & role} for role in (Role.VIEW, Role.MIXING))
+    for name, plain in {**({} if args.no_aug else of_views), **of_batches}.items():
+        value = getattr(args, name)
+        if name in given and value not in (plain, None, "") and value != 0:
+            remedy = ", or add --no-aug" if name in of_views else ""
+            shown = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise UserError(f"--linear-probe sees every image once, without augmentation: leave out "
+                            f"--{name.replace('_', '-')} {shown}{remedy}")
+    for broken, message in _rules(args, given):
+        if broken:
+            raise UserError(f"--linear-probe {message}")
+    for name, plain in (of_views | of_batches).items():
+        setattr(args, name, plain)
+    args.no_aug, args.dist_bn = True, ""  # there is neither a view nor a statistic to share
+    if args.teacher:
+        args.teacher_targets = "cached"
+
+
+def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
+    needs_features = args.teacher and args.loss and create_loss(args.loss, **args.loss_kwargs).needs_features
+    encoder = "trains no encoder"
+    off = {
+        "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
+        "--grad-checkpointing": args.grad_checkpointing, "--torchcompile": args.torchcompile,
+        "--channels-last": args.channels_last, "--layer-decay": args.layer_decay is not None,
+        "--drop": args.drop, "--drop-path": args.drop_path or args.drop_connect, "--drop-block": args.drop_block,
+        "--tta": args.tta, "--save-images": args.save_images,
+    }
+    return [
+        (args.episodic, f"{encoder}, and --episodic trains nothing else: leave one out"),
+        (args.few_shot_eval, f"{encoder}: test the model itself with validate.py --few-shot"),
+        (args.kd_model_name, "trains on stored outputs, which timm's own distillation cannot: use --teacher in place "
+         "of --kd-model-name"),
+        (needs_features, f"has no feature maps: --loss {args.loss} needs them; use a loss on logits, such as "
+         "adaptconf"),
+        (args.teacher and "teacher_targets" in given and args.teacher_targets != "cached",
+         f"lets the teacher label each image once: leave out --teacher-targets {args.teacher_targets}"),
+        *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
+          for flag, broken in off.items()),
+    ]

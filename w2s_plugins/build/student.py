@@ -1,0 +1,124 @@
+"""The student and how it starts."""
+
+import argparse
+import logging
+
+import torch
+from timm.data.model_config import resolve_input_data_config
+from timm.layers import convert_splitbn_model, convert_sync_batchnorm
+from torch import nn
+
+from ..distributed.world import World
+from ..errors import UserError, one_line
+from ..files import file_sha256
+from ..hub.source import hub_source
+from ..models.loading import (
+    check_finite,
+    check_input_size,
+    check_loaded,
+    create_model,
+    find_weights,
+    load_weights,
+    read_weights,
+)
+from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
+from .device import first_device
+
+_logger = logging.getLogger(__name__)
+
+
+def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
+    """Create the student and say how it starts."""
+    overlay = state = None
+    if args.pretrained_path:
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        overlay = dict(file=str(file), num_classes=-1)
+        if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
+            state = read_weights(file, "--pretrained-path")
+    published = None
+    if args.finetune:
+        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
+        choose_pool(args, published)
+    flags = dict(
+        num_classes=args.num_classes,
+        drop_rate=args.drop or None,
+        drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
+        drop_block_rate=args.drop_block,
+        global_pool=args.gp,
+        bn_momentum=args.bn_momentum,
+        bn_eps=args.bn_eps,
+        pretrained_cfg_overlay=overlay,
+    )
+    model = create_model(
+        "--model",
+        args.model,
+        pretrained=args.pretrained or bool(overlay),
+        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        **{**flags, **args.model_kwargs},
+    )
+    if state is not None:
+        check_loaded(model, state, str(file), "--pretrained-path")
+    args.num_classes = model.num_classes
+    source = student_start(args, model, published)
+    if args.linear_probe:
+        model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        if source["init"] == "random":
+            _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
+                            "or --initial-checkpoint FILE")
+    with torch.no_grad():
+        if args.head_init_scale is not None:
+            model.get_classifier().weight.mul_(args.head_init_scale)
+            model.get_classifier().bias.mul_(args.head_init_scale)
+        if args.head_init_bias is not None:
+            nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
+    if args.grad_checkpointing:
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except (AssertionError, AttributeError) as error:
+            raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
+    try:
+        data_config = resolve_input_data_config(model, args=vars(args))
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    if published is not None:
+        warn_of_normalisation(published, data_config)
+    if args.split_bn:
+        model = convert_splitbn_model(model, max(args.aug_splits, 2))
+    model.to(
+        device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
+    if args.channels_last:
+        model.to(memory_format=torch.channels_last)
+    channels, *size = data_config["input_size"]
+    for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
+        check_input_size(model, (channels, *shape), f"--model {args.model}")
+    if args.sync_bn and world.distributed:
+        args.dist_bn = ""
+        model = convert_sync_batchnorm(model)
+    return model, data_config, source
+
+
+def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
+    """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
+    source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
+    if args.pretrained_path:
+        file = find_weights(args.pretrained_path, "--pretrained-path")
+        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
+    elif args.pretrained:
+        source["source"] = hub_source(model, args.model)
+    if args.initial_checkpoint:
+        flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
+        state = read_weights(file, flag, use_ema=True)
+        check_finite(state, str(file), flag)
+        report = load_weights(model, state, str(file), flag)
+        _logger.info(f"Student {args.model}: {report}")
+        source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
+    if published is not None:
+        _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
+        source = dict(init="checkpoint", source=dict(file=args.finetune, sha256=file_sha256(published.path)))
+    params = sum(p.numel() for p in model.parameters())
+    start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}
+    has_weights = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")
+    hint = "; --pretrained starts from timm's weights" if source["init"] == "random" and has_weights else ""
+    _logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
+                 f"{start[source['init']]}{hint}")
+    return {**source, "params": params}

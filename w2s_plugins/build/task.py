@@ -1,0 +1,146 @@
+"""The training task."""
+
+import argparse
+import logging
+
+from timm.loss import create_classification_loss
+from timm.task import (
+    ClassificationTask,
+    FeatureDistillationTask,
+    LogitDistillationTask,
+    TokenDistillationTask,
+    TrainingTask,
+)
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from ..data import EpisodeShape, parse_shapes
+from ..distributed.world import Precision, World
+from ..errors import UserError, one_line
+from ..hub.errors import on_hub
+from ..labels.cache import CachedTargets
+from ..labels.splits import Data
+from ..losses import DistillationLoss, create_loss
+from ..losses.base import loss_weights
+from ..models.features import FeatureExtractor, create_feature_extractor
+from ..models.loading import create_model
+from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
+from ..teachers.teacher import Teacher
+from ..train.few_shot import EpisodicTask
+from ..train.task import WeakToStrongTask
+from .device import first_device
+
+_logger = logging.getLogger(__name__)
+
+
+def build_task(
+        args: argparse.Namespace,
+        student: nn.Module,
+        teacher: Teacher | None,
+        targets: CachedTargets | None,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> TrainingTask:
+    """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
+    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    criterion = create_classification_loss(
+        args.task_loss,
+        smoothing=args.smoothing,
+        soft_targets=mixing,
+        bce_target_thresh=args.bce_target_thresh if args.task_loss == "bce" else None,
+        bce_sum=args.bce_sum if args.task_loss == "bce" else False,
+        pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
+        jsd_splits=args.aug_splits,
+    ).to(world.device)
+    shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
+    if args.episodic and teacher is None:
+        return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
+    if teacher is not None:
+        task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
+        _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
+                     + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
+        loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
+        shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
+        if args.episodic:
+            if loss.needs_features or loss.needs_index:
+                need = "features" if loss.needs_features else "memory by sample"
+                raise UserError(f"--loss {args.loss} needs {need}, which episodes do not give: with --episodic use a "
+                                "loss on logits, such as adaptconf")
+            return EpisodicTask(student, teacher, loss, criterion, shape=episode_shape(args), **shared)
+        return WeakToStrongTask(
+            student,
+            targets or teacher,
+            loss,
+            criterion,
+            extractor=build_extractor(args, loss, student, data_config, teacher),
+            mix=build_mix(args, teacher),
+            log_weights=args.log_beta,
+            cached=targets is not None,
+            num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
+            **shared,
+        )
+    if args.kd_model_name:
+        return build_timm_distillation(args, student, criterion, shared)
+    return ClassificationTask(student, criterion, **shared)
+
+
+def episode_shape(args: argparse.Namespace) -> EpisodeShape:
+    """Return the shape of the training episodes."""
+    return parse_shapes(args.episodic, args.queries, "--episodic")[0]
+
+
+def build_extractor(
+        args: argparse.Namespace,
+        loss: DistillationLoss,
+        student: nn.Module,
+        data_config: dict,
+        teacher: Teacher,
+) -> FeatureExtractor | None:
+    """Choose the feature levels of student and teacher when the loss needs features."""
+    if not loss.needs_features:
+        return None
+    if args.teacher_targets != "online":
+        raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online")
+    teacher.choose_stages(args.teacher_stages)
+    return create_feature_extractor(student, data_config["input_size"], args.student_stages)
+
+
+def build_mix(args: argparse.Namespace, teacher: Teacher) -> nn.Module | None:
+    """Return what makes one target of several teachers, or None for the mean of their probabilities."""
+    if args.teacher_assign == "student":
+        return NearestTeacher()
+    if args.teacher_weights == "learned":
+        return LearnedTeacherWeights(len(teacher.members), args.teacher_agreement_share)
+    return None
+
+
+def build_timm_distillation(
+        args: argparse.Namespace,
+        student: nn.Module,
+        criterion: nn.Module,
+        shared: dict,
+) -> TrainingTask:
+    """Create one of timm's own distillation tasks from timm's own flags."""
+    teacher = create_model("--kd-model-name", args.kd_model_name, pretrained=True, num_classes=student.num_classes,
+                           in_chans=student.in_chans, device=shared["device"], dtype=shared["dtype"])
+    common = dict(
+        student_model=student, teacher_model=teacher, criterion=criterion,
+        distill_loss_weight=args.distill_loss_weight, task_loss_weight=args.task_loss_weight, **shared)
+
+    def create() -> TrainingTask:
+        if args.kd_distill_type == "feature":
+            return FeatureDistillationTask(
+                student_feature_dim=args.kd_student_feature_dim,
+                teacher_feature_dim=args.kd_teacher_feature_dim, **common)
+        if args.kd_distill_type == "token":
+            return TokenDistillationTask(
+                distill_type=args.kd_token_distill_type, temperature=args.kd_temperature, **common)
+        return LogitDistillationTask(loss_type=args.kd_loss_type, temperature=args.kd_temperature, **common)
+
+    try:
+        return on_hub(f"--kd-model-name {args.kd_model_name}", create)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
+                        f"{one_line(error)}") from error

@@ -1,0 +1,134 @@
+"""The teacher and its stored targets."""
+
+import argparse
+import functools
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..data import create_train_loader
+from ..data.datasets import describe
+from ..data.loaders import train_transform_kwargs
+from ..data.unreadable import Blanked, SkippedSamples
+from ..data.wrapper import without_transform
+from ..distributed.world import Precision, World, agree
+from ..labels.cache import (
+    CachedTargets,
+    CacheSpec,
+    ImageLabeller,
+    TargetReader,
+    ViewLabeller,
+    data_identity,
+    ensure_cache,
+    teacher_identity,
+)
+from ..labels.splits import Data
+from ..models.inference import inference_dtype
+from ..monitor import Console
+from ..teachers.teacher import StudentInput, Teacher, TeacherModel, create_teacher
+from .device import first_device
+from .resolve import split_names, view_epochs
+
+_logger = logging.getLogger(__name__)
+
+
+def build_teacher(
+        args: argparse.Namespace,
+        student: nn.Module,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+        class_names: list[str] | None = None,
+) -> Teacher | None:
+    """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set."""
+    if not args.teacher:
+        return None
+    dtype = inference_dtype(world.device, precision.amp_dtype)
+    return create_teacher(
+        split_names(args.teacher),
+        split_names(args.teacher_checkpoint),
+        StudentInput(
+            data_config["mean"], data_config["std"], data_config["input_size"][0],
+            None if args.episodic else student.num_classes, None if args.episodic else class_names),
+        device=first_device(args.fsdp_teacher, world),
+        dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
+        use_ema=args.use_ema_teacher,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+        compiled=args.teacher_compile,
+    )
+
+
+def cached_targets(
+        args: argparse.Namespace,
+        teacher: Teacher | None,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+        skipped: SkippedSamples | None = None,
+) -> CachedTargets | None:
+    """Find the teacher's cached targets, or let it make them; None where it is asked in every step.
+
+    With ``skipped``, samples that cannot be read are counted there and have no targets.
+    """
+    if teacher is None or args.teacher_targets == "online":
+        return None
+    epochs = view_epochs(args)
+    dataset = without_transform(data.train)
+    if skipped is not None:
+        dataset = Blanked(dataset)
+    create_view_loader = functools.partial(
+        create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
+    console = Console(world.primary, 0)
+    readers = []
+    for number, member in enumerate(teacher.members, start=1):
+        spec = agree(world.primary and cache_spec(args, member, data, data_config, precision), world.distributed)
+        if epochs:
+            labeller = ViewLabeller(
+                member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
+        else:
+            labeller = ImageLabeller(
+                member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device,
+                args.decoder)
+        cache = ensure_cache(
+            Path(args.target_cache), spec, labeller, distributed=world.distributed,
+            progress=console.wrap(f"targets of teacher {number}"), skipped=skipped)
+        readers.append(TargetReader(cache, spec))
+    largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
+    how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
+    _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at most, "
+                 f"{mean:.2g} in the mean")
+    if epochs:
+        _logger.info(f"Training views repeat after {epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
+    return CachedTargets(readers, world.device)
+
+
+def cache_spec(
+        args: argparse.Namespace,
+        member: TeacherModel,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+) -> CacheSpec:
+    """Return what a cache of one model's targets is made of, by which it is found again."""
+    identity, epochs = describe(data.train, args.dataset, args.train_split), view_epochs(args)
+    views = dict(
+        seed=args.seed,
+        input_size=data_config["input_size"],
+        dtype=precision.dtype,
+        prefetcher=not args.no_prefetcher,
+        **train_transform_kwargs(args, data_config),
+    )
+    made_of = dict(
+        data=data_identity(without_transform(data.train), identity.fingerprint),
+        teacher=teacher_identity(member),
+        transform=dict(member.data_config, decoder=args.decoder),
+        student_views=views if epochs else None,
+    )
+    return CacheSpec(
+        made_of, identity.num_samples, member.num_classes, max(1, epochs), getattr(torch, args.teacher_cache_dtype),
+        args.teacher_topk)

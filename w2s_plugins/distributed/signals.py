@@ -1,0 +1,152 @@
+"""Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from ..errors import exit_now
+
+PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
+Item = TypeVar("Item")
+
+_logger = logging.getLogger(__name__)
+
+
+class Interrupted(BaseException):
+    """The run is to stop here and now, all ranks at the same place; its state is that of a finished update.
+
+    As KeyboardInterrupt, it comes out of whatever waits, and nothing that deals with errors may take it for one.
+
+    Args:
+        signum: the signal that asked for it.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal, as shells report it: 143 for SIGTERM, 130 for SIGINT."""
+        return 128 + self.signum
+
+
+class SignalWatch:
+    """Notes signals in place of dying of them, while it is entered. A second SIGINT ends the process at once.
+
+    The first signal counts; those that follow it, as SIGTERM follows SIGUSR1 in SLURM, change nothing.
+
+    Args:
+        signals: signals to note.
+        distributed: agree with the other ranks on the step to stop at.
+    """
+
+    KEY = "w2s/stop"  # where training stops: update and signal
+    NOTICE = "w2s/notice"  # some rank wants to stop; for work that ranks do apart
+
+    def __init__(self, signals: tuple[int, ...], distributed: bool):
+        self.received: int | None = None
+        self._waits = 0  # odd while a batch is waited for
+        self._interrupted = False  # by SIGINT
+        self.store = dist.distributed_c10d._get_default_store() if distributed else None
+        self._previous = {s: signal.signal(s, self._note) for s in signals}
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+        self.received = self.received or signum
+        if self._waits % 2:
+            self._end_wait(signum)
+
+    def _end_wait(self, signum: int) -> None:
+        if self.store is None:
+            self._waits += 1
+            raise Interrupted(signum)
+        threading.Thread(target=self._give_up, args=(signum, self._waits), daemon=True).start()
+
+    def _give_up(self, signum: int, wait: int) -> None:
+        """End this rank when it still waits for the same batch: the others are in the exchange after it."""
+        time.sleep(PATIENCE)
+        if self._waits == wait:
+            _logger.error(f"{signal.Signals(signum).name}: no batch has come from the data workers in {PATIENCE:g} s; "
+                          "ends without another checkpoint, earlier ones are kept")
+            exit_now(128 + signum)
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield batches. A signal that comes while one is waited for ends the wait, which may never end by itself.
+
+        One process raises `Interrupted` at once: the state is that after the batch before. One of several waits for
+        `PATIENCE` seconds, since all have to stop at the same place, and then ends alone.
+        """
+        items = iter(items)
+        while True:
+            self._waits += 1
+            if self.received is not None:
+                self._end_wait(self.received)
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self._waits += self._waits % 2
+            yield item
+
+    def check(self, update: int) -> None:
+        """Raise `Interrupted` at the end of an update when it is time to stop.
+
+        A rank that has a signal asks for a stop after the next update. It joins the gradient exchange of that update
+        only afterwards, so no other rank can finish that update without having been asked: all stop at the same one.
+        """
+        if self.store is None:
+            if self.received is not None:
+                raise Interrupted(self.received)
+            return
+        if self.received is not None and not self.store.check([self.KEY]):
+            self.store.set(self.KEY, f"{update + 1} {self.received}")
+        if self.store.check([self.KEY]):
+            last, signum = map(int, self.store.get(self.KEY).decode().split())
+            if update >= last:
+                raise Interrupted(signum)
+
+    def guard(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, such as the batches of an evaluation, until a signal comes; then raise `Interrupted`.
+
+        Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
+        with the others once, when it stops or after its last item, and all end alike.
+        """
+        for item in self.waiting(items):
+            if self._noticed():
+                break
+            yield item
+        if (signum := self._agreed_signal()) is not None:
+            raise Interrupted(signum)
+
+    def _noticed(self) -> bool:
+        if self.store is None:
+            return self.received is not None
+        if self.received is not None:
+            self.store.set(self.NOTICE, "")
+        return self.store.check([self.NOTICE])
+
+    def _agreed_signal(self) -> int | None:
+        received: list[int | None] = [self.received]
+        if self.store is not None:
+            received *= dist.get_world_size()
+            dist.all_gather_object(received, self.received)
+        return next((signum for signum in received if signum is not None), None)
+
+    def __enter__(self) -> "SignalWatch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Put the former handlers back."""
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,65 @@
+"""This process among others."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass
+class World:
+    """This process among others, and its device."""
+
+    device: torch.device
+    rank: int
+    size: int
+    distributed: bool
+
+    @property
+    def primary(self) -> bool:
+        return self.rank == 0
+
+
+@dataclass
+class Precision:
+    """Autocast and loss scaling.
+
+    Args:
+        device: where the model runs.
+        dtype: dtype of images and model.
+        amp_dtype: dtype of autocast, None without mixed precision.
+        scaler: timm's loss scaler, for float16.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    amp_dtype: torch.dtype | None = None
+    scaler: object | None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+
+def dealt_rows(rows: Tensor, device: torch.device, distributed: bool) -> Tensor:
+    """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
+    if not distributed:
+        return rows
+    gathered: list[Tensor | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, rows.cpu())
+    full = torch.empty(sum(map(len, gathered)), *rows.shape[1:], dtype=rows.dtype)
+    for rank, part in enumerate(gathered):
+        full[rank::len(gathered)] = part
+    return full
+
+
+def agree(value: object, distributed: bool) -> object:
+    """Return rank 0's value on every rank."""
+    if not distributed:
+        return value
+    shared = [value]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]

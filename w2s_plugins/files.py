@@ -1,0 +1,196 @@
+"""YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs. And JSON for any reader."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+
+from .errors import UserError, one_line, write_remedy
+
+LARGEST_FILE = 10_000_000  # bytes
+MOST_VALUES = 1_000_000  # in all, with every alias written out
+_SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def read_plain(path: Path) -> object:
+    """Read a file of plain values: json where its name ends so, else yaml.
+
+    A YAML bomb is a small file whose aliases stand for aliases, and so on, until whoever prints or copies the value
+    needs all memory; it is refused before a value is made, and so is an alias of what it is in.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is something else, too large, or nested too deeply.
+    """
+    if kind := special_kind(path):
+        raise ValueError(f"{kind}, not a regular file")
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".json":
+            return json.loads(text)
+        _refuse_bomb(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except (TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:  # of PyYAML, at odd scalars
+        raise ValueError(f"a value that cannot be read ({error})") from error
+
+
+def special_kind(path: str | Path) -> str | None:
+    """Say what a path is, through links, that is neither a regular file nor a folder; None for those and for nothing.
+
+    Whoever opens a FIFO waits until somebody writes to it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+
+
+def to_json(content: object, indent: int | None = None) -> str:
+    """Return a value as JSON. NaN and infinity, which JSON has not, become null."""
+    try:
+        return json.dumps(content, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_bomb(root: yaml.Node | None) -> None:
+    if root is not None and _count(root, {}) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
+
+
+def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Number of values in a node, aliases written out."""
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise ValueError("an alias of what it is in")
+        return known[id(node)]
+    known[id(node)] = None  # until it is counted
+    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in parts for part in pair]
+    known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it takes the place of ``path``, on failure it is removed.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    temporary = _temporary_name(path)
+    try:
+        yield temporary
+        share(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        with suppress(OSError):  # on a disk that is read-only now there is nothing to delete either
+            temporary.unlink(missing_ok=True)
+        # torch.save does not pass on why the system refused
+        unknown = "the disk is full or the file too large" if path.parent.is_dir() else "no such folder"
+        reason = unknown if type(error) is RuntimeError else one_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what a process that was killed while it wrote to a folder has left."""
+    for file in folder.glob(_temporary_name(Path("*")).name):
+        if not file.is_dir():
+            file.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a json file atomically."""
+    write_text(path, to_json(content, indent=2) + "\n")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder in order of their names, as 64 hex digits."""
+    digest, path = hashlib.sha256(), Path(path)
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def share(path: Path) -> None:
+    """Give a file or folder the mode that the user's umask asks for; safetensors and temporary files are private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are full-width
+
+
+def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows with a header; names of classes, files, runs and flags may hold anything.
+
+    A text that begins like a formula gets an apostrophe before it, which spreadsheets take for "this is text".
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer.writerow(map(_cell, names))
+    writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, (int, float, type(None))):
+        return value
+    text = str(value)
+    try:
+        float(text)
+    except ValueError:
+        text = ("'" if text.startswith(_FORMULA) else "") + re.sub(r"[\r\n]", " ", text)  # \r is not quoted by `csv`
+    return text

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: what is pulled, exported and pushed."""

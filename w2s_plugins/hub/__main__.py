@@ -1,0 +1,30 @@
+"""``python -m w2s_plugins.hub push RUN ORG/NAME``: publish the export of a finished run, without training again."""
+
+from pathlib import Path
+
+from w2s_plugins.errors import OneLineParser, UserError, nearest, run_main
+
+from .push import push_export
+
+
+def main() -> None:
+    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
+    parser = OneLineParser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    push = commands.add_parser("push", help="publish the export of a run")
+    push.add_argument("run", metavar="RUN", type=Path, help="run folder (its export/ is published)")
+    push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
+    push.add_argument("--private", action="store_true", default=None, help="create the repository private")
+    push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    push.add_argument("--commit-message", metavar="M", help="first line of the commit")
+    push.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args()
+    if not args.run.is_dir():
+        siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
+        raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")
+    print(push_export(args.run / "export", args.repo_id, private=args.private, revision=args.revision,
+                      commit_message=args.commit_message))
+
+
+if __name__ == "__main__":
+    run_main(main, "w2s_plugins.hub")

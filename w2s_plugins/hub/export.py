@@ -1,0 +1,127 @@
+"""The export of a finished run: written, loaded back and compared."""
+
+import shutil
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import save_for_hf
+
+from w2s_plugins.errors import UserError, one_line
+from w2s_plugins.files import read_plain
+from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
+
+from ..files import _flush, file_sha256, share
+from ..tokens import scrub
+
+EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
+
+
+def export_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of what an export is loaded from, by name of the file, for result.json."""
+    return {name: file_sha256(folder / name) for name in EXPORTED if (folder / name).is_file()}
+
+
+def check_export(folder: Path, what: str) -> None:
+    """Compare the export of a run with what its result.json says of it; any other folder passes.
+
+    Raises:
+        UserError: a file is missing or not the one that was exported, or result.json cannot be read.
+    """
+    result = folder.parent / "result.json"
+    if folder.resolve().name != "export" or not result.is_file():
+        return
+    try:
+        said, found = dict(read_plain(result)["export"]), export_hashes(folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{what} {folder}: {result} does not say what was exported ({type(error).__name__}); repeat "
+                        "the run's command with --resume auto, which writes both again") from error
+    if wrong := sorted(name for name in EXPORTED if said.get(name) != found.get(name)):
+        raise UserError(f"{what} {folder / wrong[0]}: damaged: it is not the file that the run exported, its SHA-256 "
+                        "is not that in result.json; repeat the run's command with --resume auto, which writes both "
+                        "again, or copy the folder elsewhere if you changed it yourself")
+
+
+def export_model(
+        model: torch.nn.Module,
+        folder: str | Path,
+        data_config: dict,
+        record: dict,
+        class_names: list[str] | None = None,
+) -> None:
+    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
+
+    It is written next to ``folder`` and then renamed, so that an earlier export stays whole until the new one is.
+
+    Args:
+        model: timm model, not wrapped.
+        folder: Folder to create or replace.
+        data_config: Preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
+        record: Content of the run's ``result.json``, see `model_card`.
+        class_names: Name of each class, for timm's ``label_names``; those of earlier training are left out.
+
+    Raises:
+        UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
+    """
+    folder = Path(folder)
+    new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
+    # safetensors refuses the strides of channels_last
+    hook = model.register_state_dict_post_hook(
+        lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        earlier = {k: None for k in ("label_names", "label_descriptions") if model.pretrained_cfg.get(k)}
+        save_for_hf(model, new, safe_serialization=True, data_config=data_config,
+                    model_config=dict(pretrained_cfg=earlier, label_names=class_names))
+        (new / "README.md").write_text(scrub(model_card(record)), encoding="utf-8")
+        if results := eval_results(record):
+            (new / EVAL_RESULTS).parent.mkdir()
+            (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
+        for file in new.rglob("*"):
+            share(file)
+        _flush(new)
+        _check_loads(model, new, folder, data_config)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except UserError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with "
+                        "--resume, or choose another output folder and export again") from error
+    finally:
+        hook.remove()
+
+
+@torch.inference_mode()
+def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: dict) -> None:
+    """Load an export as timm does, into a fresh model, and compare weights, and logits of two images, with the model's.
+
+    Raises:
+        UserError: timm cannot load it, or loads something else.
+    """
+    refused = (f"{name}: not exported: %s; the checkpoints of the run are kept. A student that a plugin wraps has to "
+               "be unwrapped by it, or be registered as an architecture of its own")
+    try:
+        fresh = timm.create_model(f"local-dir:{export}", pretrained=True)
+    except Exception as error:  # each architecture refuses in its own way what does not fit it
+        raise UserError(refused % f"timm cannot load it again ({one_line(error, 200)})") from error
+    own, loaded = model.state_dict(), fresh.state_dict()
+    odd = sorted(key for key in own.keys() | loaded.keys() if key not in own or key not in loaded
+                 or not torch.equal(own[key].float().cpu(), loaded[key].float().cpu()))
+    if odd:
+        raise UserError(refused % f"timm loads other weights from it ({len(odd)} tensors differ, first {odd[0]})")
+    some, training = next(model.parameters()), model.training
+    size = (data_config or model.pretrained_cfg)["input_size"]
+    images = torch.randn(2, *size, generator=torch.Generator().manual_seed(0)).to(some.device, some.dtype)
+    ours, theirs = (m.eval()(images).float() for m in (model, fresh.to(some.device, some.dtype)))
+    model.train(training)
+    near = 0.01 if some.dtype == torch.float32 else 0.05  # what memory format and units of the device change
+    reach = near * ours.abs().nan_to_num(0, 0, 0).max().item()
+    if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=near, atol=reach, equal_nan=True):
+        raise UserError(refused % "timm's model of it gives other logits")

@@ -1,0 +1,204 @@
+"""Publish the export of a run, or a folder, on the Hub."""
+
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoUrl,
+)
+from safetensors import SafetensorError, safe_open
+
+from w2s_plugins import __version__
+from w2s_plugins.errors import UserError, one_line
+from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID
+
+from ..tokens import scrub
+from .errors import check_repo_id, on_hub
+from .export import check_export
+from .source import _COMMIT
+
+_logger = logging.getLogger(__name__)
+_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS; nothing else is published
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def push_export(
+        folder: str | Path,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+) -> str:
+    """Publish an export as one commit, with the final id in its card; the folder itself is only read.
+
+    Only what `export_model` writes is published, and no link: what else lies there may be anything.
+
+    Args:
+        folder: What `export_model` wrote.
+        repo_id: ``ORG/NAME``; created when missing.
+        private: Create it private; an existing public repository is then refused.
+        revision: Branch to push to, created when missing.
+        commit_message: First line of the commit.
+
+    Returns:
+        Address of the published model.
+
+    Raises:
+        UserError: The export is incomplete, or the push failed; it can be repeated.
+    """
+    folder = Path(folder)
+    check_repo_id(repo_id)
+    for path in (folder / n for n in (*_EXPORT, EVAL_RESULTS, Path(EVAL_RESULTS).parent)):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, which is not published; expected what the training run wrote: export "
+                            "again, or put the file itself there")
+    if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
+        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
+                        "writes RUN/export at its end")
+    if revision and _COMMIT.fullmatch(revision):
+        raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
+    check_export(folder, f"push to {repo_id}:")
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"push to {repo_id}: {folder / 'model.safetensors'}: truncated or damaged ({one_line(error)}); "
+                        "it is not published") from error
+    try:
+        return on_hub(f"push to {repo_id}", lambda: _push(
+            folder, repo_id, private, revision, commit_message or "Upload model"))
+    except UserError as error:
+        run = folder.parent if folder.name == "export" else folder
+        command = ["python", "-m", "w2s_plugins.hub", "push", str(run), repo_id]
+        command += ["--private"] * bool(private) + (["--revision", revision] if revision else [])
+        raise UserError(f"{error}; {folder} is as it was, repeat with: {shlex.join(command)}") from error.__cause__
+
+
+def push_folder(
+        folder: Path,
+        repo_id: str,
+        path_in_repo: str,
+        patterns: Sequence[str],
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str,
+) -> str:
+    """Publish the files of a folder in a folder of a repository as one commit; what else is there stays.
+
+    Args:
+        folder: with the files.
+        repo_id: ``ORG/NAME``; created when missing.
+        path_in_repo: folder there; files of an earlier upload that are no longer there are deleted.
+        patterns: which files, such as ``table.*``; others that lie in the folder stay here.
+        private: Create it private; an existing public repository is then refused.
+        revision: Branch to push to, created when missing.
+        commit_message: First line of the commit.
+
+    Returns:
+        Address of the folder.
+
+    Raises:
+        UserError: the push failed; it can be repeated.
+    """
+    def upload() -> RepoUrl:
+        api, url = _prepare(repo_id, private, revision)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, path_in_repo=path_in_repo, revision=revision,
+                          commit_message=commit_message, delete_patterns="*", allow_patterns=list(patterns))
+        return url
+
+    url = on_hub(f"push to {repo_id}", upload)
+    return scrub(f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}")
+
+
+
+
+
+
+def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:
+    """Create the repository and the branch where they are missing; return the client and the repository's address."""
+    api = HfApi(library_name="w2s_plugins", library_version=__version__)
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    repo_id = url.repo_id  # with the user's name, where it was left out
+    if private and not api.repo_info(repo_id).private:
+        raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "
+                        "page, or choose another name")
+    if revision and revision != "main" and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return api, url
+
+
+def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+    api, url = _prepare(repo_id, private, revision)
+    repo_id = url.repo_id
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
+    operations = [CommitOperationAdd("README.md", card.encode())]
+    for name in (*_EXPORT, EVAL_RESULTS):
+        if name != "README.md" and (folder / name).is_file():
+            operations.append(CommitOperationAdd(name, str(folder / name)))
+    if not (folder / EVAL_RESULTS).exists() and api.file_exists(repo_id, EVAL_RESULTS, revision=revision):
+        operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
+    api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+    return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

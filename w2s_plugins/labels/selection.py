@@ -1,0 +1,205 @@
+"""Selection of samples whose label is likely to be right, and the files that selections are kept in."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data.relabelled import positions_in_split
+from ..data.slices import Subset
+from ..errors import UserError, nearest, one_line
+from ..files import to_json
+
+RULES = ("knn", "small-loss", "file")
+EXPECTED = "expected knn:K (K neighbours), small-loss:R (a share R, 0 < R <= 1) or file:PATH"
+BLOCK = 2 ** 26  # similarities in memory at a time
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The samples that were selected.
+
+    Args:
+        about: rule, model, counts, and precision and recall where clean labels are known.
+        indices: where the samples are in the whole training split.
+    """
+
+    about: dict[str, object]
+    indices: list[int]
+
+    def to_text(self) -> str:
+        """Return the text of an index file: a comment with what it is, then an index a line."""
+        return f"# {to_json(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
+
+
+def parse_selection(text: str) -> tuple[str, int | float | str]:
+    """Parse ``--clean-select``: the rule and its number or file.
+
+    Raises:
+        UserError: of no such form.
+    """
+    rule, _, rest = text.partition(":")
+    if rule not in RULES:
+        raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {EXPECTED}")
+    try:
+        value = rest if rule == "file" else int(rest) if rule == "knn" else float(rest)
+    except ValueError:
+        value = 0
+    if not value or (rule == "knn" and value < 1) or (rule == "small-loss" and not 0 < value <= 1):
+        raise UserError(f"--clean-select {text}: {EXPECTED}")
+    return rule, value
+
+
+def agrees_with_neighbours(
+        features: Tensor,
+        labels: Tensor,
+        k: int,
+        num_classes: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: Callable[[Sequence], Sequence] | None = None,
+) -> Tensor:
+    """Say for each sample whether its label is the most frequent one among its K nearest neighbours by cosine.
+
+    The sample itself is not one of its neighbours. Of several labels that are equally frequent each counts as the most
+    frequent. Similarities are computed for some samples at a time, `BLOCK` of them at most.
+
+    Args:
+        features: (N, D), on the device that does the work.
+        labels: (N,) class indices, on the same device.
+        k: K, from 1 to N - 1.
+        num_classes: C.
+        rank: which of the ``world_size`` shares of the samples to look at; the others stay False. What is computed
+            for a sample does not depend on the number of shares.
+        world_size: number of shares.
+        progress: wraps the sequence of blocks to show progress.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        UserError: K is not below the number of samples.
+    """
+    count = len(features)
+    if k >= count:
+        raise UserError(f"--clean-select knn:{k}: expected less than the {count} training samples")
+    features = F.normalize(features, dim=1)
+    agrees = torch.zeros(count, dtype=torch.bool, device=features.device)
+    rows = max(1, min(count, BLOCK // max(count, num_classes)))
+    blocks = range(0, count, rows)[rank::world_size]
+    for first in progress(blocks) if progress else blocks:
+        own = labels[first:first + rows].unsqueeze(1)
+        similarity = features[first:first + rows] @ features.T
+        similarity.diagonal(first).fill_(-torch.inf)
+        neighbours = labels[similarity.topk(k, dim=1).indices]
+        votes = torch.zeros(len(own), num_classes, device=features.device)
+        votes.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=votes.dtype))
+        agrees[first:first + rows] = votes.gather(1, own).squeeze(1) == votes.amax(dim=1)
+    return agrees
+
+
+def has_small_loss(losses: Tensor, share: float) -> Tensor:
+    """Say which samples are the given share with the smallest loss; of equal losses the first come first.
+
+    All samples compete, whatever their class, as in Co-teaching (Han et al. 2018, 1804.06872), there within a batch,
+    and O2U-Net (Huang et al. 2019).
+
+    Args:
+        losses: (N,).
+        share: R, in (0, 1].
+
+    Returns:
+        (N,) bool, with R * N rounded to the nearest number of samples, at least one.
+    """
+    chosen = losses.argsort(stable=True)[:max(1, int(share * len(losses) + 0.5))]
+    return torch.zeros(len(losses), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
+
+
+def selection_figures(
+        selected: Sequence[bool] | Tensor,
+        given: Sequence[int],
+        clean: Sequence[int] | None,
+        num_classes: int,
+) -> dict[str, object]:
+    """Return the counts of a selection and, where clean labels are known, how good it is.
+
+    Args:
+        selected: (N,) which samples.
+        given: labels they were given.
+        clean: their clean labels, or None.
+        num_classes: C.
+
+    Returns:
+        ``candidates``, ``selected``, ``empty_classes`` (those with samples before and none after); ``precision``, the
+        share of the selected samples whose label is clean, and ``recall``, the share of the samples with a clean label
+        that are selected, None where unknown.
+    """
+    kept, given = np.asarray(selected, dtype=bool), np.asarray(given)
+    before, after = (np.bincount(labels, minlength=num_classes) for labels in (given, given[kept]))
+    figures = dict(candidates=len(given), selected=int(kept.sum()),
+                   empty_classes=int(((before > 0) & (after == 0)).sum()), precision=None, recall=None)
+    if clean is not None:
+        right = given == np.asarray(clean)
+        hits = int((kept & right).sum())
+        figures.update(precision=hits / max(1, int(kept.sum())), recall=hits / max(1, int(right.sum())))
+    return figures
+
+
+def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: str | None) -> tuple[list[bool], dict]:
+    """Read which samples of a training set an index file selects.
+
+    The file is one that a run has written, a text with an index a line, or an npy with indices or with a mask over the
+    whole split (as the code of Sel-CL writes).
+
+    Args:
+        file: its path.
+        dataset: the training set, a part of the split.
+        split_size: samples in the whole split, which indices count in.
+        fingerprint: of the training set; a file that a run has written must be for the same.
+
+    Returns:
+        For each sample of the training set whether it is selected, and what the file says about itself.
+
+    Raises:
+        UserError: unreadable, indices out of range, made for other data, or no sample is left.
+    """
+    flag, path, about = f"--clean-select file:{file}", Path(file), {}
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+            is_mask = found.shape == (split_size,) and np.isin(found, (0, 1)).all()
+            found = np.flatnonzero(found) if is_mask else found
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            if lines and lines[0].startswith("#"):
+                about = json.loads(lines.pop(0)[1:])
+            found = np.array([int(line) for line in lines if line.strip()], dtype=np.int64)
+        indices = set(found.astype(np.int64, casting="same_kind").tolist())
+    except OSError as error:
+        raise UserError(f"{flag}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{flag}: expected an index a line, or an npy with indices or a mask of {split_size} samples: "
+                        f"{one_line(error, 120)}") from error
+    made_for = about.get("fingerprint") if isinstance(about, dict) else None
+    if made_for is not None and made_for != fingerprint:
+        raise UserError(f"{flag}: it was made for other training data ({made_for}, here {fingerprint}): dataset, "
+                        "--train-slice, --select-split and --label-noise must be the same")
+    if indices and not 0 <= min(indices) <= max(indices) < split_size:
+        raise UserError(f"{flag}: indices from {min(indices)} to {max(indices)}; the training split has 0 to "
+                        f"{split_size - 1}")
+    selected = [i in indices for i in positions_in_split(dataset)]
+    if not any(selected):
+        raise UserError(f"{flag}: none of its {len(indices)} samples is in the training set of {len(selected)}")
+    return selected, about if isinstance(about, dict) else {}
+
+
+def take_selected(dataset: Dataset, selected: Sequence[bool] | Tensor) -> Subset:
+    """Return the selected part of a dataset."""
+    return Subset(dataset, [i for i, kept in enumerate(selected) if kept])

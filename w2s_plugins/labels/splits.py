@@ -1,0 +1,39 @@
+"""The splits of a run."""
+
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from ..metrics.long_tail import ShotGroups
+from .noise import LabelNoise
+from .selection import Selection
+
+
+@dataclass
+class Data:
+    """The splits of a run.
+
+    Args:
+        train: the training set.
+        val: the validation split.
+        select: held out of the training slice where a part of it chooses the checkpoint.
+        few_shot: has classes of its own, on which the encoder is tested by episodes.
+        split_size: samples in the whole training split, 0 for a stream.
+        noise: the labels that the training split was given in place of its own.
+        selection: the samples that ``--clean-select`` has left in the training set.
+        groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
+    """
+
+    train: Dataset
+    val: Dataset | None
+    select: Dataset | None
+    few_shot: Dataset | None = None
+    split_size: int = 0
+    noise: LabelNoise | None = None
+    selection: Selection | None = None
+    groups: ShotGroups | None = None
+
+    @property
+    def candidates(self) -> Dataset:
+        """The training set before the selection."""
+        return self.train if self.selection is None else self.train.dataset

@@ -1,0 +1,1 @@
+"""Figures: performance gap recovered, accuracy by frequency of the class, weights of samples."""

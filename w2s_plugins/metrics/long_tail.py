@@ -1,0 +1,129 @@
+"""Accuracy on classes with many, some and few training samples."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data import labels_of
+from ..errors import UserError, one_line
+
+CLASS_COUNTS = "class_counts.json"  # in a run folder
+
+
+@dataclass(frozen=True)
+class ShotGroups:
+    """Classes by the number of their training samples.
+
+    Accuracies are means over the classes of a group, as in *Large-Scale Long-Tailed Recognition in an Open World*
+    (2019, arXiv:1904.05160), whose thresholds are the defaults. Classes without evaluated samples do not count.
+
+    Args:
+        counts: training samples of each class.
+        few: few-shot classes have fewer samples than this.
+        many: many-shot classes have more samples than this; the others are medium.
+    """
+
+    counts: Sequence[int]
+    few: int = 20
+    many: int = 100
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return which classes are in each group, as (C,) bool."""
+        counts = torch.tensor(self.counts)
+        many, few = counts > self.many, counts < self.few
+        return {"many": many, "medium": ~(many | few), "few": few}
+
+    @property
+    def is_long_tailed(self) -> bool:
+        """True when there are both many-shot and few-shot classes."""
+        return max(self.counts) > self.many and min(self.counts) < self.few
+
+    def measure(self, correct: Tensor, total: Tensor) -> dict[str, float]:
+        """Return ``top1_many``, ``top1_medium`` and ``top1_few`` in percent, of the groups that have samples.
+
+        Args:
+            correct: (C,) evaluated samples of each class that were classified correctly.
+            total: (C,) evaluated samples of each class.
+        """
+        figures = {}
+        for name, mask in self.masks().items():
+            seen = mask & (total > 0)
+            if seen.any():
+                figures[f"top1_{name}"] = 100.0 * (correct[seen].double() / total[seen]).mean().item()
+        return figures
+
+    def evaluate(
+            self,
+            predictions: Tensor,
+            targets: Tensor,
+            device: torch.device,
+            distributed: bool,
+    ) -> dict[str, float]:
+        """Measure predicted classes (N,) against labels (N,), both on the CPU, over all ranks together."""
+        size = len(self.counts)
+        sums = torch.stack([targets[predictions == targets].bincount(minlength=size), targets.bincount(minlength=size)])
+        if distributed:
+            sums = sums.to(device)
+            dist.all_reduce(sums)
+        return self.measure(*sums.cpu())
+
+    def __str__(self) -> str:
+        sizes = {name: int(mask.sum()) for name, mask in self.masks().items()}
+        return (f"{sizes['many']} many-shot classes (more than {self.many} training samples), {sizes['medium']} medium-"
+                f"shot, {sizes['few']} few-shot (fewer than {self.few})")
+
+
+def count_classes(dataset: Dataset, num_classes: int | None) -> list[int] | None:
+    """Return the number of samples of each class, or None where the dataset does not tell."""
+    labels = labels_of(dataset)
+    if labels is None or num_classes is None:
+        return None
+    return torch.tensor(labels).bincount(minlength=num_classes).tolist()
+
+
+def choose_groups(mode: str, counts: Sequence[int] | None, thresholds: tuple[int, int]) -> ShotGroups | None:
+    """Return the groups that training measures by, or None.
+
+    Args:
+        mode: always, never, or auto: where the training split is long-tailed.
+        counts: training samples of each class, None where the dataset does not tell.
+        thresholds: few and many.
+
+    Raises:
+        UserError: mode is always, and the dataset does not tell.
+    """
+    if mode == "always" and counts is None:
+        raise UserError("--long-tail always: this kind of dataset does not tell its labels without being read; use a "
+                        "folder, inat2018, torch/, hfds/ or w2s/ dataset")
+    if mode == "never" or counts is None:
+        return None
+    groups = ShotGroups(counts, *thresholds)
+    return groups if mode == "always" or groups.is_long_tailed else None
+
+
+def counts_to_json(split: str, counts: Sequence[int]) -> str:
+    """Return the content of `CLASS_COUNTS`."""
+    return json.dumps(dict(split=split, counts=list(counts))) + "\n"
+
+
+def read_counts(path: Path, flag: str) -> list[int]:
+    """Read the file of class counts of a run, or a json list of numbers.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        counts = content["counts"] if isinstance(content, dict) else content
+        if not counts or not all(type(n) is int and 0 <= n < 2 ** 62 for n in counts):
+            raise ValueError("its counts are no list of whole numbers")
+        return counts
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{flag} {path}: expected {CLASS_COUNTS} of a run, or a json list of the training samples of "
+                        f"each class ({one_line(error)})") from error

@@ -1,0 +1,128 @@
+"""Which class each output of a model stands for: names that runs and exports keep, compared with those of the data."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data.datasets import class_names_of
+from ..data.wrapper import Wrapper
+from ..errors import UserError, one_line
+from ..files import read_plain, write_text
+from .loading import find_weights
+
+_logger = logging.getLogger(__name__)
+
+CLASS_NAMES = "class_names.json"  # in a run folder
+DIFFER = "other names than the data"  # in the record of a teacher
+
+
+def names_of_data(dataset: Dataset) -> list[str] | None:
+    """Return the name of each class of a dataset, or None where a class has no name, or several by ``--class-map``."""
+    whole = dataset
+    while isinstance(whole, Wrapper):
+        whole = whole.dataset
+    reader = getattr(whole, "reader", None)
+    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if isinstance(numbers, dict) and numbers and sorted(numbers.values()) != list(range(len(numbers))):
+        return None
+    return _checked(class_names_of(dataset))
+
+
+def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[str] | None:
+    """Return the name of each class of a model, as its run or its export has it, or None where nothing is known.
+
+    Args:
+        model: with its weights.
+        checkpoint: the file or run folder that they came from, None for those of the model's own name.
+        flag: the flag that named it.
+
+    Raises:
+        UserError: the file with the names cannot be read.
+    """
+    if checkpoint is None:
+        names = getattr(model, "pretrained_cfg", {}).get("label_names")
+    else:
+        names = _names_beside(find_weights(checkpoint, flag), flag)
+    names = _checked(names)
+    return names if names is not None and len(names) == model.num_classes else None
+
+
+def _names_beside(weights: Path, flag: str) -> object:
+    exported = weights.suffix == ".safetensors"
+    file = weights.parent / ("config.json" if exported else CLASS_NAMES)
+    if not file.is_file():
+        return None
+    try:
+        content = read_plain(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {file}: not a JSON file: {one_line(error)}") from error
+    return content if not exported else content.get("label_names") if isinstance(content, dict) else None
+
+
+def _checked(names: object) -> list[str] | None:
+    """Return names as a list, also those that a config.json has by number; None unless each is a text of its own."""
+    if isinstance(names, dict):
+        numbered = {str(number): name for number, name in names.items()}
+        names = [numbered.get(str(number)) for number in range(len(numbered))]
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return list(names) if len(set(names)) == len(names) else None
+
+
+def write_class_names(folder: Path, names: list[str] | None) -> None:
+    """Write the names of a run's classes to its folder.
+
+    Raises:
+        UserError: the run that goes on in it had the classes in another order, or others.
+    """
+    file = folder / CLASS_NAMES
+    before = _checked(_names_beside(folder / "last.pth.tar", "--resume"))
+    if before and names and before != names:
+        raise UserError(f"{file}: this run was trained on other classes, or has them in another order "
+                        f"({_difference(before, names)}); give it the same data, or start another run")
+    if names:
+        write_text(file, json.dumps(names))
+
+
+def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
+    """Return the class of the data for each class of a model, by name, where only the order differs.
+
+    A line of the log says so. Where the names differ it is a warning, and classes are taken by position.
+
+    Args:
+        who: the model, for messages.
+        theirs: names of its classes, None where unknown.
+        ours: those of the data.
+    """
+    if not theirs or not ours or list(theirs) == list(ours):
+        return None
+    if sorted(theirs) != sorted(ours):
+        warn_of_names(who, theirs, ours)
+        return None
+    _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its logits "
+                 "are matched by name")
+    return torch.tensor([ours.index(name) for name in theirs])
+
+
+def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
+    """Warn where a model's classes are not, by name and order, those of the data; return whether it was so."""
+    if not theirs or not ours or list(theirs) == list(ours):
+        return False
+    what = "are in another order than" if sorted(theirs) == sorted(ours) else "have other names than"
+    _logger.warning(f"WARNING: {who}: its classes {what} those of the data ({_difference(theirs, ours)}); they are "
+                    "taken by position, so its answers may count for other classes")
+    return True
+
+
+def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """Name the first class that differs: one that the other has not, where there is such."""
+    pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
+    if not pairs:
+        return f"{len(theirs)} classes there, {len(ours)} here"
+    number, a, b = next((pair for pair in pairs if pair[1] not in ours), pairs[0])
+    return f"class {number} is '{a[:60]}' there, '{b[:60]}' here"

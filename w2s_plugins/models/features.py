@@ -1,0 +1,142 @@
+"""Logits and intermediate features of any timm model in one forward pass, through its own interface, without hooks.
+
+The features of a model are a list: feature maps (B, C, H, W), shallow to deep, then the pooled pre-logits (B, D).
+Tokens are laid out as maps; class and other prefix tokens are left out of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+NUM_STAGES = 4
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Runs a model for its logits and features. Holds what is known about the model, not the model itself.
+
+    Made by `create_feature_extractor`. Gradients flow if they are enabled, so that the same call serves a student and
+    a frozen teacher.
+
+    Args:
+        stages: ascending indices into the model's feature levels.
+        shapes: shape without batch dimension of each feature: (C, H, W) for the maps, (D,) for the pre-logits.
+        one_head_call: the logits are the classifier on the pre-logits, so the head need not run twice. A second run
+            would update batch norm statistics within the head twice and draw a second dropout mask.
+    """
+
+    stages: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    one_head_call: bool
+
+    def __call__(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits (B, num_classes), equal to ``model(images)``, and the features of the chosen stages."""
+        final, maps = model.forward_intermediates(images, indices=list(self.stages), stop_early=False)
+        pre_logits = model.forward_head(final, pre_logits=True)
+        logits = model.get_classifier()(pre_logits) if self.one_head_call else model.forward_head(final)
+        return logits, [*maps, pre_logits]
+
+
+def create_feature_extractor(
+        model: nn.Module,
+        input_size: tuple[int, int, int],
+        stages: Sequence[int] | None = None,
+) -> FeatureExtractor:
+    """Find out which features a model has, by one forward pass in evaluation mode, and choose among them.
+
+    Args:
+        model: a timm model; its parameters, buffers and modes are left as they are.
+        input_size: (C, H, W) of the images it will see.
+        stages: indices into its feature levels, negative ones from the end. By default the last four levels; for
+            models whose levels all have one shape, such as plain ViTs, four blocks evenly spread, the last included.
+
+    Raises:
+        UserError: the model has no `forward_intermediates`, or no such stage.
+    """
+    missing = [m for m in ("forward_intermediates", "forward_head", "get_classifier") if not hasattr(model, m)]
+    if missing:
+        raise UserError(
+            f"{type(model).__name__} has no {missing[0]}: losses on features need a model with timm's interface")
+    parameter = next(model.parameters())
+    images = torch.linspace(-1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
+    with torch.no_grad(), _eval_mode(model):
+        final, maps = model.forward_intermediates(images.reshape(1, *input_size), stop_early=False)
+        pre_logits = model.forward_head(final, pre_logits=True)
+        one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
+    map_shapes = [tuple(m.shape[1:]) for m in maps]
+    chosen = default_stages(map_shapes) if stages is None else _checked_stages(stages, map_shapes)
+    shapes = (*(map_shapes[i] for i in chosen), tuple(pre_logits.shape[1:]))
+    return FeatureExtractor(chosen, shapes, one_head_call)
+
+
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what a timm model gives its classifier, (B, D): the pooled pre-logits.
+
+    Raises:
+        UserError: the model has not timm's interface.
+    """
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning needs a "
+                        "model with timm's interface")
+    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+    return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
+
+
+def feature_shapes(
+        model: nn.Module,
+        stages: Sequence[int] | None,
+        input_size: tuple[int, int, int],
+) -> list[tuple[int, ...]]:
+    """Return the shape without batch dimension of each feature: (C, H, W) for the maps, (D,) for the pre-logits.
+
+    Arguments and errors are those of `create_feature_extractor`.
+    """
+    return list(create_feature_extractor(model, input_size, stages).shapes)
+
+
+def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the indices of the stages used when none are chosen, given the shapes of all of a model's maps."""
+    count = len(map_shapes)
+    if count <= NUM_STAGES:
+        return tuple(range(count))
+    if len(set(map_shapes)) == 1:
+        return tuple(i * count // NUM_STAGES - 1 for i in range(1, NUM_STAGES + 1))
+    return tuple(range(count - NUM_STAGES, count))
+
+
+def _checked_stages(stages: Sequence[int], map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    count = len(map_shapes)
+    for stage in stages:
+        if not -count <= stage < count:
+            raise UserError(f"there is no stage {stage}: the model has {count} feature levels, 0 to {count - 1}")
+    chosen = sorted({stage % count for stage in stages})
+    if not chosen or len(chosen) < len(stages):
+        raise UserError(f"stages {list(stages)}: expected one or more different levels out of 0 to {count - 1}")
+    return tuple(chosen)
+
+
+def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: Tensor) -> bool:
+    """True where applying the model's classifier to the pre-logits gives its logits to the last bit."""
+    try:
+        again = model.get_classifier()(pre_logits)
+    except (TypeError, RuntimeError, NotImplementedError, IndexError):
+        return False  # several classifiers, or one that takes maps
+    shows_weights = bool((logits != logits[:, :1]).any())  # the output of a head of zeros proves nothing
+    return shows_weights and torch.is_tensor(again) and torch.equal(again, logits)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each module is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,402 @@
+"""Models and weights: what is created, what is loaded into it, and a report of both."""
+
+import argparse
+import io
+import logging
+import pickletools
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+
+import timm
+import torch
+from timm.models import (
+    clean_state_dict,
+    get_pretrained_cfg_value,
+    load_state_dict,
+    parse_model_name,
+    resolve_model_input_args,
+    split_model_name_tag,
+)
+from timm.models._hub import download_from_hf
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .. import models  # noqa: F401  (importing registers the small networks with timm)
+from ..errors import UserError, one_line
+from ..hub.errors import on_hub
+from ..hub.export import check_export
+from ..hub.source import hub_source
+from .foreign import check_model_args, read_model_config, typed_flags
+from .shards import RUN_FILE, is_sharded, read_section
+
+_logger = logging.getLogger(__name__)
+
+# of a run folder: the export is the checkpoint that the run selected
+WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
+INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
+# settings of a run that say how the inputs of its checkpoint are made
+INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors of a checkpoint."""
+
+    path: str
+    matched: int
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{self.matched} matched"]
+        for name in ("missing", "unexpected", "mismatched"):
+            keys = getattr(self, name)
+            if keys:
+                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+        return f"{self.path}: {', '.join(parts)}"
+
+
+def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[str, object] | None = None,
+                 recorded: Mapping[str, object] | None = None, **kwargs: object) -> nn.Module:
+    """Create a timm model, with errors for the person who named it.
+
+    Of the config.json of a repository or folder only what `read_model_config` lets through reaches timm, and weights
+    come from there alone.
+
+    Args:
+        flag: the flag that named the model.
+        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        pretrained: load its weights.
+        inputs: requests such as ``img_size`` and ``in_chans``; also resizes models of fixed size.
+        recorded: arguments that a checkpoint or a run names; only those of the architecture are taken.
+        **kwargs: further arguments of `timm.create_model`, of the user's; None is left out.
+
+    Raises:
+        UserError: unknown model or argument, weights that cannot be had.
+    """
+    if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
+        raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
+    if name.startswith("local-dir:") and pretrained:
+        check_folder(Path(name.removeprefix("local-dir:")), flag)
+
+    def create() -> nn.Module:
+        architecture, own = _named_model(flag, name)
+        for key, value in kwargs.items():
+            if value is not None:
+                own[key] = value
+        theirs = {k: v for k, v in (recorded or {}).items() if kwargs.get(k) is None}
+        if theirs:
+            own.update(check_model_args(
+                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights"))
+        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **own)
+        try:
+            model = timm.create_model(pretrained=pretrained, **resolved)
+        except URLError as error:  # not of the Hub, whose client is another
+            url = get_pretrained_cfg_value(name, "url")
+            raise UserError(f"{flag} {name}: {url} cannot be reached ({one_line(error)}); put that file into "
+                            f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
+        if pretrained:
+            hub_source(model, name)  # compares the bytes with what the Hub announced
+        return model
+
+    try:
+        return on_hub(f"{flag} {name}", create)
+    except UserError:
+        raise
+    except Exception as error:  # odd arguments and damaged files fail in many ways
+        if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
+            raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
+        raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
+
+
+def _named_model(flag: str, name: str) -> tuple[str, dict[str, object]]:
+    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`."""
+    source, place = parse_model_name(name)
+    if source is None:
+        return name, {}
+    hub = source == "hf-hub"
+    path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
+    architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json")
+    cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
+    return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
+
+
+@torch.no_grad()
+def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None:
+    """Raise a `UserError` unless the model takes images of ``size`` (C, H, W); many say so only when they are run."""
+    some, training = next(model.parameters()), model.training
+    try:
+        model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: {one_line(error)}; "
+                        "give another image size") from error
+    finally:
+        model.train(training)
+
+
+def find_weights(path: str, flag: str) -> Path:
+    """Return the file of weights that ``path``, a file or a run folder, stands for.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path)
+    if file.is_dir() and not is_sharded(file):
+        for name in WEIGHT_FILES:
+            if (file / name).is_file() or is_sharded(file / name):
+                return file / name
+        raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}")
+    if not file.exists():
+        raise UserError(f"{flag} {path}: no such file")
+    return file
+
+
+class _DamagedArchive(Exception):
+    """What is wrong with a file of torch.save that it is not read for."""
+
+
+def check_archive(path: Path) -> None:
+    """Raise unless a file of torch.save, a zip archive, has the sizes and checksums that it says; torch does not look.
+
+    A file of another kind passes, and so does one that was saved without checksums.
+
+    Raises:
+        _DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
+        zipfile.BadZipFile: it is cut off, or no archive inside.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
+        if unpacked > size + INFLATION:
+            raise _DamagedArchive(f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
+                                  "a file of torch.save, which does not compress")
+        if any(record.CRC for record in records) and (broken := archive.testzip()) is not None:
+            raise _DamagedArchive(f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
+                                  "the file, or an earlier checkpoint")
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Look at the files of a folder in timm's export format before timm reads them.
+
+    Raises:
+        UserError: an archive or the export of a run is damaged.
+    """
+    check_export(folder, flag)
+    for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
+        try:
+            check_archive(path)
+        except Exception as error:
+            raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+
+
+def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file or a checkpoint, never running code from it.
+
+    DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
+    or, of self-distillation, ``teacher`` or ``student``.
+
+    Raises:
+        UserError: truncated, not a checkpoint, or a pickle that would run code.
+    """
+    if is_sharded(path):
+        averaged = use_ema and has_ema(path, flag)
+        return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
+    if path.suffix == ".safetensors":
+        check_export(path.parent, flag)
+    try:
+        check_archive(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
+            state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+    nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
+    state = clean_state_dict(nested[0]) if nested else state
+    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    _check_extent(state, path, flag)
+    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def has_ema(path: Path, flag: str) -> bool:
+    """True when a checkpoint also holds averaged weights."""
+    return path.suffix != ".safetensors" and read_checkpoint(path, flag).get("state_dict_ema") is not None
+
+
+def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
+    """Read everything in a training checkpoint, never running code from it.
+
+    Args:
+        path: the file or folder.
+        flag: the flag that named it.
+        peek: leave tensors on the disk, and their checksums alone: for what else is in it.
+
+    Raises:
+        UserError: as `read_weights`.
+    """
+    path = path / RUN_FILE if is_sharded(path) else path
+    try:
+        if not peek:
+            check_archive(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
+    except Exception as error:  # damaged files fail in many ways
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{flag} {path}: not a training checkpoint")
+    args = checkpoint.get("args")
+    flags = vars(args) if isinstance(args, argparse.Namespace) else args
+    if any(isinstance(value, Tensor) for value in tree_leaves(flags)):
+        raise UserError(f"{flag} {path}: not a checkpoint of this program or of timm: its flags hold tensors")
+    _check_extent(checkpoint, path, flag)
+    return checkpoint
+
+
+def _check_extent(content: object, path: Path, flag: str) -> None:
+    """Refuse a tensor that says it is larger than its file: a few bytes repeated, which the first copy would write out.
+    """
+    size = path.stat().st_size + INFLATION
+    if any(isinstance(t, Tensor) and t.numel() * t.element_size() > size for t in tree_leaves(content)):
+        raise UserError(f"{flag} {path}: refused: a tensor in it says that it is larger than the whole file")
+
+
+def _explain_read_error(path: Path, error: Exception) -> str:
+    """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
+    if isinstance(error, _DamagedArchive):
+        return str(error)
+    text = f"{error} {error.__cause__ or ''}"
+    if "TorchScript" in text:
+        return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
+                "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read as a checkpoint: {error.strerror}"
+    named = re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text)
+    if named or "Trying to " in text or _is_pickle_with_calls(path):
+        which = f" ({named[1]})" if named else ""
+        return f"refused: it is a pickle that would run code when loaded{which}; expected tensors only"
+    if path.stat().st_size == 0:
+        return "cannot be read as a checkpoint: the file is empty"
+    return ("cannot be read as a checkpoint: truncated, damaged or of another kind; expected a file of torch.save or "
+            "safetensors")
+
+
+def _is_pickle_with_calls(path: Path, most: int = 2 ** 26) -> bool:
+    """Return whether a file is a pickle that calls something when it is loaded; it is looked through, not loaded."""
+    try:
+        with path.open("rb") as file:
+            content = io.BytesIO(file.read(most))
+        names = {operation.name for operation, _, _ in pickletools.genops(content)}
+    except Exception:  # of another kind, which fails in many ways
+        return False
+    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "OBJ"})
+
+
+def load_weights(
+        model: nn.Module,
+        state: dict[str, Tensor],
+        path: str,
+        flag: str,
+        *,
+        allow: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load a state dict and report what matched.
+
+    Args:
+        model: takes the weights.
+        state: tensors by name.
+        path: where they came from, for messages.
+        flag: the flag that named them.
+        allow: prefixes of keys that may be missing, unexpected or of another shape.
+
+    Raises:
+        UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
+    """
+    own = model.state_dict()
+    mismatched = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    report = LoadReport(
+        path=path,
+        matched=sum(k in own for k in state) - len(mismatched),
+        missing=[k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        unexpected=[k for k in state if k not in own],
+        mismatched=mismatched,
+    )
+    def unwanted(keys: list[str]) -> list[str]:
+        return [k for k in keys if not k.startswith(allow)] if allow else keys
+    wrong = {name: unwanted(getattr(report, name)) for name in ("missing", "unexpected", "mismatched")}
+    if not report.matched or any(wrong.values()):
+        details = [f"{len(keys)} {name} ({keys[0]})" for name, keys in wrong.items() if keys and name != "mismatched"]
+        details += [f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong["mismatched"][:2]]
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: {report.matched} of {len(own)} tensors "
+                        f"matched; {'; '.join(details) or 'no key in common'}")
+    model.load_state_dict({k: v for k, v in state.items() if k not in mismatched}, strict=False)
+    return report
+
+
+def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` for weights that are not finite, those of a run that has diverged."""
+    broken = [k for k, v in state.items() if not v.isfinite().all()]
+    if broken:
+        raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
+                        f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}); take an earlier checkpoint")
+
+
+def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
+    """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
+    loaded = model.state_dict()
+    by_shape: dict[torch.Size, list[Tensor]] = {}
+    for value in loaded.values():
+        by_shape.setdefault(value.shape, []).append(value)
+    if not any(torch.equal(v, own) for v in state.values() if v.ndim > 1 for own in by_shape.get(v.shape, ())):
+        def some(tensors: dict[str, Tensor]) -> str:
+            return ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:2])
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded; it has "
+                        f"{some(state)}, ...; expected {some(loaded)}, ...")
+
+
+def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
+    except (KeyError, RuntimeError, AssertionError):
+        return state  # of another layout; what does not fit is told when it is loaded
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the name prefixes of the model's classification head."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
+
+
+def settings_beside(path: Path, flag: str) -> dict[str, object]:
+    """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
+
+    Args:
+        path: the checkpoint.
+        flag: the flag that named it.
+
+    Returns:
+        Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
+    """
+    if path.suffix == ".safetensors":
+        config = path.parent / "config.json"
+        if not config.is_file():
+            return {}
+        _, cfg, model_args = read_model_config(config, f"{flag} {config}")
+        found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
+        found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
+        return {**found, "num_classes": cfg.get("num_classes")}
+    saved = read_checkpoint(path, flag).get("args")
+    saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
+    keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
+    return typed_flags({k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")

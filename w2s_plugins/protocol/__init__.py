@@ -1,0 +1,1 @@
+"""Teacher, ceiling and student, one after the other."""

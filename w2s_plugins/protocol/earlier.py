@@ -1,0 +1,104 @@
+"""A run that is already there, taken in place of one that would be trained again: is it what would come out?"""
+
+import argparse
+import copy
+import os
+from pathlib import Path
+
+import yaml
+
+from ..build.data import build_data
+from ..build.optimisation import settle_learning_rate
+from ..build.resolve import resolve_train_args
+from ..cli.outcome import other_values
+from ..data.datasets import describe
+from ..errors import UserError, nearest, one_line
+from ..files import read_plain
+from ..run.checkpoint import read_run_args
+
+# what is read of an earlier result.json, and its types; what only a run with a validation split has
+READ_BACK = {
+    (): dict,
+    ("data", "label_noise"): (dict, type(None)),
+    ("selected", "rule"): str,
+    ("data", "splits", "train", "fingerprint"): (str, type(None)),
+    ("data", "splits", "train", "num_samples"): int,
+}
+OF_EVALUATED = {
+    ("metrics", "top1"): (int, float),
+    ("data", "splits", "val", "fingerprint"): (str, type(None)),
+    ("data", "splits", "val", "num_samples"): int,
+}
+
+
+def read_result(folder: Path, flag: str, evaluated: bool = True) -> dict:
+    """Read the result.json of a complete run.
+
+    Args:
+        folder: a run folder.
+        flag: the flag that named it.
+        evaluated: the run has to have figures of a validation split.
+
+    Raises:
+        UserError: there is none, or what is read of it is not what a run writes.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        near = nearest(folder.name, [p.parent.name for p in folder.parent.glob("*/result.json")])
+        raise UserError(f"{flag} {folder}: no result.json there{near}; expected the folder of a complete run")
+    try:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {folder}: its result.json cannot be read: {one_line(error)}") from error
+    for keys, kinds in {**READ_BACK, **(OF_EVALUATED if evaluated else {})}.items():
+        part = content
+        for key in keys:
+            part = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(part, kinds) or isinstance(part, bool):
+            raise UserError(f"{flag} {folder}: its result.json is not that of a run: {'.'.join(keys) or 'it'} is a "
+                            f"{type(part).__name__}")
+    if content["selected"]["rule"] not in ("last", "best"):
+        raise UserError(f"{flag} {folder}: its result.json is not that of a run: selected.rule is unknown")
+    return content
+
+
+def resolved(args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
+    """Return the flags as a run would write them to its args.yaml; the number of classes is left open."""
+    wanted = copy.deepcopy(args)
+    resolve_train_args(wanted, set(given))
+    settle_learning_rate(wanted, int(os.environ.get("WORLD_SIZE", "1")))
+    return wanted
+
+
+def other_flags(folder: Path, wanted: argparse.Namespace, flag: str) -> list[str]:
+    """Return in which flags the run in ``folder`` differs from ``wanted``, as text, for what changes its outcome.
+
+    Args:
+        folder: a run folder.
+        wanted: flags from `resolved`.
+        flag: the flag that named the folder.
+    """
+    theirs, ours = read_run_args(folder, flag), yaml.safe_load(yaml.safe_dump(vars(wanted)))
+    if ours["num_classes"] is None:  # settled by the data
+        del ours["num_classes"]
+    return [f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in other_values(theirs, ours).items()]
+
+
+def check_same_run(folder: Path, wanted: argparse.Namespace, record: dict, flag: str) -> None:
+    """Raise a `UserError` unless the run in ``folder`` was made with the flags ``wanted``, on the samples they name.
+
+    Args:
+        folder: a run folder.
+        wanted: flags from `resolved`.
+        record: its result.json.
+        flag: the flag that named the folder.
+    """
+    if changed := other_flags(folder, wanted, flag):
+        raise UserError(f"{flag} {folder}: that run had other flags: {'; '.join(changed)}; repeat them, or leave out "
+                        f"{flag} and it is trained anew")
+    data = build_data(copy.deepcopy(wanted))
+    for split, dataset, name in (("train", data.train, wanted.train_split), ("val", data.val, wanted.val_split)):
+        ours, theirs = describe(dataset, wanted.dataset, name), record["data"]["splits"][split]
+        if (theirs["fingerprint"], theirs["num_samples"]) != (ours.fingerprint, ours.num_samples):
+            raise UserError(f"{flag} {folder}: that run had other samples of '{name}': {theirs['num_samples']} with "
+                            f"fingerprint {theirs['fingerprint']}, here {ours.num_samples} with {ours.fingerprint}")

@@ -1,0 +1,547 @@
+"""The weak-to-strong protocol in one run: a weak teacher, a strong student on its labels, and the student's ceiling.
+
+The training set is split in two. The teacher sees the first part with ground truth; the student sees the second with
+the teacher's labels only; the ceiling is the student trained on the second part with ground truth. All three are
+evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
+
+``--label-noise`` is that of the labels one has: the teacher is trained on it, and the student where it sees labels;
+``label_noise: null`` in ``--weak-config`` spares the teacher. The ceiling always sees the clean labels of all samples
+of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held out for
+student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
+"""
+
+import argparse
+import contextlib
+import copy
+import csv
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from scipy.stats import DegenerateDataWarning, bootstrap
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from torch.utils.data import IterableDataset
+
+from ..build.data import build_data, open_train_split, open_val_split
+from ..build.resolve import check_model_name, resolve_data_dir, split_names
+from ..cli.declare import Parser, Role
+from ..cli.parser import read_config, train_parser
+from ..cli.values import check_values
+from ..data import take_slice
+from ..data.overlap import sample_names
+from ..data.slices import parse_slice
+from ..errors import UserError, one_line
+from ..files import write_json
+from ..metrics.pgr import performance_gap_recovered
+from ..models.foreign import refuse_addresses
+from ..monitor import format_table
+from ..registry import load_plugins
+from ..run.checkpoint import read_run_args
+from ..run.folder import run_root
+from ..run.record import PREDICTIONS
+from ..teachers.teacher import load_frozen_model
+from .earlier import check_same_run, other_flags, read_result, resolved
+
+_logger = logging.getLogger(__name__)
+
+RESAMPLES, CONFIDENCE = 2000, 0.95
+# flags of the student that are left out of the other stages
+NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION, "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE}
+
+
+def run_w2s(
+        args: argparse.Namespace,
+        given: set[str],
+        parser: Parser,
+        train: Callable[[argparse.Namespace, set[str]], dict],
+) -> None:
+    """Train teacher, ceiling and student, and write ``result.json`` with the performance gap recovered.
+
+    Args:
+        args: flags of the student, unresolved.
+        given: names of those that were set by hand.
+        parser: knows the defaults.
+        train: trains one model and returns its record.
+
+    Raises:
+        UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
+    """
+    check_flags(args)
+    resolve_data_dir(args)
+    first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
+    stages = Stages(args, given, parser, run_root(args) / args.experiment, train)
+    trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
+    weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
+    stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
+    stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=args.ceiling_checkpoint)
+    if trains_teacher:
+        plan_teacher(args, parser, stages, first)
+        check_data(args, stages, second)
+        stages.run("weak")
+    else:
+        take_trained_teacher(args, second, stages)
+    ceiling = stages.run("ceiling")
+    stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        record = make_record(args, stages)
+        write_json(stages.folder / "result.json", record)
+        print(closing_table(record))
+        print(f"* {stages.folder / 'result.json'}")
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse what the protocol cannot do, before anything is trained."""
+    closed = args.weak_fraction if isinstance(args.weak_fraction, float) and args.weak_fraction else 0.5
+    rules = [
+        (not args.teacher, "--protocol w2s needs a --teacher NAME: the weak model"),
+        (not args.experiment, "--protocol w2s makes several runs in one folder: name it with --experiment"),
+        (not args.val_split, "--protocol w2s compares on a test set: leave out --val-split ''"),
+        (same_split(args.train_split, args.val_split) and not args.val_slice,
+         f"--protocol w2s would test on what it trains on: --val-split {args.val_split} is --train-split "
+         f"{args.train_split}; give another split, or cut it with --train-slice A:B --val-slice B:C"),
+        (args.no_teacher_eval, "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
+        (args.episodic, "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
+        (args.select == "best" and args.select_split is None,
+         "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
+         "weakly labelled set, or --select last"),
+        (not 0 < closed < 1, f"--weak-fraction {args.weak_fraction}: expected a share between 0 and 1, or a count, "
+         "or 0 for a teacher that is trained already"),
+        (args.resume not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
+        (args.ceiling_acc is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
+
+
+def same_split(one: str, other: str) -> bool:
+    """Whether two names stand for one split, as far as timm's names of folders tell."""
+    return one == other or any({one, other} <= set(names) for names in (_TRAIN_SYNONYM, _EVAL_SYNONYM))
+
+
+def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
+    """Return the slices of teacher and student: the first ``amount`` of the slice ``text``, and the rest of it.
+
+    Args:
+        text: ``A:B`` as of ``--train-slice``, or None for everything.
+        amount: a share of the slice, or a count of samples.
+
+    Raises:
+        UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
+    """
+    start, stop = parse_slice(text) if text else (None, None)
+    if isinstance(amount, int):
+        if isinstance(start, float) or isinstance(stop, float):
+            raise UserError(f"--weak-fraction {amount} is a count, --train-slice {text} has shares; use one kind")
+        cut = (start or 0) + amount
+        if amount < 1 or (stop is not None and cut >= stop):
+            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
+                            f"{text or ':'}")
+        return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
+    if isinstance(start, int) or isinstance(stop, int):
+        if stop is None:
+            raise UserError(f"--weak-fraction {amount} of --train-slice {text}: the slice has no end; give the teacher "
+                            "a count, such as --weak-fraction 500")
+        cut = (start or 0) + math.floor(amount * (stop - (start or 0)) + 0.5)
+        return f"{start or 0}:{cut}", f"{cut}:{stop}"
+    low, high = start or 0.0, 1.0 if stop is None else stop
+    cut = low + amount * (high - low)
+    return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
+
+
+def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
+    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
+    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
+
+
+def defaults(parser: Parser, role: Role) -> dict[str, object]:
+    """Return the default values of the flags about something."""
+    values = parser.defaults()
+    return {name: values[name] for name in sorted(parser.names(role))}
+
+
+def plan_teacher(args: argparse.Namespace, parser: Parser, stages: "Stages", first: str) -> None:
+    """Plan the training of the teacher on the slice ``first``."""
+    flags = weak_flags(args, parser, first)
+    try:
+        check_values(flags)
+        stages.plan("weak", flags, first)
+    except UserError as error:
+        where = f"--weak-config {' '.join(args.weak_config)}" if args.weak_config else "--protocol w2s, the teacher"
+        raise UserError(f"{where}: {error}") from error
+
+
+def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str, object]:
+    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
+
+    Args:
+        args: flags of the student.
+        parser: knows the defaults.
+        first: the teacher's slice of the training split.
+
+    Raises:
+        UserError: a file that cannot be read, or says otherwise than the protocol.
+    """
+    flags = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": args.teacher,
+             "model_kwargs": dict(args.teacher_kwargs)}
+    if args.teacher_img_size:
+        flags["img_size"] = args.teacher_img_size
+    for file in args.weak_config:
+        values = read_config(file, parser, flag="--weak-config")
+        check_weak_values(values, args, first, parser, f"--weak-config {file}")
+        flags.update({name: value for name, value in values.items() if name != "train_slice"})
+    if "," in flags["model"]:
+        raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
+                        "beforehand and give --teacher-checkpoint")
+    return flags
+
+
+def check_weak_values(
+        values: dict[str, object], args: argparse.Namespace, first: str, parser: Parser, where: str) -> None:
+    """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
+    for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
+        raise UserError(f"{where}: {name} is settled by the protocol for all of its runs: give --"
+                        f"{name.replace('_', '-')} on the command line")
+    own = values.get("train_slice")
+    if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
+        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {args.weak_fraction} gives the teacher "
+                        f"{first}: leave it out of the file, or make the two equal")
+    if values.get("model", args.teacher) != args.teacher:
+        raise UserError(f"{where}: model {values['model']} is not --teacher {args.teacher}: leave it out of the file")
+
+
+def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
+    start, stop = parse_slice(text, flag)
+    return start or 0, stop
+
+
+class Stages:
+    """The stages of the protocol: all are planned, and so checked, before the first one runs.
+
+    One that is complete is not run again with ``--resume auto``.
+
+    Args:
+        args: flags of the student, unresolved.
+        given: names of those that were set by hand.
+        parser: knows the defaults.
+        folder: folder of the stages.
+        train: trains one model and returns its record.
+
+    Attributes:
+        flags: unresolved flags by stage.
+        done: records by stage.
+        folders: run folders by stage.
+    """
+
+    def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
+        self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
+        self.flags: dict[str, argparse.Namespace] = {}
+        self.given_to: dict[str, set[str]] = {}
+        self.done: dict[str, dict] = {}
+        self.folders: dict[str, Path] = {}
+
+    def plan(
+            self,
+            name: str,
+            changes: dict[str, object],
+            train_slice: str | None,
+            *,
+            instead: str | None = None,
+    ) -> None:
+        """Settle the flags of a stage, and refuse now what its run would refuse.
+
+        Args:
+            name: of the stage.
+            changes: flags that differ from the student's.
+            train_slice: its part of the training split.
+            instead: folder of an earlier run to take, from ``--ceiling-checkpoint``.
+
+        Raises:
+            UserError: flags that do not go together, or a run that was made with others or on other samples.
+        """
+        self.flags[name] = argparse.Namespace(**{
+            **copy.deepcopy(vars(self.args)), **defaults(self.parser, Role.PROTOCOL), **changes,
+            "train_slice": train_slice, "output": str(self.folder), "experiment": name})
+        self.given_to[name] = self.given | changes.keys()
+        self.resolved(name)
+        if instead:
+            self.take(name, Path(instead), f"--{name}-checkpoint")
+
+    def resolved(self, name: str) -> argparse.Namespace:
+        """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""
+        with quietly():
+            return resolved(self.flags[name], self.given_to[name])
+
+    def take(self, name: str, folder: Path, flag: str) -> None:
+        """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
+        record = read_result(folder, flag)
+        with quietly():
+            check_same_run(folder, self.resolved(name), record, flag)
+        read_predictions(folder / PREDICTIONS[self.flags[name].select])
+        _logger.info(f"--protocol w2s: {name} is taken from {folder}")
+        self.folders[name], self.done[name] = folder, record
+
+    def run(self, name: str, **more: object) -> dict:
+        """Run one stage, unless there is its record; return that.
+
+        Args:
+            name: of the stage.
+            **more: flags that are known by now.
+
+        Raises:
+            UserError: a run that is there was made with other flags.
+        """
+        if name in self.done:
+            return self.done[name]
+        flags, folder = self.flags[name], self.folder / name
+        vars(flags).update(more)
+        self.given_to[name].update(more)
+        self.folders[name] = folder
+        if self.args.resume and (folder / "result.json").is_file():
+            if changed := other_flags(folder, self.resolved(name), "--resume auto"):
+                raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
+                                "them, delete that folder, or give another --experiment")
+            _logger.info(f"--protocol w2s: {name} is complete: {folder}")
+            self.done[name] = read_result(folder, "--resume auto")
+        else:
+            _logger.info(f"--protocol w2s: {name}, --train-slice {flags.train_slice or ':'}")
+            self.done[name] = self.train(flags, self.given_to[name])
+        return self.done[name]
+
+    def note(self, name: str, flag: str, checkpoint: str) -> None:
+        """Keep the record of the run that a checkpoint is of, where there is one."""
+        folder = run_of(checkpoint)
+        if (folder / "result.json").is_file():
+            self.folders[name], self.done[name] = folder, read_result(folder, flag, evaluated=False)
+
+
+def run_of(checkpoint: str) -> Path:
+    """Return the run folder that a checkpoint is of: the folder itself, or that of a file or an export in it."""
+    path = Path(checkpoint.removeprefix("local-dir:"))
+    folder = path if path.is_dir() else path.parent
+    return folder.parent if folder.name == "export" else folder
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Log nothing of what is checked beforehand: it is logged when it is done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> None:
+    """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
+    check_fraction(args)
+    with quietly():
+        build_data(stages.resolved("student"))
+    theirs = vars(stages.flags["weak"])
+    if any(theirs[name] != getattr(args, name) for name in train_parser().names(Role.DATA)):
+        refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
+
+
+def check_fraction(args: argparse.Namespace) -> None:
+    """Raise a `UserError` where a count for the teacher leaves no sample for the student."""
+    whole = open_train_split(args)
+    if isinstance(args.weak_fraction, int) and not isinstance(whole, IterableDataset):
+        count = len(take_slice(whole, args.train_slice, args.slice_seed))
+        if args.weak_fraction >= count:
+            raise UserError(f"--weak-fraction {args.weak_fraction}: --train-slice {args.train_slice or ':'} has "
+                            f"{count} samples; expected fewer for the teacher, or a share such as 0.5")
+
+
+def take_trained_teacher(args: argparse.Namespace, second: str | None, stages: Stages) -> None:
+    """Check a teacher that is trained already, and keep the record of its run where there is one."""
+    check_teacher(args)
+    refuse_seen(args, second)
+    if len(known := known_teachers(args)) == 1:
+        stages.note("weak", *known[0])
+
+
+def check_teacher(args: argparse.Namespace) -> None:
+    """Load a teacher that is trained already once, so that a wrong name or file ends the run before it has begun."""
+    load_plugins(args.plugins)
+    names, files = split_names(args.teacher), split_names(args.teacher_checkpoint)
+    for name, file in zip_longest(names, files[:len(names)]):
+        check_model_name("--teacher", name)
+        load_frozen_model(name, file, args.in_chans or 3, use_ema=args.use_ema_teacher, img_size=args.teacher_img_size,
+                          model_kwargs=args.teacher_kwargs)
+
+
+def known_teachers(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return flag and value of each checkpoint or folder that teachers which are trained already come from."""
+    files = [("--teacher-checkpoint", file) for file in split_names(args.teacher_checkpoint)]
+    return files or [("--teacher", name) for name in split_names(args.teacher) if name.startswith("local-dir:")]
+
+
+def refuse_seen(args: argparse.Namespace, second: str | None) -> None:
+    """Refuse teachers that were trained on samples of the student's part ``second`` or of the test set, as far as
+    their run folders tell.
+    """
+    for flag, teacher in known_teachers(args):
+        refuse_overlap(args, second, flags_of_run(flag, teacher, second), f"{flag} {teacher}")
+
+
+def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, object] | None:
+    """Return the flags of the data that a checkpoint was trained on; None, with a warning, where they are not known."""
+    folder = run_of(checkpoint)
+    if (folder / "args.yaml").is_file():
+        flags = read_run_args(folder, flag)
+        theirs = {name: flags[name] for name in train_parser().names(Role.DATA) | {"train_slice"} if name in flags}
+        try:
+            refuse_addresses(theirs, {name: name for name in theirs}, str(folder))
+            return theirs
+        except UserError as error:
+            return _warn_of_unknown_samples(f"{flag} {checkpoint}", one_line(error), second)
+    _warn_of_unknown_samples(f"{flag} {checkpoint}", "nothing tells what it was trained on", second)
+    return None
+
+
+def _warn_of_unknown_samples(flag: str, why: str, second: str | None) -> None:
+    _logger.warning(f"{flag}: {why}; see to it yourself that it has seen none of --train-slice {second or ':'}, and no "
+                    "test sample")
+
+
+def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[str, object] | None, flag: str) -> None:
+    """Refuse a teacher that was trained on samples of the student's part or of the test set.
+
+    Args:
+        args: flags of the student.
+        second: its slice of the training split.
+        theirs: flags that the teacher was trained with; None where they are not known.
+        flag: the flag that named it, for messages.
+
+    Raises:
+        UserError: with the number of samples.
+    """
+    if theirs is None or theirs.get("dataset") != args.dataset:
+        return
+    teacher = argparse.Namespace(**{**vars(args), **theirs})
+    try:
+        seen = sample_names(take_slice(open_train_split(teacher), teacher.train_slice, teacher.slice_seed))
+    except UserError as error:
+        return _warn_of_unknown_samples(flag, f"its samples cannot be compared ({one_line(error)})", second)
+    parts = {
+        "the student's {}": take_slice(open_train_split(args), second, args.slice_seed),
+        "the {} test samples": take_slice(open_val_split(args), args.val_slice, args.slice_seed, "--val-slice"),
+    }
+    for whose, part in parts.items():
+        if shared := (seen or set()) & (sample_names(part) or set()):
+            raise UserError(f"{flag}: {len(shared)} of the {len(seen)} samples that it was trained on are among "
+                            f"{whose.format(len(part))}; give disjoint parts, or leave the flag out and the teacher is "
+                            "trained on the first part")
+
+
+# ---------------------------------------------------------------- figures
+
+
+def make_record(args: argparse.Namespace, stages: Stages) -> dict:
+    """Collect the figures of the three models and their intervals over test samples."""
+    student = stages.done["student"]
+    columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
+                    for name in ("student", "ceiling"))
+    if not np.array_equal(columns["target"], top["target"]):
+        raise UserError("--protocol w2s: student and ceiling were evaluated on different test samples")
+    hits = [columns[who] == columns["target"] for who in ("teacher", "student")] + [top["student"] == top["target"]]
+    figures = intervals(*hits, columns["student"] == columns["teacher"])
+    return dict(
+        schema=1,
+        protocol="w2s",
+        **figures,
+        splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
+                    **{name: record["data"]["splits"]["train"] for name, record in stages.done.items()}),
+        selected={name: record["selected"] for name, record in stages.done.items()},
+        label_noise={name: noise_of(record) for name, record in stages.done.items()},
+        loss=student["loss"],
+        models=dict(weak=args.teacher, strong=args.model),
+        seed=args.seed,
+        bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
+        runs={name: path.name if path.parent == stages.folder else str(path) for name, path in stages.folders.items()},
+    )
+
+
+def noise_of(record: dict) -> dict | None:
+    """Return kind and rate of the label noise that a run was trained on."""
+    noise = record["data"]["label_noise"]
+    return noise and {k: v for k, v in noise.items() if k != "confusion"}
+
+
+def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees: np.ndarray) -> dict[str, dict]:
+    """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
+
+    Args:
+        weak: (N,) whether the teacher is right.
+        student: (N,) whether the student is.
+        ceiling: (N,) whether the ceiling is.
+        agrees: (N,) whether student and teacher say the same.
+
+    Returns:
+        ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
+        and teacher are too close for one.
+
+    Raises:
+        UserError: the ceiling is not above the teacher.
+    """
+    rows = np.stack([weak, student, ceiling, agrees]).astype(np.float64)
+    values = 100 * rows.mean(axis=1)
+    pgr = performance_gap_recovered(*values[:3])
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = np.stack([100 * s.mean(axis=axis) for s in samples])
+        gap = means[2] - means[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
+        return np.concatenate([means, ratio[None]])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # the reason is given below
+        found = bootstrap(
+            tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
+            confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
+    names, bounds = ("weak", "student", "ceiling", "agreement", "pgr"), found.confidence_interval
+    figures: dict[str, dict] = {
+        name: dict(value=float(value), low=_finite(low), high=_finite(high))
+        for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
+    }
+    if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
+        figures["pgr"]["no_interval"] = (
+            f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
+    return figures
+
+
+def _finite(value: float) -> float | None:
+    """None where a resample had no gap, so that the bound is not known."""
+    return float(value) if math.isfinite(value) else None
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """Read what `report.write_predictions` wrote: column name to (N,) classes."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected the predictions that every evaluation of a run writes")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
+        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
+    return dict(zip(header, table.T))
+
+
+def closing_table(record: dict) -> str:
+    """Return the table that the protocol ends with."""
+    def interval(figure: dict) -> str:
+        low, high = figure["low"], figure["high"]
+        return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+    rows = [[name, record[key]["value"], interval(record[key])]
+            for name, key in (("weak teacher", "weak"), ("strong student", "student"), ("ceiling", "ceiling"),
+                              ("agreement", "agreement"), ("PGR", "pgr"))]
+    reason = record["pgr"].get("no_interval")
+    return format_table(rows, ["", "value", "95 % interval"]) + (f"\nPGR: no interval, {reason}" if reason else "")

@@ -1,0 +1,1 @@
+"""A run is a folder: its checkpoints, how it goes on, and its record."""

@@ -1,0 +1,81 @@
+"""Where a run stands."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..metrics.sample_weights import WeightMeter
+
+
+class TermMeter:
+    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def update(self, result: dict[str, Tensor], batch_size: int) -> None:
+        terms = scalar_terms(result)
+        dtype = torch.float32 if terms["loss"].device.type == "mps" else torch.float64
+        weight = torch.isfinite(terms["loss"]).to(dtype) * batch_size
+        terms["count"] = torch.ones_like(terms["loss"])
+        for name, value in terms.items():
+            value = value.to(dtype).nan_to_num(0.0, 0.0, 0.0) * weight
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def average(self, distributed: bool = False) -> dict[str, float]:
+        """Means by sample since the start of the epoch, over all ranks. Waits for the device."""
+        if not self.sums:
+            return {}
+        stacked = torch.stack(list(self.sums.values()))
+        if distributed:
+            dist.all_reduce(stacked)
+        values = dict(zip(self.sums, stacked.tolist()))
+        count = max(values.pop("count"), 1.0)
+        return {name: value / count for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {k: v.cpu() for k, v in self.sums.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Put back what `state_dict` returned. Raises `ValueError` for anything but numbers."""
+        if any(value.shape != () for value in state.values()):
+            raise ValueError("sums of loss terms are single numbers")
+        self.sums = {k: v.to(device) for k, v in state.items()}
+
+
+def scalar_terms(result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss and its terms from what a task returned, without gradient."""
+    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything that a checkpoint inside an epoch needs besides the weights."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of the epoch that are done
+    bad_steps: int = 0  # in a row
+    meter: TermMeter = field(default_factory=TermMeter)
+    weights: WeightMeter = field(default_factory=WeightMeter)
+    unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
+    changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
+    statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
+    taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
+
+    def copied(self) -> "Position":
+        """Return what a batch changes in it."""
+        meter, weights = TermMeter(), WeightMeter()
+        meter.sums = dict(self.meter.sums)  # whose tensors are replaced, not changed
+        weights.counts = {name: counts.clone() for name, counts in self.weights.counts.items()}
+        return Position(batch=self.batch, meter=meter, weights=weights)
+
+    def go_back_to(self, before: "Position") -> None:
+        """Put back what `copied` returned."""
+        self.batch, self.meter, self.weights = before.batch, before.meter, before.weights
+
+    def next_epoch(self) -> None:
+        """Move to the start of the next epoch."""
+        self.epoch, self.batch, self.statistics_shared = self.epoch + 1, 0, False
+        self.meter, self.weights = TermMeter(), WeightMeter()

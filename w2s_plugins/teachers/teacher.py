@@ -1,0 +1,390 @@
+"""Weak teachers: from a name, a Hub id, a folder or a file to a frozen callable."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timm.data.model_config import resolve_input_data_config
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..errors import UserError, one_line
+from ..files import file_sha256, read_plain
+from ..hub.source import hub_source
+from ..models.class_names import DIFFER, match_classes, names_of_model
+from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
+from ..models.inference import compile_mode, inference_form
+from ..models.loading import (
+    INPUT_KEYS,
+    adapt_state,
+    check_finite,
+    check_input_size,
+    classifier_prefixes,
+    create_model,
+    find_weights,
+    has_ema,
+    load_weights,
+    read_weights,
+    settings_beside,
+)
+
+_logger = logging.getLogger(__name__)
+
+UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
+
+
+@dataclass(frozen=True)
+class StudentInput:
+    """How the loader prepared the batches that the teacher will see.
+
+    Args:
+        mean: mean that was subtracted, by channel.
+        std: standard deviation that was divided by.
+        in_chans: channels.
+        num_classes: classes of the student; None when teacher and student need not have the same.
+        class_names: their names, None where they have none.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    in_chans: int
+    num_classes: int | None
+    class_names: Sequence[str] | None = None
+
+
+class TeacherModel(nn.Module):
+    """One frozen model with its own normalisation and input size.
+
+    Args:
+        model: a timm model.
+        data_config: timm's data configuration of the model.
+        student: how the student's batches were prepared.
+        class_map: for each teacher class its student class, -1 for none; or None.
+        source: where it came from, for the record.
+        dtype: dtype it runs in.
+        compiled: run it through torch.compile.
+        compile_mode: its mode.
+
+    Attributes:
+        model: the model as it was given, by which it is identified.
+        fast: its inference form, which is the one that runs.
+    """
+
+    def __init__(
+            self,
+            model: nn.Module,
+            data_config: dict,
+            student: StudentInput,
+            *,
+            class_map: Tensor | None = None,
+            source: dict | None = None,
+            dtype: torch.dtype = torch.float32,
+            compiled: bool = False,
+            compile_mode: str | None = None,
+    ):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.fast = inference_form(self.model, data_config["input_size"])
+        self.to(dtype).to(memory_format=torch.channels_last)
+        self.data_config, self.source, self.dtype = data_config, source, dtype
+        self.num_classes = student.num_classes or model.num_classes
+        self.run = torch.compile(self.fast, mode=compile_mode) if compiled else self.fast
+        stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
+            student.mean, student.std, data_config["mean"], data_config["std"])]
+        student_mean, student_std, mean, std = stats
+        self.register_buffer("scale", student_std / std, persistent=False)
+        self.register_buffer("shift", (student_mean - mean) / std, persistent=False)
+        self.register_buffer("class_map", class_map, persistent=False)
+        self.reorders = class_map is not None and sorted(class_map.tolist()) == list(range(self.num_classes))
+        self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
+        self.size = tuple(data_config["input_size"][-2:])
+        self.extractor: FeatureExtractor | None = None
+
+    def train(self, mode: bool = True) -> "TeacherModel":
+        """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
+        return super().train(False)
+
+    def adapt(self, images: Tensor) -> Tensor:
+        """Turn the student's normalised images into the teacher's: undo its normalisation, apply ours, resize."""
+        if not self.same_normalization:
+            images = torch.addcmul(self.shift, images.float(), self.scale)
+        if tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True, align_corners=False)
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits over the student's classes, (B, C) in float32, for images in the teacher's own form."""
+        logits = self.run(self._arrange(images))
+        return self._student_classes(logits[0] if isinstance(logits, (tuple, list)) else logits)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""
+        logits, features = self.extractor(self.fast, self._arrange(images))
+        return self._student_classes(logits), features
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the pooled pre-logits (B, D) in float32 for images in the teacher's own form."""
+        return pooled_features(self.fast, self._arrange(images)).float()
+
+    def choose_stages(self, stages: Sequence[int] | None) -> None:
+        """Choose the feature levels; None for the usual ones."""
+        self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+
+    def _arrange(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype, memory_format=torch.channels_last)
+
+    def _student_classes(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        if self.reorders:  # exactly
+            return torch.empty_like(logits).index_copy_(1, self.class_map, logits)
+        return logits if self.class_map is None else map_classes(logits, self.class_map, self.num_classes)
+
+
+class Teacher(nn.Module):
+    """A frozen teacher, or an ensemble of them, on the student's normalised batch."""
+
+    def __init__(self, members: Sequence[TeacherModel]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) in float32 for a normalised batch (B, 3, H, W) of the student, without autograd."""
+        return self._frozen(images, lambda: combine(self._ask(images)))
+
+    def by_member(self, images: Tensor) -> Tensor:
+        """Return the logits of every member, (M, B, C)."""
+        return self._frozen(images, lambda: torch.stack(self._ask(images)))
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits and features of the only member; `choose_stages` must have been called."""
+        (member,) = self.members
+        return self._frozen(images, lambda: member.with_features(member.adapt(images)))
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Return the pooled pre-logits (B, D) of every member in float32."""
+        return self._frozen(images, lambda: [member.encode(member.adapt(images)) for member in self.members])
+
+    def choose_stages(self, stages: Sequence[int] | None) -> None:
+        """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""
+        if len(self.members) > 1:
+            raise UserError("a loss on features needs one --teacher; several have no common features")
+        self.members[0].choose_stages(stages)
+
+    @property
+    def feature_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the features, without batch dimension."""
+        return self.members[0].extractor.shapes
+
+    def _ask(self, images: Tensor) -> list[Tensor]:
+        return [member(member.adapt(images)) for member in self.members]
+
+    @staticmethod
+    def _frozen(images: Tensor, compute: Callable[[], object]) -> object:
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            output = compute()
+        with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
+            return tree_map(torch.clone, output)
+
+    @property
+    def sources(self) -> list[dict]:
+        return [member.source for member in self.members]
+
+
+def combine(logits: list[Tensor]) -> Tensor:
+    """Return the logits of one model as they are, of several as the log of the mean of their probabilities."""
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([z.log_softmax(dim=1) for z in logits]).logsumexp(dim=0) - torch.log(torch.tensor(len(logits)))
+
+
+def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
+    """Return student-class logits: the log of the summed exponentials of the teacher classes mapped to each.
+
+    Args:
+        logits: (B, T) of the teacher.
+        class_map: (T,) student class of each teacher class, -1 for none.
+        num_classes: C.
+
+    Returns:
+        (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
+    """
+    peak = logits.amax(dim=1, keepdim=True)
+    kept = class_map >= 0
+    sums = torch.zeros(len(logits), num_classes, device=logits.device)
+    sums.index_add_(1, class_map[kept], (logits - peak)[:, kept].exp())
+    mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
+    return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
+
+
+def create_teacher(
+        names: Sequence[str],
+        checkpoints: Sequence[str],
+        student: StudentInput,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        use_ema: bool = False,
+        class_map_file: str | None = None,
+        img_size: int | None = None,
+        model_kwargs: dict | None = None,
+        compiled: bool = False,
+) -> Teacher:
+    """Create a teacher, or an ensemble of several.
+
+    Args:
+        names: timm names, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
+        student: how the student's batches were prepared.
+        device: where it runs.
+        dtype: dtype it runs in.
+        use_ema: take EMA weights from the checkpoints.
+        class_map_file: json or yaml from teacher classes to student classes.
+        img_size: input size in place of the teacher's own.
+        model_kwargs: arguments of the constructor.
+        compiled: use torch.compile.
+
+    Raises:
+        UserError: unknown names, weights that do not fit, another number of classes.
+    """
+    if checkpoints and len(checkpoints) != len(names):
+        raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
+                        "expected one a model, in the same order")
+    members = []
+    for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
+        model, data_config, source = load_frozen_model(
+            name, checkpoint, student.in_chans, use_ema=use_ema, img_size=img_size, model_kwargs=model_kwargs)
+        channels = data_config["input_size"][0]
+        if channels != student.in_chans:
+            raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
+        check_input_size(model, data_config["input_size"], f"--teacher {name}")
+        class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
+        if class_map is None and student.num_classes not in (None, model.num_classes):
+            raise UserError(
+                f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
+                "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
+        if class_map is None:
+            names = names_of_model(model, checkpoint, "--teacher-checkpoint")
+            class_map = match_classes(f"--teacher {name}", names, student.class_names)
+            if names and student.class_names and class_map is None and names != list(student.class_names):
+                source["classes"] = DIFFER
+        members.append(TeacherModel(
+            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
+            compile_mode=compile_mode(device)))
+    return Teacher(members).to(device).eval()
+
+
+def load_frozen_model(
+        name: str,
+        checkpoint: str | None,
+        in_chans: int,
+        *,
+        use_ema: bool = False,
+        img_size: int | None = None,
+        model_kwargs: dict | None = None,
+        flags: tuple[str, str] = ("--teacher", "--teacher-checkpoint"),
+) -> tuple[nn.Module, dict, dict]:
+    """Return a model with its weights, its data configuration, and where they came from.
+
+    Args:
+        name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        checkpoint: a file or run folder, or None: then the pretrained weights are used.
+        in_chans: channels of the images.
+        use_ema: take EMA weights from the checkpoint.
+        img_size: input size in place of the model's own.
+        model_kwargs: arguments of the constructor.
+        flags: the flags that named model and checkpoint.
+
+    Raises:
+        UserError: unknown name, weights that do not fit.
+    """
+    name_flag, file_flag = flags
+    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(model_kwargs or {})
+    if checkpoint is None:
+        inputs = {"in_chans": in_chans, "img_size": img_size}
+        model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
+        origin = hub_source(model, name)
+        if name.startswith("local-dir:"):
+            file = find_weights(name.removeprefix("local-dir:"), name_flag)
+            origin = {"file": str(file), "sha256": file_sha256(file)}
+        _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
+        settings = {}
+    else:
+        file = find_weights(checkpoint, file_flag)
+        if use_ema and not has_ema(file, file_flag):
+            raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
+        state = read_weights(file, file_flag, use_ema)
+        check_finite(state, str(file), file_flag)
+        settings = settings_beside(file, file_flag)
+        inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
+        inputs = {"img_size": img_size} if img_size else inputs
+        recorded = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {})}
+        model = create_model(name_flag, name, pretrained=False, inputs=inputs, recorded=recorded, **model_kwargs)
+        classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
+        if classes != model.num_classes:
+            model.reset_classifier(classes)
+        if not state.keys() <= model.state_dict().keys():
+            state = adapt_state(model, state)  # a published checkpoint under other names
+        report = load_weights(model, state, str(file), file_flag)
+        origin = {"file": str(file), "sha256": file_sha256(file)}
+        _logger.info(f"{role} {name}: {report}")
+    requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
+    if img_size:
+        requests = {**requests, "img_size": img_size, "input_size": None}
+    try:
+        data_config = resolve_input_data_config(model, args=requests)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"{name_flag} {name}: {one_line(error)}") from error
+    params = sum(p.numel() for p in model.parameters())
+    return model, data_config, {"name": name, "params": params, "source": origin}
+
+
+def _origin_text(origin: dict | None) -> str:
+    if not origin:
+        return "origin unknown"
+    place = f"{origin['repo']}@{origin['revision']}" if origin.get("repo") else origin.get("file")
+    return f"{place}, sha256 {str(origin.get('sha256'))[:12]}"
+
+
+def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:
+    for prefix in classifier_prefixes(model):
+        if f"{prefix}weight" in state:
+            return len(state[f"{prefix}weight"])
+    return None
+
+
+def read_class_map(file: str, teacher_classes: int, student_classes: int) -> Tensor:
+    """Read a map from teacher classes to student classes.
+
+    The file is json or yaml: a list with the student class (or null) of every teacher class, or a mapping from teacher
+    class to student class in which absent classes have none.
+
+    Returns:
+        (T,) student classes, -1 for none.
+
+    Raises:
+        UserError: unreadable, or classes out of range.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"--teacher-class-map {file}: no such file")
+    try:
+        content = read_plain(path)
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        pairs = [(int(t), -1 if s is None else int(s)) for t, s in pairs]
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"--teacher-class-map {file}: expected a list or a mapping of class numbers") from error
+    class_map = torch.full((teacher_classes,), -1, dtype=torch.long)
+    for teacher_class, student_class in pairs:
+        if not 0 <= teacher_class < teacher_classes or not -1 <= student_class < student_classes:
+            raise UserError(f"--teacher-class-map {file}: {teacher_class} -> {student_class} is out of range; teacher "
+                            f"classes are 0 to {teacher_classes - 1}, student classes 0 to {student_classes - 1}")
+        class_map[teacher_class] = student_class
+    if (class_map < 0).all():
+        raise UserError(f"--teacher-class-map {file}: no teacher class is mapped")
+    return class_map

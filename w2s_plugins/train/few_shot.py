@@ -1,0 +1,304 @@
+"""Few-shot learning: a frozen encoder measured on episodes of novel classes, and training on episodes.
+
+Evaluation is that of Chen et al., *Meta-Baseline* (2021, arXiv 2003.04390), which Guo et al., *Vision Superalignment*
+(2024, arXiv 2402.03749) use: the pooled features of a frozen encoder, and a query belongs to the class whose mean of
+shots is nearest by cosine. Training on episodes is Meta-Baseline's second stage, with distillation on the logits of the
+queries.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import t as student_t
+from sklearn.linear_model import LogisticRegression
+from timm.task.evaluator import evaluation_sample_limit
+from torch import Tensor, nn
+
+from ..data import EpisodeShape, check_shape, draw_episodes
+from ..distributed.heartbeat import note
+from ..distributed.world import Precision, dealt_rows
+from ..losses import DistillationLoss, LossInputs
+from ..models.features import pooled_features
+from ..models.loading import classifier_prefixes
+from ..teachers.teacher import Teacher, combine
+from .task import WeakToStrongTask
+
+CLASSIFIERS = ("cosine", "euclidean", "logistic")
+SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
+_CHUNK = 2 ** 24  # numbers that are gathered at once
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+@dataclass(frozen=True)
+class FewShotTest:
+    """Test episodes of one split, the same for every model.
+
+    Args:
+        shapes: ways and shots, in the order in which they are reported.
+        episodes: for each of them positions (E, ways, shots + queries) in the split.
+        classifier: one of `CLASSIFIERS`.
+    """
+
+    shapes: tuple[EpisodeShape, ...]
+    episodes: tuple[Tensor, ...]
+    classifier: str = "cosine"
+
+    def measure(self, features: Tensor) -> dict[str, float]:
+        """Return, for each shape, the mean accuracy in percent (``5x1``) and half its 95 % interval (``5x1_ci95``).
+
+        Args:
+            features: (N, D), of all samples of the split.
+        """
+        figures = {}
+        for shape, episodes in zip(self.shapes, self.episodes):
+            accuracies = episode_accuracies(features, episodes, shape.shots, self.classifier)
+            figures[str(shape)], figures[f"{shape}_ci95"] = mean_and_interval(100 * accuracies)
+        return figures
+
+
+def create_test(
+        labels: Sequence[int],
+        shapes: Sequence[EpisodeShape],
+        *,
+        count: int,
+        seed: int,
+        classifier: str,
+        flag: str,
+        class_names: Sequence[str] | None = None,
+) -> FewShotTest:
+    """Draw test episodes.
+
+    Args:
+        labels: class of every sample of the split.
+        shapes: ways, shots and queries.
+        count: episodes of each shape.
+        seed: they are a function of it and of the labels.
+        classifier: one of `CLASSIFIERS`.
+        flag: the flag that named the shapes, for errors.
+        class_names: names of the classes, for errors.
+
+    Raises:
+        UserError: more ways than classes, or a class with too few images.
+    """
+    for shape in shapes:
+        check_shape(shape, labels, flag, class_names)
+    return FewShotTest(tuple(shapes), tuple(draw_episodes(labels, s, count, seed) for s in shapes), classifier)
+
+
+@torch.inference_mode()
+def extract_features(
+        encode: Callable[[Tensor], Tensor],
+        loader: Iterable,
+        precision: Precision,
+        *,
+        distributed: bool = False,
+        channels_last: bool = False,
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> Tensor:
+    """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
+
+    Args:
+        encode: maps a normalised batch (B, 3, H, W) to features (B, D).
+        loader: timm's evaluation loader.
+        precision: device, dtype and autocast.
+        distributed: each rank computes its share.
+        channels_last: memory layout of the images.
+        progress: wraps the loader, to show progress or to stop at a signal.
+    """
+    note("in an evaluation on episodes")
+    rows = []
+    for images, _ in (progress(loader) if progress else loader):
+        images = images.to(device=precision.device, dtype=precision.dtype)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with precision.autocast():
+            rows.append(encode(images).float().cpu())
+    own = torch.cat(rows)[:evaluation_sample_limit(loader)]
+    features = dealt_rows(own, precision.device, distributed)
+    note("after an evaluation on episodes")
+    return features
+
+
+def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifier: str = "cosine") -> Tensor:
+    """Return the share (E,) of the queries of each episode that is classified correctly.
+
+    Args:
+        features: (N, D).
+        episodes: positions (E, ways, shots + queries).
+        shots: labelled samples of a class.
+        classifier: ``cosine`` or ``euclidean``: the class whose mean of shots is nearest; ``logistic``: scikit-learn's
+            logistic regression on features of unit length (Tian et al. 2020, arXiv 2003.11539).
+    """
+    if classifier == "logistic":
+        return torch.stack([_logistic_accuracy(features[rows], shots) for rows in episodes])
+    per_episode = max(1, episodes[0].numel() * features.shape[1])
+    chunks = episodes.split(max(1, _CHUNK // per_episode))
+    return torch.cat([_centroid_accuracies(features[rows], shots, classifier) for rows in chunks])
+
+
+def _centroid_accuracies(features: Tensor, shots: int, classifier: str) -> Tensor:
+    """Accuracies (E,) from the features (E, ways, shots + queries, D) of episodes."""
+    if classifier == "cosine":
+        nearness = cosine_to_centroids(features, shots)
+    else:
+        centroids, queries = features[:, :, :shots].mean(dim=2), features[:, :, shots:].flatten(1, 2)
+        nearness = -torch.cdist(queries, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+    ways, queries = features.shape[1], features.shape[2] - shots
+    return (nearness.argmax(dim=2) == query_labels(ways, queries)).float().mean(dim=1)
+
+
+def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
+    """Return the cosine of each query to the mean of each class's shots.
+
+    Args:
+        features: (E, ways, shots + queries, D) of the samples of E episodes.
+        shots: labelled samples of a class, which come first.
+
+    Returns:
+        (E, ways * queries, ways).
+    """
+    centroids = F.normalize(features[:, :, :shots].mean(dim=2), dim=-1)
+    queries = F.normalize(features[:, :, shots:].flatten(1, 2), dim=-1)
+    return queries @ centroids.transpose(1, 2)
+
+
+def query_labels(ways: int, queries: int) -> Tensor:
+    """Return the class in [0, ways) of each query of an episode, (ways * queries,)."""
+    return torch.arange(ways).repeat_interleave(queries)
+
+
+def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
+    """Accuracy from the features (ways, shots + queries, D) of one episode."""
+    ways, per_class, _ = features.shape
+    unit = F.normalize(features, dim=-1)
+    model = LogisticRegression(max_iter=1000)
+    model.fit(unit[:, :shots].flatten(0, 1).numpy(), query_labels(ways, shots).numpy())
+    labels = query_labels(ways, per_class - shots).numpy()
+    return torch.tensor(model.score(unit[:, shots:].flatten(0, 1).numpy(), labels), dtype=torch.float32)
+
+
+def mean_and_interval(values: Tensor) -> tuple[float, float]:
+    """Return the mean and half its 95 % interval by Student's t; the latter is nan for a single value."""
+    count = len(values)
+    if count < 2:
+        return float(values.mean()), math.nan
+    values = values.double()
+    return float(values.mean()), float(student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count))
+
+
+
+
+# ---------------------------------------------------------------- training on episodes
+
+
+class CosineHead(nn.Module):
+    """Logits of the queries of a batch of episodes: a learnt scale times the cosine to the mean of the class's shots.
+
+    Args:
+        shape: shape of the episodes; a batch has them one after the other, class by class, shots before queries.
+    """
+
+    shapes = ()  # of features for losses: there are none
+
+    def __init__(self, shape: EpisodeShape):
+        super().__init__()
+        self.shape, self.num_classes = shape, shape.ways
+        self.scale = nn.Parameter(torch.tensor(SCALE))
+
+    def forward(self, model: nn.Module, images: Tensor) -> tuple[Tensor, None]:
+        """Return logits (episodes * ways * queries, ways) for images (episodes * ways * (shots + queries), C, H, W)."""
+        return self.logits(pooled_features(model, images), self.scale), None
+
+    def logits(self, features: Tensor, scale: Tensor | float) -> Tensor:
+        """Return the logits for the features (B, D) of a batch."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float().unflatten(0, (-1, self.shape.ways, self.shape.per_class))
+            return scale * cosine_to_centroids(features, self.shape.shots).flatten(0, 1)
+
+    def labels(self, count: int) -> Tensor:
+        """Return the class of each query of a batch of ``count`` images, in [0, ways)."""
+        return query_labels(self.shape.ways, self.shape.queries).repeat(count // self.shape.size)
+
+
+class EpisodeTeacher:
+    """What a frozen teacher says of the queries: logits from its own features, whichever stage it was trained in.
+
+    Args:
+        teacher: one or several models; of several, probabilities are averaged. None says nothing.
+        head: turns features into logits.
+    """
+
+    feature_shapes = ()
+
+    def __init__(self, teacher: Teacher | None, head: CosineHead):
+        self.teacher, self.head = teacher, head
+
+    def with_features(self, images: Tensor) -> tuple[Tensor | None, None]:
+        """Return logits (episodes * ways * queries, ways) and, in place of features for losses, None."""
+        if self.teacher is None:
+            return None, None
+        with torch.no_grad():
+            return combine([self.head.logits(features, SCALE) for features in self.teacher.encode(images)]), None
+
+
+class NoDistillation(DistillationLoss):
+    """The loss of a student without a teacher: no terms."""
+
+    def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
+        return {}
+
+
+class EpisodicTask(WeakToStrongTask):
+    """Train an encoder on episodes: criterion and distillation on the logits of the queries.
+
+    The student's own classifier is no part of it and stays as it is.
+
+    Args:
+        student: a timm model.
+        teacher: frozen, or None.
+        loss: distillation loss, or None without a teacher. It sees the classes of an episode only.
+        criterion: supervised criterion on (logits, target).
+        shape: shape of the episodes.
+        **kwargs: further arguments of `WeakToStrongTask`.
+    """
+
+    def __init__(
+            self,
+            student: nn.Module,
+            teacher: Teacher | None,
+            loss: DistillationLoss | None,
+            criterion: nn.Module | None = None,
+            *,
+            shape: EpisodeShape,
+            **kwargs: object,
+    ):
+        for name, parameter in student.named_parameters():
+            if name.startswith(classifier_prefixes(student)):
+                parameter.requires_grad_(False)
+        head = CosineHead(shape)
+        super().__init__(
+            student, EpisodeTeacher(teacher, head), loss or NoDistillation(), criterion, extractor=head, **kwargs)
+        object.__setattr__(self, "head", head)  # a part of the trainable module already
+
+    def forward(
+            self,
+            input: Tensor,
+            target: Tensor | None = None,
+            index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what `WeakToStrongTask.forward` does, for the queries; also their ``accuracy`` and the ``scale``.
+
+        Args:
+            input: normalised images of whole episodes.
+            target: unused: the classes of an episode are numbered by their place in it.
+            index: unused.
+        """
+        labels = self.head.labels(len(input)).to(input.device)
+        result = super().forward(input, labels)
+        accuracy = 100 * (result["output"].argmax(dim=1) == labels).float().mean()
+        return {**result, "accuracy": accuracy, "scale": self.head.scale.detach().clone()}

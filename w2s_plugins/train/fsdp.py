@@ -1,0 +1,205 @@
+"""Students that do not fit one device: PyTorch's `fully_shard` (FSDP2) on the student's blocks.
+
+Every rank keeps one part in N of each parameter, of its gradient and of the optimizer's state, and the whole of one
+block while that block runs. What is in no block (embeddings, the last norm, the head, parameters of the loss) forms one
+more group, whole during a step.
+"""
+
+import argparse
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from ..distributed.world import Precision, World
+from ..errors import UserError, one_line
+from ..teachers.teacher import Teacher
+from .task import StudentModule, first_output
+
+_logger = logging.getLogger(__name__)
+
+SMALLEST_SHARE = 0.001  # of the parameters; smaller modules are not worth an exchange of their own
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class ShardedModel(nn.Module):
+    """A sharded model, for evaluation and export.
+
+    Args:
+        model: the sharded model; `timm.utils.unwrap_model` returns it.
+        empty: the same model without weights, from `empty_copy`.
+        root: the outermost sharded module.
+        run: runs the model through ``root``.
+    """
+
+    def __init__(self, model: nn.Module, empty: nn.Module, root: nn.Module, run: Callable[[Tensor], object]):
+        super().__init__()
+        self.module = model
+        self._parts = empty, root, run  # in a tuple, so that they are not registered again
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C) without autograd. All ranks must call it equally often."""
+        _, root, run = self._parts
+        # Gathered weights are kept from pass to pass, and tensors of inference mode could not be trained on later.
+        with torch.inference_mode(False), torch.no_grad():
+            logits = first_output(run(images))
+        root.reshard()
+        return logits
+
+    def gather(self) -> nn.Module | None:
+        """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
+        state = {}
+        for name, tensor in self.module.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if dist.get_rank() == 0:
+                state[name] = whole.cpu()
+        if not state:
+            return None
+        model = copy.deepcopy(self._parts[0])
+        model.load_state_dict(state, assign=True)
+        return model
+
+
+def shard(
+        args: argparse.Namespace,
+        task: TrainingTask,
+        teacher: Teacher | None,
+        precision: Precision,
+        world: World,
+) -> None:
+    """Shard the student with its loss and its average, and the teacher where asked to, over all ranks, in place.
+
+    Parameters become other objects: the optimizer is made afterwards.
+    """
+    join_alone(world)
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
+    blocks = find_blocks(student)
+    share = sum(map(size, blocks)) / size(student)
+    empty = empty_copy(student)
+    shard_model(student, blocks, root, args, precision, mesh)
+    kept = sum(p.to_local().numel() for p in student.parameters())
+    _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
+                 f"one; {100 * share:.0f} % of them in {len(blocks)} blocks that are gathered one by one"
+                 + ("" if share > 0.5 else ", the rest for the whole of a step"))
+    if isinstance(root, StudentModule):
+        register_fsdp_forward_method(root, "predict")
+    task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
+    task.device = world.device
+    if isinstance(task.criterion, nn.Module):
+        task.criterion.to(world.device)
+    parameters = list(root.parameters())  # those that have the gradients; during a step gathered ones stand in the root
+    task.get_clip_parameters = lambda exclude_head=False: parameters
+    if task.has_ema():
+        average = task.get_trainable_module(ema=True)
+        average.foreach = False  # its lists would mix sharded parameters with buffers
+        model = average.module
+        shard_model(model, find_blocks(model), model, args, precision, mesh)
+        task.eval_model_ema = ShardedModel(model, empty, model, model)
+    if args.fsdp_teacher and teacher is not None:
+        shard_teacher(teacher, mesh, world)
+
+
+def join_alone(world: World) -> None:
+    """Make a group of one process where the script runs without torchrun, so that sharding can be tried there."""
+    if not dist.is_initialized():
+        backend = "gloo" if world.device.type == "cpu" else "nccl"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def shard_model(
+        model: nn.Module,
+        blocks: list[nn.Module],
+        root: nn.Module,
+        args: argparse.Namespace,
+        precision: Precision,
+        mesh: DeviceMesh,
+) -> None:
+    """Shard each block on its own and what is left of ``root``, which holds ``model``, as one more group.
+
+    With mixed precision the blocks are gathered in its dtype, which halves what is sent; gradients are summed in
+    float32, and what is in no block stays in float32 and is left to autocast. The kernels of batch norm want its
+    parameters in float32, so models with it are gathered in float32 throughout.
+    """
+    has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32)
+    try:
+        for block in blocks:
+            if args.torchcompile:  # inside the hooks that gather and free the weights
+                block.forward = torch.compile(
+                    block.forward, backend=args.torchcompile, mode=args.torchcompile_mode)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(root, mesh=mesh, mp_policy=MixedPrecisionPolicy(
+            reduce_dtype=torch.float32, cast_forward_inputs=False))
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"--fsdp: this model cannot be sharded: {one_line(error)}") from error
+
+
+def shard_teacher(teacher: Teacher, mesh: DeviceMesh, world: World) -> None:
+    """Shard every member of the teacher in place. One process has it whole: FSDP2 cannot gather from one process in
+    inference mode.
+    """
+    if world.size == 1:
+        teacher.to(world.device)
+        return
+    for member in teacher.members:
+        model = member.run.to(memory_format=torch.contiguous_format)
+        for block in find_blocks(model):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("forward_intermediates", "forward_head"):
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
+        for name, buffer in list(member.named_buffers(recurse=False)):
+            setattr(member, name, buffer.to(world.device))
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the repeated blocks of a model: the members of its lists and sequences of modules.
+
+    Where most of a member is again in such lists, as with the stages of hierarchical models, theirs are taken instead.
+    Modules that share a parameter with others, and those with hardly any, are no blocks.
+    """
+    places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    smallest = SMALLEST_SHARE * size(model)
+    return [block for block in _members(model)
+            if size(block) >= smallest and all(places[id(p)] == 1 for p in block.parameters())]
+
+
+def _members(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        inner = list(_members(child))
+        if isinstance(module, CONTAINERS) and not isinstance(child, CONTAINERS):
+            inner = [m for m in inner if any(m.children())]  # not the layers of a block
+            yield from inner if 2 * sum(map(size, inner)) >= size(child) else [child]
+        else:
+            yield from inner
+
+
+def size(module: nn.Module) -> int:
+    """Return the number of parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def empty_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parameters are on the meta device: shapes without memory."""
+    memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+
+
+
+
+
+

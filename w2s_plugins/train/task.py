@@ -1,0 +1,310 @@
+"""The weak-to-strong training task: student, teacher and losses in one forward pass."""
+
+import contextlib
+from collections.abc import Callable
+
+import torch
+from timm.models import group_parameters
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
+
+from ..distributed.ddp import skip_buffers
+from ..losses import DistillationLoss, LossContext, LossInputs
+from ..models.features import FeatureExtractor
+
+
+class StudentModule(nn.Module):
+    """Student and distillation loss together, so that DDP, optimizer and clipping see the parameters of both.
+
+    Args:
+        student: the model that is trained.
+        loss: the distillation loss.
+        extractor: gives logits and features in one pass, for losses that need features and for other logits than the
+            student's own.
+        mix: makes one target of several teachers, or None when the teacher gives one.
+    """
+
+    def __init__(
+            self,
+            student: nn.Module,
+            loss: DistillationLoss,
+            extractor: FeatureExtractor | None = None,
+            mix: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.student = student
+        self.loss = loss
+        self.mix = mix
+        self.extractor = extractor
+        self.logs_weights = False  # --log-beta
+        self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
+        self.set_runner(self.run)
+
+    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """Return the student's logits (B, C), and its features where the loss needs them, in one pass."""
+        if self.extractor is None:
+            return first_output(self.student(images)), None
+        return self.extractor(self.student, images)
+
+    def set_runner(self, runner: Callable[[Tensor], tuple[Tensor, list[Tensor] | None]]) -> None:
+        """Run the student through ``runner``: `run` itself or its compiled form."""
+        object.__setattr__(self, "runner", runner)  # not a second registration of its parameters
+
+    def forward(
+            self,
+            images: Tensor,
+            teacher: tuple[Tensor, list[Tensor] | None],
+            target: Tensor | None,
+            index: Tensor | None,
+            progress: float,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return the student's logits (B, C), the terms of the loss, and further figures and weights for the log.
+
+        Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
+        """
+        logits, features = self.runner(images)
+        teacher_logits, teacher_features = self._awaited(teacher)
+        inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
+        if target is None:
+            logits = logits.detach()
+        if self.mix is None:
+            return logits, self.loss(inputs), self._sample_weights(inputs)
+        with torch.autocast(logits.device.type, enabled=False):
+            mixed = self.mix(teacher_logits, inputs.student_logits, progress)
+        inputs = inputs.replace(teacher_logits=mixed.logits)
+        terms = self._kept_terms(inputs, mixed.keep)
+        return logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)}
+
+    @torch.no_grad()
+    def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
+        """Return ``sample_weights``, see `sample_weights.WeightMeter`, where they are logged and the loss has some."""
+        if not self.logs_weights:
+            return {}
+        with torch.autocast(inputs.student_logits.device.type, enabled=False):
+            weights = self.loss.sample_weights(inputs.in_float32())
+        teacher = inputs.teacher_logits.argmax(dim=1)
+        return {"sample_weights": {"weights": weights, "teacher": teacher}} if weights else {}
+
+    def _awaited(self, answer: tuple[Tensor, list[Tensor] | None]) -> tuple[Tensor, list[Tensor] | None]:
+        """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
+        if self.teacher_stream is not None:
+            stream = torch.cuda.current_stream(self.teacher_stream.device)
+            stream.wait_stream(self.teacher_stream)
+            for tensor in tree_leaves(answer):
+                if isinstance(tensor, Tensor):
+                    tensor.record_stream(stream)  # its memory is the teacher stream's, and is read on this one
+        return answer
+
+    def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
+        if keep is None:
+            return self.loss(inputs)
+        if keep.any():
+            return self.loss(inputs.rows(keep))
+        # No sample is left here. On other ranks there may be some: take part in what the loss exchanges with them, and
+        # reach every parameter, as DDP expects.
+        return {name: 0.0 * term for name, term in self.loss(inputs).items()}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the student's logits (B, C)."""
+        return first_output(self.student(images))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names that timm's optimizer factory exempts from weight decay."""
+        names = self.student.no_weight_decay() if hasattr(self.student, "no_weight_decay") else ()
+        return {f"student.{name}" for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Layer of each parameter for layer decay; parameters of the loss count with the head."""
+        layers = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
+        top = max(layers.values(), default=0)
+        return lambda name: layers.get(name.removeprefix("student."), top) if name.startswith("student.") else top
+
+
+class WeakToStrongTask(TrainingTask):
+    """Train a student on a teacher's outputs and, where there is any, on ground truth.
+
+    loss = task_loss_weight * criterion(student, target) + distill_loss_weight * sum of the distillation terms
+
+    It works inside any timm training loop: ``task(input, target)`` returns a dictionary with ``loss`` and ``output``,
+    and each term by name (``task`` for the criterion), unweighted ones of the distillation loss included.
+
+    Args:
+        student: model that is trained.
+        teacher: maps a normalised batch of the student to logits (B, C); or, with ``cached``, sample indices to them.
+        loss: distillation loss.
+        criterion: supervised criterion on (logits, target).
+        task_loss_weight: weight of the criterion; 0 leaves ground truth unused.
+        distill_loss_weight: weight of the distillation loss.
+        cached: the teacher is called with indices on the CPU, not images.
+        num_samples: size of the training set, for losses that keep memory by sample.
+        extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
+        mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
+        log_weights: also return what the loss weighs each sample with, as ``sample_weights``.
+        device: where the task's own tensors live.
+        dtype: dtype of the model.
+        verbose: log.
+    """
+
+    def __init__(
+            self,
+            student: nn.Module,
+            teacher: Callable[[Tensor], Tensor],
+            loss: DistillationLoss,
+            criterion: nn.Module | None = None,
+            *,
+            task_loss_weight: float = 1.0,
+            distill_loss_weight: float = 1.0,
+            cached: bool = False,
+            num_samples: int | None = None,
+            extractor: FeatureExtractor | None = None,
+            mix: nn.Module | None = None,
+            log_weights: bool = False,
+            device: torch.device | None = None,
+            dtype: torch.dtype | None = None,
+            verbose: bool = True,
+    ):
+        super().__init__(device=device, dtype=dtype, verbose=verbose)
+        self.teacher = teacher
+        self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
+        self.task_loss_weight = task_loss_weight
+        self.distill_loss_weight = distill_loss_weight
+        self.cached = cached
+        self.progress = 0.0
+        loss.setup(LossContext(
+            num_classes=getattr(extractor, "num_classes", student.num_classes),
+            num_samples=num_samples,
+            student_feature_shapes=extractor and list(extractor.shapes),
+            teacher_feature_shapes=extractor and list(teacher.feature_shapes),
+            device=self.device,
+        ))
+        self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
+        self.trainable_module.logs_weights = log_weights
+        if self.device.type == "cuda" and not cached:
+            self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
+        self.eval_model = student
+
+    @property
+    def student(self) -> nn.Module:
+        """The model that is trained, without wrappers."""
+        return unwrap_model(self.trainable_module).student
+
+    @property
+    def loss(self) -> DistillationLoss:
+        """The distillation loss."""
+        return unwrap_model(self.trainable_module).loss
+
+    @property
+    def leaves_unused(self) -> bool:
+        """True when parameters may get no gradient: a loss of features does not train what lies behind them."""
+        return self.task_loss_weight == 0 and unwrap_model(self.trainable_module).extractor is not None
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the losses which share of training, in [0, 1], is done."""
+        self.progress = progress
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell cached targets whose views differ from epoch to epoch which one follows."""
+        if self.cached:
+            self.teacher.set_epoch(epoch)
+
+    def forward(
+            self,
+            input: Tensor,
+            target: Tensor | None = None,
+            index: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return ``loss``, ``output`` (B, C), ``task`` where ground truth is used, and the distillation terms.
+
+        Args:
+            input: normalised images (B, 3, H, W).
+            target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
+            index: (B,) positions in the training set.
+        """
+        query = index if self.cached else input
+        if index is not None:
+            index = index.to(input.device, non_blocking=True)
+        with_target = self.task_loss_weight != 0 and target is not None
+        logits, terms, figures = self.trainable_module(
+            input, self._ask_teacher(query), target if with_target else None, index,
+            self.progress)
+        total = self.distill_loss_weight * sum(terms.values())
+        result = {"output": logits, **terms, **figures}
+        if with_target:
+            with torch.autocast(logits.device.type, enabled=False):
+                result["task"] = self.criterion(logits.float(), target)
+            total = total + self.task_loss_weight * result["task"]
+        return {"loss": total, **result}
+
+    def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """Return the teacher's logits and, where the loss needs them, its features; autocast is off.
+
+        On CUDA they are computed on a stream beside the student's, for which `StudentModule` waits before the loss.
+        """
+        module = unwrap_model(self.trainable_module)
+        stream = module.teacher_stream
+        beside = contextlib.nullcontext()
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
+            query.record_stream(stream)
+            beside = torch.cuda.stream(stream)
+        with beside, torch.autocast(self.device.type, enabled=False):
+            if module.extractor is not None:
+                return self.teacher.with_features(query)
+            return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
+        """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
+        if self.device.type == "cpu":
+            device_ids = None  # DDP refuses device ids there
+        if self.leaves_unused and not ddp_kwargs.get("static_graph"):
+            ddp_kwargs.setdefault("find_unused_parameters", True)
+        skip_buffers(self.trainable_module)
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **kwargs: object) -> nn.Module:
+        """Compile the student's forward pass; a teacher is compiled on its own."""
+        self.eval_model = torch.compile(self.student, backend=backend, mode=mode, **kwargs)
+        module = unwrap_model(self.trainable_module)
+        module.set_runner(torch.compile(module.run, backend=backend, mode=mode, **kwargs))
+        return self.eval_model
+
+    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
+                  **kwargs: object) -> nn.Module:
+        """Keep an average of the student's weights; the loss has none."""
+        self.trainable_module_ema = ModelEmaV3(
+            self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
+        return self.trainable_module_ema
+
+    def update_ema(self, step: int | None = None) -> None:
+        if self.has_ema():
+            self.trainable_module_ema.update(self.student, step=step)
+
+    def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
+        """Parameters for clipping; without the head those of the student but for its last layer's two."""
+        if not exclude_head:
+            return list(self.trainable_module.parameters())
+        return list(self.student.parameters())[:-2] + list(self._loss_modules().parameters())
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
+        """Parameters and memory of the loss, which are no part of the student's ``state_dict``."""
+        return {} if ema else self._loss_modules().state_dict()
+
+    def load_task_state(self, state: dict | None, strict: bool = True, module: nn.Module | None = None,
+                        ema: bool = False) -> None:
+        if not ema:
+            self._loss_modules().load_state_dict(state or {}, strict=strict)
+
+    def _loss_modules(self) -> nn.ModuleDict:
+        module = unwrap_model(self.trainable_module)
+        parts = {"loss": module.loss, "mix": module.mix, "extractor": module.extractor}
+        return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
+
+
+def first_output(output: Tensor | tuple | list) -> Tensor:
+    """Return the logits of a model that may also return more."""
+    return output[0] if isinstance(output, (tuple, list)) else output
