@@ -8,7 +8,7 @@ import gc
 
 from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
-from w2s_plugins.build.student import build_student
+from w2s_plugins.build.student import build_student, plain_batch_norm
 from w2s_plugins.build.task import build_task
 from w2s_plugins.build.teacher import build_teacher, cached_targets
 from w2s_plugins.distributed.world import World
@@ -584,6 +584,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         run.position, seconds)
     if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
         record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
+    plain_batch_norm(model)
     export_model(model, run.folder / "export", run.data_config, record, names_of_data(run.data.train))
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")

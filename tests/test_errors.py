@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, run_main
-from w2s_plugins.hub import push as hub  # noqa: F401  (knows what a token is)
 from w2s_plugins.monitor import setup_logging
 
 SCRIPT = """

@@ -135,7 +135,7 @@ def test_weights_come_from_the_named_place_alone(exported: Path, address: Addres
 MAKE = """
 import json, sys
 from w2s_plugins.errors import UserError
-from w2s_plugins.loading import create_model
+from w2s_plugins.models.loading import create_model
 
 for name in sys.argv[1:]:
     try:

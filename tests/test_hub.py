@@ -92,7 +92,8 @@ import json, sys, time, traceback
 time.sleep = lambda seconds: None
 import timm
 from w2s_plugins.errors import UserError
-from w2s_plugins.hub import hub_errors, hub_source
+from w2s_plugins.hub.errors import hub_errors
+from w2s_plugins.hub.source import hub_source
 results = {}
 for name in json.loads(sys.argv[1]):
     try:
@@ -107,13 +108,13 @@ print(json.dumps(results))
 PUSH = """
 import json, sys, time
 time.sleep = lambda seconds: None
-from w2s_plugins import hub
+from w2s_plugins.hub import errors, push
 from w2s_plugins.errors import UserError
-hub.HUB_TIMEOUT = float(sys.argv[1])
+errors.HUB_TIMEOUT = float(sys.argv[1])
 for line in sys.stdin:
     folder, kwargs = json.loads(line)
     try:
-        print(hub.push_export(folder, "me/x", **kwargs), flush=True)
+        print(push.push_export(folder, "me/x", **kwargs), flush=True)
     except UserError as error:
         print(error, flush=True)
 """
@@ -517,7 +518,7 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
 def test_interrupted_export_leaves_the_earlier_one(hub_server, student, tmp_path):  # noqa: F811
     code = """
 import os, signal, sys, timm
-from w2s_plugins.hub import export_model
+from w2s_plugins.hub.export import export_model
 class Kill:
     def __str__(self): os.kill(os.getpid(), signal.SIGKILL)  # met while the card is written, after the weights
 export_model(timm.create_model("test_resnet"), sys.argv[1], {}, {"command": Kill()} if len(sys.argv) > 2 else {})

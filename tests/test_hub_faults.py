@@ -21,11 +21,12 @@ CLIENT = """
 import json, logging, sys, time
 waits, log = [], []
 time.sleep = waits.append
-from w2s_plugins import hub
 from w2s_plugins.errors import UserError
-from w2s_plugins.hub import hub_source, push_export
-from w2s_plugins.loading import create_model
-hub.HUB_TIMEOUT = 0.5
+from w2s_plugins.hub import errors
+from w2s_plugins.hub.push import push_export
+from w2s_plugins.hub.source import hub_source
+from w2s_plugins.models.loading import create_model
+errors.HUB_TIMEOUT = 0.5
 
 class Note(logging.Handler):
     def emit(self, record):

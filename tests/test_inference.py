@@ -197,7 +197,7 @@ def test_which_convolutions_are_packed():
 
 def test_identity_is_that_of_the_plain_model():
     model = create("test_resnet")
-    expected = teacher_identity(Namespace(model=copy.deepcopy(model), class_map=None, dtype=torch.float32))
+    expected = teacher_identity(Namespace(model=copy.deepcopy(model), class_map=None, dtype=torch.float32, source={}))
     teacher = member(model)
     assert count_norms(teacher.fast) == 0 < count_norms(teacher.model)
     assert teacher_identity(teacher) == expected

@@ -87,7 +87,7 @@ def test_file_of_counts(tmp_path):
 
 
 def test_flags():
-    with pytest.raises(UserError, match="--long-tail-thresholds 5 4: expected FEW MANY with 1 <= FEW <= MANY"):
+    with pytest.raises(UserError, match="--long-tail-thresholds: expected two numbers, lowest and highest"):
         train_args("--long-tail-thresholds", "5", "4")
     with pytest.raises(UserError, match="--long-tail always measures on a validation split"):
         train_args("--long-tail", "always", "--val-split", "")

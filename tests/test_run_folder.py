@@ -79,6 +79,7 @@ def test_where_to_go_on(run, tmp_path):
     recovery = folder / "recovery-2-3.pth.tar"
     root = ("--output", str(tmp_path))
     def find(args):
+        run_folder.go_on_in_folder(args)
         return run_folder.find_run_to_resume(args, WORLD)
 
     assert find(flags(*root, "--experiment", "run")) is None

@@ -13,8 +13,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .tokens import scrub
+
 EXIT_USER_ERROR = 2
-_LOGIN = r"([a-zA-Z][\w+.-]+:/{slashes})[^/\s]*@"  # what stands before the host of a URL: a name, a password, a token
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -26,7 +27,6 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are `UserError`s."""
 
     def error(self, message: str) -> None:
-        message = re.sub(r"hf_\w+", "hf_***", without_logins(message))  # nothing that scrubs is imported yet
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -44,28 +44,9 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[:limit - 3] + "..."
 
 
-def holds_login(text: str) -> bool:
-    """True when a URL with a name or password before its host is in ``text``; a path has one slash in place of two."""
-    return bool(re.search(_LOGIN.replace("{slashes}", "/?"), text))
-
-
-def without_logins(text: str) -> str:
-    """Return a text whose URLs have neither names nor passwords."""
-    return re.sub(_LOGIN.replace("{slashes}", "/"), r"\1", text)
-
-
-def public(text: str) -> str:
-    """Return a text without access tokens and passwords in URLs, for whoever shows or keeps what other packages say.
-
-    A process that has not imported the module for the Hub has not used a token.
-    """
-    hub = sys.modules.get("w2s_plugins.hub")
-    return hub.scrub(text) if hub is not None and hasattr(hub, "scrub") else without_logins(text)
-
-
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error, without access tokens."""
-    print(public("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+    print(scrub("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
 
 
 def write_remedy(path: Path, error: Exception, then: str = "go on with --resume") -> str:
@@ -110,7 +91,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
     except UserError as error:
         if "--debug" in sys.argv:
             print_traceback(error)
-        text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", public(str(error)))  # a name may hold anything
+        text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(str(error)))  # a name may hold anything
         if first_to_report():
             print(f"{prog}: error: {text}", file=sys.stderr, flush=True)
         if _watch is not None:
@@ -125,7 +106,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         if _watch is not None:
             _watch.failed(error)
         shown = "".join(traceback.format_exception(error))
-        if public(shown) == shown:
+        if scrub(shown) == shown:
             raise
         print_traceback(error)
         _exit(1)

@@ -104,7 +104,7 @@ def test_validation_warns(
 def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: Path) -> None:
     Path("order.txt").write_text("\n".join(sorted(NAMES)) + "\n")
     error = here(*FLAGS, "--epochs", 2, "--sched", "none", "--data-dir", "data", "--class-map", "order.txt",
-                 "--experiment", "weak", "--resume", "auto").error
+                 "--experiment", "weak", "--resume", "auto", "--resume-changes", "epochs", "sched", "class-map").error
     assert "has them in another order (class 0 is 'class2' there, 'class0' here)" in error
 
 

@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 # a plugin that ends the process in the third step
 CRASH = '''
 import os
-from w2s_plugins import engine
+from w2s_plugins.train import engine
 
 steps, seed_step = [], engine.seed_step
 
@@ -111,7 +111,8 @@ def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
     assert differences(read_sharded(tmp_path / "two" / last), read_sharded(tmp_path / "cut" / last)) == []
     for file in ("metrics.jsonl", "summary.csv", "export/model.safetensors"):
         assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
-    assert not list((tmp_path / "cut").glob("recovery-*")) and not list((tmp_path / "cut").glob(".*"))
+    assert not list((tmp_path / "cut").glob("recovery-*"))
+    assert [p.name for p in (tmp_path / "cut").glob(".*")] == [".lock"]
 
     # loaded on one process: weights, average and optimizer are the same bits, and training goes on
     found = by_hand(next((tmp_path / "alone").glob("recovery-*")))

@@ -11,22 +11,29 @@ from .conftest import ROOT, TINY, Done, environment
 FLAGS = [*TINY, "--model", "w2s_cnn2", "--img-size", "64", "--epochs", "1", "--val-split", "", "--workers", "2"]
 BATCH = 16 * 3 * 64 * 64
 FULL = """
-import sys
+import contextlib
+import os
 import torch
 from w2s_plugins.data import workers
 from w2s_plugins.errors import UserError
 
 workers.PATIENCE = 0.5
-open("/dev/shm/other", "wb").write(bytes(int(sys.argv[1])))
+def fill(worker):
+    with contextlib.suppress(OSError), open("/dev/shm/other", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
 samples = [(torch.zeros(3, 64, 64), 0)] * 32
 collate = workers.SharedCollate(torch.utils.data.default_collate)
 own = workers.SharedCollate(lambda batch: torch.stack([image for image, _ in batch]).clone())
 for function in (collate, own):
     try:
-        list(torch.utils.data.DataLoader(samples, batch_size=16, num_workers=1, collate_fn=function))
+        list(torch.utils.data.DataLoader(
+            samples, batch_size=16, num_workers=1, collate_fn=function, worker_init_fn=fill))
     except workers.WorkerError as error:
         assert isinstance(error, UserError)
         print(error)
+    os.unlink("/dev/shm/other")
 """
 
 
@@ -59,7 +66,7 @@ def test_fewer_workers_are_used_where_not_all_fit(tmp_path: Path) -> None:
 
 def test_memory_that_others_fill_is_an_error_of_the_run(tmp_path: Path) -> None:
     """It was a traceback of a thread of the worker, and a main process that waited for ever."""
-    done = with_memory(2 ** 20, sys.executable, "-c", FULL, 2 ** 20, cwd=ROOT).ok()
+    done = with_memory(2 ** 20, sys.executable, "-c", FULL, cwd=ROOT).ok()
     lines = done.out.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("/dev/shm, which data workers use, is full; give it") for line in lines)

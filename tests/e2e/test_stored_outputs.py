@@ -93,7 +93,7 @@ def test_a_plugin_that_says_what_it_is_is_found_until_it_says_otherwise(fork: Fo
 
 def test_features_of_a_student_of_a_plugin_are_not_found(fork: Fork, weak: Path) -> None:
     Path("my_teacher.py").write_text(PLUGIN.format(identity="", make=(
-        "model = timm.create_model('w2s_cnn2', **kwargs); plain = model.forward_features\n"
+        "model = timm.create_model('w2s_cnn2', pretrained=pretrained, **kwargs); plain = model.forward_features\n"
         "    model.forward_features = lambda x: plain(x) * TABLE.sum()")))
     write_table(3)
     flags = [*TINY, "--epochs", 1, "--plugins", "my_teacher.py", "--model", "answers", "--linear-probe",

@@ -75,7 +75,7 @@ def cached_rows(run: Path, cwd: Path) -> tuple[int, int]:
 def test_run_folder(student: Path, weak: Path) -> None:
     assert {p.name for p in student.iterdir()} >= RUN_FILES
     assert {p.name for p in (student / "export").iterdir()} >= {"config.json", "model.safetensors", "README.md"}
-    assert not list(student.glob("*tmp*")) and not list(student.glob(".*"))
+    assert not list(student.glob("*tmp*")) and [p.name for p in student.glob(".*")] == [".lock"]
     args = yaml.safe_load((student / "args.yaml").read_text())
     assert args["loss"] == "adaptconf" and args["num_classes"] == 10 and args["epochs"] == 5
     header, *rows = (student / "summary.csv").read_text().splitlines()

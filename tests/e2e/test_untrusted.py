@@ -356,16 +356,16 @@ def test_arguments_of_a_model_in_a_run(validate: Run, weak: Path, tmp_path: Path
 @pytest.mark.slow
 def test_odd_values_in_what_validation_reads_of_a_run(validate: Run, weak: Path, tmp_path: Path) -> None:
     """Every flag that is taken from a run, with values of every kind that YAML has."""
-    from validate import FEW_SHOT_FLAGS, RUN_FLAGS
+    from validate import taken_over
 
     folder = stranger(weak, tmp_path / "run")
     args = yaml.safe_load((folder / "args.yaml").read_text())
-    for key in sorted({*RUN_FLAGS, *FEW_SHOT_FLAGS, "plugins", "model_ema", "select", "device"}):
+    for key in sorted({*taken_over(False), *taken_over(True), "plugins", "model_ema", "select", "device"}):
         for value in (None, True, -1, 3, 0.5, "x", [], [0], ["x"], [0.5, 0.5, 0.5], {"x": 1}, "a\0b"):
             if key == "workers" and value == 3:
                 continue  # processes
             (folder / "args.yaml").write_text(yaml.safe_dump({**args, key: value}))
-            few_shot = ["--few-shot", "2x1"] if key in FEW_SHOT_FLAGS else []
+            few_shot = ["--few-shot", "2x1"] if key not in taken_over(False) else []
             done = validate("--checkpoint", folder, *few_shot)
             assert done.code == 0 or done.error, (key, value)
 

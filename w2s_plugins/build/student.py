@@ -5,7 +5,7 @@ import logging
 
 import torch
 from timm.data.model_config import resolve_input_data_config
-from timm.layers import convert_splitbn_model, convert_sync_batchnorm
+from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
 from torch import nn
 
 from ..distributed.world import World
@@ -95,6 +95,14 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         args.dist_bn = ""
         model = convert_sync_batchnorm(model)
     return model, data_config, source
+
+
+def plain_batch_norm(model: nn.Module) -> None:
+    """Leave of each split batch norm the part that evaluations use, in place: it is what plain timm loads."""
+    for module in model.modules():
+        if isinstance(module, SplitBatchNorm2d):
+            del module.aux_bn
+            module.__class__ = nn.BatchNorm2d
 
 
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:

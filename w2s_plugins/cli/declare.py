@@ -15,7 +15,7 @@ from ..errors import UserError, nearest
 class Role(Flag):
     """What a flag is about. Lists of flags are made from this: what resuming may change, what a stage takes over."""
 
-    WHERE = auto()  # where things lie and work is done
+    WHERE = auto()  # where things lie and work is done, and what faults of it are borne
     REPORT = auto()  # what is shown, kept and published of a run
     PROTOCOL = auto()  # of several runs together
     ALIAS = auto()  # comes down to other flags
@@ -204,8 +204,8 @@ def is_plain(action: argparse.Action, value: object) -> bool:
     """True for a value that no words give, or that needs none: it is what it is in YAML."""
     if value is None:
         return action.own_default is None
-    if isinstance(action, ParseKwargs) and isinstance(value, Mapping):
-        return all(isinstance(key, str) for key in value)
+    if isinstance(action, ParseKwargs):
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if isinstance(action, argparse._StoreTrueAction):
         return value is False
     return value == [] and action.nargs in ("+", "*")
@@ -226,10 +226,12 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
         if isinstance(value, Mapping):
             value = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]
         items = value.split() if isinstance(value, str) else value
-        return [typed, *items] if items else []
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise TypeError
+        return [typed, *items]
     several = action.nargs in ("+", "*") or isinstance(action.nargs, int)
     items = value if several and isinstance(value, list) else [value]
-    if not all(type(item) in (str, int, float) for item in items):
+    if not all(type(item) in (str, int, float) for item in items) or action.nargs not in (len(items), *"+*?", None):
         raise TypeError
     items = [_as_text(item, action.type) for item in items]
     if len(items) == 1 and typed and items[0].startswith("-"):

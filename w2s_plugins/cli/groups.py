@@ -181,7 +181,7 @@ def add_run(add: Declare) -> None:
         "skipped, before the run stops")
     add("--detect-anomaly", action="store_true", help="end at the first value that is not finite, in the forward or "
         "the backward pass, and name the module; for the search of an error, it takes time")
-    add("--data-errors", default="raise", metavar="RULE", role=Role.TRAINING, help="training samples that cannot be "
+    add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
         "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
         "for N files at most")
     add("--max-save-failures", type=int, default=3, metavar="N", low=0, help="saves in a row, of recovery checkpoints "
@@ -554,7 +554,7 @@ def add_misc(add: Declare) -> None:
 def add_long_tail(add: Declare) -> None:
     """Groups of classes: shared by training and validation."""
     add = add.of(Role.EVALUATION)
-    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"), span=True,
+    add("--long-tail-thresholds", type=int, nargs=2, default=[20, 100], metavar=("FEW", "MANY"), low=1, span=True,
         evaluation="long_tail_thresholds", help="few-shot classes have fewer training samples than FEW, many-shot "
         "classes more than MANY")
 

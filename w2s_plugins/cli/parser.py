@@ -159,7 +159,8 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         except TypeError as error:
             raise _wrong_type(where, actions[dest], value) from error
     try:
-        return values | parser.take(itertools.chain.from_iterable(words.values()))
+        in_order = sorted(words, key=lambda dest: bool(actions[dest].option_strings))  # else a list takes the others
+        return values | parser.take(itertools.chain.from_iterable(words[dest] for dest in in_order))
     except UserError:
         for dest, some in words.items():  # which one is it?
             try:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, holds_login
+from ..errors import UserError
 from ..files import special_kind
-from ..tokens import LOGIN, holds_token
+from ..tokens import LOGIN, holds_login, holds_token
 
 LONGEST = 255  # bytes; file systems take no longer name
 # not of a model's constructor: there are flags for the first, and the others make something else of a model

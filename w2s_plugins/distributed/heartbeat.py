@@ -26,7 +26,8 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from ..errors import exit_now, first_to_report, one_line, print_traceback, public, watch_others
+from ..errors import exit_now, first_to_report, one_line, print_traceback, watch_others
+from ..tokens import scrub
 
 EXIT_FAILED = 1
 ROUNDS = 4  # without a sign of life, after a failed exchange, in which a process is taken for dead
@@ -73,7 +74,7 @@ class Heartbeat:
             end = self._end() or (self._cause(error) if isinstance(error, RuntimeError) else None)
             if end is None:
                 end = self.announce(f"rank {self.rank} ({socket.gethostname()}), {self.doing}: "
-                                    f"{type(error).__name__}: {public(one_line(error))}")
+                                    f"{type(error).__name__}: {scrub(one_line(error))}")
                 if end["by"] == self.rank:
                     print_traceback(error)
         except dist.DistError as lost:

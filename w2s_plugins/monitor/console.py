@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
-from ..errors import public
+from ..tokens import scrub
 
 _logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class _PublicFormatter(logging.Formatter):
     """Leaves access tokens out: any package may log what a server said."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return public(super().format(record))
+        return scrub(super().format(record))
 
 
 class _TqdmHandler(logging.Handler):

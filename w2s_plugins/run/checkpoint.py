@@ -592,7 +592,7 @@ def count_processes() -> int:
 
 def is_finished(checkpoint: dict) -> bool:
     """Whether a checkpoint is of the end of an epoch."""
-    return "metric" in checkpoint or not (checkpoint.get("w2s") or {}).get("batch")
+    return "metric" in checkpoint or "batch" not in (checkpoint.get("w2s") or {})
 
 
 def change_of(position: Position, update: int, changed: dict[str, list[str]]) -> dict[str, object]:

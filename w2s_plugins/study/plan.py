@@ -133,7 +133,7 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
     Flags of None, False and empty lists or mappings are left out: those are their defaults.
     """
     actions = parser.by_dest()
-    return [word for name in sorted(flags) if flags[name] is not None and flags[name] != []
+    return [word for name in sorted(flags) if flags[name] not in (None, [], {})
             for word in words_of(actions[name], flags[name])]
 
 
