@@ -4,8 +4,6 @@
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
-import gc
-
 from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.student import build_student, plain_batch_norm
@@ -15,9 +13,6 @@ from w2s_plugins.distributed.world import World
 from w2s_plugins.files import atomic_write, write_json
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.run.sharded import ShardedSaver
-
-gc.disable()  # until all is imported
-
 from w2s_plugins.versions import check_versions
 
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
@@ -85,9 +80,6 @@ from w2s_plugins.train.engine import (
 )
 from w2s_plugins.train.few_shot import FewShotTest, extract_features
 from w2s_plugins.train.task import StudentModule
-
-gc.freeze()  # what was imported stays; to look through it again and again takes a fifth of the imports
-gc.enable()
 
 _logger = logging.getLogger("train_w2s")
 

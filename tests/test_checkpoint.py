@@ -326,33 +326,19 @@ def test_checkpoint_of_another_model(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def momenta(value: object) -> Callable[[dict], None]:
-    return lambda content: [state.update(exp_avg=value) for state in content["optimizer"]["state"].values()]
-
-
-def option(**options: object) -> Callable[[dict], None]:
-    return lambda content: [group.update(options) for group in content["optimizer"]["param_groups"]]
-
-
 def extra(**parts: object) -> Callable[[dict], None]:
     return lambda content: content["w2s"].update(parts)
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (momenta(torch.zeros(3)), "RuntimeError: output with shape [3]"), (momenta("x"), "AttributeError: 'str'"),
-    (momenta(None), "AttributeError: 'NoneType'"), (momenta(torch.zeros(8).to_sparse()), "NotImplementedError: Could"),
-    (option(betas=3), "TypeError: cannot unpack"), (option(amsgrad=True), "KeyError: 'max_exp_avg_sq'"),
-    (option(lr_scale="x"), "a learning rate is no number"), (option(initial_lr=None), "a learning rate is no number"),
     (extra(meter={"loss": torch.ones(3)}), "single numbers"), (extra(weights={"a": torch.ones(3)}), "whole numbers"),
-    (lambda content: content["amp_scaler"].update(growth_interval=2.5), "TypeError: the state of the loss scaler"),
-    (extra(rank_states=torch.zeros(0)), "its w2s.rank_states is not what a run writes"),
     (lambda content: content.update(saver=torch.ones(2)), "its bookkeeping is no mapping"),
-    *((extra(waiting=waiting), "its w2s.waiting is not what a run writes") for waiting in (
-        "x", {"metrics": 3}, {"metrics": "\ud800"}, {"summary": [3]}, {"summary": [[0, {}, {3: 1.0}, 0.1]]},
-        {"summary": [[0, {"loss": "x"}, {}, 0.1]]})),
+    (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
+    (lambda content: content.update(epoch=2.5), "its epoch is not what a run writes"),
+    (extra(batch=-1), "its w2s.batch is not what a run writes"), (extra(unreadable=3), "TypeError"),
+    (lambda content: content["saver"].update(pending=("../x", 1.0)), "its saver.pending is not what a run writes"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
-    """In one line, at the latest by the first step: an optimizer looks at its state when it uses it."""
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
     parts.saver.save_recovery(0, 0, background=False)
@@ -362,19 +348,7 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     torch.save(content, path)
     with pytest.raises(UserError, match=r"--resume .*: (does not fit this run|not a checkpoint)") as error:
         restore(other, path)
-        other.step(1)
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_only_the_first_step_is_doubted(tmp_path):
-    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
-    parts.step(0)
-    parts.saver.save_checkpoint(0, metric=1.0)
-    restore(other, tmp_path / ckpt.LAST)
-    other.step(1)
-    momenta("x")({"optimizer": {"state": other.optimizer.state}})
-    with pytest.raises(AttributeError, match="'str' object"):
-        other.step(2)
 
 
 def test_other_flags_that_change_the_model(tmp_path):

@@ -274,8 +274,9 @@ def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
         assert found is None or isinstance(found, Position)
         if found is not None:
             own.position = found
-            calm(lambda: own.step(0))
-            calm(lambda: own.scheduler.step(found.epoch))
+            if section not in ("optimizer", own.scaler.state_dict_key):  # which look at their state when they use it
+                own.step(0)
+                own.scheduler.step(found.epoch)
             assert all(isinstance(v, float) for v in found.meter.average().values())
         calm(lambda: settings_beside(path, "--checkpoint"))
 

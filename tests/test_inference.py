@@ -18,7 +18,6 @@ from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.labels.cache import teacher_identity
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
 from w2s_plugins.models.inference import (
-    PackedConv2d,
     compile_mode,
     cpu_has_bfloat16_units,
     inference_dtype,
@@ -160,36 +159,6 @@ def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
     assert count_norms(form) == 1
     assert torch.equal(form(random_images(3, 64)), model(random_images(3, 64)))
     assert [r.levelname for r in caplog.records] == ["DEBUG"] and caplog.text.count(message) == 1
-
-
-# ---------------------------------------------------------------- packed convolutions
-
-
-def test_packed_convolution_is_the_plain_one():
-    torch.manual_seed(0)
-    plain = nn.Conv2d(16, 24, 3, stride=2, padding=1, groups=2).to(memory_format=torch.channels_last)
-    packed = copy.deepcopy(plain)
-    packed.__class__ = PackedConv2d
-    for count in (8, 3):  # packed for the first size, used for the other
-        images = torch.randn(count, 16, 12, 12).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            assert packed(images).is_contiguous(memory_format=torch.channels_last)
-            torch.testing.assert_close(packed(images), plain(images), rtol=0, atol=1e-6)
-    assert packed.packed is not None
-    twin = copy.deepcopy(packed)  # tensors in oneDNN's order cannot be copied
-    assert twin.packed is None and torch.equal(twin.weight, packed.weight)
-    packed(images).sum().backward()
-    assert packed.weight.grad is not None
-    with torch.inference_mode():
-        half = packed.bfloat16()
-        assert packed.packed is None and half(images.bfloat16()).dtype == torch.bfloat16
-
-
-def test_which_convolutions_are_packed():
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
-    form = inference_form(model.eval(), SIZE)
-    assert [type(m) for m in form] == [PackedConv2d, nn.Conv2d, nn.Conv2d]
 
 
 # ---------------------------------------------------------------- in a teacher

@@ -91,11 +91,8 @@ def class_count(args: object) -> int | None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_header_says_what_it_is_and_what_to_expect(file: str) -> None:
+def test_flags_and_files_of_the_header_exist(file: str) -> None:
     text = " ".join(" ".join(header(file)).split())
-    assert re.search(r"[Tt]ables?\b|Vision Superalignment", text)
-    assert re.search(r"[Pp]ublished|figures|Expect", text)
-    assert re.search(r"GPU|processes|CPU core", text) and re.search(r"hour|minute|second", text)
     of_others = {"--nproc_per_node", "--max-classes"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text)) <= {*train_parser().flags(), *of_others}
     named = {p.rstrip(".,;:") for p in re.findall(r"(?:hparams|docs)/[\w/.-]+", text)}
@@ -117,24 +114,6 @@ def test_documented_numbers_are_those_of_the_headers() -> None:
         files = [f"hparams/{f}" for f in re.findall(r"[\w/]+/\w+\.yaml", row)]
         known = " ".join(headers[file] for file in (*files, "hparams/variants/weak_labels_only.yaml"))
         assert not [n for n in re.findall(r"\d+\.\d+", row) if n not in known], row
-
-
-@pytest.mark.parametrize("file, numbers", [
-    ("cifar100/resnet20_resnet56", "73.81 73.86 74.17"),
-    ("cifar100/vgg8_vgg13", "76.41 76.55 76.84"),
-    ("cifar100/shufflenetv1_resnet32x4", "80.19 80.62 80.99"),
-    ("cifar100/shufflenetv1_resnet32x4_v1", "80.31 80.84 81.06"),
-    ("losses/kd", "73.81 76.41 80.19 80.31"),
-    ("losses/augconf", "73.86 76.55 80.62 80.84"),
-    ("imagenet/mae_vit_base", "83.86 83.53 80.36"),
-    ("fewshot/classifier_adaptconf", "61.5 79.52 62.29 79.96"),
-    ("fewshot/meta_adaptconf", "65.38 66.08"),
-    ("noisy/cifar10", "93.69 96.13"),
-    ("noisy/cifar100", "75.61 78.64"),
-])
-def test_header_has_the_published_numbers(file: str, numbers: str) -> None:
-    prose = " ".join(line for line in header(f"hparams/{file}.yaml") if not line.startswith("  "))
-    assert sorted(re.findall(r"\b[6-9]\d\.\d+", prose)) == sorted(numbers.split())
 
 
 @pytest.mark.parametrize("file", ["imagenet/mae_vit_base", "inat/mae_vit_base_2018", "inat/mae_vit_base_2021"])

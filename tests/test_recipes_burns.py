@@ -94,10 +94,9 @@ def test_recipe_is_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", *STRONG])
-def test_header_has_figures_and_commands_of_flags_that_exist(name: str) -> None:
+def test_flags_and_files_of_the_header_exist(name: str) -> None:
     header = "".join(line for line in (FOLDER / f"{name}.yaml").open() if line.startswith("#"))
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", header)) <= set(train_parser().flags())
-    assert "2312.09390" in header or "weak 56.6" in header
     for path in re.findall(r"hparams/\S+\.yaml", header):
         assert (ROOT / path).is_file()
 

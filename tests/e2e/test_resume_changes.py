@@ -110,6 +110,9 @@ def test_a_change_that_does_not_fit(here: Run, run: tuple[Path, list[object]]) -
     assert "--model w2s_cnn5 -> w2s_cnn2; repeat them, or start a new run with --initial-checkpoint" in here(
         *flags, "--model", "w2s_cnn2", "--resume-changes", "model").error
     assert "does not fit this run" in here(*flags, "--loss", "crd", "--resume-changes", "loss").error
+    for flag, value in (("opt", "adamw"), ("opt-kwargs", "nesterov=False")):
+        assert "or begin the optimizer's state anew with --no-resume-opt" in here(
+            *flags, f"--{flag}", value, "--lr", 0.05, "--resume-changes", flag, "lr").error
     assert "--resume-changes batchsize: no such flag (nearest: batch-size" in here(
         *flags, "--resume-changes", "batchsize").error
 

@@ -388,7 +388,8 @@ def add_optimizer(add: Declare) -> None:
         "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", help="more optimizer arguments")
+    add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
+        help="more optimizer arguments")
 
 
 def add_schedule(add: Declare) -> None:

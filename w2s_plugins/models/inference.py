@@ -1,8 +1,8 @@
 """A frozen model in the form that is fastest without autograd, equal to the plain one within rounding.
 
-Branches that exist for training alone are merged by timm, batch norm goes into the convolution or linear layer before
-it, and on a CPU convolutions keep their weights in the order that oneDNN computes in. Each change is checked against
-the plain model on random images, and left out where outputs or features differ.
+Branches that exist for training alone are merged by timm, and batch norm goes into the convolution or linear layer
+before it. Each change is checked against the plain model on random images, and left out where outputs or features
+differ.
 """
 
 import copy
@@ -43,7 +43,7 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
     parameter = next(model.parameters(), torch.empty(0))
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
     name, form = type(model).__name__, model
-    for change in (merge_branches, fold_batch_norms, pack_convolutions):
+    for change in (merge_branches, fold_batch_norms):
         try:
             changed = change(form, images)
             difference = 0.0 if changed is form else _difference(changed, model, images)
@@ -184,39 +184,3 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
             hook.remove()
     pairs = {(made[key][0], norm) for key, norm in found if reads.counts[key] == 1 and key not in returned}
     return {(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1}
-
-
-class PackedConv2d(nn.Conv2d):
-    """A convolution whose weights lie in oneDNN's order, so that they are not rearranged in every call.
-
-    Without autograd, in float32 on a CPU; otherwise it is a plain convolution.
-    """
-
-    packed: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if plain or x.device.type != "cpu" or x.dtype != torch.float32:
-            return super().forward(x)
-        place = list(self.padding), list(self.stride), list(self.dilation), self.groups
-        if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *place, list(x.shape))
-        return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *place, "none", [], "")
-
-    def _apply(self, *args: object, **kwargs: object) -> "PackedConv2d":
-        self.packed = None  # of another device or dtype
-        return super()._apply(*args, **kwargs)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "packed": None}  # tensors in that order cannot be copied
-
-
-def pack_convolutions(model: nn.Module, images: Tensor) -> nn.Module:
-    """Let plain convolutions keep their weights in oneDNN's order, which depends on the CPU."""
-    if not all(hasattr(torch.ops.mkldnn, op) for op in ("_reorder_convolution_weight", "_convolution_pointwise")):
-        return model  # internals of torch, used by torch.compile
-    form = _copy(model)
-    for module in form.modules():
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-            module.__class__ = PackedConv2d
-    return form

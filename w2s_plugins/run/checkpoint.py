@@ -2,9 +2,7 @@
 
 import argparse
 import csv
-import functools
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -355,9 +353,11 @@ def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: 
     Raises:
         UserError: they are not what a run writes to ``path``.
     """
-    if not states or not dist.is_initialized() or len(states) != dist.get_world_size():
+    if states is None or not dist.is_initialized():
         return
     with _fitting(path):
+        if len(states) != dist.get_world_size():
+            return
         own = states[dist.get_rank()]
         for name, model in _buffered(task).items():
             model.load_state_dict(own.get(name, {}), strict=False)
@@ -545,10 +545,14 @@ def check_resumable(checkpoint: dict, args: argparse.Namespace, path: Path) -> d
         _compare_processes(changed, saved, args, before, now)
         if is_finished(checkpoint) or args.start_epoch is not None:
             allowed.add(PROCESSES)  # an epoch on other processes is another one, but a whole one
-    refused = {name: values for name, values in changed.items() if name not in allowed or name in shaping}
+    stateful = set() if args.no_resume_opt else known.names(Role.STATE)
+    refused = {name: values for name, values in changed.items() if name not in allowed or name in shaping | stateful}
     if refused.keys() & shaping:
         raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}; repeat them, or start a "
                         "new run with --initial-checkpoint")
+    if refused.keys() & stateful:
+        raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}; repeat them, or begin the "
+                        "optimizer's state anew with --no-resume-opt")
     if refused:
         inside = "; it was stopped inside an epoch, which goes on exactly on as many" if PROCESSES in refused else ""
         raise UserError(f"--resume {path}: that run had other settings: {_listed(refused)}{inside}; repeat them, or go "
@@ -606,9 +610,9 @@ def describe_change(change: dict) -> str:
 
 
 def check_bookkeeping(checkpoint: dict, path: Path) -> None:
-    """Refuse a checkpoint whose bookkeeping is not what a run writes.
+    """Refuse a checkpoint whose counts are none, or whose names are not those of checkpoints in the run's own folder.
 
-    The saver deletes files by the names in it, so a name must be that of a checkpoint in the run's own folder.
+    The saver writes and deletes files by these names.
 
     Raises:
         UserError: naming the part that is wrong.
@@ -616,14 +620,11 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
     def is_count(value: object) -> bool:
         return type(value) is int and 0 <= value < 2 ** 62
 
+    def is_pair(value: object, is_first: Callable[[object], bool]) -> bool:
+        return isinstance(value, (list, tuple)) and len(value) == 2 and is_first(value[0])
+
     def is_name(value: object) -> bool:
         return isinstance(value, str) and re.fullmatch(r"checkpoint-\d+\.(pth\.tar|sharded)", value) is not None
-
-    def is_metric(value: object) -> bool:
-        return value is None or isinstance(value, (int, float))
-
-    def is_pair(value: object, first: Callable[[object], bool]) -> bool:
-        return isinstance(value, (list, tuple)) and len(value) == 2 and first(value[0]) and is_metric(value[1])
 
     saver, extra = ({} if part is None else part for part in map(checkpoint.get, ("saver", "w2s")))
     if not isinstance(saver, dict) or not isinstance(extra, dict):
@@ -632,48 +633,13 @@ def check_bookkeeping(checkpoint: dict, path: Path) -> None:
     fits = {
         "epoch": is_count(checkpoint["epoch"]),
         "saver.checkpoint_files": isinstance(files, list) and all(is_pair(file, is_name) for file in files),
-        "saver.best_epoch": is_metric(saver.get("best_epoch")),
-        "saver.best_metric": is_metric(saver.get("best_metric")),
         "saver.pending": is_pair(saver.get("pending", (None, None)), lambda epoch: epoch is None or is_count(epoch)),
         **{f"w2s.{key}": is_count(extra.get(key, 0)) for key in ("batch", "bad_steps", "taken", "metrics_bytes")},
-        "w2s.unreadable": isinstance(extra.get("unreadable", []), list)
-        and all(isinstance(message, str) for message in extra.get("unreadable", [])),
-        "w2s.changes": _are_changes(extra.get("changes", [])),
         "w2s.processes": is_count(extra.get("processes", 1)),
-        "w2s.rank_states": isinstance(extra.get("rank_states"), (list, type(None))),
-        "w2s.waiting": _are_waiting_lines(extra.get("waiting", {})),
     }
     for name, good in fits.items():
         if not good:
             raise UserError(f"--resume {path}: not a checkpoint of this program: its {name} is not what a run writes")
-
-
-def _are_changes(changes: object) -> bool:
-    """Whether these are what `change_of` returns."""
-    def are_flags(value: object) -> bool:
-        return isinstance(value, dict) and all(
-            isinstance(name, str) and re.fullmatch(r"\w{1,99}", name) and isinstance(pair, list)
-            and [type(text) for text in pair] == [str, str] for name, pair in value.items())
-
-    return isinstance(changes, list) and all(
-        isinstance(change, dict) and change.keys() == {"epoch", "update", "flags"} and type(change["epoch"]) is int
-        and type(change["update"]) is int and are_flags(change["flags"]) for change in changes)
-
-
-def _are_waiting_lines(waiting: object) -> bool:
-    """Whether these are lines of metrics.jsonl and rows of summary.csv: epoch, two sets of figures, learning rate."""
-    def are_figures(value: object) -> bool:
-        return isinstance(value, dict) and all(
-            isinstance(k, str) and k.isascii() and isinstance(v, (int, float)) for k, v in value.items())
-
-    def is_row(row: object) -> bool:
-        return isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[0], int) and all(
-            map(are_figures, row[1:3])) and isinstance(row[3], (int, float))
-
-    if not isinstance(waiting, dict):
-        return False
-    text, rows = waiting.get("metrics", ""), waiting.get("summary", [])
-    return isinstance(text, str) and text.isascii() and isinstance(rows, list) and all(map(is_row, rows))
 
 
 def restore(
@@ -698,8 +664,7 @@ def restore(
         The position to continue from.
 
     Raises:
-        UserError: the checkpoint does not fit. What an optimizer keeps is known to itself alone, and looked at by its
-            first step, which raises it as well.
+        UserError: the checkpoint does not fit.
     """
     check_bookkeeping(checkpoint, path)
     with _fitting(path):
@@ -708,40 +673,10 @@ def restore(
             task.load_checkpoint_state(checkpoint["state_dict_ema"], ema=True)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
-            _doubt_first_step(optimizer, path)
         if scaler is not None and scaler.state_dict_key in checkpoint:
-            _check_scaler(checkpoint[scaler.state_dict_key], scaler.state_dict())
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
         load_plateau_state(scheduler, (checkpoint.get("w2s") or {}).get("plateau"))
         return _position(checkpoint, task.device)
-
-
-def _check_scaler(state: dict, own: dict) -> None:
-    """Raise `TypeError` for what a loss scaler would take, but not use: it has floats and numbers of steps."""
-    kinds = {key: type(value) for key, value in state.items()}
-    most = {int: 2 ** 31, float: math.inf}
-    if kinds != {key: type(value) for key, value in own.items()} or not all(
-            0 <= value < most[type(value)] for value in state.values()):
-        raise TypeError("the state of the loss scaler is not what one writes")
-
-
-def _doubt_first_step(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Take an error of the first step for one of the state that was loaded: with another one there have been steps.
-
-    Raises:
-        TypeError: what schedules multiply are no numbers.
-    """
-    rates = [group.get(key, 1.0) for group in optimizer.param_groups for key in ("lr", "initial_lr", "lr_scale")]
-    if not all(isinstance(rate, (int, float, Tensor)) for rate in rates):
-        raise TypeError("a learning rate is no number")
-
-    @functools.wraps(optimizer.step)
-    def step(*args: object, **kwargs: object) -> object:
-        vars(optimizer).pop("step", None)  # from now on the optimizer's own
-        with _fitting(path):
-            return optimizer.step(*args, **kwargs)
-
-    optimizer.step = step
 
 
 @contextmanager

@@ -4,6 +4,10 @@ A lock of the operating system (flock) is not seen by other machines on many sha
 machine dies. So the holder of a run has a file ``state/ID.N.lock``, created exclusively, whose time of modification it
 refreshes; once that is older than ``stale`` seconds, whoever creates number N + 1 holds the run. Times are compared
 with that of a file touched just now on the same file system, so the clocks of the machines need not agree.
+
+filelock's SoftFileLease does not do here. In 4.3 every contender has to watch a lease for ``stale`` seconds itself, so
+that a task that has just started and ``study status`` cannot know that it is dead, and one whose holder was killed
+before it wrote its name is never free; in 3.30 its age is taken by the clock of whoever looks.
 """
 
 import contextlib
