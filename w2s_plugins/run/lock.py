@@ -82,7 +82,7 @@ def _lease(folder: Path) -> SoftFileLease:
 
     lease = SoftFileLease(folder / LEASE, lease_duration=LEASE_SECONDS, on_compromise=lost, thread_local=False)
     try:
-        lease.acquire(timeout=0)
+        lease.acquire(timeout=1.0)  # filelock 3.30 takes that of a dead process at the second look only
     except Timeout:
         owner = lease.owner
         who = f"process {owner.pid} on {owner.hostname}" if owner else ""
