@@ -8,7 +8,6 @@ from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
 from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
@@ -121,7 +120,6 @@ def _check_choices(args: argparse.Namespace) -> None:
     optimizer = args.opt.lower().removeprefix("lookahead_")
     if optimizer not in list_optimizers():
         raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
-    check_choice("--input-img-mode", args.input_img_mode or "RGB", Image.MODES)
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
 

@@ -15,6 +15,8 @@ class TargetKinds(tuple):
 
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
+               "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")  # of Pillow
 TARGET_KINDS = TargetKinds(("online", "cached", "cached-views:N with N = 1, 2, ..."))
 
 
@@ -45,7 +47,7 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
         "share the rest of the probability evenly")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
-    add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
+    add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
         help="dtype of the teacher (default: that of autocast where the device computes in it, else float32)")
     add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
@@ -268,8 +270,8 @@ def add_reading(add: Declare) -> None:
     add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="image_root",
         help="folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)")
-    add("--input-img-mode", type=str, metavar="MODE", evaluation="input_img_mode", help="PIL mode that images are "
-        "converted to")
+    add("--input-img-mode", type=str, metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode",
+        help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
     add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
     add("--decoder", choices=["auto", "pil", "torchvision"], default="auto", evaluation="decoder",
@@ -282,12 +284,13 @@ def add_reading(add: Declare) -> None:
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
     add = add.of(Role.INPUT)
-    add("--img-size", type=int, metavar="N", evaluation="img_size", role=Role.INPUT | Role.SHAPE,
+    add("--img-size", type=int, metavar="N", low=1, evaluation="img_size", role=Role.INPUT | Role.SHAPE,
         help="image size (default: the model's); also resizes ViTs")
-    add("--in-chans", type=int, metavar="N", evaluation="in_chans", role=Role.INPUT | Role.SHAPE, help="input channels")
-    add("--input-size", nargs=3, type=int, metavar="N", evaluation="input_size", role=Role.INPUT | Role.SHAPE,
+    add("--in-chans", type=int, metavar="N", low=1, evaluation="in_chans", role=Role.INPUT | Role.SHAPE,
+        help="input channels")
+    add("--input-size", nargs=3, type=int, metavar="N", low=1, evaluation="input_size", role=Role.INPUT | Role.SHAPE,
         help="channels, height, width")
-    add("--crop-pct", type=float, metavar="R", evaluation="crop_pct", help="centre crop of validation images")
+    add("--crop-pct", type=float, metavar="R", low=1e-6, evaluation="crop_pct", help="centre crop of validation images")
     add("--mean", type=float, nargs="+", metavar="M", evaluation="mean", help="mean that images are normalised with")
     add("--std", type=float, nargs="+", metavar="S", evaluation="std", help="standard deviation that images are "
         "normalised with")
@@ -645,7 +648,7 @@ def add_validation_teacher(add: Declare) -> None:
     add("--teacher", metavar="NAME[,NAME]", help="also evaluate this teacher, and the agreement with it")
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
-    add("--teacher-img-size", type=int, metavar="N", help="input size of the teacher (default: its own)")
+    add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
