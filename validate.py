@@ -448,9 +448,7 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     """Return the top-1 of the ceiling, a run folder or a checkpoint of the same model, on the same data."""
     other = copy.copy(args)
     other.checkpoint = args.ceiling_checkpoint
-    mine = {k: getattr(args, k) for k in (
-        "dataset", "data_dir", "image_root", "split", "class_list", "num_samples", "batch_size", "workers")}
-    use_run_flags(other, set(mine))
+    use_run_flags(other, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE) | {"batch_size"})
     check_known(other)
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)
