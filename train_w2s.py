@@ -4,18 +4,15 @@
     torchrun train_w2s.py --teacher resnet18 --model vit_base_patch16_224 --loss adaptconf --data-dir IMAGENET
 """
 
-from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
-from w2s_plugins.build.device import create_precision, setup_device
-from w2s_plugins.build.student import build_student, plain_batch_norm
-from w2s_plugins.build.task import build_task
-from w2s_plugins.build.teacher import build_teacher, cached_targets
-from w2s_plugins.distributed.world import World
-from w2s_plugins.files import atomic_write, write_json
-from w2s_plugins.labels.splits import Data
-from w2s_plugins.run.sharded import ShardedSaver
 from w2s_plugins.versions import check_versions
 
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
+
+from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.errors import UserError, exit_now, run_main
+
+if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
+    run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse
 import contextlib
@@ -38,18 +35,23 @@ from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
 from w2s_plugins.build import optimisation as build
+from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
+from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.resolve import resolve_train_args
-from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.build.student import build_student, plain_batch_norm
+from w2s_plugins.build.task import build_task
+from w2s_plugins.build.teacher import build_teacher, cached_targets
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import ddp_options, skip_buffers
 from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.distributed.world import Precision, agree, dealt_rows
-from w2s_plugins.errors import UserError, exit_now, run_main
+from w2s_plugins.distributed.world import Precision, World, agree, dealt_rows
+from w2s_plugins.files import atomic_write, write_json
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.hub.export import export_hashes, export_model
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.labels.cache import CachedTargets
+from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.losses.base import loss_weights
 from w2s_plugins.metrics.figures import format_figures
@@ -66,6 +68,7 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.position import Position
+from w2s_plugins.run.sharded import ShardedSaver
 from w2s_plugins.students import probe
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train import fsdp

@@ -9,6 +9,12 @@ from w2s_plugins.versions import check_versions
 
 check_versions("validate.py")  # an import of what is too old would fail in its own words
 
+from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.errors import UserError, exit_now, one_line, run_main
+
+if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
+    run_main(lambda: parse(validate_parser()), "validate.py")
+
 import argparse
 import copy
 import logging
@@ -33,12 +39,10 @@ from torch.utils.data import Dataset
 from w2s_plugins.build.data import draw_few_shot_test
 from w2s_plugins.build.device import create_precision, join_processes
 from w2s_plugins.build.resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
-from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.cli.declare import Role
 from w2s_plugins.data import create_eval_loader, open_split, parse_shapes, take_slice
 from w2s_plugins.data.datasets import check_dataset_name, num_classes_of
 from w2s_plugins.distributed.world import Precision, World, dealt_rows
-from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
@@ -444,9 +448,7 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     """Return the top-1 of the ceiling, a run folder or a checkpoint of the same model, on the same data."""
     other = copy.copy(args)
     other.checkpoint = args.ceiling_checkpoint
-    mine = {k: getattr(args, k) for k in (
-        "dataset", "data_dir", "image_root", "split", "class_list", "num_samples", "batch_size", "workers")}
-    use_run_flags(other, set(mine))
+    use_run_flags(other, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE) | {"batch_size"})
     check_known(other)
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)

@@ -12,6 +12,7 @@ script     this project's script against the train.py of a clone of timm: images
            with --no-teacher-eval, since timm's does not evaluate its teacher
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
+startup    how soon --help and a wrong flag are answered, against what it takes to import torch
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -19,7 +20,9 @@ of the turns and their quartiles. Models start from random weights; images are r
 
 import argparse
 import copy
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -319,6 +322,21 @@ def run_loader(args: argparse.Namespace, folder: Path) -> None:
     print()
 
 
+def startup(args: argparse.Namespace, folder: Path) -> None:
+    """Print how long the scripts take for what needs no torch, and the ratios to an import of it."""
+    commands = {"import torch": ["-c", "import torch"]}
+    for name in ("train_w2s.py", "validate.py"):
+        commands |= {f"{name} {flag}": [str(ROOT / name), flag] for flag in ("--help", "--modle")}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    turns = take_turns({
+        name: timed(lambda command=command: subprocess.run(
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True))
+        for name, command in commands.items()}, args.turns)
+    rows = [(name, f"{statistics.median(seconds):.3f}", spread(ratios(seconds, turns["import torch"])))
+            for name, seconds in turns.items()]
+    print(f"Start-up, {args.turns} turns\n\n{table(('', 'seconds', 'x import torch'), rows)}\n", flush=True)
+
+
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
     """Return the median of the turns, by step."""
     return f"{1e3 * statistics.median(turns) / args.steps:.1f}"
@@ -335,7 +353,8 @@ def print_table(
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
-    step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader)
+    step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader,
+    startup=startup)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,15 @@ def test_processes(rows):
         assert_ratio(row[2])
 
 
+def test_startup(rows):
+    table = rows("startup")
+    assert [row[0] for row in table] == ["import torch", *(
+        f"{script} {flag}" for script in ("train_w2s.py", "validate.py") for flag in ("--help", "--modle"))]
+    for row in table:
+        assert float(row[1]) > 0
+        assert_ratio(row[2])
+
+
 def test_script_needs_a_clone_of_timm(capsys):
     with pytest.raises(SystemExit) as end:
         throughput.main(["script", "--quick"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from w2s_plugins.cli import parse, train_parser, validate_parser
+from w2s_plugins.cli.declare import Role
 from w2s_plugins.errors import UserError
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
@@ -53,11 +54,26 @@ def test_every_flag_has_a_role(script):
     assert [name for name, known in facts.items() if not known.role] == []
     assert {needed for known in facts.values() for needed in known.needs} <= set().union(
         *(parser().by_dest() for parser in PARSERS.values()))
+    assert {known.for_teacher for known in facts.values() if known.for_teacher} <= facts.keys()
 
 
 def test_what_a_validation_takes_over_is_a_flag_of_it():
     taken = {facts.evaluation for facts in train_parser().facts().values() if facts.evaluation}
     assert taken <= set(validate_parser().by_dest())
+
+
+def test_what_a_validation_takes_over_and_is_free_text_is_checked_for_addresses():
+    """But for what nothing opens."""
+    parser = train_parser()
+    texts = {name for name, action in parser.by_dest().items() if action.facts.evaluation and action.nargs is None
+             and action.type in (None, str) and not action.choices}
+    assert texts - parser.names(Role.PLACE) == {"val_slice", "input_img_mode", "input_key", "target_key", "gp"}
+
+
+def test_every_seed_is_known_as_one():
+    for script in PARSERS:
+        parser = PARSERS[script]()
+        assert {name for name in parser.by_dest() if name.split("_")[-1] == "seed"} == parser.names(Role.SEED)
 
 
 @pytest.mark.parametrize("argv, dest, value", [

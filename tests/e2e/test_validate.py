@@ -65,6 +65,16 @@ def test_teacher_agreement_and_recovered_gap(runs: Path) -> None:
     assert result["pgr"] == pytest.approx((student["top1"] - weak) / (ceiling - weak), abs=1e-4)
 
 
+def test_a_ceiling_is_evaluated_on_the_same_samples_whatever_its_own_run_had(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "ceiling", tmp_path / "ceiling")
+    with (tmp_path / "ceiling" / "args.yaml").open("a") as file:
+        file.write("val_slice: 0:100\nslice_seed: 1\n")
+    result = validate(
+        "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
+        "--ceiling-checkpoint", tmp_path / "ceiling", cwd=runs)
+    assert result["ceiling_top1"] == round(logged(runs / "ceiling")["top1"], 4)
+
+
 def test_results_files_bulk_and_averages(runs: Path) -> None:
     folder = runs / "=1+bulk"  # in a spreadsheet, a formula
     folder.mkdir()

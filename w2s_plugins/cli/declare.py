@@ -37,6 +37,9 @@ class Role(Flag):
     EVALUATION = auto()  # when and how it is measured
     EPISODES = auto()  # of a test on episodes of novel classes
     SELECTION = auto()  # which epoch is kept
+    PLACE = auto()  # names files, folders or models: an address there is not taken from a run of others
+    PER_PROCESS = auto()  # what counts is that of all processes together
+    SEED = auto()  # another value draws anew
     TUNING = auto()  # on which the result depends, but not the amount of work
     TRAINING = auto()  # everything else that changes what is computed
 
@@ -56,6 +59,8 @@ class Facts:
         form: how its own value is written, for the messages of flags that need it.
         off: the value with which it changes nothing.
         evaluation: the name under which an evaluation of the run takes it over.
+        for_teacher: the flag that says the same of a teacher which is taken as it is.
+        in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
     """
 
@@ -67,6 +72,8 @@ class Facts:
     form: str = ""
     off: object = None
     evaluation: str | None = None
+    for_teacher: str | None = None
+    in_study: str | None = None
     sets: Mapping[str, str] | None = None
 
 

@@ -33,9 +33,11 @@ def share_or_count(text: str) -> float | int:
 
 def add_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--teacher", metavar="NAME[,NAME]", help="weak teacher: timm name, hf-hub:ORG/NAME[@REV] or local-dir:PATH; "
-        "several, separated by commas, are an ensemble (mean of probabilities)")
-    add("--teacher-checkpoint", "--teacher-pretrained", metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
+    add("--teacher", in_study="the key weak", metavar="NAME[,NAME]", help="weak teacher: timm name, "
+        "hf-hub:ORG/NAME[@REV] or local-dir:PATH; several, separated by commas, are an ensemble (mean of "
+        "probabilities)")
+    add("--teacher-checkpoint", "--teacher-pretrained", in_study="`checkpoint` of an item of weak",
+        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
     add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
@@ -47,13 +49,14 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
         "share the rest of the probability evenly")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
-    add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
+    add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
+        help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],
         help="dtype of the teacher (default: that of autocast where the device computes in it, else float32)")
     add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
         "max-autotune-no-cudagraphs, which takes minutes to start; needs a C++ compiler on a CPU")
-    add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
-        help="arguments of the teacher's constructor")
+    add("--teacher-kwargs", in_study="model_kwargs of an item of weak", nargs="*", default={}, action=ParseKwargs,
+        metavar="K=V", help="arguments of the teacher's constructor")
     add("--teacher-assign", choices=["mean", "student"], default="mean",
         help="of several teachers use the mean, or for each sample the one nearest to the student's prediction")
     add("--teacher-weights", choices=["equal", "learned"], default="equal",
@@ -69,10 +72,10 @@ def add_teacher(add: Declare) -> None:
 
 def add_loss(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--loss", metavar="NAME", role=Role.TEACHER | Role.TUNING, help="a distillation loss (see --list-losses; "
-        "default with a teacher: adaptconf), or one of timm's criteria for supervised training (ce, bce, asl, poly, "
-        "jsd)")
-    add("--loss-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--loss", in_study="the key losses", metavar="NAME", role=Role.TEACHER | Role.TUNING,
+        help="a distillation loss (see --list-losses; default with a teacher: adaptconf), or one of timm's criteria "
+        "for supervised training (ce, bce, asl, poly, jsd)")
+    add("--loss-kwargs", in_study="kwargs under losses", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         role=Role.TEACHER | Role.TUNING,
         help="hyper-parameters of the distillation loss")
     add("--task-loss", metavar="NAME", role=Role.TRAINING, help="criterion on ground truth beside a distillation loss "
@@ -82,23 +85,24 @@ def add_loss(add: Declare) -> None:
         "distillation weight is 1 - W (default: both 1)")
     add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
         help="weight of the distillation loss")
-    add("--list-losses", action="store_true", role=Role.REPORT, help="list the distillation losses with their kwargs, "
-        "and exit")
+    add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
+        help="list the distillation losses with their kwargs, and exit")
 
 
 def add_protocol(add: Declare) -> None:
     add = add.of(Role.PROTOCOL)
-    add("--protocol", choices=["w2s"], form="w2s", help="w2s: train the teacher on the first part of the training "
-        "slice, the ceiling and the student on the second, and report the performance gap recovered with its interval; "
-        "needs --experiment NAME, the folder of the three")
+    add("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
+        help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
+        "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder of "
+        "the three")
     add("--weak-fraction", type=share_or_count, default=0.5, metavar="N", needs=("protocol",),
         help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
-    add("--weak-config", nargs="+", default=[], metavar="FILE",
+    add("--weak-config", in_study="`config` of an item of weak", nargs="+", default=[], metavar="FILE",
         needs=("protocol",), help="YAML files with the flags in which the teacher's training differs with --protocol")
-    add("--ceiling-checkpoint", metavar="RUN", help="run folder of a ceiling that another --protocol run has trained, "
-        "with the same student, flags and samples, in place of training it again; --teacher-checkpoint RUN does so for "
-        "the teacher")
+    add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
+        help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
+        "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: shares "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
@@ -106,7 +110,7 @@ def add_protocol(add: Declare) -> None:
         "reported")
     add("--select-split", type=share_or_count, metavar="N", role=Role.SELECTION, help="hold out this share (0.1) or "
         "count (500) of the training slice and let it, not the validation split, choose the best epoch")
-    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
+    add("--ceiling-acc", in_study="the study measures it", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
         help="top-1 of the student trained on ground truth, for the PGR")
 
 
@@ -115,7 +119,7 @@ def add_val_slice(add: Declare) -> None:
     add = add.of(Role.DATA)
     add("--val-slice", metavar="A:B", role=Role.SLICE, evaluation="val_slice", help="evaluate on this part of the "
         "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
-    add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA, evaluation="slice_seed",
+    add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
         help="seed of the slices, the same for teacher and student")
 
 
@@ -124,9 +128,10 @@ def add_few_shot(add: Declare) -> None:
     add = add.of(Role.EVALUATION | Role.EPISODES)
     add("--few-shot-eval", metavar="NxK[,NxK]", form="NxK", help="in every evaluation, test the frozen encoder on "
         "episodes of N classes with K labelled images each, e.g. 5x1,5x5")
-    add("--few-shot-split", default="novel", metavar="NAME", needs=("few_shot_eval",), evaluation="split",
-        help="split of the classes of these episodes")
-    add("--few-shot-class-list", metavar="LIST", needs=("few_shot_eval",), evaluation="class_list",
+    add("--few-shot-split", default="novel", metavar="NAME", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
+        needs=("few_shot_eval",), evaluation="split", help="split of the classes of these episodes")
+    add("--few-shot-class-list", metavar="LIST", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
+        needs=("few_shot_eval",), evaluation="class_list",
         help="its classes, where the split has others too (as --class-list)")
     add("--few-shot-episodes", type=int, default=2000, metavar="E", low=2, needs=("few_shot_eval",),
         evaluation="episodes", help="number of these episodes")
@@ -143,8 +148,9 @@ def add_episode_test(add: Declare) -> None:
     add("--few-shot-classifier", choices=["cosine", "euclidean", "logistic"], default="cosine",
         needs=("few_shot_eval", "few_shot"), evaluation="few_shot_classifier", help="nearest mean of the labelled "
         "images by cosine or distance, or logistic regression")
-    add("--few-shot-seed", type=int, default=0, metavar="S", needs=("few_shot_eval", "few_shot"),
-        evaluation="few_shot_seed", help="seed of the test episodes, the same for every model")
+    add("--few-shot-seed", type=int, default=0, metavar="S", role=Role.EVALUATION | Role.EPISODES | Role.SEED,
+        needs=("few_shot_eval", "few_shot"), evaluation="few_shot_seed",
+        help="seed of the test episodes, the same for every model")
     add("--queries", type=int, default=15, metavar="Q", low=1, needs=("few_shot_eval", "episodic", "few_shot"),
         evaluation="queries", help="images of each class of an episode to be classified")
 
@@ -155,8 +161,8 @@ def add_labels(add: Declare) -> None:
         "pairflip:0.45, or file:PATH[:COLUMN] (csv, npy, pt); the validation split keeps its own")
     add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
         "for (default: as published for CIFAR-10 and CIFAR-100)")
-    add("--noise-seed", type=int, default=0, metavar="S", low=0, high=2 ** 32 - 1, help="seed of the label noise, the "
-        "same for teacher and student whatever their --seed")
+    add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
+        help="seed of the label noise, the same for teacher and student whatever their --seed")
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
         "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or "
         "file:PATH (those that an earlier run selected)")
@@ -168,8 +174,8 @@ def add_labels(add: Declare) -> None:
 
 def add_hub(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    add("--push-to-hub", metavar="ORG/NAME", role=Role.REPORT | Role.STUDENT, help="publish the exported student on "
-        "the Hugging Face Hub")
+    add("--push-to-hub", in_study="publish the run you choose: python -m w2s_plugins.hub push", metavar="ORG/NAME",
+        role=Role.REPORT | Role.STUDENT, help="publish the exported student on the Hugging Face Hub")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
@@ -199,7 +205,8 @@ def add_run(add: Declare) -> None:
 def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
     add = add.of(Role.TEACHER | Role.ALIAS)
-    add("--distiller", metavar="NAME", help="as --loss, with that code's defaults; vanilla: no distillation")
+    add("--distiller", in_study="the key losses", metavar="NAME",
+        help="as --loss, with that code's defaults; vanilla: no distillation")
     add("--gt-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
         help="as --task-loss-weight; leaves the other weight at 1")
     add("--kd-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
@@ -227,7 +234,7 @@ def add_released_code(add: Declare) -> None:
 
 def add_timm_distillation(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--kd-model-name", metavar="NAME", help="teacher of timm's own distillation tasks")
+    add("--kd-model-name", in_study="the key weak", metavar="NAME", help="teacher of timm's own distillation tasks")
     add("--kd-distill-type", default="logit", choices=["logit", "feature", "token"],
         help="timm's distillation task: logits, pooled features, or a distillation token")
     add("--kd-loss-type", default="kl", metavar="NAME", choices=("kl",), help="loss of timm's logit distillation; timm "
@@ -244,14 +251,16 @@ def add_timm_distillation(add: Declare) -> None:
 
 def add_dataset(add: Declare) -> None:
     add = add.of(Role.DATA)
-    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA, help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="data_dir",
+    add("data", in_study="data_dir", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE,
+        help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
         help="folder of the data (default: the one that IMAGENET_DIR names)")
-    add("--dataset", "-d", default="", metavar="NAME", evaluation="dataset", help="TYPE/NAME, e.g. torch/cifar100, "
-        "hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; empty: image folders or tar files")
-    add("--train-split", default="train", metavar="NAME", help="training split")
-    add("--val-split", default="validation", metavar="NAME", evaluation="split", help="validation split; empty: no "
-        "evaluation")
+    add("--dataset", "-d", default="", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="dataset",
+        help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
+        "empty: image folders or tar files")
+    add("--train-split", default="train", metavar="NAME", role=Role.DATA | Role.PLACE, help="training split")
+    add("--val-split", default="validation", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="split",
+        help="validation split; empty: no evaluation")
     add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
     add("--val-num-samples", type=int, metavar="N", evaluation="num_samples", help="size of the validation split of an "
         "iterable dataset")
@@ -263,11 +272,11 @@ def add_reading(add: Declare) -> None:
     add = add.of(Role.DATA)
     add("--dataset-download", action="store_true", role=Role.WHERE, help="allow torch/ and tfds/ datasets to download "
         "themselves")
-    add("--class-map", type=str, default="", metavar="FILE", evaluation="class_map", help="file that maps class names "
-        "to indices")
-    add("--class-list", metavar="LIST", evaluation="class_list", help="use these classes only: a file with one name a "
-        "line, or a list of the package such as miniimagenet/base")
-    add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="image_root",
+    add("--class-map", type=str, default="", metavar="FILE", role=Role.DATA | Role.PLACE, evaluation="class_map",
+        help="file that maps class names to indices")
+    add("--class-list", metavar="LIST", role=Role.DATA | Role.PLACE, evaluation="class_list",
+        help="use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base")
+    add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="image_root",
         help="folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)")
     add("--input-img-mode", type=str, metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode",
@@ -284,8 +293,8 @@ def add_reading(add: Declare) -> None:
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
     add = add.of(Role.INPUT)
-    add("--img-size", type=int, metavar="N", low=1, evaluation="img_size", role=Role.INPUT | Role.SHAPE,
-        help="image size (default: the model's); also resizes ViTs")
+    add("--img-size", for_teacher="teacher_img_size", type=int, metavar="N", low=1, evaluation="img_size",
+        role=Role.INPUT | Role.SHAPE, help="image size (default: the model's); also resizes ViTs")
     add("--in-chans", type=int, metavar="N", low=1, evaluation="in_chans", role=Role.INPUT | Role.SHAPE,
         help="input channels")
     add("--input-size", nargs=3, type=int, metavar="N", low=1, evaluation="input_size", role=Role.INPUT | Role.SHAPE,
@@ -309,7 +318,7 @@ def add_execution(add: Declare) -> None:
     add("--fuser", type=str, default="", metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"),
         help="TorchScript fuser: te, old, nvfuser")
     add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
-    add("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
+    add("--model-kwargs", for_teacher="teacher_kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", help="arguments of the model's "
         "constructor")
     add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
@@ -335,8 +344,8 @@ def add_precision(add: Declare) -> None:
 
 def add_model(add: Declare) -> None:
     add = add.of(Role.MODEL)
-    add("--model", type=str, default="resnet50", metavar="NAME", evaluation="model", role=Role.MODEL | Role.SHAPE,
-        help="strong student, a timm name or hf-hub:ORG/NAME")
+    add("--model", for_teacher="teacher", type=str, default="resnet50", metavar="NAME", evaluation="model",
+        role=Role.MODEL | Role.SHAPE | Role.PLACE, help="strong student, a timm name or hf-hub:ORG/NAME")
     add("--pretrained", action="store_true", role=Role.START, help="start from the model's pretrained weights")
     add("--pretrained-path", type=str, metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
     add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
@@ -344,15 +353,15 @@ def add_model(add: Declare) -> None:
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
         "(docs/protocol.md)")
-    add("--resume", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
+    add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
         "batch-size, or processes; any other that changes the outcome is refused")
     add("--no-resume-opt", action="store_true", role=Role.RESUMING, help="resume the weights only, not the optimizer")
     add_input(add)
-    add("-b", "--batch-size", type=int, default=128, metavar="N", low=1, role=Role.TRAINING, evaluation="batch_size",
-        help="training batch size per process")
+    add("-b", "--batch-size", type=int, default=128, metavar="N", low=1, role=Role.TRAINING | Role.PER_PROCESS,
+        evaluation="batch_size", help="training batch size per process")
     add("-vb", "--validation-batch-size", type=int, metavar="N", low=1, role=Role.REPORT, evaluation="batch_size",
         help="validation batch size (default: the same)")
     add("--grad-accum-steps", type=int, default=1, metavar="N", low=1, help="batches per update")
@@ -417,7 +426,8 @@ def add_schedule(add: Declare) -> None:
     add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
     add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
     add("--epochs", type=int, default=300, metavar="N", low=1, help="epochs")
-    add("--epoch-repeats", type=float, default=0.0, metavar="R", help="repeats of an iterable dataset in an epoch")
+    add("--epoch-repeats", in_study="epochs", type=float, default=0.0, metavar="R",
+        help="repeats of an iterable dataset in an epoch")
     add("--start-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
         help="number of the first epoch")
     add("--stop-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
@@ -505,7 +515,8 @@ def add_ema(add: Declare) -> None:
 
 def add_misc(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING, help="random seed")
+    add("--seed", in_study="the key seeds", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1,
+        role=Role.TUNING | Role.SEED, help="random seed")
     add("--worker-seeding", type=str, default="all", metavar="MODE", role=Role.TRAINING, choices=("all", "part"),
         help="seeding of the workers of iterable datasets")
     add("--log-interval", type=int, default=50, metavar="N", low=1, help="updates between log lines")
@@ -519,10 +530,10 @@ def add_misc(add: Declare) -> None:
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
     add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory")
     add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
-    add("--output", type=str, default="", metavar="DIR", role=Role.WHERE, help="folder of runs (default: "
-        "./output/train)")
-    add("--experiment", type=str, default="", metavar="NAME", role=Role.WHERE, help="name of the run folder (default: "
-        "time and model)")
+    add("--output", in_study="the --output of `study run`", type=str, default="", metavar="DIR", role=Role.WHERE,
+        help="folder of runs (default: ./output/train)")
+    add("--experiment", in_study="the study names its runs", type=str, default="", metavar="NAME", role=Role.WHERE,
+        help="name of the run folder (default: time and model)")
     add("--eval-metric", type=str, default="top1", metavar="NAME", role=Role.SELECTION | Role.STUDENT,
         choices=("top1", "top5", "loss", "agreement", "few-shot"), help="metric that ranks checkpoints: top1, top5, "
         "loss, agreement (with --teacher), few-shot (the first kind of --few-shot-eval)")
@@ -540,7 +551,8 @@ def add_misc(add: Declare) -> None:
     add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue")
     add("--train-img-sizes", type=int, nargs="+", metavar="N", role=Role.MIXING, help="image sizes drawn batch by "
         "batch")
-    add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING, help="batch size for each of them")
+    add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING | Role.PER_PROCESS,
+        help="batch size for each of them")
     add("--train-size-probs", type=float, nargs="+", metavar="P", role=Role.TRAINING, help="probability of each of "
         "them")
     add("--train-size-schedule", choices=["constant", "progressive"], default="constant", role=Role.TRAINING,
@@ -580,8 +592,9 @@ def add_naflex(add: Declare) -> None:
 
 def add_validation_data(add: Declare) -> None:
     add = add.of(Role.DATA)
-    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA, help="folder of the data (as --data-dir)")
-    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA, evaluation="data_dir",
+    add("data", nargs="?", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE,
+        help="folder of the data (as --data-dir)")
+    add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
         help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--dataset", default="", metavar="NAME", evaluation="dataset", help="TYPE/NAME, inat2018 or inat2021; empty: "
         "image folders or tar files")
@@ -624,7 +637,8 @@ def add_validation_report(add: Declare) -> None:
     add("--real-labels", type=str, default="", metavar="FILE", help="json of the ImageNet ReaL labels")
     add("--valid-labels", type=str, default="", metavar="FILE", help="text file of the class indices that count")
     add("--retry", action="store_true", help="retry with smaller batches when memory runs out")
-    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING, help="random seed")
+    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING | Role.SEED,
+        help="random seed")
     add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
         help="add precision, recall and F1 with this average")
     add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "

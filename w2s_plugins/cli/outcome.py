@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from .declare import NEUTRAL, Role
 from .parser import train_parser
 
-PER_PROCESS = ("batch_size", "train_batch_sizes")  # what counts is that of all processes
 PROCESSES = "processes"  # no flag, but named like one
 
 
@@ -28,7 +27,7 @@ def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> di
 
 
 def of_all_processes(value: object, processes: int) -> object:
-    """Return a flag of `PER_PROCESS`, a number or a list of them, for all processes together."""
+    """Return a flag of `Role.PER_PROCESS`, a number or a list of them, for all processes together."""
     if isinstance(value, list):
         return [of_all_processes(part, processes) for part in value]
     return value * processes if isinstance(value, int) else value

@@ -18,6 +18,7 @@ from timm.models._hub import _parse_model_cfg
 from timm.models._pretrained import PretrainedCfg
 from torch import nn
 
+from ..cli.declare import Role
 from ..cli.groups import INTERPOLATIONS
 from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
@@ -33,9 +34,6 @@ OUTSIDE = {"self", "pruned", "device", "dtype", "features_only", "out_indices", 
 BATCH_NORM = {"bn_momentum", "bn_eps", "bn_tf"}  # timm makes a layer of them before it calls a constructor
 # kinds of datasets that lie on the disk: others are addresses, and webdataset runs those that begin with pipe:
 LOCAL_DATASETS = ("", "torch", "w2s", "wds", "inat2018", "inat2021")
-# flags of a run that name files, folders and models; one that holds a colon is an address
-PLACES = ("model", "dataset", "data_dir", "train_split", "val_split", "few_shot_split", "class_map", "class_list",
-          "few_shot_class_list", "image_root")
 
 Check = tuple[Callable[[object], bool], str]
 
@@ -243,7 +241,7 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
 
 
 def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], where: str) -> None:
-    """Raise a `UserError` when one of `PLACES` in the flags of a run is not one model, or not on this machine.
+    """Raise a `UserError` when a `Role.PLACE` among the flags of a run is not one model, or not on this machine.
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
 
@@ -252,11 +250,11 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
         names: what each is called on the command line.
         where: begins the message.
     """
-    for name in PLACES:
+    for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)
-        if name not in names or not isinstance(value, str):
+        if not isinstance(value, str):
             continue
-        odd = ":" in value
+        odd = ":" in value  # as in an address
         if name == "dataset":
             odd |= value.split("/")[0].lower() not in LOCAL_DATASETS
         elif name == "model":  # neither a file with names, nor a pattern, nor all of them

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
+from ..cli.declare import Role
+from ..cli.parser import train_parser
 from ..errors import UserError, one_line
 from ..hub.errors import on_hub
 from ..hub.export import check_export
@@ -41,7 +43,7 @@ _logger = logging.getLogger(__name__)
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
 INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 # settings of a run that say how the inputs of its checkpoint are made
-INPUT_KEYS = ("img_size", "input_size", "in_chans", "mean", "std", "interpolation", "crop_pct")
+INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..cli.declare import Role
-from ..cli.outcome import PER_PROCESS, PROCESSES, of_all_processes, other_values
+from ..cli.outcome import PROCESSES, of_all_processes, other_values
 from ..cli.parser import train_parser
 from ..errors import UserError, let_go, one_line, write_errors
 from ..files import atomic_write, read_plain, remove_temporary_files, write_text
@@ -572,7 +572,7 @@ def _compare_processes(
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
     changed.pop("episodes_per_batch", None)  # stand in the size of the batch
-    for name in PER_PROCESS:
+    for name in sorted(train_parser().names(Role.PER_PROCESS)):
         old, new = saved.get(name), getattr(args, name)
         changed.pop(name, None)
         if of_all_processes(old, before) != of_all_processes(new, now):

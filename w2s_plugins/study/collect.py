@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..cli import train_parser
-from ..cli.declare import NEUTRAL
+from ..cli.declare import NEUTRAL, Role
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
 from ..protocol.w2s import read_predictions
@@ -25,8 +25,7 @@ from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
 PARTS = ("weak", "strong", "protocol", "loss")
 # flags that make no other protocol, since the names of `PARTS` and the seed tell them apart
-_NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint", "seed"}
-_OTHER_SEEDS = ("slice_seed", "noise_seed")
+_NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint"}
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def _protocol_labels(runs: list[dict]) -> list[str]:
     A flag that an earlier version did not have counts as its default.
     """
     parser = train_parser()
-    names = parser.names(NEUTRAL) | _NAMED | {name for name in _OTHER_SEEDS if _follows_seed(name, runs)}
+    names = parser.names(NEUTRAL) | _NAMED | {name for name in parser.names(Role.SEED) if _follows_seed(name, runs)}
     defaults = {k: list(v) if isinstance(v, tuple) else v for k, v in parser.defaults().items()}
     kept = [{k: v for k, v in {**defaults, **args}.items() if k not in names} for args in runs]
     differing = sorted({k for args in kept for k in args if any(args.get(k) != other.get(k) for other in kept)})

@@ -19,18 +19,6 @@ from ..tokens import LOGIN, holds_token
 
 KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
 SLICES = ("fixed", "by_seed")
-# flags that the study itself sets, and what to write in their place
-RESERVED = {
-    "output": "the --output of `study run`", "experiment": "the study names its runs", "resume": "it always goes on",
-    "seed": "the key seeds", "protocol": "the key protocols", "teacher": "the key weak",
-    "teacher_checkpoint": "`checkpoint` of an item of weak", "teacher_kwargs": "model_kwargs of an item of weak",
-    "teacher_img_size": "img_size of an item of weak", "kd_model_name": "the key weak", "distiller": "the key losses",
-    "weak_config": "`config` of an item of weak", "loss": "the key losses", "loss_kwargs": "kwargs under losses",
-    "ceiling_acc": "the study measures it", "ceiling_checkpoint": "the study trains it", "data": "data_dir",
-    "list_losses": "it trains nothing", "push_to_hub": "publish the run you choose: python -m w2s_plugins.hub push",
-    "epoch_repeats": "epochs",
-}
-MODEL_FLAGS = ("model", "model_kwargs", "img_size")  # of a weak teacher that is not trained
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
 
@@ -199,10 +187,11 @@ class Reader:
         if "," in part.flags["model"]:
             raise UserError(f"{self.file}: {where}: model names several; expected one teacher")
         part = Part(part.name, part.flags, checkpoint)
-        surplus = [] if part.trained_here else [k for k in part.flags if k not in MODEL_FLAGS]
+        known = self.parser.facts()
+        surplus = [] if part.trained_here else [k for k in part.flags if not known[k].for_teacher]
         if surplus:
             raise UserError(f"{self.file}: {where}: {surplus[0]} has no meaning for a teacher that is taken as it is; "
-                            f"expected {', '.join(MODEL_FLAGS)} only")
+                            f"expected {', '.join(k for k in known if known[k].for_teacher)} only")
         return part
 
     def losses(self, value: object, where: str) -> list[LossChoice]:
@@ -261,8 +250,10 @@ class Reader:
         except UserError as error:
             raise UserError(f"{self.file}: {where}: {error}") from error
         found.update(check_flags(fields.get(key), self.parser, f"{self.file}: {place}"))
-        for name in found.keys() & RESERVED.keys():
-            raise UserError(f"{self.file}: {place}: {name} is set by the study; in its place: {RESERVED[name]}")
+        facts = self.parser.facts()
+        for name in found:
+            if instead := facts[name].in_study:
+                raise UserError(f"{self.file}: {place}: {name} is set by the study; in its place: {instead}")
         return found  # None among them undoes what the base says
 
     def mapping(self, value: object, where: str, keys: Sequence[str] | None = None) -> dict:
