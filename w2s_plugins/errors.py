@@ -27,7 +27,7 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are `UserError`s."""
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(f"{scrub(message)}; see {self.prog} --help")
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
