@@ -57,10 +57,10 @@ def without_logins(text: str) -> str:
 def public(text: str) -> str:
     """Return a text without access tokens and passwords in URLs, for whoever shows or keeps what other packages say.
 
-    A process that has not imported the module for the Hub has not used a token.
+    A process that has not imported the module for tokens has not used one.
     """
-    hub = sys.modules.get("w2s_plugins.hub")
-    return hub.scrub(text) if hub is not None and hasattr(hub, "scrub") else without_logins(text)
+    tokens = sys.modules.get("w2s_plugins.tokens")
+    return tokens.scrub(text) if hasattr(tokens, "scrub") else without_logins(text)
 
 
 def print_traceback(error: BaseException) -> None:
