@@ -81,7 +81,29 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
         assert "goes on with epoch 3" in done.err and without_damaged(run) == []
+        (said,) = [line for line in done.err.splitlines() if "WARNING" in line]
+        assert_says(said, "last.pth.tar is", "leads nowhere" if kind == "dangling link" else "missing",
+                    "and what was trained after it is trained again")
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Finished, or stopped after some epochs; one that was killed in its first has nothing to lose."""
+    flags = flags_of("plain", weak, tmp_path)
+    for name, more in (("finished", ["--epochs", 1]), ("stopped", ["--stop-epoch", 2]), ("first", ["--epochs", 1])):
+        here(*flags, name, *more).ok()
+        for path in (tmp_path / name).glob("*.pth.tar"):
+            path.unlink()
+    for name, left in (("finished", "result.json"), ("stopped", "metrics.jsonl")):
+        if name == "stopped":
+            (tmp_path / name / "result.json").unlink()
+        before = {p: p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != ".lock"}
+        for resume in (["--resume", "auto"], []):
+            assert_says(here(*flags, name, *resume).error, "has lost its checkpoints", f"write over its {left}",
+                        "give another --experiment, or delete the folder")
+        assert {p: p.read_bytes() for p in before} == before
+    (tmp_path / "first" / "result.json").unlink()
+    here(*flags, "first", "--resume", "auto", "--epochs", 1).ok()
 
 
 def test_a_damaged_recovery_checkpoint(here: Run, weak: Path, tmp_path: Path) -> None:

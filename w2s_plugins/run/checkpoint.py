@@ -428,7 +428,19 @@ def find_resume(folder: Path) -> Path | None:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
     if damaged:
         _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
+    _warn_of_lost_last(folder, found)
     return found
+
+
+def _warn_of_lost_last(folder: Path, found: Path | None) -> None:
+    """Say that ``last`` is missing where it has been: what is saved of an epoch is a copy of it."""
+    names = [_NAME.fullmatch(path.name) for path in _checkpoints(folder)]
+    copies = any(name["after"] or name["done"] or name["unnamed"] == "model_best" for name in names)
+    if found is None or not copies or any("last" in (name["unnamed"] or "") for name in names):
+        return
+    last = folder / (SHARDED_LAST if is_sharded(found) else LAST)
+    _logger.warning(f"WARNING: {last} is {'a link that leads nowhere' if last.is_symlink() else 'missing'}: the run goes "
+                    f"on from {found.name}, and what was trained after it is trained again")
 
 
 def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
