@@ -439,8 +439,9 @@ def _warn_of_lost_last(folder: Path, found: Path | None) -> None:
     if found is None or not copies or any("last" in (name["unnamed"] or "") for name in names):
         return
     last = folder / (SHARDED_LAST if is_sharded(found) else LAST)
-    _logger.warning(f"WARNING: {last} is {'a link that leads nowhere' if last.is_symlink() else 'missing'}: the run goes "
-                    f"on from {found.name}, and what was trained after it is trained again")
+    how = "a link that leads nowhere" if last.is_symlink() else "missing"
+    _logger.warning(f"WARNING: {last} is {how}: the run goes on from {found.name}, and what was trained after it is "
+                    "trained again")
 
 
 def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
