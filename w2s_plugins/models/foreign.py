@@ -153,7 +153,8 @@ def _check(values: Mapping[str, object], checks: Mapping[str, Check], where: str
     for key, value in kept.items():
         fits, expected = checks[key]
         if not fits(value):
-            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected {expected}")
+            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected {expected}"
+                            f"{_limit(value)}")
     return kept
 
 
@@ -172,9 +173,16 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
                             f"{nearest(str(key), allowed)}")
         if not _is_plain(value):
             raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected a number, a text, "
-                            "true, false, or a list of those")
+                            f"true, false, or a list of those{_limit(value)}")
     _check({k: v for k, v in kept.items() if k in COMMON_ARGS}, COMMON_ARGS, where)
     return kept
+
+
+def _limit(value: object) -> str:
+    """Say that numbers have a limit, where it is what ``value`` does not keep."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    large = any(type(part) in (int, float) and abs(part) >= LARGEST for part in parts)
+    return f"; numbers are below {LARGEST}" if large else ""
 
 
 def _is_plain(value: object, depth: int = 3) -> bool:

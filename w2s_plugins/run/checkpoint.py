@@ -121,11 +121,11 @@ class Saver(CheckpointSaver):
             if other != path and not other.name.startswith(self.recovery_prefix):
                 there = _place(other)
                 if there is None or (place is not None and there > place):
-                    self._rename_aside(other)
+                    damaged = _error_of(lambda path=other: check_checkpoint(path)) is not None
+                    self._rename_aside(other, "damaged" if damaged else "further than where the run goes on")
 
-    def _rename_aside(self, path: Path) -> None:
-        _logger.warning(f"WARNING: {path} is damaged or further than where the run goes on; it is renamed to "
-                        f"{path.name}{ASIDE}")
+    def _rename_aside(self, path: Path, why: str) -> None:
+        _logger.warning(f"WARNING: {path} is {why}; it is renamed to {path.name}{ASIDE}")
         with write_errors(path):
             os.replace(path, path.with_name(path.name + ASIDE))
 
