@@ -161,9 +161,10 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(args, world)
     data = build_data(args)
-    student, data_config, student_source = build_student(args, world)
+    class_names = names_of_data(data.train)
+    student, data_config, student_source = build_student(args, world, class_names)
     precision = create_precision(args, world)
-    teacher = build_teacher(args, student, data_config, precision, world, names_of_data(data.train))
+    teacher = build_teacher(args, student, data_config, precision, world, class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (

@@ -102,6 +102,15 @@ def attacks(url: str, home: Path) -> dict[str, dict]:
     }
 
 
+@pytest.mark.parametrize("changes", [
+    dict(num_classes=10 ** 12), dict(pretrained_cfg=dict(input_size=[3, 8, 10 ** 12])),
+    dict(model_args=dict(drop_rate=1e300))])
+def test_a_number_that_is_too_large_is_told_the_limit(exported: Path, changes: dict) -> None:
+    change(exported, **changes)
+    with pytest.raises(UserError, match=r"expected .*; numbers are below 2147483648"):
+        create_model("--teacher", f"local-dir:{exported}", pretrained=True)
+
+
 ATTACKS = list(attacks("", Path()))
 
 

@@ -47,6 +47,22 @@ for line in sys.stdin:
         ok, done = False, str(error)
     print(json.dumps([ok, done, waits, log]), flush=True)
 """
+LOGGING = """
+import logging, sys, time
+time.sleep = lambda seconds: None
+from w2s_plugins.errors import UserError
+from w2s_plugins.models.loading import create_model
+try:
+    create_model("--teacher", "hf-hub:me/x", pretrained=True)
+except UserError as error:
+    print(error)
+url = sys.argv[1]
+logging.getLogger("urllib3.connectionpool").warning("Retrying: %s", url)  # has no handler of its own
+try:
+    raise OSError(url)
+except OSError:
+    logging.getLogger("huggingface_hub.file_download").warning("Ignored", exc_info=True)
+"""
 PASSING = {
     "408": dict(status=408),
     "409": dict(status=409),
@@ -264,3 +280,17 @@ def test_offline_takes_what_is_cached_and_asks_nothing(server, client, model, tm
 def test_huggingface_hub_is_the_one_whose_retries_were_looked_at():
     """Its own retries (`on_hub` names them) are to be looked at again when a new major version comes."""
     assert huggingface_hub.__version__.split(".")[0] in ("1", "2")
+
+
+def test_log_lines_of_the_client_have_no_password(server: HubServer, tmp_path: Path) -> None:
+    with socket.socket() as refused:  # bound, and nobody listens
+        refused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{refused.getsockname()[1]}"
+        url = f"http://me:S3cretPassw0rd@{address}"
+        env = hub_env(server, tmp_path) | {"HF_ENDPOINT": url}
+        done = subprocess.run([sys.executable, "-c", LOGGING, url], env=env, cwd=tmp_path, capture_output=True,
+                              text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"thrown while requesting HEAD http://{address}/me/x/" in done.stderr
+    assert f"Retrying: http://{address}" in done.stderr and f"OSError: http://{address}" in done.stderr
+    assert "S3cret" not in done.stdout + done.stderr

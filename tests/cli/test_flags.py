@@ -131,7 +131,10 @@ def test_help_tells_defaults_and_what_belongs_together(capsys):
 def test_a_fifo_is_no_file_of_a_flag(tmp_path: Path) -> None:
     """Whoever opened it would wait for ever."""
     os.mkfifo(tmp_path / "x.csv")
-    for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir", "--config"):
-        with pytest.raises(UserError, match=r"is a FIFO; expected a regular file|no such file"):
+    for flag in ("--class-map", "--teacher-checkpoint", "--resume", "--data-dir"):
+        with pytest.raises(UserError, match="is a FIFO; expected a regular file"):
             parse(train_parser(), [flag, str(tmp_path / "x.csv")])
+    for path, kind in ((tmp_path / "x.csv", "a FIFO"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=f"^--config {path}: is {kind}; expected a YAML file$"):
+            parse(train_parser(), ["--config", str(path)])
     assert parse(validate_parser(), ["--results-file", "/dev/null"])

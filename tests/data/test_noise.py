@@ -335,6 +335,22 @@ def test_rows_in_any_order_are_matched_by_file_or_index(
     assert labels_of(noise.apply(part)) == [GIVEN[i] for i in part.indices]
 
 
+@pytest.mark.parametrize("column", ["path", "where"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_absolute_paths_in_the_folder_of_the_split_are_its_files(
+        files: Dataset, tmp_path: Path, column: str, linked: bool) -> None:
+    root = Path(files.reader.root).absolute()
+    if linked:  # the data are named by a link, the label file by where they lie
+        (tmp_path / "link").symlink_to(root.parent)
+        files = create_dataset("", str(tmp_path / "link"), root.name)
+    names = [str(root / files.filenames()[i]) for i in SHUFFLED]
+    columns = {column: names, "label": [GIVEN[i] for i in SHUFFLED]}
+    assert create_label_noise(write_csv(tmp_path / "crowd.csv", columns), files).given == GIVEN
+    columns[column] = [name.replace(str(root), f"{root}2") for name in names]
+    with pytest.raises(UserError, match=r"which is no file of the training split|has no labels, and no column says"):
+        create_label_noise(write_csv(tmp_path / "crowd.csv", columns), files)
+
+
 def test_files_of_listed_classes_are_matched_too(files: Dataset, tmp_path: Path) -> None:
     part = keep_classes(files, ["class0", "class2"], "--class-list")
     names, given = part.filenames()[::-1], [0, 1] * 4

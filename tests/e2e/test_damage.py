@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.flipped_bits import count_silent, flip_bit
-from tests.e2e.conftest import TINY, Done, read_lines, read_run
+from tests.e2e.conftest import ROOT, TINY, Done, read_lines, read_run
 from tests.e2e.test_bad_input import BREAK, assert_says, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
 from w2s_plugins.files import to_json
@@ -75,13 +75,36 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
     damage(run / "last.pth.tar", kind)
     done = here(*flags, "parts", "--resume", "auto").ok()
     if kind in ("flipped", "truncated"):
+        assert done.err.count("checkpoint-1.pth.tar is damaged; it is renamed to ") == 1
         (said,) = [line for line in done.err.splitlines() if "passed over: " in line]
         assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.")
         assert "goes on with epoch 2" in done.err
         assert "checkpoint-1.pth.tar.set-aside" in without_damaged(run)
     else:
         assert "goes on with epoch 3" in done.err and without_damaged(run) == []
+        (said,) = [line for line in done.err.splitlines() if "WARNING" in line]
+        assert_says(said, "last.pth.tar is", "leads nowhere" if kind == "dangling link" else "missing",
+                    "and what was trained after it is trained again")
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_written_over(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Finished, or stopped after some epochs; one that was killed in its first has nothing to lose."""
+    flags = flags_of("plain", weak, tmp_path)
+    for name, more in (("finished", ["--epochs", 1]), ("stopped", ["--stop-epoch", 2]), ("first", ["--epochs", 1])):
+        here(*flags, name, *more).ok()
+        for path in (tmp_path / name).glob("*.pth.tar"):
+            path.unlink()
+    for name, left in (("finished", "result.json"), ("stopped", "metrics.jsonl")):
+        if name == "stopped":
+            (tmp_path / name / "result.json").unlink()
+        before = {p: p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file() and p.name != ".lock"}
+        for resume in (["--resume", "auto"], []):
+            assert_says(here(*flags, name, *resume).error, "has lost its checkpoints", f"write over its {left}",
+                        "give another --experiment, or delete the folder")
+        assert {p: p.read_bytes() for p in before} == before
+    (tmp_path / "first" / "result.json").unlink()
+    here(*flags, "first", "--resume", "auto", "--epochs", 1).ok()
 
 
 def test_a_damaged_recovery_checkpoint(here: Run, weak: Path, tmp_path: Path) -> None:
@@ -133,7 +156,8 @@ def test_a_going_back_is_not_undone(here: Run, weak: Path, tmp_path: Path) -> No
     here(*flags, "run").ok()
     run = tmp_path / "run"
     shutil.copytree(run, tmp_path / "whole")
-    here(*flags, "run", "--resume", run / "checkpoint-0.pth.tar", "--stop-epoch", 1).ok()
+    done = here(*flags, "run", "--resume", run / "checkpoint-0.pth.tar", "--stop-epoch", 1).ok()
+    assert "checkpoint-2.pth.tar is further than where the run goes on; it is renamed to " in done.err
     assert read_run(run)["epoch"] == 0
     assert "checkpoint-2.pth.tar.set-aside" in without_damaged(run)
     here(*flags, "run", "--resume", "auto").ok()
@@ -202,6 +226,21 @@ def test_a_damaged_export_is_not_published(here: Run, finished: Path, hub_server
                   ["--initial-checkpoint", finished / "export" / "model.safetensors"]):
         assert_says(here(*CNN, *flags).error, flags[0], "damaged")
     assert hub_server.requests == []
+
+
+@pytest.mark.parametrize("content", ["no export", "[]", '{"export": 3}', "{"])
+def test_a_result_that_does_not_say_what_was_exported(here: Run, finished: Path, content: str) -> None:
+    """A run of an earlier version, or one that is incomplete."""
+    result = finished / "result.json"
+    record = json.loads(result.read_text())
+    del record["export"]
+    result.write_text(to_json(record) if content == "no export" else content)
+    why = "cannot be read" if content == "{" else "the run was made by an earlier version, or is incomplete"
+    for said in (here(*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", finished).error, subprocess.run(
+            [sys.executable, "-m", "w2s_plugins.hub", "push", finished / "export", "me/x"], cwd=ROOT,
+            capture_output=True, text=True, timeout=60).stderr):
+        assert_says(said, "result.json", why, "repeat the run's command with --resume auto")
+        assert "Error)" not in said
 
 
 WRAPPED = '''

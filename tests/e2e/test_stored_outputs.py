@@ -1,5 +1,6 @@
 """What is found in the shared folder of stored outputs: nothing of a plugin that has changed, nothing not finite."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,15 +127,44 @@ def test_logits_that_are_not_finite_are_not_stored(
         store_targets(tmp_path / "old", logits, topk=topk)
 
 
+ASK_HUGE = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "huge.pth",
+            "--teacher-img-size", 8, "--loss", "kd"]
+
+
+def write_huge() -> None:
+    """A teacher whose weights are finite, and whose values are not."""
+    model = small_model()
+    with torch.no_grad():
+        model.get_classifier().weight.fill_(3e38)
+    torch.save(model.state_dict(), "huge.pth")
+
+
 @pytest.mark.parametrize("flags", [["--teacher-targets", "cached"], ["--teacher-targets", "cached-views:1"],
                                    ["--linear-probe"]])
 def test_a_run_whose_teacher_gives_nan_ends(here: Callable[..., Done], flags: list[str]) -> None:
-    model = small_model()
-    with torch.no_grad():
-        model.get_classifier().weight.fill_(3e38)  # finite, and its products are not
-    torch.save(model.state_dict(), "huge.pth")
-    error = here(*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "huge.pth",
-                 "--teacher-img-size", 8, "--loss", "kd", *flags).error
+    write_huge()
+    error = here(*ASK_HUGE, *flags).error
     assert "the teacher gives values that are not finite for" in error and "they are not stored" in error
     assert not [p for p in Path("output/targets").rglob("*.safetensors") if "logits" in load_file(p)
                 and not load_file(p)["logits"].isfinite().all()]
+
+
+@pytest.mark.parametrize("flags", [
+    [], ["--val-split", "", "--select", "best", "--select-split", 0.25], ["--no-teacher-eval"],
+    ["--no-teacher-eval", "--amp", "--model-ema", "--grad-accum-steps", 2],
+    ["--no-teacher-eval", "--task-loss-weight", 0, "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint",
+     "huge.pth,huge.pth", "--teacher-assign", "student"]])
+def test_a_run_whose_teacher_gives_nan_in_every_step_ends_at_the_first(here: Callable[..., Done], flags: list) -> None:
+    write_huge()
+    done = here(*ASK_HUGE, *flags)
+    where = " of 16 samples of a batch" if "--no-teacher-eval" in flags else "samples of an evaluation"
+    assert "--teacher: it gives values that are not finite for " in done.error and where in done.error
+    assert "--lr" not in done.error and "at chance" not in done.err and "is skipped" not in done.err
+
+
+def test_ranks_end_together_when_the_teacher_gives_nan(ranks: Callable[..., Done], tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    write_huge()
+    for flags in ([], ["--no-teacher-eval"]):
+        done = ranks(*ASK_HUGE, *flags, processes=2, cwd=tmp_path)
+        assert done.codes == (2, 2) and done.err.count("it gives values that are not finite for") == 1, done.err

@@ -15,64 +15,6 @@ from ..errors import UserError, one_line
 _logger = logging.getLogger(__name__)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def settle_learning_rate(args: argparse.Namespace, world_size: int) -> None:
     """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
     if args.lr:

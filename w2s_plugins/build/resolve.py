@@ -270,8 +270,6 @@ def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
         args.val_split = ""
 
 
-
-
 def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if not args.fsdp:
         return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]

@@ -12,6 +12,8 @@ from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..hub.source import hub_source
+from ..models.class_names import names_of_model, warn_of_names
+from ..models.foreign import refused_values
 from ..models.loading import (
     check_finite,
     check_input_size,
@@ -27,8 +29,12 @@ from .device import first_device
 _logger = logging.getLogger(__name__)
 
 
-def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, dict, dict]:
-    """Create the student and say how it starts."""
+def build_student(
+        args: argparse.Namespace,
+        world: World,
+        class_names: list[str] | None = None,
+) -> tuple[nn.Module, dict, dict]:
+    """Create the student and say how it starts; ``class_names`` are those of the training set."""
     overlay = state = None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
@@ -56,6 +62,9 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
         **{**flags, **args.model_kwargs},
     )
+    if refused := refused_values(args.model_kwargs):
+        _logger.warning(f"WARNING: --model-kwargs {', '.join(refused)}: a file may not set such a value, so the export "
+                        "is read back only where the same is given by hand: --teacher-kwargs, --model-kwargs")
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
     args.num_classes = model.num_classes
@@ -65,6 +74,8 @@ def build_student(args: argparse.Namespace, world: World) -> tuple[nn.Module, di
         if source["init"] == "random":
             _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
                             "or --initial-checkpoint FILE")
+    elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
+        warn_of_class_order(args, model, class_names)
     with torch.no_grad():
         if args.head_init_scale is not None:
             model.get_classifier().weight.mul_(args.head_init_scale)
@@ -103,6 +114,18 @@ def plain_batch_norm(model: nn.Module) -> None:
         if isinstance(module, SplitBatchNorm2d):
             del module.aux_bn
             module.__class__ = nn.BatchNorm2d
+
+
+def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
+    """Warn of a head that was trained on the classes of the data in another order: its first answers are wrong."""
+    flag = next((f for f in ("finetune", "initial_checkpoint", "pretrained_path") if getattr(args, f)), None)
+    if flag is None and not args.pretrained:
+        return
+    name = f"--{flag.replace('_', '-')}" if flag else f"--model {args.model} --pretrained"
+    checkpoint = getattr(args, flag) if flag else None
+    theirs = names_of_model(model, checkpoint, name)
+    if theirs and sorted(theirs) == sorted(class_names):
+        warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
 
 
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:

@@ -1,5 +1,7 @@
 """Which flags decide what comes out of a run: all of them, but for those that are known not to."""
 
+import os
+import re
 from collections.abc import Mapping
 
 from .declare import NEUTRAL, Role
@@ -35,6 +37,13 @@ def of_all_processes(value: object, processes: int) -> object:
 
 def _differ(one: object, other: object) -> bool:
     try:
-        return bool(one != other)
+        return bool(_same_places(one) != _same_places(other))
     except (RuntimeError, ValueError):  # tensors, in the place of what a flag may be
         return True
+
+
+def _same_places(value: object) -> object:
+    """Return a value in which paths to the same place are spelt alike, also in lists and after a kind: ``file:./a``."""
+    if isinstance(value, list):
+        return [_same_places(part) for part in value]
+    return re.sub(r"[^,:]*/[^,:]*", lambda path: os.path.normpath(path[0]), value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, nearest, one_line
-from ..files import read_plain
+from ..files import read_plain, special_kind
 from . import groups
 from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle
@@ -114,6 +114,8 @@ def read_config(
         UserError: naming the file, the key and the nearest valid one.
     """
     path, where, named_by = Path(file), f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
+    if kind := "a folder" if path.is_dir() else special_kind(path):
+        raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("hparams")
         hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])

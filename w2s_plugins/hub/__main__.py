@@ -12,7 +12,7 @@ def main() -> None:
     parser = OneLineParser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     push = commands.add_parser("push", help="publish the export of a run")
-    push.add_argument("run", metavar="RUN", type=Path, help="run folder (its export/ is published)")
+    push.add_argument("run", metavar="RUN", type=Path, help="run folder, or its export/, which is published")
     push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
     push.add_argument("--private", action="store_true", default=None, help="create the repository private")
     push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
@@ -22,8 +22,9 @@ def main() -> None:
     if not args.run.is_dir():
         siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
         raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")
-    print(push_export(args.run / "export", args.repo_id, private=args.private, revision=args.revision,
-                      commit_message=args.commit_message))
+    inside = args.run.resolve().name == "export" and not (args.run / "export").is_dir()
+    print(push_export(args.run if inside else args.run / "export", args.repo_id, private=args.private,
+                      revision=args.revision, commit_message=args.commit_message))
 
 
 if __name__ == "__main__":

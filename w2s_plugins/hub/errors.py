@@ -64,6 +64,19 @@ _URL = re.compile(
 )
 
 
+def _make_public(record: logging.LogRecord) -> bool:
+    """Leave secrets out of a line of the log: the client's own name the address of the Hub, password included."""
+    record.msg, record.args = scrub(record.getMessage()), ()
+    if record.exc_info:
+        record.exc_text = scrub("".join(traceback.format_exception(*record.exc_info)))
+    return True
+
+
+# handlers, since the filter of a logger is not asked about lines of loggers below it; what has none goes to the last
+for _handler in (*logging.getLogger("huggingface_hub").handlers, logging.lastResort):
+    _handler.addFilter(_make_public)
+
+
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
     """Turn whatever goes wrong between here and the Hub into a one-line `UserError` that starts with ``what``.

@@ -32,15 +32,18 @@ def check_export(folder: Path, what: str) -> None:
     result = folder.parent / "result.json"
     if folder.resolve().name != "export" or not result.is_file():
         return
+    again = "repeat the run's command with --resume auto, which writes both again"
     try:
-        said, found = dict(read_plain(result)["export"]), export_hashes(folder)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{what} {folder}: {result} does not say what was exported ({type(error).__name__}); repeat "
-                        "the run's command with --resume auto, which writes both again") from error
+        record, found = read_plain(result), export_hashes(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {folder}: {result} cannot be read ({one_line(error, 120)}); {again}") from error
+    said = record.get("export") if isinstance(record, dict) else None
+    if not isinstance(said, dict):
+        raise UserError(f"{what} {folder}: {result} does not say what was exported: the run was made by an earlier "
+                        f"version, or is incomplete; {again}, or copy the folder elsewhere if you trust it as it is")
     if wrong := sorted(name for name in EXPORTED if said.get(name) != found.get(name)):
         raise UserError(f"{what} {folder / wrong[0]}: damaged: it is not the file that the run exported, its SHA-256 "
-                        "is not that in result.json; repeat the run's command with --resume auto, which writes both "
-                        "again, or copy the folder elsewhere if you changed it yourself")
+                        f"is not that in result.json; {again}, or copy the folder elsewhere if you changed it yourself")
 
 
 def export_model(

@@ -27,34 +27,6 @@ _logger = logging.getLogger(__name__)
 _EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS; nothing else is published
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def push_export(
         folder: str | Path,
         repo_id: str,
@@ -145,10 +117,6 @@ def push_folder(
     return scrub(f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}")
 
 
-
-
-
-
 def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:
     """Create the repository and the branch where they are missing; return the client and the repository's address."""
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
@@ -175,30 +143,3 @@ def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None
         operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
     api.create_commit(repo_id, operations, commit_message=message, revision=revision)
     return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

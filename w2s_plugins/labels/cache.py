@@ -556,8 +556,6 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
     return True
 
 
-
-
 def readable(size: float) -> str:
     """Return a number of bytes as a short text."""
     for unit in ("B", "kB", "MB", "GB"):

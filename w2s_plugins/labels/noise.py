@@ -7,7 +7,8 @@ teacher and student, every slice of the split and every process have the same.
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -56,8 +57,6 @@ CLEAN_COLUMNS = ("clean", "clean_label")
 FILE_COLUMNS = ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img")
 
 
-
-
 @dataclass(frozen=True)
 class LabelNoise:
     """The labels that a training split was given, beside its own.
@@ -102,8 +101,6 @@ class LabelNoise:
         """Return the labels of the whole split as text: index, given, clean."""
         rows = "".join(f"{i},{g},{c}\n" for i, (g, c) in enumerate(zip(self.given, self.clean)))
         return f"index,given,clean\n{rows}"
-
-
 
 
 def parse_noise(text: str) -> tuple[str, float | str]:
@@ -267,7 +264,8 @@ def read_labels(
             raise UserError(f"--label-noise file:{text}: no such file")
     flag = f"--label-noise file:{path}"
     table = _read_table(path, flag, names)
-    files = _file_names(dataset)
+    files, roots = _file_names(dataset), _roots(dataset)
+    table = {name: [_relative(value, roots) for value in values] for name, values in table.items()}
     keys = [name for name in table if name == "index" or _names_files(name, table[name], files)]
     column = _choose_column(column, table, keys, flag)
     order = _row_order(table, keys, files, len(clean), flag)
@@ -363,6 +361,24 @@ def _file_names(dataset: Dataset) -> list[str]:
     while isinstance(whole, Subset):
         whole = whole.dataset
     return dataset.filenames() if hasattr(getattr(whole, "reader", None), "samples") else []
+
+
+def _roots(dataset: Dataset) -> set[str]:
+    """Return the folder of a split as an absolute path, as it is named and with links followed; none for an archive."""
+    whole = dataset
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    root = getattr(getattr(whole, "reader", None), "root", None)
+    return {os.path.abspath(root), os.path.realpath(root)} if root and os.path.isdir(root) else set()
+
+
+def _relative(value: object, roots: Iterable[str]) -> object:
+    """Return an absolute path that lies in the folder of the split relative to it, anything else as it is."""
+    if isinstance(value, str) and os.path.isabs(value.strip()):
+        path = os.path.normpath(value.strip())
+        root = next((root for root in roots if path.startswith(root + os.sep)), None)
+        return os.path.relpath(path, root) if root else value
+    return value
 
 
 def _names_files(name: str, values: Sequence, files: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 import timm
@@ -89,12 +89,17 @@ COMMON_ARGS: dict[str, Check] = {
 # ---------------------------------------------------------------- config.json of a model
 
 
-def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], dict[str, object]]:
+def read_model_config(
+        path: Path,
+        where: str,
+        given: Container[str] = (),
+) -> tuple[str, dict[str, object], dict[str, object]]:
     """Read the config.json of a model in timm's format, and let through only what describes the model.
 
     Args:
         path: the file.
         where: begins the messages.
+        given: arguments of the constructor that the user gives by hand; what the file says of them is left out.
 
     Returns:
         The name of the architecture; ``pretrained_cfg`` without `LOCATIONS`, as timm completes it; and ``model_args``,
@@ -113,10 +118,11 @@ def read_model_config(path: Path, where: str) -> tuple[str, dict[str, object], d
                         "pretrained_cfg and model_args")
     architecture = content.get("architecture")
     check_architecture(architecture, where)
+    theirs = {k: v for k, v in content.get("model_args", {}).items() if k not in given}
     labels = ("label_names", "label_descriptions")
     top = {k: content[k] for k in ("num_classes", *labels) if k in content}
     checked = {"architecture": architecture, **_check(top, PRETRAINED_CFG, where),
-               "model_args": check_model_args(architecture, content.get("model_args", {}), f"{where}: model_args")}
+               "model_args": check_model_args(architecture, theirs, f"{where}: model_args")}
     # older files have the fields of pretrained_cfg at the top
     fields = content.get("pretrained_cfg", {"label_names" if k == "labels" else k: v for k, v in content.items() if (
         k not in ("architecture", "num_features", "model_args"))})
@@ -151,7 +157,8 @@ def _check(values: Mapping[str, object], checks: Mapping[str, Check], where: str
     for key, value in kept.items():
         fits, expected = checks[key]
         if not fits(value):
-            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected {expected}")
+            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected {expected}"
+                            f"{_limit(value)}")
     return kept
 
 
@@ -170,9 +177,21 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
                             f"{nearest(str(key), allowed)}")
         if not _is_plain(value):
             raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected a number, a text, "
-                            "true, false, or a list of those")
+                            f"true, false, or a list of those{_limit(value)}")
     _check({k: v for k, v in kept.items() if k in COMMON_ARGS}, COMMON_ARGS, where)
     return kept
+
+
+def refused_values(args: Mapping[str, object]) -> list[str]:
+    """Return the names of arguments whose values, mappings say, a file may not set."""
+    return [key for key, value in args.items() if value is not None and not _is_plain(value)]
+
+
+def _limit(value: object) -> str:
+    """Say that numbers have a limit, where it is what ``value`` does not keep."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    large = any(type(part) in (int, float) and abs(part) >= LARGEST for part in parts)
+    return f"; numbers are below {LARGEST}" if large else ""
 
 
 def _is_plain(value: object, depth: int = 3) -> bool:

@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -89,7 +89,7 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         check_folder(Path(name.removeprefix("local-dir:")), flag)
 
     def create() -> nn.Module:
-        architecture, own = _named_model(flag, name)
+        architecture, own = _named_model(flag, name, [key for key, value in kwargs.items() if value is not None])
         for key, value in kwargs.items():
             if value is not None:
                 own[key] = value
@@ -118,14 +118,17 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
 
 
-def _named_model(flag: str, name: str) -> tuple[str, dict[str, object]]:
-    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`."""
+def _named_model(flag: str, name: str, given: Container[str] = ()) -> tuple[str, dict[str, object]]:
+    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`.
+
+    Those of the names ``given`` are the user's.
+    """
     source, place = parse_model_name(name)
     if source is None:
         return name, {}
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
-    architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json")
+    architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
@@ -380,12 +383,13 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
 
 
-def settings_beside(path: Path, flag: str) -> dict[str, object]:
+def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
 
     Args:
         path: the checkpoint.
         flag: the flag that named it.
+        given: arguments of the constructor that the user gives by hand.
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
@@ -394,7 +398,7 @@ def settings_beside(path: Path, flag: str) -> dict[str, object]:
         config = path.parent / "config.json"
         if not config.is_file():
             return {}
-        _, cfg, model_args = read_model_config(config, f"{flag} {config}")
+        _, cfg, model_args = read_model_config(config, f"{flag} {config}", given)
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": cfg.get("num_classes")}

@@ -38,16 +38,6 @@ _NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epo
                    r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
 
 
-
-
-
-
-
-
-
-
-
-
 class Saver(CheckpointSaver):
     """timm's saver with atomic files and the position inside an epoch.
 
@@ -119,11 +109,11 @@ class Saver(CheckpointSaver):
             if other != path and not other.name.startswith(self.recovery_prefix):
                 there = _place(other)
                 if there is None or (place is not None and there > place):
-                    self._rename_aside(other)
+                    damaged = _error_of(lambda path=other: check_checkpoint(path)) is not None
+                    self._rename_aside(other, "damaged" if damaged else "further than where the run goes on")
 
-    def _rename_aside(self, path: Path) -> None:
-        _logger.warning(f"WARNING: {path} is damaged or further than where the run goes on; it is renamed to "
-                        f"{path.name}{ASIDE}")
+    def _rename_aside(self, path: Path, why: str) -> None:
+        _logger.warning(f"WARNING: {path} is {why}; it is renamed to {path.name}{ASIDE}")
         with write_errors(path):
             os.replace(path, path.with_name(path.name + ASIDE))
 
@@ -428,7 +418,20 @@ def find_resume(folder: Path) -> Path | None:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
     if damaged:
         _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
+    _warn_of_lost_last(folder, found)
     return found
+
+
+def _warn_of_lost_last(folder: Path, found: Path | None) -> None:
+    """Say that ``last`` is missing where it has been: what is saved of an epoch is a copy of it."""
+    names = [_NAME.fullmatch(path.name) for path in _checkpoints(folder)]
+    copies = any(name["after"] or name["done"] or name["unnamed"] == "model_best" for name in names)
+    if found is None or not copies or any("last" in (name["unnamed"] or "") for name in names):
+        return
+    last = folder / (SHARDED_LAST if is_sharded(found) else LAST)
+    how = "a link that leads nowhere" if last.is_symlink() else "missing"
+    _logger.warning(f"WARNING: {last} is {how}: the run goes on from {found.name}, and what was trained after it is "
+                    "trained again")
 
 
 def find_whole(folder: Path) -> tuple[Path | None, list[str]]:

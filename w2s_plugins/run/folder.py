@@ -21,6 +21,7 @@ from ..monitor import MetricsFile, Trackers
 from . import checkpoint as ckpt
 from .lock import hold
 from .position import Position
+from .record import read_history
 from .sharded import put_in_shards
 
 _logger = logging.getLogger(__name__)
@@ -66,7 +67,11 @@ def find_run_to_resume(args: argparse.Namespace, world: World) -> Path | None:
 
 def _choose_checkpoint(args: argparse.Namespace) -> Path | None:
     if args.resume == "auto":
-        return ckpt.find_resume(run_root(args) / args.experiment)
+        folder = run_root(args) / args.experiment
+        found = ckpt.find_resume(folder)
+        if found is None:
+            _refuse_what_is_left(folder)
+        return found
     path = Path(args.resume)
     if path.is_dir() and not is_sharded(path):
         found = ckpt.find_resume(path)
@@ -91,11 +96,27 @@ def run_root(args: argparse.Namespace) -> Path:
 
 
 def refuse_existing_run(args: argparse.Namespace) -> None:
-    """Raise a `UserError` when the named run folder holds a checkpoint and is not to be continued."""
+    """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
     folder = run_root(args) / args.experiment
-    if args.experiment and not args.resume and any((*folder.glob("*.pth.tar"), *folder.glob(f"*{EXTENSION}"))):
+    if not args.experiment or args.resume:
+        return
+    if any((*folder.glob("*.pth.tar"), *folder.glob(f"*{EXTENSION}"))):
         raise UserError(f"the run folder {folder} exists already: continue it with --resume auto, or give another "
                         "--experiment")
+    _refuse_what_is_left(folder)
+
+
+def _refuse_what_is_left(folder: Path) -> None:
+    """Raise a `UserError` for a folder without checkpoints whose run has had some: another would write over the rest.
+
+    The evaluation of an epoch is written before its checkpoint, so that the last one proves nothing.
+    """
+    history = folder / "metrics.jsonl"
+    left = "result.json" if (folder / "result.json").is_file() else history.name if history.is_file() and any(
+        not event.get("unsaved") for event in read_history(history)[:-1]) else None
+    if left:
+        raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in it would "
+                        f"write over its {left}: give another --experiment, or delete the folder")
 
 
 def go_on_in_folder(args: argparse.Namespace) -> None:

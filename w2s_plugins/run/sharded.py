@@ -48,10 +48,10 @@ class ShardedSaver(ckpt.Saver):
         if self.primary:
             replace_folder(Path(src), Path(dst))
 
-    def _rename_aside(self, path: Path) -> None:
+    def _rename_aside(self, path: Path, why: str) -> None:
         if self.primary:
             shutil.rmtree(path.with_name(path.name + ckpt.ASIDE), ignore_errors=True)
-            super()._rename_aside(path)
+            super()._rename_aside(path, why)
 
     def _duplicate(self, src: str, dst: str) -> None:
         if self.primary:

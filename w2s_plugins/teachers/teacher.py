@@ -320,7 +320,7 @@ def load_frozen_model(
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
         state = read_weights(file, file_flag, use_ema)
         check_finite(state, str(file), file_flag)
-        settings = settings_beside(file, file_flag)
+        settings = settings_beside(file, file_flag, model_kwargs)
         inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
         inputs = {"img_size": img_size} if img_size else inputs
         recorded = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {})}

@@ -29,8 +29,6 @@ _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
-
-
 @dataclass
 class StepSettings:
     """How a batch becomes an update; the flags of timm's training script."""
@@ -47,10 +45,6 @@ class StepSettings:
     rank: int = 0
     distributed: bool = False
     share_statistics: bool = False  # give all ranks rank 0's batch norm statistics before the last update
-
-
-
-
 
 
 class Health:
@@ -152,8 +146,6 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     return bool(flag)
 
 
-
-
 def train_one_epoch(
         position: Position,
         task: TrainingTask,
@@ -231,6 +223,8 @@ def train_one_epoch(
             continue
         update = number // accum
         done = epoch * updates_per_epoch + update + 1
+        if not taken:
+            refuse_broken_teacher(task, images, settings.distributed)
         if taken:
             position.taken += 1
             task.update_ema(step=done)
@@ -293,6 +287,27 @@ def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
     skipped = getattr(loader, "skipped", None)
     if skipped is not None:
         position.unreadable = skipped.agree()
+
+
+def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool) -> None:
+    """Raise a `UserError` when the teacher's values for images that are finite are not; all ranks must call it."""
+    logits = getattr(task, "teacher_logits", None)
+    if logits is None:
+        return
+    broken = ~logits.isfinite().all(dim=-1)
+    if broken.ndim == 2:  # of several teachers
+        broken = broken.any(dim=0)
+    _refuse_broken(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
+
+
+def _refuse_broken(broken: Tensor, where: str, distributed: bool) -> None:
+    counts = torch.stack([broken.sum(), torch.tensor(len(broken), device=broken.device)])
+    if distributed:
+        dist.all_reduce(counts)
+    number, samples = counts.tolist()
+    if number:
+        raise UserError(f"--teacher: it gives values that are not finite for {number} of {samples} samples of {where}; "
+                        "take other weights, or run it in float32")
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
@@ -406,6 +421,9 @@ def evaluate(
         tta: consecutive views of a sample whose logits are averaged.
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
+
+    Raises:
+        UserError: the teacher gives values that are not finite.
     """
     def counted(logits: Tensor) -> Tensor:
         if tta > 1:
@@ -418,7 +436,7 @@ def evaluate(
     device, limit = precision.device, evaluation_sample_limit(loader)
     meter = ClassificationEvaluator(device, max_samples=limit)
     teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
-    predictions, teacher_rows, targets = [], [], []
+    predictions, teacher_rows, teacher_broken, targets = [], [], [], []
     for images, target in (progress(loader) if progress else loader):
         target = target.to(device)
         if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
@@ -435,8 +453,11 @@ def evaluate(
             teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
             teacher_rows.append(teacher_logits.argmax(dim=1))
+            teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
         if on_output:
             on_output(logits, target)
+    if teacher_broken:
+        _refuse_broken(torch.cat(teacher_broken)[:limit], "an evaluation", distributed)
     metrics = dict(meter.compute(distributed=distributed))
     teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
     predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
@@ -450,8 +471,6 @@ def evaluate(
             teacher_metrics.update(groups.evaluate(teacher_predictions, labels, device, distributed))
     note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
-
-
 
 
 def _share(hits: Tensor, device: torch.device, distributed: bool) -> float:

@@ -191,8 +191,6 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count))
 
 
-
-
 # ---------------------------------------------------------------- training on episodes
 
 

@@ -195,11 +195,3 @@ def empty_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose parameters are on the meta device: shapes without memory."""
     memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
-
-
-
-
-
-
-
-

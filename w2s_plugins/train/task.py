@@ -174,6 +174,7 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached = cached
         self.progress = 0.0
+        self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         loss.setup(LossContext(
             num_classes=getattr(extractor, "num_classes", student.num_classes),
             num_samples=num_samples,
@@ -228,9 +229,10 @@ class WeakToStrongTask(TrainingTask):
         if index is not None:
             index = index.to(input.device, non_blocking=True)
         with_target = self.task_loss_weight != 0 and target is not None
+        answer = self._ask_teacher(query)
         logits, terms, figures = self.trainable_module(
-            input, self._ask_teacher(query), target if with_target else None, index,
-            self.progress)
+            input, answer, target if with_target else None, index, self.progress)
+        self.teacher_logits = answer[0]
         total = self.distill_loss_weight * sum(terms.values())
         result = {"output": logits, **terms, **figures}
         if with_target:
