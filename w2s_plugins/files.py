@@ -1,4 +1,4 @@
-"""YAML and JSON from anywhere, read as plain values: no tags that make objects, no bombs. And JSON for any reader."""
+"""Files: written whole or not at all; YAML and JSON read as plain values, without tags and bombs; CSV; hashes."""
 
 import csv
 import hashlib
@@ -162,7 +162,8 @@ def share(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Wait until all files in a folder are on the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:

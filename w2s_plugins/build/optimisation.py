@@ -1,4 +1,4 @@
-"""The parts of a training run, each made from the command line."""
+"""Learning rate, optimizer and schedule."""
 
 import argparse
 import logging
@@ -6,9 +6,7 @@ import logging
 import torch
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.task import (
-    TrainingTask,
-)
+from timm.task import TrainingTask
 
 from ..errors import UserError, one_line
 

@@ -12,7 +12,7 @@ from w2s_plugins.errors import UserError, one_line
 from w2s_plugins.files import read_plain
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 
-from ..files import _flush, file_sha256, share
+from ..files import file_sha256, flush_folder, share
 from ..tokens import scrub
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
@@ -83,7 +83,7 @@ def export_model(
             (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
         for file in new.rglob("*"):
             share(file)
-        _flush(new)
+        flush_folder(new)
         _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
