@@ -162,8 +162,9 @@ def test_a_run_whose_teacher_gives_nan_in_every_step_ends_at_the_first(here: Cal
     assert "--lr" not in done.error and "at chance" not in done.err and "is skipped" not in done.err
 
 
-def test_ranks_end_together_when_the_teacher_gives_nan(ranks: Callable[..., Done], tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_ranks_end_together_when_the_teacher_gives_nan(
+        ranks: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     write_huge()
     for flags in ([], ["--no-teacher-eval"]):
         done = ranks(*ASK_HUGE, *flags, processes=2, cwd=tmp_path)
