@@ -14,14 +14,14 @@ test: setup-dev
 	$(BIN)/python -m pytest
 
 # What touches the Hub and timm, with the oldest versions of them; all else is taken from the other environment.
-OLDEST = tests/test_versions.py tests/test_hub.py tests/test_hub_faults.py tests/models/test_interface.py \
-	tests/test_checkpoint.py
+OLDEST = tests/test_versions.py tests/hub/test_hub.py tests/hub/test_hub_faults.py tests/models/test_interface.py \
+	tests/run/test_checkpoint.py
 test-min: $(VENV)-min/.installed
 	$(VENV)-min/bin/python -m pytest $(OLDEST)
 
 # The same and what touches torch, with the oldest torch too: 4 GB to fetch, 7 GB on the disk.
 test-min-torch: setup-min-torch
-	$(VENV)-min-torch/bin/python -m pytest $(OLDEST) tests/test_engine.py tests/test_fsdp.py tests/losses/test_golden_core.py
+	$(VENV)-min-torch/bin/python -m pytest $(OLDEST) tests/train/test_engine.py tests/train/test_fsdp.py tests/losses/test_golden_core.py
 
 setup: $(VENV)/.installed
 

@@ -1,6 +1,5 @@
 """What is found in the shared folder of stored outputs: nothing of a plugin that has changed, nothing not finite."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from timm.models import save_for_hf
 
+from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
 from w2s_plugins.errors import UserError, run_main
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
@@ -35,8 +36,6 @@ from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.hub.source import hub_source
 from w2s_plugins.tokens import scrub
-
-from .hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 DATA_CONFIG = {

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from tests.hub.test_hub import python
+from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401
 from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
@@ -21,9 +23,6 @@ from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.protocol.earlier import read_result
 from w2s_plugins.run.checkpoint import read_run_args
 from w2s_plugins.teachers.teacher import load_frozen_model
-
-from .hub_server import HubServer, hub_env, hub_server  # noqa: F401
-from .test_hub import python
 
 # of every kind that JSON and YAML have
 ODD = [None, True, False, 0, -1, 3, 10 ** 30, 0.5, -0.5, float("nan"), float("inf"), "", "x", "3", "0.5", "a\0b",

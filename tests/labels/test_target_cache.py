@@ -42,7 +42,7 @@ from w2s_plugins.labels.splits import Data
 from w2s_plugins.teachers.teacher import Teacher, combine
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def logits_of(*shape: int, scale: float = 5.0, seed: int = 0) -> Tensor:
@@ -506,7 +506,7 @@ def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
 
 
 def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Path) -> None:
-    code = "from tests.test_target_cache import *; ensure_cache(Path({!r}), SPEC, Slow(0.05))".format(
+    code = "from tests.labels.test_target_cache import *; ensure_cache(Path({!r}), SPEC, Slow(0.05))".format(
         str(tmp_path / "killed"))
     for count in (2, 5):
         writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -527,7 +527,7 @@ def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Pat
 
 def test_two_runs_at_once_write_a_cache_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    code = f"from tests.test_target_cache import *; ensure_cache(Path({str(tmp_path)!r}), SPEC, Slow(0.05))"
+    code = f"from tests.labels.test_target_cache import *; ensure_cache(Path({str(tmp_path)!r}), SPEC, Slow(0.05))"
     folder = tmp_path / SPEC.key
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as other:
         deadline = time.monotonic() + 30

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (fixtures)
 from tests.parts import small_model
-from tests.test_engine import CPU, make_loader, make_task, train
+from tests.train.test_engine import CPU, make_loader, make_task, train
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss

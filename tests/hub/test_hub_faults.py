@@ -11,10 +11,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from tests.hub.test_hub import TOKEN, contents, run, student, timm_folder  # noqa: F401  (fixtures)
+from tests.hub_server import HubServer, hub_env
 from w2s_plugins.hub.errors import ATTEMPTS
-
-from .hub_server import HubServer, hub_env
-from .test_hub import TOKEN, contents, run, student, timm_folder  # noqa: F401  (fixtures)
 
 # One process for all tests. Waits are written down and left out; a time-out is one of 0.5 s.
 CLIENT = """
