@@ -9,7 +9,7 @@ from w2s_plugins.versions import check_versions
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.errors import UserError, exit_now, run_main
+from w2s_plugins.errors import run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     run_main(lambda: parse(train_parser()), "train_w2s.py")
@@ -17,100 +17,56 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
 import argparse
 import contextlib
 import functools
-import logging
-import math
-import multiprocessing
 import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torchvision
-from timm.task import TrainingTask
-from timm.utils import distribute_bn, unwrap_model
+from timm.utils import dispatch_clip_grad
 
-from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args
-from w2s_plugins.build.student import build_student, plain_batch_norm
-from w2s_plugins.build.task import build_task
+from w2s_plugins.build.student import build_student
+from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets
 from w2s_plugins.data import Batch
-from w2s_plugins.distributed.ddp import ddp_options, skip_buffers
+from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.distributed.world import Precision, World, agree, dealt_rows
-from w2s_plugins.files import atomic_write, write_json
+from w2s_plugins.distributed.world import agree
 from w2s_plugins.hub.errors import check_login
-from w2s_plugins.hub.export import export_hashes, export_model
-from w2s_plugins.hub.push import push_export
-from w2s_plugins.labels.cache import CachedTargets
-from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import describe_losses
-from w2s_plugins.losses.base import loss_weights
-from w2s_plugins.metrics.figures import format_figures
-from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
-from w2s_plugins.metrics.sample_weights import BINS
 from w2s_plugins.models.class_names import names_of_data
-from w2s_plugins.models.features import pooled_features
-from w2s_plugins.models.loading import load_weights, read_weights
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
+from w2s_plugins.recipe.closing import finish, trained_student
+from w2s_plugins.recipe.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
+from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
+from w2s_plugins.recipe.run import Output, Parts, Run
+from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
+from w2s_plugins.recipe.stopping import end_process, stop_early, watch_anomalies, watch_signals
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
-from w2s_plugins.run.position import Position
-from w2s_plugins.run.sharded import ShardedSaver
 from w2s_plugins.students import probe
-from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train import fsdp
-from w2s_plugins.train.anomaly import detect_anomaly
 from w2s_plugins.train.engine import (
-    Evaluation,
-    StepSettings,
+    BadSteps,
+    BufferUndo,
+    Updates,
     agree_on_unreadable,
-    evaluate,
-    train_one_epoch,
-    weights_are_finite,
+    backward,
+    exchange_gradients,
+    mean_lr,
+    refuse_broken_teacher,
+    seed_step,
+    update_weights,
+    whole_updates,
 )
-from w2s_plugins.train.few_shot import FewShotTest, extract_features
-from w2s_plugins.train.task import StudentModule
-
-_logger = logging.getLogger("train_w2s")
-
-
-@dataclass
-class Run:
-    """Everything that one training run works with."""
-
-    args: argparse.Namespace
-    world: World
-    folder: Path
-    data: Data
-    data_config: dict
-    student_source: dict
-    teacher: Teacher | None
-    targets: CachedTargets | None
-    task: TrainingTask
-    loaders: dict
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    scheduler: object
-    num_epochs: int
-    position: Position
-    files: run_folder.RunFiles | None = None  # rank 0
-    saver: ckpt.Saver | None = None  # rank 0; every rank when the student is sharded
-    few_shot: FewShotTest | None = None
-    weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
-    weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
+from w2s_plugins.train.task import WeakToStrongTask
 
 
 def main() -> None:
@@ -162,200 +118,44 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     resume_path = run_folder.hold_existing_run(args, world)
     data = build_data(args)
     class_names = names_of_data(data.train)
-    student, data_config, student_source = build_student(args, world, class_names)
+    student = build_student(args, world, args.num_classes, class_names)
+    model, data_config, _ = student
     precision = create_precision(args, world)
-    teacher = build_teacher(args, student, data_config, precision, world, class_names)
+    teacher = build_teacher(args, model, data_config, precision, world, class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
-        probe.feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
+        probe.feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
-    task = build_task(args, student, teacher, targets, data, data_config, precision, world)
+    task = build_task(args, model, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     if args.fsdp:
-        fsdp.shard(args, task, teacher, precision, world)
+        fsdp.shard(task, teacher if args.fsdp_teacher else None, precision, world, compile_options(args))
 
-    build.settle_learning_rate(args, world.size)
-    optimizer = build.create_optimizer(args, task)
-    updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
-    scheduler, num_epochs = build.create_schedule(args, optimizer, updates_per_epoch)
-    resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
+    optimizer = create_optimizer(args, task)
+    schedule = create_schedule(args, optimizer, len(Updates(len(loaders["train"]), args.grad_accum_steps)))
+    resumed = run_folder.resume(
+        args, resume_path, task, optimizer, precision, schedule.scheduler, schedule.updates_per_epoch)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     ckpt.restore_rank_state(resumed.rank_states, task, resumed.position, resumed.path)
     if skipped is not None:
         skipped.go_on_from(resumed.position.unreadable)
 
-    run = Run(args, world, folder, data, data_config, student_source, teacher, targets, task, loaders, optimizer,
-              precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
+    run = Run(args, world, precision, task, loaders, optimizer, schedule, resumed.position,
+              Parts(data, student, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.files = run_folder.open_run_files(args, flags, folder, resumed)
-        run_folder.look_for_room(folder, args, task, num_epochs - run.position.epoch)
+        run.output.files = run_folder.open_run_files(args, flags, folder, resumed)
+        run_folder.look_for_room(folder, args, task, schedule.num_epochs - run.position.epoch)
     if world.primary or args.fsdp:
-        run.saver = create_saver(run, flags, resumed)
+        run.output.saver = create_saver(run, flags, resumed)
     return run
-
-
-def stop_early(run: Run, interruption: Interrupted) -> None:
-    """Save where the run stands and end the process with the exit code of the signal."""
-    done = -(-run.position.batch // run.args.grad_accum_steps)
-    save_recovery(run, max(done - 1, 0), background=False)
-    if run.files:
-        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
-                        f"the same command and --resume {run.folder}")
-        run.files.trackers.close()
-    run.loaders.clear()  # ends the data workers
-    run_lock.let_go()
-    end_process(interruption.exit_code)
-
-
-def watch_signals(run: Run) -> SignalWatch:
-    """Note the signals that stop a run in place of dying of them."""
-    more = (signal.SIGUSR1,) if run.args.signal_usr1 else ()
-    return SignalWatch((signal.SIGTERM, signal.SIGINT, *more), run.world.distributed)
-
-
-def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
-    """Name the module that gives the first value that is not finite."""
-    module = unwrap_model(run.task.get_trainable_module())
-    parts = {"student": module.student, "loss": module.loss} if isinstance(module, StudentModule) else {
-        "student": module}
-    if run.teacher is not None:
-        parts["teacher"] = run.teacher
-    return detect_anomaly(parts, run.position, scaled=run.precision.scaler is not None)
-
-
-def save_recovery(run: Run, update: int, background: bool = True) -> None:
-    """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
-    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
-        _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
-                        "checkpoint is written, the earlier ones are kept")
-        return
-    agree_on_unreadable(run.position, run.loaders["train"])
-    states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
-    if run.saver:
-        run.saver.save_recovery(run.position.epoch, update, states, background)
-
-
-def end_process(code: int) -> None:
-    """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
-        dist.destroy_process_group()
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        exit_now(code)
-    elif dist.is_initialized():
-        dist.destroy_process_group()  # of one process, from --fsdp
-    if code:
-        sys.exit(code)
-
-
-def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
-    """Compile the task, then wrap it in DDP; its weights are in place."""
-    if args.torchcompile:
-        task.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
-        if task.has_ema():
-            task.compile_ema(backend=args.torchcompile, mode=args.torchcompile_mode)
-    if world.distributed:
-        device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
-        skip_buffers(task.get_trainable_module(), statistics=True)
-        task.prepare_distributed(device_ids=device_ids, **ddp_options(
-            task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))
-
-
-def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
-    create = functools.partial(ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
-    saver = create(
-        position=run.position,
-        scheduler=run.scheduler,
-        files=run.files.state if run.files else dict,
-        max_failures=0 if run.args.fsdp else run.args.max_save_failures,  # ranks write shards together
-        model=run.task.get_trainable_module(),
-        optimizer=run.optimizer,
-        args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
-        amp_scaler=run.precision.scaler,
-        checkpoint_dir=str(run.folder),
-        recovery_dir=str(run.folder),
-        decreasing=run.args.eval_metric == "loss",
-        max_history=run.args.checkpoint_hist,
-        task=run.task,
-        milestones=run.args.save_epochs,
-    )
-    saver.go_on_from(resumed.path, resumed.saver)
-    return saver
-
-
-def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
-    """Evaluate on ``val`` or ``select`` as the flags say."""
-    return evaluate(
-        model, run.loaders[split], run.precision, distributed=run.world.distributed,
-        channels_last=run.args.channels_last, tta=run.args.tta, groups=run.data.groups, **kwargs)
-
-
-def evaluate_few_shot(
-        run: Run,
-        encode: Callable[[torch.Tensor], torch.Tensor],
-        progress: Callable[[Iterable], Iterable] | None = None,
-) -> dict[str, float]:
-    """Test an encoder on the episodes of ``--few-shot-eval``."""
-    features = extract_features(
-        encode, run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
-        channels_last=run.args.channels_last, progress=progress)
-    return run.few_shot.measure(features)
-
-
-def first_few_shot(run: Run) -> None:
-    """Test student and teacher, where it is a single one, on episodes before the first step."""
-    student = unwrap_model(run.task.get_eval_model()).eval()
-    found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
-    if run.teacher is not None and len(run.teacher.members) == 1:
-        found["teacher"] = evaluate_few_shot(run, lambda images: run.teacher.encode(images)[0])
-        run.weak_metrics["few_shot"] = found["teacher"]
-    _logger.info(f"Before training, few-shot on {run.args.few_shot_split}: " + "; ".join(
-        f"{who} " + ", ".join(f"{k} {v}" for k, v in format_figures(f).items()) for who, f in sorted(found.items())))
-    if run.files and run.position.epoch == 0 and run.position.batch == 0:
-        run.files.metrics.write("start", split="few_shot", **found)
-
-
-def first_evaluation(run: Run) -> None:
-    """Measure teacher and student before the first step, through the input path of training."""
-    args = run.args
-    if run.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
-        first_few_shot(run)
-    if run.teacher is None or args.no_teacher_eval or args.speedtest:
-        return
-    for split in ("val", "select"):
-        if run.loaders[split] is None:
-            continue
-        console = Console(run.world.primary, 0)
-        teacher = run.loaders[split].teacher if args.linear_probe else run.teacher
-        found = evaluate_split(
-            run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
-        run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
-        name = args.val_split if split == "val" else "held-out part"
-        _logger.info(f"Before training, {name}: teacher top-1 {found.teacher_metrics['top1']:.2f}, student top-1 "
-                     f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
-        if run.files and run.position.epoch == 0 and run.position.batch == 0:
-            run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-        warn_of_chance(found, args.num_classes)
-    if args.ceiling_acc is not None and "val" in run.weak_metrics:
-        performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
-
-
-def warn_of_chance(found: Evaluation, num_classes: int) -> None:
-    """Warn loudly of a teacher that is not better than guessing, by two standard errors."""
-    chance, count = chance_level(num_classes) / 100, max(1, len(found.targets))
-    if found.teacher_metrics["top1"] <= 100 * (chance + 2 * (chance * (1 - chance) / count) ** 0.5):
-        _logger.warning(
-            f"WARNING: the teacher is at chance: top-1 {found.teacher_metrics['top1']:.2f} with {num_classes} classes "
-            f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
 
 
 def fit(run: Run, watch: SignalWatch) -> None:
@@ -364,237 +164,147 @@ def fit(run: Run, watch: SignalWatch) -> None:
     Raises:
         Interrupted: a signal asked for an end.
     """
-    args, world, position = run.args, run.world, run.position
-    updates = -(-len(run.loaders["train"]) // args.grad_accum_steps)
-    stop = min(run.num_epochs, args.stop_epoch or run.num_epochs)
-    console = Console(world.primary, updates * stop, position.epoch * updates + position.batch // args.grad_accum_steps)
-    settings = step_settings(args, world)
-
-    def on_log(update: int, terms: dict[str, float], lr: float) -> None:
-        console.log(position.epoch, stop, update, updates, terms, lr)
-        if run.files:
-            step = position.epoch * updates + update
-            run.files.metrics.write("train", epoch=position.epoch, update=update, step=step, lr=lr, terms=terms)
-            run.files.trackers.log(step, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
-
-    def on_update(update: int, samples: int) -> None:
-        console.update(samples * world.size)
-        watch.check(position.epoch * updates + update)
-        if args.recovery_interval and (update + 1) % args.recovery_interval == 0 and not position.bad_steps:
-            save_recovery(run, update)
-
-    def on_batch(batch: Batch, number: int) -> None:
-        if args.save_images and run.files:
-            try:
-                with atomic_write(run.folder / f"train-batch-{number}.jpg") as file:
-                    torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
-            except UserError as error:
-                _logger.warning(f"WARNING: {error}; training goes on without this image")
-
+    per_epoch, position = run.schedule.updates_per_epoch, run.position
+    done = position.epoch * per_epoch + position.batch // run.args.grad_accum_steps
+    console = Console(run.world.primary, per_epoch * run.stop, done)
     try:
-        while position.epoch < stop:
-            terms = train_one_epoch(
-                position, run.task, run.loaders["train"], run.optimizer, run.precision, settings,
-                num_epochs=run.num_epochs, scheduler=run.scheduler, on_log=on_log, on_update=on_update,
-                on_batch=on_batch, waiting=watch.waiting)
-            finish_epoch(run, terms, stop, updates, watch)
-        if run.saver:
-            run.saver.finish()
+        while position.epoch < run.stop:
+            terms = train_one_epoch(run, watch, console)
+            finish_epoch(run, terms, watch)
+        if run.output.saver:
+            run.output.saver.finish()
     finally:
         console.close()
 
 
-def log_sample_weights(run: Run) -> None:
-    """Write how the epoch's samples were weighed to metrics.jsonl; all ranks take part."""
-    weights = run.position.weights.record(run.world.distributed)
-    if run.files and weights:
-        run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
-    elif run.files and run.args.log_beta and run.position.epoch == 0:
-        _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")
+def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str, float]:
+    """Train for one epoch, or for what is left of it; return the averages of the loss and of its terms.
+
+    Raises:
+        UserError: ``--nan-patience`` bad steps in a row, or more unreadable samples than are allowed.
+        Interrupted: a signal asked for an end; a half-done update is undone.
+    """
+    args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
+    loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
+    updates = Updates(len(loader), args.grad_accum_steps)
+    bad_steps, buffers = BadSteps(args.nan_patience, position.bad_steps), BufferUndo(task.get_trainable_module())
+    good: bool | torch.Tensor = True
+    task.train()
+    if isinstance(task, WeakToStrongTask):
+        task.set_epoch(epoch)
+    optimizer.zero_grad()
+    for number, batch in whole_updates(position, loader, updates, buffers, watch.waiting):
+        if updates.begins(number):
+            if updates.is_last(number) and distributed and not args.no_ddp_bb:
+                share_statistics(task.get_trainable_module())
+            buffers.keep()
+        seed_step(precision.device, args.seed, run.world.rank, epoch, number)
+        done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
+        with exchange_gradients(task, updates.ends(number), distributed):
+            result = answers(run, batch, number, done)
+            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
+            backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
+        position.count(result, batch.target, number)
+        if precision.scaler is not None:  # it looks for its scale in steps that are too large: skipped, but not bad
+            good = good & torch.isfinite(result["loss"].detach())
+        if not updates.ends(number):
+            continue
+
+        taken = update_weights(optimizer, precision, functools.partial(clip_gradients, run))
+        note(f"after batch {number + 1}, epoch {epoch + 1}")
+        update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
+        if taken:
+            position.taken += 1
+            task.update_ema(step=update + 1)
+        else:
+            refuse_broken_teacher(task, batch.input, distributed)
+            buffers.put_back()
+        bad_steps.record(update, good if precision.scaler is not None else taken, result, mean_lr(optimizer))
+        if not taken or bad_steps.in_a_row:  # no checkpoint is written during a streak, so its end is not waited for
+            bad_steps.check()
+        position.bad_steps, good = bad_steps.in_a_row, True
+        optimizer.zero_grad()
+        if args.synchronize_step and precision.device.type == "cuda":
+            torch.cuda.synchronize()
+        if number // updates.accum_steps % args.log_interval == 0 or number + 1 == len(loader):
+            agree_on_unreadable(position, loader)
+            bad_steps.check()
+            log_update(run, console, update, batch, number)
+        if run.schedule.scheduler is not None:
+            run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
+        after_update(run, watch, console, update, len(batch.input) * updates.accum_steps)
+    bad_steps.check()
+    position.bad_steps = bad_steps.in_a_row
+    if hasattr(optimizer, "sync_lookahead"):
+        optimizer.sync_lookahead()
+    return position.meter.average(distributed)
 
 
-def step_settings(args: argparse.Namespace, world: World) -> StepSettings:
-    """Return how batches become updates."""
-    return StepSettings(
-        accum_steps=max(1, args.grad_accum_steps),
-        clip_grad=args.clip_grad,
-        clip_mode=args.clip_mode,
-        channels_last=args.channels_last,
-        nan_patience=args.nan_patience,
-        log_interval=args.log_interval,
-        synchronize=args.synchronize_step,
-        loss_scale=args.variable_batch_loss_scale if args.train_img_sizes else "none",
-        seed=args.seed,
-        rank=world.rank,
-        distributed=world.distributed,
-        share_statistics=world.distributed and not args.no_ddp_bb,
-    )
+def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch.Tensor]:
+    """Ask teacher and student about a batch; return the loss, its terms, and the student's logits as ``output``.
+
+    Args:
+        run: the run.
+        batch: images, ground truth and positions in the training set.
+        number: of the batch in the epoch.
+        done: share of training that is done.
+    """
+    task, images = run.task, batch.input
+    note(f"in the forward pass of batch {number + 1}, epoch {run.position.epoch + 1}")
+    if run.args.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with run.precision.autocast():
+        if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
+            return task(images, batch.target)
+        task.set_progress(done)
+        weak = task.ask_teacher(images, batch.index)
+        strong = task.ask_student(images, weak, batch.target, batch.index)
+        return task.add_up(strong, batch.target)
 
 
-def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, watch: SignalWatch) -> None:
-    """Evaluate, log and save after an epoch, and move on to the next."""
-    args, epoch = run.args, run.position.epoch
-    share_statistics = (
-        run.world.distributed and args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared)
-    if share_statistics:
-        distribute_bn(run.task.get_trainable_module(), run.world.size, args.dist_bn == "reduce")
-    if not evaluation_due(args, epoch, stop):
-        if run.scheduler is not None:
-            run.scheduler.step(epoch + 1, metric=None)
-        log_sample_weights(run)
-        run.position.next_epoch()
+def loss_scale(run: Run, batch: Batch) -> float:
+    """Return the factor of the loss of a batch that is smaller or larger than others, with scheduled image sizes."""
+    rule = run.args.variable_batch_loss_scale if run.args.train_img_sizes else "none"
+    ratio = len(batch.input) / run.loaders["train"].average_batch_size
+    return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
+
+
+def clip_gradients(run: Run) -> None:
+    """Clip the gradients as ``--clip-grad`` and ``--clip-mode`` say."""
+    if run.args.clip_grad is None:
         return
-    use_ema = evaluates_average(run)
-    if use_ema and share_statistics:
-        distribute_bn(run.task.get_trainable_module(ema=True), run.world.size, args.dist_bn == "reduce")
-    run.position.statistics_shared = True
-    model = run.task.get_eval_model(ema=use_ema)
-    found = {
-        split: evaluate_split(
-            run, split, model, teacher_predictions=run.weak_predictions.get(split),
-            progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
-        for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
-    }
-    figures = {split: evaluation.metrics for split, evaluation in found.items()}
-    if run.few_shot is not None and not args.speedtest:
-        encoder = unwrap_model(model).eval()
-        figures["few_shot"] = evaluate_few_shot(
-            run, lambda images: pooled_features(encoder, images), progress=watch.guard)
-    metric = selection_metric(args, figures, terms)
-    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
-        metric = math.inf if args.eval_metric == "loss" else -math.inf
+    if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
+        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    else:
+        parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
+    dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
+
+
+def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:
+    """Count an update, stop where a signal has asked for it, and save where a recovery checkpoint is due."""
+    console.update(samples * run.world.size)
+    watch.check(update)
+    in_epoch, interval = update % run.schedule.updates_per_epoch, run.args.recovery_interval
+    if interval and (in_epoch + 1) % interval == 0 and not run.position.bad_steps:
+        save_recovery(run, in_epoch)
+
+
+def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
+    """Evaluate, log and save after an epoch where that is due, and move on to the next."""
+    epoch, scheduler = run.position.epoch, run.schedule.scheduler
+    due = evaluation_due(run.args, epoch, run.stop)
+    average_batch_norm(run, due)
+    found = evaluate_epoch(run, terms, watch) if due else None
     log_sample_weights(run)
     run.position.next_epoch()
-    if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in figures.values()):
-        broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "
-                  f"are not finite, learning rate {args.lr:.3g}; it is not saved")
-        if epoch + 1 == stop:
-            raise UserError(f"{broken}, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
-        _logger.warning(broken)
-        if run.scheduler is not None:
-            run.scheduler.step(epoch + 1, metric=None)
-        return
-    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
-        raise UserError(f"epoch {epoch + 1}: the weights are not finite, learning rate {args.lr:.3g}; they are not "
-                        "saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1")
-    if run.files:
-        _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
-                     + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
-        lr = sum(g["lr"] for g in run.optimizer.param_groups) / len(run.optimizer.param_groups)
-        run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, ema=use_ema, **figures)
-        few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
-        run.files.summary.waiting.append((epoch, terms, {**figures.get("val", {}), **few_shot}, lr))
-        run.files.trackers.log(
-            run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
-    if run.scheduler is not None:
-        run.scheduler.step(epoch + 1, metric)
-    predictions = gather_predictions(run, found["val"]) if "val" in found else None
-    if run.files:
-        save_epoch(run, epoch, metric, predictions)
-    elif run.saver:
-        run.saver.save_epoch(epoch, metric)
-
-
-def save_epoch(run: Run, epoch: int, metric: float, predictions: tuple[list[str], torch.Tensor] | None) -> None:
-    """Write what an epoch ends with. Where there is no room for its checkpoint, it is not taken for the best one."""
-    best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
-    paths = [run.folder / report.PREDICTIONS[name] for name in (("last", "best") if best else ("last",))]
-    before = paths[-1].read_bytes() if paths[-1].is_file() else None
-    others = [run.files.metrics.flush, run.files.summary.flush]
-    if predictions is not None:
-        others += [functools.partial(report.write_predictions, path, *predictions) for path in paths]
-    if not run.saver.save_epoch(epoch, metric, others):
-        run.files.metrics.write("unsaved", epoch=epoch)
-        if best:
-            report.put_back(paths[-1], before)
-
-
-def evaluates_average(run: Run) -> bool:
-    """True when the average of the weights is what is evaluated and exported."""
-    return run.task.has_ema() and not run.args.model_ema_force_cpu
-
-
-def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Tensor]:
-    """Return what the student says of each sample of the validation split, as columns and rows; all ranks take part."""
-    columns = {"target": found.targets, "student": found.predictions}
-    if found.teacher_predictions is not None:
-        columns["teacher"] = found.teacher_predictions
-    rows = dealt_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
-    return list(columns), rows
-
-
-def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
-    """True when an evaluation and a checkpoint follow this epoch."""
-    if args.eval_interval_end is not None and epoch > int(args.eval_interval_end * args.epochs):
-        return True
-    return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop or epoch + 1 in args.save_epochs
-
-
-def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
-    """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
-
-    Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
-    Of several kinds of episodes the first one counts.
-    """
-    if args.eval_metric == "few-shot" and "few_shot" in figures:
-        return next(iter(figures["few_shot"].values()))
-    if "select" in figures:
-        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
-        if not blind:
-            return figures["select"][args.eval_metric]
-        agreement = figures["select"]["agreement"]
-        return -agreement if args.eval_metric == "loss" else agreement  # of a loss, less is better
-    if "val" in figures:
-        return figures["val"][args.eval_metric]
-    return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]
-
-
-def trained_student(run: Run) -> torch.nn.Module | None:
-    """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
-    model = run.task.get_eval_model(ema=evaluates_average(run))
-    if run.args.fsdp:
-        return model.gather()
-    model = unwrap_model(model)
-    if run.args.linear_probe:
-        probe.thaw(model)
-    return model
-
-
-def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
-    """Export the selected student, write result.json, print the closing table, publish; return the record."""
-    args = run.args
-    run.files.trackers.close()
-    run.files.flush()
-    history = report.read_history(run.files.metrics.path)
-    if not history:
-        raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
-    if not run.position.taken:
-        raise UserError(f"{run.folder}: every step was skipped, its loss or gradient was not finite: the student is "
-                        "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-    best = report.best_of(history, args.eval_metric)
-    if args.select == "best" and not best.get("unsaved"):
-        path = ckpt.find_best(run.folder, best["epoch"], args.fsdp)
-        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
-    record = report.make_record(
-        args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
-        run.position, seconds)
-    if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
-        record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
-    plain_batch_norm(model)
-    export_model(model, run.folder / "export", run.data_config, record, names_of_data(run.data.train))
-    if module := record["model"]["plugin_module"]:
-        _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
-    record["export"] = export_hashes(run.folder / "export")
-    write_json(run.folder / "result.json", record)  # last: it says that the run is finished
-    for warning in record["warnings"]:
-        _logger.warning(f"WARNING: {warning}")
-    print(report.closing_table(record))
-    print(f"* exported to {run.folder / 'export'}")
-    if args.push_to_hub:
-        url = push_export(run.folder / "export", args.push_to_hub, private=args.hub_private or None,
-                          revision=args.hub_revision, commit_message=args.hub_commit_message)
-        print(f"published at {url}")
-    return record
+    if found is not None and refuse_broken_weights(run, epoch, found):
+        found = None
+    if found is not None:
+        log_epoch(run, epoch, terms, found)
+    if scheduler is not None:
+        scheduler.step(epoch + 1, metric=None if found is None else found.metric)
+    if found is not None:
+        save_epoch(run, epoch, found)
 
 
 if __name__ == "__main__":

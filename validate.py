@@ -56,7 +56,7 @@ from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, create_teacher
-from w2s_plugins.train.engine import Evaluation, evaluate
+from w2s_plugins.train.evaluation import Evaluation, EvaluationSettings, evaluate
 from w2s_plugins.train.few_shot import extract_features
 
 _logger = logging.getLogger("validate")
@@ -250,11 +250,14 @@ def validate(args: argparse.Namespace, world: World) -> dict:
         compiled(args, subject.model),
         loader,
         precision,
-        distributed=world.distributed,
-        channels_last=args.channels_last,
+        EvaluationSettings(
+            world.distributed,
+            args.channels_last,
+            args.tta,
+            read_valid_labels(args.valid_labels) if args.valid_labels else None,
+            open_groups(args, dataset, subject) if args.train_counts else None,
+        ),
         teacher=teacher,
-        valid_labels=read_valid_labels(args.valid_labels) if args.valid_labels else None,
-        groups=open_groups(args, dataset, subject) if args.train_counts else None,
         on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
         progress=console.wrap(args.model),
     )
@@ -453,7 +456,8 @@ def evaluate_ceiling(args: argparse.Namespace, precision: Precision, world: Worl
     subject = create_subject(other, world.device)
     dataset = open_dataset(other, subject)
     loader = create_loader(other, dataset, subject, precision, world)
-    found = evaluate(subject.model, loader, precision, distributed=world.distributed, channels_last=args.channels_last)
+    found = evaluate(
+        subject.model, loader, precision, EvaluationSettings(world.distributed, args.channels_last))
     return found.metrics["top1"]
 
 

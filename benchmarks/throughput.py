@@ -41,6 +41,7 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks import loader, target_cache
 from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
 from benchmarks.scripts import ScriptTimes, run_script
+from train_w2s import train_one_epoch
 from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.resolve import resolve_train_args
@@ -49,11 +50,13 @@ from w2s_plugins.build.task import build_task
 from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
+from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
+from w2s_plugins.monitor import Console
+from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position
 from w2s_plugins.teachers.teacher import Teacher
-from w2s_plugins.train.engine import StepSettings, train_one_epoch
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
@@ -121,7 +124,7 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
         "--dataset", "w2s/digits", "--device", "cpu", "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
         "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *amp])
-    student, config, _ = build_student(flags, WORLD)
+    student, config, _ = build_student(flags, WORLD, flags.num_classes)
     precision = create_precision(flags, WORLD)
     teacher = build_teacher(flags, student, config, precision, WORLD)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
@@ -158,11 +161,14 @@ class MemoryLoader:
 def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     """Return a function that trains for an epoch as the script does."""
     optimizer = build.create_optimizer(pair.flags, task)
-    scheduler, num_epochs = build.create_schedule(pair.flags, optimizer, len(pair.batches))
-    batches, settings = MemoryLoader(pair.batches), StepSettings()
-    return lambda: train_one_epoch(
-        Position(), task, batches, optimizer, pair.precision, settings, num_epochs=num_epochs, scheduler=scheduler,
-        on_log=lambda *_: None, on_update=lambda *_: None)
+    schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
+    run = Run(pair.flags, WORLD, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
+
+    def epoch() -> None:
+        run.position = Position()
+        with SignalWatch((), False) as watch:
+            train_one_epoch(run, watch, Console(primary=False, total=0))
+    return epoch
 
 
 def student_loop(pair: Pair) -> Callable[[], None]:

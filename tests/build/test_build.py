@@ -12,7 +12,7 @@ from torch import nn
 from tests.parts import random_images, small_model, train_args, write_folder
 from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.optimisation import create_optimizer, settle_learning_rate
+from w2s_plugins.build.optimisation import create_optimizer
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task
 from w2s_plugins.data.relabelled import positions_in_split
@@ -24,7 +24,7 @@ WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 def student(*flags: str, model: str = "w2s_cnn5"):
     torch.manual_seed(0)
-    return build_student(train_args("--model", model, "--num-classes", "10", *flags), WORLD)
+    return build_student(train_args("--model", model, *flags), WORLD, 10)
 
 
 # ---------------------------------------------------------------- data
@@ -184,10 +184,9 @@ def test_student_refused(flags, message):
     (("--batch-size", "64", "--lr-base", "1", "--lr-base-size", "64"), 1, 1.0),
     (("--train-img-sizes", "24", "32", "--train-batch-sizes", "128", "64", "--train-size-probs", "1", "3"), 1, 0.03125),
 ])
-def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected):
-    args = train_args(*flags)
-    settle_learning_rate(args, world_size)
-    assert args.lr == pytest.approx(expected)
+def test_learning_rate_is_scaled_by_timms_rule(flags, world_size, expected, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    assert train_args(*flags).lr == pytest.approx(expected)
 
 
 def test_precision_flags():
@@ -215,7 +214,7 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     size = 224 if kind == "token" else 32
     args = train_args("--model", model, "--num-classes", "10", "--img-size", str(size),
                       "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2")
-    net, config, _ = build_student(args, WORLD)
+    net, config, _ = build_student(args, WORLD, args.num_classes)
     data = build_data(args)
     task = build_task(args, net, None, None, data, config, create_precision(args, WORLD), WORLD)
     result = task(random_images(2, size), torch.tensor([1, 2]))

@@ -99,9 +99,9 @@ def test_statistics_of_batch_norm(ranks: Run, weak: Path, tmp_path: Path) -> Non
     """One broadcast an epoch leaves what DDP's broadcast at every step leaves, and something else than none."""
     (tmp_path / "every_step.py").write_text(
         "import sys\n\n"
-        "train = sys.modules['train_w2s']\n"
-        "train.skip_buffers = lambda module, statistics: None\n"
-        "train.StepSettings = lambda share_statistics, make=train.StepSettings, **more: make(**more)\n")
+        "from w2s_plugins.build import task\n\n"
+        "task.skip_buffers = lambda module, statistics: None\n"
+        "sys.modules['train_w2s'].share_statistics = lambda module: None\n")
     flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
              "--grad-accum-steps", 2, "--no-teacher-eval", "--output", tmp_path, "--experiment"]
     for name, more in (("ours", ()), ("every", ("--plugins", "every_step.py")), ("none", ("--no-ddp-bb",))):

@@ -14,6 +14,7 @@ from timm.task.evaluator import ClassificationEvaluator
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
+from w2s_plugins.recipe import saving, stopping
 from w2s_plugins.run.checkpoint import Saver
 from w2s_plugins.train import engine
 
@@ -119,8 +120,8 @@ def test_two_ranks_stop_at_the_same_place(
 
 # what a run does from the first signal to its end
 UNTIL_THE_END = [
-    (train_w2s, "stop_early"), (train_w2s, "weights_are_finite"), (Saver, "save_recovery"), (torch, "save"),
-    (os, "fsync"), (os, "replace"), (train_w2s, "end_process")]
+    (train_w2s, "stop_early"), (saving, "weights_are_finite"), (Saver, "save_recovery"), (torch, "save"),
+    (os, "fsync"), (os, "replace"), (stopping, "end_process")]
 
 
 def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) -> Callable[[int], None]:
@@ -149,8 +150,8 @@ def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_pa
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_second_signal_of_two_ranks(fork: Callable[..., Forked], tmp_path: Path, rank: int) -> None:
     flags = [*FLAGS, "--batch-size", 8, "--signal-usr1", "--output", tmp_path, "--experiment"]
-    for name in ("stop_early", "weights_are_finite", "end_process"):  # both ranks do
-        run = fork(*flags, name, processes=2, before=then(signal.SIGTERM, (train_w2s, name), only_rank=rank))
+    for place, name in (UNTIL_THE_END[0], UNTIL_THE_END[1], UNTIL_THE_END[-1]):  # both ranks do
+        run = fork(*flags, name, processes=2, before=then(signal.SIGTERM, (place, name), only_rank=rank))
         assert run.wait() == [138, 138], run.text(0) + run.text(1)
         assert len(list((tmp_path / name).glob("recovery-1-*.pth.tar"))) == 1, name
 

@@ -7,7 +7,7 @@ import torch.multiprocessing
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
-from w2s_plugins.train.engine import Statistics
+from w2s_plugins.train.engine import BufferUndo
 
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss
@@ -169,7 +169,7 @@ def case_of(name):
 def test_a_skipped_step_leaves_the_memory_as_it_was(name):
     """Two batches of NaN within one step, whose samples overlap; then a good step."""
     loss, inputs = case_of(name)
-    memory, before = Statistics(loss), {k: v.clone() for k, v in loss.state_dict().items()}
+    memory, before = BufferUndo(loss), {k: v.clone() for k, v in loss.state_dict().items()}
     poisoned = inputs.replace(
         student_logits=inputs.student_logits * torch.nan, teacher_logits=inputs.teacher_logits * torch.nan,
         student_features=inputs.student_features and [f * torch.nan for f in inputs.student_features])

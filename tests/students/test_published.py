@@ -120,7 +120,7 @@ def student(file, *flags, model="test_vit", size=SIZE, kwargs=()):
         flags += ["--img-size", str(size), "--model-kwargs", *shape, *kwargs]
     torch.manual_seed(1)
     args = train_args(*flags)
-    return build_student(args, WORLD)[0].eval(), args
+    return build_student(args, WORLD, args.num_classes)[0].eval(), args
 
 
 def pooled(model, images=IMAGES):

@@ -17,7 +17,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.position import Position
 from w2s_plugins.train.anomaly import detect_anomaly
-from w2s_plugins.train.engine import Statistics, weights_are_finite
+from w2s_plugins.train.engine import BufferUndo, weights_are_finite
 
 Run = Callable[..., Done]
 
@@ -81,7 +81,7 @@ def test_other_errors_and_good_steps_pass():
 
 def test_statistics_of_a_skipped_step_are_put_back():
     model = small_model(name="test_resnet")
-    statistics, before = Statistics(model), {k: v.clone() for k, v in model.named_buffers()}
+    statistics, before = BufferUndo(model), {k: v.clone() for k, v in model.named_buffers()}
     statistics.keep()
     model.train()(torch.full((4, 3, 32, 32), float("nan")))
     assert not weights_are_finite(model)
@@ -121,7 +121,7 @@ def test_an_image_of_nan_costs_its_step_and_nothing_else(caplog):
 def test_an_image_of_nan_leaves_the_memory_of_a_loss_alone(loss, accum, precision):
     task = make_task(create_loss(loss), num_samples=48)
     states = []
-    train(task, Poisoned(make_loader(48)), accum_steps=accum, precision=precision, nan_patience=2, on_update=(
+    train(task, Poisoned(make_loader(48)), grad_accum_steps=accum, precision=precision, nan_patience=2, on_update=(
         lambda *_: states.append({k: v.clone() for k, v in task.get_task_state().items()})))
     changed = [any(not torch.equal(v, states[i][k]) for k, v in states[i + 1].items()) for i in range(len(states) - 1)]
     assert changed == ([True, False, True, True, True] if accum == 1 else [False, True])

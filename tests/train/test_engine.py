@@ -1,5 +1,6 @@
 """Training and evaluation: accumulation, clipping, bad steps, precision, and figures against scikit-learn."""
 
+import argparse
 import copy
 import logging
 
@@ -15,12 +16,19 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from torch import nn
 
 from tests.parts import small_model, train_args
+from train_w2s import train_one_epoch
+from w2s_plugins.build.optimisation import Schedule
+from w2s_plugins.cli import train_parser
 from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
-from w2s_plugins.distributed.world import Precision
+from w2s_plugins.distributed.signals import SignalWatch
+from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
+from w2s_plugins.monitor import Console
+from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
-from w2s_plugins.train.engine import StepSettings, evaluate, train_one_epoch
+from w2s_plugins.train.engine import Updates
+from w2s_plugins.train.evaluation import EvaluationSettings, evaluate
 from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
@@ -45,15 +53,33 @@ def sgd(task, **kwargs) -> torch.optim.Optimizer:
     return create_optimizer_v2(task.get_trainable_module(), opt="momentum", **{"lr": 0.1, "momentum": 0.9, **kwargs})
 
 
+class Callbacks(Console):
+    """Tells a test of updates and of what is logged."""
+
+    def __init__(self, run: Run, on_log, on_update):
+        super().__init__(primary=False, total=0)
+        self.run, self.on_log, self.on_update = run, on_log, on_update
+
+    def update(self, samples):
+        if self.on_update:
+            self.on_update((self.run.position.batch - 1) // self.run.args.grad_accum_steps, samples)
+
+    def log(self, epoch, num_epochs, update, updates, terms, lr):
+        if self.on_log:
+            self.on_log(update, terms, lr)
+
+
 def train(task, loader, optimizer=None, precision=None, position=None, epochs=1, num_epochs=1, scheduler=None,
-          on_log=None, on_update=None, **settings):
-    optimizer = optimizer or sgd(task)
-    position = position or Position()
+          on_log=None, on_update=None, rank=0, **flags):
+    """Train for some epochs as the script does, with flags other than the default."""
+    args = argparse.Namespace(**{**train_parser().defaults(), **flags})
+    updates = len(Updates(len(loader), args.grad_accum_steps))
+    run = Run(args, World(CPU, rank, 1, False), precision or Precision(CPU), task, {"train": loader},
+              optimizer or sgd(task), Schedule(scheduler, num_epochs, updates), position or Position())
     for _ in range(epochs):
-        terms = train_one_epoch(
-            position, task, loader, optimizer, precision or Precision(CPU), StepSettings(**settings),
-            num_epochs=num_epochs, scheduler=scheduler, on_log=on_log, on_update=on_update)
-        position.epoch, position.batch, position.meter = position.epoch + 1, 0, TermMeter()
+        with SignalWatch((), False) as watch:
+            terms = train_one_epoch(run, watch, Callbacks(run, on_log, on_update))
+        run.position.next_epoch()
     return terms
 
 
@@ -85,7 +111,7 @@ def test_accumulation_equals_one_large_batch():
     results = []
     for batch, accum in ((32, 1), (8, 4)):
         task = make_task(dtype=torch.float64, task_loss_weight=0.7)
-        terms = train(task, make_loader(96, batch, torch.float64), accum_steps=accum, epochs=2, num_epochs=2,
+        terms = train(task, make_loader(96, batch, torch.float64), grad_accum_steps=accum, epochs=2, num_epochs=2,
                       precision=Precision(CPU, torch.float64), clip_grad=1.0)
         results.append((weights(task), terms))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-12)
@@ -96,7 +122,7 @@ def test_last_shorter_group_is_averaged_over_its_own_length():
     loader = make_loader(56, 8)  # 7 batches in groups of 3, 3 and 1
     task, expected = make_task(), make_task()
     updates = []
-    train(task, loader, sgd(task, momentum=0), accum_steps=3, on_update=lambda update, n: updates.append(update))
+    train(task, loader, sgd(task, momentum=0), grad_accum_steps=3, on_update=lambda update, n: updates.append(update))
     assert updates == [0, 1, 2]
     optimizer = sgd(expected, momentum=0)
     batches = list(loader.epoch(0))
@@ -193,7 +219,7 @@ def test_bad_batch_in_a_group_spoils_its_step_only():
     task = make_task(Sabotage(1))
     loader = make_loader(48)
     position = Position()
-    train(task, loader, position=position, accum_steps=2)
+    train(task, loader, position=position, grad_accum_steps=2)
     expected = make_task(Sabotage())
     optimizer = sgd(expected)
     batches = list(loader.epoch(0))
@@ -261,7 +287,7 @@ def test_a_bad_step_changes_nothing(opt, loss, accum, half, monkeypatch):
     monkeypatch.setattr(loader, "epoch", epoch)
     states = []
     precision = Precision(CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")) if half else Precision(CPU)
-    train(task, loader, optimizer, precision, accum_steps=accum, clip_grad=1.0, clip_mode="value",
+    train(task, loader, optimizer, precision, grad_accum_steps=accum, clip_grad=1.0, clip_mode="value",
           on_update=lambda *_: states.append(everything(task, optimizer)))
     bad = 7 // accum
     assert states[bad].keys() == states[bad - 1].keys()
@@ -293,12 +319,12 @@ def test_scaler_skips_bad_steps(accum, caplog):
     scaler = NativeScaler(device="cpu")
     precision = Precision(CPU, amp_dtype=torch.float16, scaler=scaler)
     with caplog.at_level(logging.WARNING):
-        train(task, make_loader(48), precision=precision, accum_steps=accum)
+        train(task, make_loader(48), precision=precision, grad_accum_steps=accum)
     assert scaler.state_dict()["scale"] == 32768
     assert weights(task).isfinite().all()
     assert [r.message.split(":")[0] for r in caplog.records] == [f"step {2 // accum}"]
     with pytest.raises(UserError, match="stopped after 2 bad steps"):
-        train(make_task(Sabotage(0, 2)), make_loader(48), accum_steps=2, nan_patience=2, precision=Precision(
+        train(make_task(Sabotage(0, 2)), make_loader(48), grad_accum_steps=2, nan_patience=2, precision=Precision(
             CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")))
 
 
@@ -410,7 +436,7 @@ def test_loss_scale_by_batch_size():
         loader = make_loader(8)
         loader.average_batch_size = 16.0
         before = weights(task)
-        train(task, loader, sgd(task, momentum=0), loss_scale=rule)
+        train(task, loader, sgd(task, momentum=0), variable_batch_loss_scale=rule, train_img_sizes=[16])
         results[rule] = (weights(task) - before).norm().item()
     assert results["linear"] / results["none"] == pytest.approx(0.5, rel=1e-4)
     assert results["sqrt"] / results["none"] == pytest.approx(0.5 ** 0.5, rel=1e-4)
@@ -437,7 +463,7 @@ def test_optimizer(name):
     task = make_task()
     before = weights(task)
     optimizer = create_optimizer_v2(task.get_trainable_module(), opt=name, lr=1e-3)
-    train(task, make_loader(32), optimizer, accum_steps=2, clip_grad=1.0)
+    train(task, make_loader(32), optimizer, grad_accum_steps=2, clip_grad=1.0)
     assert weights(task).isfinite().all()
     assert not torch.equal(weights(task), before)
 
@@ -533,7 +559,7 @@ def test_valid_labels_hold_for_the_teacher_too(validation):
 
     loader = Renumbered((x, torch.tensor([keep.index(int(t)) for t in target])) for x, target in eval_loader(dataset))
     model, teacher = small_model(0), small_model(1).eval()
-    found = evaluate(model, loader, Precision(CPU), teacher=teacher, valid_labels=keep)
+    found = evaluate(model, loader, Precision(CPU), EvaluationSettings(valid_labels=keep), teacher=teacher)
     for net, metrics in ((model, found.metrics), (teacher, found.teacher_metrics)):
         p, target = outputs(net, dataset)
         p = p[:, keep] / p[:, keep].sum(1, keepdims=True)
@@ -546,7 +572,7 @@ def test_consecutive_views_of_a_sample_are_averaged(validation):
     model, teacher = small_model(0), small_model(1).eval()
     thrice = type(validation)(validation, [i for i in range(40) for _ in range(3)])
     once = type(validation)(validation, range(40))
-    found = evaluate(model, eval_loader(thrice, 12), Precision(CPU), teacher=teacher, tta=3)
+    found = evaluate(model, eval_loader(thrice, 12), Precision(CPU), EvaluationSettings(tta=3), teacher=teacher)
     expected = evaluate(model, eval_loader(once), Precision(CPU), teacher=teacher)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5)
     assert found.teacher_metrics == pytest.approx(expected.teacher_metrics, rel=1e-5)
@@ -558,7 +584,8 @@ def test_evaluation_under_autocast_and_channels_last(validation):
     plain = evaluate(model, eval_loader(validation), Precision(CPU))
     rows, wrapped = [], []
     found = evaluate(
-        model, eval_loader(validation), Precision(CPU, amp_dtype=torch.bfloat16), channels_last=True,
+        model, eval_loader(validation), Precision(CPU, amp_dtype=torch.bfloat16),
+        EvaluationSettings(channels_last=True),
         on_output=lambda logits, target: rows.append((logits, target)),
         progress=lambda items: wrapped.append(items) or items)
     assert rows[0][0].dtype == torch.bfloat16

@@ -8,7 +8,8 @@ import os
 import torch
 import torch.distributed as dist
 from timm.layers import set_fast_norm
-from timm.utils import NativeScaler, init_distributed_device, random_seed, set_jit_fuser
+from timm.utils import NativeScaler, random_seed, set_jit_fuser
+from timm.utils.distributed import init_distributed_device_so
 
 from ..distributed import heartbeat
 from ..distributed.world import Precision, World
@@ -24,15 +25,12 @@ def join_processes(args: argparse.Namespace) -> World:
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-    if not args.dist_timeout >= 1:
-        raise UserError(f"--dist-timeout {args.dist_timeout}: expected at least 1 second")
-    device = join_group(args)
-    world = World(device, args.rank, args.world_size, args.distributed)
+    world = join_group(args.device, args.dist_timeout)
     if world.distributed:
         heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
-    emulated = args.amp and device.type == "cpu" and not cpu_has_bfloat16_units()
-    _logger.info(f"{world.size} process(es) on {device}{why}"
+    emulated = args.amp and world.device.type == "cpu" and not cpu_has_bfloat16_units()
+    _logger.info(f"{world.size} process(es) on {world.device}{why}"
                  + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
                  + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
     if args.fuser:
@@ -42,28 +40,29 @@ def join_processes(args: argparse.Namespace) -> World:
     return world
 
 
-def join_group(args: argparse.Namespace) -> torch.device:
-    """Choose the device and join the process group, once: the runs of a protocol follow each other in one group.
+def join_group(device: str, timeout: float) -> World:
+    """Join the process group, once: the runs of a protocol follow each other in one group.
+
+    Args:
+        device: that of the flags; of several processes each takes its own.
+        timeout: seconds without a sign of life after which another process is given up.
 
     Raises:
         UserError: the port that the processes meet at is taken, or cannot be reached.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        try:
-            device = init_distributed_device(args)
-        except dist.DistNetworkError as error:
-            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-            raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this "
-                            "port, give each its own MASTER_PORT, or leave the choice to torchrun --standalone"
-                            ) from error
-        if args.distributed:
-            heartbeat.start(args.dist_timeout)
-        return device
-    args.rank, args.world_size, args.distributed = dist.get_rank(), dist.get_world_size(), True
-    args.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if args.device != "cpu":
-        args.device = f"{args.device.split(':')[0]}:{args.local_rank}"
-    return torch.device(args.device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        if device != "cpu":
+            device = f"{device.split(':')[0]}:{os.environ.get('LOCAL_RANK', '0')}"
+        return World(torch.device(device), dist.get_rank(), dist.get_world_size(), True)
+    try:
+        joined = init_distributed_device_so(device)
+    except dist.DistNetworkError as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this port, "
+                        "give each its own MASTER_PORT, or leave the choice to torchrun --standalone") from error
+    if joined["distributed"]:
+        heartbeat.start(timeout)
+    return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
 
 
 def setup_device(args: argparse.Namespace) -> World:

@@ -11,6 +11,7 @@ import torch
 from timm.loss import LOSS_TYPES
 from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
 from timm.optim import list_optimizers
+from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
@@ -57,6 +58,15 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     _resolve_changes(args)
     resolve_precision(args, given)
     _check_combinations(args)
+    processes = count_processes()
+    if args.sync_bn and processes > 1:
+        args.dist_bn = ""  # all have the same statistics already
+    _resolve_learning_rate(args, processes)
+
+
+def count_processes() -> int:
+    """Return the number of processes of this run, which they are about to join."""
+    return world_info_from_env()[2] if is_distributed_env() else 1
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
@@ -249,6 +259,20 @@ def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
             setattr(args, ours, 1.0 if value is None else value)
 
 
+def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
+    """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
+    if args.lr:
+        return
+    sizes = args.train_batch_sizes or [args.batch_size]
+    probs = args.train_size_probs or [1.0] * len(sizes)
+    average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
+    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
+    if not args.lr_base_scale:
+        args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
+    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+    _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
+
+
 def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
     """Check the shapes of episodes; those of training fix the batch, and there is no classifier of all classes."""
     if args.few_shot_eval:
@@ -343,7 +367,7 @@ def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
 def _check_combinations(args: argparse.Namespace) -> None:
     mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    distributed = count_processes() > 1
     teachers = len(split_names(args.teacher))
     cached = args.teacher and args.teacher_targets != "online"
     mixes = args.teacher_assign == "student", args.teacher_weights == "learned"

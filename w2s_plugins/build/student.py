@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from typing import NamedTuple
 
 import torch
 from timm.data.model_config import resolve_input_data_config
@@ -29,24 +30,72 @@ from .device import first_device
 _logger = logging.getLogger(__name__)
 
 
+class Student(NamedTuple):
+    """The model that is trained.
+
+    Args:
+        model: a timm model on its device.
+        data_config: timm's data configuration: input size, normalisation, interpolation.
+        source: how it starts, for the record.
+    """
+
+    model: nn.Module
+    data_config: dict
+    source: dict
+
+
 def build_student(
         args: argparse.Namespace,
         world: World,
+        num_classes: int | None = None,
         class_names: list[str] | None = None,
-) -> tuple[nn.Module, dict, dict]:
-    """Create the student and say how it starts; ``class_names`` are those of the training set."""
+) -> Student:
+    """Create the student.
+
+    Args:
+        args: parsed flags.
+        world: this process.
+        num_classes: classes of the data; None leaves the model's own.
+        class_names: their names, or None.
+    """
+    published = None
+    if args.finetune:
+        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
+        choose_pool(args, published)
+    model = create_student(args, num_classes)
+    source = student_start(args, model, published)
+    if args.linear_probe:
+        model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        if source["init"] == "random":
+            _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
+                            "or --initial-checkpoint FILE")
+    elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
+        warn_of_class_order(args, model, class_names)
+    scale_head(model, args.head_init_scale, args.head_init_bias)
+    if args.grad_checkpointing:
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except (AssertionError, AttributeError) as error:
+            raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
+    try:
+        data_config = resolve_input_data_config(model, args=vars(args))
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {args.model}: {one_line(error)}") from error
+    if published is not None:
+        warn_of_normalisation(published, data_config)
+    return Student(place_student(args, model, data_config["input_size"], world), data_config, source)
+
+
+def create_student(args: argparse.Namespace, num_classes: int | None) -> nn.Module:
+    """Create the model, with pretrained weights where asked for."""
     overlay = state = None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
-    published = None
-    if args.finetune:
-        published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        choose_pool(args, published)
     flags = dict(
-        num_classes=args.num_classes,
+        num_classes=num_classes,
         drop_rate=args.drop or None,
         drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
         drop_block_rate=args.drop_block,
@@ -67,45 +116,37 @@ def build_student(
                         "is read back only where the same is given by hand: --teacher-kwargs, --model-kwargs")
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
-    args.num_classes = model.num_classes
-    source = student_start(args, model, published)
-    if args.linear_probe:
-        model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
-        if source["init"] == "random":
-            _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
-                            "or --initial-checkpoint FILE")
-    elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
-        warn_of_class_order(args, model, class_names)
-    with torch.no_grad():
-        if args.head_init_scale is not None:
-            model.get_classifier().weight.mul_(args.head_init_scale)
-            model.get_classifier().bias.mul_(args.head_init_scale)
-        if args.head_init_bias is not None:
-            nn.init.constant_(model.get_classifier().bias, args.head_init_bias)
-    if args.grad_checkpointing:
-        try:
-            model.set_grad_checkpointing(enable=True)
-        except (AssertionError, AttributeError) as error:
-            raise UserError(f"--grad-checkpointing: --model {args.model} cannot do it") from error
-    try:
-        data_config = resolve_input_data_config(model, args=vars(args))
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"--model {args.model}: {one_line(error)}") from error
-    if published is not None:
-        warn_of_normalisation(published, data_config)
+    return model
+
+
+@torch.no_grad()
+def scale_head(model: nn.Module, scale: float | None, bias: float | None) -> None:
+    """Scale the initial weights and bias of the head, and set its bias, where asked for."""
+    head = model.get_classifier()
+    if scale is not None:
+        head.weight.mul_(scale)
+        head.bias.mul_(scale)
+    if bias is not None:
+        nn.init.constant_(head.bias, bias)
+
+
+def place_student(
+        args: argparse.Namespace,
+        model: nn.Module,
+        input_size: tuple[int, int, int],
+        world: World,
+) -> nn.Module:
+    """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(
         device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
-    channels, *size = data_config["input_size"]
+    channels, *size = input_size
     for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
         check_input_size(model, (channels, *shape), f"--model {args.model}")
-    if args.sync_bn and world.distributed:
-        args.dist_bn = ""
-        model = convert_sync_batchnorm(model)
-    return model, data_config, source
+    return convert_sync_batchnorm(model) if args.sync_bn and world.distributed else model
 
 
 def plain_batch_norm(model: nn.Module) -> None:

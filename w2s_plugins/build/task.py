@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from ..data import EpisodeShape, parse_shapes
+from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..hub.errors import on_hub
@@ -144,3 +145,21 @@ def build_timm_distillation(
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
                         f"{one_line(error)}") from error
+
+
+def compile_options(args: argparse.Namespace) -> dict[str, object] | None:
+    """Return the arguments of torch.compile, or None without ``--torchcompile``."""
+    return dict(backend=args.torchcompile, mode=args.torchcompile_mode) if args.torchcompile else None
+
+
+def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
+    """Compile the task, then wrap it in DDP; its weights are in place."""
+    if options := compile_options(args):
+        task.compile(**options)
+        if task.has_ema():
+            task.compile_ema(**options)
+    if world.distributed:
+        device_ids = None if world.device.type == "cpu" else [world.device]  # DDP refuses ids on CPUs
+        skip_buffers(task.get_trainable_module(), statistics=True)
+        task.prepare_distributed(device_ids=device_ids, **ddp_options(
+            task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))

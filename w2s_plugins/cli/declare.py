@@ -255,3 +255,18 @@ def _as_text(value: str | int | float, kind: object) -> str:
 
 def _as_literal(value: object) -> str:
     return value if isinstance(value, str) and _literal(value) == value else repr(value)
+
+
+class Settings(argparse.Namespace):
+    """Resolved flags, which nothing may write to any more: what is found out later comes back in an object of its own.
+
+    Args:
+        flags: the flags as they were parsed and resolved.
+    """
+
+    def __init__(self, flags: argparse.Namespace):
+        super().__init__()
+        self.__dict__.update(vars(flags))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are not changed once they are resolved: {name} = {value!r}")

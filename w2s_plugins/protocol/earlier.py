@@ -2,13 +2,11 @@
 
 import argparse
 import copy
-import os
 from pathlib import Path
 
 import yaml
 
 from ..build.data import build_data
-from ..build.optimisation import settle_learning_rate
 from ..build.resolve import resolve_train_args
 from ..cli.outcome import other_values
 from ..data.datasets import describe
@@ -66,7 +64,6 @@ def resolved(args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     """Return the flags as a run would write them to its args.yaml; the number of classes is left open."""
     wanted = copy.deepcopy(args)
     resolve_train_args(wanted, set(given))
-    settle_learning_rate(wanted, int(os.environ.get("WORLD_SIZE", "1")))
     return wanted
 
 

@@ -64,6 +64,18 @@ class Position:
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
 
+    def count(self, result: dict[str, Tensor], target: Tensor, number: int) -> None:
+        """Count a batch and its terms.
+
+        Args:
+            result: what the task returned.
+            target: (B,) or (B, C) labels.
+            number: of the batch in the epoch.
+        """
+        self.meter.update(result, len(target))
+        self.weights.update(result, target)
+        self.batch = number + 1
+
     def copied(self) -> "Position":
         """Return what a batch changes in it."""
         meter, weights = TermMeter(), WeightMeter()

@@ -1,4 +1,4 @@
-"""One epoch of training, one pass of evaluation."""
+"""What a training step is made of: updates of several batches, bad steps, buffers, seeds, backward and step."""
 
 import contextlib
 import logging
@@ -8,57 +8,66 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from timm.task import TrainingTask
-from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
-from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..data import Batch, TrainLoader
 from ..data.views import hash_seed
-from ..distributed.ddp import share_statistics
-from ..distributed.heartbeat import note
 from ..distributed.signals import Interrupted
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
-from ..metrics.long_tail import ShotGroups
 from ..run.position import Position, scalar_terms
-from .task import first_output
+from .evaluation import refuse_not_finite
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
 
 
-@dataclass
-class StepSettings:
-    """How a batch becomes an update; the flags of timm's training script."""
+@dataclass(frozen=True)
+class Updates:
+    """Which batches of an epoch make which update; the last update may be made of fewer.
 
+    Args:
+        batches: batches in an epoch.
+        accum_steps: batches of an update.
+    """
+
+    batches: int
     accum_steps: int = 1
-    clip_grad: float | None = None
-    clip_mode: str = "norm"
-    channels_last: bool = False
-    nan_patience: int = 10
-    log_interval: int = 50
-    synchronize: bool = False
-    loss_scale: str = "none"  # of the batch size, with scheduled image sizes
-    seed: int = 42
-    rank: int = 0
-    distributed: bool = False
-    share_statistics: bool = False  # give all ranks rank 0's batch norm statistics before the last update
+
+    def __len__(self) -> int:
+        return -(-self.batches // self.accum_steps)
+
+    def begins(self, number: int) -> bool:
+        """True for the first batch of an update."""
+        return number % self.accum_steps == 0
+
+    def ends(self, number: int) -> bool:
+        """True for the last batch of an update."""
+        return (number + 1) % self.accum_steps == 0 or number + 1 == self.batches
+
+    def size(self, number: int) -> int:
+        """Return the number of batches in the update of a batch."""
+        return min(self.accum_steps, self.batches - number // self.accum_steps * self.accum_steps)
+
+    def is_last(self, number: int) -> bool:
+        """True for the batches of the last update."""
+        return number // self.accum_steps + 1 == len(self)
 
 
-class Health:
-    """Counts bad steps in a row and ends the run when patience does.
+class BadSteps:
+    """Counts updates in a row whose loss or gradient was not finite, and ends the run when patience does.
 
     A device with a queue is asked only now and then (`check`), since every question waits for it.
 
     Args:
         patience: bad steps in a row that end the run.
-        bad_steps: bad steps in a row so far.
+        in_a_row: how many there have been so far.
     """
 
-    def __init__(self, patience: int, bad_steps: int = 0):
-        self.patience, self.bad_steps = patience, bad_steps
+    def __init__(self, patience: int, in_a_row: int = 0):
+        self.patience, self.in_a_row = patience, in_a_row
         self._pending: list[tuple[int, float, list[str], Tensor]] = []
 
     def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
@@ -76,25 +85,24 @@ class Health:
         rows = torch.stack([flags for *_, flags in pending]).tolist() if pending else []
         for (step, lr, names, _), (good, *finite) in zip(pending, rows):
             if good:
-                self.bad_steps = 0
+                self.in_a_row = 0
                 continue
-            self.bad_steps += 1
+            self.in_a_row += 1
             bad = [name for name, ok in zip(names, finite) if not ok and name != "loss"]
             cause = f"term {', '.join(bad)}" if bad else "the loss" if not all(finite) else "the gradient"
             self._report(f"step {step}: {cause} is not finite, learning rate {lr:.3g}")
 
     def _report(self, message: str) -> None:
-        if self.bad_steps >= self.patience:
-            raise UserError(f"{message}; stopped after {self.bad_steps} bad steps in a row (--nan-patience), the last "
+        if self.in_a_row >= self.patience:
+            raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the last "
                             "good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-        _logger.warning(f"{message}; the step is skipped ({self.bad_steps} of {self.patience} in a row)")
+        _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
 
 
-class Statistics:
-    """Statistics of batch norm, other buffers and the memory of losses as they were before an update, to be put back
-    when the update is skipped.
+class BufferUndo:
+    """Puts the statistics of batch norm, other buffers and the memory of losses back when an update is skipped.
 
-    A forward pass that gave NaN has left it in them, where it would stay for ever. Modules with an `Undo` note what
+    A forward pass that gave NaN has left it in them, where it would stay. Modules with an `Undo` note what
     they change by themselves, since their buffers are large.
 
     Args:
@@ -146,134 +154,30 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     return bool(flag)
 
 
-def train_one_epoch(
+def whole_updates(
         position: Position,
-        task: TrainingTask,
         loader: TrainLoader,
-        optimizer: torch.optim.Optimizer,
-        precision: Precision,
-        settings: StepSettings,
-        *,
-        num_epochs: int,
-        scheduler: object | None = None,
-        on_log: Callable[[int, dict[str, float], float], None] | None = None,
-        on_update: Callable[[int, int], None] | None = None,
-        on_batch: Callable[[Batch, int], None] | None = None,
-        waiting: Callable[[Iterable], Iterable] = iter,
-) -> dict[str, float]:
-    """Train for one epoch, or for what is left of it.
+        updates: Updates,
+        buffers: BufferUndo,
+        waiting: Callable[[Iterable], Iterable],
+) -> Iterator[tuple[int, Batch]]:
+    """Yield the batches that are left of an epoch with their numbers; an interruption undoes a half-done update.
 
     Args:
-        position: where to start; kept up to date.
-        task: any timm training task.
-        loader: batches of the epoch.
-        optimizer: optimizer of the task's trainable module.
-        precision: autocast and loss scaling.
-        settings: how a batch becomes an update.
-        num_epochs: length of the whole training, for the share that is done.
-        scheduler: timm scheduler, stepped by update.
-        on_log: called with the update, averages of the terms and learning rate.
-        on_update: called after each update with its number in the epoch and the number of samples.
-        on_batch: called with a logged batch and its number.
-        waiting: wraps the batches; it may raise `Interrupted` in place of one, which undoes a half-done update.
-
-    Returns:
-        Averages of ``loss`` and of each term over the epoch.
-
-    Raises:
-        UserError: ``nan_patience`` bad steps in a row, or more unreadable samples than are allowed.
+        position: where the run stands.
+        loader: gives the batches.
+        updates: which batches make which update.
+        buffers: has noted them before the update in hand.
+        waiting: wraps the batches; it may raise `Interrupted` in place of one.
     """
-    epoch, total, accum = position.epoch, len(loader), settings.accum_steps
-    updates_per_epoch = -(-total // accum)
-    last_group = total - total % accum if total % accum else total  # a last, shorter group of batches
-    health = Health(settings.nan_patience, position.bad_steps)
-    statistics = Statistics(task.get_trainable_module())
-    good: Tensor | bool = True
-    task.train()
-    if hasattr(task, "set_epoch"):
-        task.set_epoch(epoch)
-    optimizer.zero_grad()
-    for number, batch in _batches(position, loader, waiting, statistics, accum):
-        need_update = (number + 1) % accum == 0 or number + 1 == total
-        group = accum if number < last_group else total % accum
-        images = batch.input
-        if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        if settings.share_statistics and number == (total - 1) // accum * accum:
-            share_statistics(task.get_trainable_module())
-        if number % accum == 0:
-            statistics.keep()
-        note(f"in the forward pass of batch {number + 1}, epoch {epoch + 1}")
-        seed_step(precision.device, settings.seed, settings.rank, epoch, number)
-        if hasattr(task, "set_progress"):
-            task.set_progress((epoch * total + number) / (num_epochs * total))
-        exchange_later = task.no_sync() if settings.distributed and not need_update else contextlib.nullcontext()
-        with exchange_later:
-            result = _forward(task, batch, images, precision)
-            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
-            scale = _batch_scale(settings.loss_scale, len(images) / loader.average_batch_size) / group
-            taken = _backward(result["loss"] * scale, task, optimizer, precision, settings, need_update)
-        # a loss scaler looks for its scale in steps that are too large: those are skipped, and not bad
-        good = good & (taken if precision.scaler is None else torch.isfinite(result["loss"].detach()))
-        position.meter.update(result, len(images))
-        position.weights.update(result, batch.target)
-        position.batch = number + 1
-        note(f"after batch {number + 1}, epoch {epoch + 1}")
-        if not need_update:
-            continue
-        update = number // accum
-        done = epoch * updates_per_epoch + update + 1
-        if not taken:
-            refuse_broken_teacher(task, images, settings.distributed)
-        if taken:
-            position.taken += 1
-            task.update_ema(step=done)
-        else:
-            statistics.put_back()
-        health.record(done - 1, good, result, _lr(optimizer))
-        if not taken or health.bad_steps:  # no checkpoint is written during a streak, so its end is not waited for
-            health.check()
-        good = True
-        position.bad_steps = health.bad_steps
-        optimizer.zero_grad()
-        if settings.synchronize and precision.device.type == "cuda":
-            torch.cuda.synchronize()
-        last = number + 1 == total
-        logged = update % settings.log_interval == 0 or last
-        if logged:
-            agree_on_unreadable(position, loader)
-        if on_log and logged:
-            health.check()
-            on_log(update, position.meter.average(settings.distributed), _lr(optimizer))
-            if on_batch:
-                on_batch(batch, number)
-        if scheduler is not None:
-            scheduler.step_update(num_updates=done, metric=None)
-        if on_update:
-            on_update(update, len(images) * accum)
-    health.check()
-    position.bad_steps = health.bad_steps
-    if hasattr(optimizer, "sync_lookahead"):
-        optimizer.sync_lookahead()
-    return position.meter.average(settings.distributed)
-
-
-def _batches(
-        position: Position,
-        loader: TrainLoader,
-        waiting: Callable[[Iterable], Iterable],
-        statistics: Statistics,
-        accum: int,
-) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches that are left of an epoch with their numbers. An interruption undoes a half-done update."""
     try:
         for number, batch in enumerate(waiting(loader.epoch(position.epoch, position.batch)), start=position.batch):
-            if number % accum == 0:
-                before = position.copied() if accum > 1 else None
+            if updates.begins(number):
+                before = position.copied() if updates.accum_steps > 1 else None
             yield number, batch
     except Interrupted:
-        if position.batch % accum and position.batch < len(loader):  # gradients are in no checkpoint
-            statistics.put_back()
+        if not updates.begins(position.batch) and position.batch < len(loader):  # gradients are in no checkpoint
+            buffers.put_back()
             position.go_back_to(before)
         raise
 
@@ -297,17 +201,7 @@ def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool)
     broken = ~logits.isfinite().all(dim=-1)
     if broken.ndim == 2:  # of several teachers
         broken = broken.any(dim=0)
-    _refuse_broken(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
-
-
-def _refuse_broken(broken: Tensor, where: str, distributed: bool) -> None:
-    counts = torch.stack([broken.sum(), torch.tensor(len(broken), device=broken.device)])
-    if distributed:
-        dist.all_reduce(counts)
-    number, samples = counts.tolist()
-    if number:
-        raise UserError(f"--teacher: it gives values that are not finite for {number} of {samples} samples of {where}; "
-                        "take other weights, or run it in float32")
+    refuse_not_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
@@ -323,158 +217,54 @@ def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int
         getattr(module, "manual_seed_all", module.manual_seed)(number)
 
 
-def _forward(task: TrainingTask, batch: Batch, images: Tensor, precision: Precision) -> dict[str, Tensor]:
-    with precision.autocast():
-        if getattr(task, "takes_index", hasattr(task, "set_progress")):
-            return task(images, batch.target, index=batch.index)
-        return task(images, batch.target)
-
-
-def _backward(
-        loss: Tensor,
+def exchange_gradients(
         task: TrainingTask,
+        now: bool,
+        distributed: bool,
+) -> contextlib.AbstractContextManager:
+    """Return the context of a backward pass: gradients of all ranks are averaged in it only before an update."""
+    return contextlib.nullcontext() if now or not distributed else task.no_sync()
+
+
+def backward(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
+    """Backward pass, scaled where float16 needs it."""
+    _scaler(precision).scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
+
+
+def update_weights(
         optimizer: torch.optim.Optimizer,
         precision: Precision,
-        settings: StepSettings,
-        need_update: bool,
+        clip: Callable[[], None] | None = None,
 ) -> bool:
-    """Backward pass and, when due, the optimizer's step. Returns whether it was taken, on all ranks alike.
+    """Take the optimizer's step unless a gradient is not finite. Returns whether it was taken, on all ranks alike.
 
     An update waits for its gradients on every device, as with a loss scaler anyway: an optimizer counts steps, decays
     weights and goes on with its momentum whatever the gradients are, so a bad step must not reach it.
+
+    Args:
+        optimizer: its gradients are there.
+        precision: has the loss scaler.
+        clip: clips the gradients.
     """
-    scaler = _NO_SCALER if precision.scaler is None else precision.scaler._scaler
-    scaler.scale(loss).backward(create_graph=getattr(optimizer, "is_second_order", False))
-    if not need_update:
-        return True
+    scaler = _scaler(precision)
     scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
     good = bool(torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm))
     if good:
-        if settings.clip_grad is not None:
-            parameters = task.get_clip_parameters(exclude_head="agc" in settings.clip_mode)
-            dispatch_clip_grad(parameters, value=settings.clip_grad, mode=settings.clip_mode)
+        if clip is not None:
+            clip()
         scaler.step(optimizer)
     scaler.update()
     return good
 
 
-def _batch_scale(rule: str, ratio: float) -> float:
-    return {"none": 1.0, "linear": ratio, "sqrt": ratio ** 0.5}[rule]
+def _scaler(precision: Precision) -> torch.amp.GradScaler:
+    return _NO_SCALER if precision.scaler is None else precision.scaler._scaler
 
 
-def _lr(optimizer: torch.optim.Optimizer) -> float:
+def mean_lr(optimizer: torch.optim.Optimizer) -> float:
+    """Return the mean learning rate of the groups of parameters."""
     rates = [group["lr"] for group in optimizer.param_groups]
     return sum(rates) / len(rates)
-
-
-@dataclass
-class Evaluation:
-    """The outcome of one pass over a split.
-
-    Args:
-        metrics: ``loss``, ``top1``, ``top5`` in percent, ``agreement`` in percent where there is a teacher, and those
-            of `ShotGroups` where there are such.
-        teacher_metrics: the same of the teacher, where it was evaluated.
-        predictions: this rank's predicted classes, in order.
-        teacher_predictions: those of the teacher.
-        targets: this rank's labels.
-    """
-
-    metrics: dict[str, float]
-    teacher_metrics: dict[str, float] | None
-    predictions: Tensor
-    teacher_predictions: Tensor | None
-    targets: Tensor
-
-
-@torch.inference_mode()
-def evaluate(
-        model: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        *,
-        distributed: bool = False,
-        channels_last: bool = False,
-        teacher: Callable[[Tensor], Tensor] | None = None,
-        teacher_predictions: Tensor | None = None,
-        valid_labels: list[int] | None = None,
-        groups: ShotGroups | None = None,
-        tta: int = 0,
-        on_output: Callable[[Tensor, Tensor], None] | None = None,
-        progress: Callable[[Iterable], Iterable] | None = None,
-) -> Evaluation:
-    """Evaluate a model, counting every sample once on any number of ranks.
-
-    Args:
-        model: maps images to logits.
-        loader: timm's evaluation loader.
-        precision: autocast.
-        distributed: sum over all ranks.
-        channels_last: memory layout of the images.
-        teacher: also evaluate this, on the same batches.
-        teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
-        valid_labels: classes that count, for a model with more.
-        groups: also measure the accuracy on these classes.
-        tta: consecutive views of a sample whose logits are averaged.
-        on_output: called with each batch of logits and labels.
-        progress: wraps the loader to show progress.
-
-    Raises:
-        UserError: the teacher gives values that are not finite.
-    """
-    def counted(logits: Tensor) -> Tensor:
-        if tta > 1:
-            logits = logits.unfold(0, tta, tta).mean(dim=2)
-        return logits if valid_labels is None else logits[:, valid_labels]
-
-    if isinstance(model, nn.Module):
-        model.eval()
-    note("in an evaluation")
-    device, limit = precision.device, evaluation_sample_limit(loader)
-    meter = ClassificationEvaluator(device, max_samples=limit)
-    teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
-    predictions, teacher_rows, teacher_broken, targets = [], [], [], []
-    for images, target in (progress(loader) if progress else loader):
-        target = target.to(device)
-        if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
-            images = images.to(device=device, dtype=precision.dtype)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with precision.autocast():
-            logits = counted(first_output(model(images)))
-        target = target[::max(1, tta)][:len(logits)]
-        meter.update(logits, target)
-        predictions.append(logits.argmax(dim=1))
-        targets.append(target)
-        if teacher_meter is not None:
-            teacher_logits = counted(teacher(images))
-            teacher_meter.update(teacher_logits, target)
-            teacher_rows.append(teacher_logits.argmax(dim=1))
-            teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
-        if on_output:
-            on_output(logits, target)
-    if teacher_broken:
-        _refuse_broken(torch.cat(teacher_broken)[:limit], "an evaluation", distributed)
-    metrics = dict(meter.compute(distributed=distributed))
-    teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
-    predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
-    if teacher_rows:
-        teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
-    if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
-        metrics["agreement"] = _share(predicted == teacher_predictions, device, distributed)
-    if groups is not None:
-        metrics.update(groups.evaluate(predicted, labels, device, distributed))
-        if teacher_metrics is not None:
-            teacher_metrics.update(groups.evaluate(teacher_predictions, labels, device, distributed))
-    note("after an evaluation")
-    return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
-
-
-def _share(hits: Tensor, device: torch.device, distributed: bool) -> float:
-    counts = torch.tensor([int(hits.sum()), len(hits)], device=device)
-    if distributed:
-        dist.all_reduce(counts)
-    return 100.0 * int(counts[0]) / max(1, int(counts[1]))

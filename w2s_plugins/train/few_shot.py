@@ -24,7 +24,7 @@ from ..losses import DistillationLoss, LossInputs
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
-from .task import WeakToStrongTask
+from .task import StrongAnswer, WeakAnswer, WeakToStrongTask
 
 CLASSIFIERS = ("cosine", "euclidean", "logistic")
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
@@ -283,20 +283,22 @@ class EpisodicTask(WeakToStrongTask):
             student, EpisodeTeacher(teacher, head), loss or NoDistillation(), criterion, extractor=head, **kwargs)
         object.__setattr__(self, "head", head)  # a part of the trainable module already
 
-    def forward(
+    def ask_student(
             self,
             input: Tensor,
+            weak: WeakAnswer,
             target: Tensor | None = None,
             index: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return what `WeakToStrongTask.forward` does, for the queries; also their ``accuracy`` and the ``scale``.
+    ) -> StrongAnswer:
+        """Return what the student says of the queries of whole episodes.
 
-        Args:
-            input: normalised images of whole episodes.
-            target: unused: the classes of an episode are numbered by their place in it.
-            index: unused.
+        ``target`` and ``index`` are unused: the classes of an episode are numbered by their place in it.
         """
-        labels = self.head.labels(len(input)).to(input.device)
-        result = super().forward(input, labels)
-        accuracy = 100 * (result["output"].argmax(dim=1) == labels).float().mean()
-        return {**result, "accuracy": accuracy, "scale": self.head.scale.detach().clone()}
+        return super().ask_student(input, weak, self.head.labels(len(input)).to(input.device))
+
+    def add_up(self, strong: StrongAnswer, target: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what `WeakToStrongTask.add_up` does; also the ``accuracy`` on the queries and the ``scale``."""
+        logits, shape = strong.logits, self.head.shape
+        labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size).to(logits.device)
+        accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()
+        return {**super().add_up(strong, labels), "accuracy": accuracy, "scale": self.head.scale.detach().clone()}

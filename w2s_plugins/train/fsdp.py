@@ -5,7 +5,6 @@ block while that block runs. What is in no block (embeddings, the last norm, the
 more group, whole during a step.
 """
 
-import argparse
 import copy
 import logging
 from collections import Counter
@@ -70,15 +69,22 @@ class ShardedModel(nn.Module):
 
 
 def shard(
-        args: argparse.Namespace,
         task: TrainingTask,
         teacher: Teacher | None,
         precision: Precision,
         world: World,
+        compile_options: dict[str, object] | None = None,
 ) -> None:
-    """Shard the student with its loss and its average, and the teacher where asked to, over all ranks, in place.
+    """Shard the student with its loss and its average over all ranks, in place.
 
     Parameters become other objects: the optimizer is made afterwards.
+
+    Args:
+        task: of the student.
+        teacher: is sharded as well; None leaves it as it is.
+        precision: the dtype in which blocks are gathered.
+        world: this process.
+        compile_options: of `torch.nn.Module.compile` for the blocks; None does not compile them.
     """
     join_alone(world)
     mesh = init_device_mesh(world.device.type, (world.size,))
@@ -86,7 +92,7 @@ def shard(
     blocks = find_blocks(student)
     share = sum(map(size, blocks)) / size(student)
     empty = empty_copy(student)
-    shard_model(student, blocks, root, args, precision, mesh)
+    shard_model(student, blocks, root, precision, mesh, compile_options)
     kept = sum(p.to_local().numel() for p in student.parameters())
     _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
                  f"one; {100 * share:.0f} % of them in {len(blocks)} blocks that are gathered one by one"
@@ -97,15 +103,13 @@ def shard(
     task.device = world.device
     if isinstance(task.criterion, nn.Module):
         task.criterion.to(world.device)
-    parameters = list(root.parameters())  # those that have the gradients; during a step gathered ones stand in the root
-    task.get_clip_parameters = lambda exclude_head=False: parameters
     if task.has_ema():
         average = task.get_trainable_module(ema=True)
         average.foreach = False  # its lists would mix sharded parameters with buffers
         model = average.module
-        shard_model(model, find_blocks(model), model, args, precision, mesh)
+        shard_model(model, find_blocks(model), model, precision, mesh, compile_options)
         task.eval_model_ema = ShardedModel(model, empty, model, model)
-    if args.fsdp_teacher and teacher is not None:
+    if teacher is not None:
         shard_teacher(teacher, mesh, world)
 
 
@@ -120,9 +124,9 @@ def shard_model(
         model: nn.Module,
         blocks: list[nn.Module],
         root: nn.Module,
-        args: argparse.Namespace,
         precision: Precision,
         mesh: DeviceMesh,
+        compile_options: dict[str, object] | None = None,
 ) -> None:
     """Shard each block on its own and what is left of ``root``, which holds ``model``, as one more group.
 
@@ -135,9 +139,8 @@ def shard_model(
         param_dtype=None if has_batch_norm else precision.amp_dtype, reduce_dtype=torch.float32)
     try:
         for block in blocks:
-            if args.torchcompile:  # inside the hooks that gather and free the weights
-                block.forward = torch.compile(
-                    block.forward, backend=args.torchcompile, mode=args.torchcompile_mode)
+            if compile_options:  # the hooks that gather and free the weights stay outside
+                block.compile(**compile_options)
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(root, mesh=mesh, mp_policy=MixedPrecisionPolicy(
             reduce_dtype=torch.float32, cast_forward_inputs=False))

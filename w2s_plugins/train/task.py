@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from timm.models import group_parameters
@@ -15,6 +16,32 @@ from torch.utils._pytree import tree_leaves
 from ..distributed.ddp import skip_buffers
 from ..losses import DistillationLoss, LossContext, LossInputs
 from ..models.features import FeatureExtractor
+
+
+class WeakAnswer(NamedTuple):
+    """What the teacher says of a batch.
+
+    Args:
+        logits: (B, C); (M, B, C) of several teachers that are mixed later; None of no teacher.
+        features: by level, for losses that need them.
+    """
+
+    logits: Tensor | None
+    features: list[Tensor] | None = None
+
+
+class StrongAnswer(NamedTuple):
+    """What the student says of a batch, and how far that is from what the teacher says.
+
+    Args:
+        logits: (B, C).
+        terms: scalar terms of the distillation loss, by name.
+        figures: further scalars for the log, and weights of the samples.
+    """
+
+    logits: Tensor
+    terms: dict[str, Tensor]
+    figures: dict[str, object]
 
 
 class StudentModule(nn.Module):
@@ -57,12 +84,12 @@ class StudentModule(nn.Module):
     def forward(
             self,
             images: Tensor,
-            teacher: tuple[Tensor, list[Tensor] | None],
+            teacher: WeakAnswer,
             target: Tensor | None,
             index: Tensor | None,
             progress: float,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return the student's logits (B, C), the terms of the loss, and further figures and weights for the log.
+    ) -> StrongAnswer:
+        """Run the student and compare it with the teacher.
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
@@ -72,12 +99,12 @@ class StudentModule(nn.Module):
         if target is None:
             logits = logits.detach()
         if self.mix is None:
-            return logits, self.loss(inputs), self._sample_weights(inputs)
+            return StrongAnswer(logits, self.loss(inputs), self._sample_weights(inputs))
         with torch.autocast(logits.device.type, enabled=False):
             mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
         terms = self._kept_terms(inputs, mixed.keep)
-        return logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)}
+        return StrongAnswer(logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)})
 
     @torch.no_grad()
     def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
@@ -89,7 +116,7 @@ class StudentModule(nn.Module):
         teacher = inputs.teacher_logits.argmax(dim=1)
         return {"sample_weights": {"weights": weights, "teacher": teacher}} if weights else {}
 
-    def _awaited(self, answer: tuple[Tensor, list[Tensor] | None]) -> tuple[Tensor, list[Tensor] | None]:
+    def _awaited(self, answer: WeakAnswer) -> WeakAnswer:
         """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
         if self.teacher_stream is not None:
             stream = torch.cuda.current_stream(self.teacher_stream.device)
@@ -225,27 +252,14 @@ class WeakToStrongTask(TrainingTask):
             target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
             index: (B,) positions in the training set.
         """
-        query = index if self.cached else input
-        if index is not None:
-            index = index.to(input.device, non_blocking=True)
-        with_target = self.task_loss_weight != 0 and target is not None
-        answer = self._ask_teacher(query)
-        logits, terms, figures = self.trainable_module(
-            input, answer, target if with_target else None, index, self.progress)
-        self.teacher_logits = answer[0]
-        total = self.distill_loss_weight * sum(terms.values())
-        result = {"output": logits, **terms, **figures}
-        if with_target:
-            with torch.autocast(logits.device.type, enabled=False):
-                result["task"] = self.criterion(logits.float(), target)
-            total = total + self.task_loss_weight * result["task"]
-        return {"loss": total, **result}
+        return self.add_up(self.ask_student(input, self.ask_teacher(input, index), target, index), target)
 
-    def _ask_teacher(self, query: Tensor) -> tuple[Tensor, list[Tensor] | None]:
-        """Return the teacher's logits and, where the loss needs them, its features; autocast is off.
+    def ask_teacher(self, input: Tensor, index: Tensor | None = None) -> WeakAnswer:
+        """Return what the teacher says of a batch, without autograd and autocast.
 
-        On CUDA they are computed on a stream beside the student's, for which `StudentModule` waits before the loss.
+        On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss.
         """
+        query = index if self.cached else input
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
         beside = contextlib.nullcontext()
@@ -255,8 +269,33 @@ class WeakToStrongTask(TrainingTask):
             beside = torch.cuda.stream(stream)
         with beside, torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
-                return self.teacher.with_features(query)
-            return (self.teacher if module.mix is None else self.teacher.by_member)(query), None
+                return WeakAnswer(*self.teacher.with_features(query))
+            return WeakAnswer((self.teacher if module.mix is None else self.teacher.by_member)(query))
+
+    def ask_student(
+            self,
+            input: Tensor,
+            weak: WeakAnswer,
+            target: Tensor | None = None,
+            index: Tensor | None = None,
+    ) -> StrongAnswer:
+        """Return what the student says of a batch, and the distillation loss's terms; ``weak`` is the teacher's answer.
+        """
+        if index is not None:
+            index = index.to(input.device, non_blocking=True)
+        self.teacher_logits = weak.logits
+        return self.trainable_module(
+            input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
+
+    def add_up(self, strong: StrongAnswer, target: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the weighted sum of criterion and distillation terms as ``loss``, with all of its parts."""
+        total = self.distill_loss_weight * sum(strong.terms.values())
+        result = {"output": strong.logits, **strong.terms, **strong.figures}
+        if self.task_loss_weight != 0 and target is not None:
+            with torch.autocast(strong.logits.device.type, enabled=False):
+                result["task"] = self.criterion(strong.logits.float(), target)
+            total = total + self.task_loss_weight * result["task"]
+        return {"loss": total, **result}
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""

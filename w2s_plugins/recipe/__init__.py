@@ -1,0 +1,1 @@
+"""What surrounds the training step of the script: evaluation, saving, stopping, closing."""

@@ -1,0 +1,180 @@
+"""The figures of a run: of teacher and student before the first step, of the student after an epoch."""
+
+import argparse
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from timm.utils import distribute_bn, unwrap_model
+
+from ..distributed.signals import SignalWatch
+from ..distributed.world import dealt_rows
+from ..losses.base import loss_weights
+from ..metrics.figures import format_figures
+from ..metrics.pgr import chance_level, performance_gap_recovered
+from ..models.features import pooled_features
+from ..monitor import Console
+from ..train.evaluation import Evaluation, EvaluationSettings, evaluate
+from ..train.few_shot import extract_features
+from .run import Run
+
+_logger = logging.getLogger(__name__)
+
+
+def first_evaluation(run: Run) -> None:
+    """Measure teacher and student before the first step, through the input path of training."""
+    args = run.args
+    if run.parts.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
+        first_few_shot(run)
+    if run.parts.teacher is None or args.no_teacher_eval or args.speedtest:
+        return
+    for split in ("val", "select"):
+        if run.loaders[split] is None:
+            continue
+        console = Console(run.world.primary, 0)
+        teacher = run.loaders[split].teacher if args.linear_probe else run.parts.teacher
+        found = evaluate_split(
+            run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
+        run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
+        name = args.val_split if split == "val" else "held-out part"
+        _logger.info(f"Before training, {name}: teacher top-1 {found.teacher_metrics['top1']:.2f}, student top-1 "
+                     f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
+        if run.files and run.position.epoch == 0 and run.position.batch == 0:
+            run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
+        warn_of_chance(found, run.parts.student.model.num_classes)
+    if args.ceiling_acc is not None and "val" in run.weak_metrics:
+        performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
+
+
+def first_few_shot(run: Run) -> None:
+    """Test student and teacher, where it is a single one, on episodes before the first step."""
+    student = unwrap_model(run.task.get_eval_model()).eval()
+    found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
+    if run.parts.teacher is not None and len(run.parts.teacher.members) == 1:
+        found["teacher"] = evaluate_few_shot(run, lambda images: run.parts.teacher.encode(images)[0])
+        run.weak_metrics["few_shot"] = found["teacher"]
+    _logger.info(f"Before training, few-shot on {run.args.few_shot_split}: " + "; ".join(
+        f"{who} " + ", ".join(f"{k} {v}" for k, v in format_figures(f).items()) for who, f in sorted(found.items())))
+    if run.files and run.position.epoch == 0 and run.position.batch == 0:
+        run.files.metrics.write("start", split="few_shot", **found)
+
+
+class EpochFigures(NamedTuple):
+    """What an evaluation after an epoch has found.
+
+    Args:
+        figures: by split: ``val``, ``select``, ``few_shot``.
+        metric: ranks the epoch; infinite where it is not a number.
+        predictions: columns and rows of what is said of each sample of the validation split, or None.
+    """
+
+    figures: dict[str, dict[str, float]]
+    metric: float
+    predictions: tuple[list[str], torch.Tensor] | None
+
+
+def average_batch_norm(run: Run, due: bool) -> None:
+    """Average the statistics of batch norm over all ranks as ``--dist-bn`` says; those of the average of the weights
+    where an evaluation is due.
+    """
+    if run.world.distributed and run.args.dist_bn in ("broadcast", "reduce") and not run.position.statistics_shared:
+        for average in (False, True)[:1 + (due and evaluates_average(run))]:
+            distribute_bn(run.task.get_trainable_module(ema=average), run.world.size, run.args.dist_bn == "reduce")
+    run.position.statistics_shared = True
+
+
+def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> EpochFigures:
+    """Evaluate the student, or the average of its weights, on all splits; all ranks take part.
+
+    Args:
+        run: the run.
+        terms: averages of the loss and its terms over the epoch, which rank it where there is no split.
+        watch: stops at a signal.
+    """
+    args = run.args
+    model = run.task.get_eval_model(ema=evaluates_average(run))
+    found = {
+        split: evaluate_split(
+            run, split, model, teacher_predictions=run.weak_predictions.get(split),
+            progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
+        for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
+    }
+    figures = {split: evaluation.metrics for split, evaluation in found.items()}
+    if run.parts.few_shot is not None and not args.speedtest:
+        encoder = unwrap_model(model).eval()
+        figures["few_shot"] = evaluate_few_shot(
+            run, lambda images: pooled_features(encoder, images), progress=watch.guard)
+    metric = selection_metric(args, figures, terms)
+    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
+        metric = math.inf if args.eval_metric == "loss" else -math.inf
+    return EpochFigures(figures, metric, gather_predictions(run, found["val"]) if "val" in found else None)
+
+
+def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
+    """Evaluate on ``val`` or ``select`` as the flags say."""
+    settings = EvaluationSettings(
+        run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups)
+    return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
+
+
+def evaluate_few_shot(
+        run: Run,
+        encode: Callable[[torch.Tensor], torch.Tensor],
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, float]:
+    """Test an encoder on the episodes of ``--few-shot-eval``."""
+    features = extract_features(
+        encode, run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
+        channels_last=run.args.channels_last, progress=progress)
+    return run.parts.few_shot.measure(features)
+
+
+def warn_of_chance(found: Evaluation, num_classes: int) -> None:
+    """Warn loudly of a teacher that is not better than guessing, by two standard errors."""
+    chance, count = chance_level(num_classes) / 100, max(1, len(found.targets))
+    if found.teacher_metrics["top1"] <= 100 * (chance + 2 * (chance * (1 - chance) / count) ** 0.5):
+        _logger.warning(
+            f"WARNING: the teacher is at chance: top-1 {found.teacher_metrics['top1']:.2f} with {num_classes} classes "
+            f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
+
+
+def evaluates_average(run: Run) -> bool:
+    """True when the average of the weights is what is evaluated and exported."""
+    return run.task.has_ema() and not run.args.model_ema_force_cpu
+
+
+def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Tensor]:
+    """Return what the student says of each sample of the validation split, as columns and rows; all ranks take part."""
+    columns = {"target": found.targets, "student": found.predictions}
+    if found.teacher_predictions is not None:
+        columns["teacher"] = found.teacher_predictions
+    rows = dealt_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
+    return list(columns), rows
+
+
+def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
+    """True when an evaluation and a checkpoint follow this epoch."""
+    if args.eval_interval_end is not None and epoch > int(args.eval_interval_end * args.epochs):
+        return True
+    return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop or epoch + 1 in args.save_epochs
+
+
+def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
+    """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
+
+    Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
+    Of several kinds of episodes the first one counts.
+    """
+    if args.eval_metric == "few-shot" and "few_shot" in figures:
+        return next(iter(figures["few_shot"].values()))
+    if "select" in figures:
+        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
+        if not blind:
+            return figures["select"][args.eval_metric]
+        agreement = figures["select"]["agreement"]
+        return -agreement if args.eval_metric == "loss" else agreement  # of a loss, less is better
+    if "val" in figures:
+        return figures["val"][args.eval_metric]
+    return terms["loss"] if args.eval_metric == "loss" else -terms["loss"]

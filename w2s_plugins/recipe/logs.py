@@ -1,0 +1,57 @@
+"""What a run shows and writes while it trains."""
+
+import logging
+
+import torchvision
+
+from ..data import Batch
+from ..errors import UserError
+from ..files import atomic_write
+from ..metrics.sample_weights import BINS
+from ..monitor import Console
+from ..train.engine import mean_lr
+from .evaluation import EpochFigures, evaluates_average
+from .run import Run
+
+_logger = logging.getLogger(__name__)
+
+
+def log_update(run: Run, console: Console, update: int, batch: Batch, number: int) -> None:
+    """Show and write the averages of the epoch so far; all ranks take part."""
+    terms, lr = run.position.meter.average(run.world.distributed), mean_lr(run.optimizer)
+    epoch, per_epoch = run.position.epoch, run.schedule.updates_per_epoch
+    console.log(epoch, run.stop, update % per_epoch, per_epoch, terms, lr)
+    if not run.files:
+        return
+    run.files.metrics.write("train", epoch=epoch, update=update % per_epoch, step=update, lr=lr, terms=terms)
+    run.files.trackers.log(update, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
+    if run.args.save_images:
+        try:
+            with atomic_write(run.output.folder / f"train-batch-{number}.jpg") as file:
+                torchvision.utils.save_image(batch.input, file, format="jpeg", normalize=True)
+        except UserError as error:
+            _logger.warning(f"WARNING: {error}; training goes on without this image")
+
+
+def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures) -> None:
+    """Show and write the figures of an epoch, on rank 0."""
+    if not run.files:
+        return
+    figures = found.figures
+    _logger.info(f"epoch {epoch + 1}/{run.stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
+                 + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
+    run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, ema=evaluates_average(run),
+                            **figures)
+    few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
+    run.files.summary.waiting.append((epoch, terms, {**figures.get("val", {}), **few_shot}, mean_lr(run.optimizer)))
+    step = run.position.epoch * run.schedule.updates_per_epoch
+    run.files.trackers.log(step, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
+
+
+def log_sample_weights(run: Run) -> None:
+    """Write how the epoch's samples were weighed to metrics.jsonl; all ranks take part."""
+    weights = run.position.weights.record(run.world.distributed)
+    if run.files and weights:
+        run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
+    elif run.files and run.args.log_beta and run.position.epoch == 0:
+        _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")

@@ -1,0 +1,66 @@
+"""Everything that one training run works with."""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from timm.task import TrainingTask
+
+from ..build.optimisation import Schedule
+from ..build.student import Student
+from ..distributed.world import Precision, World
+from ..labels.cache import CachedTargets
+from ..labels.splits import Data
+from ..run.checkpoint import Saver
+from ..run.folder import RunFiles
+from ..run.position import Position
+from ..teachers.teacher import Teacher
+from ..train.few_shot import FewShotTest
+
+
+class Parts(NamedTuple):
+    """What a run is made of besides its task; its record tells of them."""
+
+    data: Data
+    student: Student
+    teacher: Teacher | None = None
+    targets: CachedTargets | None = None
+    few_shot: FewShotTest | None = None
+
+
+@dataclass
+class Output:
+    """Where a run writes."""
+
+    folder: Path
+    files: RunFiles | None = None  # rank 0
+    saver: Saver | None = None  # rank 0; every rank when the student is sharded
+
+
+@dataclass
+class Run:
+    """Everything that one training run works with."""
+
+    args: argparse.Namespace
+    world: World
+    precision: Precision
+    task: TrainingTask
+    loaders: dict
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    position: Position = field(default_factory=Position)
+    parts: Parts | None = None
+    output: Output | None = None
+    weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
+    weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
+
+    @property
+    def files(self) -> RunFiles | None:
+        return self.output and self.output.files
+
+    @property
+    def stop(self) -> int:
+        """The number of epochs to train."""
+        return min(self.schedule.num_epochs, self.args.stop_epoch or self.schedule.num_epochs)

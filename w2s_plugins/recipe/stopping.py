@@ -1,0 +1,63 @@
+"""How a run is stopped, and how its processes end."""
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import sys
+
+import torch.distributed as dist
+from timm.utils import unwrap_model
+
+from ..distributed.signals import Interrupted, SignalWatch
+from ..errors import exit_now
+from ..run import lock as run_lock
+from ..train.anomaly import detect_anomaly
+from ..train.task import StudentModule
+from .run import Run
+from .saving import save_recovery
+
+_logger = logging.getLogger(__name__)
+
+
+def watch_signals(run: Run) -> SignalWatch:
+    """Note the signals that stop a run in place of dying of them."""
+    more = (signal.SIGUSR1,) if run.args.signal_usr1 else ()
+    return SignalWatch((signal.SIGTERM, signal.SIGINT, *more), run.world.distributed)
+
+
+def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
+    """Name the module that gives the first value that is not finite."""
+    module = unwrap_model(run.task.get_trainable_module())
+    parts = {"student": module.student, "loss": module.loss} if isinstance(module, StudentModule) else {
+        "student": module}
+    if run.parts.teacher is not None:
+        parts["teacher"] = run.parts.teacher
+    return detect_anomaly(parts, run.position, scaled=run.precision.scaler is not None)
+
+
+def stop_early(run: Run, interruption: Interrupted) -> None:
+    """Save where the run stands and end the process with the exit code of the signal."""
+    done = -(-run.position.batch // run.args.grad_accum_steps)
+    save_recovery(run, max(done - 1, 0), background=False)
+    if run.files:
+        _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
+                        f"the same command and --resume {run.output.folder}")
+        run.files.trackers.close()
+    run.loaders.clear()  # ends the data workers
+    run_lock.let_go()
+    end_process(interruption.exit_code)
+
+
+def end_process(code: int) -> None:
+    """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        dist.destroy_process_group()
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        exit_now(code)
+    elif dist.is_initialized():
+        dist.destroy_process_group()  # of one process, from --fsdp
+    if code:
+        sys.exit(code)

@@ -1,0 +1,149 @@
+"""One pass of evaluation."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
+from torch import Tensor, nn
+
+from ..distributed.heartbeat import note
+from ..distributed.world import Precision
+from ..errors import UserError
+from ..metrics.long_tail import ShotGroups
+from .task import first_output
+
+
+@dataclass
+class Evaluation:
+    """The outcome of one pass over a split.
+
+    Args:
+        metrics: ``loss``, ``top1``, ``top5`` in percent, ``agreement`` in percent where there is a teacher, and those
+            of `ShotGroups` where there are such.
+        teacher_metrics: the same of the teacher, where it was evaluated.
+        predictions: this rank's predicted classes, in order.
+        teacher_predictions: those of the teacher.
+        targets: this rank's labels.
+    """
+
+    metrics: dict[str, float]
+    teacher_metrics: dict[str, float] | None
+    predictions: Tensor
+    teacher_predictions: Tensor | None
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a split is evaluated.
+
+    Args:
+        distributed: sum over all ranks.
+        channels_last: memory layout of the images.
+        tta: consecutive views of a sample whose logits are averaged.
+        valid_labels: classes that count, for a model with more.
+        groups: also measure the accuracy on these classes.
+    """
+
+    distributed: bool = False
+    channels_last: bool = False
+    tta: int = 0
+    valid_labels: Sequence[int] | None = None
+    groups: ShotGroups | None = None
+
+
+@torch.inference_mode()
+def evaluate(
+        model: Callable[[Tensor], Tensor],
+        loader: Iterable,
+        precision: Precision,
+        settings: EvaluationSettings = EvaluationSettings(),
+        *,
+        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher_predictions: Tensor | None = None,
+        on_output: Callable[[Tensor, Tensor], None] | None = None,
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> Evaluation:
+    """Evaluate a model, counting every sample once on any number of ranks.
+
+    Args:
+        model: maps images to logits.
+        loader: timm's evaluation loader.
+        precision: autocast.
+        settings: what is averaged, counted and shared.
+        teacher: also evaluate this, on the same batches.
+        teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
+        on_output: called with each batch of logits and labels.
+        progress: wraps the loader to show progress.
+
+    Raises:
+        UserError: the teacher gives values that are not finite.
+    """
+    tta, distributed = settings.tta, settings.distributed
+
+    def counted(logits: Tensor) -> Tensor:
+        if tta > 1:
+            logits = logits.unfold(0, tta, tta).mean(dim=2)
+        return logits if settings.valid_labels is None else logits[:, settings.valid_labels]
+
+    if isinstance(model, nn.Module):
+        model.eval()
+    note("in an evaluation")
+    device, limit = precision.device, evaluation_sample_limit(loader)
+    meter = ClassificationEvaluator(device, max_samples=limit)
+    teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
+    predictions, teacher_rows, teacher_broken, targets = [], [], [], []
+    for images, target in (progress(loader) if progress else loader):
+        target = target.to(device)
+        if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
+            images = images.to(device=device, dtype=precision.dtype)
+        if settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with precision.autocast():
+            logits = counted(first_output(model(images)))
+        target = target[::max(1, tta)][:len(logits)]
+        meter.update(logits, target)
+        predictions.append(logits.argmax(dim=1))
+        targets.append(target)
+        if teacher_meter is not None:
+            teacher_logits = counted(teacher(images))
+            teacher_meter.update(teacher_logits, target)
+            teacher_rows.append(teacher_logits.argmax(dim=1))
+            teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
+        if on_output:
+            on_output(logits, target)
+    if teacher_broken:
+        refuse_not_finite(torch.cat(teacher_broken)[:limit], "an evaluation", distributed)
+    metrics = dict(meter.compute(distributed=distributed))
+    teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
+    predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
+    if teacher_rows:
+        teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
+    if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
+        metrics["agreement"] = _percentage(predicted == teacher_predictions, device, distributed)
+    if settings.groups is not None:
+        metrics.update(settings.groups.evaluate(predicted, labels, device, distributed))
+        if teacher_metrics is not None:
+            teacher_metrics.update(settings.groups.evaluate(teacher_predictions, labels, device, distributed))
+    note("after an evaluation")
+    return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
+
+
+def _percentage(hits: Tensor, device: torch.device, distributed: bool) -> float:
+    counts = torch.tensor([int(hits.sum()), len(hits)], device=device)
+    if distributed:
+        dist.all_reduce(counts)
+    return 100.0 * int(counts[0]) / max(1, int(counts[1]))
+
+
+def refuse_not_finite(broken: Tensor, where: str, distributed: bool) -> None:
+    """Raise a `UserError` when the teacher's values for any sample are not finite; all ranks must call it."""
+    counts = torch.stack([broken.sum(), torch.tensor(len(broken), device=broken.device)])
+    if distributed:
+        dist.all_reduce(counts)
+    number, samples = counts.tolist()
+    if number:
+        raise UserError(f"--teacher: it gives values that are not finite for {number} of {samples} samples of {where}; "
+                        "take other weights, or run it in float32")
