@@ -50,7 +50,6 @@ from w2s_plugins.files import atomic_write, write_json
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.hub.export import export_hashes, export_model
 from w2s_plugins.hub.push import push_export
-from w2s_plugins.labels.cache import CachedTargets
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.losses.base import loss_weights
@@ -70,6 +69,7 @@ from w2s_plugins.run import record as report
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.sharded import ShardedSaver
 from w2s_plugins.students import probe
+from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train import fsdp
 from w2s_plugins.train.anomaly import detect_anomaly

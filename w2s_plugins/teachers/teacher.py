@@ -222,18 +222,33 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
 
 
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher is opened and run.
+
+    Args:
+        dtype: dtype it runs in.
+        use_ema: take EMA weights from the checkpoints.
+        class_map_file: json or yaml from teacher classes to student classes.
+        img_size: input size in place of the teacher's own.
+        model_kwargs: arguments of the constructor.
+        compiled: use torch.compile.
+    """
+
+    dtype: torch.dtype = torch.float32
+    use_ema: bool = False
+    class_map_file: str | None = None
+    img_size: int | None = None
+    model_kwargs: dict | None = None
+    compiled: bool = False
+
+
 def create_teacher(
         names: Sequence[str],
         checkpoints: Sequence[str],
         student: StudentInput,
-        *,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        use_ema: bool = False,
-        class_map_file: str | None = None,
-        img_size: int | None = None,
-        model_kwargs: dict | None = None,
-        compiled: bool = False,
+        settings: TeacherSettings = TeacherSettings(),
 ) -> Teacher:
     """Create a teacher, or an ensemble of several.
 
@@ -242,12 +257,7 @@ def create_teacher(
         checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
         student: how the student's batches were prepared.
         device: where it runs.
-        dtype: dtype it runs in.
-        use_ema: take EMA weights from the checkpoints.
-        class_map_file: json or yaml from teacher classes to student classes.
-        img_size: input size in place of the teacher's own.
-        model_kwargs: arguments of the constructor.
-        compiled: use torch.compile.
+        settings: how it is opened and run.
 
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
@@ -258,24 +268,26 @@ def create_teacher(
     members = []
     for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
         model, data_config, source = load_frozen_model(
-            name, checkpoint, student.in_chans, use_ema=use_ema, img_size=img_size, model_kwargs=model_kwargs)
+            name, checkpoint, student.in_chans, use_ema=settings.use_ema, img_size=settings.img_size,
+            model_kwargs=settings.model_kwargs)
         channels = data_config["input_size"][0]
         if channels != student.in_chans:
             raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
         check_input_size(model, data_config["input_size"], f"--teacher {name}")
-        class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
+        class_map = settings.class_map_file and read_class_map(
+            settings.class_map_file, model.num_classes, student.num_classes)
         if class_map is None and student.num_classes not in (None, model.num_classes):
             raise UserError(
                 f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
                 "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
         if class_map is None:
-            names = names_of_model(model, checkpoint, "--teacher-checkpoint")
-            class_map = match_classes(f"--teacher {name}", names, student.class_names)
-            if names and student.class_names and class_map is None and names != list(student.class_names):
+            own = names_of_model(model, checkpoint, "--teacher-checkpoint")
+            class_map = match_classes(f"--teacher {name}", own, student.class_names)
+            if own and student.class_names and class_map is None and own != list(student.class_names):
                 source["classes"] = DIFFER
         members.append(TeacherModel(
-            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
-            compile_mode=compile_mode(device)))
+            model, data_config, student, class_map=class_map, source=source, dtype=settings.dtype,
+            compiled=settings.compiled, compile_mode=compile_mode(device)))
     return Teacher(members).to(device).eval()
 
 

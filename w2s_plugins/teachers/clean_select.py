@@ -1,4 +1,4 @@
-"""Selection of clean training samples by what a model makes of them: features or losses of all of them, once."""
+"""`--clean-select` by what a model makes of the training samples: features or losses of all of them, once."""
 
 import logging
 import time
@@ -13,11 +13,12 @@ from torch.utils.data import Dataset
 
 from ..data import labels_of
 from ..errors import UserError
+from ..labels.format import Part
+from ..labels.selection import agrees_with_neighbours, has_small_loss
 from ..models.class_names import match_classes, names_of_model
 from ..models.loading import check_input_size
-from ..teachers.teacher import Teacher, combine, load_frozen_model
-from .cache import ImageLabeller, Part, PartKeys
-from .selection import agrees_with_neighbours, has_small_loss
+from .stored import Pass, label_images
+from .teacher import Teacher, combine, load_frozen_model
 
 _logger = logging.getLogger(__name__)
 
@@ -120,14 +121,8 @@ def select_by_model(
         value: float,
         models: Sequence[nn.Module],
         dataset: Dataset,
-        *,
         num_classes: int,
-        batch_size: int,
-        workers: int,
-        decoder: str,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        how: Pass,
         progress: Progress = lambda text: None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
@@ -138,12 +133,7 @@ def select_by_model(
         models: those of `selection_models`.
         dataset: the training set; its transform is changed.
         num_classes: C.
-        batch_size: images at a time.
-        workers: data worker processes.
-        decoder: ``--decoder``.
-        device: where the work is done.
-        rank: this process.
-        world_size: number of processes.
+        how: how the models go over the dataset.
         progress: takes a heading, returns what wraps a sequence to show progress.
 
     Returns:
@@ -152,18 +142,16 @@ def select_by_model(
     Raises:
         UserError: K is not below the number of samples; the model gives values that are not finite.
     """
-    outputs = [
-        outputs_of(model, dataset, batch_size, workers, decoder, device, rank, world_size,
-                   progress("outputs for --clean-select")) for model in models]
+    outputs = [outputs_of(model, dataset, how, progress("outputs for --clean-select")) for model in models]
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
-    labels = torch.tensor(labels_of(dataset))
+    labels, world = torch.tensor(labels_of(dataset)), how.world
     if rule == "small-loss":
         return has_small_loss(F.cross_entropy(combine(outputs), labels, reduction="none"), value)
     agrees = agrees_with_neighbours(
-        outputs[0].to(device), labels.to(device), int(value), num_classes, rank=rank, world_size=world_size,
-        progress=progress("neighbours"))
-    if world_size > 1:
+        outputs[0].to(world.device), labels.to(world.device), int(value), num_classes, rank=world.rank,
+        world_size=world.size, progress=progress("neighbours"))
+    if world.distributed:
         counts = agrees.to(torch.uint8)
         dist.all_reduce(counts)  # every sample was looked at by one rank
         agrees = counts > 0
@@ -173,33 +161,29 @@ def select_by_model(
 def outputs_of(
         model: nn.Module,
         dataset: Dataset,
-        batch_size: int,
-        workers: int,
-        decoder: str,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
+        how: Pass,
         progress: Callable[[Sequence], Sequence] | None = None,
 ) -> Tensor:
-    """Return the outputs (N, D) of a model for all samples, on the CPU of every rank; ranks share the work.
+    """Return the outputs (N, D) of a model for all samples, on the CPU of every rank; ranks divide the work.
 
     Every batch is of full size, whichever rank computes it, so that outputs do not depend on the number of ranks.
     """
-    parts = [Part(0, first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
-    own = parts[rank::world_size]
-    batches = ImageLabeller(model, dataset, batch_size, workers, device, decoder).batches(PartKeys(own, batch_size))
+    size, world = how.batch_size, how.world
+    parts = [Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)]
+    own = parts[world.rank::world.size]
     rows, started, said = [], time.monotonic(), time.monotonic()
-    for done, part in enumerate(progress(own) if progress else own, start=1):
-        rows.append(next(batches).logits[:part.stop - part.first])
+    answers = label_images(model, dataset, how, own)
+    for done, _ in enumerate(progress(own) if progress else own, start=1):
+        rows.append(next(answers).values)
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now
             _logger.info(f"Clean selection: batch {done} of {len(own)}, "
                          f"{(now - started) / done * (len(own) - done):.0f} s left")
-    if world_size > 1:
-        gathered: list[list[Tensor]] = [[]] * world_size
+    if world.distributed:
+        gathered: list[list[Tensor]] = [[]] * world.size
         dist.all_gather_object(gathered, rows)
-        rows = [gathered[i % world_size][i // world_size] for i in range(len(parts))]
+        rows = [gathered[i % world.size][i // world.size] for i in range(len(parts))]
     return torch.cat(rows)
 
 
