@@ -22,7 +22,7 @@ from ..models.class_names import names_of_data
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
-from ..teachers.teacher import Teacher
+from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
 from .resolve import view_epochs
 
@@ -157,8 +157,9 @@ def select_clean(
         else:
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
-                in_chans=data_config["input_size"][0], num_classes=args.num_classes,
-                class_names=names_of_data(candidates), device=world.device)
+                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], args.num_classes,
+                             names_of_data(candidates)),
+                world.device)
             selected = select_by_model(
                 rule, value, models, without_transform(candidates), args.num_classes,
                 Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),

@@ -91,7 +91,7 @@ def cached_targets(
                 label_views, member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size,
                 channels_last=args.channels_last, skipped=skipped)
         else:
-            labeller = functools.partial(label_images, member, dataset, how, skipped=skipped)
+            labeller = functools.partial(label_images, member, member.data_config, dataset, how, skipped=skipped)
         folder = ensure_labels(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))

@@ -234,9 +234,8 @@ def stored_outputs(
 
     manifest = agree(world.primary and make_manifest(), world.distributed)
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
-    keys = sample_keys(dataset)
+    keys, labeller = sample_keys(dataset), functools.partial(label_images, member, member.data_config, dataset, how)
     folder = ensure_labels(
-        Path(args.target_cache) / manifest.key, manifest, keys, functools.partial(label_images, member, dataset, how),
-        distributed=world.distributed,
+        Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
         progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
     return LabelReader(folder, keys, manifest)

@@ -61,7 +61,8 @@ class PartKeys(Sampler):
 
 
 def label_images(
-        model: Callable[[Tensor], Tensor],
+        ask: Callable[[Tensor], Tensor],
+        data_config: dict,
         dataset: Dataset,
         how: Pass,
         parts: Sequence[Part],
@@ -70,7 +71,8 @@ def label_images(
     """Yield what a model says of the plain images of each part, through its own evaluation transform.
 
     Args:
-        model: with a ``data_config``.
+        ask: the model.
+        data_config: timm's data configuration of the model.
         dataset: its transform is changed. Unreadable samples end the run unless it is `Blanked`.
         how: batch size, workers, device.
         parts: what to label.
@@ -78,9 +80,9 @@ def label_images(
     """
     keys = PartKeys(parts, how.batch_size)
     loader = create_eval_loader(
-        Subset(dataset, [key.index for key in keys]), model.data_config, batch_size=how.batch_size,
+        Subset(dataset, [key.index for key in keys]), data_config, batch_size=how.batch_size,
         workers=how.workers, device=how.world.device, dtype=torch.float32, decoder=how.decoder)
-    outputs = ((_frozen(model, images), labels.cpu() != UNREADABLE) for images, labels in loader)
+    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
     yield from _by_part(keys, outputs, dataset, skipped)
 
 

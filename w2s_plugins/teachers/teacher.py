@@ -33,6 +33,7 @@ from ..models.loading import (
 
 _logger = logging.getLogger(__name__)
 
+TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 
 
@@ -265,30 +266,41 @@ def create_teacher(
     if checkpoints and len(checkpoints) != len(names):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    members = []
-    for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
-        model, data_config, source = load_frozen_model(
-            name, checkpoint, student.in_chans, use_ema=settings.use_ema, img_size=settings.img_size,
-            model_kwargs=settings.model_kwargs)
-        channels = data_config["input_size"][0]
-        if channels != student.in_chans:
-            raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
-        check_input_size(model, data_config["input_size"], f"--teacher {name}")
-        class_map = settings.class_map_file and read_class_map(
-            settings.class_map_file, model.num_classes, student.num_classes)
-        if class_map is None and student.num_classes not in (None, model.num_classes):
-            raise UserError(
-                f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
-                "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
-        if class_map is None:
-            own = names_of_model(model, checkpoint, "--teacher-checkpoint")
-            class_map = match_classes(f"--teacher {name}", own, student.class_names)
-            if own and student.class_names and class_map is None and own != list(student.class_names):
-                source["classes"] = DIFFER
-        members.append(TeacherModel(
-            model, data_config, student, class_map=class_map, source=source, dtype=settings.dtype,
-            compiled=settings.compiled, compile_mode=compile_mode(device)))
+    members = [open_member(name, checkpoint, student, device, settings)
+               for name, checkpoint in zip(names, checkpoints or [None] * len(names))]
     return Teacher(members).to(device).eval()
+
+
+def open_member(
+        name: str,
+        checkpoint: str | None,
+        student: StudentInput,
+        device: torch.device,
+        settings: TeacherSettings = TeacherSettings(),
+        flags: tuple[str, str] = TEACHER_FLAGS,
+) -> TeacherModel:
+    """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
+    model, data_config, source = load_frozen_model(
+        name, checkpoint, student.in_chans, use_ema=settings.use_ema, img_size=settings.img_size,
+        model_kwargs=settings.model_kwargs, flags=flags)
+    who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
+    if channels != student.in_chans:
+        raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
+    check_input_size(model, data_config["input_size"], who)
+    class_map = settings.class_map_file and read_class_map(
+        settings.class_map_file, model.num_classes, student.num_classes)
+    if class_map is None and student.num_classes not in (None, model.num_classes):
+        remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
+        raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
+                        f"that were trained on the student's classes ({flags[1]}){remedy}")
+    if class_map is None:
+        own = names_of_model(model, checkpoint, flags[1])
+        class_map = match_classes(who, own, student.class_names)
+        if own and student.class_names and class_map is None and own != list(student.class_names):
+            source["classes"] = DIFFER
+    return TeacherModel(
+        model, data_config, student, class_map=class_map, source=source, dtype=settings.dtype,
+        compiled=settings.compiled, compile_mode=compile_mode(device)).to(device)
 
 
 def load_frozen_model(
@@ -299,7 +311,7 @@ def load_frozen_model(
         use_ema: bool = False,
         img_size: int | None = None,
         model_kwargs: dict | None = None,
-        flags: tuple[str, str] = ("--teacher", "--teacher-checkpoint"),
+        flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> tuple[nn.Module, dict, dict]:
     """Return a model with its weights, its data configuration, and where they came from.
 
