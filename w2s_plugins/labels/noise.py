@@ -161,15 +161,10 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: 
         chosen = order[:int(value * len(labels) + 0.5)]
         labels[chosen] = drawn[chosen]
     else:
-        mapping = pair_map(size) if kind == "pairflip" else asymmetric_map(names, size, map_file)
+        mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size, map_file)
         labels = np.where(rng.random_sample(len(labels)) < value, np.array(mapping)[labels], labels)
     source = {"seed": seed} if map_file is None else {"seed": seed, "map": map_file}
     return LabelNoise(text, labels.tolist(), clean, size, source)
-
-
-def pair_map(size: int) -> list[int]:
-    """Return the class that each class is taken for in pair flips: the next one."""
-    return [(c + 1) % size for c in range(size)]
 
 
 def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None) -> list[int]:

@@ -1,6 +1,7 @@
 """Labels read from a folder, by the positions of samples in whatever dataset asks."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ..data.keys import SampleKeys
 from ..errors import UserError, one_line
+from ..files import file_sha256
 from .format import KEYS, REMEDY, Manifest, read_manifest, read_part
 from .writer import check_content
 
@@ -51,11 +53,11 @@ class LabelReader:
         if keys.sha256 == manifest.keys_sha256 and len(keys.values) == manifest.num_samples:
             return None
         own = read_keys(self.folder, manifest)
-        places = {key: row for row, key in enumerate(own.values)}
+        places = {key: row for row, key in enumerate(own)}
         rows = torch.tensor([places.get(key, -1) for key in keys.values])
         if (rows < 0).all():
             raise UserError(f"{self.folder}: has no label of any of the {len(rows)} samples, such as "
-                            f"{keys.values[0]}; its {len(own.values)} labels are of others, such as {own.values[0]}")
+                            f"{keys.values[0]}; its {len(own)} labels are of others, such as {own[0]}")
         return rows
 
     def set_view(self, view: int) -> None:
@@ -107,22 +109,24 @@ class LabelReader:
                         f"which could not be read when they were made and now can; {REMEDY}")
 
 
-def read_keys(folder: Path, manifest: Manifest) -> SampleKeys:
+def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]:
     """Return the keys of the samples of a folder of labels.
 
     Raises:
         UserError: the file is absent or damaged, or names a sample twice.
     """
     if manifest.keys_sha256 is None:
-        return SampleKeys("index", range(manifest.num_samples))
+        return range(manifest.num_samples)
     path, kind = folder / KEYS, str if manifest.keyed_by == "filename" else int
     try:
-        keys = SampleKeys(manifest.keyed_by, json.loads(path.read_text(encoding="utf-8")))
-        if keys.sha256 != manifest.keys_sha256 or not all(type(key) is kind for key in keys.values):
+        keys = json.loads(path.read_text(encoding="utf-8"))
+        if file_sha256(path) != manifest.keys_sha256:
             raise ValueError("its checksum is not that of its content")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if not isinstance(keys, list) or not all(type(key) is kind for key in keys):
+            raise ValueError(f"no list of {'names' if kind is str else 'numbers'}")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({one_line(error)}); take another copy of the file") from error
-    if len(set(keys.values)) < manifest.num_samples or len(keys.values) > manifest.num_samples:
-        raise UserError(f"{path}: {len(keys.values)} keys, {len(set(keys.values))} of them different, of "
-                        f"{manifest.num_samples} samples")
+    if not len(set(keys)) == len(keys) == manifest.num_samples:
+        raise UserError(f"{path}: {len(keys)} keys, {len(set(keys))} of them different, of {manifest.num_samples} "
+                        "samples")
     return keys

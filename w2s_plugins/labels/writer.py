@@ -138,7 +138,6 @@ def _prepare(folder: Path, manifest: Manifest, keys: SampleKeys) -> list[Part]:
         f"{'columns' if manifest.kind == 'features' else 'classes'}"
         f"{f', top {manifest.topk}' if manifest.topk else ''}, {manifest.content['dtype']}: {readable(size)} to write "
         f"to {folder} ({readable(free)} free{kept})")
-    check_room(folder, size)
     return missing
 
 

@@ -280,9 +280,7 @@ def open_member(
         flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> TeacherModel:
     """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
-    model, data_config, source = load_frozen_model(
-        name, checkpoint, student.in_chans, use_ema=settings.use_ema, img_size=settings.img_size,
-        model_kwargs=settings.model_kwargs, flags=flags)
+    model, data_config, source = load_frozen_model(name, checkpoint, student.in_chans, settings, flags)
     who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
@@ -307,10 +305,7 @@ def load_frozen_model(
         name: str,
         checkpoint: str | None,
         in_chans: int,
-        *,
-        use_ema: bool = False,
-        img_size: int | None = None,
-        model_kwargs: dict | None = None,
+        settings: TeacherSettings = TeacherSettings(),
         flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> tuple[nn.Module, dict, dict]:
     """Return a model with its weights, its data configuration, and where they came from.
@@ -319,16 +314,15 @@ def load_frozen_model(
         name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
         checkpoint: a file or run folder, or None: then the pretrained weights are used.
         in_chans: channels of the images.
-        use_ema: take EMA weights from the checkpoint.
-        img_size: input size in place of the model's own.
-        model_kwargs: arguments of the constructor.
+        settings: how it is opened.
         flags: the flags that named model and checkpoint.
 
     Raises:
         UserError: unknown name, weights that do not fit.
     """
     name_flag, file_flag = flags
-    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(model_kwargs or {})
+    role, img_size, model_kwargs = name_flag.removeprefix("--").capitalize(), settings.img_size, (
+        dict(settings.model_kwargs or {}))
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
         model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
@@ -337,19 +331,19 @@ def load_frozen_model(
             file = find_weights(name.removeprefix("local-dir:"), name_flag)
             origin = {"file": str(file), "sha256": file_sha256(file)}
         _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
-        settings = {}
+        recorded = {}
     else:
         file = find_weights(checkpoint, file_flag)
-        if use_ema and not has_ema(file, file_flag):
+        if settings.use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-        state = read_weights(file, file_flag, use_ema)
+        state = read_weights(file, file_flag, settings.use_ema)
         check_finite(state, str(file), file_flag)
-        settings = settings_beside(file, file_flag, model_kwargs)
-        inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
-        inputs = {"img_size": img_size} if img_size else inputs
-        recorded = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {})}
-        model = create_model(name_flag, name, pretrained=False, inputs=inputs, recorded=recorded, **model_kwargs)
-        classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
+        recorded = settings_beside(file, file_flag, model_kwargs)
+        inputs = {"img_size": img_size} if img_size else {k: recorded.get(k) for k in ("img_size", "input_size")}
+        model = create_model(
+            name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
+            recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
+        classes = _classes_in(state, model) or recorded.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
         if not state.keys() <= model.state_dict().keys():
@@ -357,7 +351,7 @@ def load_frozen_model(
         report = load_weights(model, state, str(file), file_flag)
         origin = {"file": str(file), "sha256": file_sha256(file)}
         _logger.info(f"{role} {name}: {report}")
-    requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
+    requests = {**{k: recorded[k] for k in INPUT_KEYS if k in recorded}, "in_chans": None}
     if img_size:
         requests = {**requests, "img_size": img_size, "input_size": None}
     try:
