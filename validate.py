@@ -55,7 +55,7 @@ from w2s_plugins.models.shards import is_sharded
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
-from w2s_plugins.teachers.teacher import StudentInput, Teacher, create_teacher
+from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from w2s_plugins.train.evaluation import Evaluation, EvaluationSettings, evaluate
 from w2s_plugins.train.few_shot import extract_features
 
@@ -290,10 +290,9 @@ def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, w
         StudentInput(subject.data_config["mean"], subject.data_config["std"], subject.data_config["input_size"][0],
                      None if args.few_shot else subject.model.num_classes,
                      None if args.few_shot or args.valid_labels else names_of_data(dataset)),
-        device=world.device,
-        class_map_file=args.teacher_class_map,
-        img_size=args.teacher_img_size,
-        model_kwargs=args.teacher_kwargs,
+        world.device,
+        TeacherSettings(
+            class_map_file=args.teacher_class_map, img_size=args.teacher_img_size, model_kwargs=args.teacher_kwargs),
     )
 
 

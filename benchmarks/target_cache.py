@@ -20,9 +20,13 @@ from torch import Tensor, nn
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks.measure import ratios, take_turns, timed
-from w2s_plugins.labels.cache import CachedTargets, CacheSpec, TargetReader, write_part
+from w2s_plugins.data.keys import SampleKeys
+from w2s_plugins.labels.format import Manifest
+from w2s_plugins.labels.reader import LabelReader
+from w2s_plugins.labels.writer import Answers, ensure_labels
 from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import create_model
+from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 from w2s_plugins.train.task import WeakToStrongTask
 
@@ -78,10 +82,10 @@ def create_teacher(args: argparse.Namespace) -> Teacher:
 
 
 def create_cache(args: argparse.Namespace, folder: Path, device: torch.device) -> CachedTargets:
-    spec = CacheSpec({}, args.samples, args.classes, topk=args.topk)
-    for part in spec.parts(0):
-        write_part(folder / part.file, spec, part, torch.randn(part.stop - part.first, args.classes))
-    return CachedTargets([TargetReader(folder, spec)], device)
+    manifest = Manifest(args.samples, args.classes, {}, {}, "top-k" if args.topk else "logits", topk=args.topk)
+    ensure_labels(folder / "labels", manifest, SampleKeys("index", range(args.samples)), lambda parts: (
+        Answers(torch.randn(part.stop - part.first, args.classes)) for part in parts))
+    return CachedTargets([LabelReader(folder / "labels")], device)
 
 
 def create_epoch(

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.labels.cache import CachedTargets, CacheSpec, TargetReader, write_part
+from w2s_plugins.data.keys import SampleKeys
+from w2s_plugins.labels.format import Manifest
+from w2s_plugins.labels.reader import LabelReader
+from w2s_plugins.labels.writer import Answers, ensure_labels
+from w2s_plugins.teachers.stored import CachedTargets
 
 SPECIES = ["Acris crepitans", "Bufo bufo", "Hyla arborea", "Rana dalmatina"]
 
@@ -70,13 +74,19 @@ def write_list(root: Path, file: str, folder: str, /, **changes: object) -> dict
 
 
 def store_targets(root: Path, members: Tensor, **settings: object) -> CachedTargets:
-    """Write the logits (M, N, C) of some models to caches, and open them."""
-    readers = []
-    for number, logits in enumerate(members):
-        folder = root / str(number)
-        folder.mkdir(parents=True)
-        spec = CacheSpec({"member": number}, *logits.shape, **{"dtype": torch.float32, **settings})
-        for part in spec.parts(0):
-            write_part(folder / part.file, spec, part, logits[part.first:part.stop])
-        readers.append(TargetReader(folder, spec))
-    return CachedTargets(readers, torch.device("cpu"))
+    """Write the logits (M, N, C) of some models, and open them."""
+    folders = [store_labels(root / str(number), logits, who={"member": number}, **settings)
+               for number, logits in enumerate(members)]
+    return CachedTargets([LabelReader(folder) for folder in folders], torch.device("cpu"))
+
+
+def store_labels(
+        folder: Path, answers: Tensor, keys: SampleKeys | None = None, classes: int | None = None,
+        **settings: object) -> Path:
+    """Write the answers (N, ...) of somebody about the samples with some keys."""
+    keys = keys or SampleKeys("index", range(len(answers)))
+    manifest = Manifest(
+        len(answers), classes or answers.shape[1], keyed_by=keys.by, keys_sha256=keys.sha256,
+        **{"who": {}, "seen": {}, "dtype": torch.float32, "kind": "top-k" if settings.get("topk") else "logits",
+           **settings})
+    return ensure_labels(folder, manifest, keys, lambda parts: (Answers(answers[p.first:p.stop]) for p in parts))

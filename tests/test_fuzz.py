@@ -32,7 +32,8 @@ from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
 from w2s_plugins.data.pickles import labelled_images, read_pickle
 from w2s_plugins.errors import UserError
-from w2s_plugins.labels.cache import CacheSpec, read_part, write_part
+from w2s_plugins.files import write_json
+from w2s_plugins.labels.format import Manifest, read_manifest, read_part, write_part
 from w2s_plugins.labels.noise import create_label_noise, read_class_map, read_labels
 from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
@@ -207,12 +208,13 @@ def files(tmp_path_factory) -> Path:
         {"data": np.zeros((4, 5, 5, 3), np.uint8), "labels": [0, 1, 0, 1]}, protocol=2))
     write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
     (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())
-    (spec := _spec()) and write_part(folder / "part.safetensors", spec, spec.parts(0)[0], torch.randn(12, 10))
+    write_part(folder, MANIFEST, PART, torch.randn(12, 10))
+    write_json(folder / "manifest.json", MANIFEST.content)
     return folder
 
 
-def _spec() -> CacheSpec:
-    return CacheSpec({"member": 0}, 12, 10, dtype=torch.float32)
+MANIFEST = Manifest(12, 10, {"member": 0}, {}, dtype=torch.float32)
+(PART,) = MANIFEST.parts(0)
 
 
 @fuzz(60)
@@ -295,7 +297,8 @@ READERS = {
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "list.json": lambda p: read_list(Path(p)),
     "images.pkl": lambda p: labelled_images(read_pickle(Path(p)), Path(p)),
-    "part.safetensors": lambda p: read_part(Path(p), _spec(), _spec().parts(0)[0]),
+    PART.file: lambda p: read_part(Path(p).parent, MANIFEST, PART),
+    "manifest.json": lambda p: read_manifest(Path(p).rename(Path(p).with_name("labels.json")).parent),
 }
 
 

@@ -40,7 +40,7 @@ def rooms() -> dict[str, set[str]]:
 
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("__init__", "tokens", "errors", "registry", "files", "versions", "cli", "distributed", "losses", "data",
-         "metrics", "hub", "models", "monitor", "teachers", "labels", "run", "students", "train", "task", "build",
+         "metrics", "labels", "hub", "models", "monitor", "teachers", "run", "students", "train", "task", "build",
          "recipe", "protocol", "study", "demo")
 
 

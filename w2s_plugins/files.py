@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from .errors import UserError, one_line, write_remedy
 
 LARGEST_FILE = 10_000_000  # bytes
 MOST_VALUES = 1_000_000  # in all, with every alias written out
+INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -95,6 +97,33 @@ def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
         parts = [part for pair in parts for part in pair]
     known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     return known[id(node)]
+
+
+class DamagedArchive(Exception):
+    """What is wrong with a file of torch.save that it is not read for."""
+
+
+def check_archive(path: Path) -> None:
+    """Raise unless a file of torch.save, a zip archive, has the sizes and checksums that it says; torch does not look.
+
+    A file of another kind passes, and so does one that was saved without checksums.
+
+    Raises:
+        DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
+        zipfile.BadZipFile: it is cut off, or no archive inside.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
+        if unpacked > size + INFLATION:
+            raise DamagedArchive(f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
+                                  "a file of torch.save, which does not compress")
+        if any(record.CRC for record in records) and (broken := archive.testzip()) is not None:
+            raise DamagedArchive(f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
+                                  "the file, or an earlier checkpoint")
 
 
 @contextmanager

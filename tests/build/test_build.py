@@ -15,7 +15,7 @@ from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.optimisation import create_optimizer
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task
-from w2s_plugins.data.relabelled import positions_in_split
+from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 

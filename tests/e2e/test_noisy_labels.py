@@ -98,7 +98,7 @@ def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
     assert not differences(read_run(Path("output/train/whole")), read_run(Path("output/train/parts")))
     assert selected("whole") == selected("parts")
     here(*flags, "--experiment", "others", "--label-noise", "pairflip:0.2", "--clean-select", "knn:5").ok()
-    assert len(list(Path("output/targets").glob("*/cache.json"))) == 2  # other labels, other data
+    assert len(list(Path("output/targets").glob("*/labels.json"))) == 2  # other labels, other data
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_the_run_records_its_cache_and_others_find_it(student, here: Run, weak: 
     assert record["targets"] == "cached"
     (cache,) = record["cache"]
     assert Path(cache["path"]) == Path("output/targets", cache["key"])
-    assert json.loads(Path(cache["path"], "cache.json").read_text())["samples"] == 64
+    assert json.loads(Path(cache["path"], "labels.json").read_text())["samples"] == 64
     other = here(*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--loss", "kd",
                  "--seed", "3", "--teacher-targets", "cached", "--experiment", "other").ok()
     assert f"Teacher targets found in {cache['path']}" in other.err
@@ -80,7 +80,7 @@ def test_two_runs_at_once_and_two_processes_share_a_cache(ranks: Run, weak: Path
     (one,), (two,) = ([p for p in (tmp_path / name).iterdir() if p.is_dir()] for name in ("output/targets", "other"))
     assert one.name == two.name
     assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in two.iterdir()}
-    assert len(list(one.iterdir())) == 1 + 4
+    assert len(list(one.iterdir())) == 2 + 4
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -15,7 +15,6 @@ from torch import nn
 from tests.parts import random_images, small_model, train_args
 from w2s_plugins.build.device import create_precision, join_processes
 from w2s_plugins.build.teacher import build_teacher
-from w2s_plugins.labels.cache import teacher_identity
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
 from w2s_plugins.models.inference import (
     compile_mode,
@@ -23,6 +22,7 @@ from w2s_plugins.models.inference import (
     inference_dtype,
     inference_form,
 )
+from w2s_plugins.teachers.identity import teacher_identity
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

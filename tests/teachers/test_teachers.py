@@ -23,6 +23,7 @@ from w2s_plugins.teachers.teacher import (
     StudentInput,
     Teacher,
     TeacherModel,
+    TeacherSettings,
     combine,
     create_teacher,
     map_classes,
@@ -53,8 +54,8 @@ def weights(tmp_path):
 
 
 def create(name="w2s_cnn5", *files, **kwargs) -> Teacher:
-    kwargs.setdefault("student", STUDENT)
-    return create_teacher(name.split(","), [str(f) for f in files], device=CPU, **kwargs)
+    student = kwargs.pop("student", STUDENT)
+    return create_teacher(name.split(","), [str(f) for f in files], student, CPU, TeacherSettings(**kwargs))
 
 
 # ---------------------------------------------------------------- input

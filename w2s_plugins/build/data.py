@@ -9,19 +9,20 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..data import create_eval_loader, create_train_loader, hold_out, labels_of, open_split, parse_shapes, take_slice
 from ..data.datasets import check_labels, class_names_of, describe, num_classes_of
+from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
-from ..data.relabelled import positions_in_split
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
-from ..labels.by_model import select_by_model, selection_models
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
 from ..models.class_names import names_of_data
 from ..monitor import Console
-from ..teachers.teacher import Teacher
+from ..teachers.clean_select import select_by_model, selection_models
+from ..teachers.stored import Pass
+from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
 from .resolve import view_epochs
 
@@ -156,13 +157,13 @@ def select_clean(
         else:
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
-                in_chans=data_config["input_size"][0], num_classes=args.num_classes,
-                class_names=names_of_data(candidates), device=world.device)
+                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], args.num_classes,
+                             names_of_data(candidates)),
+                world.device)
             selected = select_by_model(
-                rule, value, models, without_transform(candidates), num_classes=args.num_classes,
-                batch_size=args.validation_batch_size or args.batch_size, workers=args.workers, decoder=args.decoder,
-                device=world.device, rank=world.rank, world_size=world.size,
-                progress=Console(world.primary, 0).wrap)
+                rule, value, models, without_transform(candidates), args.num_classes,
+                Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
+                Console(world.primary, 0).wrap)
             origin = dict(made_by=None, models=[model.source for model in models])
     figures = selection_figures(
         selected, given, data.noise.clean_labels(candidates) if data.noise else None, args.num_classes)

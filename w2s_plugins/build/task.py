@@ -19,13 +19,13 @@ from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..hub.errors import on_hub
-from ..labels.cache import CachedTargets
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..losses.base import loss_weights
 from ..models.features import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
 from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
+from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from ..train.few_shot import EpisodicTask
 from ..train.task import WeakToStrongTask

@@ -10,24 +10,19 @@ from torch import nn
 
 from ..data import create_train_loader
 from ..data.datasets import describe
+from ..data.keys import sample_keys
 from ..data.loaders import train_transform_kwargs
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
-from ..labels.cache import (
-    CachedTargets,
-    CacheSpec,
-    ImageLabeller,
-    TargetReader,
-    ViewLabeller,
-    data_identity,
-    ensure_cache,
-    teacher_identity,
-)
+from ..labels.format import Manifest
+from ..labels.reader import LabelReader
 from ..labels.splits import Data
+from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..teachers.teacher import StudentInput, Teacher, TeacherModel, create_teacher
+from ..teachers.stored import CachedTargets, Pass, label_images, label_views, model_manifest
+from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .resolve import split_names, view_epochs
 
@@ -52,13 +47,15 @@ def build_teacher(
         StudentInput(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
             None if args.episodic else student.num_classes, None if args.episodic else class_names),
-        device=first_device(args.fsdp_teacher, world),
-        dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
-        use_ema=args.use_ema_teacher,
-        class_map_file=args.teacher_class_map,
-        img_size=args.teacher_img_size,
-        model_kwargs=args.teacher_kwargs,
-        compiled=args.teacher_compile,
+        first_device(args.fsdp_teacher, world),
+        TeacherSettings(
+            dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
+            use_ema=args.use_ema_teacher,
+            class_map_file=args.teacher_class_map,
+            img_size=args.teacher_img_size,
+            model_kwargs=args.teacher_kwargs,
+            compiled=args.teacher_compile,
+        ),
     )
 
 
@@ -83,21 +80,22 @@ def cached_targets(
         dataset = Blanked(dataset)
     create_view_loader = functools.partial(
         create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
-    console = Console(world.primary, 0)
+    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+    keys, console = sample_keys(data.train), Console(world.primary, 0)
     readers = []
     for number, member in enumerate(teacher.members, start=1):
-        spec = agree(world.primary and cache_spec(args, member, data, data_config, precision), world.distributed)
+        manifest = agree(world.primary and targets_manifest(args, member, data, data_config, precision),
+                         world.distributed)
         if epochs:
-            labeller = ViewLabeller(
-                member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size, args.channels_last)
+            labeller = functools.partial(
+                label_views, member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size,
+                channels_last=args.channels_last, skipped=skipped)
         else:
-            labeller = ImageLabeller(
-                member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device,
-                args.decoder)
-        cache = ensure_cache(
-            Path(args.target_cache), spec, labeller, distributed=world.distributed,
-            progress=console.wrap(f"targets of teacher {number}"), skipped=skipped)
-        readers.append(TargetReader(cache, spec))
+            labeller = functools.partial(label_images, member, member.data_config, dataset, how, skipped=skipped)
+        folder = ensure_labels(
+            Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
+            progress=console.wrap(f"targets of teacher {number}"))
+        readers.append(LabelReader(folder, keys, manifest))
     largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
     how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
     _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at most, "
@@ -107,15 +105,15 @@ def cached_targets(
     return CachedTargets(readers, world.device)
 
 
-def cache_spec(
+def targets_manifest(
         args: argparse.Namespace,
         member: TeacherModel,
         data: Data,
         data_config: dict,
         precision: Precision,
-) -> CacheSpec:
-    """Return what a cache of one model's targets is made of, by which it is found again."""
-    identity, epochs = describe(data.train, args.dataset, args.train_split), view_epochs(args)
+) -> Manifest:
+    """Return what the stored targets of one model are, by which they are found again."""
+    epochs = view_epochs(args)
     views = dict(
         seed=args.seed,
         input_size=data_config["input_size"],
@@ -123,12 +121,8 @@ def cache_spec(
         prefetcher=not args.no_prefetcher,
         **train_transform_kwargs(args, data_config),
     )
-    made_of = dict(
-        data=data_identity(without_transform(data.train), identity.fingerprint),
-        teacher=teacher_identity(member),
-        transform=dict(member.data_config, decoder=args.decoder),
-        student_views=views if epochs else None,
-    )
-    return CacheSpec(
-        made_of, identity.num_samples, member.num_classes, max(1, epochs), getattr(torch, args.teacher_cache_dtype),
-        args.teacher_topk)
+    return model_manifest(
+        member, without_transform(data.train), describe(data.train, args.dataset, args.train_split).fingerprint,
+        args.decoder, student_views=views if epochs else None, views=max(1, epochs),
+        kind="logits" if args.teacher_topk is None else "top-k", topk=args.teacher_topk,
+        dtype=getattr(torch, args.teacher_cache_dtype))

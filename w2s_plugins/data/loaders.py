@@ -16,16 +16,14 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torchvision import transforms
 
 from ..errors import UserError, one_line
-from .class_splits import ClassSubset
 from .datasets import TorchvisionDataset, class_names_of, labels_of
 from .decoding import FileDataset, TensorTransform, with_decoder
 from .digits import Digits
 from .episodes import EpisodeSampler, check_shape, parse_shapes
-from .relabelled import Relabelled
-from .slices import Subset
-from .unreadable import Blanked, SkippedSamples, parse_data_errors
+from .unreadable import SkippedSamples, parse_data_errors
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import SharedCollate, WorkerStart, fitting_workers
+from .wrapper import Wrapper
 
 # modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
 _WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
@@ -260,7 +258,7 @@ def create_eval_loader(
 
 def draws_from_numpy(dataset: Dataset) -> bool:
     """Return False for datasets and transforms known to use other generators only; to seed NumPy's takes time."""
-    while type(dataset) in (Subset, ClassSubset, Relabelled, Blanked):
+    while isinstance(dataset, Wrapper):
         dataset = dataset.dataset
     if type(dataset) not in (FileDataset, ImageDataset, TorchvisionDataset, Digits):
         return True

@@ -5,8 +5,7 @@ import os
 from torch.utils.data import Dataset, IterableDataset
 
 from .datasets import describe
-from .relabelled import positions_in_split
-from .slices import Subset
+from .keys import positions_in_split, whole_split
 
 
 def sample_names(dataset: Dataset) -> set[str] | None:
@@ -15,9 +14,7 @@ def sample_names(dataset: Dataset) -> set[str] | None:
     Image files are named by their paths, other samples by their split's fingerprint and their position in it, so that
     two names of one split do not make two sets of samples of it.
     """
-    whole = dataset
-    while isinstance(whole, Subset):
-        whole = whole.dataset
+    whole = whole_split(dataset)
     if isinstance(whole, IterableDataset):
         return None
     positions, reader = positions_in_split(dataset, all_classes=True), getattr(whole, "reader", None)

@@ -17,11 +17,10 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data.datasets import class_names_of, labels_of, num_classes_of
-from ..data.relabelled import Relabelled, positions_in_split
-from ..data.slices import Subset
+from ..data.keys import file_names, positions_in_split, whole_split
 from ..errors import UserError, nearest, one_line
-from ..files import read_plain
-from ..models.loading import check_archive
+from ..files import check_archive, read_plain
+from .relabelled import Relabelled
 
 KINDS = ("symmetric", "asymmetric", "pairflip", "file")
 EXPECTED = "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or file:PATH[:COLUMN]"
@@ -162,15 +161,10 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: 
         chosen = order[:int(value * len(labels) + 0.5)]
         labels[chosen] = drawn[chosen]
     else:
-        mapping = pair_map(size) if kind == "pairflip" else asymmetric_map(names, size, map_file)
+        mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size, map_file)
         labels = np.where(rng.random_sample(len(labels)) < value, np.array(mapping)[labels], labels)
     source = {"seed": seed} if map_file is None else {"seed": seed, "map": map_file}
     return LabelNoise(text, labels.tolist(), clean, size, source)
-
-
-def pair_map(size: int) -> list[int]:
-    """Return the class that each class is taken for in pair flips: the next one."""
-    return [(c + 1) % size for c in range(size)]
 
 
 def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None) -> list[int]:
@@ -264,7 +258,7 @@ def read_labels(
             raise UserError(f"--label-noise file:{text}: no such file")
     flag = f"--label-noise file:{path}"
     table = _read_table(path, flag, names)
-    files, roots = _file_names(dataset), _roots(dataset)
+    files, roots = file_names(dataset), _roots(dataset)
     table = {name: [_relative(value, roots) for value in values] for name, values in table.items()}
     keys = [name for name in table if name == "index" or _names_files(name, table[name], files)]
     column = _choose_column(column, table, keys, flag)
@@ -355,20 +349,9 @@ def _choose_column(column: str | None, table: dict[str, Sequence], keys: Sequenc
     raise UserError(f"{flag}: name the column, e.g. file:PATH:{example}; it has {', '.join(table)}")
 
 
-def _file_names(dataset: Dataset) -> list[str]:
-    """Return the file of every sample, relative to the folder of the split; none where samples are not in files."""
-    whole = dataset
-    while isinstance(whole, Subset):
-        whole = whole.dataset
-    return dataset.filenames() if hasattr(getattr(whole, "reader", None), "samples") else []
-
-
 def _roots(dataset: Dataset) -> set[str]:
     """Return the folder of a split as an absolute path, as it is named and with links followed; none for an archive."""
-    whole = dataset
-    while isinstance(whole, Subset):
-        whole = whole.dataset
-    root = getattr(getattr(whole, "reader", None), "root", None)
+    root = getattr(getattr(whole_split(dataset), "reader", None), "root", None)
     return {os.path.abspath(root), os.path.realpath(root)} if root and os.path.isdir(root) else set()
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.relabelled import positions_in_split
+from ..data.keys import positions_in_split
 from ..data.slices import Subset
 from ..errors import UserError, nearest, one_line
 from ..files import to_json

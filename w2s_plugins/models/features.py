@@ -81,8 +81,8 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
         UserError: the model has not timm's interface.
     """
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning needs a "
-                        "model with timm's interface")
+        raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning and "
+                        "--clean-select knn need a model with timm's interface")
     pooled = model.forward_head(model.forward_features(images), pre_logits=True)
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
 

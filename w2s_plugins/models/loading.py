@@ -7,7 +7,6 @@ import pickletools
 import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from .. import models  # noqa: F401  (importing registers the small networks wit
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError, one_line
+from ..files import INFLATION, DamagedArchive, check_archive
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
@@ -41,7 +41,6 @@ _logger = logging.getLogger(__name__)
 
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
-INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
 
@@ -163,33 +162,6 @@ def find_weights(path: str, flag: str) -> Path:
     return file
 
 
-class _DamagedArchive(Exception):
-    """What is wrong with a file of torch.save that it is not read for."""
-
-
-def check_archive(path: Path) -> None:
-    """Raise unless a file of torch.save, a zip archive, has the sizes and checksums that it says; torch does not look.
-
-    A file of another kind passes, and so does one that was saved without checksums.
-
-    Raises:
-        _DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
-        zipfile.BadZipFile: it is cut off, or no archive inside.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return
-    with zipfile.ZipFile(path) as archive:
-        records = archive.infolist()
-        size, unpacked = path.stat().st_size, sum(record.file_size for record in records)
-        if unpacked > size + INFLATION:
-            raise _DamagedArchive(f"refused: its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; expected "
-                                  "a file of torch.save, which does not compress")
-        if any(record.CRC for record in records) and (broken := archive.testzip()) is not None:
-            raise _DamagedArchive(f"damaged: the checksum (CRC-32) of {broken} in it is wrong; take another copy of "
-                                  "the file, or an earlier checkpoint")
-
-
 def check_folder(folder: Path, flag: str) -> None:
     """Look at the files of a folder in timm's export format before timm reads them.
 
@@ -277,7 +249,7 @@ def _check_extent(content: object, path: Path, flag: str) -> None:
 
 def _explain_read_error(path: Path, error: Exception) -> str:
     """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
-    if isinstance(error, _DamagedArchive):
+    if isinstance(error, DamagedArchive):
         return str(error)
     text = f"{error} {error.__cause__ or ''}"
     if "TorchScript" in text:

@@ -44,7 +44,7 @@ from ..registry import load_plugins
 from ..run.checkpoint import read_run_args
 from ..run.folder import run_root
 from ..run.record import PREDICTIONS
-from ..teachers.teacher import load_frozen_model
+from ..teachers.teacher import TeacherSettings, load_frozen_model
 from .earlier import check_same_run, other_flags, read_result, resolved
 
 _logger = logging.getLogger(__name__)
@@ -369,10 +369,11 @@ def check_teacher(args: argparse.Namespace) -> None:
     """Load a teacher that is trained already once, so that a wrong name or file ends the run before it has begun."""
     load_plugins(args.plugins)
     names, files = split_names(args.teacher), split_names(args.teacher_checkpoint)
+    settings = TeacherSettings(
+        use_ema=args.use_ema_teacher, img_size=args.teacher_img_size, model_kwargs=args.teacher_kwargs)
     for name, file in zip_longest(names, files[:len(names)]):
         check_model_name("--teacher", name)
-        load_frozen_model(name, file, args.in_chans or 3, use_ema=args.use_ema_teacher, img_size=args.teacher_img_size,
-                          model_kwargs=args.teacher_kwargs)
+        load_frozen_model(name, file, args.in_chans or 3, settings)
 
 
 def known_teachers(args: argparse.Namespace) -> list[tuple[str, str]]:

@@ -29,7 +29,6 @@ from .. import __version__
 from ..data.datasets import describe
 from ..errors import UserError
 from ..files import atomic_write, write_text
-from ..labels.cache import CachedTargets
 from ..labels.splits import Data
 from ..losses.base import loss_weights
 from ..metrics.figures import format_figures
@@ -37,6 +36,7 @@ from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..metrics.pgr import performance_gap_recovered
 from ..models.class_names import DIFFER, names_of_data, write_class_names
 from ..monitor import format_table
+from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .checkpoint import describe_change
 from .position import Position

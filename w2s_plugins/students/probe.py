@@ -1,7 +1,7 @@
 """Linear probe: the student's features are computed once, and only its head is trained on them.
 
 The features of a split are what the frozen student gives its head for the plain images: evaluation transform, inference
-form, float32, computed by all ranks together and kept on disk beside cached targets (`target_cache`), under a key that
+form, float32, computed by all ranks together and kept on disk beside cached targets, under a key that
 does not depend on the head. The teacher labels each image once, also those of the evaluation splits, through its own
 transform. Everything else is an ordinary run: the student is the whole model, of which `forward` runs the head.
 
@@ -15,6 +15,7 @@ figures are those of its own transform, while `validate.py` shows it the student
 
 import argparse
 import copy
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from types import MethodType
@@ -26,23 +27,19 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..data import Batch, labels_of
 from ..data.datasets import describe
-from ..data.relabelled import Relabelled
+from ..data.keys import sample_keys
 from ..data.views import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError
-from ..labels.cache import (
-    CachedTargets,
-    CacheSpec,
-    ImageLabeller,
-    TargetReader,
-    data_identity,
-    ensure_cache,
-    teacher_identity,
-)
+from ..labels.format import Manifest
+from ..labels.reader import LabelReader
+from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
+from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
+from ..teachers.stored import CachedTargets, Pass, label_images, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel
 
 
@@ -57,7 +54,7 @@ class TrainFeatures:
         precision: device and dtype.
     """
 
-    def __init__(self, read: TargetReader, labels: Tensor, sampler: KeyedSampler, batch_size: int,
+    def __init__(self, read: LabelReader, labels: Tensor, sampler: KeyedSampler, batch_size: int,
                  precision: Precision):
         self.read, self.labels, self.sampler = read, labels, sampler
         self.batch_size, self.precision = batch_size, precision
@@ -92,7 +89,7 @@ class EvalFeatures:
         world_size: number of processes.
     """
 
-    def __init__(self, read: TargetReader, labels: Tensor, targets: CachedTargets | None, batch_size: int,
+    def __init__(self, read: LabelReader, labels: Tensor, targets: CachedTargets | None, batch_size: int,
                  device: torch.device, rank: int = 0, world_size: int = 1):
         self.read, self.labels, self.targets, self.device = read, labels, targets, device
         self.sampler = OrderedDistributedSampler(labels, world_size, rank)  # says which rows are padding
@@ -185,20 +182,19 @@ def feature_loaders(
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
     width = student.get_classifier().in_features
 
-    def outputs(dataset: Dataset, split: str, member: TeacherModel, columns: int, **about: str) -> TargetReader:
-        return stored_outputs(args, without_transform(dataset), split, member, columns, world, **about)
+    def outputs(dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None) -> LabelReader:
+        return stored_outputs(args, without_transform(dataset), split, member, world, columns)
 
-    def features(dataset: Dataset, split: str) -> tuple[TargetReader, Tensor]:
+    def features(dataset: Dataset, split: str) -> tuple[LabelReader, Tensor]:
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
-        about = dict(who="student", what="features")
-        return outputs(images, split, encoder, width, **about), torch.tensor(labels_of(dataset))
+        return outputs(images, split, encoder, width), torch.tensor(labels_of(dataset))
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:
             return None
         targets = None
         if teacher is not None and not args.no_teacher_eval:
-            readers = [outputs(dataset, split, member, member.num_classes) for member in teacher.members]
+            readers = [outputs(dataset, split, member) for member in teacher.members]
             targets = CachedTargets(readers, world.device)
         return EvalFeatures(
             *features(dataset, split), targets, args.validation_batch_size or args.batch_size, world.device,
@@ -218,10 +214,9 @@ def stored_outputs(
         dataset: Dataset,
         split: str,
         member: TeacherModel,
-        columns: int,
         world: World,
-        **about: str,
-) -> TargetReader:
+        columns: int | None = None,
+) -> LabelReader:
     """Return what a frozen model gives for all images of a split, exact, from disk; what is missing is computed.
 
     Args:
@@ -229,24 +224,18 @@ def stored_outputs(
         dataset: the split; its transform is changed.
         split: its name.
         member: the model, with its own transform.
-        columns: width of its outputs.
         world: this process; all ranks share the work.
-        **about: ``who`` and ``what`` of `CacheSpec`.
+        columns: width of the features that it gives, None where it gives logits.
     """
-    def make_spec() -> CacheSpec:
-        identity = describe(dataset, args.dataset, split)
-        made_of = dict(
-            data=data_identity(dataset, identity.fingerprint),
-            teacher=teacher_identity(member),
-            transform=dict(member.data_config, decoder=args.decoder),
-            student_views=None,
-        )
-        return CacheSpec(made_of, identity.num_samples, columns, dtype=torch.float32, **about)
+    def make_manifest() -> Manifest:
+        return model_manifest(
+            member, dataset, describe(dataset, args.dataset, split).fingerprint, args.decoder, columns,
+            kind="features" if columns else "logits", dtype=torch.float32)
 
-    spec = agree(world.primary and make_spec(), world.distributed)
-    labeller = ImageLabeller(
-        member, dataset, args.validation_batch_size or args.batch_size, args.workers, world.device, args.decoder)
-    folder = ensure_cache(
-        Path(args.target_cache), spec, labeller, distributed=world.distributed,
-        progress=Console(world.primary, 0).wrap(f"{spec.title} of '{split}'"))
-    return TargetReader(folder, spec)
+    manifest = agree(world.primary and make_manifest(), world.distributed)
+    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+    keys, labeller = sample_keys(dataset), functools.partial(label_images, member, member.data_config, dataset, how)
+    folder = ensure_labels(
+        Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
+        progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+    return LabelReader(folder, keys, manifest)

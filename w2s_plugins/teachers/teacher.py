@@ -33,6 +33,7 @@ from ..models.loading import (
 
 _logger = logging.getLogger(__name__)
 
+TEACHER_FLAGS = "--teacher", "--teacher-checkpoint"
 UNMAPPED_LOGIT = -1e4  # finite, so that no loss meets 0 * inf; its probability is 0 in float32
 
 
@@ -222,18 +223,33 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
     return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
 
 
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a teacher is opened and run.
+
+    Args:
+        dtype: dtype it runs in.
+        use_ema: take EMA weights from the checkpoints.
+        class_map_file: json or yaml from teacher classes to student classes.
+        img_size: input size in place of the teacher's own.
+        model_kwargs: arguments of the constructor.
+        compiled: use torch.compile.
+    """
+
+    dtype: torch.dtype = torch.float32
+    use_ema: bool = False
+    class_map_file: str | None = None
+    img_size: int | None = None
+    model_kwargs: dict | None = None
+    compiled: bool = False
+
+
 def create_teacher(
         names: Sequence[str],
         checkpoints: Sequence[str],
         student: StudentInput,
-        *,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        use_ema: bool = False,
-        class_map_file: str | None = None,
-        img_size: int | None = None,
-        model_kwargs: dict | None = None,
-        compiled: bool = False,
+        settings: TeacherSettings = TeacherSettings(),
 ) -> Teacher:
     """Create a teacher, or an ensemble of several.
 
@@ -242,12 +258,7 @@ def create_teacher(
         checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
         student: how the student's batches were prepared.
         device: where it runs.
-        dtype: dtype it runs in.
-        use_ema: take EMA weights from the checkpoints.
-        class_map_file: json or yaml from teacher classes to student classes.
-        img_size: input size in place of the teacher's own.
-        model_kwargs: arguments of the constructor.
-        compiled: use torch.compile.
+        settings: how it is opened and run.
 
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
@@ -255,39 +266,47 @@ def create_teacher(
     if checkpoints and len(checkpoints) != len(names):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    members = []
-    for name, checkpoint in zip(names, checkpoints or [None] * len(names)):
-        model, data_config, source = load_frozen_model(
-            name, checkpoint, student.in_chans, use_ema=use_ema, img_size=img_size, model_kwargs=model_kwargs)
-        channels = data_config["input_size"][0]
-        if channels != student.in_chans:
-            raise UserError(f"--teacher {name}: it has {channels} input channel(s), the student {student.in_chans}")
-        check_input_size(model, data_config["input_size"], f"--teacher {name}")
-        class_map = read_class_map(class_map_file, model.num_classes, student.num_classes) if class_map_file else None
-        if class_map is None and student.num_classes not in (None, model.num_classes):
-            raise UserError(
-                f"--teacher {name}: it has {model.num_classes} classes, the student {student.num_classes}; train the "
-                "teacher on the student's classes (--teacher-checkpoint), or map classes with --teacher-class-map FILE")
-        if class_map is None:
-            names = names_of_model(model, checkpoint, "--teacher-checkpoint")
-            class_map = match_classes(f"--teacher {name}", names, student.class_names)
-            if names and student.class_names and class_map is None and names != list(student.class_names):
-                source["classes"] = DIFFER
-        members.append(TeacherModel(
-            model, data_config, student, class_map=class_map, source=source, dtype=dtype, compiled=compiled,
-            compile_mode=compile_mode(device)))
+    members = [open_member(name, checkpoint, student, device, settings)
+               for name, checkpoint in zip(names, checkpoints or [None] * len(names))]
     return Teacher(members).to(device).eval()
+
+
+def open_member(
+        name: str,
+        checkpoint: str | None,
+        student: StudentInput,
+        device: torch.device,
+        settings: TeacherSettings = TeacherSettings(),
+        flags: tuple[str, str] = TEACHER_FLAGS,
+) -> TeacherModel:
+    """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
+    model, data_config, source = load_frozen_model(name, checkpoint, student.in_chans, settings, flags)
+    who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
+    if channels != student.in_chans:
+        raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
+    check_input_size(model, data_config["input_size"], who)
+    class_map = settings.class_map_file and read_class_map(
+        settings.class_map_file, model.num_classes, student.num_classes)
+    if class_map is None and student.num_classes not in (None, model.num_classes):
+        remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
+        raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
+                        f"that were trained on the student's classes ({flags[1]}){remedy}")
+    if class_map is None:
+        own = names_of_model(model, checkpoint, flags[1])
+        class_map = match_classes(who, own, student.class_names)
+        if own and student.class_names and class_map is None and own != list(student.class_names):
+            source["classes"] = DIFFER
+    return TeacherModel(
+        model, data_config, student, class_map=class_map, source=source, dtype=settings.dtype,
+        compiled=settings.compiled, compile_mode=compile_mode(device)).to(device)
 
 
 def load_frozen_model(
         name: str,
         checkpoint: str | None,
         in_chans: int,
-        *,
-        use_ema: bool = False,
-        img_size: int | None = None,
-        model_kwargs: dict | None = None,
-        flags: tuple[str, str] = ("--teacher", "--teacher-checkpoint"),
+        settings: TeacherSettings = TeacherSettings(),
+        flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> tuple[nn.Module, dict, dict]:
     """Return a model with its weights, its data configuration, and where they came from.
 
@@ -295,16 +314,15 @@ def load_frozen_model(
         name: timm name, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
         checkpoint: a file or run folder, or None: then the pretrained weights are used.
         in_chans: channels of the images.
-        use_ema: take EMA weights from the checkpoint.
-        img_size: input size in place of the model's own.
-        model_kwargs: arguments of the constructor.
+        settings: how it is opened.
         flags: the flags that named model and checkpoint.
 
     Raises:
         UserError: unknown name, weights that do not fit.
     """
     name_flag, file_flag = flags
-    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(model_kwargs or {})
+    role, img_size, model_kwargs = name_flag.removeprefix("--").capitalize(), settings.img_size, (
+        dict(settings.model_kwargs or {}))
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
         model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
@@ -313,19 +331,19 @@ def load_frozen_model(
             file = find_weights(name.removeprefix("local-dir:"), name_flag)
             origin = {"file": str(file), "sha256": file_sha256(file)}
         _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
-        settings = {}
+        recorded = {}
     else:
         file = find_weights(checkpoint, file_flag)
-        if use_ema and not has_ema(file, file_flag):
+        if settings.use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
-        state = read_weights(file, file_flag, use_ema)
+        state = read_weights(file, file_flag, settings.use_ema)
         check_finite(state, str(file), file_flag)
-        settings = settings_beside(file, file_flag, model_kwargs)
-        inputs = {k: settings.get(k) for k in ("img_size", "input_size")}
-        inputs = {"img_size": img_size} if img_size else inputs
-        recorded = {"in_chans": settings.get("in_chans") or in_chans, **settings.get("model_kwargs", {})}
-        model = create_model(name_flag, name, pretrained=False, inputs=inputs, recorded=recorded, **model_kwargs)
-        classes = _classes_in(state, model) or settings.get("num_classes") or model.num_classes
+        recorded = settings_beside(file, file_flag, model_kwargs)
+        inputs = {"img_size": img_size} if img_size else {k: recorded.get(k) for k in ("img_size", "input_size")}
+        model = create_model(
+            name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
+            recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
+        classes = _classes_in(state, model) or recorded.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
         if not state.keys() <= model.state_dict().keys():
@@ -333,7 +351,7 @@ def load_frozen_model(
         report = load_weights(model, state, str(file), file_flag)
         origin = {"file": str(file), "sha256": file_sha256(file)}
         _logger.info(f"{role} {name}: {report}")
-    requests = {**{k: settings[k] for k in INPUT_KEYS if k in settings}, "in_chans": None}
+    requests = {**{k: recorded[k] for k in INPUT_KEYS if k in recorded}, "in_chans": None}
     if img_size:
         requests = {**requests, "img_size": img_size, "input_size": None}
     try:

@@ -1,0 +1,435 @@
+"""Labels in their own format: what is stored, by which keys it is read, how it is written, damaged, gone on with."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.parts import store_labels, store_targets, write_folder
+from w2s_plugins.data import create_dataset
+from w2s_plugins.data.keys import SampleKeys, sample_keys
+from w2s_plugins.data.slices import Subset, take_slice
+from w2s_plugins.distributed.world import agree
+from w2s_plugins.errors import UserError
+from w2s_plugins.labels.format import DTYPES, KINDS, Manifest, Part, read_manifest, write_part
+from w2s_plugins.labels.reader import LabelReader
+from w2s_plugins.labels.writer import Answers, ensure_labels, missing_parts, readable
+from w2s_plugins.teachers.stored import CachedTargets, PartKeys
+from w2s_plugins.teachers.teacher import combine
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+
+
+def logits_of(*shape: int, scale: float = 5.0, seed: int = 0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def answers_of(kind: str, count: int, classes: int) -> Tensor:
+    logits = logits_of(count, classes)
+    return {"hard": logits.argmax(1), "probabilities": logits.softmax(1)}.get(kind, logits)
+
+
+def manifest_of(count: int, classes: int, **settings: object) -> Manifest:
+    return Manifest(count, classes, {}, {}, "top-k" if settings.get("topk") else "logits", **settings)
+
+
+# ---------------------------------------------------------------- what is stored
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values())
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_comes_back(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    answers, names = answers_of(kind, 700, 12), [f"class {i}" for i in range(12)]
+    who = {"architecture": "crowd", "sha256": "0123"}
+    folder = store_labels(
+        tmp_path / "labels", answers, classes=12, kind=kind, dtype=dtype, topk=11 if kind == "top-k" else None,
+        who=who, seen={"transform": {"mean": (0.5,) * 3}}, class_names=names)
+    manifest = read_manifest(folder)
+    assert (manifest.kind, manifest.class_names, manifest.who) == (kind, names, who)
+    assert manifest.stored == (torch.uint8 if kind == "hard" else dtype)
+    assert manifest.seen == {"transform": {"mean": [0.5] * 3}}
+    read, index = LabelReader(folder, confidence=0.9), torch.randperm(700)
+    found = read(index, CPU)
+    assert found.dtype == torch.float32 and found.shape == (700, 12) and found.isfinite().all()
+    assert read.has(index).all()
+    if kind == "hard":
+        assert torch.equal(found.argmax(1), answers[index])
+        torch.testing.assert_close(found.softmax(1).amax(1), torch.full((700,), 0.9))
+        torch.testing.assert_close(found.softmax(1).amin(1), torch.full((700,), 0.1 / 11))
+        return
+    expected, found = answers, found.exp() if kind == "probabilities" else found
+    error = 0.04 if dtype == torch.bfloat16 else 2e-3 if dtype == torch.float16 else 1e-6
+    torch.testing.assert_close(found, expected[index], rtol=error, atol=error)
+    if kind == "logits" and dtype in (torch.float32, torch.float64):
+        assert torch.equal(found, expected[index])
+    largest, mean = read.errors[0]
+    assert mean <= largest <= (0.03 if dtype == torch.bfloat16 else 4e-3 if dtype == torch.float16 else 1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 40), st.floats(0.01, 1e4), st.integers(0, 99))
+def test_float32_is_exact_and_float16_within_its_rounding(classes: int, scale: float, seed: int) -> None:
+    logits = logits_of(7, classes, scale=scale, seed=seed)
+    exact = manifest_of(7, classes, dtype=torch.float32)
+    assert torch.equal(exact.decode(exact.encode(logits)), logits)
+    half = manifest_of(7, classes)
+    found = half.decode(half.encode(logits))
+    error = (logits.abs() * 2.0 ** -11).clamp(min=2.0 ** -25)  # half a unit in the last of 11 places; or subnormal
+    assert ((found - logits).abs() <= error).all()
+    bound = (2 * error.max()).expm1() + 1e-6  # logits off by e change a probability by a factor of exp(2 e) at most
+    assert (found.softmax(1) - logits.softmax(1)).abs().max() <= bound
+
+
+def test_nothing_is_infinite() -> None:
+    half = manifest_of(1, 3)
+    assert half.decode(half.encode(torch.tensor([[1e6, -1e6, -1e4]]))).tolist() == [[65504.0, -65504.0, -1e4]]
+    for kind, answers in (("probabilities", torch.tensor([[1.0, 0.0, 0.0]])), ("hard", torch.tensor([0]))):
+        sure = Manifest(1, 3, {}, {}, kind)
+        logits = sure.decode(sure.encode(answers))
+        assert logits.isfinite().all() and logits.softmax(1)[0, 0] == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(3, 40), st.integers(1, 39), st.integers(0, 99))
+def test_topk_keeps_the_largest_probabilities_and_spreads_the_rest(classes: int, k: int, seed: int) -> None:
+    k = min(k, classes - 1)
+    logits = logits_of(6, classes, seed=seed)
+    manifest = manifest_of(6, classes, dtype=torch.float32, topk=k)
+    found, expected = manifest.decode(manifest.encode(logits)).softmax(1), logits.softmax(1)
+    for row, whole in zip(found, expected):
+        order = whole.argsort(descending=True)
+        torch.testing.assert_close(row[order[:k]], whole[order[:k]], rtol=1e-5, atol=1e-7)
+        rest = whole[order[k:]]
+        torch.testing.assert_close(row[order[k:]], rest.mean().expand_as(rest), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("classes, dtype", [
+    (256, torch.uint8), (257, torch.int16), (32768, torch.int16), (32769, torch.int32)])
+def test_numbers_of_many_classes(classes: int, dtype: torch.dtype) -> None:
+    logits = torch.zeros(1, classes)
+    logits[0, -1] = 9.0
+    top, hard = manifest_of(1, classes, topk=1), Manifest(1, classes, {}, {}, "hard")
+    assert top.encode(logits)["indices"].dtype == hard.stored == dtype
+    assert top.decode(top.encode(logits)).argmax() == classes - 1
+    assert hard.decode(hard.encode(torch.tensor([classes - 1]))).argmax() == classes - 1
+
+
+@pytest.mark.parametrize("k", [0, -1, 10, 11])
+def test_topk_out_of_range(k: int) -> None:
+    with pytest.raises(UserError, match=f"--teacher-topk {k}: expected 1 to 9"):
+        Manifest(5, 10, {}, {}, "top-k", topk=k)
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"topk": 4}, {"dtype": torch.float16}, {"dtype": torch.float16, "topk": 4}, {"kind": "hard"}])
+def test_size_that_is_announced_is_the_size_of_the_files(tmp_path: Path, settings: dict) -> None:
+    folder = store_labels(tmp_path / "labels", answers_of(settings.get("kind"), 700, 30), classes=30, **settings)
+    found = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert 0 <= found - 700 * read_manifest(folder).row_bytes < 3 * 600  # a header for each of three files
+
+
+@pytest.mark.parametrize("topk", [None, 3])
+def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, topk: int | None) -> None:
+    members = logits_of(2, 1000, 10)
+    targets = store_targets(tmp_path, members, topk=topk)
+    manifest = targets.readers[0].manifest
+    expected = torch.stack([manifest.decode(manifest.encode(logits)) for logits in members])
+    index = torch.tensor([999, 0, 256, 255, 700, 3, 256, 511])
+    assert torch.equal(targets.by_member(index), expected[:, index])
+    assert torch.equal(targets(index), combine(list(expected))[index])
+    (one,) = store_targets(tmp_path / "one", members[:1]).readers
+    assert torch.equal(CachedTargets([one], CPU)(index), members[0, index])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
+def test_files_are_mapped_not_copied(tmp_path: Path) -> None:
+    def own_kilobytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    folder = store_labels(tmp_path / "labels", torch.zeros(50000, 400))  # 80 MB
+    before, files = own_kilobytes(), len(os.listdir("/proc/self/fd"))
+    reader = LabelReader(folder, SampleKeys("index", range(50000)))
+    for start in range(0, 50000, 10000):
+        reader(torch.arange(start, start + 100), CPU)
+    assert own_kilobytes() - before < 10000
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(reader.parts) > 50 and reader.rows is None
+
+
+# ---------------------------------------------------------------- by key
+
+
+def test_labels_by_file_name_serve_a_slice_another_order_and_a_renamed_root(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", {"train": 300}, size=(8, 8))
+    whole = create_dataset("", str(tmp_path / "data"), "train")
+    keys, logits = sample_keys(whole), logits_of(300, 3)
+    assert keys.by == "filename" and keys.values[0] == "class0/000.jpg"
+    folder = store_labels(tmp_path / "labels", logits, keys)
+    assert json.loads((folder / "keys.json").read_text()) == keys.values
+    assert LabelReader(folder, keys).rows is None  # nothing to look up
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = create_dataset("", str(tmp_path / "moved"), "train")
+    for part in (moved, take_slice(moved, "0.2:0.7", 3), Subset(moved, list(range(299, -1, -1)))):
+        read, index = LabelReader(folder, sample_keys(part)), torch.randperm(len(part))
+        where = [keys.values.index(name) for name in part.filenames()]
+        assert read.has(index).all() and torch.equal(read(index, CPU), logits[where][index])
+
+
+def test_labels_of_some_samples(tmp_path: Path) -> None:
+    """What a slice has labels of, opened for the whole: by position, as these samples are no files."""
+    digits = create_dataset("w2s/digits", None, "train")
+    part = take_slice(digits, "0:500", 0)
+    keys, logits = sample_keys(part), logits_of(500, 10)
+    folder = store_labels(tmp_path / "labels", logits, keys)
+    read = LabelReader(folder, sample_keys(digits))
+    labelled = torch.zeros(len(digits), dtype=torch.bool)
+    labelled[part.indices] = True
+    assert torch.equal(read.has(torch.arange(len(digits))), labelled)
+    assert torch.equal(read(torch.tensor(part.indices), CPU), logits)
+    with pytest.raises(UserError, match="has no label of 1$" if not labelled[1] else "has no label of "):
+        read(torch.tensor([part.indices[0], int((~labelled).nonzero()[0])]), CPU)
+    others = Subset(digits, (~labelled).nonzero().flatten().tolist())
+    with pytest.raises(UserError, match=r"has no label of any of the 697 samples, such as .*of others, such as"):
+        LabelReader(folder, sample_keys(others))
+    with pytest.raises(UserError, match="its labels are known by index, the samples of the data by filename"):
+        LabelReader(folder, SampleKeys("filename", ["a.jpg"]))
+
+
+def test_file_names_that_are_not_utf8_or_have_line_breaks(tmp_path: Path) -> None:
+    keys, logits = SampleKeys("filename", ["b\udcff.jpg", 'a\n".jpg', "ä/ö.jpg"]), logits_of(3, 4)
+    read = LabelReader(store_labels(tmp_path / "labels", logits, keys), SampleKeys("filename", keys.values[::-1]))
+    assert torch.equal(read(torch.arange(3), CPU), logits.flip(0))
+
+
+# ---------------------------------------------------------------- damaged, or of others
+
+
+@pytest.mark.parametrize("change", [
+    {"format": 2}, {"kind": "soft"}, {"dtype": "float8"}, {"samples": -1}, {"samples": "40"}, {"samples": 1.5},
+    {"samples": True}, {"classes": 2 ** 50}, {"views": None}, {"topk": 3}, {"class_names": ["a"]},
+    {"class_names": "abcd"}, {"class_names": [1, 2, 3, 4]}, {"keys": None}, {"keys": {"by": "index"}},
+    {"who": "me"}, {"seen": []}, {"more": 1}, {"kind": "top-k"}, {"kind": "hard"}])
+def test_a_manifest_of_anything_else_is_refused(tmp_path: Path, change: dict) -> None:
+    folder = store_labels(tmp_path / "labels", logits_of(40, 4))
+    content = json.loads((folder / "labels.json").read_text())
+    for text in (json.dumps({**content, **change}), json.dumps([change]), "{", ""):
+        (folder / "labels.json").write_text(text)
+        with pytest.raises(UserError, match=r"labels\.json: no manifest of labels in format 1") as error:
+            LabelReader(folder)
+        assert "\n" not in str(error.value)
+    (folder / "labels.json").unlink()
+    with pytest.raises(UserError, match="no manifest of labels"):
+        LabelReader(folder)
+
+
+@pytest.mark.parametrize("text", ["[", "{}", '["a", "b"]', "[1, 2, 3]", "null", None])
+def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
+    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "c"]))
+    (folder / "keys.json").write_text(text) if text else (folder / "keys.json").unlink()
+    with pytest.raises(UserError, match=r"keys\.json: damaged"):
+        LabelReader(folder, SampleKeys("filename", ["b"]))
+
+
+def test_a_sample_named_twice(tmp_path: Path) -> None:
+    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "a"]))
+    with pytest.raises(UserError, match=r"keys\.json: 3 keys, 2 of them different, of 3 samples"):
+        LabelReader(folder, SampleKeys("filename", ["b"]))
+
+
+@pytest.mark.parametrize("kind, answers, message", [
+    ("hard", torch.tensor([0, 4, 1]), "classes outside of 0 to 3"),
+    ("hard", torch.tensor([0, -1, 1]), "classes outside of 0 to 3"),
+    ("probabilities", torch.tensor([[0.5, 0.7, -0.2, 0.0]]), "negative probabilities")])
+def test_values_that_are_no_labels(tmp_path: Path, kind: str, answers: Tensor, message: str) -> None:
+    """With a checksum that holds: they would index out of range on the device."""
+    folder = store_labels(tmp_path / "labels", answers, classes=4, kind=kind)
+    with pytest.raises(UserError, match=message):
+        LabelReader(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_flipped_bit(tmp_path: Path, kind: str) -> None:
+    folder = store_labels(tmp_path / "labels", answers_of(kind, 300, 9), classes=9, kind=kind,
+                          topk=2 if kind == "top-k" else None, dtype=torch.bfloat16)
+    file = sorted(folder.glob("*.safetensors"))[1]
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file.name}: its checksum is not that of its content"):
+        LabelReader(folder)
+
+
+def test_samples_without_an_answer_are_never_given_one(tmp_path: Path) -> None:
+    manifest, logits = Manifest(600, 3, {"test": 2}, {}, dtype=torch.float32), logits_of(600, 3)
+    parts, keys = manifest.parts(0), SampleKeys("index", range(600))
+    folder = ensure_labels(tmp_path / "labels", manifest, keys, lambda parts: (
+        Answers(logits[p.first:p.stop], [i for i in (2, 3, 300) if p.first <= i < p.stop]) for p in parts))
+    read = LabelReader(folder)
+    others = torch.tensor([i for i in range(600) if i not in (2, 3, 300)])
+    assert torch.equal(read(others, CPU), logits[others])
+    assert read.has(torch.arange(600)).sum() == 597 and not read.has(torch.tensor([2, 3, 300])).any()
+    file = folder / parts[1].file
+    with pytest.raises(UserError, match=rf"{file}: has no targets of sample 300, .*; delete this file"):
+        read(torch.tensor([5, 300, 7]), CPU)
+    reverse = LabelReader(folder, SampleKeys("index", range(599, -1, -1)))
+    assert not reverse.has(torch.tensor([299])) and torch.equal(reverse(torch.tensor([0]), CPU), logits[599:])
+    with pytest.raises(UserError, match=rf"{file}: has no targets of sample 299"):
+        reverse(torch.tensor([299]), CPU)
+    write_part(folder, manifest, parts[1], logits[256:512])
+    assert torch.equal(LabelReader(folder)(torch.tensor([300]), CPU), logits[300:301])
+    for wrong in ([700], ["2"], [256.5]):
+        write_part(folder, manifest, parts[1], logits[256:512], wrong)
+        with pytest.raises(UserError, match="says that it lacks the samples"):
+            LabelReader(folder)
+
+
+def test_no_room_on_the_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    manifest, keys = manifest_of(10 ** 15, 10), SampleKeys("index", range(10 ** 15))
+    with pytest.raises(UserError, match=r"2e\+04 TB|20000 TB|2e\+4"):
+        ensure_labels(tmp_path / "labels", manifest, keys, None)
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_readable() -> None:
+    assert [readable(n) for n in (0, 999, 1000, 2.56e9, 2.3e12)] == ["0 B", "999 B", "1 kB", "2.56 GB", "2.3 TB"]
+
+
+# ---------------------------------------------------------------- many writers, dying writers
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60000), st.integers(1, 3), st.integers(1, 700), st.integers(1, 4))
+def test_parts_cover_every_row_of_every_view_once(samples: int, views: int, batch: int, ranks: int) -> None:
+    manifest = manifest_of(samples, 10, views=views)
+    parts = [part for view in range(views) for part in manifest.parts(view)]
+    assert [row for p in manifest.parts(0) for row in range(p.first, p.stop)] == list(range(samples))
+    assert len(manifest.parts(0)) <= 64 and len({part.file for part in parts}) == len(parts)
+    keys = PartKeys(parts[:3], batch)
+    rows = list(keys)
+    assert len(rows) == len(keys) and len(rows) % batch == 0
+    assert {key.index for key in rows} == {row for p in parts[:3] for row in range(p.first, p.stop)}
+    shares = [parts[rank::ranks] for rank in range(ranks)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+class Slow:
+    """Answers with functions of the rows' numbers, taking its time over each part."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+
+    def __call__(self, parts: Sequence[Part]) -> Iterator[Answers]:
+        for part in parts:
+            time.sleep(self.seconds)
+            index = part.view * 10000 + torch.arange(part.first, part.stop)
+            yield Answers((index[:, None] * torch.arange(1, 6)).sin())
+
+
+NAMES = SampleKeys("filename", [f"{i}.jpg" for i in range(1500)])
+MANIFEST = Manifest(1500, 5, {"test": 1}, {}, views=2, keyed_by="filename", keys_sha256=NAMES.sha256)
+
+
+def ensure(folder: Path, labeller: Slow | None, **kwargs: object) -> Path:
+    return ensure_labels(folder, MANIFEST, NAMES, labeller, **kwargs)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write_on_two(rank: int, root: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+    folder = ensure(Path(root) / "two", Slow(), distributed=True)
+    assert not agree(missing_parts(folder, MANIFEST), True)
+    assert ensure(folder, None, distributed=True) == folder
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
+    mp.start_processes(write_on_two, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    one = contents(ensure(tmp_path / "one", Slow()))
+    assert one == contents(tmp_path / "two")
+    assert len(one) == 2 + 2 * 6
+
+
+def start_writer(folder: Path) -> subprocess.Popen:
+    code = f"from tests.labels.test_format import *; ensure(Path({str(folder)!r}), Slow(0.2))"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+
+
+def wait_for_parts(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(list(folder.glob("*.safetensors"))) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    for count in (2, 5):
+        writer = start_writer(folder)
+        wait_for_parts(folder, count)
+        writer.send_signal(signal.SIGKILL)
+        assert writer.wait() == -signal.SIGKILL
+    (folder / f".{Part(1, 1280, 1500).file}.tmp").write_bytes(b"half of a part")
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    assert 5 <= len(kept) < 12
+    assert len(missing_parts(folder, MANIFEST)) == 12 - len(kept)
+    ensure(folder, Slow())
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+    assert contents(folder) == contents(ensure(tmp_path / "whole", Slow()))
+
+
+def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    folder = tmp_path / "labels"
+    with start_writer(folder) as other:
+        wait_for_parts(folder, 1)
+        assert ensure(folder, None) == folder  # with nobody to ask: it could write nothing itself
+        assert other.wait() == 0
+    assert "Another run is writing the teacher targets" in caplog.text
+    assert "another run has made them meanwhile" in caplog.text
+    assert not missing_parts(folder, MANIFEST)
+
+
+def test_the_lock_is_free_when_its_holder_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        ensure(tmp_path / "labels", None)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(ensure(tmp_path / "labels", Slow())), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert done
+
+
+def test_part_is_the_same_file_whatever_was_there_before(tmp_path: Path) -> None:
+    part, logits = MANIFEST.parts(0)[0], logits_of(256, 5)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / part.file).write_bytes(b"something")
+    for name in ("a", "b"):
+        write_part(tmp_path / name, MANIFEST, part, logits)
+    assert (tmp_path / "a" / part.file).read_bytes() == (tmp_path / "b" / part.file).read_bytes()
+
+
+def test_a_view_is_checked_when_it_is_first_used(tmp_path: Path) -> None:
+    read = LabelReader(ensure(tmp_path / "labels", Slow()))
+    first = read(torch.arange(1500), CPU)
+    read.set_view(1)
+    assert math.isclose(read(torch.tensor([3]), CPU)[0, 0], math.sin(10003), abs_tol=1e-3)
+    read.set_view(0)
+    assert torch.equal(read(torch.arange(1500), CPU), first)

@@ -1,0 +1,154 @@
+"""`--clean-select` by what a model makes of the training samples: features or losses of all of them, once."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..data import labels_of
+from ..errors import UserError
+from ..labels.format import Part
+from ..labels.selection import agrees_with_neighbours, has_small_loss
+from .stored import Pass, label_images
+from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
+
+_logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], Callable[[Sequence], Sequence] | None]
+LOG_SECONDS = 20
+
+
+def selection_models(
+        rule: str,
+        name: str | None,
+        checkpoint: str | None,
+        teacher: Teacher | None,
+        student: StudentInput,
+        device: torch.device,
+) -> list[TeacherModel]:
+    """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
+
+    Args:
+        rule: knn or small-loss.
+        name: timm name, Hub id or ``local-dir:PATH``; None for the teacher.
+        checkpoint: weights for ``name``.
+        teacher: the teacher.
+        student: channels and classes of the data.
+        device: where they run.
+
+    Raises:
+        UserError: several teachers have no common features; another number of classes.
+    """
+    if name is not None:
+        if rule == "knn":  # by features, whatever the classes
+            student = replace(student, num_classes=None, class_names=None)
+        return [open_member(name if checkpoint else find_export(name), checkpoint, student, device,
+                            flags=("--clean-select-model", "--clean-select-checkpoint"))]
+    if rule == "knn" and len(teacher.members) > 1:
+        raise UserError("--clean-select knn: several teachers have no common features; name one model with "
+                        "--clean-select-model")
+    for member in teacher.members:
+        if rule == "small-loss" and member.num_classes != student.num_classes:
+            raise UserError(f"--clean-select small-loss: the teacher has {member.num_classes} classes, the data "
+                            f"{student.num_classes}; name a model of the same ones with --clean-select-model")
+    return list(teacher.members)
+
+
+def select_by_model(
+        rule: str,
+        value: float,
+        models: Sequence[TeacherModel],
+        dataset: Dataset,
+        num_classes: int,
+        how: Pass,
+        progress: Progress = lambda text: None,
+) -> Tensor:
+    """Say which samples of a training set are selected; all ranks call this and get the same.
+
+    Args:
+        rule: knn or small-loss.
+        value: K, or the share that is kept.
+        models: those of `selection_models`.
+        dataset: the training set; its transform is changed.
+        num_classes: C.
+        how: how the models go over the dataset.
+        progress: takes a heading, returns what wraps a sequence to show progress.
+
+    Returns:
+        (N,) bool on the CPU.
+
+    Raises:
+        UserError: K is not below the number of samples; the model gives values that are not finite.
+    """
+    outputs = [
+        outputs_of(model.encode if rule == "knn" else model, model.data_config, dataset, how,
+                   progress("outputs for --clean-select")) for model in models]
+    if not all(output.isfinite().all() for output in outputs):
+        raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
+    labels, world = torch.tensor(labels_of(dataset)), how.world
+    if rule == "small-loss":
+        return has_small_loss(F.cross_entropy(combine(outputs), labels, reduction="none"), value)
+    agrees = agrees_with_neighbours(
+        outputs[0].to(world.device), labels.to(world.device), int(value), num_classes, rank=world.rank,
+        world_size=world.size, progress=progress("neighbours"))
+    if world.distributed:
+        counts = agrees.to(torch.uint8)
+        dist.all_reduce(counts)  # every sample was looked at by one rank
+        agrees = counts > 0
+    return agrees.cpu()
+
+
+def outputs_of(
+        ask: Callable[[Tensor], Tensor],
+        data_config: dict,
+        dataset: Dataset,
+        how: Pass,
+        progress: Callable[[Sequence], Sequence] | None = None,
+) -> Tensor:
+    """Return what is answered, (N, D), for all samples, on the CPU of every rank; ranks divide the work.
+
+    Every batch is of full size, whichever rank computes it, so that outputs do not depend on the number of ranks.
+    """
+    size, world = how.batch_size, how.world
+    parts = [Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)]
+    own = parts[world.rank::world.size]
+    rows, started, said = [], time.monotonic(), time.monotonic()
+    answers = label_images(ask, data_config, dataset, how, own)
+    for done, _ in enumerate(progress(own) if progress else own, start=1):
+        rows.append(next(answers).values)
+        now = time.monotonic()
+        if now - said > LOG_SECONDS:
+            said = now
+            _logger.info(f"Clean selection: batch {done} of {len(own)}, "
+                         f"{(now - started) / done * (len(own) - done):.0f} s left")
+    if world.distributed:
+        gathered: list[list[Tensor]] = [[]] * world.size
+        dist.all_gather_object(gathered, rows)
+        rows = [gathered[i % world.size][i // world.size] for i in range(len(parts))]
+    return torch.cat(rows)
+
+
+def find_export(name: str) -> str:
+    """Return the timm name for ``--clean-select-model``, which may also be a run folder or an exported one.
+
+    Raises:
+        UserError: a folder with no export, or a file, which does not say what model it is of.
+    """
+    path = Path(name)
+    if path.is_file():
+        raise UserError(f"--clean-select-model {name}: a file does not say what model it is of; give the name, and the "
+                        f"file with --clean-select-checkpoint {name}")
+    if not path.is_dir():
+        return name
+    for folder in (path / "export", path):
+        if (folder / "config.json").is_file():
+            return f"local-dir:{folder}"
+    raise UserError(f"--clean-select-model {name}: the folder has no export (config.json); expected a run that has "
+                    "ended, or a folder in timm's export format")

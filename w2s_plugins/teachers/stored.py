@@ -1,0 +1,201 @@
+"""A frozen model asked about a whole dataset, once, and its stored answers in its place."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from ..data import Subset, TrainLoader, create_eval_loader
+from ..data.keys import data_identity, sample_keys
+from ..data.unreadable import UNREADABLE, SkippedSamples
+from ..data.views import ViewKey
+from ..distributed.world import World
+from ..labels.format import Manifest, Part
+from ..labels.reader import LabelReader
+from ..labels.writer import Answers
+from ..models.class_names import names_of_data
+from .identity import teacher_identity
+from .teacher import TeacherModel, combine
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How a model goes over a whole dataset.
+
+    Args:
+        world: this process, and the device of the model.
+        batch_size: images at a time.
+        workers: data worker processes.
+        decoder: ``--decoder``.
+    """
+
+    world: World
+    batch_size: int
+    workers: int = 0
+    decoder: str = "auto"
+
+
+class PartKeys(Sampler):
+    """Keys of some parts, each part filled up to whole batches with its last key.
+
+    Batches then do not straddle parts and are all of one size, so that logits do not depend on who wrote a part.
+    """
+
+    def __init__(self, parts: Sequence[Part], batch_size: int):
+        self.parts, self.batch_size = parts, batch_size
+
+    def batches(self, part: Part) -> int:
+        return math.ceil((part.stop - part.first) / self.batch_size)
+
+    def __len__(self) -> int:
+        return sum(self.batches(part) for part in self.parts) * self.batch_size
+
+    def __iter__(self) -> Iterator[ViewKey]:
+        for part in self.parts:
+            for row in range(part.first, part.first + self.batches(part) * self.batch_size):
+                yield ViewKey(part.view, min(row, part.stop - 1))
+
+
+def label_images(
+        ask: Callable[[Tensor], Tensor],
+        data_config: dict,
+        dataset: Dataset,
+        how: Pass,
+        parts: Sequence[Part],
+        skipped: SkippedSamples | None = None,
+) -> Iterator[Answers]:
+    """Yield what a model says of the plain images of each part, through its own evaluation transform.
+
+    Args:
+        ask: the model.
+        data_config: timm's data configuration of the model.
+        dataset: its transform is changed. Unreadable samples end the run unless it is `Blanked`.
+        how: batch size, workers, device.
+        parts: what to label.
+        skipped: counts the samples that could not be read.
+    """
+    keys = PartKeys(parts, how.batch_size)
+    loader = create_eval_loader(
+        Subset(dataset, [key.index for key in keys]), data_config, batch_size=how.batch_size,
+        workers=how.workers, device=how.world.device, dtype=torch.float32, decoder=how.decoder)
+    outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
+    yield from _by_part(keys, outputs, dataset, skipped)
+
+
+def label_views(
+        member: TeacherModel,
+        dataset: Dataset,
+        create_loader: Callable[[Sampler], TrainLoader],
+        batch_size: int,
+        parts: Sequence[Part],
+        *,
+        channels_last: bool = False,
+        skipped: SkippedSamples | None = None,
+) -> Iterator[Answers]:
+    """Yield what a teacher says of the student's own training views, as it would beside the student.
+
+    Args:
+        member: the teacher.
+        dataset: as for `label_images`.
+        create_loader: makes a training loader of the views that a sampler of keys names.
+        batch_size: views at a time.
+        parts: what to label.
+        channels_last: memory layout of the images.
+        skipped: counts the samples that could not be read.
+    """
+    keys = PartKeys(parts, batch_size)
+
+    def outputs() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in create_loader(keys).epoch(0):
+            images = batch.input
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield _frozen(lambda x: member(member.adapt(x)), images), batch.target.cpu() != UNREADABLE
+
+    yield from _by_part(keys, outputs(), dataset, skipped)
+
+
+def _by_part(
+        keys: PartKeys,
+        outputs: Iterator[tuple[Tensor, Tensor]],
+        dataset: Dataset,
+        skipped: SkippedSamples | None,
+) -> Iterator[Answers]:
+    for part in keys.parts:
+        batches = itertools.islice(outputs, keys.batches(part))
+        logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*batches))
+        missing = (part.first + (~seen).nonzero().flatten()).tolist()
+        if missing:
+            skipped.add(dataset.why(index) for index in missing)
+        yield Answers(logits, missing)
+
+
+def _frozen(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return logits in float32 on the CPU, without autograd and autocast."""
+    with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+        return model(images).cpu()
+
+
+def model_manifest(
+        member: TeacherModel,
+        dataset: Dataset,
+        fingerprint: str | None,
+        decoder: str,
+        columns: int | None = None,
+        student_views: dict | None = None,
+        **storage: object,
+) -> Manifest:
+    """Return the manifest of what a model says of a dataset.
+
+    Args:
+        member: the model.
+        dataset: of images; its transform is put back afterwards.
+        fingerprint: that of `describe`.
+        decoder: ``--decoder``.
+        columns: width of the model's outputs, where these are no logits.
+        student_views: what makes the student's views, None where the plain images are seen.
+        **storage: further fields of `Manifest`.
+    """
+    seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder=decoder),
+                student_views=student_views)
+    keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
+    return Manifest(
+        len(dataset), columns, teacher_identity(member), seen,
+        class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
+        keyed_by=keys.by, keys_sha256=keys.sha256, **storage)
+
+
+class CachedTargets:
+    """Logits of the teacher by sample, from stored labels: the teacher need not run.
+
+    Args:
+        readers: one for each model of the teacher.
+        device: where logits go.
+    """
+
+    def __init__(self, readers: Sequence[LabelReader], device: torch.device):
+        self.readers, self.device = readers, device
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the view of an epoch. Raises `UserError` when its files are damaged."""
+        for reader in self.readers:
+            if reader.manifest.views > 1:
+                reader.set_view(epoch % reader.manifest.views)
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Return the logits (B, C) of the samples ``index`` (B,)."""
+        return combine(list(self.by_member(index)))
+
+    def by_member(self, index: Tensor) -> Tensor:
+        """Return the logits of every member, (M, B, C)."""
+        index = index.cpu()
+        return torch.stack([reader(index, self.device) for reader in self.readers])
+
+    @property
+    def record(self) -> list[dict[str, str]]:
+        """Key and folder of each, for the record of a run."""
+        return [dict(key=reader.manifest.key, path=str(reader.folder)) for reader in self.readers]
