@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -258,11 +258,12 @@ def read_labels(
             raise UserError(f"--label-noise file:{text}: no such file")
     flag = f"--label-noise file:{path}"
     table = _read_table(path, flag, names)
-    files, roots = file_names(dataset), _roots(dataset)
-    table = {name: [_relative(value, roots) for value in values] for name, values in table.items()}
-    keys = [name for name in table if name == "index" or _names_files(name, table[name], files)]
+    files = file_names(dataset)
+    meant = _samples_by_name(dataset, files)
+    keys = [name for name, values in table.items() if name == "index" or name.lower() in FILE_COLUMNS or any(
+        str(value).strip() in meant for value in values)]
     column = _choose_column(column, table, keys, flag)
-    order = _row_order(table, keys, files, len(clean), flag)
+    order = _row_order(table, keys, files, meant, len(clean), flag)
     if order is None:
         _refuse_unclear(table, column, names, size, files, flag)
 
@@ -349,36 +350,27 @@ def _choose_column(column: str | None, table: dict[str, Sequence], keys: Sequenc
     raise UserError(f"{flag}: name the column, e.g. file:PATH:{example}; it has {', '.join(table)}")
 
 
-def _roots(dataset: Dataset) -> set[str]:
-    """Return the folder of a split as an absolute path, as it is named and with links followed; none for an archive."""
+def _samples_by_name(dataset: Dataset, files: Sequence[str]) -> dict[str, list[int]]:
+    """Return the samples that a name may mean: a path in the folder of the split, an absolute one, or a name alone."""
     root = getattr(getattr(whole_split(dataset), "reader", None), "root", None)
-    return {os.path.abspath(root), os.path.realpath(root)} if root and os.path.isdir(root) else set()
-
-
-def _relative(value: object, roots: Iterable[str]) -> object:
-    """Return an absolute path that lies in the folder of the split relative to it, anything else as it is."""
-    if isinstance(value, str) and os.path.isabs(value.strip()):
-        path = os.path.normpath(value.strip())
-        root = next((root for root in roots if path.startswith(root + os.sep)), None)
-        return os.path.relpath(path, root) if root else value
-    return value
-
-
-def _names_files(name: str, values: Sequence, files: Sequence[str]) -> bool:
-    """True for a column of file names, by its own name or by what is in it."""
-    known = {*files, *(PurePosixPath(file).name for file in files)}
-    return name.lower() in FILE_COLUMNS or any(str(value).strip() in known for value in values)
+    roots = {os.path.abspath(root), os.path.realpath(root)} if root and os.path.isdir(root) else set()
+    meant: dict[str, list[int]] = {}
+    for i, file in enumerate(files):
+        for name in {PurePosixPath(file).name, *(f"{root}/{file}" for root in roots)}:
+            meant.setdefault(name, []).append(i)
+    return meant | {file: [i] for i, file in enumerate(files)}
 
 
 def _row_order(
         table: dict[str, Sequence],
         keys: Sequence[str],
         files: Sequence[str],
+        meant: dict[str, list[int]],
         count: int,
         flag: str,
 ) -> list[int] | None:
     """Return the row of each sample, or None where no column says which sample a row belongs to."""
-    found = [_by_index(table["index"], count, flag) if key == "index" else _by_file(key, table[key], files, flag)
+    found = [_by_index(table["index"], count, flag) if key == "index" else _by_file(key, table[key], files, meant, flag)
              for key in keys]
     odd = next((key for key, positions in zip(keys, found) if positions != found[0]), None)
     if odd is not None:
@@ -400,20 +392,17 @@ def _by_index(values: Sequence, count: int, flag: str) -> list[int]:
     return index
 
 
-def _by_file(column: str, values: Sequence, files: Sequence[str], flag: str) -> list[int]:
-    """Return the sample of each row, by the name of its file: relative to the split, or alone where only one has it."""
+def _by_file(
+        column: str, values: Sequence, files: Sequence[str], meant: dict[str, list[int]], flag: str) -> list[int]:
+    """Return the sample of each row, by the name of its file."""
     where = f"{flag}: column {column}"
     if not files:
         raise UserError(f"{where}: the samples of this dataset are not files; name them by their positions in the "
                         "training split, in a column index")
-    by_path = {file: i for i, file in enumerate(files)}
-    by_name: dict[str, list[int]] = {}
-    for i, file in enumerate(files):
-        by_name.setdefault(PurePosixPath(file).name, []).append(i)
     rows: dict[int, int] = {}
     for row, value in enumerate(values, start=1):
         name = PurePosixPath(str(value).strip()).as_posix()  # without ./
-        same = [by_path[name]] if name in by_path else by_name.get(name, [])
+        same = meant.get(name, [])
         if not same:
             raise UserError(f"{where}: row {row} names '{name}', which is no file of the training split"
                             f"{nearest(name, files)}; expected paths in its folder, such as {files[0]}")
