@@ -35,8 +35,9 @@ from timm.task import TrainingTask
 from timm.utils import distribute_bn, unwrap_model
 
 from w2s_plugins.build import optimisation as build
-from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
+from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.build.student import build_student, plain_batch_norm
 from w2s_plugins.build.task import build_task
@@ -69,7 +70,7 @@ from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.sharded import ShardedSaver
-from w2s_plugins.students import probe
+from w2s_plugins.students.probe import Probe
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train import fsdp
 from w2s_plugins.train.anomaly import detect_anomaly
@@ -162,14 +163,17 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     resume_path = run_folder.hold_existing_run(args, world)
     data = build_data(args)
     class_names = names_of_data(data.train)
-    student, data_config, student_source = build_student(args, world, class_names)
+    student, data_config, student_source = build_student(args, world, class_names, data.num_classes)
+    data.num_classes = student.num_classes  # which a stream need not tell
     precision = create_precision(args, world)
     teacher = build_teacher(args, student, data_config, precision, world, class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
-        probe.feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
+        build_feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
+    if args.linear_probe:
+        student = Probe(student)
     few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
@@ -344,7 +348,7 @@ def first_evaluation(run: Run) -> None:
                      f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
         if run.files and run.position.epoch == 0 and run.position.batch == 0:
             run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-        warn_of_chance(found, args.num_classes)
+        warn_of_chance(found, run.data.num_classes)
     if args.ceiling_acc is not None and "val" in run.weak_metrics:
         performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
 
@@ -555,9 +559,7 @@ def trained_student(run: Run) -> torch.nn.Module | None:
     if run.args.fsdp:
         return model.gather()
     model = unwrap_model(model)
-    if run.args.linear_probe:
-        probe.thaw(model)
-    return model
+    return model.student.requires_grad_(True) if run.args.linear_probe else model
 
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:

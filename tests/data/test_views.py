@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 from torchvision.transforms import Compose, Lambda, RandomApply, RandomHorizontalFlip
 
-from tests.parts import train_args, write_folder
-from w2s_plugins.data import Batch, TrainLoader, create_dataset, create_train_loader, take_slice
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.build.loaders import refuse_for_streams
+from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.loaders import draws_from_numpy
 from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
@@ -75,9 +76,7 @@ def loader(folder):
     def make(*flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
         args = train_args(
             "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags)
-        return create_train_loader(
-            create_dataset("", str(folder), "train"), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32,
-            rank=rank, world_size=world_size)
+        return train_loader(create_dataset("", str(folder), "train"), args, CONFIG, rank=rank, world_size=world_size)
     return make
 
 
@@ -251,7 +250,7 @@ def test_sizes_and_batch_sizes_are_those_asked_for(loader):
 def test_slice_of_a_training_set_has_positions_of_its_own(folder):
     args = train_args("--num-classes", "3", "--batch-size", "4", "--no-aug")
     part = take_slice(create_dataset("", str(folder), "train"), "0:12", 0)
-    make = create_train_loader(part, args, CONFIG, device=torch.device("cpu"), dtype=torch.bfloat16)
+    make = train_loader(part, args, CONFIG, torch.bfloat16)
     batches = list(make.epoch(0))
     assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(12))
     assert all(part.targets[i] == t for b in batches for i, t in zip(b.index.tolist(), b.target.tolist()))
@@ -298,7 +297,7 @@ class Stream(torch.utils.data.IterableDataset):
 def test_stream(folder, flags):
     dataset = create_dataset("", str(folder), "train")
     args = train_args("--num-classes", "3", "--batch-size", "4", *flags)
-    loader = create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    loader = train_loader(Stream(dataset), args, CONFIG)
     batches = list(loader.epoch(0))
     assert len(batches) == len(loader) > 0
     assert all(b.index is None and b.input.shape == (4, 3, 32, 32) for b in batches)
@@ -312,11 +311,10 @@ def test_stream(folder, flags):
     ("--mixup", "1", "--mixup-off-epoch", "1"),
     ("--mixup", "1", "--no-prefetcher"),
 ])
-def test_what_a_stream_cannot_do(folder, flags):
-    dataset = create_dataset("", str(folder), "train")
+def test_what_a_stream_cannot_do(flags):
     args = train_args("--num-classes", "3", *flags)
     with pytest.raises(UserError, match="needs a dataset that can be indexed"):
-        create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+        refuse_for_streams(args)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -33,24 +33,26 @@ def build_student(
         args: argparse.Namespace,
         world: World,
         class_names: list[str] | None = None,
+        num_classes: int | None = None,
 ) -> tuple[nn.Module, dict, dict]:
-    """Create the student and say how it starts; ``class_names`` are those of the training set."""
+    """Create the student and say how it starts; names and number of classes are those of the training set."""
     overlay = state = None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
         overlay = dict(file=str(file), num_classes=-1)
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
-    published = None
+    published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        choose_pool(args, published)
+        if not (pool or args.model_kwargs.get("global_pool")):
+            pool = choose_pool(published, args.model)
     flags = dict(
-        num_classes=args.num_classes,
+        num_classes=args.num_classes if num_classes is None else num_classes,
         drop_rate=args.drop or None,
         drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
         drop_block_rate=args.drop_block,
-        global_pool=args.gp,
+        global_pool=pool,
         bn_momentum=args.bn_momentum,
         bn_eps=args.bn_eps,
         pretrained_cfg_overlay=overlay,
@@ -67,7 +69,7 @@ def build_student(
                         "is read back only where the same is given by hand: --teacher-kwargs, --model-kwargs")
     if state is not None:
         check_loaded(model, state, str(file), "--pretrained-path")
-    args.num_classes = model.num_classes
+    args.num_classes, args.gp = model.num_classes, pool  # as a run is read back
     source = student_start(args, model, published)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data

@@ -10,7 +10,6 @@ from torch import nn
 
 from ..data import create_train_loader
 from ..data.datasets import describe
-from ..data.loaders import train_transform_kwargs
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
@@ -29,6 +28,7 @@ from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, create_teacher
 from .device import first_device
+from .loaders import loader_settings, train_views
 from .resolve import split_names, view_epochs
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def cached_targets(
     if skipped is not None:
         dataset = Blanked(dataset)
     create_view_loader = functools.partial(
-        create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
+        create_train_loader, dataset, train_views(args, data_config, data.num_classes), data_config,
+        loader_settings(args, precision, world))
     console = Console(world.primary, 0)
     readers = []
     for number, member in enumerate(teacher.members, start=1):
@@ -121,7 +122,7 @@ def cache_spec(
         input_size=data_config["input_size"],
         dtype=precision.dtype,
         prefetcher=not args.no_prefetcher,
-        **train_transform_kwargs(args, data_config),
+        **train_views(args, data_config, data.num_classes).transform,
     )
     made_of = dict(
         data=data_identity(without_transform(data.train), identity.fingerprint),

@@ -665,8 +665,9 @@ def add_validation_teacher(add: Declare) -> None:
     add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
-    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
+    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT, needs=("teacher",),
         help="top-1 of the student trained on ground truth: adds the PGR")
-    add("--ceiling-checkpoint", metavar="PATH", help="checkpoint or run folder of that student, evaluated here")
+    add("--ceiling-checkpoint", metavar="PATH", needs=("teacher",), help="checkpoint or run folder of that student, "
+        "evaluated here")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--debug", action="store_true", help="show the traceback of errors")

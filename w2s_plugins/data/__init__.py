@@ -5,7 +5,7 @@ from PIL import EpsImagePlugin
 from .class_splits import open_split
 from .datasets import DataInfo, create_dataset, labels_of
 from .episodes import EpisodeShape, check_shape, draw_episodes, parse_shapes
-from .loaders import Batch, TrainLoader, create_eval_loader, create_train_loader
+from .loaders import Batch, LoaderSettings, TrainLoader, TrainViews, create_eval_loader, create_train_loader
 from .slices import Subset, hold_out, parse_slice, stratified_order, take_slice
 
 EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
@@ -14,8 +14,10 @@ __all__ = [
     "Batch",
     "DataInfo",
     "EpisodeShape",
+    "LoaderSettings",
     "Subset",
     "TrainLoader",
+    "TrainViews",
     "check_shape",
     "create_dataset",
     "create_eval_loader",

@@ -160,6 +160,15 @@ def labels_of(dataset: Dataset) -> list[int] | None:
     return [int(label) for _, label in samples] if samples else None
 
 
+def known_labels(dataset: Dataset, flag: str) -> list[int]:
+    """Return the label of every sample. Raises `UserError` for ``flag`` where the dataset does not tell them."""
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    return labels
+
+
 def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
     """Raise a `UserError` that names the first sample whose label is not in [0, num_classes)."""
     for index, label in enumerate(labels_of(dataset) or ()):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .datasets import class_names_of, labels_of
+from .datasets import class_names_of, known_labels, labels_of
 from .wrapper import Wrapper
 
 
@@ -94,7 +94,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     if not text:
         return dataset
     start, stop = parse_slice(text, flag)
-    order = stratified_order(_labels(dataset, flag), seed)
+    order = stratified_order(known_labels(dataset, flag), seed)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
@@ -109,17 +109,9 @@ def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[D
     """Split off a stratified part, a share or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
-    order = stratified_order(_labels(dataset, "--select-split"), seed + 1)
+    order = stratified_order(known_labels(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
     count = math.ceil(count)
     return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
-
-
-def _labels(dataset: Dataset, flag: str) -> list[int]:
-    labels = labels_of(dataset)
-    if labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
-                        "torch/, hfds/ or w2s/ dataset")
-    return labels

@@ -45,7 +45,7 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 
-from ..data import Subset, TrainLoader, create_eval_loader
+from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.unreadable import UNREADABLE, SkippedSamples, UnreadableSample
 from ..data.views import ViewKey
 from ..distributed.world import agree
@@ -313,8 +313,8 @@ class ImageLabeller:
     def batches(self, keys: PartKeys) -> Iterator[Labelled]:
         """Yield the logits (B, C) of each batch of keys."""
         loader = create_eval_loader(
-            Subset(self.dataset, [key.index for key in keys]), self.member.data_config, batch_size=self.batch_size,
-            workers=self.workers, device=self.device, dtype=torch.float32, decoder=self.decoder)
+            Subset(self.dataset, [key.index for key in keys]), self.member.data_config,
+            LoaderSettings(self.batch_size, self.workers, self.device, decoder=self.decoder))
         for images, labels in loader:
             yield Labelled(frozen_logits(self.member, images), labels.cpu() != UNREADABLE)
 
