@@ -659,7 +659,7 @@ def add_validation_few_shot(add: Declare) -> None:
 
 def add_validation_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--teacher", metavar="NAME[,NAME]", help="also evaluate this teacher, and the agreement with it")
+    add("--teacher", metavar="NAME[,NAME]", form="NAME", help="also evaluate this teacher, and the agreement with it")
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")

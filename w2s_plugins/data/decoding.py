@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from timm.data import ImageDataset
 from timm.data.transforms import MaybePILToTensor, RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
@@ -37,6 +37,8 @@ _SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.B
 _HINTS = {"ColorJitter": " (off with --color-jitter 0)", "MaybeToTensor": " (because of --no-prefetcher)"}
 
 _logger = logging.getLogger(__name__)
+
+EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
 
 
 class FileDataset(ImageDataset):
