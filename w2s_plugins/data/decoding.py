@@ -80,7 +80,7 @@ class FileDataset(ImageDataset):
 
 
 def refuse_special_file(source: object, index: int) -> None:
-    """Raise `OSError` when a sample is a FIFO, a socket or a device, for which a reader would wait without end.
+    """Raise `OSError` when a sample is a FIFO, a socket or a device, which a reader would wait for forever.
 
     Args:
         source: a reader or dataset; those of folders have (path, label) in `samples`, others are not looked at.

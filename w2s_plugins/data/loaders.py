@@ -114,31 +114,27 @@ class TrainLoader:
 
     Args:
         loader: yields (images, target); the target is a `BatchTarget` where samples have keys.
-        sampler: the keyed sampler, or None for an iterable dataset, which keeps timm's behaviour.
+        settings: how batches are loaded.
+        sampler: the keyed sampler, or None for a stream, which keeps timm's behaviour.
         erasing: random erasing on the device.
         mixup: mixing on the device, where it is not done while collating.
         mixup_off_epoch: no mixing on the device from this epoch on.
-        device: where batches go.
-        dtype: dtype of the images.
         skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
     def __init__(
             self,
             loader: DataLoader | PrefetchLoader,
-            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None,
+            settings: LoaderSettings,
+            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None = None,
             *,
             erasing: KeyedErasing | None = None,
             mixup: Mixup | None = None,
             mixup_off_epoch: int = 0,
-            device: torch.device,
-            dtype: torch.dtype,
             skipped: SkippedSamples | None = None,
     ):
-        self.skipped = skipped
-        self.loader, self.sampler = loader, sampler
+        self.loader, self.settings, self.sampler, self.skipped = loader, settings, sampler, skipped
         self.erasing, self.mixup, self.mixup_off_epoch = erasing, mixup, mixup_off_epoch
-        self.device, self.dtype = device, dtype
         if sampler is not None:
             self._set_epoch(0, 0)
         self.num_batches = len(loader)
@@ -174,9 +170,9 @@ class TrainLoader:
             label, index, seeds = target.label, target.index, target.view_seed
             if self.skipped is not None:
                 self.skipped.add(target.unreadable)
-        if not isinstance(self.loader, PrefetchLoader):
-            images = images.to(device=self.device, dtype=self.dtype)
-            label = label.to(self.device)
+        if not self.settings.prefetch:
+            images = images.to(device=self.settings.device, dtype=self.settings.dtype)
+            label = label.to(self.settings.device)
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
@@ -258,12 +254,11 @@ def create_train_loader(
         erasing = _erasing(views, settings.device)
     return TrainLoader(
         loader,
+        settings,
         None if keys else sampler,
         erasing=erasing,
         mixup=mixup,
         mixup_off_epoch=views.mixup_off_epoch,
-        device=settings.device,
-        dtype=settings.dtype,
         skipped=None if keys or views.max_unreadable is None else SkippedSamples(
             views.max_unreadable, settings.world_size > 1),
     )
@@ -411,4 +406,4 @@ def _create_stream_loader(
             **kwargs,
         )
     _shield_workers(loader)
-    return TrainLoader(loader, None, device=settings.device, dtype=settings.dtype)
+    return TrainLoader(loader, settings)

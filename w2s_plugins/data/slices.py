@@ -44,25 +44,25 @@ class Subset(Wrapper):
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
-    """Parse ``A:B``: shares when either has a decimal point, counts otherwise; an empty side is open.
+    """Parse ``A:B``: fractions when either has a decimal point, counts otherwise; an empty side is open.
 
     Raises:
         UserError: not of that form, or empty.
     """
     def number(part: str) -> float | int | None:
-        return None if not part else float(part) if shares else int(part)
+        return None if not part else float(part) if fractions else int(part)
 
     start_text, colon, stop_text = text.replace(" ", "").partition(":")
-    shares = "." in text
+    fractions = "." in text
     try:
         start, stop = number(start_text), number(stop_text)
         if not colon:
             raise ValueError(text)
     except ValueError as error:
-        raise UserError(f"{flag} {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
+        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)") from error
     highest = math.inf if stop is None else stop
-    if not 0 <= (start or 0) < highest or (shares and stop is not None and stop > 1):
-        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
+    if not 0 <= (start or 0) < highest or (fractions and stop is not None and stop > 1):
+        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
     return start, stop
 
 
@@ -106,7 +106,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
 
 
 def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Split off a stratified part, a share or a count, for the selection of checkpoints."""
+    """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
     order = stratified_order(known_labels(dataset, "--select-split"), seed + 1)

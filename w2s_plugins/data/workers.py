@@ -59,7 +59,7 @@ class SharedCollate:
     """A collate function whose batches lie in shared memory when they leave a data worker.
 
     PyTorch would put them there in a thread of the worker, where an error is printed and the batch lost: the main
-    process would wait for it for ever. Here a worker waits until the main process has used up earlier batches, and
+    process would wait for it forever. Here a worker waits until the main process has used up earlier batches, and
     what does not pass is an error of the run.
 
     Args:

@@ -8,7 +8,6 @@ import dataclasses
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
@@ -208,14 +207,14 @@ def constructor_arguments(architecture: str) -> set[str]:
     """
     entry = model_entrypoint(architecture)
     names = {"num_classes", "in_chans", "global_pool", "img_size"} | BATCH_NORM | _named(entry)
-    for kind in vars(sys.modules[entry.__module__]).values():
+    for kind in vars(inspect.getmodule(entry)).values():
         if not inspect.isclass(kind):
             continue
         if dataclasses.is_dataclass(kind):
             names |= {field.name for field in dataclasses.fields(kind)}
-        elif issubclass(kind, nn.Module) and "num_classes" in _named(kind):
-            for base in kind.__mro__:
-                names |= _named(base.__init__)
+        elif issubclass(kind, nn.Module):
+            own = set().union(*(_named(base.__init__) for base in kind.__mro__))
+            names |= own if "num_classes" in own else set()
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
 
 

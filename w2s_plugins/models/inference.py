@@ -101,10 +101,10 @@ def _features(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @torch.inference_mode()
 def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
-    """Return the largest difference of an output, as a share of its largest value."""
+    """Return the largest difference of an output, relative to its largest value."""
     ours, theirs = (tree_leaves([run(images) for run in _passes(m)]) for m in (changed, plain))
-    shares = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
-    return torch.stack(shares).nan_to_num(torch.inf).max().item()
+    relative = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(relative).nan_to_num(torch.inf).max().item()
 
 
 # ---------------------------------------------------------------- changes

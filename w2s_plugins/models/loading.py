@@ -1,11 +1,9 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
-import io
+import inspect
 import logging
-import pickletools
 import re
-import sys
 import warnings
 import zipfile
 from collections.abc import Container, Mapping
@@ -69,8 +67,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
                  recorded: Mapping[str, object] | None = None, **kwargs: object) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
-    Of the config.json of a repository or folder only what `read_model_config` lets through reaches timm, and weights
-    come from there alone.
+    Of the config.json of a repository or folder only what `read_model_config` allows reaches timm, and weights come
+    from there alone.
 
     Args:
         flag: the flag that named the model.
@@ -279,31 +277,18 @@ def _explain_read_error(path: Path, error: Exception) -> str:
     """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
     if isinstance(error, _DamagedArchive):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read as a checkpoint: {error.strerror}"
     text = f"{error} {error.__cause__ or ''}"
     if "TorchScript" in text:
         return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
                 "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read as a checkpoint: {error.strerror}"
-    named = re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text)
-    if named or "Trying to " in text or _is_pickle_with_calls(path):
-        which = f" ({named[1]})" if named else ""
-        return f"refused: it is a pickle that would run code when loaded{which}; expected tensors only"
     if path.stat().st_size == 0:
         return "cannot be read as a checkpoint: the file is empty"
-    return ("cannot be read as a checkpoint: truncated, damaged or of another kind; expected a file of torch.save or "
-            "safetensors")
-
-
-def _is_pickle_with_calls(path: Path, most: int = 2 ** 26) -> bool:
-    """Return whether a file is a pickle that calls something when it is loaded; it is looked through, not loaded."""
-    try:
-        with path.open("rb") as file:
-            content = io.BytesIO(file.read(most))
-        names = {operation.name for operation, _, _ in pickletools.genops(content)}
-    except Exception:  # of another kind, which fails in many ways
-        return False
-    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "OBJ"})
+    if named := re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text):
+        return f"refused: it is a pickle that would run code when loaded ({named[1]}); expected tensors only"
+    return ("cannot be read as a checkpoint: truncated, damaged, of another kind, or a pickle that would run code when "
+            "loaded; expected a file of torch.save or safetensors")
 
 
 def load_weights(
@@ -370,7 +355,7 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
     try:
         return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
