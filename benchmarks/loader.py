@@ -26,7 +26,7 @@ from benchmarks.measure import machine, ratios, table, take_turns, write_photogr
 from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
-from w2s_plugins.data.loaders import TrainLoader, draws_from_numpy
+from w2s_plugins.data.loaders import TrainLoader
 from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
 from w2s_plugins.distributed.world import Precision, World
 
@@ -109,12 +109,11 @@ def seeding_shares(root: Path, args: argparse.Namespace) -> None:
         flags = train_flags(root, 0, decoder, args.batch_size)
         datasets[decoder] = create_dataset("", str(root), "train")
         own_loader(datasets[decoder], flags)
-    numpy = {decoder: draws_from_numpy(dataset) for decoder, dataset in datasets.items()}
     times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
     for index in range(min(1000, len(datasets["pil"]))):
         for decoder, dataset in datasets.items():  # the call above has set its transform
             started = time.perf_counter()
-            seed_generators(hash_seed(42, *ViewKey(0, index)), numpy[decoder])
+            seed_generators(hash_seed(42, *ViewKey(0, index)))
             seeded = time.perf_counter()
             dataset[index]
             times[decoder].append((seeded - started, time.perf_counter() - started))

@@ -8,12 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
-from torchvision.transforms import Compose, Lambda, RandomApply, RandomHorizontalFlip
 
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
-from w2s_plugins.data.loaders import draws_from_numpy
 from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
 
@@ -362,35 +360,3 @@ def test_target_travels_like_a_tensor():
     moved = target.to("cpu", non_blocking=True)
     assert torch.equal(moved.label, target.label)
     assert default_collate([1, 2]).dtype == target.view_seed.dtype
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_generator_of_numpy_is_left_alone_only_where_nothing_draws_from_it(loader, case):
-    made = loader(*ALL[case]).loader
-    keyed = getattr(made, "loader", made).dataset
-    samples = [(i, 0) if "--train-img-sizes" in ALL[case] else i for i in range(COUNT)]
-    before = np.random.get_state()
-    for sample in samples:
-        keyed.dataset[sample]
-    drawn = any(not np.array_equal(a, b) for a, b in zip(before, np.random.get_state()))
-    assert keyed.numpy or not drawn
-    if case in ("randaugment", "augmix", "splits"):
-        assert drawn
-    if case == "crop, flip and jitter":
-        assert not keyed.numpy
-
-
-def test_data_of_others_may_draw_from_numpy(folder):
-    class Noisy(type(create_dataset("", str(folder), "train"))):
-        pass
-
-    plain = create_dataset("", str(folder), "train")
-    plain.transform = Compose([RandomHorizontalFlip()])
-    assert not draws_from_numpy(plain)
-    assert not draws_from_numpy(take_slice(plain, "0:12", 0))
-    for step in (np.asarray, Lambda(np.asarray), RandomApply([lambda image: image])):
-        plain.transform = Compose([RandomHorizontalFlip(), step])
-        assert draws_from_numpy(plain)
-    other = Noisy(str(folder), reader=plain.reader)
-    other.transform = Compose([RandomHorizontalFlip()])
-    assert draws_from_numpy(other)

@@ -7,29 +7,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from timm.data import AugMixDataset, FastCollateMixup, ImageDataset, Mixup, create_loader, create_transform
+from timm.data import AugMixDataset, FastCollateMixup, Mixup, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
-from torchvision import transforms
 
 from ..errors import UserError, one_line
-from .class_splits import ClassSubset
-from .datasets import TorchvisionDataset, class_names_of, known_labels
-from .decoding import FileDataset, TensorTransform, with_decoder
-from .digits import Digits
+from .datasets import class_names_of, known_labels
+from .decoding import with_decoder
 from .episodes import EpisodeSampler, EpisodeShape, check_shape
-from .relabelled import Relabelled
-from .slices import Subset
-from .unreadable import Blanked, SkippedSamples
+from .unreadable import SkippedSamples
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import SharedCollate, WorkerStart, fitting_workers
-
-# modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
-_WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
-                  TensorTransform.__module__}
 
 
 @dataclass(frozen=True)
@@ -229,7 +220,7 @@ def create_train_loader(
         if len(batch_sampler) == 0:
             raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
     loader = DataLoader(
-        KeyedDataset(dataset, views.seed, draws_from_numpy(dataset)),
+        KeyedDataset(dataset, views.seed),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=SharedCollate(KeyedCollate(
@@ -298,21 +289,6 @@ def create_eval_loader(
     _shield_workers(loader)
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
-
-
-def draws_from_numpy(dataset: Dataset) -> bool:
-    """Return False for datasets and transforms known to use other generators only; to seed NumPy's takes time."""
-    while type(dataset) in (Subset, ClassSubset, Relabelled, Blanked):
-        dataset = dataset.dataset
-    if type(dataset) not in (FileDataset, ImageDataset, TorchvisionDataset, Digits):
-        return True
-    steps = [dataset.transform]
-    while steps:
-        step = steps.pop()
-        steps += [step.transform] if isinstance(step, TensorTransform) else getattr(step, "transforms", ())
-        if type(step).__module__ not in _WITHOUT_NUMPY or isinstance(step, transforms.Lambda):
-            return True
-    return False
 
 
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
