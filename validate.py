@@ -104,7 +104,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
             **{k: subject.data_config[k] for k in ("crop_pct", "interpolation")},
         }
         if teacher is not None:
-            figures.update(teacher_figures(found, ceiling_top1(args, world, batch_size)))
+            figures.update(teacher_figures(found, ceiling_top1(args, candidate, world, batch_size)))
     return dict(
         model=candidate.model,
         **figures,
@@ -143,11 +143,11 @@ def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float
     return {k: round(v, 4) for k, v in figures.items()}
 
 
-def ceiling_top1(args: argparse.Namespace, world: World, batch_size: int) -> float | None:
+def ceiling_top1(args: argparse.Namespace, student: Candidate, world: World, batch_size: int) -> float | None:
     """Return the top-1 of the ceiling: given, or of a run or a checkpoint on the same data; None without one."""
     if not args.ceiling_checkpoint:
         return args.ceiling_acc
-    own, ceiling = build.resolve_ceiling(args)
+    own, ceiling = build.resolve_ceiling(args, student)
     return validate(own, ceiling, world, batch_size)["top1"]
 
 

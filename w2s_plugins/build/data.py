@@ -126,13 +126,7 @@ def select_clean(
 ) -> None:
     """Leave in the training set what ``--clean-select`` selects, in place.
 
-    Args:
-        args: parsed flags.
-        data: the splits.
-        data_config: input of the student.
-        teacher: the teacher, whose features or losses decide unless ``--clean-select-model`` names another model.
-        world: this process.
-        saved: index file of a run that is resumed; where it has the same rule it is taken again.
+    ``saved`` is the index file of a run that is resumed; where it has the same rule it is taken again.
     """
     if not args.clean_select:
         return

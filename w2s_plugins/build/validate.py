@@ -97,15 +97,21 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     return list_candidates(args, recorded, run.get("plugins") or [])
 
 
-def resolve_ceiling(args: argparse.Namespace) -> tuple[argparse.Namespace, Candidate]:
-    """Return the flags and the model of ``--ceiling-checkpoint``, to be evaluated on the same samples."""
+def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argparse.Namespace, Candidate]:
+    """Return the flags and the model of ``--ceiling-checkpoint``, to be evaluated on the samples of the student.
+
+    It is a run folder, or a checkpoint of the student's own model.
+    """
     own = argparse.Namespace(**{
-        **vars(args), "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None, "ceiling_acc": None,
-        "teacher": None, "metrics_avg": None, "train_counts": ""})
+        **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
+        "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
     run = take_run_flags(own, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE) | {
         "batch_size", "train_counts"})
     check_known(own.model, run.get("plugins") or [])
-    return own, Candidate(own.model, own.checkpoint, run.get("model_kwargs") or {})
+    recorded = run.get("model_kwargs") or {}
+    if recorded:
+        own.model_kwargs = {}
+    return own, Candidate(own.model, own.checkpoint, recorded if run else student.recorded)
 
 
 def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
@@ -152,13 +158,7 @@ def taken_over(few_shot: bool) -> dict[str, str]:
 
 
 def list_candidates(args: argparse.Namespace, recorded: dict, plugins: list[str]) -> list[Candidate]:
-    """Return what ``--model`` and ``--checkpoint`` stand for.
-
-    Args:
-        args: all flags.
-        recorded: arguments of the model that its run names.
-        plugins: those of that run, for messages.
-    """
+    """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
     path = Path(args.checkpoint)
     if args.checkpoint and path.is_dir() and not is_sharded(path):
         files = [p for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for p in path.glob(pattern)]

@@ -55,11 +55,6 @@ class Report:
 def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report:
     """Read and decode all images below a folder of splits, of one split, or in a tar file.
 
-    Args:
-        root: folder with a folder for each split, or for each class, or with tar files; or one tar file.
-        workers: processes.
-        progress: show a bar on stderr.
-
     Raises:
         UserError: no such folder, or nothing to check in it.
     """

@@ -31,12 +31,7 @@ CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
 
 class TorchvisionDataset(Dataset):
-    """A torchvision dataset whose images are brought to one mode, as timm does for its other readers.
-
-    Args:
-        dataset: a torchvision dataset of (image, label).
-        input_img_mode: PIL mode of the images.
-    """
+    """A torchvision dataset whose images are brought to one mode, as timm does for its other readers."""
 
     def __init__(self, dataset: Dataset, input_img_mode: str):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None

@@ -21,13 +21,7 @@ CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists
 
 
 class ReaderAnnotations(Reader):
-    """A timm reader of images that a list names.
-
-    Args:
-        root: folder that the names of the files are relative to.
-        samples: (path, class index) of each image.
-        class_to_idx: class names with their indices; empty where the list names no classes.
-    """
+    """A timm reader of images that a list names."""
 
     def __init__(self, root: Path, samples: list[tuple[str, int]], class_to_idx: dict[str, int]):
         super().__init__()
@@ -144,12 +138,6 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
 
 def read_entries(file: Path, content: dict, key: str, **fields: tuple[type, ...]) -> list[tuple]:
     """Return some fields of each entry of the list ``key`` in a file, in their order.
-
-    Args:
-        file: for messages.
-        content: what it holds.
-        key: name of the list.
-        **fields: their types.
 
     Raises:
         UserError: naming the entry and its field.

@@ -12,12 +12,7 @@ from .wrapper import Wrapper
 
 
 class Subset(Wrapper):
-    """Some samples of a dataset; the transform is the dataset's own.
-
-    Args:
-        dataset: a map-style dataset.
-        indices: positions of the samples in it.
-    """
+    """Some samples of a dataset; the transform is the dataset's own."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
         super().__init__(dataset)

@@ -118,12 +118,7 @@ class BatchTarget:
 
 
 class KeyedDataset(Dataset):
-    """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
-
-    Args:
-        dataset: a map-style dataset with its transform.
-        seed: seed of the run.
-    """
+    """A dataset that is indexed by `ViewKey` and seeds the generators for each view."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed

@@ -45,9 +45,6 @@ class CifarMobileNetV2(StagedNet):
     """Stages of `InvertedResidual` after a 3x3 convolution of stride 2, then a 1x1 convolution to 1280 channels.
 
     The features are those with which a resolution ends.
-
-    Args:
-        **common: arguments of `StagedNet`.
     """
     stem = ("conv1",)
     stage_name = "blocks.{}"

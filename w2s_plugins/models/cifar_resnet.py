@@ -23,7 +23,6 @@ class CifarResNet(StagedNet):
         block: Makes a block from input channels, output channels and stride.
         depths: Blocks of each stage.
         widths: Output channels of the stem and of each stage.
-        **common: arguments of `StagedNet`.
     """
 
     def __init__(

@@ -101,7 +101,6 @@ class CifarShuffleNet(StagedNet):
         block: Makes a block from input channels, output channels and stride.
         widths: Output channels of each stage.
         final_width: Output channels of a last 1x1 convolution; 0 for none.
-        **common: arguments of `StagedNet`.
     """
     classifier_name = "linear"
 

@@ -20,7 +20,6 @@ class CifarVGG(StagedNet):
 
     Args:
         depths: Convolutions of each stage.
-        **common: arguments of `StagedNet`.
     """
     stem = ()
     stage_name = "block{}"

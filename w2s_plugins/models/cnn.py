@@ -15,7 +15,6 @@ class PlainCNN(StagedNet):
         kernel_size: Size of the kernels.
         strided: Halve the resolution by the first convolution of every stage, not by a max-pool before it.
         batch_norm: Normalise after each convolution.
-        **common: arguments of `StagedNet`.
     """
     stem = ()
     stage_name = "stage{}"

@@ -42,7 +42,6 @@ class FewShotResNet(StagedNet):
 
     Args:
         depths: Blocks of each stage.
-        **common: arguments of `StagedNet`.
     """
     stem = ()
 

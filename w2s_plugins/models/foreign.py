@@ -239,10 +239,6 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
 
     What is no flag of ``train_w2s.py`` is left out.
 
-    Args:
-        content: names and values, as they were read.
-        where: begins the messages.
-
     Raises:
         UserError: no mapping, or a value that the command line would not take.
     """
@@ -262,11 +258,6 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """Raise a `UserError` when a `Role.PLACE` among the flags of a run is not one model, or not on this machine.
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
-
-    Args:
-        flags: those of the run that would be used.
-        names: what each is called on the command line.
-        where: begins the message.
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)

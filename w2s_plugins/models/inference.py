@@ -66,12 +66,7 @@ def cpu_has_bfloat16_units() -> bool:
 
 
 def inference_dtype(device: torch.device, amp_dtype: torch.dtype | None) -> torch.dtype:
-    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32.
-
-    Args:
-        device: where the model runs.
-        amp_dtype: dtype of autocast in training, None without.
-    """
+    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32."""
     if amp_dtype is None or (device.type == "cpu" and not (amp_dtype == torch.bfloat16 and cpu_has_bfloat16_units())):
         return torch.float32
     return amp_dtype

@@ -239,10 +239,7 @@ def has_ema(path: Path, flag: str) -> bool:
 def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
     """Read everything in a training checkpoint, never running code from it.
 
-    Args:
-        path: the file or folder.
-        flag: the flag that named it.
-        peek: leave tensors on the disk, and their checksums alone: for what else is in it.
+    With ``peek``, tensors stay on the disk and their checksums are left alone: for what else is in it.
 
     Raises:
         UserError: as `read_weights`.
@@ -299,14 +296,7 @@ def load_weights(
         *,
         allow: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Load a state dict and report what matched.
-
-    Args:
-        model: takes the weights.
-        state: tensors by name.
-        path: where they came from, for messages.
-        flag: the flag that named them.
-        allow: prefixes of keys that may be missing, unexpected or of another shape.
+    """Load a state dict and report what matched; ``allow`` names prefixes of keys that may differ.
 
     Raises:
         UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
@@ -370,11 +360,6 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
-
-    Args:
-        path: the checkpoint.
-        flag: the flag that named it.
-        given: arguments of the constructor that the user gives by hand.
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.

@@ -66,7 +66,6 @@ class WideResNet(StagedNet):
     Args:
         depth: Layers, 6n + 4 for n blocks in each stage.
         width: Factor on the stages' 16, 32 and 64 channels.
-        **common: arguments of `StagedNet`.
     """
     stem = ("conv1",)
     stage_name = "block{}.layer"

@@ -78,14 +78,7 @@ class TrainFeatures:
 
 
 class EvalFeatures:
-    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does.
-
-    Args:
-        read: features (B, D) by position.
-        labels: (N,).
-        targets: what the teacher says of the same samples, or None.
-        settings: how batches are loaded.
-    """
+    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does."""
 
     def __init__(self, read: TargetReader, labels: Tensor, targets: CachedTargets | None, settings: LoaderSettings):
         self.read, self.labels, self.targets, self.device = read, labels, targets, settings.device
@@ -111,9 +104,6 @@ class Probe(nn.Module):
     """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
 
     Its parameters and buffers are the student's, under the student's names.
-
-    Args:
-        student: the whole model; its parameters are frozen but for those of the classifier.
     """
 
     def __init__(self, student: nn.Module):
@@ -176,15 +166,7 @@ class OutputStore:
     settings: LoaderSettings
 
     def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int, **about: str) -> TargetReader:
-        """Return the outputs of one model for one split.
-
-        Args:
-            dataset: the split.
-            split: its name.
-            member: the model, with its own transform.
-            columns: width of its outputs.
-            **about: ``who`` and ``what`` of `CacheSpec`.
-        """
+        """Return the outputs of one model for one split."""
         dataset, settings = without_transform(dataset), self.settings
 
         def make_spec() -> CacheSpec:

@@ -145,11 +145,6 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     The head of a pretraining is never taken. MAE's and others' ``norm`` acts before pooling, timm's ``fc_norm`` behind
     it: a model that has the other one of the two starts with a new one.
 
-    Args:
-        model: takes the weights.
-        published: what `read_published` has found.
-        flag: the flag that named the file.
-
     Returns:
         Counts and some names of what was loaded, ignored, and is new.
 
