@@ -103,7 +103,7 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
-    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: shares "
+    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
