@@ -1,12 +1,13 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
+import contextlib
 import inspect
 import logging
 import re
 import warnings
 import zipfile
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -196,10 +197,8 @@ def check_folder(folder: Path, flag: str) -> None:
     """
     check_export(folder, flag)
     for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
-        try:
+        with _read_errors(path, flag):
             check_archive(path)
-        except Exception as error:
-            raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
 
 
 def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
@@ -216,13 +215,10 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
         return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     if path.suffix == ".safetensors":
         check_export(path.parent, flag)
-    try:
+    with _read_errors(path, flag), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
         check_archive(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
-            state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
     nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
     state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
@@ -245,13 +241,10 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
         UserError: as `read_weights`.
     """
     path = path / RUN_FILE if is_sharded(path) else path
-    try:
+    with _read_errors(path, flag), torch.serialization.safe_globals([argparse.Namespace]):
         if not peek:
             check_archive(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{flag} {path}: not a training checkpoint")
     args = checkpoint.get("args")
@@ -268,6 +261,15 @@ def _check_extent(content: object, path: Path, flag: str) -> None:
     size = path.stat().st_size + INFLATION
     if any(isinstance(t, Tensor) and t.numel() * t.element_size() > size for t in tree_leaves(content)):
         raise UserError(f"{flag} {path}: refused: a tensor in it says that it is larger than the whole file")
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path, flag: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes its readers stumble on into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
 
 
 def _explain_read_error(path: Path, error: Exception) -> str:
