@@ -23,8 +23,9 @@ import time
 import torch
 from timm.utils import dispatch_clip_grad
 
-from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
+from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.build.student import build_student
@@ -51,7 +52,7 @@ from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
-from w2s_plugins.students import probe
+from w2s_plugins.students.probe import Probe
 from w2s_plugins.train import fsdp
 from w2s_plugins.train.engine import (
     BadSteps,
@@ -118,15 +119,18 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     resume_path = run_folder.hold_existing_run(args, world)
     data = build_data(args)
     class_names = names_of_data(data.train)
-    student = build_student(args, world, args.num_classes, class_names)
-    model, data_config, _ = student
+    student = build_student(args, world, data.num_classes, class_names)
+    model, data_config = student.model, student.data_config
+    data.num_classes = model.num_classes  # which a stream need not tell
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
-        probe.feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
+        build_feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
+    if args.linear_probe:
+        model = Probe(model)
     few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(args, data_config, world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N

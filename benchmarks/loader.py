@@ -20,12 +20,15 @@ from pathlib import Path
 import timm
 import torch
 from timm.data import create_loader
+from torch.utils.data import Dataset
 
 from benchmarks.measure import machine, ratios, table, take_turns, write_photographs
+from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import create_dataset, create_train_loader
-from w2s_plugins.data.loaders import draws_from_numpy, train_transform_kwargs
+from w2s_plugins.data.loaders import TrainLoader
 from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
+from w2s_plugins.distributed.world import Precision, World
 
 LOADERS = ("timm", "pil", "torchvision")
 CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
@@ -55,15 +58,21 @@ def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argp
     return args
 
 
+def own_loader(dataset: Dataset, args: argparse.Namespace) -> TrainLoader:
+    """Return this project's loader."""
+    world = World(torch.device("cpu"), 0, 1, False)
+    return create_train_loader(
+        dataset, train_views(args, CONFIG, 2), CONFIG, loader_settings(args, Precision(world.device), world))
+
+
 def make_epoch(name: str, root: Path, workers: int, batch_size: int) -> Callable[[int], int]:
     """Return a function that loads an epoch and returns its number of images."""
     args = train_flags(root, workers, "pil" if name == "timm" else name, batch_size)
     cpu = torch.device("cpu")
     if name != "timm":
-        loader = create_train_loader(
-            create_dataset("", str(root), "train"), args, CONFIG, device=cpu, dtype=torch.float32)
+        loader = own_loader(create_dataset("", str(root), "train"), args)
         return lambda epoch: sum(len(batch.input) for batch in loader.epoch(epoch))
-    kwargs = train_transform_kwargs(args, CONFIG)
+    kwargs = train_views(args, CONFIG, 2).transform
     kwargs.pop("re_num_splits")
     loader = create_loader(
         timm.data.create_dataset("", root=str(root), split="train"), input_size=CONFIG["input_size"],
@@ -99,13 +108,12 @@ def seeding_shares(root: Path, args: argparse.Namespace) -> None:
     for decoder in LOADERS[1:]:
         flags = train_flags(root, 0, decoder, args.batch_size)
         datasets[decoder] = create_dataset("", str(root), "train")
-        create_train_loader(datasets[decoder], flags, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
-    numpy = {decoder: draws_from_numpy(dataset) for decoder, dataset in datasets.items()}
+        own_loader(datasets[decoder], flags)
     times: dict[str, list[tuple[float, float]]] = {decoder: [] for decoder in datasets}
     for index in range(min(1000, len(datasets["pil"]))):
         for decoder, dataset in datasets.items():  # the call above has set its transform
             started = time.perf_counter()
-            seed_generators(hash_seed(42, *ViewKey(0, index)), numpy[decoder])
+            seed_generators(hash_seed(42, *ViewKey(0, index)))
             seeded = time.perf_counter()
             dataset[index]
             times[decoder].append((seeded - started, time.perf_counter() - started))

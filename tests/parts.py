@@ -10,11 +10,15 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.data import TrainLoader, create_train_loader
 from w2s_plugins.data.keys import SampleKeys
+from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.format import Manifest
 from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.writer import Answers, ensure_labels
@@ -28,6 +32,21 @@ def train_args(*argv: str, dataset: str = "w2s/digits") -> argparse.Namespace:
     args, given = parse(train_parser(), ["--dataset", dataset, "--device", "cpu", "--workers", "0", *argv])
     resolve_train_args(args, given)
     return args
+
+
+def train_loader(
+        dataset: Dataset,
+        args: argparse.Namespace,
+        data_config: dict,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+) -> TrainLoader:
+    """The training loader of a run with these flags, on a CPU."""
+    world = World(torch.device("cpu"), rank, world_size, world_size > 1)
+    return create_train_loader(
+        dataset, train_views(args, data_config, args.num_classes), data_config,
+        loader_settings(args, Precision(world.device, dtype), world))
 
 
 def small_model(seed: int = 0, name: str = "w2s_cnn2", num_classes: int = 10) -> nn.Module:

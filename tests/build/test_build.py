@@ -38,7 +38,7 @@ def test_classes_are_those_of_the_data(tmp_path):
     root = write_folder(tmp_path, {"train": 9, "validation": 6})
     args = folder_args(root)
     data = build_data(args)
-    assert (args.num_classes, len(data.train), len(data.val), data.select) == (3, 9, 6, None)
+    assert (data.num_classes, len(data.train), len(data.val), data.select) == (3, 9, 6, None)
     with pytest.raises(UserError, match="--num-classes 5 does not match the data, which has 3 classes"):
         build_data(folder_args(root, "--num-classes", "5"))
     assert build_data(folder_args(root, "--val-split", "")).val is None

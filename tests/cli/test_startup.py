@@ -1,11 +1,13 @@
 """The scripts answer what the command line alone decides before torch and all that needs it is imported."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Done, environment, run_script
+from tests.e2e.conftest import ROOT, Done, environment, run_script
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
@@ -43,6 +45,20 @@ def test_wrong_flags(light, tmp_path, flags, message):
     done = light(*flags)
     assert done.error.startswith(message)
     assert done.err.count("\n") == 1 and done.out == ""
+
+
+@pytest.mark.parametrize("flags, code, message", [
+    (["--help"], 0, "usage: python -m w2s_plugins.data"),
+    (["check"], 2, "the following arguments are required: DIR"),
+    (["check", "--workers", "many", "x"], 2, "invalid int value: 'many'"),
+    (["chek"], 2, "invalid choice: 'chek'"),
+])
+def test_commands_on_data(tmp_path, flags, code, message):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    done = subprocess.run(
+        [sys.executable, "-m", "w2s_plugins.data", *flags], capture_output=True, text=True, cwd=tmp_path,
+        env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"))
+    assert done.returncode == code and message in done.stdout + done.stderr and "imported" not in done.stderr
 
 
 def test_one_of_several_processes_tells_it(light, tmp_path):

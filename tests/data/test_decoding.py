@@ -14,8 +14,8 @@ from PIL import Image, ImageFile
 from timm.data import create_transform
 from torch import Tensor
 
-from tests.parts import train_args, write_folder
-from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.decoding import TensorTransform, decode_rgb, unsupported_step
 from w2s_plugins.data.unreadable import UnreadableSample
 from w2s_plugins.data.views import seeded
@@ -198,7 +198,7 @@ def batches(folder):
         args = train_args("--data-dir", str(root), "--num-classes", "3", "--batch-size", "4", "--workers", str(workers),
                           *flags, dataset="")
         dataset = create_dataset("", str(root), "train", flag="--train-split")
-        return list(create_train_loader(dataset, args, CONFIG, device=CPU, dtype=torch.float32).epoch(epoch, start))
+        return list(train_loader(dataset, args, CONFIG).epoch(epoch, start))
     return load
 
 
@@ -243,7 +243,7 @@ def test_evaluation(folder, workers, caplog):
     found = {}
     for decoder in ("pil", "torchvision", "auto"):
         loader = create_eval_loader(
-            dataset, CONFIG, batch_size=4, workers=workers, device=CPU, dtype=torch.float32, decoder=decoder)
+            dataset, CONFIG, LoaderSettings(batch_size=4, workers=workers, device=CPU, decoder=decoder))
         found[decoder] = torch.cat([images for images, _ in loader])
     assert_close(found["pil"], found["torchvision"])
     assert torch.equal(found["auto"], found["torchvision"])
@@ -274,14 +274,14 @@ def test_torchvision_where_it_cannot_be(batches, flags, message):
 def test_torchvision_without_files():
     args = train_args(*PLAIN, "--decoder", "torchvision", "--batch-size", "4", "--num-classes", "10")
     with pytest.raises(UserError, match="the data are not image files"):
-        create_train_loader(
-            create_dataset("w2s/digits", None, "train"), args, CONFIG, device=CPU, dtype=torch.float32)
+        train_loader(create_dataset("w2s/digits", None, "train"), args, CONFIG)
 
 
 def test_grey_images_are_left_to_pillow(folder):
     dataset = create_dataset("", str(folder), "validation", input_img_mode="L")
     config = {**CONFIG, "input_size": (1, 64, 64), "mean": (0.5,), "std": (0.5,)}
-    make = dict(batch_size=4, workers=0, device=CPU, dtype=torch.float32)
-    assert next(iter(create_eval_loader(dataset, config, **make)))[0].shape == (4, 1, 64, 64)
+    loader = create_eval_loader(dataset, config, LoaderSettings(batch_size=4, workers=0, device=CPU))
+    assert next(iter(loader))[0].shape == (4, 1, 64, 64)
     with pytest.raises(UserError, match="gives RGB only"):
-        create_eval_loader(dataset, config, decoder="torchvision", **make)
+        create_eval_loader(
+            dataset, config, LoaderSettings(batch_size=4, workers=0, device=CPU, decoder="torchvision"))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.parts import train_args
-from w2s_plugins.build.data import build_loaders
-from w2s_plugins.data import create_dataset, create_eval_loader, hold_out, take_slice
+from w2s_plugins.build.loaders import build_loaders
+from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, hold_out, take_slice
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.labels.splits import Data
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def test_every_sample_once_in_order(batch_size, workers, prefetch):
     dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:25", 0)
     loader = create_eval_loader(
-        dataset, CONFIG, batch_size=batch_size, workers=workers, device=CPU, dtype=torch.float32, prefetch=prefetch)
+        dataset, CONFIG, LoaderSettings(batch_size=batch_size, workers=workers, device=CPU, prefetch=prefetch))
     for _ in range(2):
         batches = list(loader)
         assert torch.cat([target for _, target in batches]).tolist() == dataset.targets
@@ -36,7 +36,7 @@ def test_every_sample_once_in_order(batch_size, workers, prefetch):
 def test_prefetched_images_equal_those_of_the_workers():
     dataset = take_slice(create_dataset("w2s/digits", None, "validation"), "0:25", 0)
     one, two = (torch.cat([images for images, _ in create_eval_loader(
-        dataset, CONFIG, batch_size=7, workers=0, device=CPU, dtype=torch.float32, prefetch=prefetch)])
+        dataset, CONFIG, LoaderSettings(batch_size=7, workers=0, device=CPU, prefetch=prefetch))])
         for prefetch in (True, False))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     train, select = hold_out(train, 20, 0)
     val = create_dataset("w2s/digits", None, "validation")
     loaders = build_loaders(
-        args, Data(train, val, select), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
+        args, Data(train, val, select, 10), CONFIG, Precision(CPU), World(CPU, rank=0, size=1, distributed=False))
     first = [torch.cat([images for images, _ in loaders["select"]]) for _ in range(2)]
     assert torch.equal(*first)  # no random crops
     views = [next(loaders["train"].epoch(0)).input for _ in range(2)]
@@ -59,7 +59,7 @@ def test_held_out_part_is_evaluated_without_the_augmentation_of_training(flags):
     assert torch.equal(torch.cat([images for images, _ in loaders["select"]]), first[0])
     assert torch.cat([target for _, target in loaders["select"]]).tolist() == select.targets
     plain = create_dataset("w2s/digits", None, "train")
-    expected = create_eval_loader(plain, CONFIG, batch_size=2000, workers=0, device=CPU, dtype=torch.float32)
+    expected = create_eval_loader(plain, CONFIG, LoaderSettings(batch_size=2000, workers=0, device=CPU))
     positions = [train.dataset.indices[i] for i in select.indices]
     assert torch.equal(first[0], next(iter(expected))[0][positions])
 

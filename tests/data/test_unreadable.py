@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from tests.data.test_decoding import CONFIG, CPU
-from tests.parts import train_args, write_folder
-from w2s_plugins.build.data import build_data, settle_classes
-from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.build.data import build_data, common_classes
+from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.data.unreadable import UnreadableSample, parse_data_errors
 from w2s_plugins.errors import UserError
 
@@ -55,8 +55,7 @@ def loader_of(root: Path, *flags: str, rank: int = 0, world_size: int = 1, batch
     args = train_args(
         "--data-dir", str(root), "--num-classes", "3", "--batch-size", str(batch_size), *flags, dataset="")
     dataset = take_slice(create_dataset("", str(root), "train", flag="--train-split"), None, 0)
-    return create_train_loader(
-        dataset, args, CONFIG, device=CPU, dtype=torch.float32, rank=rank, world_size=world_size)
+    return train_loader(dataset, args, CONFIG, rank=rank, world_size=world_size)
 
 
 def damage(dataset_folder: Path, *numbers: int) -> list[Path]:
@@ -166,7 +165,7 @@ def test_an_evaluation_counts_no_sample_in_place_of_another(folder: Path) -> Non
     path = folder / "validation" / "class0" / "003.jpg"
     path.write_text("no")
     loader = create_eval_loader(
-        create_dataset("", str(folder), "validation"), CONFIG, batch_size=4, workers=0, device=CPU, dtype=torch.float32)
+        create_dataset("", str(folder), "validation"), CONFIG, LoaderSettings(batch_size=4, workers=0, device=CPU))
     with pytest.raises(UserError, match=r"003\.jpg: cannot be read"):
         list(loader)
 
@@ -197,4 +196,4 @@ def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
         dataset = create_dataset("", str(folder), "train")
         dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
         with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
-            settle_classes(args, dataset, None)
+            common_classes(args, dataset, None)

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
-from torchvision.transforms import Compose, Lambda, RandomApply, RandomHorizontalFlip
 
-from tests.parts import train_args, write_folder
-from w2s_plugins.data import Batch, TrainLoader, create_dataset, create_train_loader, take_slice
-from w2s_plugins.data.loaders import draws_from_numpy
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.build.loaders import refuse_for_streams
+from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
 
@@ -75,9 +74,7 @@ def loader(folder):
     def make(*flags: str, batch: int = 4, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
         args = train_args(
             "--num-classes", "3", "--batch-size", str(batch), "--workers", str(workers), *flags)
-        return create_train_loader(
-            create_dataset("", str(folder), "train"), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32,
-            rank=rank, world_size=world_size)
+        return train_loader(create_dataset("", str(folder), "train"), args, CONFIG, rank=rank, world_size=world_size)
     return make
 
 
@@ -251,7 +248,7 @@ def test_sizes_and_batch_sizes_are_those_asked_for(loader):
 def test_slice_of_a_training_set_has_positions_of_its_own(folder):
     args = train_args("--num-classes", "3", "--batch-size", "4", "--no-aug")
     part = take_slice(create_dataset("", str(folder), "train"), "0:12", 0)
-    make = create_train_loader(part, args, CONFIG, device=torch.device("cpu"), dtype=torch.bfloat16)
+    make = train_loader(part, args, CONFIG, torch.bfloat16)
     batches = list(make.epoch(0))
     assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(12))
     assert all(part.targets[i] == t for b in batches for i, t in zip(b.index.tolist(), b.target.tolist()))
@@ -298,7 +295,7 @@ class Stream(torch.utils.data.IterableDataset):
 def test_stream(folder, flags):
     dataset = create_dataset("", str(folder), "train")
     args = train_args("--num-classes", "3", "--batch-size", "4", *flags)
-    loader = create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    loader = train_loader(Stream(dataset), args, CONFIG)
     batches = list(loader.epoch(0))
     assert len(batches) == len(loader) > 0
     assert all(b.index is None and b.input.shape == (4, 3, 32, 32) for b in batches)
@@ -312,11 +309,10 @@ def test_stream(folder, flags):
     ("--mixup", "1", "--mixup-off-epoch", "1"),
     ("--mixup", "1", "--no-prefetcher"),
 ])
-def test_what_a_stream_cannot_do(folder, flags):
-    dataset = create_dataset("", str(folder), "train")
+def test_what_a_stream_cannot_do(flags):
     args = train_args("--num-classes", "3", *flags)
     with pytest.raises(UserError, match="needs a dataset that can be indexed"):
-        create_train_loader(Stream(dataset), args, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+        refuse_for_streams(args)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -364,35 +360,3 @@ def test_target_travels_like_a_tensor():
     moved = target.to("cpu", non_blocking=True)
     assert torch.equal(moved.label, target.label)
     assert default_collate([1, 2]).dtype == target.view_seed.dtype
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_generator_of_numpy_is_left_alone_only_where_nothing_draws_from_it(loader, case):
-    made = loader(*ALL[case]).loader
-    keyed = getattr(made, "loader", made).dataset
-    samples = [(i, 0) if "--train-img-sizes" in ALL[case] else i for i in range(COUNT)]
-    before = np.random.get_state()
-    for sample in samples:
-        keyed.dataset[sample]
-    drawn = any(not np.array_equal(a, b) for a, b in zip(before, np.random.get_state()))
-    assert keyed.numpy or not drawn
-    if case in ("randaugment", "augmix", "splits"):
-        assert drawn
-    if case == "crop, flip and jitter":
-        assert not keyed.numpy
-
-
-def test_data_of_others_may_draw_from_numpy(folder):
-    class Noisy(type(create_dataset("", str(folder), "train"))):
-        pass
-
-    plain = create_dataset("", str(folder), "train")
-    plain.transform = Compose([RandomHorizontalFlip()])
-    assert not draws_from_numpy(plain)
-    assert not draws_from_numpy(take_slice(plain, "0:12", 0))
-    for step in (np.asarray, Lambda(np.asarray), RandomApply([lambda image: image])):
-        plain.transform = Compose([RandomHorizontalFlip(), step])
-        assert draws_from_numpy(plain)
-    other = Noisy(str(folder), reader=plain.reader)
-    other.transform = Compose([RandomHorizontalFlip()])
-    assert draws_from_numpy(other)

@@ -225,12 +225,12 @@ BAD_FILES = {
     "missing": ["no such file"],
     "truncated": ["truncated"],
     "text": ["cannot be read as a checkpoint"],
-    "bytes": ["cannot be read as a checkpoint: truncated, damaged or of another kind"],
+    "bytes": ["cannot be read as a checkpoint: truncated, damaged, of another kind"],
     "empty": ["cannot be read as a checkpoint: the file is empty"],
     "no tensors": ["no tensors"],
     "list": [],
     "torch pickle": ["refused", "would run code when loaded (posix.system)"],
-    "plain pickle": ["refused", "would run code"],
+    "plain pickle": ["would run code"],
     "truncated safetensors": ["truncated"],
 }
 

@@ -218,4 +218,6 @@ def test_bad_input_of_validate(here: Run, lists: list[str], weak5: Path, validat
     assert "fewer than 1 shot(s) + 90 queries" in validate(*checkpoint, "--few-shot", "5x1", "--queries", 90)
     assert "w2s/digits has the splits" in validate(*checkpoint, "--few-shot", "5x1", "--split", "nov")
     assert "--episodes 1: expected at least 2" in validate(*checkpoint, "--few-shot", "5x1", "--episodes", 1)
-    assert "cannot be combined" in validate(*checkpoint, "--few-shot", "5x1", "--ceiling-acc", 90)
+    ceiling = ["--teacher", "w2s_cnn2", "--ceiling-acc", 90]
+    assert "cannot be combined" in validate(*checkpoint, "--few-shot", "5x1", *ceiling)
+    assert "--ceiling-acc 90.0 has no effect without --teacher NAME" in validate(*checkpoint, *ceiling[2:])

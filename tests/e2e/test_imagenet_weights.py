@@ -50,7 +50,7 @@ def test_both_decoders_predict_the_same(weights: Path, tmp_path: Path) -> None:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from w2s_plugins.data import create_dataset, create_eval_loader
+    from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader
 
     for number, photograph in enumerate(load_sample_images().images):
         (tmp_path / "validation" / f"class{number}").mkdir(parents=True)
@@ -65,8 +65,8 @@ def test_both_decoders_predict_the_same(weights: Path, tmp_path: Path) -> None:
     logits = {}
     for decoder in ("pil", "torchvision"):
         loader = create_eval_loader(
-            create_dataset("", str(tmp_path), "validation"), config, batch_size=25, workers=0,
-            device=torch.device("cpu"), dtype=torch.float32, decoder=decoder)
+            create_dataset("", str(tmp_path), "validation"), config, LoaderSettings(
+                batch_size=25, workers=0, device=torch.device("cpu"), decoder=decoder))
         with torch.no_grad():
             logits[decoder] = torch.cat([model(images) for images, _ in loader])
     assert len(logits["pil"]) == 50

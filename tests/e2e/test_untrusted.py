@@ -356,7 +356,7 @@ def test_arguments_of_a_model_in_a_run(validate: Run, weak: Path, tmp_path: Path
 @pytest.mark.slow
 def test_odd_values_in_what_validation_reads_of_a_run(validate: Run, weak: Path, tmp_path: Path) -> None:
     """Every flag that is taken from a run, with values of every kind that YAML has."""
-    from validate import taken_over
+    from w2s_plugins.build.validate import taken_over
 
     folder = stranger(weak, tmp_path / "run")
     args = yaml.safe_load((folder / "args.yaml").read_text())

@@ -3,28 +3,32 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.hub_server import HubServer, hub_env
 
-from .conftest import TINY, environment, read_lines, run_script
+from .conftest import TINY, Done, environment, read_lines, run_script
+
+Ranks = Callable[..., Done]
 
 DIGITS = ["--dataset", "w2s/digits", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     """A weak teacher, a student on its cached labels, and a ceiling."""
     folder = tmp_path_factory.mktemp("runs")
-    common = [*TINY, "--output", folder]
-    run_script(*common, "--model", "w2s_cnn2", "--experiment", "weak", cwd=folder).ok()
-    run_script(*common, "--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling", cwd=folder).ok()
-    run_script(
-        *common, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
-        "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student",
-        cwd=folder).ok()
+
+    def train(*flags: object) -> None:
+        ranks(*TINY, "--output", folder, *flags, processes=1, cwd=folder).ok()
+
+    train("--model", "w2s_cnn2", "--experiment", "weak")
+    train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
+    train("--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
+          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student")
     return folder
 
 
@@ -32,31 +36,38 @@ def logged(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())["metrics"]
 
 
-def validate(*flags: object, cwd: Path, env: dict | None = None, processes: int = 0) -> dict | list:
-    done = run_script(*flags, script="validate.py", cwd=cwd, env=env, processes=processes).ok()
+def results_of(done: Done) -> dict | list:
+    done.ok()
     assert "top-1" in done.out  # the table for people
     return json.loads(done.out.split("--result\n")[1])
 
 
+@pytest.fixture
+def validate(runs: Path, ranks: Ranks) -> Callable[..., dict | list]:
+    """Runs ``validate.py`` beside the runs and returns its results."""
+    return lambda *flags, processes=1: results_of(
+        ranks(*flags, script="validate", processes=processes, cwd=runs))
+
+
 def test_run_folder_alone_gives_the_figure_that_training_logged(runs: Path) -> None:
-    result = validate("--checkpoint", runs / "student", cwd=runs)
+    result = results_of(run_script("--checkpoint", runs / "student", script="validate.py", cwd=runs))
     expected = logged(runs / "student")
     assert result["top1"] == round(expected["top1"], 4) and result["top5"] == round(expected["top5"], 4)
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
-def test_checkpoint_export_and_two_processes_give_the_same_figure(runs: Path) -> None:
+def test_checkpoint_export_and_two_processes_give_the_same_figure(runs: Path, validate) -> None:
     expected = round(logged(runs / "student")["top1"], 4)
     checkpoint = validate(
-        "--model", "w2s_cnn5", "--checkpoint", runs / "student" / "last.pth.tar", *DIGITS, cwd=runs, processes=2)
-    export = validate("--model", f"local-dir:{runs / 'student' / 'export'}", *DIGITS, cwd=runs)
+        "--model", "w2s_cnn5", "--checkpoint", runs / "student" / "last.pth.tar", *DIGITS, processes=2)
+    export = validate("--model", f"local-dir:{runs / 'student' / 'export'}", *DIGITS)
     assert checkpoint["top1"] == export["top1"] == expected
 
 
-def test_teacher_agreement_and_recovered_gap(runs: Path) -> None:
+def test_teacher_agreement_and_recovered_gap(runs: Path, validate) -> None:
     result = validate(
         "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
-        "--ceiling-checkpoint", runs / "ceiling", cwd=runs)
+        "--ceiling-checkpoint", runs / "ceiling")
     weak, student = logged(runs / "weak")["top1"], logged(runs / "student")
     ceiling = logged(runs / "ceiling")["top1"]
     assert result["teacher_top1"] == round(weak, 4)
@@ -65,36 +76,36 @@ def test_teacher_agreement_and_recovered_gap(runs: Path) -> None:
     assert result["pgr"] == pytest.approx((student["top1"] - weak) / (ceiling - weak), abs=1e-4)
 
 
-def test_a_ceiling_is_evaluated_on_the_same_samples_whatever_its_own_run_had(runs: Path, tmp_path: Path) -> None:
+def test_a_ceiling_is_evaluated_on_the_same_samples_as_the_student(runs: Path, validate, tmp_path: Path) -> None:
     shutil.copytree(runs / "ceiling", tmp_path / "ceiling")
     with (tmp_path / "ceiling" / "args.yaml").open("a") as file:
         file.write("val_slice: 0:100\nslice_seed: 1\n")
     result = validate(
         "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
-        "--ceiling-checkpoint", tmp_path / "ceiling", cwd=runs)
+        "--ceiling-checkpoint", tmp_path / "ceiling")
     assert result["ceiling_top1"] == round(logged(runs / "ceiling")["top1"], 4)
 
 
-def test_results_files_bulk_and_averages(runs: Path) -> None:
+def test_results_files_bulk_and_averages(runs: Path, validate) -> None:
     folder = runs / "=1+bulk"  # in a spreadsheet, a formula
     folder.mkdir()
     for number, name in enumerate(("weak", "weak", "student")):
         shutil.copy(runs / name / "last.pth.tar", folder / f"c{number}.pth.tar")
     results = validate(
         "--model", "w2s_cnn2", "--img-size", "8", "--checkpoint", folder.name, *DIGITS, "--metrics-avg", "macro",
-        "--results-file", runs / "r.csv", cwd=runs)
+        "--results-file", runs / "r.csv")
     assert len(results) == 2  # the student's does not fit and is left out
     rows = list(csv.DictReader((runs / "r.csv").open()))
     assert [float(r["top1"]) for r in rows] == [r["top1"] for r in results]
     assert all(r["checkpoint"].startswith("'=1+bulk/") for r in rows)
     assert 0 <= results[0]["macro_f1_score"] <= 100
-    validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json", cwd=runs)
+    validate("--checkpoint", runs / "weak", "--results-file", runs / "r.json", "--results-format", "json")
     assert json.loads((runs / "r.json").read_text())["top1"] == round(logged(runs / "weak")["top1"], 4)
 
 
-def test_valid_labels_keep_the_classes_that_count(runs: Path) -> None:
+def test_valid_labels_keep_the_classes_that_count(runs: Path, validate) -> None:
     (runs / "labels.txt").write_text("\n".join(map(str, range(10))))
-    result = validate("--checkpoint", runs / "weak", "--valid-labels", runs / "labels.txt", cwd=runs)
+    result = validate("--checkpoint", runs / "weak", "--valid-labels", runs / "labels.txt")
     assert result["top1"] == round(logged(runs / "weak")["top1"], 4)
 
 
@@ -104,9 +115,10 @@ def test_valid_labels_keep_the_classes_that_count(runs: Path) -> None:
     (["--model", "w2s_cnn5", "--dataset", "w2s/digit"], ["w2s/digits"]),
     (["--model", "w2s_*", *DIGITS], ["no model with pretrained weights"]),
     (["--modle", "w2s_cnn5"], ["--modle", "--model"]),
+    (["--model", "w2s_cnn5", *DIGITS, "--ceiling-acc", "90"], ["--ceiling-acc", "without --teacher NAME"]),
 ])
-def test_bad_input_ends_in_one_line(runs: Path, flags: list[str], words: list[str]) -> None:
-    done = run_script(*flags, script="validate.py", cwd=runs)
+def test_bad_input_ends_in_one_line(tmp_path: Path, ranks: Ranks, flags: list[str], words: list[str]) -> None:
+    done = ranks(*flags, script="validate", processes=1, cwd=tmp_path)
     line = done.err.strip().splitlines()[-1]
     assert done.code == 2 and line.startswith("validate.py: error: ") and "Traceback" not in done.err
     assert all(word in line for word in words), line
@@ -117,10 +129,10 @@ def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
         server.add_model("me/student", runs / "weak" / "export")
         first = server.add_model("me/student", runs / "student" / "export", branch="other")
         env = environment(**hub_env(server, tmp_path), HF_HUB_OFFLINE="0")
-        main = validate("--model", "hf-hub:me/student", *DIGITS, cwd=tmp_path, env=env)
-        other = validate("--model", "hf-hub:me/student@other", *DIGITS, cwd=tmp_path, env=env)
-    assert main["top1"] == round(logged(runs / "weak")["top1"], 4)
-    assert other["top1"] == round(logged(runs / "student")["top1"], 4), first
+        result = results_of(run_script(
+            "--model", "hf-hub:me/student@other", *DIGITS, script="validate.py", cwd=tmp_path, env=env))
+    weak, student = (round(logged(runs / name)["top1"], 4) for name in ("weak", "student"))
+    assert result["top1"] == student != weak, first
 
 
 def test_start_event_holds_the_teachers_own_figure(runs: Path) -> None:

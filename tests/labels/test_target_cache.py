@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from tests.parts import random_images, small_model, train_args, write_folder
-from w2s_plugins.build.data import build_data, build_loaders
+from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
+from w2s_plugins.build.loaders import build_loaders
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.teacher import build_teacher, cached_targets, targets_manifest
-from w2s_plugins.data import create_eval_loader
+from w2s_plugins.data import LoaderSettings, create_eval_loader
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.format import Manifest, Part
@@ -147,7 +148,7 @@ def test_every_image_is_labelled_once_through_the_teachers_own_transform(make, w
     assert parts.data.train.transform is before
     (member,) = parts.teacher.members
     loader = create_eval_loader(
-        parts.data.train, member.data_config, batch_size=16, workers=0, device=CPU, dtype=torch.float32)
+        parts.data.train, member.data_config, LoaderSettings(batch_size=16, workers=0, device=CPU))
     expected = torch.cat([member(images) for images, _ in loader])
     assert expected.std(dim=0).min() > 0
     index = torch.randperm(300)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.models.features import create_feature_extractor, default_stages, feature_shapes
+from w2s_plugins.models.features import create_feature_extractor, default_stages
 
 # name: size of the images, and whether the model takes that as img_size
 FAMILIES = {
@@ -149,16 +149,19 @@ def test_stages_by_default():
 
 def test_chosen_stages():
     model, _, input_size = create("test_resnet")
-    every = feature_shapes(model, range(5), input_size)
-    assert feature_shapes(model, [3, 1], input_size) == [every[1], every[3], every[5]]
-    assert feature_shapes(model, [-1], input_size) == [every[4], every[5]]
-    assert feature_shapes(model, None, input_size) == every[1:]
+    def shapes(stages) -> list[tuple[int, ...]]:
+        return list(create_feature_extractor(model, input_size, stages).shapes)
+
+    every = shapes(range(5))
+    assert shapes([3, 1]) == [every[1], every[3], every[5]]
+    assert shapes([-1]) == [every[4], every[5]]
+    assert shapes(None) == every[1:]
     with pytest.raises(UserError, match="no stage 5: the model has 5 feature levels, 0 to 4"):
-        feature_shapes(model, [5], input_size)
+        shapes([5])
     with pytest.raises(UserError, match="different levels"):
-        feature_shapes(model, [4, -1], input_size)
+        shapes([4, -1])
     with pytest.raises(UserError, match="different levels"):
-        feature_shapes(model, [], input_size)
+        shapes([])
 
 
 def test_modes_are_left_as_they_are():

@@ -234,9 +234,12 @@ def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_odd_values_in_an_args_yaml(tmp_path: Path) -> None:
-    """Each is refused, or has the type that it has when typed."""
-    parser = train_parser()
-    for key, action in parser.by_dest().items():
+    """Each is refused, or has the type that it has when typed; a flag of every kind."""
+    flags = train_parser().by_dest()
+    kinds = {(type(a), a.type, str(a.nargs), type(a.choices)): key for key, a in flags.items()}
+    assert len(kinds) > 12
+    for key in kinds.values():
+        action = flags[key]
         for value in ODD:
             (tmp_path / "args.yaml").write_text(json.dumps({key: value}))
             found = calm(lambda: read_run_args(tmp_path, "--checkpoint"))

@@ -15,11 +15,11 @@ from timm.task import ClassificationTask, LogitDistillationTask
 from timm.utils import NativeScaler, dispatch_clip_grad
 from torch import nn
 
-from tests.parts import small_model, train_args
+from tests.parts import small_model, train_args, train_loader
 from train_w2s import train_one_epoch
 from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.cli import train_parser
-from w2s_plugins.data import create_dataset, create_eval_loader, create_train_loader, take_slice
+from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
@@ -40,7 +40,7 @@ CONFIG = dict(
 def make_loader(count=48, batch=8, dtype=torch.float32):
     part = take_slice(create_dataset("w2s/digits", None, "train"), f"0:{count}", 0)
     args = train_args("--num-classes", "10", "--batch-size", str(batch), "--no-aug")
-    return create_train_loader(part, args, CONFIG, device=CPU, dtype=dtype)
+    return train_loader(part, args, CONFIG, dtype)
 
 
 def make_task(loss=None, dtype=torch.float32, **kwargs) -> WeakToStrongTask:
@@ -503,7 +503,7 @@ def validation():
 
 
 def eval_loader(dataset, batch_size=16):
-    return create_eval_loader(dataset, CONFIG, batch_size=batch_size, workers=0, device=CPU, dtype=torch.float32)
+    return create_eval_loader(dataset, CONFIG, LoaderSettings(batch_size=batch_size, workers=0, device=CPU))
 
 
 @torch.no_grad()

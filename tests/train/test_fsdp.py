@@ -16,7 +16,7 @@ from torch import nn
 
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
-from w2s_plugins.models.shards import RUN_FILE, read_section, replace_folder, spare, write_shards
+from w2s_plugins.models.shards import RUN_FILE, read_section, replace_folder, set_aside, write_shards
 from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.train import fsdp
 
@@ -122,10 +122,10 @@ def test_shards_on_disk(tmp_path: Path) -> None:
     assert section.keys() == {"a", "n"} and torch.equal(section["a"], first["state_dict.a"])
     assert section["n"].dtype == torch.int64 and section["n"] == 3
 
-    folder.rename(spare(folder))  # killed between the two renames
-    assert ckpt.find_resume(tmp_path) == spare(folder)
+    folder.rename(set_aside(folder))  # killed between the two renames
+    assert ckpt.find_resume(tmp_path) == set_aside(folder)
     new = tmp_path / ".last.sharded.tmp"
-    shutil.copytree(spare(folder), new)
+    shutil.copytree(set_aside(folder), new)
     replace_folder(new, folder)
     assert ckpt.find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
 

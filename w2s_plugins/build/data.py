@@ -1,4 +1,4 @@
-"""Splits and loaders."""
+"""The splits of a run."""
 
 import argparse
 import logging
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch.utils.data import Dataset, IterableDataset
 
-from ..data import create_eval_loader, create_train_loader, hold_out, labels_of, open_split, parse_shapes, take_slice
-from ..data.datasets import check_labels, class_names_of, describe, num_classes_of
+from ..data import hold_out, open_split, parse_shapes, take_slice
+from ..data.datasets import check_labels, class_names_of, describe, known_labels, num_classes_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
 from ..data.wrapper import without_transform
-from ..distributed.world import Precision, World
+from ..distributed.world import World
 from ..errors import UserError
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
@@ -24,7 +24,7 @@ from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
-from .resolve import view_epochs
+from .loaders import refuse_for_streams
 
 _logger = logging.getLogger(__name__)
 
@@ -59,14 +59,17 @@ def open_val_split(args: argparse.Namespace) -> Dataset:
 
 
 def build_data(args: argparse.Namespace) -> Data:
-    """Create the splits, settle the number of classes, and cut slices."""
+    """Create the splits, compare their classes, and cut slices."""
     train, val = open_train_split(args), open_val_split(args) if args.val_split else None
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
-    settle_classes(args, train, val)
-    groups = shot_groups(args, train)
+    num_classes = common_classes(args, train, val)
+    groups = shot_groups(args, train, num_classes)
     streamed = isinstance(train, IterableDataset)
+    if streamed:
+        refuse_for_streams(args)
+        _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
         noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
@@ -81,19 +84,12 @@ def build_data(args: argparse.Namespace) -> Data:
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
                      f"({100 * about['rate']:.2f} %) are not the clean ones")
-    if streamed:
-        if args.clean_select:
-            raise UserError("--clean-select needs a dataset that can be indexed; streams cannot")
-        _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-        if args.teacher and args.teacher_targets != "online":
-            raise UserError(f"--teacher-targets {args.teacher_targets} needs a dataset that can be indexed; streams "
-                            "cannot")
-    return Data(train, val, select, few_shot, split_size=split_size, noise=noise, groups=groups)
+    return Data(train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups)
 
 
-def shot_groups(args: argparse.Namespace, train: Dataset) -> ShotGroups | None:
+def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:
     """Group the classes by their samples in the training split, of which a run may train on a part."""
-    counts = None if args.long_tail == "never" else count_classes(train, args.num_classes)
+    counts = None if args.long_tail == "never" else count_classes(train, num_classes)
     groups = choose_groups(args.long_tail, counts, args.long_tail_thresholds)
     if groups is not None:
         _logger.info(f"Long tail: {groups}")
@@ -131,20 +127,11 @@ def select_clean(
 ) -> None:
     """Leave in the training set what ``--clean-select`` selects, in place.
 
-    Args:
-        args: parsed flags.
-        data: the splits.
-        data_config: input of the student.
-        teacher: the teacher, whose features or losses decide unless ``--clean-select-model`` names another model.
-        world: this process.
-        saved: index file of a run that is resumed; where it has the same rule it is taken again.
+    ``saved`` is the index file of a run that is resumed; where it has the same rule it is taken again.
     """
     if not args.clean_select:
         return
-    candidates, given = data.train, labels_of(data.train)
-    if given is None:
-        raise UserError("--clean-select: this kind of dataset does not tell its labels without being read; use a "
-                        "folder, torch/, hfds/ or w2s/ dataset")
+    candidates, given = data.train, known_labels(data.train, "--clean-select")
     rule, value = parse_selection(args.clean_select)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
     selected, origin = None, {}
@@ -157,16 +144,16 @@ def select_clean(
         else:
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
-                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], args.num_classes,
+                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
                              names_of_data(candidates)),
                 world.device)
             selected = select_by_model(
-                rule, value, models, without_transform(candidates), args.num_classes,
+                rule, value, models, without_transform(candidates), data.num_classes,
                 Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
                 Console(world.primary, 0).wrap)
             origin = dict(made_by=None, models=[model.source for model in models])
     figures = selection_figures(
-        selected, given, data.noise.clean_labels(candidates) if data.noise else None, args.num_classes)
+        selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)
     data.train = take_selected(candidates, selected)
     data.selection = Selection(
         dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
@@ -180,8 +167,12 @@ def select_clean(
         _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
 
 
-def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
-    """Compare the classes of the splits with each other and with ``--num-classes``, which defaults to theirs."""
+def common_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> int | None:
+    """Return the number of classes of both splits, None where neither they nor ``--num-classes`` say it.
+
+    Raises:
+        UserError: the splits, or the flag and they, have different classes; a label is none of them.
+    """
     names = class_names_of(train)
     val_names = class_names_of(val) if val is not None else None
     if names and val_names and names != val_names:
@@ -190,45 +181,14 @@ def settle_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None
                         f"'{args.val_split}' (first difference: {odd}); give both the same class folders; splits of "
                         "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
     count = num_classes_of(train)
-    if args.num_classes is None:
-        args.num_classes = count
-    elif count is not None and count != args.num_classes:
+    if None not in (count, args.num_classes) and count != args.num_classes:
         raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
                         "the flag out, or map classes with --class-map")
+    num_classes = args.num_classes if count is None else count
     for dataset, split in ((train, args.train_split), (val, args.val_split)):
-        if dataset is not None and args.num_classes is not None:
-            check_labels(dataset, split, args.num_classes)
-
-
-def build_loaders(
-        args: argparse.Namespace,
-        data: Data,
-        data_config: dict,
-        precision: Precision,
-        world: World,
-) -> dict[str, object]:
-    """Create the loaders; ``val`` and ``select`` are None where there is no such split."""
-    def evaluation(dataset: Dataset | None) -> object:
-        return None if dataset is None else create_eval_loader(
-            dataset,
-            data_config,
-            batch_size=args.validation_batch_size or args.batch_size,
-            workers=args.workers,
-            device=world.device,
-            dtype=precision.dtype,
-            distributed=world.distributed,
-            prefetch=not args.no_prefetcher,
-            pin_memory=args.pin_mem,
-            decoder=args.decoder,
-        )
-    train = create_train_loader(
-        data.train, args, data_config, device=world.device, dtype=precision.dtype, rank=world.rank,
-        world_size=world.size, view_epochs=view_epochs(args))
-    select = data.select
-    if select is not None:  # it shares the training images, but not their transform
-        select = without_transform(select)
-    few_shot = data.few_shot
-    return dict(train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(few_shot))
+        if dataset is not None and num_classes is not None:
+            check_labels(dataset, split, num_classes)
+    return num_classes
 
 
 def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:
@@ -246,10 +206,6 @@ def draw_few_shot_test(
         flag: str,
 ) -> FewShotTest:
     """Draw ``count`` test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
-    labels = labels_of(dataset)
-    if labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
-                        "torch/, hfds/ or w2s/ dataset")
     return create_test(
-        labels, parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
+        known_labels(dataset, flag), parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
         classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))

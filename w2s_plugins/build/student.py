@@ -37,11 +37,13 @@ class Student(NamedTuple):
         model: a timm model on its device.
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
+        found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
+    found: dict[str, object]
 
 
 def build_student(
@@ -58,11 +60,12 @@ def build_student(
         num_classes: classes of the data; None leaves the model's own.
         class_names: their names, or None.
     """
-    published = None
+    published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        choose_pool(args, published)
-    model = create_student(args, num_classes)
+        if not (pool or args.model_kwargs.get("global_pool")):
+            pool = choose_pool(published, args.model)
+    model = create_student(args, num_classes, pool)
     source = student_start(args, model, published)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
@@ -83,10 +86,11 @@ def build_student(
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
     if published is not None:
         warn_of_normalisation(published, data_config)
-    return Student(place_student(args, model, data_config["input_size"], world), data_config, source)
+    return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
+                   dict(num_classes=model.num_classes, gp=pool))
 
 
-def create_student(args: argparse.Namespace, num_classes: int | None) -> nn.Module:
+def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
     """Create the model, with pretrained weights where asked for."""
     overlay = state = None
     if args.pretrained_path:
@@ -95,11 +99,11 @@ def create_student(args: argparse.Namespace, num_classes: int | None) -> nn.Modu
         if file.suffix != ".npz":  # weights of JAX, which only the model itself can read
             state = read_weights(file, "--pretrained-path")
     flags = dict(
-        num_classes=num_classes,
+        num_classes=args.num_classes if num_classes is None else num_classes,
         drop_rate=args.drop or None,
         drop_path_rate=args.drop_path if args.drop_path is not None else args.drop_connect,
         drop_block_rate=args.drop_block,
-        global_pool=args.gp,
+        global_pool=pool,
         bn_momentum=args.bn_momentum,
         bn_eps=args.bn_eps,
         pretrained_cfg_overlay=overlay,

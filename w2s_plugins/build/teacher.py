@@ -11,7 +11,6 @@ from torch import nn
 from ..data import create_train_loader
 from ..data.datasets import describe
 from ..data.keys import sample_keys
-from ..data.loaders import train_transform_kwargs
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
@@ -24,6 +23,7 @@ from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
+from .loaders import loader_settings, train_views
 from .resolve import split_names, view_epochs
 
 _logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def cached_targets(
     if skipped is not None:
         dataset = Blanked(dataset)
     create_view_loader = functools.partial(
-        create_train_loader, dataset, args, data_config, device=world.device, dtype=precision.dtype)
+        create_train_loader, dataset, train_views(args, data_config, data.num_classes), data_config,
+        loader_settings(args, precision, world))
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
     readers = []
@@ -119,7 +120,7 @@ def targets_manifest(
         input_size=data_config["input_size"],
         dtype=precision.dtype,
         prefetcher=not args.no_prefetcher,
-        **train_transform_kwargs(args, data_config),
+        **train_views(args, data_config, data.num_classes).transform,
     )
     return model_manifest(
         member, without_transform(data.train), describe(data.train, args.dataset, args.train_split).fingerprint,

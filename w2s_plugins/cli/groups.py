@@ -103,7 +103,7 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
-    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: shares "
+    add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
@@ -659,14 +659,15 @@ def add_validation_few_shot(add: Declare) -> None:
 
 def add_validation_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--teacher", metavar="NAME[,NAME]", help="also evaluate this teacher, and the agreement with it")
+    add("--teacher", metavar="NAME[,NAME]", form="NAME", help="also evaluate this teacher, and the agreement with it")
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
-    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
+    add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT, needs=("teacher",),
         help="top-1 of the student trained on ground truth: adds the PGR")
-    add("--ceiling-checkpoint", metavar="PATH", help="checkpoint or run folder of that student, evaluated here")
+    add("--ceiling-checkpoint", metavar="PATH", needs=("teacher",), help="checkpoint or run folder of that student, "
+        "evaluated here")
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--debug", action="store_true", help="show the traceback of errors")

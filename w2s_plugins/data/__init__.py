@@ -1,31 +1,21 @@
-"""Datasets, splits, keyed views and loaders."""
+"""Datasets, splits, keyed views and loaders.
 
-from PIL import EpsImagePlugin
+A name is imported when it is asked for, so that ``python -m w2s_plugins.data`` answers before torch is imported.
+"""
 
-from .class_splits import open_split
-from .datasets import DataInfo, create_dataset, labels_of
-from .episodes import EpisodeShape, check_shape, draw_episodes, parse_shapes
-from .loaders import Batch, TrainLoader, create_eval_loader, create_train_loader
-from .slices import Subset, hold_out, parse_slice, stratified_order, take_slice
+import importlib
 
-EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
+_HOMES = {
+    "class_splits": ("open_split",),
+    "datasets": ("DataInfo", "create_dataset", "labels_of"),
+    "episodes": ("EpisodeShape", "check_shape", "draw_episodes", "parse_shapes"),
+    "loaders": ("Batch", "LoaderSettings", "TrainLoader", "TrainViews", "create_eval_loader", "create_train_loader"),
+    "slices": ("Subset", "hold_out", "parse_slice", "stratified_order", "take_slice"),
+}
 
-__all__ = [
-    "Batch",
-    "DataInfo",
-    "EpisodeShape",
-    "Subset",
-    "TrainLoader",
-    "check_shape",
-    "create_dataset",
-    "create_eval_loader",
-    "create_train_loader",
-    "draw_episodes",
-    "hold_out",
-    "labels_of",
-    "open_split",
-    "parse_shapes",
-    "parse_slice",
-    "stratified_order",
-    "take_slice",
-]
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,13 +1,10 @@
 """Data before a training: ``python -m w2s_plugins.data check DIR`` reads all images and says what is wrong, and
 ``convert-pickle FILE OUT`` turns a pickle of miniImageNet into class folders."""
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from w2s_plugins.data.check import check_folder
-from w2s_plugins.data.pickles import convert_pickle
 from w2s_plugins.errors import OneLineParser, run_main
 
 
@@ -15,29 +12,36 @@ def main() -> None:
     """Parse the command line and do what it says."""
     parser = OneLineParser(
         prog="python -m w2s_plugins.data", description="Check data, or bring them into the form of class folders.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     convert = commands.add_parser("convert-pickle", help="turn a pickle of miniImageNet into class folders")
     convert.add_argument("file", metavar="FILE", type=Path, help="pickle with data and labels, or image_data and "
                          "class_dict; nothing in it is run")
     convert.add_argument("out", metavar="OUT", type=Path, help="new folder of the split, such as DIR/novel")
-    convert.set_defaults(run=_convert)
     check = commands.add_parser("check", help="read all images and say what is wrong; exit code 1 when something is")
     check.add_argument("dir", metavar="DIR", type=Path, help="folder with train/ and validation/, or a tar file")
     check.add_argument("-j", "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
-    check.set_defaults(run=_check)
     for command in (convert, check):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
-    args.run(args)
+    if args.command == "check":
+        print_check(args.dir, args.workers)
+    else:
+        print_conversion(args.file, args.out)
 
 
-def _convert(args: argparse.Namespace) -> None:
-    images, classes = convert_pickle(args.file, args.out)
-    print(f"{args.out}: {images} images in {classes} classes")
+def print_conversion(source: Path, target: Path) -> None:
+    """Convert a pickle and print what came of it."""
+    from w2s_plugins.data.pickles import convert_pickle  # --help and wrong flags do not wait for imports
+
+    images, classes = convert_pickle(source, target)
+    print(f"{target}: {images} images in {classes} classes")
 
 
-def _check(args: argparse.Namespace) -> None:
-    report = check_folder(args.dir, args.workers, progress=sys.stderr.isatty())
+def print_check(folder: Path, workers: int) -> None:
+    """Check a folder, print what was found, and end with exit code 1 for errors."""
+    from w2s_plugins.data.check import check_folder
+
+    report = check_folder(folder, workers, progress=sys.stderr.isatty())
     print("\n".join(report.lines()))
     if report.errors:
         sys.exit(1)

@@ -55,11 +55,6 @@ class Report:
 def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report:
     """Read and decode all images below a folder of splits, of one split, or in a tar file.
 
-    Args:
-        root: folder with a folder for each split, or for each class, or with tar files; or one tar file.
-        workers: processes.
-        progress: show a bar on stderr.
-
     Raises:
         UserError: no such folder, or nothing to check in it.
     """
@@ -72,19 +67,15 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
         raise UserError(f"{root}: no images and no tar files in it; expected train/ and validation/ with class folders")
     report = Report(findings=[*_class_folders(root), *_loops(files), *_other_files(files, images, archives)])
     hashes: dict[str, list[str]] = defaultdict(list)
-    parts = [images[i:i + CHUNK] for i in range(0, len(images), CHUNK)]
     with ProcessPoolExecutor(max(1, workers)) as pool:
-        done = [*pool.map(_check_archive, archives)] if archives else []
-        with tqdm(total=len(images), unit="image", disable=not progress) as bar:
-            for result in pool.map(_check_files, parts):
-                done.append(result)
-                bar.update(len(result))
-    for results in done:
-        for path, digest, findings in results:
-            report.images += digest is not None
-            report.findings += findings
-            if digest:
-                hashes[digest].append(path)
+        done = [result for results in pool.map(_check_archive, archives) for result in results]
+        files = pool.map(_check_file, images, chunksize=CHUNK)
+        done += tqdm(files, total=len(images), unit="image", disable=not progress)
+    for path, digest, findings in done:
+        report.findings += findings
+        if digest:
+            report.images += 1
+            hashes[digest].append(path)
     report.findings += _duplicates(root, hashes)
     return report
 
@@ -146,37 +137,40 @@ def _fits_suffix(fmt: str | None, name: str) -> bool:
     return known is None or fmt == known or {fmt, known} <= {"JPEG", "MPO"}
 
 
-def _check_files(paths: list[Path]) -> list[tuple[str, str | None, list[Finding]]]:
-    results = []
-    for path in paths:
-        if kind := special_kind(path):
-            results.append((str(path), None, [Finding(str(path), f"{kind}, not a regular file")]))
-            continue
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            results.append((str(path), None, [Finding(str(path), f"cannot be read ({error.strerror})")]))
-            continue
-        results.append((str(path), hashlib.blake2b(data, digest_size=16).hexdigest(), check_image(data, str(path))))
-    return results
+Checked = tuple[str, str | None, list[Finding]]  # name, hash of what was read, findings
 
 
-def _check_archive(path: Path) -> list[tuple[str, str | None, list[Finding]]]:
-    results = []
+def _checked(name: str, data: bytes) -> Checked:
+    return name, hashlib.blake2b(data, digest_size=16).hexdigest(), check_image(data, name)
+
+
+def _unread(path: Path, text: str) -> Checked:
+    return str(path), None, [Finding(str(path), text)]
+
+
+def _check_file(path: Path) -> Checked:
     if kind := special_kind(path):
-        return [(str(path), None, [Finding(str(path), f"{kind}, not a regular file")])]
+        return _unread(path, f"{kind}, not a regular file")
+    try:
+        return _checked(str(path), path.read_bytes())
+    except OSError as error:
+        return _unread(path, f"cannot be read ({error.strerror})")
+
+
+def _check_archive(path: Path) -> list[Checked]:
+    if kind := special_kind(path):
+        return [_unread(path, f"{kind}, not a regular file")]
+    results = []
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isfile() and Path(member.name).suffix.lower() in get_img_extensions(as_set=True):
-                    data, name = archive.extractfile(member).read(), f"{path}/{member.name}"
-                    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-                    results.append((name, digest, check_image(data, name)))
+                    results.append(_checked(f"{path}/{member.name}", archive.extractfile(member).read()))
             end = archive.offset
         if path.stat().st_size < end + _TAR_BLOCK:  # two empty blocks end an archive; `tarfile` needs none
-            results.append((str(path), None, [Finding(str(path), "cut off: the end of the archive is missing")]))
+            results.append(_unread(path, "cut off: the end of the archive is missing"))
     except (tarfile.TarError, OSError, EOFError) as error:
-        results.append((str(path), None, [Finding(str(path), f"cut off or damaged ({one_line(error)})")]))
+        results.append(_unread(path, f"cut off or damaged ({one_line(error)})"))
     return results
 
 

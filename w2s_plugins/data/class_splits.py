@@ -17,12 +17,7 @@ LISTS = Path(__file__).with_name("class_lists")
 
 
 class ClassSubset(Subset):
-    """The samples of some classes, which are numbered anew in the order that the dataset has them in.
-
-    Args:
-        dataset: a map-style dataset that tells its labels.
-        classes: indices of the classes to keep, ascending.
-    """
+    """The samples of some classes, which are numbered anew in the order that the dataset has them in."""
 
     def __init__(self, dataset: Dataset, classes: Sequence[int]):
         self.numbers = {old: new for new, old in enumerate(classes)}
@@ -44,10 +39,6 @@ def list_names() -> list[str]:
 
 def read_class_list(name: str, flag: str) -> list[str]:
     """Read the names of classes, one a line; ``#`` starts a comment.
-
-    Args:
-        name: a file, or a list that comes with the package.
-        flag: the flag that named it.
 
     Raises:
         UserError: no such list, not a text file, or a list without or with repeated names.

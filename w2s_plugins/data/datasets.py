@@ -31,12 +31,7 @@ CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
 
 class TorchvisionDataset(Dataset):
-    """A torchvision dataset whose images are brought to one mode, as timm does for its other readers.
-
-    Args:
-        dataset: a torchvision dataset of (image, label).
-        input_img_mode: PIL mode of the images.
-    """
+    """A torchvision dataset whose images are brought to one mode, as timm does for its other readers."""
 
     def __init__(self, dataset: Dataset, input_img_mode: str):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
@@ -158,6 +153,15 @@ def labels_of(dataset: Dataset) -> list[int] | None:
         return [int(t) for t in reader.iter_targets()]
     samples = getattr(reader, "samples", None)  # folders and single tar files: (file, label)
     return [int(label) for _, label in samples] if samples else None
+
+
+def known_labels(dataset: Dataset, flag: str) -> list[int]:
+    """Return the label of every sample. Raises `UserError` for ``flag`` where the dataset does not tell them."""
+    labels = labels_of(dataset)
+    if labels is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
+                        "torch/, hfds/ or w2s/ dataset")
+    return labels
 
 
 def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 from timm.data import ImageDataset
 from timm.data.transforms import MaybePILToTensor, RandomResizedCropAndInterpolation, ResizeKeepRatio
 from torch import Tensor
@@ -37,6 +37,8 @@ _SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.B
 _HINTS = {"ColorJitter": " (off with --color-jitter 0)", "MaybeToTensor": " (because of --no-prefetcher)"}
 
 _logger = logging.getLogger(__name__)
+
+EpsImagePlugin.gs_binary = False  # a picture in PostScript is a program, which Pillow would have Ghostscript run
 
 
 class FileDataset(ImageDataset):
@@ -78,12 +80,7 @@ class FileDataset(ImageDataset):
 
 
 def refuse_special_file(source: object, index: int) -> None:
-    """Raise `OSError` when a sample is a FIFO, a socket or a device, for which a reader would wait without end.
-
-    Args:
-        source: a reader or dataset; those of folders have (path, label) in `samples`, others are not looked at.
-        index: number of the sample.
-    """
+    """Raise `OSError` when a sample is a FIFO, a socket or a device, which a reader would wait for forever."""
     samples = getattr(source, "samples", None)
     path = None if samples is None else samples[index][0]
     if isinstance(path, str) and (kind := special_kind(path)):
@@ -118,11 +115,7 @@ def decode_rgb(data: bytes) -> Tensor | None:
 
 
 class TensorTransform:
-    """A transform of timm that takes Pillow images, and decoded tensors with the same draws and the same geometry.
-
-    Args:
-        transform: a composition of which `unsupported_step` finds nothing to complain about.
-    """
+    """A transform of timm that takes Pillow images, and decoded tensors with the same draws and the same geometry."""
 
     def __init__(self, transform: transforms.Compose):
         self.transform = transform
@@ -147,12 +140,6 @@ def unsupported_step(transform: object) -> str | None:
 
 def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str) -> object:
     """Return the transform for the decoder that ``--decoder`` asks for, and log which one it is.
-
-    Args:
-        transform: timm's.
-        dataset: the dataset that it is for.
-        decoder: auto, pil or torchvision.
-        images: which images these are, for log and errors.
 
     Raises:
         UserError: torchvision is asked for, and dataset or transform do not allow it.

@@ -9,12 +9,7 @@ TEST_SPLITS = ("validation", "val", "valid", "test", "eval", "evaluation")
 
 
 class Digits(Dataset):
-    """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing.
-
-    Args:
-        split: one of `TRAIN_SPLITS` or `TEST_SPLITS`.
-        input_img_mode: PIL mode of the images.
-    """
+    """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     TEST_SIZE = 600
     SPLIT_SEED = 0  # the cut is part of the dataset, not of a run

@@ -81,11 +81,6 @@ def positions_by_class(labels: Sequence[int]) -> dict[int, list[int]]:
 def draw_episode(groups: Sequence[Sequence[int]], shape: EpisodeShape, seed: int) -> list[list[int]]:
     """Draw classes and images, all without repetition.
 
-    Args:
-        groups: positions of the samples of each class.
-        shape: what to draw.
-        seed: the episode is a function of it.
-
     Returns:
         For each class the positions of its shots, then of its queries.
     """

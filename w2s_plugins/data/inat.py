@@ -15,18 +15,13 @@ from .decoding import FileDataset
 
 # what the list of a split is called
 LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}
-FORM = "expected images (id, file_name), annotations (image_id, category_id), categories (id, name)"
+FORM = ("expected images (id, file_name), annotations (image_id, category_id) and categories (id, name), with texts as "
+        "names and whole numbers as ids of classes")
 CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists obfuscate
 
 
 class ReaderAnnotations(Reader):
-    """A timm reader of images that a list names.
-
-    Args:
-        root: folder that the names of the files are relative to.
-        samples: (path, class index) of each image.
-        class_to_idx: class names with their indices; empty where the list names no classes.
-    """
+    """A timm reader of images that a list names."""
 
     def __init__(self, root: Path, samples: list[tuple[str, int]], class_to_idx: dict[str, int]):
         super().__init__()
@@ -51,8 +46,7 @@ def open_inat(
         *,
         flag: str,
         image_root: str | None = None,
-        load_bytes: bool = False,
-        input_img_mode: str = "RGB",
+        **kwargs: object,
 ) -> FileDataset:
     """Open a split of iNaturalist by its json list.
 
@@ -66,8 +60,7 @@ def open_inat(
         split: train, validation, or any other that there is a list of, such as 2021's train_mini.
         flag: the flag that named the split.
         image_root: what the names of the images are relative to; ``root`` by default.
-        load_bytes: give images undecoded.
-        input_img_mode: PIL mode of the images.
+        **kwargs: further arguments of `FileDataset`.
 
     Raises:
         UserError: no folder or list, a broken list, missing images.
@@ -85,9 +78,7 @@ def open_inat(
     if missing:
         raise UserError(f"{file}: {len(missing)} of {len(samples)} images are missing, the first is {missing[0]}; "
                         "unpack them there, or name the folder that their names are relative to with --image-root")
-    return FileDataset(
-        root, reader=ReaderAnnotations(images, samples, class_to_idx), load_bytes=load_bytes,
-        input_img_mode=input_img_mode)
+    return FileDataset(root, reader=ReaderAnnotations(images, samples, class_to_idx), **kwargs)
 
 
 def find_list(name: str, folder: Path, split: str, flag: str) -> Path:
@@ -117,17 +108,21 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
         raise UserError(f"{file}: not a list of iNaturalist's form; {FORM}")
     if "annotations" not in content:
         raise UserError(f"{file}: it has no annotations, and so no labels; the lists of test images have none")
-    annotations = read_entries(file, content, "annotations", image_id=(int, str), category_id=int)
-    images = read_images(file, content)
+    images = read_entries(file, content, "images", id=(int, str), file_name=(str,))
+    annotations = read_entries(file, content, "annotations", image_id=(int, str), category_id=(int,))
+    for key, values in (("images", (i for i, _ in images)), ("images", (name for _, name in images)),
+                        ("annotations", (i for i, _ in annotations))):
+        if (odd := first_twice(values)) is not None:
+            raise UserError(f"{file}: {key} have {shown(odd)} twice; expected every image once")
+    for number, (_, name) in enumerate(images):
+        if not name or os.path.isabs(name) or ".." in name.split("/"):
+            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
+                            "images; --image-root is what names are relative to")
     named = file.with_name(CATEGORIES)
     source, categories = (named, {"categories": read_json(named)}) if named.is_file() else (file, content)
     has_names = bool(categories.get("categories"))
-    names = dict(read_entries(source, categories, "categories", id=int, name=str)) if has_names else {}
-    labels = dict(annotations)
-    if len(annotations) != len(labels):
-        odd = first_twice(image for image, _ in annotations)
-        raise UserError(f"{file}: {len(annotations)} annotations of {len(labels)} images; expected one each, and image "
-                        f"{odd} has several")
+    names = dict(read_entries(source, categories, "categories", id=(int,), name=(str,))) if has_names else {}
+    images, labels = dict(images), dict(annotations)
     if labels.keys() != images.keys():
         odd = next(iter(labels.keys() ^ images.keys()))
         raise UserError(f"{file}: {len(images)} images and labels of {len(labels)}; image {odd} is in one only")
@@ -141,49 +136,21 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     return [(name, labels[i]) for i, name in images.items()], index_by_name(names)
 
 
-def read_entries(file: Path, content: dict, key: str, **fields: type | tuple[type, ...]) -> list[tuple]:
-    """Return some fields of each entry of a list in the file, in their order.
-
-    Args:
-        file: for messages.
-        content: what it holds.
-        key: name of the list.
-        **fields: types of the fields.
+def read_entries(file: Path, content: dict, key: str, **fields: tuple[type, ...]) -> list[tuple]:
+    """Return some fields of each entry of the list ``key`` in a file, in their order.
 
     Raises:
         UserError: naming the entry and its field.
     """
-    entries, found = content.get(key), []
+    entries = content.get(key)
     if not isinstance(entries, list):
         raise UserError(f"{file}: not a list of iNaturalist's form: {key} is {shown(entries)}; {FORM}")
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise UserError(f"{file}: {key}[{number}] is {shown(entry)}; {FORM}")
-        for field, kind in fields.items():
-            if field not in entry:
-                raise UserError(f"{file}: {key}[{number}] has no {field}; {FORM}")
-            if not isinstance(entry[field], kind) or isinstance(entry[field], bool):
-                expected = "a whole number" if kind is int else "text" if kind is str else "a number or text"
-                raise UserError(f"{file}: {key}[{number}]: {field} is {shown(entry[field])}, expected {expected}")
-        found.append(tuple(entry[field] for field in fields))
-    return found
-
-
-def read_images(file: Path, content: dict) -> dict[int | str, str]:
-    """Return the names of the files by image id. Raises `UserError` for one that is listed twice or lies elsewhere."""
-    entries = read_entries(file, content, "images", id=(int, str), file_name=str)
-    for number, (_, name) in enumerate(entries):
-        if not name or os.path.isabs(name) or ".." in name.split("/"):
-            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
-                            "images; --image-root is what names are relative to")
-    for column, what in enumerate(("id", "file_name")):
-        values = [entry[column] for entry in entries]
-        if len(set(values)) < len(values):
-            odd = first_twice(values)
-            first = values.index(odd)
-            pair = f"images[{first}] and images[{values.index(odd, first + 1)}]"
-            raise UserError(f"{file}: {pair} have the same {what}, {shown(odd)}; expected every image once")
-    return dict(entries)
+        for field, kinds in fields.items():
+            value = entry.get(field) if isinstance(entry, dict) else None
+            if type(value) not in kinds:  # true is no number
+                raise UserError(f"{file}: {key}[{number}]: {field} is {shown(value)}; {FORM}")
+    return [tuple(entry[field] for field in fields) for entry in entries]
 
 
 def first_twice(values: Iterable[Hashable]) -> Hashable | None:
@@ -207,9 +174,9 @@ def read_json(file: Path) -> object:
 
 
 def index_by_name(names: dict[int, str]) -> dict[str, int]:
-    """Return the classes' indices by name; of a name that several classes bear, each gets its number behind it."""
-    bearers = Counter(names.values())
-    return {f"{name} {i}" if bearers[name] > 1 else name: i for i, name in sorted(names.items())}
+    """Return the classes' indices by name; a name that several classes have is followed by the class's number."""
+    counts = Counter(names.values())
+    return {f"{name} {i}" if counts[name] > 1 else name: i for i, name in sorted(names.items())}
 
 
 def missing_files(paths: list[str]) -> list[str]:

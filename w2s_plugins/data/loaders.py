@@ -1,33 +1,95 @@
 """Loaders made of timm's transforms, collate functions and prefetcher."""
 
-import argparse
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from timm.data import AugMixDataset, FastCollateMixup, ImageDataset, Mixup, create_loader, create_transform
+from timm.data import AugMixDataset, FastCollateMixup, Mixup, create_loader, create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
-from torchvision import transforms
 
 from ..errors import UserError, one_line
-from .datasets import TorchvisionDataset, class_names_of, labels_of
-from .decoding import FileDataset, TensorTransform, with_decoder
-from .digits import Digits
-from .episodes import EpisodeSampler, check_shape, parse_shapes
-from .unreadable import SkippedSamples, parse_data_errors
+from .datasets import class_names_of, known_labels
+from .decoding import with_decoder
+from .episodes import EpisodeSampler, EpisodeShape, check_shape
+from .unreadable import SkippedSamples
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import SharedCollate, WorkerStart, fitting_workers
-from .wrapper import Wrapper
 
-# modules of transforms; the policies in timm.data.auto_augment do draw from NumPy
-_WITHOUT_NUMPY = {"torchvision.transforms.transforms", "timm.data.transforms", "timm.data.random_erasing",
-                  TensorTransform.__module__}
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are loaded, and where they go.
+
+    Args:
+        batch_size: samples in a batch of one process.
+        workers: data worker processes.
+        device: where batches go.
+        dtype: dtype of the images.
+        rank: this process.
+        world_size: number of processes.
+        prefetch: normalise on the device, by timm's prefetcher.
+        pin_memory: pin batches in the workers.
+        decoder: ``--decoder``.
+    """
+
+    batch_size: int
+    workers: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+    prefetch: bool = True
+    pin_memory: bool = False
+    decoder: str = "auto"
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """An epoch of batches of whole episodes."""
+
+    shape: EpisodeShape
+    per_batch: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class TrainViews:
+    """What decides the views of an epoch and their order.
+
+    Args:
+        transform: arguments of timm's `create_transform`.
+        seed: seed of the run.
+        mixing: arguments of timm's `Mixup`, None without mixing.
+        mixup_off_epoch: no mixing from this epoch on, 0 for never.
+        splits: augmentation splits; below 2 there are none.
+        repeats: views of a sample in an epoch.
+        epochs: views repeat after this number of epochs, 0 for never.
+        sizes: side lengths of the images where these change from batch to batch.
+        schedule: arguments of timm's `ScheduledBatchSampler` for ``sizes``.
+        episodes: batches of episodes in place of an order of all samples.
+        max_unreadable: so many files may be unreadable; None where every such file is an error.
+        worker_seeding: how timm seeds the workers of a stream.
+    """
+
+    transform: dict
+    seed: int = 42
+    mixing: dict | None = None
+    mixup_off_epoch: int = 0
+    splits: int = 0
+    repeats: float = 0
+    epochs: int = 0
+    sizes: tuple[int, ...] = ()
+    schedule: dict | None = None
+    episodes: Episodes | None = None
+    max_unreadable: int | None = None
+    worker_seeding: str = "all"
 
 
 class Batch(NamedTuple):
@@ -43,31 +105,27 @@ class TrainLoader:
 
     Args:
         loader: yields (images, target); the target is a `BatchTarget` where samples have keys.
-        sampler: the keyed sampler, or None for an iterable dataset, which keeps timm's behaviour.
+        settings: how batches are loaded.
+        sampler: the keyed sampler, or None for a stream, which keeps timm's behaviour.
         erasing: random erasing on the device.
         mixup: mixing on the device, where it is not done while collating.
         mixup_off_epoch: no mixing on the device from this epoch on.
-        device: where batches go.
-        dtype: dtype of the images.
         skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
     def __init__(
             self,
             loader: DataLoader | PrefetchLoader,
-            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None,
+            settings: LoaderSettings,
+            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None = None,
             *,
             erasing: KeyedErasing | None = None,
             mixup: Mixup | None = None,
             mixup_off_epoch: int = 0,
-            device: torch.device,
-            dtype: torch.dtype,
             skipped: SkippedSamples | None = None,
     ):
-        self.skipped = skipped
-        self.loader, self.sampler = loader, sampler
+        self.loader, self.settings, self.sampler, self.skipped = loader, settings, sampler, skipped
         self.erasing, self.mixup, self.mixup_off_epoch = erasing, mixup, mixup_off_epoch
-        self.device, self.dtype = device, dtype
         if sampler is not None:
             self._set_epoch(0, 0)
         self.num_batches = len(loader)
@@ -103,9 +161,9 @@ class TrainLoader:
             label, index, seeds = target.label, target.index, target.view_seed
             if self.skipped is not None:
                 self.skipped.add(target.unreadable)
-        if not isinstance(self.loader, PrefetchLoader):
-            images = images.to(device=self.device, dtype=self.dtype)
-            label = label.to(self.device)
+        if not self.settings.prefetch:
+            images = images.to(device=self.settings.device, dtype=self.settings.dtype)
+            label = label.to(self.settings.device)
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
@@ -123,152 +181,114 @@ def loader_batch(loader: DataLoader | PrefetchLoader) -> int:
 
 def create_train_loader(
         dataset: Dataset,
-        args: argparse.Namespace,
+        views: TrainViews,
         data_config: dict,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        rank: int = 0,
-        world_size: int = 1,
-        view_epochs: int = 0,
+        settings: LoaderSettings,
         keys: Sampler | None = None,
 ) -> TrainLoader:
-    """Create the training loader from the flags of timm's training script.
+    """Create the training loader.
 
     Args:
         dataset: the training set, without transform.
-        args: parsed flags.
+        views: what is made of its samples; of a stream all that needs no index.
         data_config: timm's data configuration of the student (input_size, mean, std, interpolation, ...).
-        device: where batches go.
-        dtype: dtype of the images.
-        rank: this process.
-        world_size: number of processes.
-        view_epochs: views repeat after this number of epochs, 0 for never.
+        settings: how batches are loaded.
         keys: load the views that these keys name, in their order, and no others.
 
     Raises:
-        UserError: the training set is smaller than one batch.
+        UserError: the training set is smaller than one batch, or timm refuses an argument.
     """
     if isinstance(dataset, IterableDataset):
-        if args.episodic:
-            raise UserError(f"--episodic needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
-        return _create_iterable_loader(dataset, args, data_config, device, dtype, world_size > 1)
-    prefetch = not args.no_prefetcher
-    mixup, collate = _mixing(args, data_config, prefetch)
-    episodes = _episode_sampler(dataset, args, rank, world_size) if args.episodic else None
+        return _create_stream_loader(dataset, views, data_config, settings)
+    mixup, collate = _mixing(views, settings)
+    workers = fitting_workers(
+        settings.workers, _train_batch_bytes(views, data_config, settings), "training batches")
+    labelled, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
     with _flag_errors("augmentation"):
-        dataset, sampler_extra = _with_transforms(dataset, args, data_config, prefetch)
-    allowed = parse_data_errors(args.data_errors)
+        dataset = _with_transforms(dataset, views, data_config, settings)
     sampler = keys or KeyedSampler(
-        len(dataset), args.seed, rank, world_size, args.aug_repeats, view_epochs,
-        0 if allowed is None else args.batch_size * world_size)
-    keyed_collate = KeyedCollate(
-        collate or (fast_collate if prefetch else default_collate),
-        collate if isinstance(collate, Mixup) else None,
-        args.mixup_off_epoch,
-    )
-    samples = f"{len(dataset)} training samples on {world_size} process(es)"
-    if episodes is not None:
-        batch_sampler = sampler = episodes
-    elif sampler_extra:
+        len(dataset), views.seed, settings.rank, settings.world_size, views.repeats, views.epochs,
+        0 if views.max_unreadable is None else settings.batch_size * settings.world_size)
+    if views.episodes is not None:
+        batch_sampler = sampler = _episode_sampler(labelled, views, settings)
+    elif views.sizes:
         with _flag_errors(f"--train-img-sizes, {samples}"):
-            batch_sampler = ScheduledBatchSampler(sampler, **sampler_extra)
+            batch_sampler = ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
+            sampler = batch_sampler
     else:
-        batch_sampler = BatchSampler(sampler, args.batch_size, drop_last=True)
+        batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
         if len(batch_sampler) == 0:
-            raise UserError(f"--batch-size {args.batch_size} is more than {samples} have")
+            raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
     loader = DataLoader(
-        KeyedDataset(dataset, args.seed, draws_from_numpy(dataset)),
+        KeyedDataset(dataset, views.seed),
         batch_sampler=batch_sampler,
-        num_workers=fitting_workers(args.workers, _train_batch_bytes(args, data_config), "training batches"),
-        collate_fn=SharedCollate(keyed_collate),
-        pin_memory=args.pin_mem,
-        persistent_workers=args.workers > 0,  # the number that fits is not 0 either
+        num_workers=workers,
+        collate_fn=SharedCollate(KeyedCollate(
+            collate or (fast_collate if settings.prefetch else default_collate),
+            collate if isinstance(collate, Mixup) else None,
+            views.mixup_off_epoch)),
+        pin_memory=settings.pin_memory,
+        persistent_workers=workers > 0,
         worker_init_fn=WorkerStart(),
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
     erasing = None
-    if prefetch:
+    if settings.prefetch:
         loader = PrefetchLoader(
             loader,
             mean=data_config["mean"],
             std=data_config["std"],
             channels=data_config["input_size"][0],
-            device=device,
-            img_dtype=dtype,
+            device=settings.device,
+            img_dtype=settings.dtype,
         )
-        if args.reprob > 0 and not args.no_aug:
-            erasing = KeyedErasing(RandomErasing(
-                args.reprob, mode=args.remode, max_count=args.recount,
-                num_splits=(args.aug_splits or 2) if args.resplit else 0, device=device))
+        erasing = _erasing(views, settings.device)
     return TrainLoader(
         loader,
-        batch_sampler if sampler_extra else None if keys else sampler,
+        settings,
+        None if keys else sampler,
         erasing=erasing,
         mixup=mixup,
-        mixup_off_epoch=args.mixup_off_epoch,
-        device=device,
-        dtype=dtype,
-        skipped=None if keys or allowed is None else SkippedSamples(allowed, world_size > 1),
+        mixup_off_epoch=views.mixup_off_epoch,
+        skipped=None if keys or views.max_unreadable is None else SkippedSamples(
+            views.max_unreadable, settings.world_size > 1),
     )
 
 
 def create_eval_loader(
         dataset: Dataset,
         data_config: dict,
+        settings: LoaderSettings,
         *,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        distributed: bool = False,
-        prefetch: bool = True,
-        pin_memory: bool = False,
         crop_border_pixels: int | None = None,
         tf_preprocessing: bool = False,
-        decoder: str = "auto",
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    size = batch_size * math.prod(data_config["input_size"]) * (1 if prefetch else 4)
-    workers = fitting_workers(workers, size, "batches of an evaluation")
+    size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
+    workers = fitting_workers(settings.workers, size, "batches of an evaluation")
     loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
-        batch_size=batch_size,
+        batch_size=settings.batch_size,
         is_training=False,
-        use_prefetcher=prefetch,
+        use_prefetcher=settings.prefetch,
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
         num_workers=workers,
-        distributed=distributed,
+        distributed=settings.world_size > 1,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
         crop_border_pixels=crop_border_pixels,
-        pin_memory=pin_memory,
-        device=device,
-        img_dtype=dtype,
+        pin_memory=settings.pin_memory,
+        device=settings.device,
+        img_dtype=settings.dtype,
         tf_preprocessing=tf_preprocessing,
         persistent_workers=workers > 0,
     )
     _shield_workers(loader)
-    dataset.transform = with_decoder(dataset.transform, dataset, decoder, "evaluation images")
+    dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
-
-
-def draws_from_numpy(dataset: Dataset) -> bool:
-    """Return False for datasets and transforms known to use other generators only; to seed NumPy's takes time."""
-    while isinstance(dataset, Wrapper):
-        dataset = dataset.dataset
-    if type(dataset) not in (FileDataset, ImageDataset, TorchvisionDataset, Digits):
-        return True
-    steps = [dataset.transform]
-    while steps:
-        step = steps.pop()
-        steps += [step.transform] if isinstance(step, TensorTransform) else getattr(step, "transforms", ())
-        if type(step).__module__ not in _WITHOUT_NUMPY or isinstance(step, transforms.Lambda):
-            return True
-    return False
 
 
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
@@ -277,40 +297,13 @@ def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
     inner.collate_fn = SharedCollate(inner.collate_fn)
 
 
-def _train_batch_bytes(args: argparse.Namespace, data_config: dict) -> int:
+def _train_batch_bytes(views: TrainViews, data_config: dict, settings: LoaderSettings) -> int:
     """Bytes of a batch as it leaves a worker: 8-bit pixels, which the prefetcher normalises, or floats."""
     channels, height, width = data_config["input_size"]
-    pixels = args.batch_size * height * width
-    if args.train_img_sizes:
-        batches = args.train_batch_sizes or [args.batch_size] * len(args.train_img_sizes)
-        pixels = max(count * side ** 2 for count, side in zip(batches, args.train_img_sizes))
-    return channels * pixels * max(1, args.aug_splits) * (4 if args.no_prefetcher else 1)
-
-
-def train_transform_kwargs(args: argparse.Namespace, data_config: dict) -> dict:
-    """Return the augmentation flags as arguments of timm's `create_transform` and `create_loader`."""
-    interpolation = args.train_interpolation
-    return dict(
-        is_training=True,
-        no_aug=args.no_aug,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
-        grayscale_prob=args.grayscale_prob or 0.0,
-        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
-        auto_augment=args.aa,
-        interpolation=data_config["interpolation"] if args.no_aug or not interpolation else interpolation,
-        mean=data_config["mean"],
-        std=data_config["std"],
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-        re_num_splits=(args.aug_splits or 2) if args.resplit else 0,
-    )
+    pixels = settings.batch_size * height * width
+    if views.sizes:
+        pixels = max(count * side ** 2 for count, side in zip(views.schedule["batch_sizes"], views.sizes))
+    return channels * pixels * max(1, views.splits) * (1 if settings.prefetch else 4)
 
 
 @contextlib.contextmanager
@@ -322,103 +315,71 @@ def _flag_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {one_line(error)}") from error
 
 
-def _with_transforms(
-        dataset: Dataset,
-        args: argparse.Namespace,
-        data_config: dict,
-        prefetch: bool,
-) -> tuple[Dataset, dict | None]:
-    """Give the dataset its transforms; for scheduled sizes also return the arguments of the batch sampler."""
-    kwargs = dict(train_transform_kwargs(args, data_config), use_prefetcher=prefetch)
-    if args.aug_splits > 1:
-        dataset = AugMixDataset(dataset, num_splits=args.aug_splits)
+def _with_transforms(dataset: Dataset, views: TrainViews, data_config: dict, settings: LoaderSettings) -> Dataset:
+    """Give the dataset its transforms."""
+    kwargs = dict(views.transform, use_prefetcher=settings.prefetch)
+    if views.splits > 1:
+        dataset = AugMixDataset(dataset, num_splits=views.splits)
         kwargs["separate"] = True
-    if not args.train_img_sizes:
-        transform = create_transform(data_config["input_size"], **kwargs)
-        if args.aug_splits < 2:
-            transform = with_decoder(transform, dataset, args.decoder, "training images")
-        dataset.transform = transform
-        return dataset, None
-    channels = data_config["input_size"][0]
-    by_size = [create_transform((channels, size, size), **kwargs) for size in args.train_img_sizes]
-    return ScheduledTransformDataset(dataset, by_size), dict(
-        batch_sizes=args.train_batch_sizes or [args.batch_size] * len(by_size),
-        choice_weights=args.train_size_probs,
-        seed=args.seed,
-        num_batches=args.train_batches_per_epoch,
-        choice_schedule=args.train_size_schedule,
-        schedule_epochs=args.epochs if args.train_size_schedule == "progressive" else None,
-        schedule_spread=args.train_size_schedule_spread,
-        schedule_random_mix=args.train_size_random_mix,
-    )
+    if views.sizes:
+        channels = data_config["input_size"][0]
+        return ScheduledTransformDataset(
+            dataset, [create_transform((channels, size, size), **kwargs) for size in views.sizes])
+    transform = create_transform(data_config["input_size"], **kwargs)
+    if views.splits < 2:
+        transform = with_decoder(transform, dataset, settings.decoder, "training images")
+    dataset.transform = transform
+    return dataset
 
 
-def _episode_sampler(dataset: Dataset, args: argparse.Namespace, rank: int, world_size: int) -> EpisodeSampler:
-    labels = labels_of(dataset)
-    if labels is None:
-        raise UserError("--episodic: this kind of dataset does not tell its labels without being read; use a folder, "
-                        "torch/, hfds/ or w2s/ dataset")
-    (shape,) = parse_shapes(args.episodic, args.queries, "--episodic")
-    check_shape(shape, labels, "--episodic", class_names_of(dataset))
+def _episode_sampler(dataset: Dataset, views: TrainViews, settings: LoaderSettings) -> EpisodeSampler:
+    labels, episodes = known_labels(dataset, "--episodic"), views.episodes
+    check_shape(episodes.shape, labels, "--episodic", class_names_of(dataset))
     return EpisodeSampler(
-        labels, shape, args.episodes_per_batch, args.train_batches_per_epoch, args.seed, rank, world_size)
+        labels, episodes.shape, episodes.per_batch, episodes.batches, views.seed, settings.rank, settings.world_size)
 
 
-def _mixing(args: argparse.Namespace, data_config: dict, prefetch: bool) -> tuple[Mixup | None, Mixup | None]:
+def _mixing(views: TrainViews, settings: LoaderSettings) -> tuple[Mixup | None, Mixup | None]:
     """Return (mixing on the device, mixing while collating); at most one of them is set."""
-    if args.mixup <= 0 and args.cutmix <= 0 and args.cutmix_minmax is None:
+    if views.mixing is None:
         return None, None
-    kwargs = dict(
-        mixup_alpha=args.mixup,
-        cutmix_alpha=args.cutmix,
-        cutmix_minmax=args.cutmix_minmax,
-        prob=args.mixup_prob,
-        switch_prob=args.mixup_switch_prob,
-        mode=args.mixup_mode,
-        label_smoothing=args.smoothing,
-        num_classes=args.num_classes,
-    )
-    return (None, FastCollateMixup(**kwargs)) if prefetch else (Mixup(**kwargs), None)
+    return (None, FastCollateMixup(**views.mixing)) if settings.prefetch else (Mixup(**views.mixing), None)
 
 
-def _create_iterable_loader(
+def _erasing(views: TrainViews, device: torch.device) -> KeyedErasing | None:
+    """Return random erasing on the device."""
+    how = views.transform
+    if not how["re_prob"] or how["no_aug"]:
+        return None
+    return KeyedErasing(RandomErasing(
+        how["re_prob"], mode=how["re_mode"], max_count=how["re_count"], num_splits=how["re_num_splits"],
+        device=device))
+
+
+def _create_stream_loader(
         dataset: IterableDataset,
-        args: argparse.Namespace,
+        views: TrainViews,
         data_config: dict,
-        device: torch.device,
-        dtype: torch.dtype,
-        distributed: bool,
+        settings: LoaderSettings,
 ) -> TrainLoader:
-    prefetch = not args.no_prefetcher
-    mixup, collate = _mixing(args, data_config, prefetch)
-    kwargs = train_transform_kwargs(args, data_config)
-    kwargs.pop("re_num_splits")
-    needs_index = [
-        (mixup is not None, "--no-prefetcher with mixup or cutmix"),
-        (collate is not None and args.mixup_off_epoch, "--mixup-off-epoch"),
-        (args.aug_splits, "--aug-splits"),
-        (args.aug_repeats, "--aug-repeats"),
-        (args.train_img_sizes, "--train-img-sizes"),
-        (args.decoder == "torchvision", "--decoder torchvision"),
-    ]
-    for broken, flag in needs_index:
-        if broken:
-            raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
+    _, collate = _mixing(views, settings)
+    kwargs = dict(views.transform)
+    kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
     with _flag_errors("augmentation"):
         loader = create_loader(
             dataset,
             input_size=data_config["input_size"],
-            batch_size=args.batch_size,
+            batch_size=settings.batch_size,
             collate_fn=collate,
-            num_workers=fitting_workers(args.workers, _train_batch_bytes(args, data_config), "training batches"),
-            distributed=distributed,
-            pin_memory=args.pin_mem,
-            device=device,
-            img_dtype=dtype,
-            use_prefetcher=prefetch,
-            worker_seeding=args.worker_seeding,
-            re_split=args.resplit,
+            num_workers=fitting_workers(
+                settings.workers, _train_batch_bytes(views, data_config, settings), "training batches"),
+            distributed=settings.world_size > 1,
+            pin_memory=settings.pin_memory,
+            device=settings.device,
+            img_dtype=settings.dtype,
+            use_prefetcher=settings.prefetch,
+            worker_seeding=views.worker_seeding,
             **kwargs,
         )
     _shield_workers(loader)
-    return TrainLoader(loader, None, device=device, dtype=dtype)
+    return TrainLoader(loader, settings)

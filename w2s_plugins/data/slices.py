@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .datasets import class_names_of, labels_of
+from .datasets import class_names_of, known_labels, labels_of
 from .wrapper import Wrapper
 
 
 class Subset(Wrapper):
-    """Some samples of a dataset; the transform is the dataset's own.
-
-    Args:
-        dataset: a map-style dataset.
-        indices: positions of the samples in it.
-    """
+    """Some samples of a dataset; the transform is the dataset's own."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
         super().__init__(dataset)
@@ -44,25 +39,25 @@ class Subset(Wrapper):
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
-    """Parse ``A:B``: shares when either has a decimal point, counts otherwise; an empty side is open.
+    """Parse ``A:B``: fractions when either has a decimal point, counts otherwise; an empty side is open.
 
     Raises:
         UserError: not of that form, or empty.
     """
     def number(part: str) -> float | int | None:
-        return None if not part else float(part) if shares else int(part)
+        return None if not part else float(part) if fractions else int(part)
 
     start_text, colon, stop_text = text.replace(" ", "").partition(":")
-    shares = "." in text
+    fractions = "." in text
     try:
         start, stop = number(start_text), number(stop_text)
         if not colon:
             raise ValueError(text)
     except ValueError as error:
-        raise UserError(f"{flag} {text}: expected A:B, as shares (0:0.3) or counts (0:40)") from error
+        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)") from error
     highest = math.inf if stop is None else stop
-    if not 0 <= (start or 0) < highest or (shares and stop is not None and stop > 1):
-        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, shares up to 1.0")
+    if not 0 <= (start or 0) < highest or (fractions and stop is not None and stop > 1):
+        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
     return start, stop
 
 
@@ -94,7 +89,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     if not text:
         return dataset
     start, stop = parse_slice(text, flag)
-    order = stratified_order(_labels(dataset, flag), seed)
+    order = stratified_order(known_labels(dataset, flag), seed)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
@@ -106,20 +101,12 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
 
 
 def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:
-    """Split off a stratified part, a share or a count, for the selection of checkpoints."""
+    """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
-    order = stratified_order(_labels(dataset, "--select-split"), seed + 1)
+    order = stratified_order(known_labels(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
     count = math.ceil(count)
     return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
-
-
-def _labels(dataset: Dataset, flag: str) -> list[int]:
-    labels = labels_of(dataset)
-    if labels is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
-                        "torch/, hfds/ or w2s/ dataset")
-    return labels

@@ -82,10 +82,6 @@ class SkippedSamples:
     """The unreadable files of a run, each counted once however often it is met.
 
     A rank knows of those of the others from each `agree` on.
-
-    Args:
-        limit: how many there may be.
-        distributed: `agree` exchanges them with the other ranks.
     """
 
     def __init__(self, limit: int, distributed: bool = False):

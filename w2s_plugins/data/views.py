@@ -62,7 +62,7 @@ def hash_seed(*parts: int) -> int:
 
 
 def seed_generators(seed: int, numpy: bool = True) -> None:
-    """Seed the global CPU generators of Python and PyTorch, and NumPy's too unless nothing draws from it."""
+    """Seed the global CPU generators of Python and PyTorch, and NumPy's unless nothing draws from it."""
     random.seed(seed)
     if numpy:
         np.random.seed(seed & 0xFFFFFFFF)
@@ -118,18 +118,10 @@ class BatchTarget:
 
 
 class KeyedDataset(Dataset):
-    """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
+    """A dataset that is indexed by `ViewKey` and seeds the generators for each view."""
 
-    Args:
-        dataset: a map-style dataset with its transform.
-        seed: seed of the run.
-        numpy: False leaves NumPy's generator alone: dataset and transform do not draw from it.
-    """
-
-    def __init__(self, dataset: Dataset, seed: int, numpy: bool = True):
-        self.dataset = dataset
-        self.seed = seed
-        self.numpy = numpy
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -156,7 +148,7 @@ class KeyedDataset(Dataset):
 
     def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
         view_seed = hash_seed(self.seed, *key)
-        seed_generators(view_seed, self.numpy)
+        seed_generators(view_seed)
         image, label = self.dataset[(key.index, *choice) if choice else key.index]
         return image, label, key, view_seed
 

@@ -36,9 +36,6 @@ class WorkerStart:
 
     Schedulers, torchrun and terminals send a signal to every process of a job. Workers have to outlive it, since the
     main process goes on with the step in hand, and a dead worker would end it with an error.
-
-    Args:
-        then: another initialisation, called with the worker's number.
     """
 
     def __init__(self, then: Callable[[int], None] | None = None):
@@ -59,11 +56,8 @@ class SharedCollate:
     """A collate function whose batches lie in shared memory when they leave a data worker.
 
     PyTorch would put them there in a thread of the worker, where an error is printed and the batch lost: the main
-    process would wait for it for ever. Here a worker waits until the main process has used up earlier batches, and
+    process would wait for it forever. Here a worker waits until the main process has used up earlier batches, and
     what does not pass is an error of the run.
-
-    Args:
-        collate: makes a batch of samples.
     """
 
     def __init__(self, collate: Callable[[list], object]):
@@ -90,11 +84,6 @@ def fitting_workers(workers: int, batch_bytes: int, what: str) -> int:
     """Return how many of the data workers have room in shared memory, all of them where that cannot be told.
 
     Fewer of them change the time that a run takes, and nothing else.
-
-    Args:
-        workers: those asked for.
-        batch_bytes: size of a batch.
-        what: which batches these are, for messages.
 
     Raises:
         UserError: there is no room for one batch.

@@ -6,11 +6,7 @@ from torch.utils.data import Dataset
 
 
 class Wrapper(Dataset):
-    """A dataset made of another one; the transform is that one's own.
-
-    Args:
-        dataset: map-style.
-    """
+    """A dataset made of another one; the transform is that one's own."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset

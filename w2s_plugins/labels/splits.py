@@ -17,6 +17,7 @@ class Data:
         train: the training set.
         val: the validation split.
         select: held out of the training slice where a part of it chooses the checkpoint.
+        num_classes: classes of the training set, None where only the model can say.
         few_shot: has classes of its own, on which the encoder is tested by episodes.
         split_size: samples in the whole training split, 0 for a stream.
         noise: the labels that the training split was given in place of its own.
@@ -27,6 +28,7 @@ class Data:
     train: Dataset
     val: Dataset | None
     select: Dataset | None
+    num_classes: int | None = None
     few_shot: Dataset | None = None
     split_size: int = 0
     noise: LabelNoise | None = None

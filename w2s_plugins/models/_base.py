@@ -1,7 +1,6 @@
-"""What the small networks share: timm's model interface, layers, and registration in timm's registry."""
+"""What the small networks have in common: timm's model interface, layers, and registration in timm's registry."""
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,6 +25,12 @@ class StagedNet(nn.Module):
         final: Names of the modules between the last stage and the pooling, in order of use.
         classifier_name: Name of the linear classifier.
         checkpoint_every: Modules of a stage that are computed again together under gradient checkpointing.
+
+    Args:
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Input channels.
+        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
+        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem: tuple[str, ...] = ("conv1", "bn1", "act1")
     stage_name: str = "layer{}"
@@ -33,8 +38,10 @@ class StagedNet(nn.Module):
     classifier_name: str = "fc"
     checkpoint_every: int = 1
 
-    def __init__(self):
+    def __init__(self, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0):
         super().__init__()
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self._pool_type = global_pool
         self._stages: list[str] = []
         self.feature_info: list[dict[str, Any]] = []
         self.grad_checkpointing = False
@@ -66,19 +73,10 @@ class StagedNet(nn.Module):
             in_chs, reduction = chs, reduction * stride
             self._add_feature(self._add_stage(i + 1, nn.Sequential(*blocks)), chs, reduction)
 
-    def _finish(self, num_features: int, num_classes: int, global_pool: str, drop_rate: float) -> None:
-        """Add the classifier.
-
-        Args:
-            num_features: Channels that enter the pooling.
-            num_classes: Classes; 0 for no classifier.
-            global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-            drop_rate: Dropout on the pooled features, in [0, 1).
-        """
+    def _finish(self, num_features: int) -> None:
+        """Add the classifier; ``num_features`` channels enter the pooling."""
         self.num_features = num_features
-        self.feature_info[-1]["num_chs_norm"] = num_features  # with `forward_intermediates(norm=True)`
-        self.drop_rate = drop_rate
-        self._set_classifier(num_classes, global_pool)
+        self._set_classifier(self.num_classes, self._pool_type)
 
     def _set_classifier(self, num_classes: int, global_pool: str, **factory: Any) -> None:
         self.num_classes = num_classes
@@ -94,11 +92,6 @@ class StagedNet(nn.Module):
     def _run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
         stage = self.get_submodule(name)
         return checkpoint_seq(stage, x, every=self.checkpoint_every) if self.grad_checkpointing else stage(x)
-
-    @property
-    def in_chans(self) -> int:
-        """Input channels, which timm's distillation tasks ask for."""
-        return next(m for m in self.modules() if isinstance(m, nn.Conv2d)).in_channels
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
@@ -128,72 +121,25 @@ class StagedNet(nn.Module):
             self,
             x: torch.Tensor,
             indices: int | list[int] | None = None,
-            norm: bool = False,
             stop_early: bool = False,
-            output_fmt: str = "NCHW",
-            intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Final features and those of the stem and the stages, from one pass.
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the final features, and those of the stem and the stages, from one pass.
 
         Args:
             x: Images (B, C, H, W).
             indices: The last n features if an int, all if None, else the ones listed.
-            norm: Apply the layers after the last stage to the last intermediate as well.
-            stop_early: Run nothing after the last feature asked for.
-            output_fmt: Only ``NCHW``.
-            intermediates_only: Leave out the final features.
-
-        Returns:
-            The output of `forward_features` (of the last stage run when stopped early) and the list of features,
-            or the list alone.
+            stop_early: Not offered; the final features are always wanted here.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        assert not stop_early, "stop_early is not supported"
+        take, _ = feature_take_indices(len(self.feature_info), indices)
         wanted = {self.feature_info[i]["module"] for i in take}
-        stages = self._stages[:self._end_of(last)] if stop_early else self._stages
         x = self._run(self.stem, x)
         intermediates = [x] if wanted.intersection(self.stem) else []
-        for name in stages:
+        for name in self._stages:
             x = self._run_stage(name, x)
             if name in wanted:
                 intermediates.append(x)
-        if len(stages) == len(self._stages):
-            x = self._run(self.final, x)
-            if norm and self._stages[-1] in wanted:
-                intermediates[-1] = x
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def _end_of(self, feature: int) -> int:
-        """Number of stages that a feature needs."""
-        module = self.feature_info[feature]["module"]
-        return 0 if module in self.stem else self._stages.index(module) + 1
-
-    def prune_intermediate_layers(
-            self,
-            indices: int | list[int] = 1,
-            prune_norm: bool = False,
-            prune_head: bool = True,
-    ) -> list[int]:
-        """Remove what the features asked for do not need; returns their indices from the start.
-
-        Args:
-            indices: The last n features if an int, else the ones listed.
-            prune_norm: Remove the layers after the last stage, and with them the classifier.
-            prune_head: Remove the classifier.
-        """
-        take, last = feature_take_indices(len(self.feature_info), indices)
-        shortened = last < len(self.feature_info) - 1
-        for name in self._stages[self._end_of(last):]:
-            self.set_submodule(name, nn.Sequential())
-        headless = shortened or bool(prune_norm and self.final)
-        if headless:
-            for name in self.final:
-                self.set_submodule(name, nn.Identity())
-            self.num_features = self.feature_info[last]["num_chs"]
-        if headless or prune_head:
-            self.reset_classifier(0, "")
-        return take
+        return self._run(self.final, x), intermediates
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to the features before pooling, (B, num_features, h, w)."""
@@ -253,7 +199,7 @@ CIFAR_CFG = {
 
 
 def register_variants(
-        module: str,
+        namespace: dict[str, Any],
         model_cls: type[StagedNet],
         variants: dict[str, dict[str, Any]],
         **cfg: Any,
@@ -261,25 +207,23 @@ def register_variants(
     """Register networks of one class in timm's registry.
 
     Args:
-        module: ``__name__`` of the calling module, where the entry points are put as well.
+        namespace: ``globals()`` of the calling module, where timm looks for what belongs to a network.
         model_cls: The class that they are built from.
         variants: Model names and the keyword arguments that make each.
         cfg: Entries of their ``pretrained_cfg``, the same for all.
     """
-    namespace = sys.modules[module]
     cfg = {"classifier": model_cls.classifier_name, **cfg}
-    namespace.default_cfgs = {
-        **getattr(namespace, "default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
+    namespace["default_cfgs"] = {
+        **namespace.get("default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
     for name, args in variants.items():
-        setattr(namespace, name, register_model(_entry_point(module, name, model_cls, args)))
+        namespace[name] = register_model(_entry_point(namespace["__name__"], name, model_cls, args))
 
 
 def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
     def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
         kwargs = {**args, **kwargs}
-        feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", None)}
         place = {"device": kwargs.pop("device", None), "dtype": kwargs.pop("dtype", None)}
-        return build_model_with_cfg(model_cls, name, pretrained, feature_cfg=feature_cfg, **kwargs).to(**place)
+        return build_model_with_cfg(model_cls, name, pretrained, **kwargs).to(**place)
 
     build.__module__, build.__name__, build.__qualname__ = module, name, name
     build.__doc__ = f"`{model_cls.__name__}` with {args}." if args else model_cls.__doc__

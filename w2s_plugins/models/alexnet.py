@@ -58,24 +58,19 @@ class AlexNet(torchvision.models.AlexNet):
             self,
             x: torch.Tensor,
             indices: int | list[int] | None = None,
-            norm: bool = False,
             stop_early: bool = False,
-            output_fmt: str = "NCHW",
-            intermediates_only: bool = False,
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Final features and those after each max-pool, from one pass; arguments are timm's."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', not '{output_fmt}'")
-        take, last = feature_take_indices(len(self.feature_info), indices)
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the final features and those after each max-pool, from one pass; arguments are those of `StagedNet`.
+        """
+        assert not stop_early, "stop_early is not supported"
+        take, _ = feature_take_indices(len(self.feature_info), indices)
         wanted = {self.feature_info[i]["module"] for i in take}
         found = []
         for name, layer in self.features.named_children():
             x = layer(x)
             if f"features.{name}" in wanted:
                 found.append(x)
-            if stop_early and f"features.{name}" == self.feature_info[last]["module"]:
-                break
-        return found if intermediates_only else (x, found)
+        return x, found
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to the features before pooling, (B, 256, h, w)."""
@@ -113,5 +108,4 @@ default_cfgs = generate_default_cfgs({
 def alexnet(pretrained: bool = False, **kwargs: Any) -> AlexNet:
     """torchvision's AlexNet; its published weights have 56.522 % top-1 on ImageNet."""
     place = {"device": kwargs.pop("device", None), "dtype": kwargs.pop("dtype", None)}
-    feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", (0, 1, 2))}
-    return build_model_with_cfg(AlexNet, "alexnet", pretrained, feature_cfg=feature_cfg, **kwargs).to(**place)
+    return build_model_with_cfg(AlexNet, "alexnet", pretrained, **kwargs).to(**place)

@@ -5,6 +5,8 @@ the second and the first stage reduced and with ReLU. Module names are those of 
 *Contrastive Representation Distillation* (2020, arXiv 1910.10699).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -43,28 +45,16 @@ class CifarMobileNetV2(StagedNet):
     """Stages of `InvertedResidual` after a 3x3 convolution of stride 2, then a 1x1 convolution to 1280 channels.
 
     The features are those with which a resolution ends.
-
-    Args:
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ("conv1",)
     stage_name = "blocks.{}"
     final = ("conv2",)
     classifier_name = "classifier.0"
 
-    def __init__(
-            self,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
-    ):
-        super().__init__()
+    def __init__(self, **common: Any):
+        super().__init__(**common)
         chs, reduction = 16, 2
-        self.conv1 = nn.Sequential(*_conv_bn_act(in_chans, chs, 3, stride=2))
+        self.conv1 = nn.Sequential(*_conv_bn_act(self.in_chans, chs, 3, stride=2))
         self._add_feature("conv1", chs, reduction)
         self.blocks = nn.Sequential()
         for i, (expansion, width, depth, stride) in enumerate(STAGES):
@@ -78,7 +68,7 @@ class CifarMobileNetV2(StagedNet):
                 self._add_feature(stage, chs, reduction)
         self.conv2 = nn.Sequential(*_conv_bn_act(chs, 1280, 1))
         self.classifier = nn.Sequential(nn.Identity())
-        self._finish(1280, num_classes, global_pool, drop_rate)
+        self._finish(1280)
         init_weights(self, linear_std=0.01)
 
 
@@ -87,7 +77,7 @@ def _conv_bn_act(in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups
 
 
 register_variants(
-    __name__,
+    globals(),
     CifarMobileNetV2,
     with_short_names({"cifar_mobilenetv2": {}}),
     **{**CIFAR_CFG, "pool_size": (2, 2), "first_conv": "conv1.0"},

@@ -7,6 +7,7 @@ Distillation* (2020, arXiv 1910.10699).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, downsample_conv
@@ -22,10 +23,6 @@ class CifarResNet(StagedNet):
         block: Makes a block from input channels, output channels and stride.
         depths: Blocks of each stage.
         widths: Output channels of the stem and of each stage.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
 
     def __init__(
@@ -33,19 +30,16 @@ class CifarResNet(StagedNet):
             block: Callable[[int, int, int], nn.Module],
             depths: tuple[int, ...],
             widths: tuple[int, ...],
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
+            **common: Any,
     ):
-        super().__init__()
-        self.conv1 = conv(in_chans, widths[0])
+        super().__init__(**common)
+        self.conv1 = conv(self.in_chans, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU(inplace=True)
         self._add_feature("act1", widths[0], 1)
         self._add_stages(block, widths[0], widths[1:], depths, strides=(1, 2, 2, 2))
         init_weights(self)
-        self._finish(widths[-1], num_classes, global_pool, drop_rate)
+        self._finish(widths[-1])
 
 
 class CifarBottleneckResNet(CifarResNet):
@@ -87,7 +81,7 @@ def _thin(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
 
 
 register_variants(
-    __name__,
+    globals(),
     CifarResNet,
     with_short_names({
         "cifar_resnet8": _thin(8),
@@ -101,7 +95,7 @@ register_variants(
     **CIFAR_CFG,
 )
 register_variants(
-    __name__,
+    globals(),
     CifarBottleneckResNet,
     {"cifar_resnet50": {"block": Bottleneck, "depths": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}},
     **{**CIFAR_CFG, "pool_size": (4, 4)},

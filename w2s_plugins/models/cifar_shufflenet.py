@@ -5,6 +5,7 @@ names are those of the checkpoints of Tian et al., *Contrastive Representation D
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -100,10 +101,6 @@ class CifarShuffleNet(StagedNet):
         block: Makes a block from input channels, output channels and stride.
         widths: Output channels of each stage.
         final_width: Output channels of a last 1x1 convolution; 0 for none.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     classifier_name = "linear"
 
@@ -112,13 +109,10 @@ class CifarShuffleNet(StagedNet):
             block: Callable[[int, int, int], nn.Module],
             widths: tuple[int, ...],
             final_width: int = 0,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
+            **common: Any,
     ):
-        super().__init__()
-        self.conv1 = conv(in_chans, STEM_WIDTH, 1)
+        super().__init__(**common)
+        self.conv1 = conv(self.in_chans, STEM_WIDTH, 1)
         self.bn1 = nn.BatchNorm2d(STEM_WIDTH)
         self.act1 = nn.ReLU(inplace=True)
         self._add_feature("act1", STEM_WIDTH, 1)
@@ -128,11 +122,11 @@ class CifarShuffleNet(StagedNet):
             self.conv2 = conv(widths[-1], final_width, 1)
             self.bn2 = nn.BatchNorm2d(final_width)
             self.act2 = nn.ReLU(inplace=True)
-        self._finish(final_width or widths[-1], num_classes, global_pool, drop_rate)
+        self._finish(final_width or widths[-1])
 
 
 register_variants(
-    __name__,
+    globals(),
     CifarShuffleNet,
     with_short_names({
         "cifar_shufflenetv1": {"block": ShuffleV1Block, "widths": (240, 480, 960)},

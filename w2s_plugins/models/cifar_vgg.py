@@ -6,6 +6,7 @@ arXiv 1910.10699).
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import nn
 
@@ -19,26 +20,15 @@ class CifarVGG(StagedNet):
 
     Args:
         depths: Convolutions of each stage.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
     stage_name = "block{}"
     classifier_name = "classifier"
     checkpoint_every = 32  # a whole stage: its modules are single layers
 
-    def __init__(
-            self,
-            depths: tuple[int, ...],
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
-    ):
-        super().__init__()
-        chs = in_chans
+    def __init__(self, depths: tuple[int, ...], **common: Any):
+        super().__init__(**common)
+        chs = self.in_chans
         for i, (width, depth) in enumerate(zip(WIDTHS, depths)):
             layers = []
             for _ in range(depth):
@@ -49,12 +39,12 @@ class CifarVGG(StagedNet):
                 named = {"pool": nn.MaxPool2d(2), **named}  # in front, so that features are those before pooling
             stage = self._add_stage(i, nn.Sequential(OrderedDict(named)))
             self._add_feature(stage, width, 2 ** min(i, 3))
-        self._finish(chs, num_classes, global_pool, drop_rate)
+        self._finish(chs)
         init_weights(self, linear_std=0.01)
 
 
 register_variants(
-    __name__,
+    globals(),
     CifarVGG,
     with_short_names({
         "cifar_vgg8": {"depths": (1, 1, 1, 1, 1)},

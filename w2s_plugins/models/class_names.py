@@ -120,7 +120,7 @@ def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    """Name the first class that differs: one that the other has not, where there is such."""
+    """Name the first class that differs, preferably one that the other does not have at all."""
     pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
     if not pairs:
         return f"{len(theirs)} classes there, {len(ours)} here"

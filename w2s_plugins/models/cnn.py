@@ -1,5 +1,7 @@
 """Two plain convolutional networks that train in seconds on a CPU: a weak teacher and a strong student."""
 
+from typing import Any
+
 from torch import nn
 
 from ._base import StagedNet, init_weights, register_variants
@@ -13,10 +15,6 @@ class PlainCNN(StagedNet):
         kernel_size: Size of the kernels.
         strided: Halve the resolution by the first convolution of every stage, not by a max-pool before it.
         batch_norm: Normalise after each convolution.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
     stage_name = "stage{}"
@@ -28,13 +26,10 @@ class PlainCNN(StagedNet):
             kernel_size: int = 3,
             strided: bool = False,
             batch_norm: bool = False,
-            num_classes: int = 10,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
+            **common: Any,
     ):
-        super().__init__()
-        chs = in_chans
+        super().__init__(**common)
+        chs = self.in_chans
         for i, stage_widths in enumerate(widths):
             layers = [nn.MaxPool2d(2)] if i and not strided else []
             for k, width in enumerate(stage_widths):
@@ -45,11 +40,11 @@ class PlainCNN(StagedNet):
                 chs = width
             self._add_feature(self._add_stage(i + 1, nn.Sequential(*layers)), chs, 2 ** (i + strided))
         init_weights(self)
-        self._finish(chs, num_classes, global_pool, drop_rate)
+        self._finish(chs)
 
 
 register_variants(
-    __name__,
+    globals(),
     PlainCNN,
     {
         # Two layers see a whole digit only with large kernels and strides.

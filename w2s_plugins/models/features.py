@@ -87,18 +87,6 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
 
 
-def feature_shapes(
-        model: nn.Module,
-        stages: Sequence[int] | None,
-        input_size: tuple[int, int, int],
-) -> list[tuple[int, ...]]:
-    """Return the shape without batch dimension of each feature: (C, H, W) for the maps, (D,) for the pre-logits.
-
-    Arguments and errors are those of `create_feature_extractor`.
-    """
-    return list(create_feature_extractor(model, input_size, stages).shapes)
-
-
 def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the indices of the stages used when none are chosen, given the shapes of all of a model's maps."""
     count = len(map_shapes)

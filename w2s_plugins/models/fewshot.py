@@ -4,6 +4,8 @@ The block is that of TADAM (Oreshkin et al. 2018, arXiv 1805.10123); the deeper 
 *Vision Superalignment* (2024, arXiv 2402.03749), do.
 """
 
+from typing import Any
+
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import downsample_conv
@@ -40,29 +42,18 @@ class FewShotResNet(StagedNet):
 
     Args:
         depths: Blocks of each stage.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ()
 
-    def __init__(
-            self,
-            depths: tuple[int, ...],
-            num_classes: int = 64,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
-    ):
-        super().__init__()
-        self._add_stages(FewShotBlock, in_chans, (64, 128, 256, 512), depths, strides=(2, 2, 2, 2))
+    def __init__(self, depths: tuple[int, ...], **common: Any):
+        super().__init__(**common)
+        self._add_stages(FewShotBlock, self.in_chans, (64, 128, 256, 512), depths, strides=(2, 2, 2, 2))
         init_weights(self)
-        self._finish(512, num_classes, global_pool, drop_rate)
+        self._finish(512)
 
 
 register_variants(
-    __name__,
+    globals(),
     FewShotResNet,
     {
         "fewshot_resnet12": {"depths": (1, 1, 1, 1)},

@@ -8,7 +8,6 @@ import dataclasses
 import inspect
 import math
 import re
-import sys
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
@@ -208,14 +207,14 @@ def constructor_arguments(architecture: str) -> set[str]:
     """
     entry = model_entrypoint(architecture)
     names = {"num_classes", "in_chans", "global_pool", "img_size"} | BATCH_NORM | _named(entry)
-    for kind in vars(sys.modules[entry.__module__]).values():
+    for kind in vars(inspect.getmodule(entry)).values():
         if not inspect.isclass(kind):
             continue
         if dataclasses.is_dataclass(kind):
             names |= {field.name for field in dataclasses.fields(kind)}
-        elif issubclass(kind, nn.Module) and "num_classes" in _named(kind):
-            for base in kind.__mro__:
-                names |= _named(base.__init__)
+        elif issubclass(kind, nn.Module):
+            own = set().union(*(_named(base.__init__) for base in kind.__mro__))
+            names |= own if "num_classes" in own else set()
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
 
 
@@ -240,10 +239,6 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
 
     What is no flag of ``train_w2s.py`` is left out.
 
-    Args:
-        content: names and values, as they were read.
-        where: begins the messages.
-
     Raises:
         UserError: no mapping, or a value that the command line would not take.
     """
@@ -263,11 +258,6 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """Raise a `UserError` when a `Role.PLACE` among the flags of a run is not one model, or not on this machine.
 
     A run of others could have anything fetched by them, and webdataset runs commands that stand where a path does.
-
-    Args:
-        flags: those of the run that would be used.
-        names: what each is called on the command line.
-        where: begins the message.
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)

@@ -66,12 +66,7 @@ def cpu_has_bfloat16_units() -> bool:
 
 
 def inference_dtype(device: torch.device, amp_dtype: torch.dtype | None) -> torch.dtype:
-    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32.
-
-    Args:
-        device: where the model runs.
-        amp_dtype: dtype of autocast in training, None without.
-    """
+    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32."""
     if amp_dtype is None or (device.type == "cpu" and not (amp_dtype == torch.bfloat16 and cpu_has_bfloat16_units())):
         return torch.float32
     return amp_dtype
@@ -101,10 +96,10 @@ def _features(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 @torch.inference_mode()
 def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
-    """Return the largest difference of an output, as a share of its largest value."""
+    """Return the largest difference of an output, relative to its largest value."""
     ours, theirs = (tree_leaves([run(images) for run in _passes(m)]) for m in (changed, plain))
-    shares = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
-    return torch.stack(shares).nan_to_num(torch.inf).max().item()
+    relative = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(relative).nan_to_num(torch.inf).max().item()
 
 
 # ---------------------------------------------------------------- changes

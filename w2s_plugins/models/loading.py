@@ -1,13 +1,12 @@
 """Models and weights: what is created, what is loaded into it, and a report of both."""
 
 import argparse
-import io
+import contextlib
+import inspect
 import logging
-import pickletools
 import re
-import sys
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -68,8 +67,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
                  recorded: Mapping[str, object] | None = None, **kwargs: object) -> nn.Module:
     """Create a timm model, with errors for the person who named it.
 
-    Of the config.json of a repository or folder only what `read_model_config` lets through reaches timm, and weights
-    come from there alone.
+    Of the config.json of a repository or folder only what `read_model_config` allows reaches timm, and weights come
+    from there alone.
 
     Args:
         flag: the flag that named the model.
@@ -170,10 +169,8 @@ def check_folder(folder: Path, flag: str) -> None:
     """
     check_export(folder, flag)
     for path in (*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pt")):
-        try:
+        with _read_errors(path, flag):
             check_archive(path)
-        except Exception as error:
-            raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
 
 
 def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
@@ -190,13 +187,10 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
         return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     if path.suffix == ".safetensors":
         check_export(path.parent, flag)
-    try:
+    with _read_errors(path, flag), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
         check_archive(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
-            state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+        state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
     nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
     state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
@@ -213,22 +207,16 @@ def has_ema(path: Path, flag: str) -> bool:
 def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, object]:
     """Read everything in a training checkpoint, never running code from it.
 
-    Args:
-        path: the file or folder.
-        flag: the flag that named it.
-        peek: leave tensors on the disk, and their checksums alone: for what else is in it.
+    With ``peek``, tensors stay on the disk and their checksums are left alone: for what else is in it.
 
     Raises:
         UserError: as `read_weights`.
     """
     path = path / RUN_FILE if is_sharded(path) else path
-    try:
+    with _read_errors(path, flag), torch.serialization.safe_globals([argparse.Namespace]):
         if not peek:
             check_archive(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
-    except Exception as error:  # damaged files fail in many ways
-        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{flag} {path}: not a training checkpoint")
     args = checkpoint.get("args")
@@ -247,35 +235,31 @@ def _check_extent(content: object, path: Path, flag: str) -> None:
         raise UserError(f"{flag} {path}: refused: a tensor in it says that it is larger than the whole file")
 
 
+@contextlib.contextmanager
+def _read_errors(path: Path, flag: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes its readers stumble on into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
+
+
 def _explain_read_error(path: Path, error: Exception) -> str:
     """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
     if isinstance(error, DamagedArchive):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read as a checkpoint: {error.strerror}"
     text = f"{error} {error.__cause__ or ''}"
     if "TorchScript" in text:
         return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
                 "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read as a checkpoint: {error.strerror}"
-    named = re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text)
-    if named or "Trying to " in text or _is_pickle_with_calls(path):
-        which = f" ({named[1]})" if named else ""
-        return f"refused: it is a pickle that would run code when loaded{which}; expected tensors only"
     if path.stat().st_size == 0:
         return "cannot be read as a checkpoint: the file is empty"
-    return ("cannot be read as a checkpoint: truncated, damaged or of another kind; expected a file of torch.save or "
-            "safetensors")
-
-
-def _is_pickle_with_calls(path: Path, most: int = 2 ** 26) -> bool:
-    """Return whether a file is a pickle that calls something when it is loaded; it is looked through, not loaded."""
-    try:
-        with path.open("rb") as file:
-            content = io.BytesIO(file.read(most))
-        names = {operation.name for operation, _, _ in pickletools.genops(content)}
-    except Exception:  # of another kind, which fails in many ways
-        return False
-    return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST", "REDUCE", "NEWOBJ", "OBJ"})
+    if named := re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text):
+        return f"refused: it is a pickle that would run code when loaded ({named[1]}); expected tensors only"
+    return ("cannot be read as a checkpoint: truncated, damaged, of another kind, or a pickle that would run code when "
+            "loaded; expected a file of torch.save or safetensors")
 
 
 def load_weights(
@@ -286,14 +270,7 @@ def load_weights(
         *,
         allow: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Load a state dict and report what matched.
-
-    Args:
-        model: takes the weights.
-        state: tensors by name.
-        path: where they came from, for messages.
-        flag: the flag that named them.
-        allow: prefixes of keys that may be missing, unexpected or of another shape.
+    """Load a state dict and report what matched; ``allow`` names prefixes of keys that may differ.
 
     Raises:
         UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
@@ -342,7 +319,7 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
     try:
         return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
@@ -357,11 +334,6 @@ def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
 
 def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[str, object]:
     """Return what is known about the inputs and classes of a checkpoint: from a run's ``args``, or from an export.
-
-    Args:
-        path: the checkpoint.
-        flag: the flag that named it.
-        given: arguments of the constructor that the user gives by hand.
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.

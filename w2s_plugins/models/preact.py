@@ -4,6 +4,8 @@ He et al., *Identity Mappings in Deep Residual Networks* (2016, arXiv 1603.05027
 Komodakis, *Wide Residual Networks* (2016, arXiv 1605.07146).
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -64,34 +66,22 @@ class WideResNet(StagedNet):
     Args:
         depth: Layers, 6n + 4 for n blocks in each stage.
         width: Factor on the stages' 16, 32 and 64 channels.
-        num_classes: Classes; 0 for no classifier.
-        in_chans: Input channels.
-        global_pool: A pooling type of timm's ``SelectAdaptivePool2d``.
-        drop_rate: Dropout on the pooled features, in [0, 1).
     """
     stem = ("conv1",)
     stage_name = "block{}.layer"
     final = ("bn1", "act1")
 
-    def __init__(
-            self,
-            depth: int,
-            width: int,
-            num_classes: int = 100,
-            in_chans: int = 3,
-            global_pool: str = "avg",
-            drop_rate: float = 0.0,
-    ):
-        super().__init__()
+    def __init__(self, depth: int, width: int, **common: Any):
+        super().__init__(**common)
         widths = (16 * width, 32 * width, 64 * width)
-        self.conv1 = conv(in_chans, 16)
+        self.conv1 = conv(self.in_chans, 16)
         self._add_feature("conv1", 16, 1)
         self.block1, self.block2, self.block3 = nn.Module(), nn.Module(), nn.Module()
         self._add_stages(WideBlock, 16, widths, ((depth - 4) // 6,) * 3, strides=(1, 2, 2))
         self.bn1 = nn.BatchNorm2d(widths[-1])
         self.act1 = nn.ReLU(inplace=True)
         init_weights(self)
-        self._finish(widths[-1], num_classes, global_pool, drop_rate)
+        self._finish(widths[-1])
 
 
 class PreActResNet(CifarResNet):
@@ -107,14 +97,14 @@ def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> di
 
 
 register_variants(
-    __name__,
+    globals(),
     WideResNet,
     with_short_names({
         f"cifar_wrn_{depth}_{width}": {"depth": depth, "width": width} for depth in (16, 40) for width in (1, 2)}),
     **CIFAR_CFG,
 )
 register_variants(
-    __name__,
+    globals(),
     PreActResNet,
     {
         "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": (64, 64, 128, 256, 512)},

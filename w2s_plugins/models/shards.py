@@ -114,23 +114,23 @@ def read_section(folder: Path, section: str, flag: str) -> dict[str, Tensor]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename a folder over another. Killed half-way it leaves `spare`, which a run that goes on finds.
+    """Rename a folder over another. Killed half-way it leaves `set_aside`, which a resumed run finds.
 
     Raises:
         UserError: the folder cannot be renamed.
     """
     try:
         if target.exists():
-            shutil.rmtree(spare(target), ignore_errors=True)
-            os.replace(target, spare(target))
+            shutil.rmtree(set_aside(target), ignore_errors=True)
+            os.replace(target, set_aside(target))
         os.replace(source, target)
-        shutil.rmtree(spare(target), ignore_errors=True)
+        shutil.rmtree(set_aside(target), ignore_errors=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({one_line(error)})") from error
 
 
-def spare(folder: Path) -> Path:
-    """Where a folder lies while another takes its place."""
+def set_aside(folder: Path) -> Path:
+    """Return where a folder lies while another takes its place."""
     return folder.with_name(f".{folder.stem}-old{folder.suffix}")
 
 

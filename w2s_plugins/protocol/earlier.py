@@ -93,7 +93,7 @@ def check_same_run(folder: Path, wanted: argparse.Namespace, record: dict, flag:
     if changed := other_flags(folder, wanted, flag):
         raise UserError(f"{flag} {folder}: that run had other flags: {'; '.join(changed)}; repeat them, or leave out "
                         f"{flag} and it is trained anew")
-    data = build_data(copy.deepcopy(wanted))
+    data = build_data(wanted)
     for split, dataset, name in (("train", data.train, wanted.train_split), ("val", data.val, wanted.val_split)):
         ours, theirs = describe(dataset, wanted.dataset, name), record["data"]["splits"][split]
         if (theirs["fingerprint"], theirs["num_samples"]) != (ours.fingerprint, ours.num_samples):

@@ -14,7 +14,6 @@ from ..models.class_names import names_of_data
 from ..models.loading import load_weights, read_weights
 from ..run import checkpoint as ckpt
 from ..run import record as report
-from ..students import probe
 from .evaluation import evaluates_average
 from .run import Run
 
@@ -27,9 +26,7 @@ def trained_student(run: Run) -> torch.nn.Module | None:
     if run.args.fsdp:
         return model.gather()
     model = unwrap_model(model)
-    if run.args.linear_probe:
-        probe.thaw(model)
-    return model
+    return model.student.requires_grad_(True) if run.args.linear_probe else model
 
 
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:

@@ -43,7 +43,7 @@ def first_evaluation(run: Run) -> None:
                      f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
         if run.files and run.position.epoch == 0 and run.position.batch == 0:
             run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-        warn_of_chance(found, run.parts.student.model.num_classes)
+        warn_of_chance(found, run.parts.data.num_classes)
     if args.ceiling_acc is not None and "val" in run.weak_metrics:
         performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
 

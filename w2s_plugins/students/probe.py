@@ -5,42 +5,40 @@ form, float32, computed by all ranks together and kept on disk beside cached tar
 does not depend on the head. The teacher labels each image once, also those of the evaluation splits, through its own
 transform. Everything else is an ordinary run: the student is the whole model, of which `forward` runs the head.
 
-`probe.py` puts two things in place of others and leaves the rest alone: the loaders yield stored features, and
-`forward` of the student, of which everything but the classifier is frozen, is the classifier until the run ends. So
+Two things stand in place of others, and the rest is left alone: the loaders yield stored features, and the student that
+is trained is a `Probe`, all of the model with a ``forward`` that is its classifier, of which the rest is frozen. So
 optimizer, DDP, average, checkpoints and export see the whole model. Features are outputs of a frozen copy without
 head, written by the code of cached targets as float32; their key knows nothing of head and seed. The head is made
 anew, since a pretrained one has seen labels. The teacher's logits of the evaluation splits are stored likewise, so its
 figures are those of its own transform, while `validate.py` shows it the student's view.
 """
 
-import argparse
 import copy
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from ..data import Batch, labels_of
+from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
+from ..data.loaders import LoaderSettings
 from ..data.views import KeyedSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError
 from ..labels.format import Manifest
 from ..labels.reader import LabelReader
-from ..labels.relabelled import Relabelled
-from ..labels.splits import Data
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, label_images, model_manifest
-from ..teachers.teacher import StudentInput, Teacher, TeacherModel
+from ..teachers.teacher import StudentInput, TeacherModel
 
 
 class TrainFeatures:
@@ -77,23 +75,13 @@ class TrainFeatures:
 
 
 class EvalFeatures:
-    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does.
+    """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does."""
 
-    Args:
-        read: features (B, D) by position.
-        labels: (N,).
-        targets: what the teacher says of the same samples, or None.
-        batch_size: rows of a batch.
-        device: where they go.
-        rank: this process.
-        world_size: number of processes.
-    """
-
-    def __init__(self, read: LabelReader, labels: Tensor, targets: CachedTargets | None, batch_size: int,
-                 device: torch.device, rank: int = 0, world_size: int = 1):
-        self.read, self.labels, self.targets, self.device = read, labels, targets, device
-        self.sampler = OrderedDistributedSampler(labels, world_size, rank)  # says which rows are padding
-        self.batches = torch.tensor(list(self.sampler)).split(batch_size)
+    def __init__(self, read: LabelReader, labels: Tensor, targets: CachedTargets | None, settings: LoaderSettings):
+        self.read, self.labels, self.targets, self.device = read, labels, targets, settings.device
+        # says which rows are padding
+        self.sampler = OrderedDistributedSampler(labels, settings.world_size, settings.rank)
+        self.batches = torch.tensor(list(self.sampler)).split(settings.batch_size)
         self.index = self.batches[0]
 
     def __len__(self) -> int:
@@ -109,21 +97,28 @@ class EvalFeatures:
         return self.targets(self.index)
 
 
-def freeze(student: nn.Module) -> None:
-    """Let only the classifier of a student be trained, and let its ``forward`` take features (B, D)."""
-    student.requires_grad_(False)
-    student.get_classifier().requires_grad_(True)
-    student.forward = MethodType(_classify, student)
+class Probe(nn.Module):
+    """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
 
+    Its parameters and buffers are the student's, under the student's names.
+    """
 
-def thaw(student: nn.Module) -> None:
-    """Let ``forward`` take images again."""
-    vars(student).pop("forward", None)
-    student.requires_grad_(True)
+    def __init__(self, student: nn.Module):
+        super().__init__()
+        vars(self)["student"] = student  # not a second registration of its parameters
+        for name, module in student.named_children():
+            self.add_module(name, module)
+        for name, parameter in student.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        stored = student.state_dict().keys()
+        for name, buffer in student.named_buffers(recurse=False):
+            self.register_buffer(name, buffer, persistent=name in stored)
+        self.num_classes = student.num_classes
+        student.requires_grad_(False)
+        student.get_classifier().requires_grad_(True)
 
-
-def _classify(student: nn.Module, features: Tensor) -> Tensor:
-    return student.get_classifier()(features)
+    def forward(self, features: Tensor) -> Tensor:
+        return self.student.get_classifier()(features)
 
 
 def create_encoder(student: nn.Module, data_config: dict, precision: Precision, flag: str) -> TeacherModel:
@@ -153,89 +148,34 @@ def create_encoder(student: nn.Module, data_config: dict, precision: Precision, 
     return TeacherModel(model, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
 
 
-def feature_loaders(
-        args: argparse.Namespace,
-        data: Data,
-        student: nn.Module,
-        teacher: Teacher | None,
-        data_config: dict,
-        precision: Precision,
-        world: World,
-) -> dict[str, object]:
-    """Compute or find the features of all splits and freeze the student; return loaders in place of those of images.
+@dataclass(frozen=True)
+class OutputStore:
+    """What frozen models give for all plain images of a split, exact, on disk; what is missing is computed.
 
     Args:
-        args: parsed flags.
-        data: the splits.
-        student: the whole model; afterwards its ``forward`` takes features.
-        teacher: labels the evaluation splits once, unless ``--no-teacher-eval``.
-        data_config: input of the student.
-        precision: device and dtypes.
-        world: this process.
-
-    Raises:
-        UserError: a stream, a dataset that does not tell its labels, or a head that is not one linear layer.
+        folder: of cached targets.
+        dataset: name of the dataset.
+        settings: how images are loaded; all ranks take part.
     """
-    if isinstance(data.train, IterableDataset) or labels_of(data.train) is None:
-        raise UserError("--linear-probe needs a dataset that tells its labels without being read: a folder, torch/, "
-                        "hfds/ or w2s/ dataset")
-    encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
-    width = student.get_classifier().in_features
 
-    def outputs(dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None) -> LabelReader:
-        return stored_outputs(args, without_transform(dataset), split, member, world, columns)
+    folder: Path
+    dataset: str
+    settings: LoaderSettings
 
-    def features(dataset: Dataset, split: str) -> tuple[LabelReader, Tensor]:
-        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
-        return outputs(images, split, encoder, width), torch.tensor(labels_of(dataset))
+    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None) -> LabelReader:
+        """Return the outputs of one model for one split; ``columns`` is the width of features, None for logits."""
+        dataset, settings = without_transform(dataset), self.settings
+        world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
 
-    def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
-        if dataset is None:
-            return None
-        targets = None
-        if teacher is not None and not args.no_teacher_eval:
-            readers = [outputs(dataset, split, member) for member in teacher.members]
-            targets = CachedTargets(readers, world.device)
-        return EvalFeatures(
-            *features(dataset, split), targets, args.validation_batch_size or args.batch_size, world.device,
-            world.rank, world.size)
+        def make_manifest() -> Manifest:
+            return model_manifest(
+                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns,
+                kind="features" if columns else "logits", dtype=torch.float32)
 
-    train = TrainFeatures(
-        *features(data.train, args.train_split), KeyedSampler(len(data.train), args.seed, world.rank, world.size),
-        args.batch_size, precision)
-    loaders = dict(train=train, val=evaluation(data.val, args.val_split),
-                   select=evaluation(data.select, args.train_split), few_shot=None)
-    freeze(student)
-    return loaders
-
-
-def stored_outputs(
-        args: argparse.Namespace,
-        dataset: Dataset,
-        split: str,
-        member: TeacherModel,
-        world: World,
-        columns: int | None = None,
-) -> LabelReader:
-    """Return what a frozen model gives for all images of a split, exact, from disk; what is missing is computed.
-
-    Args:
-        args: parsed flags.
-        dataset: the split; its transform is changed.
-        split: its name.
-        member: the model, with its own transform.
-        world: this process; all ranks share the work.
-        columns: width of the features that it gives, None where it gives logits.
-    """
-    def make_manifest() -> Manifest:
-        return model_manifest(
-            member, dataset, describe(dataset, args.dataset, split).fingerprint, args.decoder, columns,
-            kind="features" if columns else "logits", dtype=torch.float32)
-
-    manifest = agree(world.primary and make_manifest(), world.distributed)
-    how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
-    keys, labeller = sample_keys(dataset), functools.partial(label_images, member, member.data_config, dataset, how)
-    folder = ensure_labels(
-        Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
-        progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
-    return LabelReader(folder, keys, manifest)
+        manifest = agree(world.primary and make_manifest(), world.distributed)
+        how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
+        labeller = functools.partial(label_images, member, member.data_config, dataset, how)
+        folder = ensure_labels(
+            self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
+            progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
+        return LabelReader(folder, keys, manifest)

@@ -4,7 +4,6 @@ timm's own filters rename and resize what is in them; here it is found what kind
 an encoder, and how such weights are fine-tuned.
 """
 
-import argparse
 import logging
 import math
 import re
@@ -131,14 +130,13 @@ def _sines(places: Sequence[Tensor], width: int) -> Tensor:
     return torch.cat([torch.zeros(1, width), values])
 
 
-def choose_pool(args: argparse.Namespace, published: Published) -> None:
-    """Let the pooling of a ViT be that of the weights, unless a flag says what it is; fills in ``args.gp``."""
-    if published.pool is None or args.gp or args.model_kwargs.get("global_pool"):
-        return
-    if timm.models.is_model_in_modules(args.model, "vision_transformer"):
-        args.gp = published.pool
-        _logger.info(f"--finetune {published.path}: pooling is {args.gp}, as such weights are fine-tuned; --gp token "
-                     "takes the class token")
+def choose_pool(published: Published, model: str) -> str | None:
+    """Return the pooling of a ViT that its weights ask for, or None where ``model`` is another or has its own."""
+    if published.pool is None or not timm.models.is_model_in_modules(model, "vision_transformer"):
+        return None
+    _logger.info(f"--finetune {published.path}: pooling is {published.pool}, as such weights are fine-tuned; --gp "
+                 "token takes the class token")
+    return published.pool
 
 
 def load_published(model: nn.Module, published: Published, flag: str) -> str:
@@ -146,11 +144,6 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
 
     The head of a pretraining is never taken. MAE's and others' ``norm`` acts before pooling, timm's ``fc_norm`` behind
     it: a model that has the other one of the two starts with a new one.
-
-    Args:
-        model: takes the weights.
-        published: what `read_published` has found.
-        flag: the flag that named the file.
 
     Returns:
         Counts and some names of what was loaded, ignored, and is new.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from ..data import Subset, TrainLoader, create_eval_loader
+from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.keys import data_identity, sample_keys
 from ..data.unreadable import UNREADABLE, SkippedSamples
 from ..data.views import ViewKey
@@ -80,8 +80,8 @@ def label_images(
     """
     keys = PartKeys(parts, how.batch_size)
     loader = create_eval_loader(
-        Subset(dataset, [key.index for key in keys]), data_config, batch_size=how.batch_size,
-        workers=how.workers, device=how.world.device, dtype=torch.float32, decoder=how.decoder)
+        Subset(dataset, [key.index for key in keys]), data_config,
+        LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
     outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
     yield from _by_part(keys, outputs, dataset, skipped)
 

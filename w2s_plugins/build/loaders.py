@@ -1,0 +1,215 @@
+"""Settings of loaders, made of flags, and the loaders of a run."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..data import create_eval_loader, create_train_loader, parse_shapes
+from ..data.datasets import known_labels
+from ..data.loaders import Episodes, LoaderSettings, TrainViews
+from ..data.unreadable import parse_data_errors
+from ..data.views import KeyedSampler
+from ..data.wrapper import without_transform
+from ..distributed.world import Precision, World
+from ..errors import UserError
+from ..labels.reader import LabelReader
+from ..labels.relabelled import Relabelled
+from ..labels.splits import Data
+from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
+from ..teachers.stored import CachedTargets
+from ..teachers.teacher import Teacher
+from .resolve import view_epochs
+
+
+def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
+    """Return how batches are loaded."""
+    return LoaderSettings(
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=world.device,
+        dtype=precision.dtype,
+        rank=world.rank,
+        world_size=world.size,
+        prefetch=not args.no_prefetcher,
+        pin_memory=args.pin_mem,
+        decoder=args.decoder,
+    )
+
+
+def eval_loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
+    """Return how batches of an evaluation are loaded, which ``--validation-batch-size`` may make larger."""
+    return dataclasses.replace(
+        loader_settings(args, precision, world), batch_size=args.validation_batch_size or args.batch_size)
+
+
+def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | None) -> TrainViews:
+    """Return what decides a training view; ``num_classes`` is for the targets of mixed images."""
+    return TrainViews(
+        transform=_transform(args, data_config),
+        seed=args.seed,
+        mixing=_mixing(args, num_classes),
+        mixup_off_epoch=args.mixup_off_epoch,
+        splits=args.aug_splits,
+        repeats=args.aug_repeats,
+        epochs=view_epochs(args),
+        sizes=tuple(args.train_img_sizes or ()),
+        schedule=_schedule(args),
+        episodes=_episodes(args),
+        max_unreadable=parse_data_errors(args.data_errors),
+        worker_seeding=args.worker_seeding,
+    )
+
+
+def _transform(args: argparse.Namespace, data_config: dict) -> dict:
+    interpolation = args.train_interpolation
+    return dict(
+        is_training=True,
+        no_aug=args.no_aug,
+        train_crop_mode=args.train_crop_mode,
+        scale=args.scale,
+        ratio=args.ratio,
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        color_jitter_prob=args.color_jitter_prob,
+        grayscale_prob=args.grayscale_prob or 0.0,
+        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
+        auto_augment=args.aa,
+        interpolation=data_config["interpolation"] if args.no_aug or not interpolation else interpolation,
+        mean=data_config["mean"],
+        std=data_config["std"],
+        re_prob=args.reprob,
+        re_mode=args.remode,
+        re_count=args.recount,
+        re_num_splits=(args.aug_splits or 2) if args.resplit else 0,
+    )
+
+
+def _mixing(args: argparse.Namespace, num_classes: int | None) -> dict | None:
+    if not mixes(args):
+        return None
+    return dict(
+        mixup_alpha=args.mixup,
+        cutmix_alpha=args.cutmix,
+        cutmix_minmax=args.cutmix_minmax,
+        prob=args.mixup_prob,
+        switch_prob=args.mixup_switch_prob,
+        mode=args.mixup_mode,
+        label_smoothing=args.smoothing,
+        num_classes=num_classes,
+    )
+
+
+def mixes(args: argparse.Namespace) -> bool:
+    """True where images of a batch are mixed."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
+def _schedule(args: argparse.Namespace) -> dict | None:
+    if not args.train_img_sizes:
+        return None
+    return dict(
+        batch_sizes=args.train_batch_sizes or [args.batch_size] * len(args.train_img_sizes),
+        choice_weights=args.train_size_probs,
+        num_batches=args.train_batches_per_epoch,
+        choice_schedule=args.train_size_schedule,
+        schedule_epochs=args.epochs if args.train_size_schedule == "progressive" else None,
+        schedule_spread=args.train_size_schedule_spread,
+        schedule_random_mix=args.train_size_random_mix,
+    )
+
+
+def _episodes(args: argparse.Namespace) -> Episodes | None:
+    if not args.episodic:
+        return None
+    (shape,) = parse_shapes(args.episodic, args.queries, "--episodic")
+    return Episodes(shape, args.episodes_per_batch, args.train_batches_per_epoch)
+
+
+def refuse_for_streams(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for the first flag that needs the samples of a training set by their numbers."""
+    cached = bool(args.teacher) and args.teacher_targets != "online"
+    needs_index = {
+        "--clean-select": args.clean_select,
+        f"--teacher-targets {args.teacher_targets}": cached,
+        "--episodic": args.episodic,
+        "--no-prefetcher with mixup or cutmix": args.no_prefetcher and mixes(args),
+        "--mixup-off-epoch": not args.no_prefetcher and mixes(args) and args.mixup_off_epoch,
+        "--aug-splits": args.aug_splits,
+        "--aug-repeats": args.aug_repeats,
+        "--train-img-sizes": args.train_img_sizes,
+        "--decoder torchvision": args.decoder == "torchvision",
+    }
+    for flag, given in needs_index.items():
+        if given:
+            raise UserError(f"{flag} needs a dataset that can be indexed; --dataset {args.dataset} is a stream")
+
+
+def build_loaders(
+        args: argparse.Namespace,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> dict[str, object]:
+    """Create the loaders; those of splits that there are not are None."""
+    settings = eval_loader_settings(args, precision, world)
+
+    def evaluation(dataset: Dataset | None) -> object:
+        return None if dataset is None else create_eval_loader(dataset, data_config, settings)
+
+    train = create_train_loader(
+        data.train, train_views(args, data_config, data.num_classes), data_config,
+        loader_settings(args, precision, world))
+    select = data.select
+    if select is not None:  # it shares the training images, but not their transform
+        select = without_transform(select)
+    return dict(
+        train=train, val=evaluation(data.val), select=evaluation(select), few_shot=evaluation(data.few_shot))
+
+
+def build_feature_loaders(
+        args: argparse.Namespace,
+        data: Data,
+        student: nn.Module,
+        teacher: Teacher | None,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> dict[str, object]:
+    """Compute or find the features of all splits for ``--linear-probe``; return loaders of them.
+
+    The teacher, where there is one, labels the evaluation splits once, unless ``--no-teacher-eval``.
+
+    Raises:
+        UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
+    """
+    labels = torch.tensor(known_labels(data.train, "--linear-probe"))
+    settings = eval_loader_settings(args, precision, world)
+    store = OutputStore(Path(args.target_cache), args.dataset, settings)
+    encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
+    width = student.get_classifier().in_features
+
+    def features(dataset: Dataset, split: str) -> LabelReader:
+        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
+        return store.outputs(images, split, encoder, width)
+
+    def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
+        if dataset is None:
+            return None
+        targets = None
+        if teacher is not None and not args.no_teacher_eval:
+            readers = [store.outputs(dataset, split, member) for member in teacher.members]
+            targets = CachedTargets(readers, world.device)
+        return EvalFeatures(
+            features(dataset, split), torch.tensor(known_labels(dataset, "--linear-probe")), targets, settings)
+
+    train = TrainFeatures(
+        features(data.train, args.train_split), labels,
+        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision)
+    return dict(train=train, val=evaluation(data.val, args.val_split),
+                select=evaluation(data.select, args.train_split), few_shot=None)

@@ -1,0 +1,345 @@
+"""The parts of an evaluation by ``validate.py``, made from its flags."""
+
+import argparse
+import logging
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import RealLabelsImagenet
+from timm.data.model_config import resolve_input_data_config
+from timm.data.naflex_loader import create_naflex_loader
+from timm.layers import apply_test_time_pool
+from timm.utils import natural_key, reparameterize_model
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..cli.declare import Role
+from ..cli.parser import train_parser, validate_parser
+from ..data import create_eval_loader, open_split, parse_shapes, take_slice
+from ..data.datasets import check_dataset_name, num_classes_of
+from ..data.loaders import LoaderSettings
+from ..distributed.world import World
+from ..errors import UserError, one_line
+from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
+from ..models.class_names import names_of_data, names_of_model, warn_of_names
+from ..models.foreign import refuse_addresses
+from ..models.loading import create_model, find_weights, load_weights, read_weights
+from ..models.shards import is_sharded
+from ..registry import load_plugins
+from ..run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
+from ..teachers.teacher import StudentInput, Teacher, create_teacher
+from .resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
+
+_logger = logging.getLogger(__name__)
+
+# pretrained weights for other label sets or tasks, which `--model all` leaves out, as timm's script does
+OTHER_LABELS = ["*_in21k", "*_in22k", "*in12k", "*_dino", "*fcmae", "*seer"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Args:
+        model: its name.
+        checkpoint: its weights; empty for pretrained ones.
+        recorded: arguments that its run names, of which only those of the architecture are taken.
+    """
+
+    model: str
+    checkpoint: str = ""
+    recorded: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.checkpoint or self.model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, ready on the device, and how its input is made."""
+
+    candidate: Candidate
+    model: nn.Module
+    data_config: dict
+    params: int
+    class_names: list[str] | None
+
+
+# ---------------------------------------------------------------- flags
+
+
+def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Candidate]:
+    """Fill in what follows from other flags and from the run that ``--checkpoint`` names, in place; check them.
+
+    Returns:
+        What ``--model`` and ``--checkpoint`` stand for.
+    """
+    if args.few_shot and "split" not in given:
+        args.split = "novel"
+    run = take_run_flags(args, given)
+    load_plugins(args.plugins)
+    check_dataset_name(args.dataset)
+    resolve_data_dir(args)
+    resolve_precision(args, given)
+    if args.few_shot:
+        parse_shapes(args.few_shot, args.queries, "--few-shot")
+        if len(split_names(args.teacher)) > 1:
+            raise UserError("--few-shot: several teachers have no common features; give one --teacher")
+        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or "train_counts" in given:
+            raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts or a ceiling")
+    recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
+    return list_candidates(args, recorded, run.get("plugins") or [])
+
+
+def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argparse.Namespace, Candidate]:
+    """Return the flags and the model of ``--ceiling-checkpoint``, to be evaluated on the samples of the student.
+
+    It is a run folder, or a checkpoint of the student's own model.
+    """
+    own = argparse.Namespace(**{
+        **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
+        "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
+    run = take_run_flags(own, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE) | {
+        "batch_size", "train_counts"})
+    check_known(own.model, run.get("plugins") or [])
+    recorded = run.get("model_kwargs") or {}
+    if recorded:
+        own.model_kwargs = {}
+    return own, Candidate(own.model, own.checkpoint, recorded if run else student.recorded)
+
+
+def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
+    """Let the args.yaml beside the checkpoint set what was not given by hand: the run's own figure comes out.
+
+    Returns:
+        All flags of that run; empty without one.
+    """
+    path = Path(args.checkpoint) if args.checkpoint else None
+    if path is not None and not path.exists():
+        raise UserError(f"--checkpoint {path}: no such file or folder")
+    is_run = path is not None and path.is_dir() and not is_sharded(path)
+    folder = path if path is None or is_run else path.parent
+    if folder is None or not (folder / "args.yaml").is_file():
+        return {}
+    run = read_run_args(folder, "--checkpoint")
+    names = taken_over(bool(args.few_shot))
+    taken = {k: v for k, v in names.items() if v not in given and run.get(k) not in (None, "") and k != "model_kwargs"}
+    refuse_addresses(run, taken, f"--checkpoint {folder}")
+    for theirs, ours in taken.items():
+        setattr(args, ours, run[theirs])
+    if "train_counts" not in given and (folder / CLASS_COUNTS).is_file():
+        args.train_counts = str(folder / CLASS_COUNTS)
+    if "use_train_size" not in given:
+        args.use_train_size = True
+    if "use_ema" not in given:
+        args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
+    if is_run:
+        best = run.get("select") == "best"
+        sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
+        args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
+    return run
+
+
+def taken_over(few_shot: bool) -> dict[str, str]:
+    """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
+    kinds: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    for name, facts in train_parser().facts().items():
+        if facts.evaluation:
+            kinds[Role.EPISODES in facts.role][name] = facts.evaluation
+    if not few_shot:
+        return kinds[False]
+    return {k: v for k, v in kinds[False].items() if v not in kinds[True].values()} | kinds[True]
+
+
+def list_candidates(args: argparse.Namespace, recorded: dict, plugins: list[str]) -> list[Candidate]:
+    """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
+    path = Path(args.checkpoint)
+    if args.checkpoint and path.is_dir() and not is_sharded(path):
+        files = [p for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for p in path.glob(pattern)]
+        if not files:
+            raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints")
+        return [Candidate(args.model, str(p)) for p in sorted(files, key=lambda p: natural_key(p.name))]
+    if args.model == "all":
+        names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
+    elif Path(args.model).is_file():
+        names = Path(args.model).read_text(encoding="utf-8").split()
+    elif any(c in args.model for c in "*?["):
+        names = timm.list_models(args.model, pretrained=True)
+        if not names:
+            raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
+    else:
+        check_known(args.model, plugins)
+        return [Candidate(args.model, args.checkpoint, recorded)]
+    return [Candidate(name) for name in names]
+
+
+def check_known(model: str, plugins: list[str]) -> None:
+    """Raise a `UserError` unless timm knows the model, or would with the plugins that its run used."""
+    try:
+        check_model_name("--model", model)
+    except UserError as error:
+        if not plugins:
+            raise
+        raise UserError(f"{error}; that run used --plugins {shlex.join(plugins)}, which runs their code: give it as "
+                        "well, if you trust them") from error
+
+
+# ---------------------------------------------------------------- model
+
+
+def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch.device) -> Subject:
+    """Create the model with its weights and bring it into the form in which it is evaluated."""
+    model = create_model(
+        "--model",
+        candidate.model,
+        pretrained=args.pretrained or not candidate.checkpoint,
+        inputs=dict(img_size=args.img_size, input_size=args.input_size, in_chans=args.in_chans),
+        recorded=candidate.recorded,
+        **{"num_classes": args.num_classes, "global_pool": args.gp, "scriptable": args.torchscript or None,
+           **args.model_kwargs},
+    )
+    if candidate.checkpoint:
+        file = find_weights(candidate.checkpoint, "--checkpoint")
+        report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
+        _logger.info(f"{candidate.model}: {report}")
+    class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
+    if args.reparam:
+        model = reparameterize_model(model)
+    params = sum(p.numel() for p in model.parameters())
+    try:
+        data_config = resolve_input_data_config(model, args=vars(args), use_test_size=not args.use_train_size)
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"--model {candidate.model}: {one_line(error)}") from error
+    if args.test_pool:
+        model, pooled = apply_test_time_pool(model, data_config)
+        data_config = {**data_config, "crop_pct": 1.0 if pooled else data_config["crop_pct"]}
+    model = model.to(device=device, dtype=getattr(torch, args.model_dtype) if args.model_dtype else None).eval()
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return Subject(candidate, model, data_config, params, class_names)
+
+
+def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+    """Return the model in the compiled or parallel form that the flags ask for."""
+    if args.torchscript:
+        return torch.jit.script(model)
+    if args.torchcompile:
+        return torch.compile(model, backend=args.torchcompile, mode=args.torchcompile_mode)
+    if args.aot_autograd:
+        from functorch.compile import memory_efficient_fusion
+        return memory_efficient_fusion(model)
+    return nn.DataParallel(model, device_ids=list(range(args.num_gpu))) if args.num_gpu > 1 else model
+
+
+def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, world: World) -> Teacher | None:
+    """Create the teacher on the input of what is evaluated; None without one."""
+    if not args.teacher:
+        return None
+    config = subject.data_config
+    return create_teacher(
+        split_names(args.teacher),
+        split_names(args.teacher_checkpoint),
+        StudentInput(config["mean"], config["std"], config["input_size"][0],
+                     None if args.few_shot else subject.model.num_classes,
+                     None if args.few_shot or args.valid_labels else names_of_data(dataset)),
+        device=world.device,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+    )
+
+
+# ---------------------------------------------------------------- data
+
+
+def open_named(args: argparse.Namespace, split: str, flag: str, subject: Subject) -> Dataset:
+    """Open a split of the data; ``flag`` named it."""
+    mode = args.input_img_mode or ("RGB" if subject.data_config["input_size"][0] == 3 else "L")
+    return open_split(
+        args.dataset, args.data_dir, split, args.class_list, flag=flag, class_map=args.class_map,
+        image_root=args.image_root, download=args.dataset_download, load_bytes=args.tf_preprocessing,
+        num_samples=args.num_samples, input_img_mode=mode, input_key=args.input_key, target_key=args.target_key,
+        trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
+
+
+def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] | None) -> Dataset:
+    """Open the split and compare its classes with the model's, of which only those in ``counted`` count."""
+    dataset = open_named(args, args.split, "--split", subject)
+    if args.few_shot:
+        return dataset
+    dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
+    classes, expected, names = num_classes_of(dataset), subject.model.num_classes, subject.class_names
+    if classes not in (None, expected) and counted is None:
+        raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
+                        "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own data")
+    if names and counted is not None:
+        names = [names[i] for i in counted if 0 <= i < len(names)]
+    warn_of_names(subject.candidate.name, names, names_of_data(dataset))
+    return dataset
+
+
+def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:
+    """Create timm's evaluation loader, of images or of NaFlex patches."""
+    config = subject.data_config
+    if not args.naflex_loader:
+        return create_eval_loader(
+            dataset, config, settings, crop_border_pixels=args.crop_border_pixels,
+            tf_preprocessing=args.tf_preprocessing)
+    embeds = getattr(subject.model, "embeds", None)
+    return create_naflex_loader(
+        dataset, batch_size=settings.batch_size, use_prefetcher=settings.prefetch,
+        interpolation=config["interpolation"], mean=config["mean"], std=config["std"], num_workers=settings.workers,
+        crop_pct=config["crop_pct"], crop_mode=config["crop_mode"], crop_border_pixels=args.crop_border_pixels,
+        pin_memory=settings.pin_memory, device=settings.device, img_dtype=settings.dtype,
+        patch_size=getattr(embeds, "patch_size", None) or (16, 16), max_seq_len=args.naflex_max_seq_len)
+
+
+def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) -> ShotGroups | None:
+    """Group the classes by their training samples. Raises `UserError` when the counts are not of these classes."""
+    if not args.train_counts:
+        return None
+    flag, path = f"--train-counts {args.train_counts}", Path(args.train_counts)
+    num_classes = num_classes_of(dataset) or subject.model.num_classes
+    if path.is_file():
+        counts = read_counts(path, "--train-counts")
+    else:
+        counts = count_classes(open_named(args, args.train_counts, "--train-counts", subject), num_classes)
+    if counts is None:
+        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; give "
+                        f"{CLASS_COUNTS} of a run")
+    if len(counts) != num_classes:
+        raise UserError(f"{flag}: counts of {len(counts)} classes, the data has {num_classes}")
+    groups = ShotGroups(counts, *args.long_tail_thresholds)
+    _logger.info(f"Long tail: {groups}")
+    return groups
+
+
+def open_real_labels(file: str, dataset: Dataset, subject: Subject) -> RealLabelsImagenet:
+    """Open the ReaL labels. Raises `UserError` when the file cannot be read or the data is not ImageNet's."""
+    try:
+        labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=file)
+        known = set(labels.real_labels)
+    except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"--real-labels {file}: expected the json of the ReaL labels, for images in files "
+                        f"({one_line(error)})") from error
+    odd = next((name for name in labels.filenames if name not in known), None)
+    if odd is not None or subject.model.num_classes != 1000:
+        raise UserError(f"--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...) and "
+                        f"1,000 classes, not {odd or labels.filenames[0]} and {subject.model.num_classes}")
+    return labels
+
+
+def read_valid_labels(file: str) -> list[int] | None:
+    """Read the classes that count, one a line; None for all."""
+    if not file:
+        return None
+    try:
+        return [int(line) for line in Path(file).read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error
