@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
-from w2s_plugins.study.commands import slots_of
+from w2s_plugins.study.commands import choose_slots
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import acquire
 from w2s_plugins.study.pool import Pool, make_slots
@@ -231,23 +230,23 @@ def test_devices_of_others_are_refused(tmp_path: Path, cli: Cli, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
-    assert [slot.env for slot in slots_of(Namespace(devices="7", jobs=None, threads=None))] == [
+    assert [slot.env for slot in choose_slots(None, "7", None)] == [
         {"CUDA_VISIBLE_DEVICES": "7"}]
     code, _, err = cli("run", write(tmp_path, changed()), "--output", tmp_path / "out", "--devices", "0,6")
     assert code == 2 and "--devices 0,6: 0 is not one of 6, 7, the GPUs that this process may use" in err
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert slots_of(Namespace(devices="GPU-8932f937", jobs=None, threads=None))[0].env == {
+    assert choose_slots(None, "GPU-8932f937", None)[0].env == {
         "CUDA_VISIBLE_DEVICES": "GPU-8932f937"}
     with pytest.raises(UserError, match="2 is not one of 0, 1"):
-        slots_of(Namespace(devices="2", jobs=None, threads=None))
+        choose_slots(None, "2", None)
     monkeypatch.undo()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert all("CUDA_VISIBLE_DEVICES" not in slot.env for slot in slots_of(
-        Namespace(devices=None, jobs=None, threads=None))), "on the CPU"
+    assert all("CUDA_VISIBLE_DEVICES" not in slot.env for slot in choose_slots(
+        None, None, None)), "on the CPU"
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--jobs", "0"], "--jobs 0: expected at least 1"), (["--devices", "0,0"], "a device is there twice"),
+    (["--jobs", "0"], "--jobs: expected at least 1, found 0"), (["--devices", "0,0"], "a device is there twice"),
     (["--devices", "0", "--jobs", "1"], "not allowed with argument"), (["--job", "1"], "nearest: --jobs"),
 ])
 def test_bad_flags(tmp_path: Path, cli: Cli, flags: list[str], message: str) -> None:

@@ -72,8 +72,6 @@ class Submission:
                 raise UserError(f"--sbatch {option}: expected NAME=VALUE or NAME, without dashes: time=04:00:00 gpus=1")
         if activate is not None and not Path(activate).is_file():
             raise UserError(f"--activate {activate}: no such file; expected one such as .venv/bin/activate")
-        if at_most is not None and at_most < 1:
-            raise UserError(f"--at-most {at_most}: expected at least 1")
         self.root, self.options, self.activate, self.at_most = root.resolve(), options, activate, at_most
         self.script = self.root / "submit.sbatch"
 
