@@ -172,7 +172,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
                 if opened[split] is not None:  # refuses a slice without a sample
                     take_slice(opened[split], args.train_slice, args.slice_seed)
             if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
-                refuse_seen(args, args.train_slice)
+                refuse_seen(vars(args), args.train_slice)
         except UserError as error:
             raise UserError(f"{study.name}: {run.label}: {error}") from error
 
