@@ -162,6 +162,7 @@ def test_so_does_a_hub_that_cannot_be_reached(server, tmp_path):
                           capture_output=True, text=True, timeout=120, check=True)
     ok, text, waits, log = json.loads(done.stdout)
     assert not ok and "cannot be reached" in text and waits == [1, 2, 4, 8, 8][:len(waits)] and waits and not log
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("where", ["create", "commit"])

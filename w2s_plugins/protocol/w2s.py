@@ -5,9 +5,9 @@ the teacher's labels only; the ceiling is the student trained on the second part
 evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
 
 ``--label-noise`` is that of the labels one has: the teacher is trained on it, and the student where it sees labels;
-``label_noise: null`` in ``--weak-config`` spares the teacher. The ceiling always sees the clean labels of all samples
-of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held out for
-student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
+``label_noise: null`` in ``--weak-config`` gives the teacher clean labels. The ceiling always sees the clean labels of
+all samples of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held
+out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
 import argparse

@@ -8,6 +8,5 @@ chain ends from above: a worker asks ten times a second whether its parent is st
 training with SIGTERM, which saves a checkpoint; a training whose worker is killed gets SIGKILL from Linux. So nobody
 trains without a lock. Locks are numbered files: taking one over is the exclusive creation of the next number, so two
 that find the same dead lock cannot both succeed, and the old holder sees that it has lost. `slurm.py` writes arrays
-whose tasks are the same workers. `calibrate.py` runs in a process of its own, with `train_w2s` imported, for
-`estimate.py`.
+whose tasks are the same workers. `estimate.py` runs the script itself, on a few samples.
 """

@@ -383,7 +383,7 @@ def learning_curves(
 
 
 def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
-    """How a loss weighs samples over training (``--log-beta``), by who is right: means, shares and distributions."""
+    """How a loss weighs samples over training (``--log-beta``), where teacher, student, both or neither are right."""
     pooled = pooled_weights(runs)
     if not pooled:
         return None
@@ -414,9 +414,9 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
     last = epochs[-1]
     sizes = {kind: int(rows[last][0].sum()) for kind, rows in kinds.items()}
     ends = listed(((KIND_TEXTS[kind], kinds[kind][last][1] / size) for kind, size in sizes.items() if size), 3)
-    alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} by who of teacher and student is right, the share "
-           f"of each kind of samples, and the distribution of {name} where they differ, brighter where "
-           f"more samples lie. In the last epoch the means are: {ends}.")
+    alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} where both, one or neither of teacher and student "
+           f"is right, the share of each of these kinds of samples, and the distribution of {name} where they differ, "
+           f"brighter where more samples lie. In the last epoch the means are: {ends}.")
     return Drawn(f"weights-{slug(loss)}", figure, f"{symbol_of(name)} of {loss} over training", alt)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import files as plain_files
 from ..errors import UserError, nearest, one_line
 from ..files import to_csv as rows_to_csv
+from ..files import to_json as value_to_json
 from ..files import write_json, write_text
 from ..hub.markdown import code, markdown_table
 from .collect import PARTS, Collected, StudentRun, collect
@@ -276,7 +276,7 @@ def to_csv(table: dict) -> str:
 
 def to_json(table: dict) -> str:
     """Return everything."""
-    return plain_files.to_json(table, indent=2)
+    return value_to_json(table, indent=2)
 
 
 WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}
