@@ -70,7 +70,6 @@ class Pool:
     ):
         self.plan, self.slots, self.stale, self.say = plan, slots, stale, say
         self.out = Outcome({run.id for run in plan if finished(run)})
-        self.lost: set[str] = set()  # runs whose worker was killed once
         self.held: dict[str, float] = {}  # runs that others work on: when to look again
         self.began = time.time()
         self.waiting = False
@@ -163,23 +162,14 @@ class Pool:
             self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {duration(seconds)}{figure}")
         elif code == IO_ERROR:
             self.end_for_disk(run.root / STATE)
-        elif code < 0:
-            self.lost_worker(run, signal.Signals(-code).name)
         else:
             error = read_state(run).get("error") or last_line(run.state_file("log"))
+            if code < 0:
+                error = f"its worker was ended by {signal.Signals(-code).name}"
+                write_json(run.state_file("json"),
+                           {**read_state(run), "state": "failed", "error": error, "ended": time.time()})
             self.out.failed[run.id] = error
             self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
-
-    def lost_worker(self, run: PlannedRun, name: str) -> None:
-        """Give a run whose worker was killed, by the system that ran out of memory for one, one more try."""
-        error = f"its worker was ended by {name}"
-        if run.id not in self.lost:
-            self.lost.add(run.id)
-            self.say(f"{run.id}: {error}; trying once more")
-            return
-        write_json(run.state_file("json"), {**read_state(run), "state": "failed", "error": error, "ended": time.time()})
-        self.out.failed[run.id] = error
-        self.say(f"FAILED {run.id}: {error} twice ({run.state_file('log')})")
 
     def end_for_disk(self, folder: Path) -> NoReturn:
         """Raise the `UserError` of a worker that could not write to the folder of states."""
