@@ -18,6 +18,7 @@ from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
+from w2s_plugins.study import worker
 from w2s_plugins.study.commands import choose_slots
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import acquire
@@ -143,10 +144,10 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     third.wait_until(lambda: len(metrics.read_text()) > length)
     assert third.end(signal.SIGKILL) == -signal.SIGKILL
     deadline = time.monotonic() + 30
-    while processes_of(bad):
+    while "1 stopped" not in cli("status", root)[1]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert read_json(bad.state_file("json"))["state"] == "stopped"
+    assert not processes_of(bad)
     assert list(bad.path.glob("recovery-*")) != saved, "it has got further"
 
     # ---- two runners share what is left
@@ -176,9 +177,9 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
-def test_a_training_ends_with_its_worker() -> None:
-    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _dies_with\n"
-            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_dies_with(os.getpid())).pid, flush=True)\n"
+def test_a_training_ends_with_its_runner() -> None:
+    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _ends_with\n"
+            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_ends_with(os.getpid())).pid, flush=True)\n"
             "time.sleep(60)")
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     training = Path("/proc") / worker.stdout.readline().strip()
@@ -271,32 +272,25 @@ def test_run_one(tmp_path: Path, cli: Cli) -> None:
     assert code == 2 and f"(nearest: {weak.id}" in err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a training with its worker")
-def test_a_worker_that_is_killed(tmp_path: Path, cli: Cli) -> None:
-    """The run fails with the reason; the next `study run` goes on with it."""
+def test_a_training_that_is_killed(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the system that ran out of memory, for one: it gets one more try, then the reason is told."""
     root, said = tmp_path / "out", []
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]
+    script = tmp_path / "dies.py"  # in place of a training
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    out = Pool([weak], make_slots(1, [], None), say=said.append).run()
+    assert out.exit_code == 1 and starts(weak) == 2
+    assert said[0].startswith(f"{weak.id}: exit code -9: ") and said[0].endswith("; trying once more")
+    assert said[1].startswith(f"FAILED {weak.id}: exit code -9: ")
+    _, text, _ = cli("status", root)
+    assert "1 failed" in text and f"FAILED {weak.id}: exit code -9" in text
 
-    def kill(pool: Pool, number: int, result: str = "") -> bool:
-        deadline = time.monotonic() + 60
-        while pool.step() and (not weak.state_file("log").exists() or starts(weak) < number):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        if result:
-            weak.path.mkdir(exist_ok=True)
-            (weak.path / "result.json").write_text(result)
-        pool.slots[0].process.kill()
-        pool.slots[0].process.wait()
-        return pool.step()
-
-    pool = Pool([weak], make_slots(1, [], None), say=said.append)
-    assert not kill(pool, 1) and f"FAILED {weak.id}: its worker was ended by SIGKILL" in said[-1]
-    _, out, _ = cli("status", root)
-    assert "1 failed" in out and f"FAILED {weak.id}: its worker was ended by SIGKILL" in out
-
-    pool = Pool([weak], make_slots(1, [], None), say=said.append)
-    assert not kill(pool, 2, '{"metrics": {}}') and f"[1/1] {weak.id}" in said[-1], "it was killed on its way out"
+    script.write_text(f"open({str(weak.path / 'result.json')!r}, 'w').write('{{}}')\nraise SystemExit(1)\n")
+    weak.path.mkdir(exist_ok=True)
+    assert Pool([weak], make_slots(1, [], None), say=said.append).run().exit_code == 0
+    assert f"[1/1] {weak.id}" in said[-1], "it had come to its end"
 
 
 def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
@@ -309,7 +303,7 @@ def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
     filler = fill(disk)
     code, _, err = cli("run", spec, "--output", root, "--jobs", 1)
     assert code == 2 and re.search(r"error: \S+study.yaml: cannot be written .*make room and start the same", err)
-    with pytest.raises(UserError, match=r"state: cannot be written .*No space left"):  # a worker finds no room
+    with pytest.raises(UserError, match=r"state/\S+: cannot be written .*No space left"):
         Pool(plan, make_slots(1, [], None), say=said.append).run()
     now = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
     assert said == [] and {path: text for path, text in now.items() if text} == before  # a log may have its name
@@ -317,11 +311,38 @@ def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
     assert acquire(plan[0], 120.0).number == 1, "free at once"
 
 
+def test_what_runs_is_stopped_when_nothing_can_be_noted(
+        tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner ends with one line for the run whose log cannot be written, and the other run saves."""
+    root, said = tmp_path / "out", []
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak, ceiling, *_ = load_plan(root)
+    script = tmp_path / "saves.py"  # in place of a training
+    script.write_text("import signal, sys, time\n"
+                      "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+                      "print('ready', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    pool = Pool([weak, ceiling], make_slots(2, [], None), say=said.append)
+    log = weak.state_file("log")
+
+    class Ready(Stop):
+        def __bool__(self) -> bool:
+            if log.exists() and "ready" in log.read_text() and not ceiling.state_file("log").exists():
+                ceiling.state_file("log").mkdir()
+                pool.slots.append(make_slots(1, [], None)[0])
+            return super().__bool__()
+
+    pool.slots.pop()
+    pool.stop = Ready()
+    with pytest.raises(UserError, match=rf"{ceiling.id}.log: cannot be written"):
+        pool.run()
+    assert said[-1] == "an error: 1 runs are saving where they are" and log.read_text().endswith("saved\n")
+    assert read_json(weak.state_file("json"))["state"] == "stopped" and acquire(weak, 120.0), "the lock is free"
+
+
 def test_a_training_without_a_lock_to_touch_is_stopped(
         disk: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its sign of life is so old that others take it over; it has time to save."""
-    from w2s_plugins.study import worker
-
     root = tmp_path / "out"
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]
@@ -351,8 +372,6 @@ def test_a_training_without_a_lock_to_touch_is_stopped(
 
 def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slept wakes up: others hold its run, so its process ends without a word to disk."""
-    from w2s_plugins.study import worker
-
     root = tmp_path / "out"
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]
