@@ -96,6 +96,7 @@ def starts(run: PlannedRun) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # twelve trainings are started one after another
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     weights = tmp_path / "weights.pth"
