@@ -9,6 +9,7 @@ from w2s_plugins.versions import check_versions
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.parser import fill
 from w2s_plugins.errors import run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
@@ -79,7 +80,8 @@ def main() -> None:
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     if args.protocol:
-        protocol.run_w2s(args, given, parser, train)
+        protocol.run_w2s({name: getattr(args, name) for name in given}, parser,
+                         lambda flags: train(*fill(parser, flags)))
     else:
         train(args, given)
     end_process(0)

@@ -4,7 +4,7 @@
 
 Moments are drawn over the whole of a run, or shortly after it has begun to do something that takes little of its time:
 to cache targets, to write a checkpoint, to evaluate, or to export. A study is killed at any moment: the runner alone,
-or with its workers and their trainings.
+or with its trainings.
 """
 
 import argparse

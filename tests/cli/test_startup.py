@@ -13,12 +13,18 @@ HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
 
 @pytest.fixture
-def light(tmp_path: Path) -> Callable[..., Done]:
-    """Runs a script where nothing heavy can be imported."""
+def light_env(tmp_path: Path) -> dict[str, str]:
+    """Environment in which nothing heavy can be imported."""
     for name in HEAVY:
         (tmp_path / "heavy" / name).mkdir(parents=True)
         (tmp_path / "heavy" / name / "__init__.py").write_text(f"raise RuntimeError('{name} was imported')")
-    env = environment(PYTHONPATH=str(tmp_path / "heavy"))
+    return environment(PYTHONPATH=str(tmp_path / "heavy"))
+
+
+@pytest.fixture
+def light(tmp_path: Path, light_env: dict[str, str]) -> Callable[..., Done]:
+    """Runs a script there."""
+    env = light_env
     return lambda *flags, **kwargs: run_script(*flags, cwd=tmp_path, env={**env, **kwargs.pop("env", {})}, **kwargs)
 
 
@@ -26,6 +32,28 @@ def light(tmp_path: Path) -> Callable[..., Done]:
 def test_help(light, script):
     done = light("--help", script=script).ok()
     assert done.out.startswith(f"usage: {script}") and "--teacher-checkpoint" in done.out and done.err == ""
+
+
+@pytest.mark.parametrize("module, words, message", [
+    ("study", ["--help"], "usage: python -m w2s_plugins.study"),
+    ("study", ["plan", "--help"], "usage: python -m w2s_plugins.study plan"),
+    ("study", ["plna", "x.yaml"], "COMMAND: unknown choice 'plna' (nearest: plan"),
+    ("study", ["run", "x.yaml", "--jbos", "2"], "run: unknown argument '--jbos' (nearest: --jobs"),
+    ("study", ["run", "x.yaml", "--jobs", "0"], "--jobs: expected at least 1, found 0"),
+    ("study", ["status", "no"], "no: no folder of a study"),
+    ("hub", ["--help"], "usage: python -m w2s_plugins.hub"),
+    ("hub", ["push", "--help"], "usage: python -m w2s_plugins.hub push"),
+    ("hub", ["push", "no", "me/x", "--pivate"], "unrecognized arguments: --pivate"),
+    ("hub", ["push", "no", "me/x"], "no run folder no"),
+])
+def test_commands_of_the_package(light_env, module, words, message):
+    done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *words], cwd=ROOT, env=light_env,
+                          capture_output=True, text=True)
+    if "--help" in words:
+        assert done.returncode == 0 and done.stdout.startswith(message) and done.stderr == ""
+    else:
+        assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.{module}: error: {message}")
+        assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -509,12 +509,12 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
         [*TINY, "--model", "w2s_cnn2", *plugin, "--kd-model-name", "hf-hub:me/weka"],
     ], env, tmp_path)
     good.ok()
-    assert_says(absent.error, "--teacher hf-hub:me/weka", "no repository me/weka", "nearest: me/weak", "hf auth login")
-    assert_says(private.error, "no repository me/private", "hf auth login", "HF_TOKEN")
+    assert_says(absent.error, "--teacher hf-hub:me/weka: no such repository", "hf auth login")
+    assert_says(private.error, "no such repository", "hf auth login", "HF_TOKEN")
     assert_says(gated.error, "--model hf-hub:me/gated", "gated", "ask for access")
-    assert_says(revision.error, "me/weak has no revision 'maim'", "nearest: main")
-    assert_says(missing.error, "--model hf-hub:me/weka", "no repository")
-    assert_says(absent_kd.error, "--kd-model-name hf-hub:me/weka", "no repository")
+    assert_says(revision.error, "hf-hub:me/weak@maim", "no such revision")
+    assert_says(missing.error, "--model hf-hub:me/weka", "no such repository")
+    assert_says(absent_kd.error, "--kd-model-name hf-hub:me/weka", "no such repository")
 
     hub_server.__exit__()
     cached, unreachable, push = run_many([
@@ -524,7 +524,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
          "--experiment", "pushed"],
     ], {**env, "HF_TOKEN": "hf_unused"}, tmp_path)
     cached.ok()
-    assert_says(unreachable.error, "cannot be reached", "local cache has only me/weak")
+    assert_says(unreachable.error, "cannot be reached")
     assert_says(push.error, "push to me/new", "w2s_plugins.hub push")
     assert (tmp_path / "pushed" / "result.json").exists()
 

@@ -212,8 +212,8 @@ def test_refused(here: Run, flags: list[str], message: str) -> None:
 
 @pytest.mark.parametrize(("text", "message"), [
     ("train_slice: 0:60", "train_slice 0:60, but --weak-fraction 40 gives the teacher 0:40: leave it out of the file"),
-    ("experiment: t", "experiment is settled by the protocol"),
-    ("weak-fraction: 20", "weak_fraction is settled by the protocol"),
+    ("experiment: t", "experiment is set by the protocol"),
+    ("weak-fraction: 20", "weak_fraction is set by the protocol"),
     ("model: w2s_cnn5", "model w2s_cnn5 is not --teacher w2s_cnn2"),
     ("epochs: -1", "--epochs -1: expected at least 1"),
     ("epocs: 1", "unknown key 'epocs' (nearest: epochs"),

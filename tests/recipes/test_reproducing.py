@@ -46,7 +46,7 @@ def test_trainings_are_valid(commands: list[list[str]], monkeypatch: pytest.Monk
     for argv in trainings(commands):
         args, given = parse(train_parser(), argv)
         if args.protocol:
-            protocol.check_flags(args)
+            protocol.check_flags(vars(args))
             args.protocol = args.ceiling_checkpoint = None
         resolve_train_args(args, given)
         if args.teacher:

@@ -115,10 +115,10 @@ def test_the_paper_s_settings_are_those_of_the_recipes(cli: Cli) -> None:
     (["--config", "hparams/imagenet_v0.yaml"], "cost: hparams/imagenet_v0.yaml names no student; give --model NAME"),
     (["--config", "hparams/imagenet_v1.yaml"], "--config hparams/imagenet_v1.yaml: no such file (nearest: "),
     (["--gpu", "a10"], "--gpu: unknown GPU 'a10' (nearest: a100"),
-    (["--utilisation", 1.5], "--utilisation 1.5: expected a share above 0, at most 1"),
-    (["--epochs", 0], "--epochs 0: expected at least 1"),
+    (["--utilisation", 1.5], "--utilisation: expected a share above 0, at most 1, found 1.5"),
+    (["--epochs", 0], "--epochs: expected at least 1, found 0"),
     (["--epoch", 3], "cost: unknown argument '--epoch' (nearest: --epochs"),
-    (["--images", "many"], "--images: invalid int value: 'many'"),
+    (["--images", "many"], "--images: invalid count value: 'many'"),
 ])
 def test_errors(cli: Cli, flags: list[object], message: str) -> None:
     code, out, err = cli("cost", *flags)

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.losses.base import LOSSES
-from w2s_plugins.study.estimate import makespan
+from w2s_plugins.study.estimate import narrowed
 from w2s_plugins.study.layout import PlannedRun, load_plan
 from w2s_plugins.study.plan import encode, lies_within, make_plan
 from w2s_plugins.study.spec import read_spec
+from w2s_plugins.study.status import makespan
 
 from .conftest import Cli
 from .specs import BASE, changed, write
@@ -134,17 +136,34 @@ def test_the_parser_reads_what_is_written(flags: dict) -> None:
 
 def test_what_is_printed_and_written(tmp_path: Path, cli: Cli) -> None:
     spec = write(tmp_path, changed(weak=models("a", "b"), seeds=2))
-    code, out, err = cli("plan", spec, "--output", tmp_path / "out", "--jobs", 2)
+    code, out, err = cli("plan", spec, "--no-estimate")
     assert code == 0, err
     assert "small: 2 weak x 1 strong x 2 losses x 1 protocols x 2 seeds" in out
     assert "14 runs: 4 weak teachers and 2 ceilings, each trained once, for 8 students; 4 caches of targets" in out
     assert re.search(r"^student +b +s +w2s +64:160 +1 +4 +-$", out, re.M) and "losses: hard, kd\n" in out
     assert re.search(r"^weak +a +- +- +0:64 +1 +2 +2$", out, re.M)
     assert re.search(r"^ceiling +- +s +- +64:160 +1 +2 +4$", out, re.M)
+    assert "estimated" not in out and "finished" not in out
+
+
+def test_what_it_will_take(tmp_path: Path, cli: Cli) -> None:
+    """One run of each kind is trained on a few samples, the student with the teacher that was measured."""
+    spec = write(tmp_path, changed(seeds=2, base={**BASE, "epochs": 3, "select": "best", "select_split": 0.1}))
+    code, out, err = cli("plan", spec, "--output", tmp_path / "out", "--jobs", 2)
+    assert code == 0, err
     assert re.search(r"^estimated: (\d+m)?\d+s of work, (\d+m)?\d+s with 2 at a time", out, re.M)
-    assert len(load_plan(tmp_path / "out")) == 14 and "0 of 14 runs are finished" in out
+    assert len(load_plan(tmp_path / "out")) == 8 and "0 of 8 runs are finished" in out
     code, out, err = cli("status", tmp_path / "out")
-    assert code == 0 and re.search(r"14 runs: 14 waiting; time left: \d", out), "as estimated"
+    assert code == 0 and re.search(r"8 runs: 8 waiting; time left: \d", out), "as estimated"
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(changed(base={**BASE, "opt": "no_such"})))
+    code, _, err = cli("plan", tmp_path / "broken.yaml")
+    assert code == 2 and "no_such" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    (None, "0:12"), ("40:80", "40:52"), ("40:", "40:52"), ("0.5:1", "0.5:0.51"), (":0.005", "0.0:0.005")])
+def test_a_slice_is_narrowed_to_a_few_samples(text: str | None, expected: str) -> None:
+    assert narrowed(text, 12, range(1200)) == expected
 
 
 @pytest.mark.parametrize(("changes", "message"), [

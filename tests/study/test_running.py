@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
-from w2s_plugins.study.commands import slots_of
+from w2s_plugins.study import worker
+from w2s_plugins.study.commands import choose_slots
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import acquire
 from w2s_plugins.study.pool import Pool, make_slots
@@ -96,6 +96,7 @@ def starts(run: PlannedRun) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # twelve trainings are started one after another
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     weights = tmp_path / "weights.pth"
@@ -144,10 +145,10 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     third.wait_until(lambda: len(metrics.read_text()) > length)
     assert third.end(signal.SIGKILL) == -signal.SIGKILL
     deadline = time.monotonic() + 30
-    while processes_of(bad):
+    while "1 stopped" not in cli("status", root)[1]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert read_json(bad.state_file("json"))["state"] == "stopped"
+    assert not processes_of(bad)
     assert list(bad.path.glob("recovery-*")) != saved, "it has got further"
 
     # ---- two runners share what is left
@@ -177,9 +178,9 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
-def test_a_training_ends_with_its_worker() -> None:
-    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _dies_with\n"
-            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_dies_with(os.getpid())).pid, flush=True)\n"
+def test_a_training_ends_with_its_runner() -> None:
+    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _ends_with\n"
+            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_ends_with(os.getpid())).pid, flush=True)\n"
             "time.sleep(60)")
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     training = Path("/proc") / worker.stdout.readline().strip()
@@ -231,23 +232,23 @@ def test_devices_of_others_are_refused(tmp_path: Path, cli: Cli, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
-    assert [slot.env for slot in slots_of(Namespace(devices="7", jobs=None, threads=None))] == [
+    assert [slot.env for slot in choose_slots(None, "7", None)] == [
         {"CUDA_VISIBLE_DEVICES": "7"}]
     code, _, err = cli("run", write(tmp_path, changed()), "--output", tmp_path / "out", "--devices", "0,6")
     assert code == 2 and "--devices 0,6: 0 is not one of 6, 7, the GPUs that this process may use" in err
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert slots_of(Namespace(devices="GPU-8932f937", jobs=None, threads=None))[0].env == {
+    assert choose_slots(None, "GPU-8932f937", None)[0].env == {
         "CUDA_VISIBLE_DEVICES": "GPU-8932f937"}
     with pytest.raises(UserError, match="2 is not one of 0, 1"):
-        slots_of(Namespace(devices="2", jobs=None, threads=None))
+        choose_slots(None, "2", None)
     monkeypatch.undo()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert all("CUDA_VISIBLE_DEVICES" not in slot.env for slot in slots_of(
-        Namespace(devices=None, jobs=None, threads=None))), "on the CPU"
+    assert all("CUDA_VISIBLE_DEVICES" not in slot.env for slot in choose_slots(
+        None, None, None)), "on the CPU"
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--jobs", "0"], "--jobs 0: expected at least 1"), (["--devices", "0,0"], "a device is there twice"),
+    (["--jobs", "0"], "--jobs: expected at least 1, found 0"), (["--devices", "0,0"], "a device is there twice"),
     (["--devices", "0", "--jobs", "1"], "not allowed with argument"), (["--job", "1"], "nearest: --jobs"),
 ])
 def test_bad_flags(tmp_path: Path, cli: Cli, flags: list[str], message: str) -> None:
@@ -272,33 +273,25 @@ def test_run_one(tmp_path: Path, cli: Cli) -> None:
     assert code == 2 and f"(nearest: {weak.id}" in err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a training with its worker")
-def test_a_worker_that_is_killed(tmp_path: Path, cli: Cli) -> None:
+def test_a_training_that_is_killed(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the system that ran out of memory, for one: it gets one more try, then the reason is told."""
     root, said = tmp_path / "out", []
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]
+    script = tmp_path / "dies.py"  # in place of a training
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    out = Pool([weak], make_slots(1, [], None), say=said.append).run()
+    assert out.exit_code == 1 and starts(weak) == 2
+    assert said[0].startswith(f"{weak.id}: exit code -9: ") and said[0].endswith("; trying once more")
+    assert said[1].startswith(f"FAILED {weak.id}: exit code -9: ")
+    _, text, _ = cli("status", root)
+    assert "1 failed" in text and f"FAILED {weak.id}: exit code -9" in text
 
-    def kill(pool: Pool, number: int, result: str = "") -> bool:
-        deadline = time.monotonic() + 60
-        while pool.step() and (not weak.state_file("log").exists() or starts(weak) < number):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        if result:
-            weak.path.mkdir(exist_ok=True)
-            (weak.path / "result.json").write_text(result)
-        pool.slots[0].process.kill()
-        pool.slots[0].process.wait()
-        return pool.step()
-
-    pool = Pool([weak], make_slots(1, [], None), say=said.append)
-    assert kill(pool, 1) and said[0] == f"{weak.id}: its worker was ended by SIGKILL; trying once more"
-    assert not kill(pool, 2) and f"FAILED {weak.id}: its worker was ended by SIGKILL twice" in said[-1]
-    _, out, _ = cli("status", root)
-    assert "1 failed" in out and f"FAILED {weak.id}: its worker was ended by SIGKILL" in out
-
-    pool = Pool([weak], make_slots(1, [], None), say=said.append)
-    assert not kill(pool, 3, '{"metrics": {}}') and f"[1/1] {weak.id}" in said[-1], "it was killed on its way out"
+    script.write_text(f"open({str(weak.path / 'result.json')!r}, 'w').write('{{}}')\nraise SystemExit(1)\n")
+    weak.path.mkdir(exist_ok=True)
+    assert Pool([weak], make_slots(1, [], None), say=said.append).run().exit_code == 0
+    assert f"[1/1] {weak.id}" in said[-1], "it had come to its end"
 
 
 def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
@@ -311,7 +304,7 @@ def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
     filler = fill(disk)
     code, _, err = cli("run", spec, "--output", root, "--jobs", 1)
     assert code == 2 and re.search(r"error: \S+study.yaml: cannot be written .*make room and start the same", err)
-    with pytest.raises(UserError, match=r"state: cannot be written .*No space left"):  # a worker finds no room
+    with pytest.raises(UserError, match=r"state/\S+: cannot be written .*No space left"):
         Pool(plan, make_slots(1, [], None), say=said.append).run()
     now = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
     assert said == [] and {path: text for path, text in now.items() if text} == before  # a log may have its name
@@ -319,11 +312,38 @@ def test_full_disk(disk: Path, tmp_path: Path, cli: Cli) -> None:
     assert acquire(plan[0], 120.0).number == 1, "free at once"
 
 
+def test_what_runs_is_stopped_when_nothing_can_be_noted(
+        tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner ends with one line for the run whose log cannot be written, and the other run saves."""
+    root, said = tmp_path / "out", []
+    cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
+    weak, ceiling, *_ = load_plan(root)
+    script = tmp_path / "saves.py"  # in place of a training
+    script.write_text("import signal, sys, time\n"
+                      "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+                      "print('ready', flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    pool = Pool([weak, ceiling], make_slots(2, [], None), say=said.append)
+    log = weak.state_file("log")
+
+    class Ready(Stop):
+        def __bool__(self) -> bool:
+            if log.exists() and "ready" in log.read_text() and not ceiling.state_file("log").exists():
+                ceiling.state_file("log").mkdir()
+                pool.slots.append(make_slots(1, [], None)[0])
+            return super().__bool__()
+
+    pool.slots.pop()
+    pool.stop = Ready()
+    with pytest.raises(UserError, match=rf"{ceiling.id}.log: cannot be written"):
+        pool.run()
+    assert said[-1] == "an error: 1 runs are saving where they are" and log.read_text().endswith("saved\n")
+    assert read_json(weak.state_file("json"))["state"] == "stopped" and acquire(weak, 120.0), "the lock is free"
+
+
 def test_a_training_without_a_lock_to_touch_is_stopped(
         disk: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its sign of life is so old that others take it over; it has time to save."""
-    from w2s_plugins.study import worker
-
     root = tmp_path / "out"
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]
@@ -353,8 +373,6 @@ def test_a_training_without_a_lock_to_touch_is_stopped(
 
 def test_a_run_that_was_taken_over_is_left_alone(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slept wakes up: others hold its run, so its process ends without a word to disk."""
-    from w2s_plugins.study import worker
-
     root = tmp_path / "out"
     cli("plan", write(tmp_path, changed()), "--output", root, "--no-estimate")
     weak = load_plan(root)[0]

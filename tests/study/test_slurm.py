@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from w2s_plugins.study.layout import PlannedRun, load_plan
-from w2s_plugins.study.slurm import LARGEST_ARRAY, Submission, split_stages
+from w2s_plugins.study.slurm import LARGEST_ARRAY, Submission
 
 from .conftest import Cli
 from .specs import changed, write
@@ -133,12 +133,10 @@ def test_shellcheck(root: Path, cli: Cli) -> None:
     subprocess.run([shellcheck, "--severity=warning", root / "submit.sbatch"], check=True)
 
 
-def test_stages_and_large_arrays(tmp_path: Path) -> None:
-    def run(name: str, *needs: str) -> PlannedRun:
-        return PlannedRun(name, "weak", name, None, None, None, None, 0, [], list(needs), tmp_path)
+def test_large_arrays(tmp_path: Path) -> None:
+    def run(name: str) -> PlannedRun:
+        return PlannedRun(name, "weak", name, None, None, None, None, 0, [], [], tmp_path)
 
-    runs = [run("a"), run("b", "a"), run("c", "b", "gone"), run("d")]
-    assert [[r.id for r in stage] for stage in split_stages(runs)] == [["a", "d"], ["b"], ["c"]]
     (tmp_path / "state").mkdir()
     submission = Submission(tmp_path, [], None, None)
     (stage,) = submission.write([run(f"r{i}") for i in range(LARGEST_ARRAY + 5)])

@@ -1,11 +1,12 @@
 """The parsers of the two scripts: flags, YAML files and defaults merged, every key checked."""
 
 import argparse
+import copy
 import functools
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, nearest, one_line
@@ -81,9 +82,14 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     for layer in (*layers, typed):
         _overlay(given, layer)
     check_values(given)
-    args = argparse.Namespace(**{**parser.defaults(), **given})
+    args, _ = fill(parser, given)
     refuse_idle(parser, args, {name for layer in layers for name in layer}, typed)
     return args, set(given)
+
+
+def fill(parser: Parser, given: Mapping[str, object]) -> tuple[argparse.Namespace, set[str]]:
+    """Return all flags, with defaults where nothing is given, and the names of those that are given."""
+    return argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)}), set(given)
 
 
 def _overlay(values: dict[str, object], later: dict[str, object]) -> None:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from w2s_plugins.errors import OneLineParser, UserError, nearest, run_main
-
-from .push import push_export
+from ..errors import OneLineParser, UserError, nearest, run_main
 
 
 def main() -> None:
@@ -22,6 +20,8 @@ def main() -> None:
     if not args.run.is_dir():
         siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
         raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")
+    from .push import push_export  # after the flags: it takes seconds
+
     inside = args.run.resolve().name == "export" and not (args.run / "export").is_dir()
     print(push_export(args.run if inside else args.run / "export", args.repo_id, private=args.private,
                       revision=args.revision, commit_message=args.commit_message))

@@ -1,7 +1,7 @@
 """A run that is already there, taken in place of one that would be trained again: is it what would come out?"""
 
 import argparse
-import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -9,6 +9,7 @@ import yaml
 from ..build.data import build_data
 from ..build.resolve import resolve_train_args
 from ..cli.outcome import other_values
+from ..cli.parser import fill, train_parser
 from ..data.datasets import describe
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
@@ -60,14 +61,14 @@ def read_result(folder: Path, flag: str, evaluated: bool = True) -> dict:
     return content
 
 
-def resolved(args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
-    """Return the flags as a run would write them to its args.yaml; the number of classes is left open."""
-    wanted = copy.deepcopy(args)
-    resolve_train_args(wanted, set(given))
-    return wanted
+def resolved(flags: Mapping[str, object]) -> dict[str, object]:
+    """Return all flags as a run with these would write them to its args.yaml; the number of classes is left open."""
+    args, given = fill(train_parser(), flags)
+    resolve_train_args(args, given)
+    return vars(args)
 
 
-def other_flags(folder: Path, wanted: argparse.Namespace, flag: str) -> list[str]:
+def other_flags(folder: Path, wanted: Mapping[str, object], flag: str) -> list[str]:
     """Return in which flags the run in ``folder`` differs from ``wanted``, as text, for what changes its outcome.
 
     Args:
@@ -75,13 +76,13 @@ def other_flags(folder: Path, wanted: argparse.Namespace, flag: str) -> list[str
         wanted: flags from `resolved`.
         flag: the flag that named the folder.
     """
-    theirs, ours = read_run_args(folder, flag), yaml.safe_load(yaml.safe_dump(vars(wanted)))
-    if ours["num_classes"] is None:  # settled by the data
+    theirs, ours = read_run_args(folder, flag), yaml.safe_load(yaml.safe_dump(dict(wanted)))
+    if ours["num_classes"] is None:  # that of the data
         del ours["num_classes"]
     return [f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in other_values(theirs, ours).items()]
 
 
-def check_same_run(folder: Path, wanted: argparse.Namespace, record: dict, flag: str) -> None:
+def check_same_run(folder: Path, wanted: Mapping[str, object], record: dict, flag: str) -> None:
     """Raise a `UserError` unless the run in ``folder`` was made with the flags ``wanted``, on the samples they name.
 
     Args:
@@ -93,9 +94,9 @@ def check_same_run(folder: Path, wanted: argparse.Namespace, record: dict, flag:
     if changed := other_flags(folder, wanted, flag):
         raise UserError(f"{flag} {folder}: that run had other flags: {'; '.join(changed)}; repeat them, or leave out "
                         f"{flag} and it is trained anew")
-    data = build_data(wanted)
-    for split, dataset, name in (("train", data.train, wanted.train_split), ("val", data.val, wanted.val_split)):
-        ours, theirs = describe(dataset, wanted.dataset, name), record["data"]["splits"][split]
+    data = build_data(argparse.Namespace(**wanted))
+    for split, dataset, name in (("train", data.train, wanted["train_split"]), ("val", data.val, wanted["val_split"])):
+        ours, theirs = describe(dataset, wanted["dataset"], name), record["data"]["splits"][split]
         if (theirs["fingerprint"], theirs["num_samples"]) != (ours.fingerprint, ours.num_samples):
             raise UserError(f"{flag} {folder}: that run had other samples of '{name}': {theirs['num_samples']} with "
                             f"fingerprint {theirs['fingerprint']}, here {ours.num_samples} with {ours.fingerprint}")

@@ -5,19 +5,18 @@ the teacher's labels only; the ceiling is the student trained on the second part
 evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
 
 ``--label-noise`` is that of the labels one has: the teacher is trained on it, and the student where it sees labels;
-``label_noise: null`` in ``--weak-config`` spares the teacher. The ceiling always sees the clean labels of all samples
-of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held out for
-student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
+``label_noise: null`` in ``--weak-config`` gives the teacher clean labels. The ceiling always sees the clean labels of
+all samples of its part; ``--clean-select`` is the student's alone. With ``--select-split`` the same samples are held
+out for student and ceiling; epochs of the student are ranked against its teacher, those of the ceiling by ground truth.
 """
 
 import argparse
 import contextlib
-import copy
 import csv
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from torch.utils.data import IterableDataset
 from ..build.data import build_data, open_train_split, open_val_split
 from ..build.resolve import check_model_name, resolve_data_dir, split_names
 from ..cli.declare import Parser, Role
-from ..cli.parser import read_config, train_parser
+from ..cli.parser import fill, read_config, train_parser
 from ..cli.values import check_values
 from ..data import take_slice
 from ..data.overlap import sample_names
@@ -42,7 +41,6 @@ from ..models.foreign import refuse_addresses
 from ..monitor import format_table
 from ..registry import load_plugins
 from ..run.checkpoint import read_run_args
-from ..run.folder import run_root
 from ..run.record import PREDICTIONS
 from ..teachers.teacher import TeacherSettings, load_frozen_model
 from .earlier import check_same_run, other_flags, read_result, resolved
@@ -54,65 +52,66 @@ RESAMPLES, CONFIDENCE = 2000, 0.95
 NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION, "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE}
 
 
-def run_w2s(
-        args: argparse.Namespace,
-        given: set[str],
-        parser: Parser,
-        train: Callable[[argparse.Namespace, set[str]], dict],
-) -> None:
+def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
     """Train teacher, ceiling and student, and write ``result.json`` with the performance gap recovered.
 
     Args:
-        args: flags of the student, unresolved.
-        given: names of those that were set by hand.
+        given: flags of the student that were set by hand.
         parser: knows the defaults.
-        train: trains one model and returns its record.
+        train: trains one model with the flags that it is given, and returns its record.
 
     Raises:
         UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
     """
-    check_flags(args)
-    resolve_data_dir(args)
-    first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
-    stages = Stages(args, given, parser, run_root(args) / args.experiment, train)
-    trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
-    weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
+    filled, _ = fill(parser, given)
+    resolve_data_dir(filled)
+    flags = vars(filled)
+    check_flags(flags)
+    whole, amount = flags["train_slice"], flags["weak_fraction"]
+    first, second = split_slice(whole, amount) if amount else ("", whole)
+    folder = Path(flags["output"] or "./output/train") / flags["experiment"]
+    stages = Stages(given, parser, folder, train, go_on=bool(flags["resume"]))
+    trains_teacher = first and not flags["teacher_checkpoint"] and not flags["teacher"].startswith(
+        ("hf-hub:", "local-dir:"))
+    weak_source = str(folder / "weak") if trains_teacher else flags["teacher_checkpoint"]
     stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
-    stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=args.ceiling_checkpoint)
+    stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=flags["ceiling_checkpoint"])
     if trains_teacher:
-        plan_teacher(args, parser, stages, first)
-        check_data(args, stages, second)
+        plan_teacher(flags, parser, stages, first)
+        check_data(flags, stages, second)
         stages.run("weak")
     else:
-        take_trained_teacher(args, second, stages)
+        take_trained_teacher(flags, second, stages)
     ceiling = stages.run("ceiling")
     stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
     if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(args, stages)
-        write_json(stages.folder / "result.json", record)
+        record = make_record(flags, stages)
+        write_json(folder / "result.json", record)
         print(closing_table(record))
-        print(f"* {stages.folder / 'result.json'}")
+        print(f"* {folder / 'result.json'}")
 
 
-def check_flags(args: argparse.Namespace) -> None:
+def check_flags(flags: Mapping[str, object]) -> None:
     """Refuse what the protocol cannot do, before anything is trained."""
-    closed = args.weak_fraction if isinstance(args.weak_fraction, float) and args.weak_fraction else 0.5
+    amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
     rules = [
-        (not args.teacher, "--protocol w2s needs a --teacher NAME: the weak model"),
-        (not args.experiment, "--protocol w2s makes several runs in one folder: name it with --experiment"),
-        (not args.val_split, "--protocol w2s compares on a test set: leave out --val-split ''"),
-        (same_split(args.train_split, args.val_split) and not args.val_slice,
-         f"--protocol w2s would test on what it trains on: --val-split {args.val_split} is --train-split "
-         f"{args.train_split}; give another split, or cut it with --train-slice A:B --val-slice B:C"),
-        (args.no_teacher_eval, "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
-        (args.episodic, "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
-        (args.select == "best" and args.select_split is None,
+        (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
+        (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
+        (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
+        (same_split(train, val) and not flags["val_slice"],
+         f"--protocol w2s would test on what it trains on: --val-split {val} is --train-split {train}; give another "
+         "split, or cut it with --train-slice A:B --val-slice B:C"),
+        (flags["no_teacher_eval"], "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
+        (flags["episodic"],
+         "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
+        (flags["select"] == "best" and flags["select_split"] is None,
          "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
          "weakly labelled set, or --select last"),
-        (not 0 < closed < 1, f"--weak-fraction {args.weak_fraction}: expected a share between 0 and 1, or a count, "
-         "or 0 for a teacher that is trained already"),
-        (args.resume not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
-        (args.ceiling_acc is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
+        (isinstance(amount, float) and amount and not 0 < amount < 1,
+         f"--weak-fraction {amount}: expected a share between 0 and 1, or a count, or 0 for a teacher that is trained "
+         "already"),
+        (flags["resume"] not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
+        (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
         if broken:
@@ -165,54 +164,56 @@ def defaults(parser: Parser, role: Role) -> dict[str, object]:
     return {name: values[name] for name in sorted(parser.names(role))}
 
 
-def plan_teacher(args: argparse.Namespace, parser: Parser, stages: "Stages", first: str) -> None:
+def plan_teacher(flags: Mapping[str, object], parser: Parser, stages: "Stages", first: str) -> None:
     """Plan the training of the teacher on the slice ``first``."""
-    flags = weak_flags(args, parser, first)
+    own = weak_flags(flags, parser, first)
     try:
-        check_values(flags)
-        stages.plan("weak", flags, first)
+        check_values(own)
+        stages.plan("weak", own, first)
     except UserError as error:
-        where = f"--weak-config {' '.join(args.weak_config)}" if args.weak_config else "--protocol w2s, the teacher"
+        files = flags["weak_config"]
+        where = f"--weak-config {' '.join(files)}" if files else "--protocol w2s, the teacher"
         raise UserError(f"{where}: {error}") from error
 
 
-def weak_flags(args: argparse.Namespace, parser: Parser, first: str) -> dict[str, object]:
+def weak_flags(flags: Mapping[str, object], parser: Parser, first: str) -> dict[str, object]:
     """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
 
     Args:
-        args: flags of the student.
+        flags: of the student.
         parser: knows the defaults.
         first: the teacher's slice of the training split.
 
     Raises:
         UserError: a file that cannot be read, or says otherwise than the protocol.
     """
-    flags = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": args.teacher,
-             "model_kwargs": dict(args.teacher_kwargs)}
-    if args.teacher_img_size:
-        flags["img_size"] = args.teacher_img_size
-    for file in args.weak_config:
+    own = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": flags["teacher"],
+           "model_kwargs": flags["teacher_kwargs"]}
+    if flags["teacher_img_size"]:
+        own["img_size"] = flags["teacher_img_size"]
+    for file in flags["weak_config"]:
         values = read_config(file, parser, flag="--weak-config")
-        check_weak_values(values, args, first, parser, f"--weak-config {file}")
-        flags.update({name: value for name, value in values.items() if name != "train_slice"})
-    if "," in flags["model"]:
-        raise UserError(f"--protocol w2s trains one teacher, --teacher {args.teacher} names several: train them "
+        check_weak_values(values, flags, first, parser, f"--weak-config {file}")
+        own.update({name: value for name, value in values.items() if name != "train_slice"})
+    if "," in own["model"]:
+        raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
                         "beforehand and give --teacher-checkpoint")
-    return flags
+    return own
 
 
 def check_weak_values(
-        values: dict[str, object], args: argparse.Namespace, first: str, parser: Parser, where: str) -> None:
+        values: dict[str, object], flags: Mapping[str, object], first: str, parser: Parser, where: str) -> None:
     """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
     for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
-        raise UserError(f"{where}: {name} is settled by the protocol for all of its runs: give --"
+        raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
                         f"{name.replace('_', '-')} on the command line")
     own = values.get("train_slice")
     if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
-        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {args.weak_fraction} gives the teacher "
+        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {flags['weak_fraction']} gives the teacher "
                         f"{first}: leave it out of the file, or make the two equal")
-    if values.get("model", args.teacher) != args.teacher:
-        raise UserError(f"{where}: model {values['model']} is not --teacher {args.teacher}: leave it out of the file")
+    if values.get("model", flags["teacher"]) != flags["teacher"]:
+        raise UserError(f"{where}: model {values['model']} is not --teacher {flags['teacher']}: leave it out of the "
+                        "file")
 
 
 def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
@@ -223,25 +224,22 @@ def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float 
 class Stages:
     """The stages of the protocol: all are planned, and so checked, before the first one runs.
 
-    One that is complete is not run again with ``--resume auto``.
-
     Args:
-        args: flags of the student, unresolved.
-        given: names of those that were set by hand.
+        given: flags of the student that were set by hand.
         parser: knows the defaults.
         folder: folder of the stages.
         train: trains one model and returns its record.
+        go_on: a stage that is complete is not run again.
 
     Attributes:
-        flags: unresolved flags by stage.
+        flags: flags that differ from the defaults, by stage.
         done: records by stage.
         folders: run folders by stage.
     """
 
-    def __init__(self, args: argparse.Namespace, given: set[str], parser: Parser, folder: Path, train: Callable):
-        self.args, self.given, self.parser, self.folder, self.train = args, given, parser, folder, train
-        self.flags: dict[str, argparse.Namespace] = {}
-        self.given_to: dict[str, set[str]] = {}
+    def __init__(self, given: Mapping[str, object], parser: Parser, folder: Path, train: Callable, go_on: bool):
+        self.given, self.parser, self.folder, self.train, self.go_on = given, parser, folder, train, go_on
+        self.flags: dict[str, dict[str, object]] = {}
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
 
@@ -253,7 +251,7 @@ class Stages:
             *,
             instead: str | None = None,
     ) -> None:
-        """Settle the flags of a stage, and refuse now what its run would refuse.
+        """Decide on the flags of a stage, and refuse now what its run would refuse.
 
         Args:
             name: of the stage.
@@ -264,25 +262,23 @@ class Stages:
         Raises:
             UserError: flags that do not go together, or a run that was made with others or on other samples.
         """
-        self.flags[name] = argparse.Namespace(**{
-            **copy.deepcopy(vars(self.args)), **defaults(self.parser, Role.PROTOCOL), **changes,
-            "train_slice": train_slice, "output": str(self.folder), "experiment": name})
-        self.given_to[name] = self.given | changes.keys()
+        self.flags[name] = {**self.given, **defaults(self.parser, Role.PROTOCOL), **changes,
+                            "train_slice": train_slice, "output": str(self.folder), "experiment": name}
         self.resolved(name)
         if instead:
             self.take(name, Path(instead), f"--{name}-checkpoint")
 
-    def resolved(self, name: str) -> argparse.Namespace:
+    def resolved(self, name: str) -> dict[str, object]:
         """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""
         with quietly():
-            return resolved(self.flags[name], self.given_to[name])
+            return resolved(self.flags[name])
 
     def take(self, name: str, folder: Path, flag: str) -> None:
         """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
-        record = read_result(folder, flag)
+        record, wanted = read_result(folder, flag), self.resolved(name)
         with quietly():
-            check_same_run(folder, self.resolved(name), record, flag)
-        read_predictions(folder / PREDICTIONS[self.flags[name].select])
+            check_same_run(folder, wanted, record, flag)
+        read_predictions(folder / PREDICTIONS[wanted["select"]])
         _logger.info(f"--protocol w2s: {name} is taken from {folder}")
         self.folders[name], self.done[name] = folder, record
 
@@ -298,19 +294,17 @@ class Stages:
         """
         if name in self.done:
             return self.done[name]
-        flags, folder = self.flags[name], self.folder / name
-        vars(flags).update(more)
-        self.given_to[name].update(more)
-        self.folders[name] = folder
-        if self.args.resume and (folder / "result.json").is_file():
+        self.flags[name].update(more)
+        self.folders[name] = folder = self.folder / name
+        if self.go_on and (folder / "result.json").is_file():
             if changed := other_flags(folder, self.resolved(name), "--resume auto"):
                 raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
                                 "them, delete that folder, or give another --experiment")
             _logger.info(f"--protocol w2s: {name} is complete: {folder}")
             self.done[name] = read_result(folder, "--resume auto")
         else:
-            _logger.info(f"--protocol w2s: {name}, --train-slice {flags.train_slice or ':'}")
-            self.done[name] = self.train(flags, self.given_to[name])
+            _logger.info(f"--protocol w2s: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
+            self.done[name] = self.train(self.flags[name])
         return self.done[name]
 
     def note(self, name: str, flag: str, checkpoint: str) -> None:
@@ -337,57 +331,55 @@ def quietly() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def check_data(args: argparse.Namespace, stages: Stages, second: str | None) -> None:
+def check_data(flags: Mapping[str, object], stages: Stages, second: str | None) -> None:
     """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
-    check_fraction(args)
+    check_fraction(flags)
     with quietly():
-        build_data(stages.resolved("student"))
-    theirs = vars(stages.flags["weak"])
-    if any(theirs[name] != getattr(args, name) for name in train_parser().names(Role.DATA)):
-        refuse_overlap(args, second, theirs, f"--weak-config {' '.join(args.weak_config)}")
+        build_data(argparse.Namespace(**stages.resolved("student")))
+    theirs = {**flags, **stages.flags["weak"]}
+    if any(theirs[name] != flags[name] for name in train_parser().names(Role.DATA)):
+        refuse_overlap(flags, second, theirs, f"--weak-config {' '.join(flags['weak_config'])}")
 
 
-def check_fraction(args: argparse.Namespace) -> None:
+def check_fraction(flags: Mapping[str, object]) -> None:
     """Raise a `UserError` where a count for the teacher leaves no sample for the student."""
-    whole = open_train_split(args)
-    if isinstance(args.weak_fraction, int) and not isinstance(whole, IterableDataset):
-        count = len(take_slice(whole, args.train_slice, args.slice_seed))
-        if args.weak_fraction >= count:
-            raise UserError(f"--weak-fraction {args.weak_fraction}: --train-slice {args.train_slice or ':'} has "
-                            f"{count} samples; expected fewer for the teacher, or a share such as 0.5")
+    whole, amount = open_train_split(argparse.Namespace(**flags)), flags["weak_fraction"]
+    if isinstance(amount, int) and not isinstance(whole, IterableDataset):
+        count = len(take_slice(whole, flags["train_slice"], flags["slice_seed"]))
+        if amount >= count:
+            raise UserError(f"--weak-fraction {amount}: --train-slice {flags['train_slice'] or ':'} has {count} "
+                            "samples; expected fewer for the teacher, or a share such as 0.5")
 
 
-def take_trained_teacher(args: argparse.Namespace, second: str | None, stages: Stages) -> None:
-    """Check a teacher that is trained already, and keep the record of its run where there is one."""
-    check_teacher(args)
-    refuse_seen(args, second)
-    if len(known := known_teachers(args)) == 1:
+def take_trained_teacher(flags: Mapping[str, object], second: str | None, stages: Stages) -> None:
+    """Check a teacher that is trained already, and keep the record of its run where there is one.
+
+    It is loaded once, so that a wrong name or file ends the run before it has begun.
+    """
+    load_plugins(flags["plugins"])
+    names, files = split_names(flags["teacher"]), split_names(flags["teacher_checkpoint"])
+    settings = TeacherSettings(use_ema=flags["use_ema_teacher"], img_size=flags["teacher_img_size"],
+                               model_kwargs=flags["teacher_kwargs"])
+    for name, file in zip_longest(names, files[:len(names)]):
+        check_model_name("--teacher", name)
+        load_frozen_model(name, file, flags["in_chans"] or 3, settings)
+    refuse_seen(flags, second)
+    if len(known := known_teachers(flags)) == 1:
         stages.note("weak", *known[0])
 
 
-def check_teacher(args: argparse.Namespace) -> None:
-    """Load a teacher that is trained already once, so that a wrong name or file ends the run before it has begun."""
-    load_plugins(args.plugins)
-    names, files = split_names(args.teacher), split_names(args.teacher_checkpoint)
-    settings = TeacherSettings(
-        use_ema=args.use_ema_teacher, img_size=args.teacher_img_size, model_kwargs=args.teacher_kwargs)
-    for name, file in zip_longest(names, files[:len(names)]):
-        check_model_name("--teacher", name)
-        load_frozen_model(name, file, args.in_chans or 3, settings)
-
-
-def known_teachers(args: argparse.Namespace) -> list[tuple[str, str]]:
+def known_teachers(flags: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return flag and value of each checkpoint or folder that teachers which are trained already come from."""
-    files = [("--teacher-checkpoint", file) for file in split_names(args.teacher_checkpoint)]
-    return files or [("--teacher", name) for name in split_names(args.teacher) if name.startswith("local-dir:")]
+    files = [("--teacher-checkpoint", file) for file in split_names(flags["teacher_checkpoint"])]
+    return files or [("--teacher", name) for name in split_names(flags["teacher"]) if name.startswith("local-dir:")]
 
 
-def refuse_seen(args: argparse.Namespace, second: str | None) -> None:
+def refuse_seen(flags: Mapping[str, object], second: str | None) -> None:
     """Refuse teachers that were trained on samples of the student's part ``second`` or of the test set, as far as
     their run folders tell.
     """
-    for flag, teacher in known_teachers(args):
-        refuse_overlap(args, second, flags_of_run(flag, teacher, second), f"{flag} {teacher}")
+    for flag, teacher in known_teachers(flags):
+        refuse_overlap(flags, second, flags_of_run(flag, teacher, second), f"{flag} {teacher}")
 
 
 def flags_of_run(flag: str, checkpoint: str, second: str | None) -> dict[str, object] | None:
@@ -410,11 +402,12 @@ def _warn_of_unknown_samples(flag: str, why: str, second: str | None) -> None:
                     "test sample")
 
 
-def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[str, object] | None, flag: str) -> None:
+def refuse_overlap(
+        flags: Mapping[str, object], second: str | None, theirs: Mapping[str, object] | None, flag: str) -> None:
     """Refuse a teacher that was trained on samples of the student's part or of the test set.
 
     Args:
-        args: flags of the student.
+        flags: of the student.
         second: its slice of the training split.
         theirs: flags that the teacher was trained with; None where they are not known.
         flag: the flag that named it, for messages.
@@ -422,16 +415,17 @@ def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[st
     Raises:
         UserError: with the number of samples.
     """
-    if theirs is None or theirs.get("dataset") != args.dataset:
+    if theirs is None or theirs.get("dataset") != flags["dataset"]:
         return
-    teacher = argparse.Namespace(**{**vars(args), **theirs})
+    student, teacher = argparse.Namespace(**flags), argparse.Namespace(**{**flags, **theirs})
     try:
         seen = sample_names(take_slice(open_train_split(teacher), teacher.train_slice, teacher.slice_seed))
     except UserError as error:
         return _warn_of_unknown_samples(flag, f"its samples cannot be compared ({one_line(error)})", second)
     parts = {
-        "the student's {}": take_slice(open_train_split(args), second, args.slice_seed),
-        "the {} test samples": take_slice(open_val_split(args), args.val_slice, args.slice_seed, "--val-slice"),
+        "the student's {}": take_slice(open_train_split(student), second, student.slice_seed),
+        "the {} test samples": take_slice(
+            open_val_split(student), student.val_slice, student.slice_seed, "--val-slice"),
     }
     for whose, part in parts.items():
         if shared := (seen or set()) & (sample_names(part) or set()):
@@ -443,7 +437,7 @@ def refuse_overlap(args: argparse.Namespace, second: str | None, theirs: dict[st
 # ---------------------------------------------------------------- figures
 
 
-def make_record(args: argparse.Namespace, stages: Stages) -> dict:
+def make_record(flags: Mapping[str, object], stages: Stages) -> dict:
     """Collect the figures of the three models and their intervals over test samples."""
     student = stages.done["student"]
     columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
@@ -461,8 +455,8 @@ def make_record(args: argparse.Namespace, stages: Stages) -> dict:
         selected={name: record["selected"] for name, record in stages.done.items()},
         label_noise={name: noise_of(record) for name, record in stages.done.items()},
         loss=student["loss"],
-        models=dict(weak=args.teacher, strong=args.model),
-        seed=args.seed,
+        models=dict(weak=flags["teacher"], strong=flags["model"]),
+        seed=flags["seed"],
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
         runs={name: path.name if path.parent == stages.folder else str(path) for name, path in stages.folders.items()},
     )

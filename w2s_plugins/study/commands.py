@@ -1,6 +1,5 @@
 """The sub-commands that plan and run a study: plan, run, run-one, status, submit."""
 
-import argparse
 import logging
 import os
 import sys
@@ -8,13 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..monitor.console import duration
-from .estimate import estimate, makespan
 from .layout import (
+    DEFAULT_ROOT,
     PLAN,
     RUNS,
     SPEC,
@@ -27,85 +24,13 @@ from .layout import (
     write_json,
     write_shared,
 )
-from .lease import STALE
-from .plan import check_plan, describe_plan, make_plan
 from .pool import Pool, Slot, make_slots
 from .slurm import Submission
 from .spec import Study, read_spec
-from .status import ESTIMATE, describe
+from .status import ESTIMATE, describe, makespan
 from .worker import BUSY, FAILED, Stop, work
 
-DEFAULT_ROOT = Path("output/studies")
-METHOD = ("some updates and batches\nof evaluation of one run of each kind were measured, one at a time, and "
-          "multiplied; losses are taken to cost alike")
-
-
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add the sub-commands."""
-    plan = commands.add_parser("plan", help="check a study, show its runs and how long they take", description=(
-        "Check every command of a study, show what is shared, measure a few steps of each kind of run and say how long "
-        "all of it takes. With --output the folder of the study is made."))
-    _add_spec(plan)
-    _add_slots(plan)
-    plan.add_argument("--no-estimate", action="store_true", help="measure nothing")
-    plan.set_defaults(run=run_plan)
-
-    run = commands.add_parser("run", help="train what is not trained yet", description=(
-        "Train every run of a study that is not finished. Killed at any moment and started again, it goes on; several "
-        "of these may work on one folder. Exit code 1 when a run failed twice."))
-    _add_spec(run)
-    _add_slots(run)
-    _add_stale(run)
-    run.set_defaults(run=run_study)
-
-    one = commands.add_parser("run-one", help="train one run of a study: what a task of `submit` does")
-    one.add_argument("study", type=Path, metavar="DIR", help="folder of the study")
-    one.add_argument("id", metavar="ID", help="the run, as plan.json names it")
-    _add_stale(one)
-    one.set_defaults(run=run_one)
-
-    status = commands.add_parser("status", help="what runs, what failed, how much time is left")
-    status.add_argument("study", type=Path, metavar="DIR", help="folder of the study")
-    status.add_argument("--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="show it again every 5 "
-                        "seconds, or so many, until all is done")
-    _add_stale(status)
-    status.set_defaults(run=run_status)
-
-    submit = commands.add_parser("submit", help="write, and submit, a SLURM array of the runs", description=(
-        "Write the script of a SLURM job array with one task for each run that is not finished; teachers and ceilings "
-        "are one array, the students another one that waits for it."))
-    _add_spec(submit)
-    submit.add_argument("--submit", action="store_true", help="call sbatch; without it, the commands are printed")
-    submit.add_argument("--at-most", type=int, metavar="N", help="tasks of an array that run at the same time")
-    submit.add_argument("--sbatch", nargs="*", default=[], metavar="OPTION", help="options of sbatch for all tasks, "
-                        "without their dashes: time=04:00:00 partition=gpu gpus=1 cpus-per-task=8")
-    submit.add_argument("--activate", metavar="FILE", help="shell file that makes python and torch available")
-    submit.set_defaults(run=run_submit)
-    for command in (plan, run, one, status, submit):
-        command.add_argument("--debug", action="store_true", help="show the traceback of errors")
-
-
-def _add_spec(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", type=Path, metavar="STUDY.yaml", help="the specification, or the folder of a study")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the study (default: "
-                        f"{DEFAULT_ROOT}/NAME, after the file; `plan` makes a folder only where it is given)")
-
-
-def _add_slots(parser: argparse.ArgumentParser) -> None:
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--jobs", type=int, metavar="N", help="runs at the same time on the CPU (default: one for each "
-                       "core)")
-    where.add_argument("--devices", metavar="I,J", help="GPUs, one run on each at a time: values for "
-                       "CUDA_VISIBLE_DEVICES (default: all)")
-    parser.add_argument("--threads", type=int, metavar="T", help="threads of a run (default: 1 on the CPU)")
-
-
-def _add_stale(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stale", type=float, default=STALE, metavar="SECONDS", help="without a sign of life for so "
-                        "long, a run of another runner is taken over; the same for all runners of a folder")
-
-
-# ---------------------------------------------------------------- the folder
+METHOD = ("one run of each kind has\nmade some updates on a few samples, one at a time; losses are taken to cost alike")
 
 
 def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun], Path]:
@@ -117,6 +42,8 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    from .plan import check_plan, make_plan
+
     if spec.is_dir():
         spec, output = spec / SPEC, output or spec
     root, parser = output or DEFAULT_ROOT / spec.stem, train_parser()
@@ -131,7 +58,7 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     return study, plan, root
 
 
-def settle(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
+def make_folder(study: Study, plan: Sequence[PlannedRun], root: Path) -> list[PlannedRun]:
     """Write specification and plan into the folder of the study; return the runs with their place filled in.
 
     Runs are known by their commands. Of an earlier plan those that are the same are kept, those that have changed are
@@ -164,48 +91,59 @@ def visible_devices() -> list[str]:
 
     Those of a job are often named, by numbers that do not begin at 0 or by UUIDs, in the variable that it was given.
     """
+    import torch
+
     count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if given is None else map(str.strip, given.split(","))
     return list(names)[:count]
 
 
-def slots_of(args: argparse.Namespace) -> list[Slot]:
-    """Return where runs can be, as the flags say."""
-    for flag in ("jobs", "threads"):
-        if getattr(args, flag) is not None and getattr(args, flag) < 1:
-            raise UserError(f"--{flag} {getattr(args, flag)}: expected at least 1")
-    devices = [d.strip() for d in (args.devices or "").split(",") if d.strip()]
-    if args.devices and len(set(devices)) != len(devices):
-        raise UserError(f"--devices {args.devices}: a device is there twice")
-    if args.devices and not torch.cuda.is_available():
-        raise UserError(f"--devices {args.devices}: CUDA is not available here; use --jobs N for CPU cores")
-    if args.devices or args.jobs is None:
+def choose_slots(jobs: int | None, devices: str | None, threads: int | None) -> list[Slot]:
+    """Return where runs can be: on the GPUs ``I,J``, else on so many CPU cores, else on all that there is."""
+    import torch
+
+    wanted = [d.strip() for d in (devices or "").split(",") if d.strip()]
+    if len(set(wanted)) != len(wanted):
+        raise UserError(f"--devices {devices}: a device is there twice")
+    if wanted and not torch.cuda.is_available():
+        raise UserError(f"--devices {devices}: CUDA is not available here; use --jobs N for CPU cores")
+    if wanted or jobs is None:
         visible = visible_devices()
         named = "CUDA_VISIBLE_DEVICES" in os.environ  # without it, a GPU may be given by its UUID as well
-        if strange := [d for d in devices if d not in visible and (named or d.isdecimal())]:
-            raise UserError(f"--devices {args.devices}: {strange[0]} is not one of {', '.join(visible)}, the GPUs that "
+        if strange := [d for d in wanted if d not in visible and (named or d.isdecimal())]:
+            raise UserError(f"--devices {devices}: {strange[0]} is not one of {', '.join(visible)}, the GPUs that "
                             "this process may use (CUDA_VISIBLE_DEVICES)")
-        devices = devices or visible
-    return make_slots(args.jobs, devices, args.threads)
+        wanted = wanted or visible
+    return make_slots(jobs, wanted, threads)
 
 
 # ---------------------------------------------------------------- the commands
 
 
-def run_plan(args: argparse.Namespace) -> None:
+def run_plan(
+        spec: Path,
+        output: Path | None,
+        jobs: int | None,
+        devices: str | None,
+        threads: int | None,
+        no_estimate: bool,
+) -> None:
     """Print the runs of a study and how long they take."""
-    study, plan, root = open_study(args.spec, args.output)
-    slots, seconds = slots_of(args), {}
+    from .estimate import estimate
+    from .plan import describe_plan
+
+    study, plan, root = open_study(spec, output)
+    slots, seconds = choose_slots(jobs, devices, threads), {}
     print(describe_plan(study, plan), flush=True)
-    if not args.no_estimate:
+    if not no_estimate:
         started = time.monotonic()
         seconds = estimate(plan, train_parser(), slots[0].env)
         print(f"\nestimated: {duration(sum(seconds.values()))} of work, "
               f"{duration(makespan(plan, seconds, len(slots)))} with {len(slots)} at a time; {METHOD} "
               f"({duration(time.monotonic() - started)})")
-    if not args.output and not args.spec.is_dir():
+    if not output and not spec.is_dir():
         return
-    left = [run for run in settle(study, plan, root) if not finished(run)]
+    left = [run for run in make_folder(study, plan, root) if not finished(run)]
     print(f"{root}: {len(plan) - len(left)} of {len(plan)} runs are finished", end="")
     if seconds:
         write_json(root / STATE / ESTIMATE, seconds)
@@ -213,52 +151,65 @@ def run_plan(args: argparse.Namespace) -> None:
     print()
 
 
-def run_study(args: argparse.Namespace) -> None:
+def run_study(
+        spec: Path,
+        output: Path | None,
+        jobs: int | None,
+        devices: str | None,
+        threads: int | None,
+        stale: float,
+) -> None:
     """Work through a study."""
-    study, plan, root = open_study(args.spec, args.output)
-    slots = slots_of(args)
-    plan = settle(study, plan, root)
-    pool = Pool(plan, slots, args.stale, say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
+    study, plan, root = open_study(spec, output)
+    slots = choose_slots(jobs, devices, threads)
+    plan = make_folder(study, plan, root)
+    pool = Pool(plan, slots, stale, say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
     print(f"{root}: {len(plan)} runs, {len(pool.out.done)} of them finished; {len(slots)} at a time", flush=True)
     out = pool.run()
-    print(describe(root, args.stale))
+    print(describe(root, stale))
     if out.exit_code:
         sys.exit(out.exit_code)
 
 
-def run_one(args: argparse.Namespace) -> None:
+def run_one(study: Path, run_id: str, stale: float) -> None:
     """Train one run."""
-    run = find_run(load_plan(args.study), args.id)
+    run = find_run(load_plan(study), run_id)
     with Stop() as stop:
-        code = work(run, stop, args.stale)
+        code = work(run, stop, stale)
     message = {FAILED: "failed", BUSY: "another runner works on it"}.get(code, "stopped" if code else "finished")
     print(f"{run.id}: {message}; its log: {run.state_file('log')}")
     sys.exit(code)
 
 
-def run_status(args: argparse.Namespace) -> None:
+def run_status(study: Path, watch: float | None, stale: float) -> None:
     """Show where a study stands, once or again and again."""
     while True:
-        text = describe(args.study, args.stale)
-        if args.watch is None:
+        text = describe(study, stale)
+        if watch is None:
             print(text)
             return
         print(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else f"{text}\n", flush=True)
         if "time left" not in text:
             return
-        time.sleep(args.watch)
+        time.sleep(watch)
 
 
-def run_submit(args: argparse.Namespace) -> None:
+def run_submit(
+        spec: Path,
+        output: Path | None,
+        submit: bool,
+        at_most: int | None,
+        sbatch: Sequence[str],
+        activate: str | None,
+) -> None:
     """Write the script of an array, and submit it."""
-    study, plan, root = open_study(args.spec, args.output)
-    plan = settle(study, plan, root)
-    submission = Submission(root, args.sbatch, args.activate, args.at_most)
+    study, plan, root = open_study(spec, output)
+    plan = make_folder(study, plan, root)
+    submission = Submission(root, sbatch, activate, at_most)
     stages = submission.write([run for run in plan if not finished(run)])
     if not stages:
         print(f"{root}: all {len(plan)} runs are finished")
-        return
-    if args.submit:
+    elif submit:
         submission.submit(stages)
     else:
         print(submission.explain(stages))

@@ -4,11 +4,10 @@ FLOPs are those of matrix products and convolutions, a multiplication and an add
 estimates: they take it that a model keeps a GPU as busy as ResNet-50 does in published benchmarks.
 """
 
-import argparse
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,67 +98,53 @@ class Flops:
         return self.forward + self.backward
 
 
-def add_command(commands: argparse._SubParsersAction) -> None:
-    """Add the sub-command ``cost``."""
-    text = ("FLOPs per image of student and teacher, and estimated GPU hours. Without --model and --config: the "
-            "settings of the paper.")
-    parser = commands.add_parser("cost", help="what a training run costs", description=text)
-    add = parser.add_argument
-    add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files of train_w2s.py; flags win over them")
-    add("--model", metavar="NAME", help="student")
-    add("--teacher", metavar="NAME[,NAME]", help="weak teacher, or several")
-    add("--img-size", type=int, metavar="N", help="image size of the student (default: its own)")
-    add("--num-classes", type=int, metavar="C", help="number of classes (default: 1000)")
-    add("--epochs", type=int, metavar="E", help="epochs (default: 300)")
-    add("--images", type=int, default=IMAGENET, metavar="N", help="training images (default: those of ImageNet)")
-    add("--gpu", nargs="+", default=list(GPUS), metavar="NAME", help=f"some of {', '.join(GPUS)} (default: all)")
-    add("--num-gpus", type=int, default=1, metavar="G", help="share the work among so many, without loss")
-    add("--utilisation", type=float, metavar="R", help="share of the peak that is reached, in place of that of "
-        "ResNet-50 in published benchmarks")
-    add("--debug", action="store_true", help="show the traceback of errors")
-    parser.set_defaults(run=run)
+def run_cost(
+        gpu: Sequence[str] | None,
+        num_gpus: int,
+        utilisation: float | None,
+        config: Sequence[str],
+        images: int | None,
+        **flags: object,
+) -> None:
+    """Print the cost of one run, or of the paper's settings.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Print the cost of one run, or of the paper's settings."""
-    for name in args.gpu:
+    Args:
+        gpu: some of `GPUS`; None for all.
+        num_gpus: that share the work.
+        utilisation: share of the peak that is reached, in place of that of `REFERENCE`.
+        config: YAML files of train_w2s.py.
+        images: in the training set, those of ImageNet where None.
+        **flags: of train_w2s.py, over those files; None where not given.
+    """
+    for name in gpu or ():
         if name.lower() not in GPUS:
             raise UserError(f"--gpu: unknown GPU '{name}'{nearest(name, GPUS)}; one of {', '.join(GPUS)}")
-    for flag in ("img_size", "num_classes", "epochs", "images", "num_gpus"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {value}: expected at least 1")
-    if args.utilisation is not None and not 0 < args.utilisation <= 1:
-        raise UserError(f"--utilisation {args.utilisation:g}: expected a share above 0, at most 1")
-    gpus = list(dict.fromkeys(name.lower() for name in args.gpu))
-    recipes = PAPER if args.model is None and not args.config else [recipe_of(args)]
-    for recipe in recipes:
-        print(describe(recipe, gpus, args.num_gpus, args.utilisation), end="\n\n")
-    print(footnotes(gpus, args.num_gpus, args.utilisation))
+    gpus = list(dict.fromkeys(name.lower() for name in gpu or GPUS))
+    papers = flags["model"] is None and not config
+    for recipe in PAPER if papers else [recipe_of(config, images or IMAGENET, flags)]:
+        print(describe(recipe, gpus, num_gpus, utilisation), end="\n\n")
+    print(footnotes(gpus, num_gpus, utilisation))
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
-    """Return the run that flags and YAML files describe.
+def recipe_of(config: Sequence[str], images: int, flags: Mapping[str, object]) -> Recipe:
+    """Return the run that YAML files, and flags over them, describe.
 
     Raises:
         UserError: a file that cannot be read, no model, or one that timm does not know.
     """
     parser = train_parser()
-    values = parser.defaults()
     given: dict[str, object] = {}
-    for file in args.config:
+    for file in config:
         given.update(read_config(file, parser))
-    flags = ("model", "teacher", "img_size", "num_classes", "epochs")
-    given.update({flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None})
+    given.update({name: value for name, value in flags.items() if value is not None})
     if "model" not in given:
-        raise UserError(f"cost: {' '.join(args.config)} names no student; give --model NAME")
-    values.update(given)
+        raise UserError(f"cost: {' '.join(config)} names no student; give --model NAME")
+    values = {**parser.defaults(), **given}
     size = values["img_size"] or (values["input_size"] or [None])[-1]
     teacher = None if values["distiller"] == "vanilla" else values["teacher"] or values["kd_model_name"]
     mixes = values["mixup"] > 0 or values["cutmix"] > 0 or values["cutmix_minmax"] is not None
-    return Recipe(
-        " ".join(args.config) or "run", values["model"], teacher, values["epochs"], args.images,
-        values["num_classes"] or 1000, size, mixes)
+    return Recipe(" ".join(config) or "run", values["model"], teacher, values["epochs"], images,
+                  values["num_classes"] or 1000, size, mixes)
 
 
 @contextlib.contextmanager

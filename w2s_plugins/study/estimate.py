@@ -1,7 +1,7 @@
-"""How long a study will take, from a few measured steps of each kind of run."""
+"""How long a study will take: of each kind of run one is trained for some updates on a few samples."""
 
-import heapq
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,12 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch.utils.data import Dataset, IterableDataset
+
+from ..build.data import open_train_split, open_val_split
 from ..cli.declare import Parser, Role
-from ..cli.parser import parse
+from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from .layout import PlannedRun, fill_in
+from .plan import encode, resolve_command
 from .pool import child_env
+from .worker import SCRIPT
 
+WARM, STEPS = 2, 8  # updates before the clock starts, and on it
+EVAL_BATCHES = 4
 # flags on which the time of a run does not depend, or hardly
 SAME_TIME = Role.TUNING | Role.WHERE | Role.REPORT
 
@@ -25,7 +32,7 @@ class Timing:
     """What one command costs.
 
     Args:
-        start: seconds of preparation.
+        start: seconds of everything around updates and evaluations: imports, preparation, export.
         step: seconds of an update.
         updates: in the whole run.
         eval_image: seconds of an image in an evaluation.
@@ -44,7 +51,7 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """Duration of the run, without the import of its modules and without a teacher's labels."""
+        """Duration of the run, without a teacher's labels."""
         return self.start + self.step * self.updates + self.eval_image * self.val_images * self.evaluations
 
 
@@ -52,8 +59,8 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
     """Return the expected seconds of each run, by id.
 
     One run of each kind is measured: those that differ only in seed, loss and weights take the same time, and so do
-    students with cached targets whatever their teacher. To the measured time come the import of the modules, the first
-    evaluation of student and teacher, and, for the first user of a cache of targets, its labels.
+    students with cached targets whatever their teacher. To the measured time come the first evaluation of student and
+    teacher, and, for the first user of a cache of targets, its labels.
 
     Args:
         plan: the runs, each after those that it needs.
@@ -61,22 +68,28 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
         env: variables of the process, such as the device.
 
     Raises:
-        UserError: a run cannot be prepared.
+        UserError: a run does not train.
     """
     kinds = {run.id: kind_of(run, parser) for run in plan}
-    chosen: dict[str, PlannedRun] = {}
-    for run in plan:
-        chosen.setdefault(kinds[run.id], run)
-    imports, timings = measure_all(list(chosen.values()), {run.id: chosen[kinds[run.id]] for run in plan}, env)
-    of_kind = dict(zip(chosen, timings))
+    measured: dict[str, tuple[PlannedRun, Timing]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for run in plan:
+            if kinds[run.id] not in measured:
+                argv = fill_in(run.argv, Path(folder))
+                for needed in run.needs:  # the run of that kind which has been measured stands in for it
+                    argv = [part.replace(needed, measured[kinds[needed]][0].id) for part in argv]
+                try:
+                    measured[kinds[run.id]] = run, measure(argv, parser, env)
+                except UserError as error:
+                    raise UserError(f"{run.label}: {error}") from error
     by_id = {run.id: run for run in plan}
     seconds, caches = {}, set()
     for run in plan:
-        timing = of_kind[kinds[run.id]]
-        seconds[run.id] = imports + timing.seconds
+        timing = measured[kinds[run.id]][1]
+        seconds[run.id] = timing.seconds
         if run.kind != "student":
             continue
-        teacher = next((of_kind[kinds[i]].eval_image for i in run.needs if by_id[i].kind == "weak"), 0.0)
+        teacher = next((measured[kinds[i]][1].eval_image for i in run.needs if by_id[i].kind == "weak"), 0.0)
         seconds[run.id] += timing.val_images * (timing.eval_image + teacher)
         cache = run.flag("--teacher-checkpoint"), run.flag("--train-slice")
         if (run.flag("--teacher-targets") or "online") != "online" and cache not in caches:
@@ -87,63 +100,72 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
 
 def kind_of(run: PlannedRun, parser: Parser) -> str:
     """Return what runs that take the same time have in common."""
-    args, _ = parse(parser, run.argv)
-    cached = args.teacher and args.teacher_targets != "online"
-    left_out = parser.names(SAME_TIME | Role.TEACHER if cached or not args.teacher else SAME_TIME)
-    return json.dumps({k: v for k, v in sorted(vars(args).items()) if k not in left_out}, default=str)
+    flags = {**parser.defaults(), **parser.take(run.argv)}
+    cached = flags["teacher"] and flags["teacher_targets"] != "online"
+    left_out = parser.names(SAME_TIME | Role.TEACHER if cached or not flags["teacher"] else SAME_TIME)
+    return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out}, default=str)
 
 
-def measure_all(
-        runs: Sequence[PlannedRun],
-        stand_ins: Mapping[str, PlannedRun],
-        env: Mapping[str, str],
-) -> tuple[float, list[Timing]]:
-    """Measure runs in one new process; teachers are untrained ones of the same kind.
+def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timing:
+    """Train a command for some updates on a part of its samples, evaluate on another part, and look at the clock.
 
     Args:
-        runs: what is measured, teachers first.
-        stand_ins: for each id of a run, the measured one of its kind.
+        argv: the command.
+        parser: knows the flags.
         env: variables of the process.
 
-    Returns:
-        Seconds of the imports, and the times of each run.
+    Raises:
+        UserError: it does not train, or its data cannot be cut.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        commands = []
-        for run in runs:
-            names = {needed: stand_ins[needed].id for needed in run.needs}
-            argv = fill_in(run.argv, Path(folder))
-            for name, other in names.items():
-                argv = [part.replace(name, other) for part in argv]
-            commands.append(argv)
-        started = time.time()
-        done = subprocess.run(
-            [sys.executable, "-m", "w2s_plugins.study.calibrate"], input=json.dumps(commands), env=child_env(env),
-            capture_output=True, text=True)
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    for run, answer in zip(runs, answers[1:]):
-        if "error" in answer:
-            raise UserError(f"{run.label}: {answer['error']}")
-    if len(answers) != len(runs) + 1:
-        run = runs[max(0, len(answers) - 1)]
-        text = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"{run.label}: cannot be measured: {text[-1]}")
-    return answers[0]["ready"] - started, [Timing(**answer) for answer in answers[1:]]
+    args = resolve_command(argv, parser)
+    train, train_images = open_part(open_train_split(args), args.train_slice, args.slice_seed)
+    val, val_images = open_part(open_val_split(args), args.val_slice, args.slice_seed)
+    per_update = args.batch_size * args.grad_accum_steps
+    few = min(train_images, per_update * (WARM + STEPS))
+    few_val = min(val_images, EVAL_BATCHES * (args.validation_batch_size or args.batch_size))
+    epochs = min(args.epochs, args.stop_epoch or args.epochs)
+    left_out = parser.names(Role.NOISE | Role.SELECTION | Role.STUDENT) | {"log_wandb"}
+    flags = {name: value for name, value in parser.take(argv).items() if name not in left_out}
+    flags.update(
+        train_slice=narrowed(args.train_slice, few, train), val_slice=narrowed(args.val_slice, few_val, val),
+        stop_epoch=min(epochs, -(-(WARM + STEPS) // -(-few // per_update))), val_interval=epochs + 1, log_interval=1)
+    steps, evaluated, total = clock(encode(flags, parser), env)
+    warm = min(WARM, len(steps) - 2) if len(steps) > 2 else 0
+    step = (steps[-1] - steps[warm]) / max(1, len(steps) - 1 - warm)
+    return Timing(total - (evaluated - steps[0]), step, epochs * -(-train_images // per_update),
+                  (evaluated - steps[-1]) / few_val, -(-epochs // args.val_interval), train_images, val_images)
 
 
-def makespan(plan: Sequence[PlannedRun], seconds: Mapping[str, float], slots: int) -> float:
-    """Return the time until the last run has ended, so many at a time; runs that are not in ``seconds`` take none.
+def open_part(whole: Dataset, text: str | None, seed: int) -> tuple[Dataset, int]:
+    """Return a split, and how many of its samples a slice has."""
+    if isinstance(whole, IterableDataset):
+        raise UserError("streams cannot be cut, so that nothing can be measured on a few samples: give --no-estimate")
+    return whole, len(take_slice(whole, text, seed))
 
-    Args:
-        plan: the runs, each after those that it needs.
-        seconds: duration of each run, by id.
-        slots: runs at a time.
+
+def narrowed(text: str | None, count: int, whole: Dataset) -> str:
+    """Return the first ``count`` samples of the slice ``text`` of a split as a slice."""
+    start, stop = parse_slice(text) if text else (None, None)
+    if isinstance(start, float) or isinstance(stop, float):
+        return f"{start or 0.0!r}:{min(stop or 1.0, (start or 0.0) + count / len(whole))!r}"
+    return f"{start or 0}:{(start or 0) + count}"
+
+
+def clock(words: Sequence[str], env: Mapping[str, str]) -> tuple[list[float], float, float]:
+    """Run train_w2s.py; return when each of its updates and its evaluation had ended, and when it had, in seconds.
+
+    Raises:
+        UserError: it fails.
     """
-    free, ends = [0.0] * slots, {}
-    for run in plan:
-        if run.id not in seconds:
-            continue
-        start = max([heapq.heappop(free), *(ends[i] for i in run.needs if i in ends)])
-        ends[run.id] = start + seconds[run.id]
-        heapq.heappush(free, ends[run.id])
-    return max(ends.values(), default=0.0)
+    started, steps, evaluated, last = time.monotonic(), [], 0.0, ""
+    with subprocess.Popen([sys.executable, str(SCRIPT), *words], env=child_env(env), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+        for line in child.stdout:
+            last, now = line.strip() or last, time.monotonic() - started
+            if re.search(r" epoch \d+/\d+ step \d+/\d+ ", line):
+                steps.append(now)
+            elif re.search(r" epoch \d+/\d+ done: ", line):
+                evaluated = now
+    if child.returncode or not steps:
+        raise UserError(f"cannot be measured: {last or f'exit code {child.returncode}'}")
+    return steps, evaluated, time.monotonic() - started

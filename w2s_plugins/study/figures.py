@@ -383,7 +383,7 @@ def learning_curves(
 
 
 def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
-    """How a loss weighs samples over training (``--log-beta``), by who is right: means, shares and distributions."""
+    """How a loss weighs samples over training (``--log-beta``), where teacher, student, both or neither are right."""
     pooled = pooled_weights(runs)
     if not pooled:
         return None
@@ -414,9 +414,9 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
     last = epochs[-1]
     sizes = {kind: int(rows[last][0].sum()) for kind, rows in kinds.items()}
     ends = listed(((KIND_TEXTS[kind], kinds[kind][last][1] / size) for kind, size in sizes.items() if size), 3)
-    alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} by who of teacher and student is right, the share "
-           f"of each kind of samples, and the distribution of {name} where they differ, brighter where "
-           f"more samples lie. In the last epoch the means are: {ends}.")
+    alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} where both, one or neither of teacher and student "
+           f"is right, the share of each of these kinds of samples, and the distribution of {name} where they differ, "
+           f"brighter where more samples lie. In the last epoch the means are: {ends}.")
     return Drawn(f"weights-{slug(loss)}", figure, f"{symbol_of(name)} of {loss} over training", alt)
 
 
@@ -493,17 +493,11 @@ def stacked_bars(axes: Axes, rows: dict[str, tuple[float, float, float]], xlabel
     axes.set_xlabel(xlabel, loc="right")  # in the middle it may go on beyond the figure, long names leave little room
 
 
-def best_student(group: dict, by_loss: dict[str, list[StudentRun]]) -> tuple[str, list[StudentRun]]:
-    """Return the loss with the highest mean accuracy and its runs."""
-    loss = group["cells"][0]["loss"]
-    return loss, by_loss[loss]
-
-
 def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Gallery | None) -> Drawn | None:
     """The teacher's most frequent confusions, and what the best student makes of each."""
-    loss, runs = best_student(group, by_loss)
+    loss = group["cells"][0]["loss"]
     counts: dict[tuple[int, int], np.ndarray] = {}
-    for student in runs:
+    for student in by_loss[loss]:
         wrong = ~student.hits["weak"]
         for truth, said, answer in zip(student.target[wrong], student.teacher[wrong], student.student[wrong]):
             row = counts.setdefault((int(truth), int(said)), np.zeros(3, dtype=np.int64))
@@ -514,11 +508,6 @@ def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Galle
     name = gallery.name if gallery else str
     rows = {f"{short(name(truth), 12)} as {short(name(said), 12)} ({row.sum()})": tuple(100 * row / row.sum())
             for (truth, said), row in often}
-    return draw_confusions(loss, rows)
-
-
-def draw_confusions(loss: str, rows: dict[str, tuple[float, float, float]]) -> Drawn:
-    """Draw, by confusion, the shares of samples on which the student is right, copies it, and makes another mistake."""
     figure, (axes,) = new_figure(0.72 + 0.19 * len(rows))
     stacked_bars(axes, rows, f"share of samples (%)\nstudent: {short(loss, 28)}")
     legend_below(figure, axes)
@@ -532,8 +521,8 @@ def pictures(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Gallery
     """Test images where the best student corrects its teacher, and where it copies its mistake; of its first seed."""
     if gallery is None:
         return None
-    loss, runs = best_student(group, by_loss)
-    student, columns = runs[0], 6
+    loss, columns = group["cells"][0]["loss"], 6
+    student = by_loss[loss][0]
     wrong = ~student.hits["weak"]
     kinds = {"student right, teacher wrong": wrong & student.hits["student"],
              "both make the same mistake": wrong & student.hits["agreement"]}

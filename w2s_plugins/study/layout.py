@@ -25,6 +25,7 @@ from ..errors import UserError, nearest, one_line, write_errors
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 KINDS = ("weak", "ceiling", "student")
 AGAIN = "start the same command again"
+DEFAULT_ROOT = Path("output/studies")
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 
 

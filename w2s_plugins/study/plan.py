@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -152,57 +152,53 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
     Raises:
         UserError: naming the run and what is wrong with it.
     """
-    opened: dict[tuple, Dataset | None] = {}
-    checked: set[tuple] = set()
+    opened: dict[tuple, Dataset | None] = {}  # training splits; None for one that is not on this machine yet
+    checked: set[tuple] = set()  # their slices, which students of all losses share
     for run in plan:
         if run.seed != study.seeds[0]:
             continue
         try:
-            args, given = parse(parser, fill_in(run.argv, root))
-            resolve_train_args(args, given)
-            _check_run(args)
-            _check_slice(args, opened, checked)
+            args = resolve_command(fill_in(run.argv, root), parser)
+            _check_run(vars(args))
+            split = args.dataset, args.data_dir, args.train_split, args.class_list
+            part = *split, args.train_slice, args.slice_seed
+            if args.train_slice and part not in checked:
+                checked.add(part)
+                remote = args.dataset_download or args.dataset.startswith(("hfds/", "hfids/", "tfds/", "wds/"))
+                if split not in opened:
+                    opened[split] = None
+                    with contextlib.suppress(UserError):
+                        opened[split] = None if remote else open_train_split(args)
+                if opened[split] is not None:  # refuses a slice without a sample
+                    take_slice(opened[split], args.train_slice, args.slice_seed)
             if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
-                refuse_seen(args, args.train_slice)
+                refuse_seen(vars(args), args.train_slice)
         except UserError as error:
             raise UserError(f"{study.name}: {run.label}: {error}") from error
 
 
-def _check_run(args: argparse.Namespace) -> None:
+def resolve_command(argv: Sequence[str], parser: Parser) -> argparse.Namespace:
+    """Return the flags of a command, checked and resolved as its run does it."""
+    args, given = parse(parser, argv)
+    resolve_train_args(args, given)
+    return args
+
+
+def _check_run(flags: Mapping[str, object]) -> None:
     """Refuse runs that would say nothing in a table of results, and data that nothing can open."""
-    check_dataset_name(args.dataset)
+    check_dataset_name(flags["dataset"])
     rules = [
-        (not args.val_split, "runs are compared on a test set: leave out val_split ''"),
-        (args.speedtest, "speedtest leaves nothing to compare"),
-        (args.episodic, "runs are compared as classifiers, and episodic trains none"),
-        (args.no_teacher_eval, "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
-        (args.select == "best" and args.select_split is None, "select best would choose the checkpoint by test "
-         "labels: give select_split, a part of the training slice, or select last"),
+        (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
+        (flags["speedtest"], "speedtest leaves nothing to compare"),
+        (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
+        (flags["no_teacher_eval"],
+         "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
+        (flags["select"] == "best" and flags["select_split"] is None, "select best would choose the checkpoint by "
+         "test labels: give select_split, a part of the training slice, or select last"),
     ]
     for broken, message in rules:
         if broken:
             raise UserError(message)
-
-
-def _check_slice(args: argparse.Namespace, opened: dict[tuple, Dataset | None], checked: set[tuple]) -> None:
-    """Refuse a training slice without a sample, where the data lie on this machine already.
-
-    Args:
-        args: of a run.
-        opened: training splits by where they are, None for one that cannot be opened here yet; added to.
-        checked: slices that are right, which students of all losses share; added to.
-    """
-    if not args.train_slice or args.dataset_download or args.dataset.startswith(("hfds/", "hfids/", "tfds/", "wds/")):
-        return
-    key = args.dataset, args.data_dir, args.train_split, args.class_list
-    if key not in opened:
-        opened[key] = None
-        with contextlib.suppress(UserError):
-            opened[key] = open_train_split(args)
-    part = *key, args.train_slice, args.slice_seed
-    if opened[key] is not None and part not in checked:
-        take_slice(opened[key], args.train_slice, args.slice_seed)
-        checked.add(part)
 
 
 # ---------------------------------------------------------------- what is printed

@@ -1,40 +1,54 @@
 """Runs of a study side by side, on GPUs or CPU cores of this machine, shared with runners on others."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
-from ..errors import UserError, write_errors
 from ..monitor.console import duration
-from .layout import AGAIN, STATE, PlannedRun, finished, read_state, read_top1, write_json
+from .layout import PlannedRun, finished, read_state, read_top1
 from .lease import STALE, look
-from .worker import BUSY, DONE, IO_ERROR, Stop, last_line
+from .worker import BUSY, DONE, Stop, last_line, work
 
 PAUSE = 0.1
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
 ROOT = Path(__file__).resolve().parents[2]
 
 
+class Worker(threading.Thread):
+    """Works on one run; a second Ctrl-C does not wait for it.
+
+    Attributes:
+        code: what `work` returned.
+        error: what it raised in place of that.
+    """
+
+    def __init__(self, run: PlannedRun, *how: object):
+        super().__init__(daemon=True)
+        self.task, self.how, self.began = run, how, time.monotonic()
+        self.code, self.error = 0, None
+
+    def run(self) -> None:
+        """Bring the run to its end."""
+        try:
+            self.code = work(self.task, *self.how)
+        except BaseException as error:
+            self.error = error
+
+
 @dataclass
 class Slot:
-    """A GPU or some cores, and the worker that has them.
+    """A GPU or some cores, and who works there.
 
     Args:
         env: variables of its processes.
     """
 
     env: dict[str, str]
-    run: PlannedRun | None = None
-    process: subprocess.Popen | None = None
-    started: float = 0.0
+    worker: Worker | None = None
 
 
 @dataclass
@@ -70,10 +84,10 @@ class Pool:
     ):
         self.plan, self.slots, self.stale, self.say = plan, slots, stale, say
         self.out = Outcome({run.id for run in plan if finished(run)})
-        self.lost: set[str] = set()  # runs whose worker was killed once
         self.held: dict[str, float] = {}  # runs that others work on: when to look again
         self.began = time.time()
         self.waiting = False
+        self.stop = Stop()
 
     def run(self) -> Outcome:
         """Work until every run is finished, failed or blocked, or a signal comes.
@@ -82,25 +96,27 @@ class Pool:
             UserError: what is noted about runs cannot be written; the trainings have ended with a checkpoint where
                 they could save one.
         """
-        with Stop() as stop:
+        with self.stop:
             try:
-                while not stop and self.step():
+                while not self.stop and self.step():
                     time.sleep(PAUSE)
+                self.out.signum = self.stop.signum
             finally:
-                self.end_workers(stop.signum)
-        self.out.signum = stop.signum
+                self.end_workers()
         return self.out
 
     def step(self) -> bool:
         """Collect what has ended and start what can be; False when there is nothing left to do."""
         for slot in self.slots:
-            if slot.process is not None and (code := slot.process.poll()) is not None:
-                self.collect(slot, code)
+            if slot.worker is not None and not slot.worker.is_alive():
+                self.collect(slot)
         self.block()
         for slot in self.slots:
-            if slot.process is None and (run := self.next_run()) is not None:
-                self.start(slot, run)
-        busy = any(slot.process for slot in self.slots)
+            if slot.worker is None and (run := self.next_run()) is not None:
+                slot.worker = Worker(run, self.stop, self.stale, self.say, child_env(slot.env))
+                slot.worker.start()
+                self.waiting = False
+        busy = any(slot.worker for slot in self.slots)
         left = [run for run in self.plan if self.is_open(run)]
         if left and not busy and not self.waiting:
             self.waiting = True
@@ -120,7 +136,7 @@ class Pool:
 
     def next_run(self) -> PlannedRun | None:
         """Return the first run that nobody works on and that has all it needs; notice what others have done."""
-        now, mine = time.monotonic(), {slot.run.id for slot in self.slots if slot.run is not None}
+        now, mine = time.monotonic(), {slot.worker.task.id for slot in self.slots if slot.worker is not None}
         for run in self.plan:
             if not self.is_open(run) or run.id in mine or not self.out.done.issuperset(run.needs):
                 continue
@@ -137,68 +153,34 @@ class Pool:
                 self.held[run.id] = now + LOOK_AGAIN
         return None
 
-    def start(self, slot: Slot, run: PlannedRun) -> None:
-        """Start a worker in a session of its own: signals of the terminal reach it by way of us only."""
-        slot.run, slot.started, self.waiting = run, time.monotonic(), False
-        command = [sys.executable, "-m", "w2s_plugins.study.worker", str(run.root), run.id,
-                   "--stale", str(self.stale), "--parent", str(os.getpid())]
-        log_file = run.state_file("log")
-        with write_errors(log_file, AGAIN):
-            log = log_file.open("ab")
-        with log:
-            slot.process = subprocess.Popen(
-                command, env=child_env(slot.env), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True)
-
-    def collect(self, slot: Slot, code: int) -> None:
-        """Note how a worker ended."""
-        run, seconds = slot.run, time.monotonic() - slot.started
-        slot.run = slot.process = None
-        if code == BUSY:
+    def collect(self, slot: Slot) -> None:
+        """Note how the work on a run ended. Raises what ended it."""
+        worker, run = slot.worker, slot.worker.task
+        slot.worker = None
+        if worker.error is not None:
+            raise worker.error
+        if worker.code == BUSY:
             self.held[run.id] = time.monotonic() + LOOK_AGAIN
-        elif code == DONE or finished(run):  # it may have been killed on its way out
+        elif worker.code == DONE:
             self.out.done.add(run.id)
             top1 = read_top1(run)
             figure = "" if top1 is None else f", top-1 {top1:.2f}"
-            self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {duration(seconds)}{figure}")
-        elif code == IO_ERROR:
-            self.end_for_disk(run.root / STATE)
-        elif code < 0:
-            self.lost_worker(run, signal.Signals(-code).name)
+            self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: "
+                     f"{duration(time.monotonic() - worker.began)}{figure}")
         else:
             error = read_state(run).get("error") or last_line(run.state_file("log"))
             self.out.failed[run.id] = error
             self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
 
-    def lost_worker(self, run: PlannedRun, name: str) -> None:
-        """Give a run whose worker was killed, by the system that ran out of memory for one, one more try."""
-        error = f"its worker was ended by {name}"
-        if run.id not in self.lost:
-            self.lost.add(run.id)
-            self.say(f"{run.id}: {error}; trying once more")
-            return
-        write_json(run.state_file("json"), {**read_state(run), "state": "failed", "error": error, "ended": time.time()})
-        self.out.failed[run.id] = error
-        self.say(f"FAILED {run.id}: {error} twice ({run.state_file('log')})")
-
-    def end_for_disk(self, folder: Path) -> NoReturn:
-        """Raise the `UserError` of a worker that could not write to the folder of states."""
-        with write_errors(folder, AGAIN), tempfile.TemporaryFile(dir=folder) as probe:  # fails with the reason
-            probe.write(bytes(4096))
-            probe.flush()
-        raise UserError(f"{folder}: could not be written to for a while; what is finished or saved is kept; {AGAIN}")
-
-    def end_workers(self, signum: int) -> None:
+    def end_workers(self) -> None:
         """Let every worker end its process, which saves a checkpoint, and wait for them."""
-        workers = [slot.process for slot in self.slots if slot.process is not None]
+        workers = [slot.worker for slot in self.slots if slot.worker is not None]
         if workers:
-            cause = signal.Signals(signum).name if signum else "an error"
+            cause = signal.Signals(self.stop.signum).name if self.stop else "an error"
             self.say(f"{cause}: {len(workers)} runs are saving where they are")
-        for process in workers:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        for process in workers:
-            process.wait()
+        self.stop.signum = self.stop.signum or signal.SIGTERM
+        for worker in workers:
+            worker.join()
 
 
 def make_slots(jobs: int | None, devices: Sequence[str], threads: int | None) -> list[Slot]:

@@ -13,7 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..files import write_text
+from ..hub.errors import check_login
 from ..hub.markdown import code, fenced
+from ..hub.push import push_folder
 from ..tokens import scrub
 from .collect import collect
 from .figures import Drawn, draw_all, save
@@ -43,6 +45,30 @@ class Name(str):
 
 
 Sentences = list[str]
+
+
+def run_report(
+        folder: Path,
+        reference: str | None,
+        title: str | None,
+        output: Path | None,
+        push_to_hub: str | None,
+        hub_private: bool | None,
+        hub_revision: str | None,
+) -> None:
+    """Write the report of a folder of runs and, where asked, publish it.
+
+    Raises:
+        UserError: no token, before anything is written; or as `write_report` and `push_folder`.
+    """
+    if push_to_hub:
+        check_login(push_to_hub)
+    output = output or folder / "report"
+    print(f"* {write_report(folder, output, reference, title)}")
+    if push_to_hub:
+        url = push_folder(output, push_to_hub, "report", FILES, private=hub_private, revision=hub_revision,
+                          commit_message="Upload the report of a study")
+        print(f"published at {url}")
 
 
 def write_report(study: Path, folder: Path, reference: str | None = None, title: str | None = None) -> Path:

@@ -72,8 +72,6 @@ class Submission:
                 raise UserError(f"--sbatch {option}: expected NAME=VALUE or NAME, without dashes: time=04:00:00 gpus=1")
         if activate is not None and not Path(activate).is_file():
             raise UserError(f"--activate {activate}: no such file; expected one such as .venv/bin/activate")
-        if at_most is not None and at_most < 1:
-            raise UserError(f"--at-most {at_most}: expected at least 1")
         self.root, self.options, self.activate, self.at_most = root.resolve(), options, activate, at_most
         self.script = self.root / "submit.sbatch"
 
@@ -89,8 +87,10 @@ class Submission:
             activate=f"source {shlex.quote(str(Path(self.activate).resolve()))} || exit 1" if self.activate else "",
             python="python" if self.activate else shlex.quote(sys.executable), root=shlex.quote(str(self.root)),
             package=shlex.quote(str(ROOT)), requeues=MAX_REQUEUES))
+        students = [run for run in runs if run.kind == "student"]
+        needed = [run for run in runs if run.kind != "student"]
         stamp, stages = time.strftime("%Y%m%d-%H%M%S"), []
-        for number, stage in enumerate(split_stages(runs), start=1):
+        for number, stage in enumerate(filter(None, (needed, students)), start=1):
             arrays = []
             for first in range(0, len(stage), LARGEST_ARRAY):
                 part = stage[first:first + LARGEST_ARRAY]
@@ -136,11 +136,3 @@ class Submission:
                 lines.append(f"{name}=$({' '.join(self.command(file, count, after))})")
             after = [f"${{{name}}}" for name in names]
         return "\n".join(lines)
-
-
-def split_stages(runs: Sequence[PlannedRun]) -> list[list[PlannedRun]]:
-    """Return the runs in stages: each run is one stage after the last of those it needs that are among them."""
-    stage: dict[str, int] = {}
-    for run in runs:
-        stage[run.id] = max((stage[i] + 1 for i in run.needs if i in stage), default=0)
-    return [[run for run in runs if stage[run.id] == number] for number in range(max(stage.values(), default=-1) + 1)]

@@ -1,5 +1,6 @@
 """Where a study stands: what runs, what failed, and how much time is left."""
 
+import heapq
 import re
 import statistics
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from ..monitor import format_table
 from ..monitor.console import duration
-from .estimate import makespan
 from .layout import STATE, PlannedRun, finished, is_time, load_plan, read_json, read_state
 from .lease import locked_runs, look
 
@@ -108,6 +108,24 @@ def time_left(
         share = stands.epoch / stands.epochs if stands.epochs else 0.0
         left[run.id] = whole * (1 - min(share, 1.0))
     return makespan(plan, left, max(1, sum(s.state == "running" for s in found.values())))
+
+
+def makespan(plan: Sequence[PlannedRun], seconds: Mapping[str, float], slots: int) -> float:
+    """Return the time until the last run has ended, so many at a time; runs that are not in ``seconds`` take none.
+
+    Args:
+        plan: the runs, each after those that it needs.
+        seconds: duration of each run, by id.
+        slots: runs at a time.
+    """
+    free, ends = [0.0] * slots, {}
+    for run in plan:
+        if run.id not in seconds:
+            continue
+        start = max([heapq.heappop(free), *(ends[i] for i in run.needs if i in ends)])
+        ends[run.id] = start + seconds[run.id]
+        heapq.heappush(free, ends[run.id])
+    return max(ends.values(), default=0.0)
 
 
 def _keys(run: PlannedRun) -> list[tuple]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import files as plain_files
 from ..errors import UserError, nearest, one_line
 from ..files import to_csv as rows_to_csv
+from ..files import to_json as value_to_json
 from ..files import write_json, write_text
 from ..hub.markdown import code, markdown_table
-from .collect import PARTS, Collected, StudentRun
+from .collect import PARTS, Collected, StudentRun, collect
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
 LEVEL = 0.05
@@ -276,7 +276,14 @@ def to_csv(table: dict) -> str:
 
 def to_json(table: dict) -> str:
     """Return everything."""
-    return plain_files.to_json(table, indent=2)
+    return value_to_json(table, indent=2)
 
 
 WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}
+
+
+def run_table(folder: Path, reference: str | None, format: str, output: Path | None) -> None:
+    """Print the table of a folder of runs, and write its files."""
+    table = make_table(collect(folder), reference)
+    write_table(table, output or folder)
+    print(WRITERS[format](table))

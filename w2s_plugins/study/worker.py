@@ -1,10 +1,5 @@
-"""One run of a study: its lock, its process with a second try, and what is written about it.
+"""One run of a study: its lock, its process with a second try, and what is written about it."""
 
-``python -m w2s_plugins.study.worker STUDY ID`` is what a pool starts for each run. Nothing but Python's own library is
-imported here, so that this takes no time beside the training itself.
-"""
-
-import argparse
 import contextlib
 import ctypes
 import os
@@ -14,15 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..errors import UserError, run_main, write_errors
-from .layout import AGAIN, PlannedRun, find_run, finished, load_plan, read_state, read_top1, write_json
+from ..errors import write_errors
+from .layout import AGAIN, PlannedRun, finished, load_plan, read_state, read_top1, write_json
 from .lease import BEATS, STALE, Lease, acquire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
-DONE, FAILED, IO_ERROR, BUSY = 0, 1, 74, 75  # 74: EX_IOERR; 75: EX_TEMPFAIL, somebody else works on it
+DONE, FAILED, BUSY = 0, 1, 75  # EX_TEMPFAIL: somebody else works on it
 TRIES = 2
 GRACE = 60.0  # seconds for the step in hand and its checkpoint, after SIGTERM
 PAUSE = 0.1
@@ -30,16 +25,13 @@ MIN_GAP = 0.5  # points between teacher and ceiling; a PGR of less is noise
 
 
 class Stop:
-    """What ends the work before its time: a signal, or the end of the process that asked for it.
+    """The signal that ends the work before its time.
 
     While it is entered, SIGTERM and SIGINT are noted; a second SIGINT is a KeyboardInterrupt.
-
-    Args:
-        parent: id of that process; None where there is none to look after.
     """
 
-    def __init__(self, parent: int | None = None):
-        self.parent, self.signum = parent, 0
+    def __init__(self):
+        self.signum = 0
 
     def __enter__(self) -> "Stop":
         self.former = {signum: signal.signal(signum, self._note) for signum in (signal.SIGTERM, signal.SIGINT)}
@@ -55,12 +47,16 @@ class Stop:
         self.signum = self.signum or signum
 
     def __bool__(self) -> bool:
-        if self.parent is not None and os.getppid() != self.parent:
-            self.signum = self.signum or signal.SIGTERM
         return bool(self.signum)
 
 
-def work(run: PlannedRun, stop: Stop, stale: float = STALE, say: Callable[[str], None] = print) -> int:
+def work(
+        run: PlannedRun,
+        stop: Stop,
+        stale: float = STALE,
+        say: Callable[[str], None] = print,
+        env: Mapping[str, str] | None = None,
+) -> int:
     """Bring a run to its end, unless it is there already.
 
     Args:
@@ -68,6 +64,7 @@ def work(run: PlannedRun, stop: Stop, stale: float = STALE, say: Callable[[str],
         stop: asked again and again.
         stale: seconds without a sign of life after which a lock is free.
         say: told what happens.
+        env: environment of the training; None is that of this process.
 
     Returns:
         0 when the run is finished, 1 when it failed twice, 75 when somebody else works on it, 128 + the number of the
@@ -89,7 +86,7 @@ def work(run: PlannedRun, stop: Stop, stale: float = STALE, say: Callable[[str],
         return BUSY
     code = FAILED
     try:
-        code = DONE if finished(run) else _try_twice(run, ceiling_flags(needed), lease, stop, stale, say)
+        code = DONE if finished(run) else _try_twice(run, ceiling_flags(needed), lease, stop, stale, say, env)
     finally:
         if code != BUSY:
             lease.release(finished(run))
@@ -103,6 +100,7 @@ def _try_twice(
         stop: Stop,
         stale: float,
         say: Callable[[str], None],
+        env: Mapping[str, str] | None,
 ) -> int:
     command = [sys.executable, str(SCRIPT), *run.argv, *more]
     earlier = read_state(run).get("seconds", 0.0)
@@ -111,7 +109,7 @@ def _try_twice(
     for attempt in range(1, TRIES + 1):
         state.update(attempt=attempt)
         write_json(run.state_file("json"), state)
-        code = _train(run, command, lease, stop, stale)
+        code = _train(run, command, lease, stop, stale, env)
         if code is None:
             say(f"{run.id}: another runner has taken it over")
             return BUSY
@@ -129,7 +127,14 @@ def _try_twice(
     return FAILED
 
 
-def _train(run: PlannedRun, command: list[str], lease: Lease, stop: Stop, stale: float) -> int | None:
+def _train(
+        run: PlannedRun,
+        command: list[str],
+        lease: Lease,
+        stop: Stop,
+        stale: float,
+        env: Mapping[str, str] | None,
+) -> int | None:
     """Run the script to its end; return its exit code, None when the lock was lost on the way.
 
     Without a sign of life for half of ``stale`` it is stopped, before others may take it over.
@@ -139,8 +144,8 @@ def _train(run: PlannedRun, command: list[str], lease: Lease, stop: Stop, stale:
         file.write(f"$ {shlex.join(command)}\n".encode())
     with log.open("ab") as file:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()))
+            command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=_ends_with(os.getpid()))
     try:
         with write_errors(lease.path, AGAIN):
             lease.write(child=child.pid)
@@ -170,14 +175,14 @@ def _kill(child: subprocess.Popen) -> int:
     return child.wait()
 
 
-def _dies_with(parent: int) -> Callable[[], None] | None:
-    """Return what makes a new process end when ``parent`` is killed, where the system can do that."""
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """Return what sends a new process SIGTERM when ``parent`` is killed, where the system can do that."""
     if sys.platform != "linux":
         return None
     libc, set_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
 
     def prepare() -> None:
-        libc.prctl(set_signal, signal.SIGKILL)
+        libc.prctl(set_signal, signal.SIGTERM)
         if os.getppid() != parent:  # too late
             os._exit(1)
     return prepare
@@ -203,32 +208,3 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def main() -> None:
-    """Work on one run of a study, and end with the code of `work`, or 74 when the disk does not let it."""
-    parser = argparse.ArgumentParser(prog="w2s_plugins.study.worker")
-    parser.add_argument("study", type=Path)
-    parser.add_argument("id")
-    parser.add_argument("--stale", type=float, default=STALE)
-    parser.add_argument("--parent", type=int)
-    args = parser.parse_args()
-    run = find_run(load_plan(args.study), args.id)
-    with Stop(args.parent) as stop:
-        try:
-            sys.exit(work(run, stop, args.stale, _say))
-        except UserError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            _say(str(error))
-            sys.exit(IO_ERROR)
-
-
-def _say(text: str) -> None:
-    """Print into the log, which may be on a full disk: what Python kept of it would change the exit code."""
-    with contextlib.suppress(OSError):
-        os.write(1, f"{text}\n".encode())
-
-
-if __name__ == "__main__":
-    run_main(main, "w2s_plugins.study")
