@@ -16,7 +16,6 @@ if __name__ == "__main__":  # --help and wrong flags are answered before the sec
 
 import argparse
 import contextlib
-import functools
 import logging
 import math
 import multiprocessing
@@ -37,7 +36,9 @@ from timm.utils import distribute_bn, unwrap_model
 from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.data import build_data, build_few_shot_test, build_loaders, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.record import Outcome, make_record
 from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.run import Resumed, estimate_room, new_folder_name, open_run_files, resume, run_place
 from w2s_plugins.build.student import build_student, plain_batch_norm
 from w2s_plugins.build.task import build_task
 from w2s_plugins.build.teacher import build_teacher, cached_targets
@@ -46,7 +47,7 @@ from w2s_plugins.distributed.ddp import ddp_options, skip_buffers
 from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import Precision, World, agree, dealt_rows
-from w2s_plugins.files import atomic_write, write_json
+from w2s_plugins.files import atomic_write, delete, write_json
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.hub.export import export_hashes, export_model
 from w2s_plugins.hub.push import push_export
@@ -63,12 +64,13 @@ from w2s_plugins.models.loading import load_weights, read_weights
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
+from w2s_plugins.run.find import find_best
 from w2s_plugins.run.position import Position
-from w2s_plugins.run.sharded import ShardedSaver
+from w2s_plugins.run.restore import gather_rank_states, restore_rank_state, stored_predictions
+from w2s_plugins.run.saver import Saver
 from w2s_plugins.students import probe
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train import fsdp
@@ -107,7 +109,7 @@ class Run:
     num_epochs: int
     position: Position
     files: run_folder.RunFiles | None = None  # rank 0
-    saver: ckpt.Saver | None = None  # rank 0; every rank when the student is sharded
+    saver: Saver | None = None  # rank 0; every rank when the student is sharded
     few_shot: FewShotTest | None = None
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
     weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
@@ -149,7 +151,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     model = trained_student(run)
     record = finish(run, model, time.monotonic() - started) if run.world.primary else None
     run.loaders.clear()  # ends the data workers
-    run_lock.let_go()
+    run_lock.release()
     return agree(record, run.world.distributed)
 
 
@@ -157,9 +159,10 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
-    run_folder.refuse_existing_run(args)
+    place = run_place(args)
+    run_folder.refuse_existing_run(place)
     world = setup_device(args)
-    resume_path = run_folder.hold_existing_run(args, world)
+    resume_path = run_folder.hold_existing_run(place, world)
     data = build_data(args)
     class_names = names_of_data(data.train)
     student, data_config, student_source = build_student(args, world, class_names)
@@ -171,7 +174,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
         probe.feature_loaders(args, data, student, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     few_shot = build_few_shot_test(args, data)
-    folder = run_folder.make_run_folder(args, data_config, world)
+    folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
     task = build_task(args, student, teacher, targets, data, data_config, precision, world)
@@ -184,10 +187,10 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     optimizer = build.create_optimizer(args, task)
     updates_per_epoch = -(-len(loaders["train"]) // args.grad_accum_steps)
     scheduler, num_epochs = build.create_schedule(args, optimizer, updates_per_epoch)
-    resumed = run_folder.resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
+    resumed = resume(args, resume_path, task, optimizer, precision, scheduler, updates_per_epoch)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
-    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position, resumed.path)
+    restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
     if skipped is not None:
         skipped.go_on_from(resumed.position.unreadable)
 
@@ -195,8 +198,8 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
               precision, scheduler, num_epochs, resumed.position, few_shot=few_shot)
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.files = run_folder.open_run_files(args, flags, folder, resumed)
-        run_folder.look_for_room(folder, args, task, num_epochs - run.position.epoch)
+        run.files = open_run_files(args, flags, folder, resumed)
+        estimate_room(args, folder, task, num_epochs - run.position.epoch)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
     return run
@@ -211,7 +214,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
                         f"the same command and --resume {run.folder}")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
-    run_lock.let_go()
+    run_lock.release()
     end_process(interruption.exit_code)
 
 
@@ -238,7 +241,7 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
                         "checkpoint is written, the earlier ones are kept")
         return
     agree_on_unreadable(run.position, run.loaders["train"])
-    states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
+    states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.saver:
         run.saver.save_recovery(run.position.epoch, update, states, background)
 
@@ -270,25 +273,25 @@ def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: 
             task, broadcast_buffers=not args.no_ddp_bb, accum_steps=args.grad_accum_steps))
 
 
-def create_saver(run: Run, flags: set[str], resumed: run_folder.Resumed) -> ckpt.Saver:
-    create = functools.partial(ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
-    saver = create(
-        position=run.position,
-        scheduler=run.scheduler,
-        files=run.files.state if run.files else dict,
-        max_failures=0 if run.args.fsdp else run.args.max_save_failures,  # ranks write shards together
-        model=run.task.get_trainable_module(),
-        optimizer=run.optimizer,
-        args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
-        amp_scaler=run.precision.scaler,
-        checkpoint_dir=str(run.folder),
-        recovery_dir=str(run.folder),
-        decreasing=run.args.eval_metric == "loss",
-        max_history=run.args.checkpoint_hist,
+def create_saver(run: Run, flags: set[str], resumed: Resumed) -> Saver:
+    args = run.args
+    saver = Saver(
+        run.folder,
         task=run.task,
-        milestones=run.args.save_epochs,
+        optimizer=run.optimizer,
+        scaler=run.precision.scaler,
+        scheduler=run.scheduler,
+        position=run.position,
+        flags={k: v for k, v in vars(args).items() if k in flags},
+        files=run.files.state if run.files else dict,
+        max_history=args.checkpoint_hist,
+        decreasing=args.eval_metric == "loss",
+        milestones=args.save_epochs,
+        max_failures=0 if args.fsdp else args.max_save_failures,  # ranks write shards together
+        sharded=args.fsdp,
+        primary=run.world.primary,
     )
-    saver.go_on_from(resumed.path, resumed.saver)
+    saver.go_on_from(resumed.path, resumed.content.get("saver"))
     return saver
 
 
@@ -398,8 +401,6 @@ def fit(run: Run, watch: SignalWatch) -> None:
                 num_epochs=run.num_epochs, scheduler=run.scheduler, on_log=on_log, on_update=on_update,
                 on_batch=on_batch, waiting=watch.waiting)
             finish_epoch(run, terms, stop, updates, watch)
-        if run.saver:
-            run.saver.finish()
     finally:
         console.close()
 
@@ -481,32 +482,25 @@ def finish_epoch(run: Run, terms: dict[str, float], stop: int, updates: int, wat
         _logger.info(f"epoch {epoch + 1}/{stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                      + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
         lr = sum(g["lr"] for g in run.optimizer.param_groups) / len(run.optimizer.param_groups)
-        run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, ema=use_ema, **figures)
-        few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
-        run.files.summary.waiting.append((epoch, terms, {**figures.get("val", {}), **few_shot}, lr))
+        run.files.metrics.write("eval", epoch=epoch, metric=metric, train=terms, lr=lr, ema=use_ema, **figures)
         run.files.trackers.log(
             run.position.epoch * updates, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
     if run.scheduler is not None:
         run.scheduler.step(epoch + 1, metric)
     predictions = gather_predictions(run, found["val"]) if "val" in found else None
-    if run.files:
-        save_epoch(run, epoch, metric, predictions)
-    elif run.saver:
-        run.saver.save_epoch(epoch, metric)
+    save_epoch(run, epoch, metric, predictions)
 
 
 def save_epoch(run: Run, epoch: int, metric: float, predictions: tuple[list[str], torch.Tensor] | None) -> None:
-    """Write what an epoch ends with. Where there is no room for its checkpoint, it is not taken for the best one."""
-    best = run.saver.best_metric is None or run.saver.cmp(metric, run.saver.best_metric)
-    paths = [run.folder / report.PREDICTIONS[name] for name in (("last", "best") if best else ("last",))]
-    before = paths[-1].read_bytes() if paths[-1].is_file() else None
-    others = [run.files.metrics.flush, run.files.summary.flush]
-    if predictions is not None:
-        others += [functools.partial(report.write_predictions, path, *predictions) for path in paths]
-    if not run.saver.save_epoch(epoch, metric, others):
-        run.files.metrics.write("unsaved", epoch=epoch)
-        if best:
-            report.put_back(paths[-1], before)
+    """Write what an epoch ends with. The checkpoint has all that the other files need, so these may fail."""
+    if run.files:
+        run.files.predictions = predictions
+        try:
+            run.files.metrics.save()
+        except UserError as error:
+            _logger.warning(f"WARNING: {error}; it is written at the end of a later epoch")
+    if run.saver:
+        run.saver.save_epoch(epoch, metric)
 
 
 def evaluates_average(run: Run) -> bool:
@@ -519,8 +513,7 @@ def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Te
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
-    rows = dealt_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
-    return list(columns), rows
+    return list(columns), dealt_rows(torch.stack(list(columns.values()), dim=1).int(), run.world.distributed)
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
@@ -560,26 +553,41 @@ def trained_student(run: Run) -> torch.nn.Module | None:
     return model
 
 
+def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], torch.Tensor] | None:
+    """Load the weights of the epoch that ranked first, for ``--select best``; return its predictions."""
+    try:
+        path, content = find_best(run.folder, best["epoch"], run.args.fsdp)
+    except UserError as error:
+        if run.args.select == "best":
+            raise UserError(f"--select best: {error}; --select last exports the last epoch") from error
+        _logger.warning(f"WARNING: {error}; there is no {report.PREDICTIONS['best']}")
+        delete(run.folder / report.PREDICTIONS["best"])
+        return None
+    if run.args.select == "best":
+        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
+    return stored_predictions(content.get("w2s") or {})
+
+
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record."""
     args = run.args
     run.files.trackers.close()
-    run.files.flush()
-    history = report.read_history(run.files.metrics.path)
-    if not history:
+    run.files.metrics.save()
+    if not run.files.metrics.evaluations:
         raise UserError(f"{run.folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{run.folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-    best = report.best_of(history, args.eval_metric)
-    if args.select == "best" and not best.get("unsaved"):
-        path = ckpt.find_best(run.folder, best["epoch"], args.fsdp)
-        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
-    record = report.make_record(
-        args, model, run.student_source, run.teacher, run.targets, run.weak_metrics, run.data, run.data_config, history,
-        run.position, seconds)
-    if run.saver.best_epoch is not None and run.saver.best_epoch not in {event["epoch"] for event in history}:
-        record["warnings"].append(f"metrics.jsonl has lost epoch {run.saver.best_epoch + 1}, which ranked first")
+    last, best = run.files.metrics.evaluations[-1], report.best_of(run.files.metrics.evaluations, run.saver.best_epoch)
+    predictions = dict.fromkeys(report.PREDICTIONS, run.files.predictions)
+    if best is not last:
+        predictions["best"] = take_best(run, model, best)
+    for name, found in predictions.items():
+        if found is not None:
+            report.write_predictions(run.folder / report.PREDICTIONS[name], *found)
+    record = make_record(
+        args, model, run.student_source, run.teacher, run.targets, run.data, run.data_config,
+        Outcome(last, best, run.weak_metrics, run.position, seconds))
     plain_batch_norm(model)
     export_model(model, run.folder / "export", run.data_config, record, names_of_data(run.data.train))
     if module := record["model"]["plugin_module"]:

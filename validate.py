@@ -54,7 +54,8 @@ from w2s_plugins.models.loading import create_model, find_weights, load_weights,
 from w2s_plugins.models.shards import is_sharded
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
+from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, create_teacher
 from w2s_plugins.train.engine import Evaluation, evaluate
 from w2s_plugins.train.few_shot import extract_features
@@ -461,7 +462,7 @@ def averaged_metrics(args: argparse.Namespace, found: Evaluation, world: World) 
     """Return precision, recall and F1 in percent where ``--metrics-avg`` asks for them."""
     if not args.metrics_avg:
         return {}
-    labels, predictions = (dealt_rows(t, world.device, world.distributed) for t in (found.targets, found.predictions))
+    labels, predictions = (dealt_rows(t, world.distributed) for t in (found.targets, found.predictions))
     scores = precision_recall_fscore_support(labels, predictions, average=args.metrics_avg, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{args.metrics_avg}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}

@@ -29,6 +29,7 @@ from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
 from ..build.resolve import check_model_name, resolve_data_dir, split_names
+from ..build.run import run_place
 from ..cli.declare import Parser, Role
 from ..cli.parser import read_config, train_parser
 from ..cli.values import check_values
@@ -41,8 +42,7 @@ from ..metrics.pgr import performance_gap_recovered
 from ..models.foreign import refuse_addresses
 from ..monitor import format_table
 from ..registry import load_plugins
-from ..run.checkpoint import read_run_args
-from ..run.folder import run_root
+from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..teachers.teacher import load_frozen_model
 from .earlier import check_same_run, other_flags, read_result, resolved
@@ -74,7 +74,7 @@ def run_w2s(
     check_flags(args)
     resolve_data_dir(args)
     first, second = split_slice(args.train_slice, args.weak_fraction) if args.weak_fraction else ("", args.train_slice)
-    stages = Stages(args, given, parser, run_root(args) / args.experiment, train)
+    stages = Stages(args, given, parser, run_place(args).folder, train)
     trains_teacher = first and not args.teacher_checkpoint and not args.teacher.startswith(("hf-hub:", "local-dir:"))
     weak_source = str(stages.folder / "weak") if trains_teacher else args.teacher_checkpoint
     stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)

@@ -1,6 +1,6 @@
 """Where a run stands."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.distributed as dist
@@ -63,6 +63,11 @@ class Position:
     changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint holds of it, beside the epoch."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "epoch"}
+        return {**own, "meter": self.meter.state_dict(), "weights": self.weights.state_dict()}
 
     def copied(self) -> "Position":
         """Return what a batch changes in it."""
