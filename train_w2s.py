@@ -38,7 +38,7 @@ from w2s_plugins.build.data import build_data, build_few_shot_test, build_loader
 from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.record import Outcome, make_record
 from w2s_plugins.build.resolve import resolve_train_args
-from w2s_plugins.build.run import Resumed, estimate_room, new_folder_name, open_run_files, resume, run_place
+from w2s_plugins.build.run import Resumed, look_for_room, new_folder_name, open_run_files, resume, run_place
 from w2s_plugins.build.student import build_student, plain_batch_norm
 from w2s_plugins.build.task import build_task
 from w2s_plugins.build.teacher import build_teacher, cached_targets
@@ -160,7 +160,6 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if args.push_to_hub:
         check_login(args.push_to_hub)
     place = run_place(args)
-    run_folder.refuse_existing_run(place)
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(place, world)
     data = build_data(args)
@@ -199,7 +198,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if world.primary:
         report.write_labels(folder, data, args.train_split)
         run.files = open_run_files(args, flags, folder, resumed)
-        estimate_room(args, folder, task, num_epochs - run.position.epoch)
+        look_for_room(args, folder, task, num_epochs - run.position.epoch)
     if world.primary or args.fsdp:
         run.saver = create_saver(run, flags, resumed)
     return run

@@ -439,10 +439,10 @@ def test_summary_has_timms_columns(tmp_path):
     history.save()
     assert [r["epoch"] for r in rows(history.summary)] == ["0", "1", "2", "3"]
     assert rows(history.summary)[2] == {"epoch": "2", "train_loss": "2.0", "eval_top1": "20.0", "lr": "0.1"}
-    again = History(tmp_path, history.text)
-    again.write("eval", epoch=2, train={"loss": 1.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0)  # trained once more
+    again = History(tmp_path, history.text, start_epoch=2)
+    again.write("eval", epoch=2, train={"loss": 9.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0)  # trained once more
     again.save()
-    assert [r["train_loss"] for r in rows(history.summary)] == ["4.0", "3.0", "1.0", "1.0"]
+    assert [r["train_loss"] for r in rows(history.summary)] == ["4.0", "3.0", "9.0"]
     assert rows(history.summary)[2]["eval_few_shot_5-way"] == "3.0"
 
 

@@ -100,7 +100,7 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": _warnings(args, chosen, outcome.position, sources),
+        "warnings": list_warnings(args, chosen, outcome.position, sources),
     }
 
 
@@ -170,7 +170,8 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def _warnings(args: argparse.Namespace, chosen: dict, position: Position, sources: list[dict]) -> list[str]:
+def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, sources: list[dict]) -> list[str]:
+    """Return what a reader of the figures has to know."""
     warnings = []
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
-from ..run.folder import Place, RunFiles, look_for_room, place_run
+from ..run.folder import Place, RunFiles
 from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
@@ -29,8 +30,14 @@ _logger = logging.getLogger(__name__)
 
 
 def run_place(args: argparse.Namespace) -> Place:
-    """Return where a run is to be."""
-    return place_run(args.output, args.experiment, args.resume)
+    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
+    """
+    if not args.experiment and args.resume not in ("", "auto"):
+        path = Path(args.resume)
+        folder = path if path.is_dir() and not is_sharded(path) else path.parent
+        if (folder / "args.yaml").is_file():
+            return Place(folder.parent, folder.name, args.resume)
+    return Place(Path(args.output or "./output/train"), args.experiment, args.resume)
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
@@ -117,7 +124,7 @@ def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resu
     if place.name != args.experiment:  # that of its folder
         recorded |= dict(output=str(place.root), experiment=place.name)
     with fitting(resumed.path):
-        history = History(folder, resumed.extra.get("history", ""))
+        history = History(folder, resumed.extra.get("history", ""), args.start_epoch)
         predictions = stored_predictions(resumed.extra)
     history.save()
     write_args(folder / "args.yaml", recorded)
@@ -126,11 +133,14 @@ def open_run_files(args: argparse.Namespace, flags: set[str], folder: Path, resu
     return RunFiles(history, Trackers(folder, args.log_tensorboard, wandb if args.log_wandb else None), predictions)
 
 
-def estimate_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> None:
-    """Estimate what the checkpoints of a run take, and say so when the disk has less, as `look_for_room`.
+def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> None:
+    """Estimate what the checkpoints of a run take, and say so when the disk has less.
 
     A checkpoint has the weights, their average, and up to two states of the optimizer for each. ``last``, the best and
     the history share files. Two recovery checkpoints, one that is being written and the export come on top.
+
+    Raises:
+        UserError: not even one checkpoint can take the place of another.
     """
     model = task.get_trainable_module()
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -139,4 +149,12 @@ def estimate_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
     states = info.num_betas if info.has_betas else int(info.has_momentum)
     one = weights * (2 if task.has_ema() else 1) + trained * (states + args.opt.startswith("lookahead_"))
     kept = min(args.checkpoint_hist, max(1, epochs // args.val_interval)) + len(args.save_epochs)
-    look_for_room(folder, one, kept + (2 if args.recovery_interval else 0), weights)
+    needed = one * (kept + 1 + (2 if args.recovery_interval else 0)) + weights
+    free = shutil.disk_usage(folder).free
+    if free < 2 * one:
+        raise UserError(f"--output {folder}: no room on the disk: a checkpoint takes about {one / 1e6:.1f} MB, two are "
+                        f"needed to replace one by another, {free / 1e6:.1f} MB are free; make room, or choose another "
+                        "disk with --output")
+    if free < needed:
+        _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
+                        f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")

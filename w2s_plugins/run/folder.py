@@ -1,7 +1,5 @@
 """The folder of a run: where it is, who may write there, and from which checkpoint the run goes on."""
 
-import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +12,6 @@ from ..monitor import Trackers
 from .find import LAST, check_checkpoint, find_resume, find_whole
 from .history import History
 from .lock import hold
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,6 @@ class Place:
     @property
     def folder(self) -> Path:
         return self.root / self.name
-
-
-def place_run(output: str | None, experiment: str, resume: str) -> Place:
-    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-    """
-    place = Place(Path(output or "./output/train"), experiment, resume)
-    if not experiment and resume not in ("", "auto"):
-        path = Path(resume)
-        folder = path if path.is_dir() and not is_sharded(path) else path.parent
-        if (folder / "args.yaml").is_file():
-            return Place(folder.parent, folder.name, resume)
-    return place
 
 
 def refuse_existing_run(place: Place) -> None:
@@ -141,28 +125,6 @@ def make_run_folder(place: Place, new_name: str, world: World) -> Path:
             raise UserError(f"another process has trained in {folder} meanwhile: repeat the command with --resume "
                             "auto, or give another --experiment")
     return agree(folder, world.distributed)
-
-
-def look_for_room(folder: Path, checkpoint: int, count: int, export: int) -> None:
-    """Say so when the disk has less room than the files of a run take.
-
-    Args:
-        folder: of the run.
-        checkpoint: bytes of one.
-        count: of checkpoints at the end.
-        export: bytes of it.
-
-    Raises:
-        UserError: not even one checkpoint can take the place of another.
-    """
-    needed, free = checkpoint * (count + 1) + export, shutil.disk_usage(folder).free
-    if free < 2 * checkpoint:
-        raise UserError(f"--output {folder}: no room on the disk: a checkpoint takes about {checkpoint / 1e6:.1f} MB, "
-                        f"two are needed to replace one by another, {free / 1e6:.1f} MB are free; make room, or choose "
-                        "another disk with --output")
-    if free < needed:
-        _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
-                        f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")
 
 
 @dataclass

@@ -20,16 +20,18 @@ class History:
     Args:
         folder: of the run.
         text: what a checkpoint carries, from `text`. Whatever is wrong with it raises some exception.
+        start_epoch: epochs from here on are trained again, None for those that it has none of.
     """
 
-    def __init__(self, folder: Path, text: str = ""):
+    def __init__(self, folder: Path, text: str = "", start_epoch: int | None = None):
         self.metrics, self.summary = folder / "metrics.jsonl", folder / "summary.csv"
         self.evaluations: list[dict] = []
         self._lines: list[str] = []
-        self._rows: dict[int, dict] = {}  # of summary.csv, by epoch: one may be trained again
+        self._rows: list[dict] = []  # of summary.csv
         self._whole = False  # metrics.jsonl has all lines
         for line in text.splitlines():
-            self._add(line)
+            if start_epoch is None or json.loads(line).get("epoch", -1) < start_epoch:
+                self._add(line)
 
     @property
     def text(self) -> str:
@@ -53,14 +55,14 @@ class History:
         """Write both files whole. Raises `UserError` when one cannot be written."""
         write_text(self.metrics, self.text)
         self._whole = True
-        write_text(self.summary, to_csv([*self._rows.values()]) if self._rows else "")
+        write_text(self.summary, to_csv(self._rows) if self._rows else "")
 
     def _add(self, line: str) -> None:
         event = json.loads(line)
         self._lines.append(line)
         if event["event"] == "eval":
             self.evaluations.append(event)
-            self._rows[event["epoch"]] = _summary_row(**event)
+            self._rows.append(_summary_row(**event))
 
 
 def _summary_row(

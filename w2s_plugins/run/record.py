@@ -49,7 +49,7 @@ def best_of(evaluations: list[dict], epoch: int | None) -> dict:
 
     Where none has a checkpoint it is the last one, whose weights are those that are exported.
     """
-    return next((event for event in reversed(evaluations) if event["epoch"] == epoch), evaluations[-1])
+    return next((event for event in evaluations if event["epoch"] == epoch), evaluations[-1])
 
 
 def registering_module(model: nn.Module) -> str:
