@@ -581,9 +581,6 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     predictions = dict.fromkeys(report.PREDICTIONS, run.files.predictions)
     if best is not last:
         predictions["best"] = take_best(run, model, best)
-    for name, found in predictions.items():
-        if found is not None:
-            report.write_predictions(run.folder / report.PREDICTIONS[name], *found)
     record = make_record(
         args, model, run.student_source, run.teacher, run.targets, run.data, run.data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds))
@@ -592,6 +589,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(run.folder / "export")
+    for name, found in predictions.items():
+        if found is not None:
+            report.write_predictions(run.folder / report.PREDICTIONS[name], *found)
     write_json(run.folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")

@@ -421,9 +421,9 @@ def test_file_size_limit(weak: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", limit, *flags, "--resume", "auto"], capture_output=True, text=True,
                           cwd=tmp_path, env=environment(), timeout=60)
     error = Done(done.returncode, done.stdout, done.stderr).error
-    assert_says(done.stderr, "run/tmp.pth.tar", "cannot be written", "the disk is full or", "unchanged")
+    assert_says(done.stderr, "run/last.pth.tar", "cannot be written", "the disk is full or", "unchanged")
     assert_says(error, "run/export", "File too large", "make room and go on with --resume")
-    grown = {"args.yaml", "metrics.jsonl", "summary.csv"}  # cut back by a run that goes on
+    grown = {"args.yaml", "metrics.jsonl", "summary.csv"}  # written again by a run that goes on
     after = snapshot(tmp_path / "run")
     assert {k: v for k, v in after.items() if k not in grown} == {k: v for k, v in before.items() if k not in grown}
 
