@@ -9,6 +9,7 @@ from w2s_plugins.versions import check_versions
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.errors import run_main
 
@@ -29,6 +30,7 @@ from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets
@@ -49,10 +51,10 @@ from w2s_plugins.recipe.run import Output, Parts, Run
 from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
 from w2s_plugins.recipe.stopping import end_process, stop_early, watch_anomalies, watch_signals
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
+from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.train import fsdp
 from w2s_plugins.train.engine import (
@@ -91,12 +93,12 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     """Train one model and return the record of the run, that of result.json, on every rank.
 
     Args:
-        args: all flags; filled in in place.
+        args: all flags; what follows from others is filled in, in place.
         given: names of the flags that were set by hand.
     """
     resolve_train_args(args, given)
     started = time.monotonic()
-    run = prepare(args, set(train_parser().by_dest()))
+    run = prepare(Settings(args))
     first_evaluation(run)
     with watch_signals(run) as watch:
         try:
@@ -108,17 +110,17 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     model = trained_student(run)
     record = finish(run, model, time.monotonic() - started) if run.world.primary else None
     run.loaders.clear()  # ends the data workers
-    run_lock.let_go()
+    run_lock.release()
     return agree(record, run.world.distributed)
 
 
-def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
+def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
-    run_folder.refuse_existing_run(args)
+    place = run_place(args)
     world = setup_device(args)
-    resume_path = run_folder.hold_existing_run(args, world)
+    resume_path = run_folder.hold_existing_run(place, world)
     data = build_data(args)
     class_names = names_of_data(data.train)
     student = build_student(args, world, data.num_classes, class_names)
@@ -134,7 +136,7 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
     if args.linear_probe:
         model = Probe(model)
     few_shot = build_few_shot_test(args, data)
-    folder = run_folder.make_run_folder(args, data_config, world)
+    folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
     task = build_task(args, model, teacher, targets, data, data_config, precision, world)
@@ -145,11 +147,11 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
 
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(Updates(len(loaders["train"]), args.grad_accum_steps)))
-    resumed = run_folder.resume(
-        args, resume_path, task, optimizer, precision, schedule.scheduler, schedule.updates_per_epoch)
+    recorded = recorded_flags(args, student.found)
+    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
-    ckpt.restore_rank_state(resumed.rank_states, task, resumed.position, resumed.path)
+    restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
     if skipped is not None:
         skipped.go_on_from(resumed.position.unreadable)
 
@@ -157,10 +159,10 @@ def prepare(args: argparse.Namespace, flags: set[str]) -> Run:
               Parts(data, student, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.output.files = run_folder.open_run_files(args, flags, folder, resumed)
-        run_folder.look_for_room(folder, args, task, schedule.num_epochs - run.position.epoch)
+        run.output.files = open_run_files(args, recorded, folder, resumed)
+        look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)
     if world.primary or args.fsdp:
-        run.output.saver = create_saver(run, flags, resumed)
+        run.output.saver = create_saver(run, recorded, resumed)
     return run
 
 
@@ -177,8 +179,6 @@ def fit(run: Run, watch: SignalWatch) -> None:
         while position.epoch < run.stop:
             terms = train_one_epoch(run, watch, console)
             finish_epoch(run, terms, watch)
-        if run.output.saver:
-            run.output.saver.finish()
     finally:
         console.close()
 

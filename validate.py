@@ -126,7 +126,7 @@ def student_figures(found: Evaluation) -> dict[str, float]:
 
 def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
-    labels, predictions = (dealt_rows(t, world.device, world.distributed) for t in (found.targets, found.predictions))
+    labels, predictions = (dealt_rows(t, world.distributed) for t in (found.targets, found.predictions))
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
     return {f"{average}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}

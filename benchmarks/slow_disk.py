@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks import crashes, forks
-from w2s_plugins.monitor import MetricsFile
-from w2s_plugins.run import checkpoint
+from w2s_plugins.run import saver
+from w2s_plugins.run.history import History
 
 GROUPS = Path("/sys/fs/cgroup/blkio")
 STEPS, INTERVAL = 200, 50  # of an epoch, and between recovery checkpoints
@@ -87,11 +87,11 @@ def measure(disk: Path, group: Path, kind: str, log: Path) -> dict[str, list[flo
 
     def main() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
-        checkpoint.Saver.save_recovery = timed(checkpoint.Saver.save_recovery, times["waited"])
-        checkpoint.save_state = timed(checkpoint.save_state, times["written"])
-        MetricsFile.flush = timed(MetricsFile.flush, times["lines"])
+        saver.Saver.save_recovery = timed(saver.Saver.save_recovery, times["waited"])
+        saver.save_state = timed(saver.save_state, times["written"])
+        History.write = timed(History.write, times["lines"])
         if kind == "at once":
-            checkpoint.available_memory = lambda: 0  # as on a machine that has no room for a copy
+            saver.available_memory = lambda: 0  # as on a machine that has no room for a copy
         crashes.train()
         log.with_suffix(".json").write_text(json.dumps(times))
 

@@ -39,8 +39,8 @@ from w2s_plugins.labels.selection import read_selection
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
-from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run.position import Position
+from w2s_plugins.run.restore import check_resumable, restore
 from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
@@ -271,8 +271,8 @@ def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
     torch.save(content, path)
     own.scaler = NativeScaler(device="cpu")  # one whose optimizer has failed goes on no more
     saved = calm(lambda: read_checkpoint(path, "--resume"))
-    if saved is not None and calm(lambda: ckpt.check_resumable(saved, own.args, path) or True):
-        found = calm(lambda: ckpt.restore(saved, path, own.task, own.optimizer, own.scaler, own.scheduler))
+    if saved is not None and calm(lambda: check_resumable(saved, own.flags, path) or True):
+        found = calm(lambda: restore(saved, path, own.task, own.optimizer, own.scaler, own.scheduler))
         assert found is None or isinstance(found, Position)
         if found is not None:
             own.position = found

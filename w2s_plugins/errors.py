@@ -71,9 +71,9 @@ def write_errors(path: Path, then: str = "go on with --resume") -> Iterator[None
         raise UserError(f"{path}: cannot be written ({one_line(error)}); {write_remedy(path, error, then)}") from error
 
 
-def let_go(error: BaseException | None) -> None:
-    """Let go of what the frames of an error that has been dealt with hold: tensors, and files that were deleted but
-    take room on a full disk until they are closed.
+def release(error: BaseException | None) -> None:
+    """Release what the frames of an error that has been dealt with hold: tensors, and files that were deleted but take
+    room on a full disk until they are closed.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,7 +137,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = _temporary_name(path)
     try:
         yield temporary
-        share(temporary)
+        apply_umask(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -158,9 +159,26 @@ def _temporary_name(path: Path) -> Path:
 
 def remove_temporary_files(folder: Path) -> None:
     """Delete what a process that was killed while it wrote to a folder has left."""
-    for file in folder.glob(_temporary_name(Path("*")).name):
-        if not file.is_dir():
-            file.unlink(missing_ok=True)
+    for path in folder.glob(_temporary_name(Path("*")).name):
+        delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there; on a disk that is read-only now it stays."""
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, atomically; its content is copied where the file system has no hard links."""
+    if target.exists() and target.samefile(source):  # to rename one onto the other would do nothing
+        return
+    with atomic_write(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            temporary.write_bytes(source.read_bytes())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -184,7 +202,7 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def share(path: Path) -> None:
+def apply_umask(path: Path) -> None:
     """Give a file or folder the mode that the user's umask asks for; safetensors and temporary files are private."""
     umask = os.umask(0)
     os.umask(umask)

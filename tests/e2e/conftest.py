@@ -218,7 +218,7 @@ def here(
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            run_lock.let_go()  # as the end of its process would
+            run_lock.release()  # as the end of its process would
         return Done(code, *capsys.readouterr())
 
     yield run

@@ -75,7 +75,7 @@ def test_the_newest_whole_checkpoint(here: Run, weak: Path, tmp_path: Path, kind
     damage(run / "last.pth.tar", kind)
     done = here(*flags, "parts", "--resume", "auto").ok()
     if kind in ("flipped", "truncated"):
-        assert done.err.count("checkpoint-1.pth.tar is damaged; it is renamed to ") == 1
+        assert done.err.count("checkpoint-1.pth.tar is damaged, or further than where the run goes on") == 1
         (said,) = [line for line in done.err.splitlines() if "passed over: " in line]
         assert_says(said, "last.pth.tar", "checkpoint-1.pth.tar", "damaged", "the run goes on from checkpoint-0.")
         assert "goes on with epoch 2" in done.err
@@ -157,27 +157,29 @@ def test_a_going_back_is_not_undone(here: Run, weak: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     shutil.copytree(run, tmp_path / "whole")
     done = here(*flags, "run", "--resume", run / "checkpoint-0.pth.tar", "--stop-epoch", 1).ok()
-    assert "checkpoint-2.pth.tar is further than where the run goes on; it is renamed to " in done.err
+    assert "checkpoint-2.pth.tar is damaged, or further than where the run goes on; it is renamed to " in done.err
     assert read_run(run)["epoch"] == 0
     assert "checkpoint-2.pth.tar.set-aside" in without_damaged(run)
     here(*flags, "run", "--resume", "auto").ok()
     assert_same_run(tmp_path / "whole", run)
 
 
-@pytest.mark.parametrize("bytes_left", [None, 300])
-def test_a_lost_history(here: Run, weak: Path, tmp_path: Path, bytes_left: int | None) -> None:
-    flags = [*flags_of("best of many", weak, tmp_path), "run"]
-    here(*flags, "--stop-epoch", 2).ok()
-    file = tmp_path / "run" / "metrics.jsonl"
-    whole = file.read_bytes()
-    file.unlink() if bytes_left is None else file.write_bytes(whole[:bytes_left])
-    error = here(*flags, "--resume", "auto").error
-    assert_says(error, str(file), "lost or cut off", "put it back", "--experiment NAME")
-    here(*flags, "--experiment", "other", "--resume", tmp_path / "run" / "last.pth.tar").ok()  # the way out it names
-    result = json.loads((tmp_path / "other" / "result.json").read_text())
-    assert result["selected"]["epoch"] == 2
-    file.write_bytes(whole)
-    here(*flags, "--resume", "auto").ok()
+def test_a_lost_history(here: Run, weak: Path, tmp_path: Path) -> None:
+    """It is written again from the checkpoint, in this folder or in another one."""
+    flags = flags_of("best of many", weak, tmp_path)
+    here(*flags, "whole").ok()
+    here(*flags, "stopped", "--stop-epoch", 2).ok()
+    here(*flags, "other", "--resume", tmp_path / "stopped" / "last.pth.tar").ok()
+    assert json.loads((tmp_path / "other" / "result.json").read_text())["selected"]["epoch"] == 2  # its only checkpoint
+    assert (tmp_path / "other/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    for name, spoil in {
+        "lost": Path.unlink, "cut off": lambda file: file.write_bytes(file.read_bytes()[:300]),
+        "damaged": lambda file: file.write_text("{\x00"),
+    }.items():
+        shutil.copytree(tmp_path / "stopped", tmp_path / name)
+        spoil(tmp_path / name / "metrics.jsonl")
+        here(*flags, name, "--resume", "auto").ok()
+        assert_same_run(tmp_path / "whole", tmp_path / name)
 
 
 def test_the_best_checkpoint_is_lost(here: Run, weak: Path, tmp_path: Path) -> None:

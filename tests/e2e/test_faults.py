@@ -84,10 +84,7 @@ def test_too_many_of_them_end_the_run(here: Run, at_step: Callable, limit: Calla
 
 def check_nothing_is_lost(run: Path, whole: Path, unsaved: list[int]) -> None:
     """A run that could not write for a while ends as one that could, but for the epochs that have no checkpoint."""
-    events = read_lines(run / "metrics.jsonl")
-    assert [e["epoch"] for e in events if e["event"] == "unsaved"] == unsaved
-    assert [e for e in events if e["event"] != "unsaved"] == read_lines(whole / "metrics.jsonl")
-    for name in ("summary.csv", "predictions_last.csv", "export/model.safetensors"):
+    for name in ("metrics.jsonl", "summary.csv", "predictions_last.csv", "export/model.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     saved = {int(path.name.split("-")[1].split(".")[0]) for path in run.glob("checkpoint-*")}
     assert not saved & {*unsaved} and read_run(run)["epoch"] == read_run(whole)["epoch"]
@@ -105,12 +102,12 @@ def test_epochs_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, f
     done = here(*flags, "run", "--max-save-failures", 9).ok()
     here(*flags, "whole").ok()
     assert seen == [0]  # the newest complete one stayed
-    assert done.err.count("lines wait in memory until it can be") == (fault == "read-only")  # few lines always fit
+    assert "metrics.jsonl: cannot be written" in done.err
     assert "training goes on without the checkpoint of epoch 2 (" in done.err and "of 9 failures in a row" in done.err
     check_nothing_is_lost(disk / "run", disk / "whole", [1, 2])
 
 
-def test_lines_that_wait_are_in_the_checkpoint(here: Run, at_step: Callable, tmp_path: Path) -> None:
+def test_what_could_not_be_written_is_in_the_checkpoint(here: Run, at_step: Callable, tmp_path: Path) -> None:
     """The run is stopped while metrics.jsonl and summary.csv cannot be written, and goes on when they can."""
     run, names = tmp_path / "run", ("metrics.jsonl", "summary.csv")
 
@@ -123,7 +120,7 @@ def test_lines_that_wait_are_in_the_checkpoint(here: Run, at_step: Callable, tmp
     at_step(9, lambda: os.kill(os.getpid(), signal.SIGTERM))
     flags = [*CNN, "--epochs", 3, "--output", tmp_path, "--experiment"]
     done = here(*flags, "run")
-    assert done.code == 143 and "training goes on without it (1 of 3 failures in a row)" in done.err
+    assert done.code == 143 and "it is written at the end of a later epoch" in done.err
     for name in names:
         (run / name).rmdir()
         (tmp_path / name).rename(run / name)
@@ -152,7 +149,7 @@ def test_the_best_epoch_is_one_that_was_saved(
     limit(None)
     events = read_lines(tmp_path / "run/metrics.jsonl")
     first, last = (event["val"] for event in events if event["event"] == "eval")
-    assert last["loss"] < first["loss"] and events[-1] == {"event": "unsaved", "epoch": 1}
+    assert last["loss"] < first["loss"] and read_run(tmp_path / "run")["epoch"] == 0
     record = json.loads((tmp_path / "run/result.json").read_text())
     assert record["best"]["epoch"] == 0 and record["metrics"] == first and record["last"]["loss"] == last["loss"]
     exported = load_file(tmp_path / "run/export/model.safetensors")
@@ -173,8 +170,9 @@ def test_the_folder_is_made_again(here: Run, at_step: Callable, tmp_path: Path) 
     at_step(5, lambda: shutil.rmtree(tmp_path / "run"))
     at_step(9, lambda: (tmp_path / "run").mkdir())
     here(*CNN, "--epochs", 3, "--output", tmp_path, "--experiment", "run").ok()
-    assert [(e["event"], e["epoch"]) for e in read_lines(tmp_path / "run/metrics.jsonl")] == [
-        *[("train", 1)] * 3, ("eval", 1), ("unsaved", 1), *[("train", 2)] * 4, ("eval", 2)]
+    here(*CNN, "--epochs", 3, "--output", tmp_path, "--experiment", "whole").ok()
+    for name in ("metrics.jsonl", "summary.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert read_run(tmp_path / "run")["epoch"] == 2 and (tmp_path / "run/export/model.safetensors").is_file()
 
 

@@ -18,8 +18,8 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.outcome import other_values
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.loading import read_checkpoint
-from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run.checkpoint import check_resumable
+from w2s_plugins.run.find import find_resume
+from w2s_plugins.run.restore import check_resumable
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--epochs", "3", "--model", "w2s_cnn5", "--no-teacher-eval", "--val-slice", "0:40"]
@@ -62,8 +62,8 @@ def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
     resolve_train_args(args, given)
     args.num_classes = 10
-    path = run_folder.ckpt.find_resume(run)
-    return check_resumable(read_checkpoint(path, "--resume"), args, path)
+    path = find_resume(run)
+    return check_resumable(read_checkpoint(path, "--resume"), vars(args), path)
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:

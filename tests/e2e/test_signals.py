@@ -15,7 +15,7 @@ import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 from w2s_plugins.recipe import saving, stopping
-from w2s_plugins.run.checkpoint import Saver
+from w2s_plugins.run.saver import Saver
 from w2s_plugins.train import engine
 
 Run = Callable[..., Done]

@@ -35,7 +35,7 @@ def worker(rank: int, folder: str) -> None:
         return gradient / 2
 
     (uneven,) = gather_rows(torch.full((rank + 1, 2), float(rank)))
-    dealt = dealt_rows(torch.arange(5)[rank::2, None], torch.device("cpu"), True)
+    dealt = dealt_rows(torch.arange(5)[rank::2, None], True)
     torch.save({**train(SHARES[rank], average), "uneven": uneven, "dealt": dealt}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train_w2s import selection_metric
+from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.errors import UserError
 from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
-from w2s_plugins.run.record import best_of, closing_table, recovered, selection
+from w2s_plugins.run.position import Position
+from w2s_plugins.run.record import best_of, closing_table, recovered
 
 
 def test_published_figures():
@@ -72,22 +74,26 @@ def test_blind_selection_prefers_more_agreement_whatever_the_metric(metric):
     history = [
         {"epoch": e, "metric": selection_metric(args, {"select": {"top1": t, "loss": t, "agreement": a}}, {})}
         for e, (t, a) in enumerate([(1.0, 50.0), (9.0, 70.0), (5.0, 60.0)])]
-    assert best_of(history, metric)["epoch"] == 1
+    rank = min if metric == "loss" else max
+    assert rank(history, key=lambda event: event["metric"])["epoch"] == 1
 
 
-def test_first_of_equals_is_best():
-    history = [{"epoch": e, "metric": m} for e, m in enumerate([1.0, 3.0, 3.0, 2.0])]
-    assert best_of(history, "top1")["epoch"] == 1
-    assert best_of(history, "loss")["epoch"] == 0
+def test_the_best_epoch_is_one_that_was_saved():
+    evaluations = [{"epoch": 0}, {"epoch": 1}, {"epoch": 2}]
+    assert best_of(evaluations, 1) is evaluations[1]
+    assert best_of(evaluations, None) is evaluations[-1]
 
 
 def test_selection_on_the_reported_split_is_said():
-    chosen = {"val": VAL}
-    assert selection(flags(select="last"), chosen) == ("validation", [])
-    name, (warning,) = selection(flags(), chosen)
-    assert name == "validation" and "'validation'" in warning and "--select-split" in warning
-    assert selection(flags(select_split=0.1), chosen) == ("held-out part of the training split", [])
-    assert selection(flags(), {}) == ("training loss", [])
+    def warnings(args: argparse.Namespace) -> list[str]:
+        return list_warnings(args, {"val": VAL}, Position(), [])
+
+    assert ranked_by(flags(select="last"), {"val": VAL}) == "validation" and warnings(flags(select="last")) == []
+    (warning,) = warnings(flags())
+    assert "'validation'" in warning and "--select-split" in warning
+    assert ranked_by(flags(select_split=0.1), {"val": VAL}) == "held-out part of the training split"
+    assert warnings(flags(select_split=0.1)) == []
+    assert ranked_by(flags(), {}) == "training loss"
 
 
 def test_recovered():

@@ -1,8 +1,6 @@
 """Console, metrics.jsonl and trackers."""
 
-import argparse
 import io
-import json
 import logging
 import sys
 import time
@@ -11,7 +9,7 @@ import pytest
 
 from tests.conftest import fill
 from w2s_plugins.errors import UserError
-from w2s_plugins.monitor import Console, MetricsFile, Trackers, format_table, setup_logging
+from w2s_plugins.monitor import Console, Trackers, format_table, setup_logging
 from w2s_plugins.monitor.console import duration
 
 
@@ -99,48 +97,9 @@ def test_logging_is_on_stderr_and_on_rank_0(root_logger, capsys):
     assert "a failure" in capsys.readouterr().err
 
 
-def test_metrics_file_is_cut_back_to_where_a_run_goes_on(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    file = MetricsFile(path)
-    file.write("train", epoch=0, loss=1.5)
-    kept = path.stat().st_size
-    file.write("eval", epoch=0, val={"top1": 50.0})
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"event": "train", "epoch": 0, "loss": 1.5}, {"event": "eval", "epoch": 0, "val": {"top1": 50.0}}]
-    whole = path.read_bytes()
-    again = MetricsFile(path, keep=kept)
-    assert path.stat().st_size == kept
-    again.write("eval", epoch=0, val={"top1": 50.0})
-    assert path.read_bytes() == whole
-    MetricsFile(path, keep=10 ** 6)
-    assert path.read_bytes() == whole
-    MetricsFile(path)
-    assert path.read_bytes() == b""
-
-
-def test_lines_wait_for_a_folder_that_is_gone(tmp_path, caplog):
-    path = tmp_path / "absent" / "metrics.jsonl"
-    file = MetricsFile(path)
-    file.write("train", epoch=0)
-    file.write("train", epoch=1)
-    assert [r.message.count("lines wait in memory") for r in caplog.records] == [1]
-    with pytest.raises(UserError, match="cannot be written") as error:
-        file.flush()
-    assert f"mkdir {path.parent}" in str(error.value)
-    again = MetricsFile(path, waiting=file.waiting)  # as from a checkpoint
-    path.parent.mkdir()
-    for each in (file, again):
-        each.write("eval", epoch=1)
-        assert (each.waiting, each.size) == ("", path.stat().st_size)
-        assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["train", "train", "eval"]
-        path.unlink()
-    file.write("train", epoch=2)  # somebody has deleted it
-    assert json.loads(path.read_text())["epoch"] == 2
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies of it
 def test_tensorboard_on_a_full_disk(disk, caplog):
-    trackers = Trackers(flags(log_tensorboard=True), disk, {})
+    trackers = Trackers(disk, tensorboard=True)
     fill(disk)
     deadline = time.monotonic() + 60
     while trackers.tensorboard is not None:
@@ -152,16 +111,10 @@ def test_tensorboard_on_a_full_disk(disk, caplog):
     trackers.close()
 
 
-def flags(**kwargs) -> argparse.Namespace:
-    return argparse.Namespace(**{
-        "log_tensorboard": False, "log_wandb": False, "wandb_project": None, "wandb_tags": [], "wandb_resume_id": "",
-        **kwargs})
-
-
 def test_tensorboard_reads_what_is_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trackers = Trackers(flags(log_tensorboard=True), tmp_path, {})
+    trackers = Trackers(tmp_path, tensorboard=True)
     for step in (3, 7):
         trackers.log(step, {"train/loss": 1.0 / step, "lr": 0.1})
     trackers.close()
@@ -172,18 +125,18 @@ def test_tensorboard_reads_what_is_logged(tmp_path):
 
 
 def test_no_tracker_unless_asked_for(tmp_path):
-    trackers = Trackers(flags(), tmp_path, {})
+    trackers = Trackers(tmp_path)
     trackers.log(1, {"loss": 1.0})
     trackers.close()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flag, modules, message", [
-    ("log_tensorboard", ["torch.utils.tensorboard", "tensorboard"], "--log-tensorboard needs .* install tensorboard"),
-    ("log_wandb", ["wandb"], "--log-wandb needs a package: pip install wandb"),
+@pytest.mark.parametrize("asked, modules, message", [
+    ({"tensorboard": True}, ["torch.utils.tensorboard", "tensorboard"], "--log-tensorboard .* install tensorboard"),
+    ({"wandb": {}}, ["wandb"], "--log-wandb needs a package: pip install wandb"),
 ])
-def test_package_that_is_not_installed(tmp_path, monkeypatch, flag, modules, message):
+def test_package_that_is_not_installed(tmp_path, monkeypatch, asked, modules, message):
     for module in modules:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=message):
-        Trackers(flags(**{flag: True}), tmp_path, {})
+        Trackers(tmp_path, **asked)

@@ -2,7 +2,9 @@
 
 import argparse
 import csv
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -27,8 +29,13 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.files import atomic_write, write_json, write_text
 from w2s_plugins.losses import DistillationLoss
 from w2s_plugins.models.loading import read_checkpoint, read_weights
-from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.run import saver
+from w2s_plugins.run.args_file import read_run_args, write_args
+from w2s_plugins.run.find import BEST, LAST, find_resume
+from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
+from w2s_plugins.run.restore import check_resumable
+from w2s_plugins.run.restore import restore as restored
 from w2s_plugins.train.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
@@ -57,13 +64,12 @@ class Parts:
         self.scheduler, _ = create_scheduler_v2(self.optimizer, num_epochs=5, warmup_epochs=0)
         self.scaler = NativeScaler(device="cpu")
         self.task.setup_ema(decay=0.9)
-        self.args = argparse.Namespace(
+        self.flags = dict(
             model="w2s_cnn5", num_classes=10, opt="adamw", mean=[0.5], loss_kwargs={"a": 1}, teacher="w2s_cnn2",
             workers=4, resume_changes=[], no_resume_opt=False, start_epoch=None)
-        self.saver = ckpt.Saver(
-            position=self.position, scheduler=self.scheduler, files=lambda: {"metrics_bytes": 17},
-            model=self.task.get_trainable_module(), optimizer=self.optimizer, args=self.args, amp_scaler=self.scaler,
-            checkpoint_dir=str(folder), recovery_dir=str(folder), task=self.task, **kwargs)
+        self.saver = saver.Saver(
+            folder, task=self.task, optimizer=self.optimizer, scaler=self.scaler, scheduler=self.scheduler,
+            position=self.position, flags=self.flags, files=lambda: {"history": "a line\n"}, **kwargs)
 
     def step(self, number: int) -> None:
         self.task.train()
@@ -95,7 +101,7 @@ def flatten(tree, path=()):
 
 
 def restore(parts: Parts, path) -> None:
-    parts.position = ckpt.restore(
+    parts.position = restored(
         read_checkpoint(path, "--resume"), path, parts.task, parts.optimizer, parts.scaler, parts.scheduler)
 
 
@@ -146,20 +152,20 @@ def test_checkpoint_that_fails_half_way(tmp_path):
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    parts.saver.save_recovery(1, batch_idx=3, background=False)
+    parts.saver.save_recovery(1, 3, background=False)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     parts.step(1)
-    parts.args.broken = Unwritable()
+    parts.flags["broken"] = Unwritable()
     for save in (
             lambda: parts.saver.save_checkpoint(1, metric=2.0),
-            lambda: parts.saver.save_recovery(2, background=False),
-            lambda: (parts.saver.save_recovery(2), parts.saver.wait())):
+            lambda: parts.saver.save_recovery(2, 0, background=False),
+            lambda: (parts.saver.save_recovery(2, 0), parts.saver.wait())):
         with pytest.raises(UserError, match="cannot be written"):
             save()
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    del parts.args.broken
+    del parts.flags["broken"]
     parts.saver.save_checkpoint(1, metric=2.0)
-    assert read_checkpoint(tmp_path / ckpt.BEST, "x")["epoch"] == 1
+    assert read_checkpoint(tmp_path / BEST, "x")["epoch"] == 1
 
 
 # ---------------------------------------------------------------- timm's format
@@ -170,7 +176,7 @@ def test_timm_reads_what_is_written(tmp_path):
     for number in range(3):
         parts.step(number)
     parts.saver.save_checkpoint(4, metric=70.0)
-    path = str(tmp_path / ckpt.LAST)
+    path = str(tmp_path / LAST)
     other = Parts(tmp_path / "other", seed=1)
     assert resume_task_checkpoint(other.task, path, other.optimizer, other.scaler, log_info=False) == 5
     ours, theirs = parts.state(), other.state()
@@ -184,7 +190,7 @@ def test_timm_reads_what_is_written(tmp_path):
         assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
     content = torch.load(path, weights_only=False)
     assert (content["arch"], content["epoch"], content["metric"], content["version"]) == ("w2s_cnn5", 4, 70.0, 2)
-    assert vars(content["args"]) == vars(parts.args)
+    assert vars(content["args"]) == parts.flags
 
 
 def test_checkpoint_of_timm_is_continued(tmp_path):
@@ -193,8 +199,9 @@ def test_checkpoint_of_timm_is_continued(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
     CheckpointSaver(
-        parts.task.get_trainable_module(), parts.optimizer, args=parts.args, task=parts.task, amp_scaler=parts.scaler,
-        checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)).save_checkpoint(3, metric=1.0)
+        parts.task.get_trainable_module(), parts.optimizer, args=argparse.Namespace(**parts.flags), task=parts.task,
+        amp_scaler=parts.scaler, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path),
+    ).save_checkpoint(3, metric=1.0)
     restore(other, tmp_path / "last.pth.tar")
     assert (other.position.epoch, other.position.batch) == (4, 0)
     ours, theirs = ({k: v for k, v in run.state().items() if k[0] not in ("meter", "position", "scheduler")}
@@ -203,14 +210,14 @@ def test_checkpoint_of_timm_is_continued(tmp_path):
 
 
 def test_history_and_best(tmp_path):
-    parts = Parts(tmp_path, max_history=2)
+    parts = Parts(tmp_path, max_history=2, milestones=(5,))
     for epoch, metric in enumerate([10.0, 30.0, 20.0, 30.0, 5.0]):
         parts.step(epoch)
         parts.saver.save_checkpoint(epoch, metric=metric)
-    assert names(tmp_path) == ["checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "model_best.pth.tar"]
-    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 1]
+    assert names(tmp_path) == [
+        "checkpoint-1.pth.tar", "checkpoint-3.pth.tar", "last.pth.tar", "milestone-5.pth.tar", "model_best.pth.tar"]
+    assert [read_checkpoint(tmp_path / n, "x")["epoch"] for n in names(tmp_path)] == [1, 3, 4, 4, 1]
     assert os.path.samefile(tmp_path / "checkpoint-1.pth.tar", tmp_path / "model_best.pth.tar")
-    parts.saver.save_milestone(5)
     assert os.path.samefile(tmp_path / "milestone-5.pth.tar", tmp_path / "last.pth.tar")
 
 
@@ -218,7 +225,7 @@ def test_lower_is_better(tmp_path):
     parts = Parts(tmp_path, max_history=1, decreasing=True)
     for epoch, metric in enumerate([3.0, 1.0, 2.0]):
         parts.saver.save_checkpoint(epoch, metric=metric)
-    assert read_checkpoint(tmp_path / ckpt.BEST, "x")["epoch"] == 1
+    assert read_checkpoint(tmp_path / BEST, "x")["epoch"] == 1
 
 
 def test_file_system_without_hard_links(tmp_path, monkeypatch):
@@ -241,16 +248,17 @@ def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, 
     parts = Parts(tmp_path, max_history=2, max_failures=3)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    size = (tmp_path / ckpt.LAST).stat().st_size
+    size = (tmp_path / LAST).stat().st_size
     monkeypatch.setattr(os, "link", refuse)
     parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
     parts.step(0)
     filler = fill(disk, leave=int(2.7 * size))
     for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made
-        assert not parts.saver.save_epoch(0, 7.0 + parts.saver.failures)
+        parts.saver.save_epoch(0, 7.0 + parts.saver.failures)
     assert names(disk) == ["checkpoint-0.pth.tar", "filler", "last.pth.tar"] and parts.saver.failures == 2
     filler.unlink()
-    assert parts.saver.save_epoch(1, 5.0) and parts.saver.failures == 0
+    parts.saver.save_epoch(1, 5.0)
+    assert parts.saver.failures == 0
     assert names(disk) == ["checkpoint-0.pth.tar", "checkpoint-1.pth.tar", "last.pth.tar", "milestone-1.pth.tar",
                            "model_best.pth.tar"]
     assert [read_checkpoint(disk / n, "x")["metric"] for n in names(disk)] == [7.0, 5.0, 5.0, 7.0, 7.0]
@@ -266,7 +274,7 @@ def test_bookkeeping_goes_on_after_a_restart(tmp_path):
         single.saver.save_checkpoint(epoch, metric=metric)
         if epoch == 2:
             parts = Parts(first, max_history=2)
-            parts.saver.load_state_dict(read_checkpoint(first / ckpt.LAST, "--resume")["saver"])
+            parts.saver.go_on_from(first / LAST, read_checkpoint(first / LAST, "--resume")["saver"])
         parts.saver.save_checkpoint(epoch, metric=metric)
     assert names(first) == names(whole)
     assert [read_checkpoint(first / n, "x")["epoch"] for n in names(first)] == [
@@ -283,14 +291,14 @@ def test_restored_inside_an_epoch(tmp_path):
     for number in range(3):
         parts.step(number)
     parts.scheduler.step(2)
-    parts.saver.save_recovery(2, batch_idx=2)
+    parts.saver.save_recovery(2, 2)
     parts.saver.wait()
     other = Parts(tmp_path, seed=1)
     other.step(7)
     restore(other, tmp_path / "recovery-2-2.pth.tar")
     assert other.state() == parts.state()
     assert other.position.batch == 3
-    assert read_checkpoint(tmp_path / "recovery-2-2.pth.tar", "x")["w2s"]["metrics_bytes"] == 17
+    assert read_checkpoint(tmp_path / "recovery-2-2.pth.tar", "x")["w2s"]["history"] == "a line\n"
     for run in (parts, other):
         run.step(3)
     assert other.state() == parts.state()
@@ -301,7 +309,7 @@ def test_restored_after_an_epoch(tmp_path):
     parts.step(0)
     parts.position.bad_steps = 2
     parts.saver.save_checkpoint(0, metric=1.0)
-    restore(other, tmp_path / ckpt.LAST)
+    restore(other, tmp_path / LAST)
     assert (other.position.epoch, other.position.batch, other.position.bad_steps) == (1, 0, 2)
     assert other.position.meter.average() == {}
 
@@ -310,8 +318,8 @@ def test_optimizer_left_as_it_is(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
-    path = tmp_path / ckpt.LAST
-    ckpt.restore(read_checkpoint(path, "--resume"), path, other.task, None, None, None)
+    path = tmp_path / LAST
+    restored(read_checkpoint(path, "--resume"), path, other.task, None, None, None)
     assert other.optimizer.state_dict()["state"] == {}
     assert torch.equal(other.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
 
@@ -319,10 +327,10 @@ def test_optimizer_left_as_it_is(tmp_path):
 def test_checkpoint_of_another_model(tmp_path):
     parts = Parts(tmp_path)
     parts.saver.save_checkpoint(0, metric=1.0)
-    content = read_checkpoint(tmp_path / ckpt.LAST, "--resume")
+    content = read_checkpoint(tmp_path / LAST, "--resume")
     task = WeakToStrongTask(small_model(0, "w2s_cnn2"), small_model(9), Momentum(), verbose=False)
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run") as error:
-        ckpt.restore(content, tmp_path / ckpt.LAST, task, None, None, None)
+        restored(content, tmp_path / LAST, task, None, None, None)
     assert "\n" not in str(error.value)
 
 
@@ -332,11 +340,11 @@ def extra(**parts: object) -> Callable[[dict], None]:
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (extra(meter={"loss": torch.ones(3)}), "single numbers"), (extra(weights={"a": torch.ones(3)}), "whole numbers"),
-    (lambda content: content.update(saver=torch.ones(2)), "its bookkeeping is no mapping"),
+    (lambda content: content.update(saver=torch.ones(2)), "RuntimeError"),
     (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
-    (lambda content: content.update(epoch=2.5), "its epoch is not what a run writes"),
-    (extra(batch=-1), "its w2s.batch is not what a run writes"), (extra(unreadable=3), "TypeError"),
-    (lambda content: content["saver"].update(pending=("../x", 1.0)), "its saver.pending is not what a run writes"),
+    (lambda content: content.update(epoch=2.5), "2.5 in place of a count"),
+    (extra(batch=-1), "-1 in place of a count"), (extra(unreadable=3), "TypeError"),
+    (lambda content: content["saver"].update(pending=("../x", 1.0)), "../x in place of a count"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
@@ -346,7 +354,7 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     content = read_checkpoint(path, "--resume")
     spoil(content)
     torch.save(content, path)
-    with pytest.raises(UserError, match=r"--resume .*: (does not fit this run|not a checkpoint)") as error:
+    with pytest.raises(UserError, match=r"--resume .*: does not fit this run") as error:
         restore(other, path)
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -354,33 +362,33 @@ def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
 def test_other_flags_that_change_the_model(tmp_path):
     parts = Parts(tmp_path)
     parts.saver.save_checkpoint(0, metric=1.0)
-    content = read_checkpoint(tmp_path / ckpt.LAST, "--resume")
-    ckpt.check_resumable(content, parts.args, tmp_path)
-    ckpt.check_resumable(content, argparse.Namespace(**{**vars(parts.args), "workers": 0}), tmp_path)
-    other = argparse.Namespace(**{**vars(parts.args), "num_classes": 7, "loss_kwargs": {}})
+    content = read_checkpoint(tmp_path / LAST, "--resume")
+    check_resumable(content, parts.flags, tmp_path)
+    check_resumable(content, {**parts.flags, "workers": 0}, tmp_path)
+    other = {**parts.flags, "num_classes": 7, "loss_kwargs": {}}
     with pytest.raises(UserError) as error:
-        ckpt.check_resumable(content, other, tmp_path)
+        check_resumable(content, other, tmp_path)
     assert "--loss-kwargs {'a': 1} -> {}; --num-classes 10 -> 7; repeat them, or start a new run" in str(error.value)
     with pytest.raises(UserError, match="not a training checkpoint, it has no epoch, state_dict, optimizer"):
-        ckpt.check_resumable({"stage1.0.weight": torch.ones(1)}, parts.args, tmp_path)
+        check_resumable({"stage1.0.weight": torch.ones(1)}, parts.flags, tmp_path)
 
 
 def test_which_checkpoint_is_furthest(tmp_path):
-    assert ckpt.find_resume(tmp_path) is None
-    assert ckpt.find_resume(tmp_path / "absent") is None
+    assert find_resume(tmp_path) is None
+    assert find_resume(tmp_path / "absent") is None
     parts = Parts(tmp_path)
 
     def furthest() -> str:
         parts.saver.wait()
-        return ckpt.find_resume(tmp_path).name
+        return find_resume(tmp_path).name
 
-    parts.saver.save_recovery(0, batch_idx=4)
+    parts.saver.save_recovery(0, 4)
     assert furthest() == "recovery-0-4.pth.tar"
-    parts.saver.save_recovery(0, batch_idx=10)
+    parts.saver.save_recovery(0, 10)
     assert furthest() == "recovery-0-10.pth.tar"  # by number, not by letter
     parts.saver.save_checkpoint(0, metric=1.0)
     assert furthest() == "last.pth.tar"
-    parts.saver.save_recovery(1, batch_idx=2)
+    parts.saver.save_recovery(1, 2)
     assert furthest() == "recovery-1-2.pth.tar"
     parts.saver.save_checkpoint(2, metric=1.0)
     assert furthest() == "last.pth.tar"
@@ -392,13 +400,12 @@ def test_which_checkpoint_is_furthest(tmp_path):
 def test_two_recovery_checkpoints_are_kept_until_the_epoch_is_saved(tmp_path):
     parts = Parts(tmp_path)
     for batch in range(4):
-        parts.saver.save_recovery(0, batch_idx=batch)
+        parts.saver.save_recovery(0, batch)
     parts.saver.wait()
     assert names(tmp_path) == ["recovery-0-2.pth.tar", "recovery-0-3.pth.tar"]
-    parts.saver.save_checkpoint(0, metric=1.0)
-    parts.saver.remove_recovery()
+    parts.saver.save_epoch(0, 1.0)
     assert names(tmp_path) == ["checkpoint-0.pth.tar", "last.pth.tar", "model_best.pth.tar"]
-    parts.saver.save_recovery(1, batch_idx=0)
+    parts.saver.save_recovery(1, 0)
     parts.saver.wait()
     assert "recovery-1-0.pth.tar" in names(tmp_path)
 
@@ -407,7 +414,7 @@ def test_what_is_written_in_the_background_is_the_state_of_the_call(tmp_path):
     """Steps that follow at once do not reach the file."""
     parts = Parts(tmp_path)
     parts.step(0)
-    parts.saver.save_recovery(0, batch_idx=0)
+    parts.saver.save_recovery(0, 0)
     expected = parts.state()
     for number in range(1, 4):
         parts.step(number)
@@ -425,40 +432,62 @@ def rows(path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_summary_is_timms_and_is_cut_back(tmp_path):
-    path = tmp_path / "summary.csv"
+def test_summary_has_timms_columns(tmp_path):
+    history = History(tmp_path)
     for epoch in range(4):
-        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
-    assert [r["epoch"] for r in rows(path)] == ["0", "1", "2", "3"]
-    assert rows(path)[2] == {"epoch": "2", "train_loss": "2.0", "eval_top1": "20.0", "lr": "0.1"}
-    whole = path.read_bytes()
-    ckpt.trim_summary(path, 4)
-    assert path.read_bytes() == whole
-    ckpt.trim_summary(path, 2)
-    assert [r["epoch"] for r in rows(path)] == ["0", "1"]
-    for epoch in (2, 3):
-        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
-    assert path.read_bytes() == whole
-    ckpt.trim_summary(path, 0)
-    for epoch in range(4):
-        ckpt.append_summary(path, epoch, {"loss": 4.0 - epoch}, {"top1": 10.0 * epoch}, lr=0.1)
-    assert path.read_bytes() == whole
-    assert names(tmp_path) == ["summary.csv"]
-    ckpt.trim_summary(tmp_path / "absent.csv", 0)
-    path.write_text("")
-    ckpt.trim_summary(path, 0)
+        history.write("eval", epoch=epoch, train={"loss": 4.0 - epoch}, val={"top1": 10.0 * epoch}, lr=0.1, metric=1.0)
+    history.save()
+    assert [r["epoch"] for r in rows(history.summary)] == ["0", "1", "2", "3"]
+    assert rows(history.summary)[2] == {"epoch": "2", "train_loss": "2.0", "eval_top1": "20.0", "lr": "0.1"}
+    again = History(tmp_path, history.text, start_epoch=2)
+    again.write("eval", epoch=2, train={"loss": 9.0}, few_shot={"5-way": 3.0}, lr=0.2, metric=1.0)  # trained once more
+    again.save()
+    assert [r["train_loss"] for r in rows(history.summary)] == ["4.0", "3.0", "9.0"]
+    assert rows(history.summary)[2]["eval_few_shot_5-way"] == "3.0"
 
 
-def test_summary_without_evaluation(tmp_path):
-    ckpt.append_summary(tmp_path / "summary.csv", 0, {"loss": 1.0}, None, lr=0.1)
-    assert rows(tmp_path / "summary.csv") == [{"epoch": "0", "train_loss": "1.0", "lr": "0.1"}]
+def test_events_are_written_again_from_a_checkpoint(tmp_path):
+    """Whatever has become of the file: lost, cut off, damaged, or further than the checkpoint."""
+    history = History(tmp_path)
+    history.save()
+    history.write("train", epoch=0, loss=1.5)
+    history.write("eval", epoch=0, train={}, val={"top1": float("nan")}, lr=0.1)
+    whole, text = history.metrics.read_bytes(), history.text
+    assert [json.loads(line)["event"] for line in whole.splitlines()] == ["train", "eval"]
+    for spoil in (history.metrics.unlink, lambda: history.metrics.write_text("{"),
+                  lambda: history.write("train", epoch=1, loss=1.0)):
+        spoil()
+        again = History(tmp_path, text)
+        again.save()
+        assert history.metrics.read_bytes() == whole
+        assert again.evaluations == [{"event": "eval", "epoch": 0, "train": {}, "val": {"top1": None}, "lr": 0.1}]
+
+
+def test_events_that_could_not_be_written_come_later(tmp_path, caplog):
+    history = History(tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be written") as error:
+        history.save()
+    assert f"mkdir {tmp_path / 'run'}" in str(error.value)
+    (tmp_path / "run").mkdir()
+    history.save()
+    history.write("train", epoch=0)
+    shutil.rmtree(tmp_path / "run")
+    for epoch in (1, 2):
+        history.write("train", epoch=epoch)
+    assert [record.message.count("cannot be written") for record in caplog.records] == [1]  # one for many
+    (tmp_path / "run").mkdir()
+    history.write("train", epoch=3)
+    assert not history.metrics.exists()  # half of a line may have been there
+    history.save()
+    history.write("train", epoch=4)
+    assert [json.loads(line)["epoch"] for line in history.metrics.read_text().splitlines()] == [0, 1, 2, 3, 4]
 
 
 def test_args_yaml(tmp_path):
-    args = argparse.Namespace(model="a", mean=(0.5, 0.4), rank=3, resume="auto", loss_kwargs={"t": 0.5}, teacher=None)
-    ckpt.write_args(tmp_path / "args.yaml", args, {"model", "mean", "resume", "loss_kwargs", "teacher"})
+    flags = dict(model="a", mean=(0.5, 0.4), resume="auto", loss_kwargs={"t": 0.5}, teacher=None, resume_changes=["lr"])
+    write_args(tmp_path / "args.yaml", flags)
     expected = {"model": "a", "mean": [0.5, 0.4], "resume": "", "loss_kwargs": {"t": 0.5}, "teacher": None}
-    assert ckpt.read_run_args(tmp_path, "--checkpoint") == expected
+    assert read_run_args(tmp_path, "--checkpoint") == expected
     assert yaml.safe_load((tmp_path / "args.yaml").read_text()) == expected
 
 
@@ -472,7 +501,7 @@ def test_args_yaml_that_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "args.yaml").write_text(content)
     with pytest.raises(UserError, match=r"--checkpoint .*args.yaml") as error:
-        ckpt.read_run_args(tmp_path, "--checkpoint")
+        read_run_args(tmp_path, "--checkpoint")
     assert "\n" not in str(error.value)
 
 
@@ -481,7 +510,7 @@ def test_weights_alone_are_read_from_a_run(tmp_path):
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
     for use_ema in (False, True):
-        state = read_weights(tmp_path / ckpt.LAST, "--checkpoint", use_ema)
+        state = read_weights(tmp_path / LAST, "--checkpoint", use_ema)
         expected = parts.task.get_checkpoint_state(ema=use_ema)["state_dict_ema" if use_ema else "state_dict"]
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[k], v) for k, v in expected.items())
@@ -494,7 +523,7 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
     """The earlier checkpoint is whole, and the next run finds it and removes what was half written."""
     parts = Parts(tmp_path)
     parts.step(0)
-    parts.saver.save_recovery(0, batch_idx=0)
+    parts.saver.save_recovery(0, 0)
     expected = parts.state()
     parts.saver.wait()
     pid = os.fork()
@@ -506,19 +535,19 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
         monkeypatch.setattr(torch, "save", die_half_way)
         parts.saver._pool = ThreadPoolExecutor(1)  # threads do not survive a fork
         parts.step(1)
-        parts.saver.save_recovery(0, batch_idx=1)
+        parts.saver.save_recovery(0, 1)
         parts.saver.wait()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert names(tmp_path) == [".recovery-0-1.pth.tar.tmp", "recovery-0-0.pth.tar"]
-    found = ckpt.find_resume(tmp_path)
+    found = find_resume(tmp_path)
     other = Parts(tmp_path, seed=1)
     restore(other, found)
     assert other.state() == expected
     other.saver.go_on_from(found, read_checkpoint(found, "--resume")["saver"])
     assert names(tmp_path) == ["recovery-0-0.pth.tar"]
     for batch in (1, 2):  # it counts as one of the last two
-        other.saver.save_recovery(0, batch_idx=batch)
+        other.saver.save_recovery(0, batch)
     other.saver.wait()
     assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]
 
@@ -531,7 +560,7 @@ def test_a_slow_disk_does_not_hold_training_up(tmp_path):
                 parts = Parts(disk)
                 parts.step(0)
                 began = time.monotonic()
-                parts.saver.save_recovery(0, batch_idx=0)
+                parts.saver.save_recovery(0, 0)
                 held_up = time.monotonic() - began
                 parts.saver.wait()
                 took = time.monotonic() - began
@@ -545,7 +574,7 @@ def test_a_slow_disk_does_not_hold_training_up(tmp_path):
 
 def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypatch):
     parts = Parts(tmp_path)
-    assert ckpt.available_memory() > 2**20
+    assert saver.available_memory() > 2**20
     entered, leave = threading.Event(), threading.Event()
 
     def slow_save(state, path):
@@ -553,15 +582,15 @@ def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypa
         leave.wait(20)
         save_state(state, path)
 
-    save_state = ckpt.save_state
-    monkeypatch.setattr(ckpt, "save_state", slow_save)
-    parts.saver.save_recovery(0, batch_idx=0)  # returns before the file is there
+    save_state = saver.save_state
+    monkeypatch.setattr(saver, "save_state", slow_save)
+    parts.saver.save_recovery(0, 0)  # returns before the file is there
     assert entered.wait(20) and names(tmp_path) == []
     leave.set()
     parts.saver.wait()
-    monkeypatch.setattr(ckpt, "save_state", save_state)
+    monkeypatch.setattr(saver, "save_state", save_state)
     size = sum(t.numel() * t.element_size() for t in parts.task.get_checkpoint_state()["state_dict"].values())
-    monkeypatch.setattr(ckpt, "available_memory", lambda: size)
-    parts.saver.save_recovery(0, batch_idx=1)
+    monkeypatch.setattr(saver, "available_memory", lambda: size)
+    parts.saver.save_recovery(0, 1)
     assert names(tmp_path) == ["recovery-0-0.pth.tar", "recovery-0-1.pth.tar"]
     assert parts.saver._writing is None

@@ -9,13 +9,15 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
+from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume, run_place
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
-from w2s_plugins.run import checkpoint as ckpt
 from w2s_plugins.run import folder as run_folder
-from w2s_plugins.run import record as report
+from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
+from w2s_plugins.run.saver import Saver
 from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
@@ -42,8 +44,8 @@ class Parts:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def resume(self, path) -> run_folder.Resumed:
-        return run_folder.resume(
+    def resume(self, path) -> Resumed:
+        return resume(
             self.args, path, self.task, self.optimizer, Precision(CPU), self.scheduler, UPDATES)
 
 
@@ -53,23 +55,23 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     parts = Parts(flags())
-    position = Position()
-    saver = ckpt.Saver(
-        position=position, scheduler=parts.scheduler, files=lambda: {"metrics_bytes": 23},
-        model=parts.task.get_trainable_module(), optimizer=parts.optimizer, args=parts.args,
-        checkpoint_dir=str(folder), recovery_dir=str(folder), task=parts.task)
+    position, history = Position(), History(folder)
+    saver = Saver(
+        folder, task=parts.task, optimizer=parts.optimizer, scaler=None, scheduler=parts.scheduler, position=position,
+        flags=vars(parts.args), files=lambda: {"history": history.text})
     (folder / "args.yaml").write_text("model: w2s_cnn2\n")
-    (folder / "metrics.jsonl").write_text("x" * 23)
+    history.save()
     for epoch in range(2):
         result = parts.task(random_images(), torch.arange(8))
         result["loss"].backward()
         parts.optimizer.step()
         parts.scheduler.step(epoch + 1)
         position.epoch, position.batch = epoch + 1, 0
+        history.write("eval", epoch=epoch, train={"loss": 1.0}, lr=0.1)
         saver.save_checkpoint(epoch, metric=float(epoch))
     position.batch = 4
     position.meter.update(result, 8)
-    saver.save_recovery(2, batch_idx=3)
+    saver.save_recovery(2, 3)
     saver.wait()
     return folder, parts
 
@@ -78,20 +80,19 @@ def test_where_to_go_on(run, tmp_path):
     folder, _ = run
     recovery = folder / "recovery-2-3.pth.tar"
     root = ("--output", str(tmp_path))
-    def find(args):
-        run_folder.go_on_in_folder(args)
-        return run_folder.find_run_to_resume(args, WORLD)
 
-    assert find(flags(*root, "--experiment", "run")) is None
+    def find(args):
+        return run_folder.hold_existing_run(run_place(args), WORLD)
+
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None
     for given, expected in ((folder, recovery), (folder / "last.pth.tar", folder / "last.pth.tar")):
         args = flags("--resume", str(given))
         assert find(args) == expected
-        assert (args.output, args.experiment) == (str(tmp_path), "run")  # goes on in the same folder
+        assert run_place(args).folder == folder  # goes on in the same folder
         args = flags("--resume", str(given), "--experiment", "other", *root)
         assert find(args) == expected
-        assert args.experiment == "other"
+        assert run_place(args).folder == tmp_path / "other"
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the folder has no checkpoint"):
         find(flags("--resume", str(tmp_path / "empty")))
@@ -102,29 +103,32 @@ def test_where_to_go_on(run, tmp_path):
 def test_an_existing_run_is_not_written_over(run, tmp_path):
     root = ("--output", str(tmp_path))
     with pytest.raises(UserError, match="exists already: continue it with --resume auto, or give another"):
-        run_folder.refuse_existing_run(flags(*root, "--experiment", "run"))
-    run_folder.refuse_existing_run(flags(*root, "--experiment", "run", "--resume", "auto"))
-    run_folder.refuse_existing_run(flags(*root, "--experiment", "new"))
-    run_folder.refuse_existing_run(flags(*root))
+        run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "run")))
+    run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "run", "--resume", "auto")))
+    run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "new")))
+    run_folder.refuse_existing_run(run_place(flags(*root)))
 
 
 def test_new_folder(tmp_path):
-    config = {"input_size": (3, 32, 32)}
-    folder = run_folder.make_run_folder(flags("--output", str(tmp_path / "a"), "--experiment", "b"), config, WORLD)
+    def make(*argv: str):
+        args = flags(*argv)
+        return run_folder.make_run_folder(run_place(args), new_folder_name(args, 32), WORLD)
+
+    folder = make("--output", str(tmp_path / "a"), "--experiment", "b")
     assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]
-    folder = run_folder.make_run_folder(flags("--output", str(tmp_path), "--model-name", "mine"), config, WORLD)
+    folder = make("--output", str(tmp_path), "--model-name", "mine")
     assert folder.name.endswith("-mine-32") and folder.is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output .*cannot be written to"):
-        run_folder.make_run_folder(flags("--output", str(tmp_path / "file"), "--experiment", "x"), config, WORLD)
+        make("--output", str(tmp_path / "file"), "--experiment", "x")
 
 
 def test_after_an_epoch(run):
     folder, before = run
     parts = Parts(flags("--resume", "x"))
     resumed = parts.resume(folder / "last.pth.tar")
-    assert (resumed.position.epoch, resumed.position.batch, resumed.metrics_bytes) == (2, 0, 23)
-    assert resumed.saver["best_epoch"] in (None, 0, 1)
+    assert (resumed.position.epoch, resumed.position.batch) == (2, 0)
+    assert resumed.content["saver"]["best_epoch"] in (None, 0, 1)
     assert parts.lr == before.lr == pytest.approx(0.5)
     assert parts.optimizer.state_dict()["state"].keys() == before.optimizer.state_dict()["state"].keys()
 
@@ -164,24 +168,24 @@ def test_other_flags_are_refused(run):
         parts.resume(run[0] / "last.pth.tar")
 
 
-def test_growing_files_are_cut_back(run):
+@pytest.mark.parametrize("name", ["last.pth.tar", "recovery-2-3.pth.tar"])
+def test_files_are_what_they_were_where_the_run_goes_on(run, name):
     folder, _ = run
-    (folder / "metrics.jsonl").write_text("x" * 23 + "later\n")
-    for epoch in range(4):
-        ckpt.append_summary(folder / "summary.csv", epoch, {"loss": 1.0}, None)
+    whole = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_text("{")
+    args = flags("--resume", str(folder))
+    files = open_run_files(args, {"model", "resume", "experiment"}, folder, Parts(args).resume(folder / name))
+    assert (folder / "metrics.jsonl").read_bytes() == whole
+    assert [line.split(",")[0] for line in files.metrics.summary.read_text().split()] == ["epoch", "0", "1"]
+    assert read_run_args(folder, "x") == {
+        "model": "w2s_cnn2", "resume": "", "experiment": "run", "output": str(folder.parent)}
+
+
+@pytest.mark.parametrize("history", [3, "{", "[]", '{"event": "eval", "epoch": 0}', '{"event": "eval"}'])
+def test_a_history_of_another_kind(run, history):
+    folder, _ = run
     args = flags("--resume", "x")
     resumed = Parts(args).resume(folder / "last.pth.tar")
-    files = run_folder.open_run_files(args, {"model", "resume"}, folder, resumed)
-    assert (folder / "metrics.jsonl").read_text() == "x" * 23
-    assert [line.split(",")[0] for line in files.summary.path.read_text().split()] == ["epoch", "0", "1"]
-    assert ckpt.read_run_args(folder, "x") == {"model": "w2s_cnn2", "resume": ""}
-
-
-def test_a_damaged_line_of_the_history_is_left_out(tmp_path, caplog):
-    """It costs the figures of one epoch, not the end of a run."""
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"event": "eval", "epoch": 0}\n{"event": "eval", garb\n[]\n{"event": "eval"}\n'
-                    '{"event": "eval", "epoch": 4}\n')
-    assert [event["epoch"] for event in report.read_history(file)] == [0, 4]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{file}, line {number}: damaged, left out" for number in (2, 3, 4)]
+    resumed.extra["history"] = history
+    with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
+        open_run_files(args, {"model"}, folder, resumed)

@@ -16,8 +16,8 @@ from torch import nn
 
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
-from w2s_plugins.models.shards import RUN_FILE, read_section, replace_folder, set_aside, write_shards
-from w2s_plugins.run import checkpoint as ckpt
+from w2s_plugins.models.shards import RUN_FILE, previous, read_section, replace_folder, write_shards
+from w2s_plugins.run.find import find_resume
 from w2s_plugins.train import fsdp
 
 CPU = torch.device("cpu")
@@ -116,18 +116,18 @@ def test_shards_on_disk(tmp_path: Path) -> None:
     folder.mkdir()
     write_shards(folder, first)
     with pytest.raises(UserError, match="no other checkpoint"):  # without its small file it is not complete
-        ckpt.find_resume(tmp_path)
+        find_resume(tmp_path)
     torch.save({"epoch": 0}, folder / RUN_FILE)
     section = read_section(folder, "state_dict", "--resume")
     assert section.keys() == {"a", "n"} and torch.equal(section["a"], first["state_dict.a"])
     assert section["n"].dtype == torch.int64 and section["n"] == 3
 
-    folder.rename(set_aside(folder))  # killed between the two renames
-    assert ckpt.find_resume(tmp_path) == set_aside(folder)
+    folder.rename(previous(folder))  # killed between the two renames
+    assert find_resume(tmp_path) == previous(folder)
     new = tmp_path / ".last.sharded.tmp"
-    shutil.copytree(set_aside(folder), new)
+    shutil.copytree(previous(folder), new)
     replace_folder(new, folder)
-    assert ckpt.find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
+    assert find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
 
     file = next(folder.glob("*.safetensors"))
     content = file.read_bytes()
@@ -136,7 +136,7 @@ def test_shards_on_disk(tmp_path: Path) -> None:
         read_section(folder, "state_dict", "--resume")
     shutil.copytree(folder, tmp_path / "checkpoint-1.sharded")
     (whole := tmp_path / "checkpoint-1.sharded" / file.name).write_bytes(content)
-    assert ckpt.find_resume(tmp_path) == whole.parent, "the damaged one is passed over"
+    assert find_resume(tmp_path) == whole.parent, "the damaged one is passed over"
     file.write_bytes(content[:-4])
     with pytest.raises(UserError, match="damaged"):
         read_section(folder, "state_dict", "--resume")

@@ -30,7 +30,8 @@ from ..models.foreign import refuse_addresses
 from ..models.loading import create_model, find_weights, load_weights, read_weights
 from ..models.shards import is_sharded
 from ..registry import load_plugins
-from ..run.checkpoint import BEST, LAST, SHARDED_BEST, SHARDED_LAST, read_run_args
+from ..run.args_file import read_run_args
+from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
 from ..teachers.teacher import StudentInput, Teacher, create_teacher
 from .resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
 

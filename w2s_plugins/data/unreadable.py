@@ -17,9 +17,9 @@ import logging
 import re
 from collections.abc import Iterable
 
-import torch.distributed as dist
 from PIL import Image
 
+from ..distributed.world import gather_objects
 from ..errors import UserError
 from .workers import WorkerError
 from .wrapper import Wrapper
@@ -103,9 +103,7 @@ class SkippedSamples:
     def agree(self) -> list[str]:
         """Count what the other ranks have met; return all messages. All ranks must call it. Raises as `add` does."""
         if self.distributed:
-            found: list = [None] * dist.get_world_size()
-            dist.all_gather_object(found, list(self.messages))
-            self.add(message for messages in found for message in messages)
+            self.add(message for messages in gather_objects(list(self.messages)) for message in messages)
         return list(self.messages)
 
     def go_on_from(self, messages: Iterable[str]) -> None:

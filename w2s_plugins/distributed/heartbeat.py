@@ -1,16 +1,12 @@
 """Signs of life: a run of several processes ends with the name of the one that is missing, not in silence.
 
-Each process writes a sign of life to the store of the process group every second, reads that of the next rank, and asks
-whether some process has ended the run. Both happen in a thread of its own, so a long step is no silence, and training
-pays nothing for it. Without this, survivors wait for gloo or NCCL until their timeout of 10 to 30 minutes, and then say
-only that something did not answer.
-
-Each process has a thread that every second writes a sign of life to the store of the process group (rank, host, place
-in training), reads that of the next rank, and asks whether anyone has ended the run. Whoever finds a rank silent for
-`--dist-timeout`, or fails with an error, writes why; the first to do so counts, one process a node prints it, and all
-end with code 1, or 2 where the `UserError` was. A failed exchange is first traced to a rank without signs of life. A
-second thread ends the process when the store itself does not answer. Time is counted in rounds of the thread, so a job
-that was suspended as a whole goes on.
+Without this, survivors wait for gloo or NCCL until their timeout of 10 to 30 minutes, and then say only that something
+did not answer. So each process has a thread that every second writes a sign of life to the store of the process group
+(rank, host, place in training), reads that of the next rank, and asks whether anyone has ended the run. Whoever finds a
+rank silent for `--dist-timeout`, or fails with an error, writes why; the first to do so counts, one process a node
+prints it, and all end with code 1, or 2 where the `UserError` was. A failed exchange is first traced to a rank without
+signs of life. A second thread ends the process when the store itself does not answer. Time is counted in rounds of the
+thread, so a job that was suspended as a whole goes on.
 """
 
 import contextlib
@@ -35,8 +31,6 @@ ROUNDS = 4  # without a sign of life, after a failed exchange, in which a proces
 
 class Heartbeat:
     """The signs of life of this process, and its watch over the next rank.
-
-    Time is counted in rounds of the watching thread, so that a job that was suspended as a whole simply goes on.
 
     Args:
         store: store of the process group.

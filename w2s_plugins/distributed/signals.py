@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from ..errors import exit_now
+from .world import gather_objects
 
 PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
 Item = TypeVar("Item")
@@ -137,10 +138,7 @@ class SignalWatch:
         return self.store.check([self.NOTICE])
 
     def _agreed_signal(self) -> int | None:
-        received: list[int | None] = [self.received]
-        if self.store is not None:
-            received *= dist.get_world_size()
-            dist.all_gather_object(received, self.received)
+        received = [self.received] if self.store is None else gather_objects(self.received)
         return next((signum for signum in received if signum is not None), None)
 
     def __enter__(self) -> "SignalWatch":

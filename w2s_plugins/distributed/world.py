@@ -44,12 +44,23 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
 
-def dealt_rows(rows: Tensor, device: torch.device, distributed: bool) -> Tensor:
+def count_processes() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather_objects(value: object) -> list:
+    """Return the value of every rank, on every rank. All must call it."""
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def dealt_rows(rows: Tensor, distributed: bool) -> Tensor:
     """Return the rows of all ranks, dealt out one by one as by the evaluation loader, in the order of the dataset."""
     if not distributed:
         return rows
-    gathered: list[Tensor | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, rows.cpu())
+    gathered = gather_objects(rows.cpu())
     full = torch.empty(sum(map(len, gathered)), *rows.shape[1:], dtype=rows.dtype)
     for rank, part in enumerate(gathered):
         full[rank::len(gathered)] = part

@@ -12,7 +12,7 @@ from w2s_plugins.errors import UserError, one_line
 from w2s_plugins.files import read_plain
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 
-from ..files import file_sha256, flush_folder, share
+from ..files import apply_umask, file_sha256, flush_folder
 from ..tokens import scrub
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
@@ -82,7 +82,7 @@ def export_model(
             (new / EVAL_RESULTS).parent.mkdir()
             (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
         for file in new.rglob("*"):
-            share(file)
+            apply_umask(file)
         flush_folder(new)
         _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)

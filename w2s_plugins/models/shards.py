@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..distributed.world import gather_objects
 from ..errors import UserError, one_line, write_errors
 from ..files import file_sha256, read_plain
 
@@ -51,8 +52,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     except dcp.api.CheckpointException as error:
         raise UserError(f"{folder}: cannot be written ({_cause(error)}); what was there before is unchanged") from error
     own = {path.name: file_sha256(path) for path in folder.glob(f"shard-{dist.get_rank() + 1:05}-*")}
-    gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, own)
+    gathered = gather_objects(own)
     if dist.get_rank() == 0:
         hashes = {name: digest for part in gathered for name, digest in part.items()}
         with write_errors(folder):
@@ -114,23 +114,23 @@ def read_section(folder: Path, section: str, flag: str) -> dict[str, Tensor]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename a folder over another. Killed half-way it leaves `set_aside`, which a resumed run finds.
+    """Rename a folder over another. Killed halfway it leaves `previous`, which a run that goes on finds.
 
     Raises:
         UserError: the folder cannot be renamed.
     """
     try:
         if target.exists():
-            shutil.rmtree(set_aside(target), ignore_errors=True)
-            os.replace(target, set_aside(target))
+            shutil.rmtree(previous(target), ignore_errors=True)
+            os.replace(target, previous(target))
         os.replace(source, target)
-        shutil.rmtree(set_aside(target), ignore_errors=True)
+        shutil.rmtree(previous(target), ignore_errors=True)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({one_line(error)})") from error
 
 
-def set_aside(folder: Path) -> Path:
-    """Return where a folder lies while another takes its place."""
+def previous(folder: Path) -> Path:
+    """Where a folder lies while another takes its place."""
     return folder.with_name(f".{folder.stem}-old{folder.suffix}")
 
 

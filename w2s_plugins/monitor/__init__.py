@@ -1,6 +1,6 @@
-"""What a run shows and logs: console, csv and jsonl, TensorBoard, Weights & Biases."""
+"""What a run shows and logs: console, TensorBoard, Weights & Biases."""
 
 from .console import Console, format_table, setup_logging
-from .trackers import MetricsFile, Trackers
+from .trackers import Trackers
 
-__all__ = ["Console", "MetricsFile", "Trackers", "format_table", "setup_logging"]
+__all__ = ["Console", "Trackers", "format_table", "setup_logging"]

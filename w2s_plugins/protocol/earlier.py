@@ -13,7 +13,7 @@ from ..cli.parser import fill, train_parser
 from ..data.datasets import describe
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
-from ..run.checkpoint import read_run_args
+from ..run.args_file import read_run_args
 
 # what is read of an earlier result.json, and its types; what only a run with a validation split has
 READ_BACK = {

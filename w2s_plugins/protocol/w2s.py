@@ -40,7 +40,7 @@ from ..metrics.pgr import performance_gap_recovered
 from ..models.foreign import refuse_addresses
 from ..monitor import format_table
 from ..registry import load_plugins
-from ..run.checkpoint import read_run_args
+from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..teachers.teacher import TeacherSettings, load_frozen_model
 from .earlier import check_same_run, other_flags, read_result, resolved

@@ -5,15 +5,17 @@ import logging
 import torch
 from timm.utils import unwrap_model
 
+from ..build.record import Outcome, make_record
 from ..build.student import plain_batch_norm
 from ..errors import UserError
-from ..files import write_json
+from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
 from ..models.class_names import names_of_data
 from ..models.loading import load_weights, read_weights
-from ..run import checkpoint as ckpt
 from ..run import record as report
+from ..run.find import find_best
+from ..run.restore import stored_predictions
 from .evaluation import evaluates_average
 from .run import Run
 
@@ -29,32 +31,49 @@ def trained_student(run: Run) -> torch.nn.Module | None:
     return model.student.requires_grad_(True) if run.args.linear_probe else model
 
 
+def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], torch.Tensor] | None:
+    """Load the weights of the epoch that ranked first, for ``--select best``; return its predictions."""
+    folder = run.output.folder
+    try:
+        path, content = find_best(folder, best["epoch"], run.args.fsdp)
+    except UserError as error:
+        if run.args.select == "best":
+            raise UserError(f"--select best: {error}; --select last exports the last epoch") from error
+        _logger.warning(f"WARNING: {error}; there is no {report.PREDICTIONS['best']}")
+        delete(folder / report.PREDICTIONS["best"])
+        return None
+    if run.args.select == "best":
+        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
+    return stored_predictions(content.get("w2s") or {})
+
+
 def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record."""
-    args, output, parts = run.args, run.output, run.parts
-    folder = output.folder
-    run.files.trackers.close()
-    run.files.flush()
-    history = report.read_history(run.files.metrics.path)
-    if not history:
+    args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
+    files.trackers.close()
+    files.metrics.save()
+    if not files.metrics.evaluations:
         raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-    best = report.best_of(history, args.eval_metric)
-    if args.select == "best" and not best.get("unsaved"):
-        path = ckpt.find_best(folder, best["epoch"], args.fsdp)
-        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
-    record = report.make_record(
-        args, model, parts.student.source, parts.teacher, parts.targets, run.weak_metrics, parts.data,
-        parts.student.data_config, history, run.position, seconds)
-    if output.saver.best_epoch is not None and output.saver.best_epoch not in {event["epoch"] for event in history}:
-        record["warnings"].append(f"metrics.jsonl has lost epoch {output.saver.best_epoch + 1}, which ranked first")
+    last = files.metrics.evaluations[-1]
+    best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
+    predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
+    if best is not last:
+        predictions["best"] = take_best(run, model, best)
+    data_config = parts.student.data_config
+    record = make_record(
+        args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
+        Outcome(last, best, run.weak_metrics, run.position, seconds))
     plain_batch_norm(model)
-    export_model(model, folder / "export", parts.student.data_config, record, names_of_data(parts.data.train))
+    export_model(model, folder / "export", data_config, record, names_of_data(parts.data.train))
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(folder / "export")
+    for name, found in predictions.items():
+        if found is not None:
+            report.write_predictions(folder / report.PREDICTIONS[name], *found)
     write_json(folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")

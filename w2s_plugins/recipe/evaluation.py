@@ -150,8 +150,7 @@ def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Te
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
-    rows = dealt_rows(torch.stack(list(columns.values()), dim=1), run.world.device, run.world.distributed)
-    return list(columns), rows
+    return list(columns), dealt_rows(torch.stack(list(columns.values()), dim=1).int(), run.world.distributed)
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:

@@ -40,10 +40,8 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
     figures = found.figures
     _logger.info(f"epoch {epoch + 1}/{run.stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                  + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
-    run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, ema=evaluates_average(run),
-                            **figures)
-    few_shot = {f"few_shot_{k}": v for k, v in figures.get("few_shot", {}).items()}
-    run.files.summary.waiting.append((epoch, terms, {**figures.get("val", {}), **few_shot}, mean_lr(run.optimizer)))
+    run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, lr=mean_lr(run.optimizer),
+                            ema=evaluates_average(run), **figures)
     step = run.position.epoch * run.schedule.updates_per_epoch
     run.files.trackers.log(step, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
 

@@ -12,9 +12,9 @@ from ..build.optimisation import Schedule
 from ..build.student import Student
 from ..distributed.world import Precision, World
 from ..labels.splits import Data
-from ..run.checkpoint import Saver
 from ..run.folder import RunFiles
 from ..run.position import Position
+from ..run.saver import Saver
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from ..train.few_shot import FewShotTest

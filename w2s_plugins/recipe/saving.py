@@ -1,15 +1,12 @@
 """Checkpoints and the other files of a run."""
 
-import argparse
-import functools
 import logging
 import math
 
+from ..build.run import Resumed
 from ..errors import UserError
-from ..run import checkpoint as ckpt
-from ..run import record as report
-from ..run.folder import Resumed
-from ..run.sharded import ShardedSaver
+from ..run.restore import gather_rank_states
+from ..run.saver import Saver
 from ..train.engine import agree_on_unreadable, weights_are_finite
 from .evaluation import EpochFigures
 from .run import Run
@@ -17,25 +14,26 @@ from .run import Run
 _logger = logging.getLogger(__name__)
 
 
-def create_saver(run: Run, flags: set[str], resumed: Resumed) -> ckpt.Saver:
-    create = functools.partial(ShardedSaver, primary=run.world.primary) if run.args.fsdp else ckpt.Saver
-    saver = create(
-        position=run.position,
-        scheduler=run.schedule.scheduler,
-        files=run.files.state if run.files else dict,
-        max_failures=0 if run.args.fsdp else run.args.max_save_failures,  # ranks write shards together
-        model=run.task.get_trainable_module(),
-        optimizer=run.optimizer,
-        args=argparse.Namespace(**{k: v for k, v in vars(run.args).items() if k in flags}),
-        amp_scaler=run.precision.scaler,
-        checkpoint_dir=str(run.output.folder),
-        recovery_dir=str(run.output.folder),
-        decreasing=run.args.eval_metric == "loss",
-        max_history=run.args.checkpoint_hist,
+def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Saver:
+    """Return what writes the checkpoints of a run, and leave its folder as the one that it goes on from would have."""
+    args = run.args
+    saver = Saver(
+        run.output.folder,
         task=run.task,
-        milestones=run.args.save_epochs,
+        optimizer=run.optimizer,
+        scaler=run.precision.scaler,
+        scheduler=run.schedule.scheduler,
+        position=run.position,
+        flags=recorded,
+        files=run.files.state if run.files else dict,
+        max_history=args.checkpoint_hist,
+        decreasing=args.eval_metric == "loss",
+        milestones=args.save_epochs,
+        max_failures=0 if args.fsdp else args.max_save_failures,  # ranks write shards together
+        sharded=args.fsdp,
+        primary=run.world.primary,
     )
-    saver.go_on_from(resumed.path, resumed.saver)
+    saver.go_on_from(resumed.path, resumed.content.get("saver"))
     return saver
 
 
@@ -60,22 +58,15 @@ def refuse_broken_weights(run: Run, epoch: int, found: EpochFigures) -> bool:
 
 
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
-    """Write what an epoch ends with. Where there is no room for its checkpoint, it is not taken for the best one."""
-    saver = run.output.saver
-    if not run.files:
-        if saver:
-            saver.save_epoch(epoch, found.metric)
-        return
-    best = saver.best_metric is None or saver.cmp(found.metric, saver.best_metric)
-    paths = [run.output.folder / report.PREDICTIONS[name] for name in (("last", "best") if best else ("last",))]
-    before = paths[-1].read_bytes() if paths[-1].is_file() else None
-    others = [run.files.metrics.flush, run.files.summary.flush]
-    if found.predictions is not None:
-        others += [functools.partial(report.write_predictions, path, *found.predictions) for path in paths]
-    if not saver.save_epoch(epoch, found.metric, others):
-        run.files.metrics.write("unsaved", epoch=epoch)
-        if best:
-            report.put_back(paths[-1], before)
+    """Write what an epoch ends with. The checkpoint has all that the other files need, so these may fail."""
+    if run.files:
+        run.files.predictions = found.predictions
+        try:
+            run.files.metrics.save()
+        except UserError as error:
+            _logger.warning(f"WARNING: {error}; it is written at the end of a later epoch")
+    if run.output.saver:
+        run.output.saver.save_epoch(epoch, found.metric)
 
 
 def save_recovery(run: Run, update: int, background: bool = True) -> None:
@@ -85,6 +76,6 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
                         "checkpoint is written, the earlier ones are kept")
         return
     agree_on_unreadable(run.position, run.loaders["train"])
-    states = ckpt.gather_rank_states(run.task, run.position) if run.world.distributed else None
+    states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.output.saver:
         run.output.saver.save_recovery(run.position.epoch, update, states, background)

@@ -45,12 +45,12 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
                         f"the same command and --resume {run.output.folder}")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
-    run_lock.let_go()
+    run_lock.release()
     end_process(interruption.exit_code)
 
 
 def end_process(code: int) -> None:
-    """End this process; on several ranks without the teardown of objects, in which gloo can wait for ever."""
+    """End this process; on several ranks without the teardown of objects, in which gloo may never return."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()

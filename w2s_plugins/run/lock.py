@@ -22,7 +22,7 @@ _held: dict[Path, BaseFileLock] = {}
 
 
 def hold(folder: Path) -> bool:
-    """Keep other processes out of a run folder until `let_go` or the end of this process, in whatever way it ends.
+    """Keep other processes out of a run folder until `release` or the end of this process, in whatever way it ends.
 
     It is a lock of the operating system, free at once when its holder is killed and kept by one that is suspended. On
     a file system that has none it is a lease, which its holder renews: that of a dead process of this machine is free
@@ -48,7 +48,7 @@ def hold(folder: Path) -> bool:
     return True
 
 
-def let_go() -> None:
+def release() -> None:
     """Let other processes into all folders that this one holds."""
     while _held:
         _, lock = _held.popitem()

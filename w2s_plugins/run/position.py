@@ -1,6 +1,6 @@
 """Where a run stands."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.distributed as dist
@@ -75,6 +75,11 @@ class Position:
         self.meter.update(result, len(target))
         self.weights.update(result, target)
         self.batch = number + 1
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint holds of it, beside the epoch."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "epoch"}
+        return {**own, "meter": self.meter.state_dict(), "weights": self.weights.state_dict()}
 
     def copied(self) -> "Position":
         """Return what a batch changes in it."""

@@ -1,6 +1,5 @@
 """Checkpoints of a sharded student."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,74 +10,40 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..errors import UserError, write_errors
-from ..models.shards import EXTENSION, RUN_FILE, read_shards, replace_folder, write_shards
-from . import checkpoint as ckpt
+from ..files import atomic_write, delete, link_or_copy
+from ..models.shards import RUN_FILE, read_shards, replace_folder, write_shards
 
 SECTIONS = ("state_dict", "state_dict_ema", "task_state")  # of a checkpoint: tensors by name
 
 
-class ShardedSaver(ckpt.Saver):
-    """The saver of a sharded run: a folder of shards in place of each file. Every rank has one and calls it alike.
+def save_sharded(state: dict, path: Path) -> None:
+    """Write a checkpoint as a folder of shards; all ranks must call it. It has its name once every rank is done.
 
-    Args:
-        primary: this rank renames and deletes.
-        **kwargs: arguments of `checkpoint.Saver`.
+    Raises:
+        UserError: a rank cannot write.
     """
+    primary, temporary = dist.get_rank() == 0, path.with_name(f".{path.name}.tmp")
+    if primary:
+        delete(temporary)
+        with write_errors(path):
+            temporary.mkdir()
+    dist.barrier()
+    shards, rest = take_out_shards(state)
+    write_shards(temporary, shards)
+    if primary:
+        with atomic_write(temporary / RUN_FILE) as file:
+            torch.save(rest, file)
+        replace_folder(temporary, path)
+    dist.barrier()
 
-    def __init__(self, *, primary: bool, **kwargs: object):
-        super().__init__(**kwargs)
-        self.primary, self.extension = primary, EXTENSION
 
-    def _write(self, state: dict, path: Path) -> None:
-        """Write to another name, and rename once every rank is done."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        if self.primary:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with write_errors(path):
-                temporary.mkdir()
-        dist.barrier()
-        shards, rest = take_out_shards(state)
-        write_shards(temporary, shards)
-        if self.primary:
-            ckpt.save_state(rest, temporary / RUN_FILE)
-            replace_folder(temporary, path)
-        dist.barrier()
-
-    def _rename(self, src: str, dst: str) -> None:
-        if self.primary:
-            replace_folder(Path(src), Path(dst))
-
-    def _rename_aside(self, path: Path, why: str) -> None:
-        if self.primary:
-            shutil.rmtree(path.with_name(path.name + ckpt.ASIDE), ignore_errors=True)
-            super()._rename_aside(path, why)
-
-    def _duplicate(self, src: str, dst: str) -> None:
-        if self.primary:
-            temporary = Path(dst).with_name(f".{Path(dst).name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
-            with write_errors(Path(dst)):
-                shutil.copytree(src, temporary, copy_function=_link)
-            replace_folder(temporary, Path(dst))
-
-    def _cleanup_checkpoints(self, trim: int = 0) -> None:
-        keep = max(self.max_history - trim, 0)
-        for path, _ in self.checkpoint_files[keep:]:
-            self._remove(path)
-        self.checkpoint_files = self.checkpoint_files[:keep]
-
-    def _remove(self, path: str | Path) -> None:
-        if self.primary:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _remove_temporary(self, folder: Path) -> None:
-        if self.primary:
-            super()._remove_temporary(folder)
-        for path in folder.glob(f".*{EXTENSION}.tmp"):
-            self._remove(path)
-
-    def _copy(self, state: dict) -> None:
-        """None: shards are never written in the background, since all ranks exchange while they write."""
+def copy_sharded(source: Path, target: Path) -> None:
+    """Copy a sharded checkpoint, by hard links where there are any."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    delete(temporary)
+    with write_errors(target):
+        shutil.copytree(source, temporary, copy_function=lambda *paths: link_or_copy(*map(Path, paths)))
+    replace_folder(temporary, target)
 
 
 def take_out_shards(state: dict) -> tuple[dict[str, Tensor], dict]:
@@ -102,7 +67,7 @@ def put_in_shards(
         task: TrainingTask,
         optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Put the tensors of the shards into a checkpoint from `loading.read_checkpoint`, for `checkpoint.restore`.
+    """Put the tensors of the shards into a checkpoint from `loading.read_checkpoint`, for `restore`.
 
     Args:
         checkpoint: content of the folder's small file; changed in place.
@@ -128,9 +93,3 @@ def put_in_shards(
         raise UserError(f"--resume {folder}: does not fit this run: it has {unknown}, the run has not")
     read_shards(folder, shards, "--resume")
 
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)

@@ -18,7 +18,7 @@ from ..cli.declare import NEUTRAL, Role
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
 from ..protocol.w2s import read_predictions
-from ..run.checkpoint import read_run_args
+from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..tokens import scrub
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result

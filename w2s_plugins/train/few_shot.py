@@ -119,7 +119,7 @@ def extract_features(
         with precision.autocast():
             rows.append(encode(images).float().cpu())
     own = torch.cat(rows)[:evaluation_sample_limit(loader)]
-    features = dealt_rows(own, precision.device, distributed)
+    features = dealt_rows(own, distributed)
     note("after an evaluation on episodes")
     return features
 

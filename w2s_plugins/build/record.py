@@ -1,0 +1,188 @@
+"""result.json, of which the model card is made.
+
+`model` (name, initialisation, source with commit and sha256), `teacher` (members with theirs, accuracy, kind of
+targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of samples, unreadable
+ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`,
+`best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of
+what an export is loaded from).
+"""
+
+import argparse
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+
+import huggingface_hub
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from .. import __version__
+from ..cli.outcome import list_changes
+from ..data.datasets import describe
+from ..labels.splits import Data
+from ..losses.base import loss_weights
+from ..models.class_names import DIFFER
+from ..run.position import Position
+from ..run.record import recovered, registering_module
+from ..teachers.stored import CachedTargets
+from ..teachers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Args:
+        last: its last evaluation.
+        best: that of the epoch that ranked first.
+        weak: figures of the teacher by split, where measured.
+        position: where the run ended, with what became of it on the way.
+        seconds: duration of the run.
+    """
+
+    last: dict
+    best: dict
+    weak: dict[str, dict]
+    position: Position
+    seconds: float
+
+
+def make_record(
+        args: argparse.Namespace,
+        model: nn.Module,
+        student_source: dict,
+        teacher: Teacher | None,
+        targets: CachedTargets | None,
+        data: Data,
+        data_config: dict,
+        outcome: Outcome,
+) -> dict:
+    """Collect everything that result.json and the model card say.
+
+    Args:
+        args: parsed flags.
+        model: the selected student.
+        student_source: how it started.
+        teacher: the teacher, or None.
+        targets: its cached targets, or None.
+        data: the splits.
+        data_config: input of the student.
+        outcome: what came of the run.
+    """
+    last, best, weak = outcome.last, outcome.best, outcome.weak.get("val")
+    chosen = best if args.select == "best" else last
+    sources = teacher.sources if teacher is not None else []
+    return {
+        "schema": 1,
+        "model": _student(args, model, data_config) | student_source,
+        "teacher": None if teacher is None else dict(
+            name=args.teacher, models=sources, targets=args.teacher_targets, cache=targets and targets.record,
+            **(weak or {})),
+        "loss": _loss(args),
+        "data": _data(args, data, outcome.position.unreadable),
+        "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
+        "last": dict(epoch=last["epoch"], **last.get("val", {})),
+        "best": dict(epoch=best["epoch"], **best.get("val", {})),
+        "metrics": chosen.get("val", {}),
+        "few_shot": None if data.few_shot is None else dict(
+            **_episodes(args, data), teacher=outcome.weak.get("few_shot"), last=last.get("few_shot"),
+            best=best.get("few_shot"), metrics=chosen.get("few_shot")),
+        "changes": outcome.position.changes,
+        "ceiling_acc": args.ceiling_acc,
+        "pgr": recovered(weak, chosen, args.ceiling_acc),
+        "license": args.hub_license,
+        "seed": args.seed,
+        "command": " ".join(["torchrun", *map(shlex.quote, sys.argv)]),
+        "versions": dict(
+            python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
+            timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
+        "seconds": round(outcome.seconds, 1),
+        "warnings": list_warnings(args, chosen, outcome.position, sources),
+    }
+
+
+def _student(args: argparse.Namespace, model: nn.Module, data_config: dict) -> dict:
+    module = registering_module(model)
+    return dict(
+        name=args.model,
+        architecture=model.pretrained_cfg.get("architecture", args.model),
+        num_classes=model.num_classes,
+        input_size=list(data_config["input_size"]),
+        linear_probe=args.linear_probe,
+        plugin_module=None if module.startswith("timm.") else module.rpartition(".")[0] or module,
+    )
+
+
+def _loss(args: argparse.Namespace) -> dict:
+    distilled = bool(args.teacher or args.kd_model_name)
+    weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
+    return dict(
+        name=args.loss or (f"timm {args.kd_distill_type}" if args.kd_model_name else args.task_loss),
+        kwargs=args.loss_kwargs,
+        task_loss=args.task_loss,
+        task_loss_weight=weights[0],
+        distill_loss_weight=weights[1],
+    )
+
+
+def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
+    train = describe(data.train, args.dataset, args.train_split)
+    val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
+    select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
+    return dict(
+        dataset=args.dataset or "folder",
+        train_split=args.train_split,
+        val_split=args.val_split,
+        train_samples=train.num_samples,
+        val_samples=val.num_samples if val else None,
+        train_slice=args.train_slice,
+        val_slice=args.val_slice,
+        fingerprint=train.fingerprint,
+        splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select)),
+        label_noise=data.noise and data.noise.record(data.candidates),
+        clean_select=data.selection and data.selection.about,
+        unreadable=sorted(unreadable),
+    )
+
+
+def _episodes(args: argparse.Namespace, data: Data) -> dict:
+    return dict(
+        split=args.few_shot_split,
+        class_list=args.few_shot_class_list,
+        classifier=args.few_shot_classifier,
+        episodes=args.few_shot_episodes,
+        queries=args.queries,
+        seed=args.few_shot_seed,
+        data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
+    )
+
+
+def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
+    """Return the data that ranked the epochs."""
+    if args.select_split is not None:
+        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
+        return f"held-out part of the training split{', scored against the teacher' if blind else ''}"
+    if args.eval_metric == "few-shot":
+        return f"episodes of {args.few_shot_split}"
+    return args.val_split if "val" in chosen else "training loss"
+
+
+def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, sources: list[dict]) -> list[str]:
+    """Return what a reader of the figures has to know."""
+    warnings = []
+    if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
+        warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
+                        "--select-split holds out a part of the training split instead")
+    if position.changes:
+        described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
+                     for change in position.changes]
+        warnings.append(f"the run went on with other flags {'; '.join(described)}")
+    if position.unreadable:
+        warnings.append(f"{len(position.unreadable)} training sample(s) could not be read, others of their batches "
+                        f"took their places (--data-errors {args.data_errors}); result.json names them")
+    warnings += [f"the classes of the teacher {source['name']} have {DIFFER}; they were taken by position"
+                 for source in sources if source.get("classes") == DIFFER]
+    return warnings

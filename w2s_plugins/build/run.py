@@ -1,0 +1,166 @@
+"""The folder of a run and its files, and where the run goes on."""
+
+import argparse
+import logging
+import shutil
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from timm.models import safe_model_name
+from timm.optim import get_optimizer_info
+from timm.task import TrainingTask
+
+from ..cli.declare import Role
+from ..cli.parser import train_parser
+from ..distributed.world import Precision
+from ..errors import UserError
+from ..models.loading import read_checkpoint
+from ..models.shards import is_sharded
+from ..monitor import Trackers
+from ..run.args_file import write_args
+from ..run.folder import Place, RunFiles
+from ..run.history import History
+from ..run.position import Position
+from ..run.restore import check_resumable, fitting, restore, stored_predictions
+from ..run.sharded import put_in_shards
+from .optimisation import Schedule
+
+_logger = logging.getLogger(__name__)
+
+
+def run_place(args: argparse.Namespace) -> Place:
+    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
+    """
+    if not args.experiment and args.resume not in ("", "auto"):
+        path = Path(args.resume)
+        folder = path if path.is_dir() and not is_sharded(path) else path.parent
+        if (folder / "args.yaml").is_file():
+            return Place(folder.parent, folder.name, args.resume)
+    return Place(Path(args.output or "./output/train"), args.experiment, args.resume)
+
+
+def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
+    """Return the name of the folder of a run that is given none."""
+    return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model_name or args.model),
+                     str(input_size)])
+
+
+def recorded_flags(args: argparse.Namespace, found: dict[str, object]) -> dict[str, object]:
+    """Return the flags that args.yaml and checkpoints hold; ``found`` are those that turned out otherwise."""
+    return {name: value for name, value in {**vars(args), **found}.items() if name in train_parser().by_dest()}
+
+
+@dataclass
+class Resumed:
+    """What a run continues from.
+
+    Args:
+        position: where it goes on.
+        path: the checkpoint.
+        content: what is in it, beside the state of the parts.
+    """
+
+    position: Position = field(default_factory=Position)
+    path: Path | None = None
+    content: dict = field(default_factory=dict)
+
+    @property
+    def extra(self) -> dict:
+        """What a checkpoint has beside what one of timm has."""
+        return self.content.get("w2s") or {}
+
+
+def resume(
+        args: argparse.Namespace,
+        recorded: dict[str, object],
+        path: Path | None,
+        task: TrainingTask,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        schedule: Schedule,
+) -> Resumed:
+    """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
+
+    Raises:
+        UserError: the checkpoint does not fit the flags.
+    """
+    resumed, new_rates, scheduler = Resumed(), False, schedule.scheduler
+    if path is not None:
+        if is_sharded(path) != args.fsdp:
+            raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
+                            "likewise, or start a new run from its weights with --initial-checkpoint")
+        saved = read_checkpoint(path, "--resume")
+        changed = check_resumable(saved, {**vars(args), **recorded}, path)
+        weights_only = args.no_resume_opt
+        if args.fsdp:
+            put_in_shards(saved, path, task, None if weights_only else optimizer)
+        rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        position = restore(
+            saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
+            scheduler)
+        resumed = Resumed(position, path, {k: saved.get(k) for k in ("saver", "w2s")})
+        new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
+        for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
+            group.update(own)  # in place of those that came with its state
+        update = position.batch // args.grad_accum_steps
+        if changed:
+            position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
+        _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {update}")
+    if args.start_epoch is not None:
+        resumed.position = Position(
+            epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
+            changes=resumed.position.changes)
+    epoch, batch = resumed.position.epoch, resumed.position.batch
+    if scheduler is not None and epoch > 0 and (not batch or args.no_resume_opt or new_rates):
+        updates = epoch * schedule.updates_per_epoch + batch // args.grad_accum_steps
+        scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
+    return resumed
+
+
+def open_run_files(
+        args: argparse.Namespace, recorded: dict[str, object], folder: Path, resumed: Resumed) -> RunFiles:
+    """Write args.yaml, metrics.jsonl and summary.csv as they were where the run goes on; open the trackers.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    place = run_place(args)
+    if place.name != args.experiment:  # that of its folder
+        recorded = recorded | dict(output=str(place.root), experiment=place.name)
+    with fitting(resumed.path):
+        history = History(folder, resumed.extra.get("history", ""), args.start_epoch)
+        predictions = stored_predictions(resumed.extra)
+    history.save()
+    write_args(folder / "args.yaml", recorded)
+    wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags, id=args.wandb_resume_id or None,
+                 resume="must" if args.wandb_resume_id else None)
+    return RunFiles(history, Trackers(folder, args.log_tensorboard, wandb if args.log_wandb else None), predictions)
+
+
+def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> None:
+    """Estimate what the checkpoints of a run take, and say so when the disk has less.
+
+    A checkpoint has the weights, their average, and up to two states of the optimizer for each. ``last``, the best and
+    the history share files. Two recovery checkpoints, one that is being written and the export come on top.
+
+    Raises:
+        UserError: not even one checkpoint can take the place of another.
+    """
+    model = task.get_trainable_module()
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
+    states = info.num_betas if info.has_betas else int(info.has_momentum)
+    one = weights * (2 if task.has_ema() else 1) + trained * (states + args.opt.startswith("lookahead_"))
+    kept = min(args.checkpoint_hist, max(1, epochs // args.val_interval)) + len(args.save_epochs)
+    needed = one * (kept + 1 + (2 if args.recovery_interval else 0)) + weights
+    free = shutil.disk_usage(folder).free
+    if free < 2 * one:
+        raise UserError(f"--output {folder}: no room on the disk: a checkpoint takes about {one / 1e6:.1f} MB, two are "
+                        f"needed to replace one by another, {free / 1e6:.1f} MB are free; make room, or choose another "
+                        "disk with --output")
+    if free < needed:
+        _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
+                        f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")

@@ -1,0 +1,27 @@
+"""args.yaml: the flags of a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from ..errors import UserError, one_line
+from ..files import read_plain, write_text
+from ..models.foreign import typed_flags
+
+
+def write_args(path: Path, flags: Mapping[str, object]) -> None:
+    """Write args.yaml."""
+    content = {k: v for k, v in sorted(flags.items()) if k != "resume_changes"}
+    content["resume"] = ""  # repeating the run starts it anew
+    write_text(path, yaml.safe_dump(content, default_flow_style=False))
+
+
+def read_run_args(folder: Path, flag: str) -> dict[str, object]:
+    """Read the args.yaml of a run folder, as `typed_flags`. Raises `UserError` when it cannot be read."""
+    path = folder / "args.yaml"
+    try:
+        content = read_plain(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {folder}: its args.yaml cannot be read: {one_line(error)}") from error
+    return typed_flags(content, f"{flag} {folder}: its args.yaml")

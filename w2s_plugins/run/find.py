@@ -1,0 +1,108 @@
+"""Which checkpoint of a run folder is the one to go on from, and which the one to export."""
+
+import logging
+import re
+from pathlib import Path
+
+from ..errors import UserError
+from ..models.loading import read_checkpoint
+from ..models.shards import EXTENSION, check_shards, is_sharded
+
+_logger = logging.getLogger(__name__)
+
+LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+SHARDED_LAST, SHARDED_BEST = f"last{EXTENSION}", f"model_best{EXTENSION}"  # of --fsdp: folders
+_NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epoch>\d+)-(?P<update>\d+)"
+                   r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
+
+
+def find_resume(folder: Path) -> Path | None:
+    """Return the checkpoint of a run folder that is furthest of those that are whole, None where there are none at all.
+
+    Raises:
+        UserError: none is whole.
+    """
+    found, damaged = find_whole(folder)
+    if damaged and found is None:
+        raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
+    if damaged:
+        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
+    elif found is not None and found.name.startswith(("checkpoint", "milestone", "model_best")):
+        last = folder / (SHARDED_LAST if is_sharded(found) else LAST)
+        how = "a link that leads nowhere" if last.is_symlink() else "missing"
+        _logger.warning(f"WARNING: {last} is {how}: the run goes on from {found.name}, and what was trained after it "
+                        "is trained again")
+    return found
+
+
+def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the whole checkpoint of a run folder that is furthest, and what is wrong with those that are further.
+
+    Of several of the same place, ``last`` comes first and the best one last.
+    """
+    damaged = []
+    places = {path: place(path) or (2 ** 63, 0) for path in checkpoints(folder)}  # what cannot be read is looked into
+    for path in sorted(places, key=lambda p: (places[p], "last" in p.name, "best" not in p.name), reverse=True):
+        try:
+            if type(check_checkpoint(path).get("epoch")) is not int:
+                raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch")
+            return path, damaged
+        except UserError as error:
+            damaged.append(str(error))
+    return None, damaged
+
+
+def check_checkpoint(path: Path) -> dict[str, object]:
+    """Return what is in a checkpoint of a run, as `read_checkpoint` does; shards are compared with their checksums.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    content = read_checkpoint(path, "--resume")
+    if is_sharded(path):
+        check_shards(path, "--resume")
+    return content
+
+
+def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, object]]:
+    """Return a whole checkpoint of the epoch that ranked first, and its content.
+
+    It is the best one, or another where that is lost or damaged.
+
+    Raises:
+        UserError: there is none.
+    """
+    extension, wrong = EXTENSION if sharded else LAST.removeprefix("last"), []
+    for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
+        path = folder / f"{name}{extension}"
+        try:
+            if path.exists() and (content := check_checkpoint(path)).get("epoch") == epoch:
+                return path, content
+        except UserError as error:
+            wrong.append(str(error).removeprefix("--resume "))
+    raise UserError(f"{folder} has no whole checkpoint of epoch {epoch + 1}, the best one"
+                    f"{''.join(f'; {w}' for w in wrong)}")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run folder, whole or not; links that lead nowhere are none."""
+    return sorted(path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.exists())
+
+
+def recoveries(folder: Path) -> list[Path]:
+    """The recovery checkpoints in a run folder, the newest last."""
+    return sorted((path for path in checkpoints(folder) if path.name.startswith("recovery")), key=place)
+
+
+def place(path: Path) -> tuple[int, int] | None:
+    """How far a checkpoint is, as epochs and then updates that are done; None when it cannot be read."""
+    name = _NAME.fullmatch(path.name)
+    if name and name["epoch"]:
+        return int(name["epoch"]), int(name["update"]) + 1
+    if name and (name["after"] or name["done"]):
+        return (int(name["after"]) + 1 if name["after"] else int(name["done"])), 0
+    try:
+        epoch = read_checkpoint(path, "--resume", peek=True).get("epoch")
+    except UserError:
+        return None
+    return (epoch + 1, 0) if type(epoch) is int else None
