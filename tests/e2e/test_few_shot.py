@@ -42,7 +42,8 @@ def weak5(here: Run, lists: list[str]) -> Path:
 def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., dict]:
     """Runs ``validate.py`` in this process, in the working folder of ``here``; a line of errors is returned as text."""
     import validate
-    from w2s_plugins.errors import run_main
+    from w2s_plugins.recipe import evaluation
+from w2s_plugins.errors import run_main
 
     def run(*flags: object) -> dict | str:
         monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
@@ -132,18 +133,16 @@ def test_meta_stage_resumes_exactly(
 
 
 def test_a_signal_in_an_evaluation_on_episodes(here: Run, lists: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import train_w2s
-
     flags = [*META, *lists, "--model", "w2s_cnn2", "--experiment"]
     here(*flags, "whole").ok()
-    pooled_features, calls = train_w2s.pooled_features, []
+    pooled_features, calls = evaluation.pooled_features, []
 
     def with_signal(*args: object) -> torch.Tensor:
         calls.append(args)
         if len(calls) == first + 1:  # the first batch after the first epoch
             os.kill(os.getpid(), signal.SIGTERM)
         return pooled_features(*args)
-    monkeypatch.setattr(train_w2s, "pooled_features", with_signal)
+    monkeypatch.setattr(evaluation, "pooled_features", with_signal)
     first = -1
     here(*flags, "start", "--stop-epoch", "1").ok()
     first = len(calls) // 2  # one evaluation before the epoch and one after it

@@ -16,6 +16,7 @@ import train_w2s
 from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.declare import Settings
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights
 from w2s_plugins.run.sharded import take_out_shards
 
@@ -66,7 +67,7 @@ def prepared(*flags: object) -> train_w2s.Run:
     parser = train_parser()
     args, given = parse(parser, [str(f) for f in flags])
     resolve_train_args(args, given)
-    return train_w2s.prepare(args, set(parser.by_dest()))
+    return train_w2s.prepare(Settings(args))
 
 
 def model_flags(weak: Path, folder: Path) -> list[object]:

@@ -168,14 +168,14 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
     first_evaluation = train_w2s.first_evaluation
 
     def look(run: train_w2s.Run) -> None:
-        before.update({k: v.clone() for k, v in [*run.teacher.named_parameters(), *run.teacher.named_buffers()]})
+        before.update({k: v.clone() for k, v in [*run.parts.teacher.named_parameters(), *run.parts.teacher.named_buffers()]})
         runs.append(run)
         first_evaluation(run)
 
     monkeypatch.setattr(train_w2s, "first_evaluation", look)
     here(*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--teacher-checkpoint", tmp_path / "weak", "--output",
          tmp_path, "--experiment", "student", "--teacher-targets", targets, "--weight-decay", 0.1).ok()
-    teacher = runs[0].teacher
+    teacher = runs[0].parts.teacher
     after = dict([*teacher.named_parameters(), *teacher.named_buffers()])
     assert differences(before, after) == [] and any("running_mean" in k for k in after)
     assert not any(m.training for m in teacher.modules())

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train_w2s import selection_metric
 from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.errors import UserError
 from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
+from w2s_plugins.recipe.evaluation import selection_metric
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, recovered
 
