@@ -42,8 +42,7 @@ def weak5(here: Run, lists: list[str]) -> Path:
 def validate(here: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., dict]:
     """Runs ``validate.py`` in this process, in the working folder of ``here``; a line of errors is returned as text."""
     import validate
-    from w2s_plugins.recipe import evaluation
-from w2s_plugins.errors import run_main
+    from w2s_plugins.errors import run_main
 
     def run(*flags: object) -> dict | str:
         monkeypatch.setattr(sys, "argv", ["validate.py", *map(str, flags)])
@@ -133,6 +132,8 @@ def test_meta_stage_resumes_exactly(
 
 
 def test_a_signal_in_an_evaluation_on_episodes(here: Run, lists: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from w2s_plugins.recipe import evaluation
+
     flags = [*META, *lists, "--model", "w2s_cnn2", "--experiment"]
     here(*flags, "whole").ok()
     pooled_features, calls = evaluation.pooled_features, []

@@ -168,7 +168,8 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
     first_evaluation = train_w2s.first_evaluation
 
     def look(run: train_w2s.Run) -> None:
-        before.update({k: v.clone() for k, v in [*run.parts.teacher.named_parameters(), *run.parts.teacher.named_buffers()]})
+        teacher = run.parts.teacher
+        before.update({k: v.clone() for k, v in [*teacher.named_parameters(), *teacher.named_buffers()]})
         runs.append(run)
         first_evaluation(run)
 
