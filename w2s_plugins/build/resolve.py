@@ -191,7 +191,7 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     if args.kd_model_name and args.teacher:
         raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
     if args.teacher_targets != "online" and not args.teacher:
-        _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is left aside")
+        _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is ignored")
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
     if args.loss in CRITERIA:
@@ -234,7 +234,7 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
         if args.loss in targets:
             _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
         else:
-            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is left aside")
+            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is ignored")
     parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
     name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
     if name:

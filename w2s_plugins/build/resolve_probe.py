@@ -1,4 +1,4 @@
-"""The flags of a linear probe: what makes no sense on features of plain images is refused, the rest settled."""
+"""The flags of a linear probe: what makes no sense on features of plain images is refused, the rest set."""
 
 import argparse
 

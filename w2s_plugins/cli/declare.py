@@ -15,7 +15,7 @@ from ..errors import UserError, nearest
 class Role(Flag):
     """What a flag is about. Lists of flags are made from this: what resuming may change, what a stage takes over."""
 
-    WHERE = auto()  # where things lie and work is done, and what faults of it are borne
+    WHERE = auto()  # where things lie and work is done, and which of its faults are tolerated
     REPORT = auto()  # what is shown, kept and published of a run
     PROTOCOL = auto()  # of several runs together
     ALIAS = auto()  # comes down to other flags

@@ -198,7 +198,7 @@ def add_run(add: Declare) -> None:
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
     add("--log-beta", action="store_true", help="record in metrics.jsonl how the loss weighs samples, beta(x) of "
-        "adaptconf: a histogram an epoch, by who of teacher and student is right")
+        "adaptconf: a histogram an epoch, by which of teacher and student are right")
     add("--debug", action="store_true", help="show the traceback of errors")
 
 

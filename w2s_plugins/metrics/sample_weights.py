@@ -1,4 +1,4 @@
-"""How a loss weighs samples over training (``--log-beta``): histograms by who of teacher and student is right.
+"""How a loss weighs samples over training (``--log-beta``): histograms by which of teacher and student are right.
 
 They are kept on the device as whole numbers, so that no step waits for them and any order of adding gives the same.
 """
