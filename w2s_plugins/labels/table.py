@@ -12,9 +12,7 @@ Nothing in a file names code, and numbers are taken for numbers only where they 
 """
 
 import csv
-import hashlib
 import json
-import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -324,11 +322,3 @@ def _shares(values: Sequence, flag: str) -> np.ndarray:
     return shares
 
 
-def table_sha256(path: Path) -> str:
-    """Return the sha256 of a file of labels."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def log_probability(share: float) -> float:
-    """Return the logarithm of a probability, of 0 that of the smallest normal number."""
-    return math.log(max(share, float(np.finfo(np.float32).tiny)))
