@@ -75,10 +75,9 @@ def dawid_skene(
     return posterior
 
 
-def agreement_of_annotators(samples: np.ndarray, annotators: np.ndarray, labels: np.ndarray) -> float | None:
+def agreement_of_annotators(samples: np.ndarray, labels: np.ndarray) -> float | None:
     """Return how often two annotators of one sample say the same, over all pairs; None where no sample has two."""
-    order = np.lexsort((labels, samples))
-    _, starts, counts = np.unique(samples[order], return_index=True, return_counts=True)
+    counts = np.bincount(samples)
     pairs = (counts * (counts - 1) // 2).sum()
     if not pairs:
         return None

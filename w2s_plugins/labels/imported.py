@@ -123,7 +123,7 @@ def answers_by_sample(
     who = np.unique(np.array(table.annotators)[known], return_inverse=True)[1]
     weights = None if table.confidence is None else table.confidence[known]
     shares = combine_annotators(rows, who, answers, size, settings.combine, weights)
-    agreement = agreement_of_annotators(rows, who, answers)
+    agreement = agreement_of_annotators(rows, answers)
     _logger.info(f"{flag}: {who.max() + 1} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
                  f"{settings.combine}; two of them agree in {100 * (agreement or 0):.1f} % of the cases")
     return samples, shares.astype(np.float32), "probabilities"
