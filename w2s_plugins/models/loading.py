@@ -134,7 +134,7 @@ def _named_model(flag: str, name: str, given: Container[str] = ()) -> tuple[str,
 @torch.no_grad()
 def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None:
     """Raise a `UserError` unless the model takes images of ``size`` (C, H, W); many say so only when they are run."""
-    some, training = next(model.parameters()), model.training
+    some, training = next(model.parameters(), torch.empty(0)), model.training
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
