@@ -219,6 +219,7 @@ def open_transformers(name: str, request: Request) -> Opened:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what is missing is said below
     place, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     if not Path(place).is_dir():
         _check_place(place)
@@ -226,9 +227,8 @@ def open_transformers(name: str, request: Request) -> Opened:
 
     def load() -> tuple[nn.Module, dict, object]:
         refuse_code(PretrainedConfig.get_config_dict(place, revision=safe["revision"])[0])
-        with _calm("transformers.modeling_utils"):
-            model, report = AutoModelForImageClassification.from_pretrained(
-                place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
+        model, report = AutoModelForImageClassification.from_pretrained(
+            place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
         return model, report, AutoImageProcessor.from_pretrained(place, **safe)
 
     try:
@@ -263,8 +263,9 @@ def refuse_code(config: Mapping[str, object], where: str = "config.json") -> Non
         named = key in ("quantization_config", "kernel_config", "adapter_path") or (
             "implementation" in key and value not in (None, "eager", "sdpa"))
         if (named and value is not None) or (key == "model_type" and value == "timm_wrapper"):
+            hint = "; a model of timm is opened by hf-hub:" if key == "model_type" else ""
             raise UserError(f"refused: its {where} names code or another model: {key}: "
-                            f"{one_line(ValueError(value), 60)}" + ("; a model of timm is opened by hf-hub:" if key == "model_type" else ""))
+                            f"{one_line(ValueError(value), 60)}{hint}")
         if isinstance(value, dict):
             refuse_code(value, f"{where}: {key}")
 
@@ -290,18 +291,6 @@ def _sha256_of(files: Iterator[Path]) -> str | None:
 def _commit_of(repo: str, revision: str, file: str = "config.json") -> str | None:
     path = try_to_load_from_cache(repo, file, revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
-
-
-@contextmanager
-def _calm(name: str) -> Iterator[None]:
-    """Let a logger say errors alone for a while."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def input_of_processor(settings: Mapping[str, object]) -> dict[str, object]:
