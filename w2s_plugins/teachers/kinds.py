@@ -128,8 +128,7 @@ def open_kind(name: str, request: Request, flag: str = "--teacher") -> Opened:
     try:
         opened = TEACHERS.get(kind)(rest, request) if kind in TEACHERS else open_function(kind, rest, request)
     except UserError as error:
-        raise UserError(f"{flag} {str(error).removeprefix(f'{name}: ')}" if str(error).startswith(name)
-                        else f"{flag} {name}: {error}") from error
+        raise UserError(f"{flag} {name}: {str(error).removeprefix(f'{name}: ')}") from error
     except Exception as error:  # each package has errors of its own
         raise UserError(f"{flag} {name}: cannot be opened: {type(error).__name__}: {one_line(error, 200)}") from error
     if request.img_size:
