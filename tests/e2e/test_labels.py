@@ -14,8 +14,8 @@ from tests.parts import write_folder
 
 Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
-         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd", "--output", "out",
-         "--target-cache", "cache", "--log-interval", "1"]
+         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
+         "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
 
 
 @pytest.fixture
