@@ -114,6 +114,7 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
     (lambda rows: rows, ["--episodic", "2x1"], "--episodic asks a teacher about images"),
     (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),
+    (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
 ])
 def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None  # noqa: F811
                                     ) -> None:
