@@ -96,8 +96,8 @@ def check_flags(flags: Mapping[str, object]) -> None:
     amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
-        (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which labels in a "
-         "file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
+        (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
+         "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
         (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],
