@@ -14,8 +14,8 @@ from tests.parts import write_folder
 
 Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
-         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd", "--output", "out",
-         "--target-cache", "cache", "--log-interval", "1"]
+         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
+         "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
 
 
 @pytest.mark.parametrize("flags", [
-    [], ["--amp", "--model-ema"], ["--grad-accum-steps", 2, "--loss", "elr"], ["--select-split", 0.3, "--select", "best"],
+    [], ["--amp", "--model-ema"], ["--grad-accum-steps", 2, "--loss", "elr"],
+    ["--select-split", 0.3, "--select", "best"],
     ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv", "--labels-combine", "dawid-skene"]])
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:  # noqa: F811
     write(Path("a.csv"), rows)
@@ -113,6 +114,7 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
     (lambda rows: rows, ["--episodic", "2x1"], "--episodic asks a teacher about images"),
     (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),
+    (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
 ])
 def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None  # noqa: F811
                                     ) -> None:

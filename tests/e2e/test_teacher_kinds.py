@@ -1,11 +1,15 @@
 """Teachers of transformers, open_clip, onnxruntime and plugins, from the command line to the record."""
 
 import json
+import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import validate
@@ -13,7 +17,7 @@ from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx, register_clip
 
-from .conftest import TINY, Done, Forked, environment, run_many
+from .conftest import ROOT, TINY, Done, Forked, environment, run_many
 
 Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
@@ -161,3 +165,59 @@ def test_a_repository_of_transformers(place: Path) -> None:
     assert source["source"] == {"repo": "me/vit", "revision": commit}
     assert wrong[0].error.startswith("--teacher hf:me/vat: no such repository on the Hub")
     assert wrong[1].error == "--teacher hf:me/vit@no: the repository has no such revision"
+
+
+# ---------------------------------------------------------------- the examples of docs/teachers.md
+
+
+def example(number: int) -> str:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.DOTALL)[number]
+
+
+def test_scikit_learn_on_features(here: Run, place: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez("labelled.npz", images=rng.random((12, 3, 64, 64), dtype=np.float32), labels=np.arange(12) % 3)
+    Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
+    here(*FLAGS, "--plugins", "birds.py", "--teacher", "birds:linear", "--experiment", "run").ok()
+    Path("mine.py").write_text(example(2).replace("resnet10t", "test_resnet"))
+    here(*FLAGS, "--plugins", "mine.py", "--teacher", "mine:something", "--experiment", "mine").ok()
+    assert record_of("mine")["teacher"]["models"][0]["kind"] == "mine"
+
+
+class Labeller(BaseHTTPRequestHandler):
+    """A service that says "3" of every image, answers every seventh time with an error, and fails after ``limit``."""
+
+    limit = 300
+    asked = said = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Labeller.asked += 1
+        good = Labeller.said < self.limit and Labeller.asked % 7 != 0
+        Labeller.said += good
+        self.send_response(200 if good else 503)
+        self.end_headers()
+        if good:
+            self.wfile.write(json.dumps({"probabilities": [0.01] * 3 + [0.91] + [0.01] * 6}).encode())
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_service_that_fails_loses_no_answer(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Labeller)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("LABELLER", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Path("service.py").write_text(example(1).replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
+    flags = [*TINY, "--train-slice", "0:400", "--epochs", 1, "--no-teacher-eval", "--model", "w2s_cnn2", "--loss", "kd",
+             "--plugins", "service.py", "--teacher", "service:ask", "--teacher-targets", "cached", "--experiment"]
+    try:
+        assert here(*flags, "first").error == "service:ask: HTTPError: HTTP Error 503: Service Unavailable"
+        stored = len(list(Path("output/targets").glob("*/view*.safetensors")))
+        Labeller.limit, Labeller.said = 10 ** 6, 0
+        here(*flags, "second").ok()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert stored == 1 and Labeller.said == 1 + (400 - 256 + 15) // 16 * 16

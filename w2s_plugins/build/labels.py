@@ -10,11 +10,12 @@ from torch.utils.data import Dataset
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
 from ..errors import UserError
-from ..labels.format import MANIFEST
+from ..labels.format import MANIFEST, read_manifest
 from ..labels.given import GivenLabels
 from ..labels.imported import ImportSettings, import_labels
 from ..labels.reader import LabelReader
 from ..labels.splits import Data
+from ..labels.table import read_label_table
 from .resolve import label_paths
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +47,18 @@ def take_labels(args: argparse.Namespace, data: Data, class_names: list[str] | N
         GivenLabels(path, LabelReader(folder, keys, confidence=confidence),
                     select and LabelReader(folder, select, confidence=confidence))
         for path, folder in zip(paths, folders)]
+
+
+def names_in_labels(teacher: str | None) -> list[str] | None:
+    """Return the names of the classes that the first labels among the names of ``--teacher`` know of, or None."""
+    for path in map(Path, label_paths(teacher)):
+        if (path / MANIFEST).is_file():
+            names = read_manifest(path).class_names
+        else:
+            names = read_label_table(path, None, f"--teacher labels:{path}").class_names
+        if names:
+            return list(names)
+    return None
 
 
 def _folder(
