@@ -321,12 +321,21 @@ def test_a_package_that_is_absent(kind: str, module: str, pip: str, monkeypatch:
 # ---------------------------------------------------------------- refused
 
 
+class Armed:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / "executed"
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.file,)
+
+
 def write_bad(folder: Path) -> None:
     """Teachers that cannot be opened, or must not be."""
     (folder / "text.onnx").write_text("no network")
     (folder / "empty").mkdir()
-    torch.save({"a": torch.zeros(1)}, folder / "weights.pt")
-    state = torch.load(folder / "weights.pt")
+    torch.save({"a": Armed(folder)}, folder / "weights.pt")
     (folder / "short.safetensors").write_bytes(b"\x00" * 7)
     for name, changes in (("code", {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}),
                           ("kernel", {"attn_implementation": "someone/kernel"}),
@@ -334,10 +343,15 @@ def write_bad(folder: Path) -> None:
         make_hf(folder / name)
         config = json.loads((folder / name / "config.json").read_text())
         (folder / name / "config.json").write_text(json.dumps({**config, **changes}))
-        (folder / name / "code.py").write_text("open('executed', 'w')\nclass Config: pass\n")
+        (folder / name / "code.py").write_text(f"open({str(folder / 'executed')!r}, 'w')\nclass Config: pass\n")
+    make_hf(folder / "processor")
+    config = json.loads((folder / "processor/preprocessor_config.json").read_text())
+    (folder / "processor/preprocessor_config.json").write_text(json.dumps(
+        {**config, "image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "code.Config"}}))
+    shutil.copy(folder / "code/code.py", folder / "processor")
     make_hf(folder / "pickled")
     (folder / "pickled/model.safetensors").unlink()
-    torch.save(state, folder / "pickled/pytorch_model.bin")
+    torch.save({"a": Armed(folder)}, folder / "pickled/pytorch_model.bin")
     make_hf(folder / "headless")
     from safetensors.torch import load_file, save_file
     tensors = load_file(folder / "headless/model.safetensors")
@@ -359,6 +373,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("hf:a/b/c", "no such folder, and not a Hub id"),
     ("hf:empty", "cannot be opened by transformers"),
     ("hf:code", "cannot be opened by transformers"),
+    ("hf:processor", "cannot be opened by transformers"),
     ("hf:kernel", "names code or another model: attn_implementation: someone/kernel"),
     ("hf:wrapper", "model_type: timm_wrapper; a model of timm is opened by hf-hub:"),
     ("hf:pickled", "cannot be opened by transformers.*safetensors"),

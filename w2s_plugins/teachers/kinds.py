@@ -203,7 +203,8 @@ class TransformersClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
-        settings = {k: v for k, v in self.model.config.to_dict().items() if not k.startswith("_") and k != "dtype"}
+        settings = {k: v for k, v in self.model.config.to_dict().items()
+                    if not k.startswith("_") and k not in ("dtype", "transformers_version")}
         return f"hf {type(self.model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -226,6 +227,7 @@ def open_transformers(name: str, request: Request) -> Opened:
 
     def load() -> tuple[nn.Module, dict, object]:
         refuse_code(PretrainedConfig.get_config_dict(place, revision=safe["revision"])[0])
+        safe["revision"] = _commit_of(place, safe["revision"]) or safe["revision"]  # a branch may move on meanwhile
         model, report = AutoModelForImageClassification.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
         return model, report, AutoImageProcessor.from_pretrained(place, **safe)
@@ -243,7 +245,7 @@ def open_transformers(name: str, request: Request) -> Opened:
     names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
     folder = Path(place) if Path(place).is_dir() else None
     origin = dict(folder=place, sha256=_sha256_of(folder.glob("*.safetensors"))) if folder else dict(
-        repo=place, revision=_commit_of(place, safe["revision"]))
+        repo=place, revision=safe["revision"])
     config = input_of_processor(processor.to_dict())
     compare_transforms(f"hf:{name}", config, lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
     return Opened(TransformersClassifier(model), config, _usable(f"hf:{name}", names), origin)
@@ -288,7 +290,7 @@ def _sha256_of(files: Iterator[Path]) -> str | None:
 
 
 def _commit_of(repo: str, revision: str, file: str = "config.json") -> str | None:
-    path = try_to_load_from_cache(repo, file, revision=revision)
+    path = None if Path(repo).is_dir() else try_to_load_from_cache(repo, file, revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
 
 
@@ -370,7 +372,8 @@ def open_clip_model(name: str, request: Request) -> Opened:
     _check_clip(architecture, weights, open_clip)
     with _without_chatter():
         model = on_hub(f"clip:{name}", lambda: open_clip.create_model(
-            architecture, pretrained=weights, force_image_size=request.img_size, require_pretrained=True)).eval()
+            architecture, pretrained=weights, force_image_size=request.img_size, require_pretrained=True,
+            weights_only=True)).eval()
         tokenizer = open_clip.get_tokenizer(architecture)
     spoken = [text.replace("_", " ") for text in names]
     with torch.inference_mode():
