@@ -370,6 +370,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name, said", [
     ("hg:vit", r"unknown kind of teacher 'hg' \(nearest: hf"),
+    ("hf:", "expected a name behind the colon"),
+    ("hf:empty@v1", "empty is a folder, which has no revision 'v1'"),
     ("hf:a/b/c", "no such folder, and not a Hub id"),
     ("hf:empty", "cannot be opened by transformers"),
     ("hf:code", "cannot be opened by transformers"),

@@ -38,7 +38,7 @@ PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a
 # what each kind imports, and what pip calls it
 PACKAGES = {"hf": ("transformers", "transformers"), "clip": ("open_clip", "open_clip_torch"),
             "onnx": ("onnxruntime", "onnxruntime")}
-OTHER_NAMES = ("hf-hub", "local-dir", "labels")  # what else may stand before the colon of a teacher's name
+OTHER_NAMES = ("hf-hub", "hf_hub", "local-dir", "labels")  # what else may stand before the colon of a teacher's name
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 
@@ -95,7 +95,9 @@ def register_teacher(kind: str) -> Callable[[Opener], Opener]:
 def kind_of(name: str) -> str | None:
     """Return the kind that a name of a teacher begins with, or the module of its function; None for models of timm."""
     kind, colon, _ = name.partition(":")
-    return kind if colon and (kind in TEACHERS or loaded_plugin(kind) is not None) else None
+    if not colon or kind in OTHER_NAMES:
+        return None
+    return kind if kind in TEACHERS or loaded_plugin(kind) is not None else None
 
 
 def check_kind(flag: str, name: str) -> bool:
@@ -104,13 +106,15 @@ def check_kind(flag: str, name: str) -> bool:
     Raises:
         UserError: there is no such kind, or its package is absent.
     """
-    before, colon, _ = name.partition(":")
-    if not colon or before in OTHER_NAMES or before == "hf_hub":
+    before, colon, rest = name.partition(":")
+    if not colon or before in OTHER_NAMES:
         return False
     if kind_of(name) is None:
-        known = [*OTHER_NAMES, *TEACHERS.names(), *plugin_names()]
+        known = [*(n for n in OTHER_NAMES if n != "hf_hub"), *TEACHERS.names(), *plugin_names()]
         raise UserError(f"{flag} {name}: unknown kind of teacher '{before}'{nearest(before, known)}; one of "
                         f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
+    if not rest:
+        raise UserError(f"{flag} {name}: expected a name behind the colon")
     module, package = PACKAGES.get(before, (None, None))
     if module is not None and find_spec(module) is None:
         raise UserError(f"{flag} {name}: needs a package: pip install {package}")
@@ -221,6 +225,8 @@ def open_transformers(name: str, request: Request) -> Opened:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is said below
     place, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    if Path(place).is_dir() and revision:
+        raise UserError(f"{place} is a folder, which has no revision '{revision}'; leave @{revision} out")
     if not Path(place).is_dir():
         _check_place(place)
     safe = dict(revision=revision or "main", trust_remote_code=False)
