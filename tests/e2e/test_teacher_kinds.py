@@ -155,6 +155,7 @@ def test_bad_input(here: Run, place: Path, flags: list, said: str) -> None:
     assert not list(Path().rglob("output/*/*/last*"))
 
 
+@pytest.mark.slow  # transformers is imported anew, for another Hub
 def test_a_repository_of_transformers(place: Path) -> None:
     with HubServer() as server:
         commit = server.add_model("me/vit", place / "vit")
