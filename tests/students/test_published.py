@@ -174,7 +174,7 @@ def test_an_encoder_alone_is_known_by_its_positions(save, log):
     state["pos_embed"][:, 0] = 0
     model, found = student(save(state))
     same(pooled(model), class_features(state))
-    assert not args.gp and "pooling is" not in log.text
+    assert not found["gp"] and "pooling is" not in log.text
 
 
 def test_weights_that_are_not_finite(save):
