@@ -41,7 +41,6 @@ from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
-from w2s_plugins.models.class_names import names_of_data
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.recipe.closing import finish, trained_student
@@ -122,12 +121,11 @@ def prepare(args: Settings) -> Run:
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(place, world)
     data = build_data(args)
-    class_names = names_of_data(data.train)
-    student = build_student(args, world, data.num_classes, class_names)
+    student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
     precision = create_precision(args, world)
-    teacher = build_teacher(args, model, data_config, precision, world, class_names)
+    teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (

@@ -23,6 +23,7 @@ class Data:
         noise: the labels that the training split was given in place of its own.
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
+        class_names: of all classes, None where they have none.
     """
 
     train: Dataset
@@ -34,6 +35,7 @@ class Data:
     noise: LabelNoise | None = None
     selection: Selection | None = None
     groups: ShotGroups | None = None
+    class_names: list[str] | None = None
 
     @property
     def candidates(self) -> Dataset:

@@ -96,6 +96,8 @@ def check_flags(flags: Mapping[str, object]) -> None:
     amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
+        (flags["unlabeled"], "--protocol w2s trains teacher and ceiling on labels, which --unlabeled does not "
+         "have: train the student alone, with --teacher NAME"),
         (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],
