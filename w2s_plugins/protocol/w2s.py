@@ -64,6 +64,9 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
     """
     filled, _ = fill(parser, given)
+    if filled.unlabeled:
+        raise UserError("--protocol w2s trains teacher and ceiling on labels, which the images of --unlabeled do not "
+                        "have: train the student alone, with --teacher NAME")
     resolve_data_dir(filled)
     flags = vars(filled)
     check_flags(flags)
@@ -96,8 +99,6 @@ def check_flags(flags: Mapping[str, object]) -> None:
     amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
-        (flags["unlabeled"], "--protocol w2s trains teacher and ceiling on labels, which --unlabeled does not "
-         "have: train the student alone, with --teacher NAME"),
         (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],
