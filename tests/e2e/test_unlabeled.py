@@ -152,10 +152,11 @@ def test_a_validation_split_with_fewer_classes(
 
 
 def test_other_names_are_refused(here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
-    shutil.copytree(digits / "val", tmp_path / "val")
-    (tmp_path / "val/validation/8").rename(tmp_path / "val/validation/eight")
+    shutil.copytree(digits / "val", tmp_path / "labelled")
+    (tmp_path / "labelled/validation/8").rename(tmp_path / "labelled/validation/eight")
     flags = ["--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak]
-    assert "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2" in here(*flags, "--data-dir", "val").error
+    assert "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2" in here(
+        *flags, "--data-dir", "labelled").error
     assert "--protocol w2s trains teacher and ceiling on labels" in here(
         *flags, "--protocol", "w2s", "--experiment", "x").error
     Image.new("RGB", (8, 8)).save("flat.png")
