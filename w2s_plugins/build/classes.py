@@ -18,10 +18,12 @@ from ..labels.relabelled import Relabelled
 from ..models.class_names import names_of_data, names_of_model, recorded_names
 from ..models.loading import create_model
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model
-from .resolve import split_names
+from .labels import names_in_labels
+from .resolve import split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
+TRAINING = "the training set"
 SAME = ("give both the same class folders; splits of different classes are for few-shot learning: --val-split '' "
         "--few-shot-eval 5x1")
 
@@ -138,11 +140,17 @@ def shown(names: Sequence[str], most: int = 5) -> str:
 
 
 def classes_of_teacher(args: argparse.Namespace) -> tuple[list[str] | None, int | None]:
-    """Return names and number of the classes of the first teacher, before it is opened on the student's input.
+    """Return names and number of the classes of labels in place of a teacher, else of the first teacher, before it is
+    opened on the student's input.
 
     Models of timm itself with a number of classes that one of ImageNet's sets has are taken to have its synsets.
     """
-    name, checkpoint = split_names(args.teacher)[0], next(iter(split_names(args.teacher_checkpoint)), None)
+    if names := names_in_labels(args.teacher):
+        return names, len(names)
+    name, checkpoint = (next(iter(listed), None) for listed in (
+        teacher_models(args.teacher), split_names(args.teacher_checkpoint)))
+    if name is None:
+        return None, None
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
     if checkpoint is not None:
         if names := recorded_names(checkpoint, TEACHER_FLAGS[1]):
@@ -161,7 +169,7 @@ def by_name(
         dataset: Dataset | None,
         names: Sequence[str] | None,
         split: str,
-        source: str = "the training set",
+        source: str = TRAINING,
 ) -> Dataset | None:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
@@ -174,8 +182,9 @@ def by_name(
     places = {name: place for place, name in enumerate(names)}
     if odd := [name for name in own if name not in places]:
         others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        remedy = SAME if source == TRAINING else f"name its folders as these, or leave it out: {shown(names, 3)}"
         raise UserError(f"the splits have different classes: '{odd[0]}'{others} of '{split}' is none of the "
-                        f"{len(names)} of {source}{nearest(odd[0], names)}; {SAME}")
+                        f"{len(names)} of {source}{nearest(odd[0], names)}; {remedy}")
     labels = labels_of(dataset)
     if labels is None:
         raise UserError(f"the split '{split}' has the classes of {source} in another order, and does not tell its "
