@@ -148,8 +148,7 @@ def prepare(args: Settings) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
-    labels = [given.train.manifest.key for given in data.given]
-    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, labels)
+    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)

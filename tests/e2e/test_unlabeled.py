@@ -96,6 +96,20 @@ def test_average_mixing_and_resumption(train: Callable[..., Path], tmp_path: Pat
     assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_goes_on_with_the_same_images_only(
+        here: Run, train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "photos", tmp_path / "photos")
+    run = train("run", "--unlabeled", "photos", "--stop-epoch", 1)
+    before = (run / "last.pth.tar").read_bytes()
+    (tmp_path / "photos" / "0.png").write_bytes((digits / "photos" / "album/1/0.png").read_bytes())
+    flags = ["--unlabeled", "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "run", "--resume", "auto"]
+    assert "the images of --unlabeled photos are others than when it was written" in here(*flags).error
+    assert (run / "last.pth.tar").read_bytes() == before
+    (tmp_path / "photos" / "0.png").unlink()
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    here(*flags, "--unlabeled", "moved").ok()
+
+
 def test_two_ranks(
         fork: Callable[..., Forked], train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path) -> None:
     flags = ["--no-aug", "--select", "best", "--select-split", 25]
