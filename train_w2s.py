@@ -42,7 +42,6 @@ from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
-from w2s_plugins.models.class_names import names_of_data
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.recipe.closing import finish, trained_student
@@ -110,13 +109,12 @@ def prepare(args: Settings) -> Run:
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(place, world)
     data = build_data(args)
-    class_names = names_of_data(data.train)
-    student = build_student(args, world, data.num_classes, class_names)
+    student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    take_labels(args, data, class_names)
+    take_labels(args, data, data.class_names)
     precision = create_precision(args, world)
-    teacher = build_teacher(args, model, data_config, precision, world, class_names)
+    teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
@@ -137,8 +135,7 @@ def prepare(args: Settings) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(engine.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
-    labels = [given.train.manifest.key for given in data.given]
-    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, labels)
+    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
