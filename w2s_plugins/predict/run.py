@@ -1,0 +1,265 @@
+"""A model asked about images without labels, and its answers written as a table of labels.
+
+The answers are kept beside the table as they come, in the parts of the format of labels (`labels.writer`): so several
+processes share the work, and an interrupted prediction goes on. The folder is named after model, images and transform,
+and is deleted when the table is there.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from ..build.device import join_group
+from ..build.resolve import check_model_name
+from ..data.decoding import FileDataset
+from ..data.images import open_images
+from ..data.keys import SampleKeys, data_identity, sample_keys
+from ..data.unreadable import Blanked
+from ..distributed.world import World
+from ..errors import UserError, exit_now
+from ..files import atomic_write, delete
+from ..labels.answers import TableForm, answer_columns, check_form
+from ..labels.format import Manifest, Part, read_part
+from ..labels.names import read_class_names
+from ..labels.table_writer import Columns, write_label_table
+from ..labels.writer import Answers, ensure_labels, missing_parts, readable
+from ..models.class_names import names_of_model
+from ..models.features import pooled_features
+from ..models.loading import check_input_size
+from ..monitor import setup_logging
+from ..monitor.console import duration, has_terminal
+from ..registry import load_plugins
+from ..run.args_file import read_run_args
+from ..teachers.identity import teacher_identity
+from ..teachers.stored import Pass, label_images
+from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
+
+_logger = logging.getLogger(__name__)
+
+FLAGS = "MODEL", "--checkpoint"
+PATIENCE = 600.0  # seconds without a sign of life after which another process is given up
+LOG_SECONDS = 20
+SHOWN = 10  # unreadable images that are named
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is predicted, and where it goes; the flags of the command."""
+
+    model: str
+    dir: Path
+    output: Path
+    checkpoint: str | None = None
+    class_names: str | None = None
+    top_k: int | None = None
+    every: bool = False
+    embeddings: Path | None = None
+    img_size: int | None = None
+    batch_size: int = 64
+    workers: int = 4
+    device: str | None = None
+    plugins: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A frozen model and the names of its classes, None where it knows none."""
+
+    member: TeacherModel
+    class_names: list[str] | None
+    embeds: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return logits (B, C), and beside them the embeddings (B, D) where these are wanted."""
+        logits = self.member(images)
+        return torch.cat([logits, self.member.encode(images)], dim=1) if self.embeds else logits
+
+
+def predict(request: Request) -> None:
+    """Write what a model says of the images of a folder or tar file.
+
+    Raises:
+        UserError: no such model or images; its classes do not fit the table; the disk is full.
+    """
+    setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    logging.getLogger("w2s_plugins.labels.writer").setLevel(logging.WARNING)  # it speaks of a teacher's targets
+    load_plugins(request.plugins)
+    names = read_class_names(request.class_names) if request.class_names else None
+    dataset = open_images(request.dir)
+    world = join_group(request.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
+    predictor = open_predictor(request, names, world.device)
+    dataset.input_img_mode = "RGB" if predictor.member.data_config["input_size"][0] == 3 else "L"
+    form = TableForm(request.top_k, request.every)
+    check_form(form, predictor.class_names, predictor.member.num_classes)
+    keys = sample_keys(dataset)
+    manifest = describe(predictor, dataset, keys)
+    parts = request.output.with_name(f"{request.output.name}.parts")
+    folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
+    if world.primary:
+        write_answers(folder, manifest, keys, dataset, predictor, form, request)
+        delete(parts)
+    if world.distributed:
+        dist.barrier()
+        dist.destroy_process_group()
+        exit_now(0)
+
+
+# ---------------------------------------------------------------- the model
+
+
+def open_predictor(request: Request, names: list[str] | None, device: torch.device) -> Predictor:
+    """Open the model with its own input size and normalisation."""
+    name, checkpoint = model_at(request.model, request.checkpoint)
+    model, config, source = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=request.img_size), FLAGS)
+    check_input_size(model, config["input_size"], f"{FLAGS[0]} {name}")
+    own = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
+    member = TeacherModel(model, config, own, source=source).to(device)
+    if names is not None and len(names) != model.num_classes:
+        raise UserError(f"--class-names: {len(names)} names, but {request.model} has {model.num_classes} classes")
+    names = names or names_of_model(model, checkpoint, FLAGS[1])
+    _logger.info(f"{request.model}: {model.num_classes} classes{'' if names else ' without names'}, images of "
+                 f"{' x '.join(map(str, config['input_size'][1:]))}, crop {config['crop_pct']:g}")
+    return Predictor(member, names, request.embeddings is not None)
+
+
+def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
+    """Return name and weights of a model; it may be a folder of a run or of an export."""
+    folder = Path(model)
+    if checkpoint is None and folder.is_dir():
+        for place in (folder, folder / "export"):
+            if (place / "config.json").is_file():
+                return f"local-dir:{place}", None
+        if not (folder / "args.yaml").is_file():
+            raise UserError(f"MODEL {model}: neither the folder of a run (args.yaml) nor an export of timm (config.json"
+                            " and model.safetensors)")
+        run = read_run_args(folder, "MODEL")
+        model, checkpoint = str(run["model"]), str(folder)
+    if ":" not in model:
+        check_model_name("MODEL", model)
+    return model, checkpoint
+
+
+# ---------------------------------------------------------------- its answers
+
+
+def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Manifest:
+    """Return the manifest of the answers: logits and embeddings side by side, as the model gives them."""
+    member = predictor.member
+    width = member.num_classes
+    if predictor.embeds:
+        some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
+        with torch.inference_mode():
+            width += pooled_features(member.model, some).shape[1]
+    seen = dict(data=data_identity(dataset, None), transform=member.data_config)
+    return Manifest(len(dataset), width, teacher_identity(member), seen, "features", torch.float32,
+                    keyed_by=keys.by, keys_sha256=keys.sha256)
+
+
+def ask_model(
+        predictor: Predictor, dataset: FileDataset, keys: SampleKeys, manifest: Manifest, folder: Path,
+        request: Request, world: World,
+) -> Path:
+    """Ask the model about the images that it was not asked about before, on all processes together."""
+    left, total = missing_parts(folder, manifest) if world.primary else [], manifest.num_samples
+    count = sum(part.stop - part.first for part in left)
+    if world.primary:
+        kept = f", {total - count} of which are answered from before" if count < total else ""
+        _logger.info(f"{request.dir}: {total} images{kept}; {readable(total * manifest.row_bytes)} are needed in "
+                     f"{folder.parent} until {request.output.name} is written")
+    how = Pass(world, request.batch_size, request.workers)
+
+    def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
+        with Progress(sum(part.stop - part.first for part in parts), world) as progress:
+            yield from label_images(
+                progress.counting(predictor), predictor.member.data_config, Blanked(dataset), how, parts)
+    return ensure_labels(folder, manifest, keys, labeller, distributed=world.distributed)
+
+
+class Progress:
+    """How far this process is with its share of the images: a bar on a terminal, lines elsewhere; rank 0 only."""
+
+    def __init__(self, total: int, world: World):
+        self.total, self.done, self.shown = total, 0, world.primary
+        self.share = f" of process 1 of {world.size}" if world.distributed else ""
+        self.started = self.said = time.monotonic()
+        self.bar = tqdm(total=total, unit="img", dynamic_ncols=True, leave=False, file=sys.stdout) if (
+            self.shown and has_terminal()) else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def counting(self, ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a function that does what ``ask`` does, and counts the images."""
+        def counted(images: Tensor) -> Tensor:
+            answers = ask(images)
+            self._add(min(len(images), self.total - self.done))  # the last batch of a part is filled up
+            return answers
+        return counted
+
+    def _add(self, count: int) -> None:
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+            return
+        now = time.monotonic()
+        if self.shown and now - self.said > LOG_SECONDS:
+            self.said = now
+            rate = self.done / (now - self.started)
+            _logger.info(f"{self.done} of {self.total} images{self.share}, {rate:.3g} img/s, "
+                         f"{duration((self.total - self.done) / rate)} left")
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def write_answers(
+        folder: Path, manifest: Manifest, keys: SampleKeys, dataset: FileDataset, predictor: Predictor,
+        form: TableForm, request: Request,
+) -> None:
+    """Write the table, and the embeddings where these are wanted. Raises `UserError` when no image could be read."""
+    unread: list[int] = []
+    names: list[str] = []
+    embeddings: list[np.ndarray] = []
+
+    def tables() -> Iterator[Columns]:
+        for part in manifest.parts(0):
+            tensors, about = read_part(folder, manifest, part)
+            missing = set(about.get("missing", ()))
+            unread.extend(sorted(missing))
+            rows = [row for row in range(part.first, part.stop) if row not in missing]
+            values = tensors["features"][[row - part.first for row in rows]]
+            named = [keys.values[row] for row in rows]
+            if predictor.embeds:
+                names.extend(named)
+                embeddings.append(values[:, predictor.member.num_classes:].numpy())
+            if rows:
+                shares = values[:, :predictor.member.num_classes].softmax(dim=1).numpy()
+                yield answer_columns(named, keys.by, shares, predictor.class_names, form)
+        if len(unread) == manifest.num_samples:
+            raise UserError(f"{request.dir}: none of its {len(unread)} images can be read, such as "
+                            f"{Blanked(dataset).why(0)}")
+
+    rows = write_label_table(request.output, tables())
+    if request.embeddings is not None:
+        with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
+            np.savez(file, filename=np.array(names), embeddings=np.concatenate(embeddings))
+    if unread:
+        shown = "; ".join(Blanked(dataset).why(index) for index in unread[:SHOWN])
+        _logger.warning(f"WARNING: {len(unread)} of {manifest.num_samples} images are left out, since they could not "
+                        f"be read: {shown}{'; ...' if len(unread) > SHOWN else ''}")
+    _logger.info(f"{request.output}: {rows} images labelled by {request.model}"
+                 + (f"; {request.embeddings}: their embeddings" if request.embeddings else ""))
