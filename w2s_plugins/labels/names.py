@@ -1,5 +1,6 @@
 """Names of classes, as a person gives them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,17 +8,19 @@ from ..errors import UserError, one_line
 
 
 def read_class_names(text: str, flag: str = "--class-names") -> list[str]:
-    """Return the names of classes: of a file with one a line, or ``a,b,c``.
+    """Return the names of classes: of a file with one a line or a JSON list, or ``a,b,c``.
 
     Raises:
         UserError: the file cannot be read; a name is empty or there twice.
     """
     if Path(text).is_file():
         try:
-            names = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{flag} {text}: cannot be read as text ({one_line(error)})") from error
-        names = [name.strip() for name in names if name.strip()]
+            content = Path(text).read_text(encoding="utf-8-sig")
+            names = json.loads(content) if content.lstrip().startswith("[") else content.splitlines()
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{flag} {text}: cannot be read as names, one a line or a JSON list ({one_line(error)})"
+                            ) from error
+        names = [str(name).strip() for name in names if str(name).strip()]
     elif "," in text:
         names = [name.strip() for name in text.split(",")]
     else:
