@@ -196,8 +196,8 @@ def draw_confusion(found: Comparison, called: tuple[str, str], path: Path) -> No
     axes = figure.add_subplot()
     shares = found.confusion / np.maximum(found.confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set(xlabel=called[0], ylabel=called[1], title=f"{found.samples} samples, agreement "
-             f"{100 * found.agreement:.1f} %, kappa {found.kappa:.2f}")
+    axes.set(xlabel=f"label by {called[0]}", ylabel=f"label by {called[1]}", title=f"{found.samples} samples, "
+             f"agreement {100 * found.agreement:.1f} %, kappa {found.kappa:.2f}")
     if count <= MOST_NAMED:
         shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in found.names]
         axes.set_xticks(range(count), shown, rotation=90 if max(map(len, shown)) > 2 else 0, parse_math=False)
