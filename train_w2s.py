@@ -27,6 +27,7 @@ from timm.utils import dispatch_clip_grad
 
 from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.labels import take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args
@@ -126,6 +127,7 @@ def prepare(args: Settings) -> Run:
     student = build_student(args, world, data.num_classes, class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
+    take_labels(args, data, class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
@@ -148,7 +150,8 @@ def prepare(args: Settings) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
-    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule)
+    labels = [given.train.manifest.key for given in data.given]
+    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, labels)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)

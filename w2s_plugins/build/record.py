@@ -74,11 +74,11 @@ def make_record(
     """
     last, best, weak = outcome.last, outcome.best, outcome.weak.get("val")
     chosen = best if args.select == "best" else last
-    sources = teacher.sources if teacher is not None else []
+    sources = [*(teacher.sources if teacher is not None else ()), *(labels.source for labels in data.given)]
     return {
         "schema": 1,
         "model": _student(args, model, data_config) | student_source,
-        "teacher": None if teacher is None else dict(
+        "teacher": None if not sources else dict(
             name=args.teacher, models=sources, targets=args.teacher_targets, cache=targets and targets.record,
             **(weak or {})),
         "loss": _loss(args),

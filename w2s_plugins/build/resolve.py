@@ -27,6 +27,7 @@ from .resolve_probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
 
+LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
 BATCHES_OF_EPISODES = 200  # in an epoch
 # element-wise ones: their step on a part of a parameter is that part of their step
@@ -52,6 +53,7 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     resolve_data_dir(args)
     _resolve_loss(args, given)
     _resolve_weights(args, given)
+    _resolve_labels(args, given)
     resolve_probe(args, given)
     _resolve_episodes(args, given)
     _check_labels(args)
@@ -123,7 +125,7 @@ def check_model_name(flag: str, name: str) -> None:
 
 def _check_choices(args: argparse.Namespace) -> None:
     check_model_name("--model", args.model)
-    for name in split_names(args.teacher):
+    for name in teacher_models(args.teacher):
         check_model_name("--teacher", name)
     if args.kd_model_name:
         check_model_name("--kd-model-name", args.kd_model_name)
@@ -163,6 +165,33 @@ def _resolve_changes(args: argparse.Namespace) -> None:
             raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
                             "such as batch-size, or processes")
     args.resume_changes = [name.lstrip("-").replace("-", "_") for name in args.resume_changes]
+
+
+def label_paths(teacher: str | None) -> list[str]:
+    """Return the files and folders of labels among the names of ``--teacher``."""
+    return [name.removeprefix(LABELS) for name in split_names(teacher) if name.startswith(LABELS)]
+
+
+def teacher_models(teacher: str | None) -> list[str]:
+    """Return the models among the names of ``--teacher``."""
+    return [name for name in split_names(teacher) if not name.startswith(LABELS)]
+
+
+def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags beside ``--teacher labels:PATH``: labels are stored, so models beside them are asked once too."""
+    if not label_paths(args.teacher):
+        return
+    name = next(n for n in split_names(args.teacher) if n.startswith(LABELS))
+    if "teacher_targets" in given and args.teacher_targets == "online":
+        raise UserError(f"--teacher {name}: labels are stored, they cannot be asked about a view: leave out "
+                        "--teacher-targets online")
+    if args.teacher_targets == "online":
+        args.teacher_targets = "cached"
+    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and len(
+            teacher_models(args.teacher)) > 0), ("--clean-select", args.clean_select and not args.clean_select_model
+                                                 and not teacher_models(args.teacher))):
+        if used:
+            raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 
 
 def split_names(names: str | None) -> list[str]:

@@ -30,6 +30,7 @@ from ..teachers.teacher import Teacher
 from ..train.few_shot import EpisodicTask
 from ..train.task import WeakToStrongTask
 from .device import first_device
+from .resolve import split_names
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def build_task(
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     if args.episodic and teacher is None:
         return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
-    if teacher is not None:
+    if teacher is not None or targets is not None:
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
         _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
@@ -76,7 +77,7 @@ def build_task(
             loss,
             criterion,
             extractor=build_extractor(args, loss, student, data_config, teacher),
-            mix=build_mix(args, teacher),
+            mix=build_mix(args),
             log_weights=args.log_beta,
             cached=targets is not None,
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
@@ -97,7 +98,7 @@ def build_extractor(
         loss: DistillationLoss,
         student: nn.Module,
         data_config: dict,
-        teacher: Teacher,
+        teacher: Teacher | None,
 ) -> FeatureExtractor | None:
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
@@ -108,12 +109,12 @@ def build_extractor(
     return create_feature_extractor(student, data_config["input_size"], args.student_stages)
 
 
-def build_mix(args: argparse.Namespace, teacher: Teacher) -> nn.Module | None:
+def build_mix(args: argparse.Namespace) -> nn.Module | None:
     """Return what makes one target of several teachers, or None for the mean of their probabilities."""
     if args.teacher_assign == "student":
         return NearestTeacher()
     if args.teacher_weights == "learned":
-        return LearnedTeacherWeights(len(teacher.members), args.teacher_agreement_share)
+        return LearnedTeacherWeights(len(split_names(args.teacher)), args.teacher_agreement_share)
     return None
 
 

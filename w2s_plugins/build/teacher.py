@@ -24,7 +24,7 @@ from ..teachers.stored import CachedTargets, Pass, label_images, label_views, mo
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import loader_settings, train_views
-from .resolve import split_names, view_epochs
+from .resolve import split_names, teacher_models, view_epochs
 
 _logger = logging.getLogger(__name__)
 
@@ -38,11 +38,12 @@ def build_teacher(
         class_names: list[str] | None = None,
 ) -> Teacher | None:
     """Create the frozen teacher on the student's input, or None; ``class_names`` are those of the training set."""
-    if not args.teacher:
+    names = teacher_models(args.teacher)
+    if not names:
         return None
     dtype = inference_dtype(world.device, precision.amp_dtype)
     return create_teacher(
-        split_names(args.teacher),
+        names,
         split_names(args.teacher_checkpoint),
         StudentInput(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
@@ -72,7 +73,7 @@ def cached_targets(
 
     With ``skipped``, samples that cannot be read are counted there and have no targets.
     """
-    if teacher is None or args.teacher_targets == "online":
+    if args.teacher_targets == "online" or (teacher is None and not data.given):
         return None
     epochs = view_epochs(args)
     dataset = without_transform(data.train)
@@ -84,7 +85,7 @@ def cached_targets(
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
     readers = []
-    for number, member in enumerate(teacher.members, start=1):
+    for number, member in enumerate(teacher.members if teacher else (), start=1):
         manifest = agree(world.primary and targets_manifest(args, member, data, data_config, precision),
                          world.distributed)
         if epochs:
@@ -97,13 +98,14 @@ def cached_targets(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
         readers.append(LabelReader(folder, keys, manifest))
-    largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
-    how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
-    _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at most, "
-                 f"{mean:.2g} in the mean")
-    if epochs:
+    if readers:
+        largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
+        how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
+        _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at "
+                     f"most, {mean:.2g} in the mean")
+    if epochs and readers:
         _logger.info(f"Training views repeat after {epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
-    return CachedTargets(readers, world.device)
+    return CachedTargets([*readers, *(labels.train for labels in data.given)], world.device)
 
 
 def targets_manifest(

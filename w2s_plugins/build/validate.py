@@ -32,7 +32,7 @@ from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
-from ..teachers.teacher import StudentInput, Teacher, create_teacher
+from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
 
 _logger = logging.getLogger(__name__)
@@ -249,10 +249,9 @@ def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, w
         StudentInput(config["mean"], config["std"], config["input_size"][0],
                      None if args.few_shot else subject.model.num_classes,
                      None if args.few_shot or args.valid_labels else names_of_data(dataset)),
-        device=world.device,
-        class_map_file=args.teacher_class_map,
-        img_size=args.teacher_img_size,
-        model_kwargs=args.teacher_kwargs,
+        world.device,
+        TeacherSettings(
+            class_map_file=args.teacher_class_map, img_size=args.teacher_img_size, model_kwargs=args.teacher_kwargs),
     )
 
 

@@ -49,6 +49,12 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
         "share the rest of the probability evenly")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
+    add("--labels-missing", choices=["skip", "error"], needs=("teacher",), help="with --teacher labels:PATH: leave out "
+        "samples without a label, or refuse them (default: leave out up to 1 percent of the samples)")
+    add("--labels-combine", choices=["majority", "mean", "dawid-skene"], default="majority",
+        help="with --teacher labels:PATH: what to make of several annotators of a sample")
+    add("--labels-confidence", type=float, metavar="P", low=0, high=1, needs=("teacher",),
+        help="with --teacher labels:PATH: probability of a label that is a class alone (default: 1)")
     add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
         help="input size of the teacher (default: its own)")
     add("--teacher-dtype", choices=["float32", "float16", "bfloat16"],

@@ -1,10 +1,11 @@
 """The splits of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.utils.data import Dataset
 
 from ..metrics.long_tail import ShotGroups
+from .given import GivenLabels
 from .noise import LabelNoise
 from .selection import Selection
 
@@ -21,6 +22,7 @@ class Data:
         few_shot: has classes of its own, on which the encoder is tested by episodes.
         split_size: samples in the whole training split, 0 for a stream.
         noise: the labels that the training split was given in place of its own.
+        given: labels that were given in place of a teacher.
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
     """
@@ -32,6 +34,7 @@ class Data:
     few_shot: Dataset | None = None
     split_size: int = 0
     noise: LabelNoise | None = None
+    given: list[GivenLabels] = field(default_factory=list)
     selection: Selection | None = None
     groups: ShotGroups | None = None
 

@@ -27,7 +27,7 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
-from ..build.resolve import check_model_name, resolve_data_dir, split_names
+from ..build.resolve import check_model_name, label_paths, resolve_data_dir, split_names
 from ..cli.declare import Parser, Role
 from ..cli.parser import fill, read_config, train_parser
 from ..cli.values import check_values
@@ -96,6 +96,8 @@ def check_flags(flags: Mapping[str, object]) -> None:
     amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
     rules = [
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
+        (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
+         "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
         (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],

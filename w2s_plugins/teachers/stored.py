@@ -187,8 +187,19 @@ class CachedTargets:
                 reader.set_view(epoch % reader.manifest.views)
 
     def __call__(self, index: Tensor) -> Tensor:
-        """Return the logits (B, C) of the samples ``index`` (B,)."""
-        return combine(list(self.by_member(index)))
+        """Return the logits (B, C) of the samples ``index`` (B,): of those who say something of a sample, the mean."""
+        index = index.cpu()
+        has = torch.stack([reader.has(index) for reader in self.readers])
+        if has.all() or not has.any(dim=0).all():  # a reader says of whom it has nothing
+            return combine(list(self.by_member(index)))
+        shares: Tensor | None = None
+        for reader, own in zip(self.readers, has):
+            rows = own.nonzero().flatten()
+            found = reader(index[rows], self.device).softmax(dim=1)
+            shares = found.new_zeros(len(index), found.shape[1]) if shares is None else shares
+            shares.index_add_(0, rows.to(self.device), found)
+        shares /= has.sum(dim=0).to(self.device)[:, None]
+        return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
 
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits of every member, (M, B, C)."""

@@ -1,0 +1,126 @@
+"""``--teacher labels:PATH``: labels from files in place of a model."""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import Done, differences, here, read_lines, read_run  # noqa: F401  (a fixture)
+from tests.parts import write_folder
+
+Run = Callable[..., Done]
+FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
+         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
+         "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[tuple[str, str]]:
+    """Images of three classes, and a label of each training image, 4 in 5 of them right."""
+    write_folder(tmp_path / "data", {"train": 60, "validation": 30}, size=(16, 16))
+    rng = random.Random(0)
+    files = sorted(p.relative_to(tmp_path / "data/train").as_posix() for p in tmp_path.glob("data/train/*/*.jpg"))
+    return [(file, f"class{rng.randrange(3)}" if rng.random() < 0.2 else file.split("/")[0]) for file in files]
+
+
+def write(path: Path, rows: list, header: tuple[str, ...] = ("filename", "label")) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def weights(name: str) -> dict:
+    return load_file(f"out/{name}/export/model.safetensors")
+
+
+def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, rows: list) -> None:  # noqa: F811
+    """A CSV, the same rows in another order, in JSON lines, as numbers, and as probabilities of 1."""
+    write(Path("a.csv"), rows)
+    write(Path("b.csv"), random.Random(1).sample(rows, len(rows)))
+    write(Path("c.csv"), [(file, label[-1]) for file, label in rows])
+    write(Path("d.csv"), [(f, *(float(label == f"class{c}") for c in (2, 0, 1))) for f, label in rows],
+          ("filename", "class2", "class0", "class1"))
+    for name in "abcd":
+        done = here(*FLAGS, "--teacher", f"labels:{name}.csv", "--experiment", name)
+        assert done.code == 0, done.err
+    assert all(differences(weights("a"), weights(name)) == [] for name in "bcd")
+    assert "taken for those of the data in its order" in here(
+        *FLAGS, "--teacher", "labels:c.csv", "--experiment", "again").err
+
+
+@pytest.mark.parametrize("flags", [
+    [], ["--amp", "--model-ema"], ["--grad-accum-steps", 2, "--loss", "elr"],
+    ["--select-split", 0.3, "--select", "best"],
+    ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv", "--labels-combine", "dawid-skene"]])
+def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:  # noqa: F811
+    write(Path("a.csv"), rows)
+    rng = random.Random(2)
+    write(Path("crowd.csv"), [(f, label if rng.random() < q else f"class{rng.randrange(3)}", who) for f, label in rows
+                              for who, q in (("x", 0.9), ("y", 0.6), ("z", 0.4)) if rng.random() < 0.9],
+          ("filename", "label", "annotator"))
+    flags = [*FLAGS, "--teacher", "labels:a.csv", *flags]
+    assert here(*flags, "--experiment", "whole").code == 0
+    assert here(*flags, "--experiment", "parts", "--stop-epoch", 1).code == 0
+    assert here(*flags, "--experiment", "parts", "--resume", "auto").code == 0
+    whole, parts = read_run(Path("out/whole")), read_run(Path("out/parts"))
+    assert differences(whole, parts) == []
+    if "--select" in flags:
+        events = [e for e in read_lines(Path("out/whole/metrics.jsonl")) if e["event"] == "eval"]
+        assert all(e["metric"] == e["select"]["agreement"] for e in events)
+
+
+def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
+    write(Path("a.csv"), rows)
+    flags = [*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run"]
+    assert here(*flags, "--stop-epoch", 1).code == 0
+    write(Path("a.csv"), [(file, "class0") for file, _ in rows])
+    done = here(*flags, "--resume", "auto")
+    assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
+
+
+def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:  # noqa: F811
+    """The model answers for the samples that the file says nothing of."""
+    assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0
+    write(Path("part.csv"), rows[:20])
+    flags = [*FLAGS, "--teacher", "labels:part.csv,w2s_cnn2", "--teacher-checkpoint", "out/weak"]
+    assert here(*flags, "--experiment", "one").code == 0
+    done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
+    assert done.codes == (0, 0), done.err
+    assert differences(weights("one").keys(), weights("two").keys()) == []
+    pairs = zip(weights("one").values(), weights("two").values())
+    assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
+
+
+def test_record(here: Run, rows: list) -> None:  # noqa: F811
+    write(Path("a.csv"), rows)
+    assert here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run").code == 0
+    (source,) = json.loads(Path("out/run/result.json").read_text())["teacher"]["models"]
+    assert (source["name"], source["kind"], source["samples"], source["source"]["rows"]) == (
+        "labels:a.csv", "hard", 60, 60)
+
+
+@pytest.mark.parametrize(("change", "flags", "message"), [
+    (lambda rows: rows[:-1], [], "1 of 60 training samples have no label, such as class2/059.jpg"),
+    (lambda rows: rows[:-1], ["--labels-missing", "skip"], None),
+    (lambda rows: [(f"x{f}", label) for f, label in rows], [], "is about other data: none of its 60 rows names one"),
+    (lambda rows: [*rows, (rows[0][0], "class1" if rows[0][1] == "class0" else "class0")], [],
+     "say something else of a sample than one before"),
+    (lambda rows: [(f, label.replace("class1", "clas1")) for f, label in rows], [],
+     "its class 'clas1' is none of the 3 classes of the data (nearest: class1"),
+    (lambda rows: [(f, "9") for f, _ in rows], [], "has 10 classes, the data 3"),
+    (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
+    (lambda rows: rows, ["--episodic", "2x1"], "--episodic asks a teacher about images"),
+    (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),
+    (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
+])
+def test_bad_labels_end_in_one_line(here: Run, rows: list, change: Callable, flags: list, message: str | None  # noqa: F811
+                                    ) -> None:
+    write(Path("a.csv"), change(rows))
+    done = here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run", *flags)
+    if message is None:
+        assert done.code == 0 and "they are left out" in done.err
+    else:
+        assert done.code == 2 and message in done.error, done.err
