@@ -169,14 +169,18 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
             :60 if "broken" in name else None])
     (tmp_path / "mixed/a/loop").symlink_to(tmp_path / "mixed")
     os.mkfifo(tmp_path / "mixed/pipe.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/mixed/\xe4.png")).write_bytes(next(
+        work.glob("data/train/B/*.png")).read_bytes())
     done = predict("out/weak", tmp_path / "mixed", "--output", "mixed.csv").ok()
     assert [row["filename"] for row in rows_of(work / "mixed.csv")] == ["a/good.png"]
-    warning = next(line for line in done.err.splitlines() if "WARNING" in line)
-    for text in ("3 of 4 images are left out", "broken.png", "empty.jpg", "pipe.png: cannot be read (a FIFO"):
+    warning = "\n".join(line for line in done.err.splitlines() if "WARNING" in line)
+    for text in ("1 of 5 images are left out, since they have names that are not UTF-8", "3 of 5 images are left out",
+                 "broken.png", "empty.jpg", "pipe.png: cannot be read (a FIFO"):
         assert text in warning
     (tmp_path / "mixed/a/good.png").unlink()
     done = predict("out/weak", tmp_path / "mixed", "--output", "none.csv")
-    assert done.code == 2 and "none of its 3 images can be read" in done.err and not (work / "none.csv").exists()
+    assert done.code == 2 and "none of its 4 images can be read and named: " in done.err
+    assert not (work / "none.csv").exists()
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -1,7 +1,6 @@
 """Images without labels: all of a folder, at any depth, or of a tar file."""
 
 import io
-import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from timm.data.readers.reader import Reader
 from ..errors import UserError, nearest, one_line
 from .decoding import FileDataset
 
-_logger = logging.getLogger(__name__)
-
 NO_LABEL = -1
 
 
@@ -25,7 +22,7 @@ class FolderReader(Reader):
     def __init__(self, root: Path):
         super().__init__()
         self.root = str(root)
-        self.samples = [(os.path.join(root, name), NO_LABEL) for name in _named(sorted(_walk(str(root))), root)]
+        self.samples = [(os.path.join(root, name), NO_LABEL) for name in sorted(_walk(str(root)))]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -49,7 +46,7 @@ class TarReader(Reader):
                 found = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if m.isreg()}
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(f"{path}: cannot be read as a tar file without compression ({one_line(error)})") from error
-        names = _named(sorted(filter(_is_image, found)), path)
+        names = sorted(filter(_is_image, found))
         self.samples, self.places = [(name, NO_LABEL) for name in names], [found[name] for name in names]
 
     def __len__(self) -> int:
@@ -111,21 +108,3 @@ def _is_image(name: str) -> bool:
 
 
 _EXTENSIONS = get_img_extensions(as_set=True)
-
-
-def _named(names: list[str], where: Path) -> list[str]:
-    """Return the names that a table can hold; those that are not UTF-8 are left out with a warning."""
-    odd = [name for name in names if not _is_text(name)]
-    if odd:
-        _logger.warning(f"WARNING: {where}: {len(odd)} images are left out, whose names are not UTF-8, such as "
-                        f"{odd[0]!a}")
-        names = [name for name in names if _is_text(name)]
-    return names
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

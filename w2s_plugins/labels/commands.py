@@ -164,7 +164,7 @@ def print_check(
     if names and table.class_names is None and table.num_classes <= len(names):
         table = dataclasses.replace(table, class_names=names)
     fit = fit_to_data(table, keys, names)
-    print("\n".join(_fit_lines(file, fit)))
+    print("\n".join(_fit_lines(file, fit)).encode(errors="backslashreplace").decode())  # names may be of any bytes
     if against is not None and fit.matched:
         ours = opinions(table, keys)
         theirs = folder_labels(keys) if against == "folders" else opinions(read_label_table(Path(against)), keys)

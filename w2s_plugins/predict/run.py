@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ from ..distributed.world import World
 from ..errors import UserError, exit_now
 from ..files import atomic_write, delete
 from ..labels.answers import TableForm, answer_columns, check_form
-from ..labels.format import Manifest, Part, read_part
+from ..labels.format import Manifest, Part
 from ..labels.names import read_class_names
-from ..labels.table_writer import Columns, write_label_table
+from ..labels.reader import LabelReader
+from ..labels.table_writer import write_label_table
 from ..labels.writer import Answers, ensure_labels, missing_parts, readable
 from ..models.class_names import names_of_model
 from ..models.features import pooled_features
@@ -231,35 +233,36 @@ def write_answers(
         form: TableForm, request: Request,
 ) -> None:
     """Write the table, and the embeddings where these are wanted. Raises `UserError` when no image could be read."""
-    unread: list[int] = []
-    names: list[str] = []
-    embeddings: list[np.ndarray] = []
+    reader, classes = LabelReader(folder, expected=manifest), predictor.member.num_classes
+    unread, unnamed = reader.missing.tolist(), [row for row, name in enumerate(keys.values) if not is_text(name)]
+    left_out = {*unread, *unnamed}
+    kept = [row for row in range(manifest.num_samples) if row not in left_out]
+    why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN]) + ("; ..." if len(unread) > SHOWN else "")
+    if not kept:
+        raise UserError(f"{request.dir}: none of its {manifest.num_samples} images can be read and named: {why}")
 
-    def tables() -> Iterator[Columns]:
-        for part in manifest.parts(0):
-            tensors, about = read_part(folder, manifest, part)
-            missing = set(about.get("missing", ()))
-            unread.extend(sorted(missing))
-            rows = [row for row in range(part.first, part.stop) if row not in missing]
-            values = tensors["features"][[row - part.first for row in rows]]
-            named = [keys.values[row] for row in rows]
-            if predictor.embeds:
-                names.extend(named)
-                embeddings.append(values[:, predictor.member.num_classes:].numpy())
+    def chunks() -> Iterator[tuple[list[str], Tensor]]:
+        for part, tensors in zip(manifest.parts(0), reader.parts):
+            rows = kept[bisect_left(kept, part.first):bisect_left(kept, part.stop)]
             if rows:
-                shares = values[:, :predictor.member.num_classes].softmax(dim=1).numpy()
-                yield answer_columns(named, keys.by, shares, predictor.class_names, form)
-        if len(unread) == manifest.num_samples:
-            raise UserError(f"{request.dir}: none of its {len(unread)} images can be read, such as "
-                            f"{Blanked(dataset).why(0)}")
+                yield [keys.values[row] for row in rows], tensors["features"][[row - part.first for row in rows]]
 
-    rows = write_label_table(request.output, tables())
+    rows = write_label_table(request.output, (
+        answer_columns(names, keys.by, values[:, :classes].softmax(dim=1).numpy(), predictor.class_names, form)
+        for names, values in chunks()))
     if request.embeddings is not None:
         with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
-            np.savez(file, filename=np.array(names), embeddings=np.concatenate(embeddings))
-    if unread:
-        shown = "; ".join(Blanked(dataset).why(index) for index in unread[:SHOWN])
-        _logger.warning(f"WARNING: {len(unread)} of {manifest.num_samples} images are left out, since they could not "
-                        f"be read: {shown}{'; ...' if len(unread) > SHOWN else ''}")
+            np.savez(file, filename=np.array([keys.values[row] for row in kept]),
+                     embeddings=np.concatenate([values[:, classes:].numpy() for _, values in chunks()]))
+    for rows_out, reason in ((unread, f"could not be read: {why}"), (
+            unnamed, f"have names that are not UTF-8, such as {keys.values[(unnamed or [0])[0]]!a}")):
+        if rows_out:
+            _logger.warning(f"WARNING: {len(rows_out)} of {manifest.num_samples} images are left out, since they "
+                            f"{reason}")
     _logger.info(f"{request.output}: {rows} images labelled by {request.model}"
                  + (f"; {request.embeddings}: their embeddings" if request.embeddings else ""))
+
+
+def is_text(name: str) -> bool:
+    """Say whether a name of a file can be written in UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)
