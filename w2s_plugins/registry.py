@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from .errors import UserError, nearest, one_line
@@ -17,6 +18,7 @@ _logger = logging.getLogger(__name__)
 
 ENTRY_POINT_GROUP = "w2s_plugins"
 _entry_points_loaded = False
+_plugins: dict[str, ModuleType] = {}  # those of --plugins, by the name of the module or the stem of the file
 
 
 class Registry(Generic[T]):
@@ -74,19 +76,32 @@ def load_plugins(plugins: Iterable[str]) -> None:
     for plugin in plugins:
         _logger.info(f"--plugins {plugin}: is imported, which runs its code")
         try:
-            _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin)
+            if plugin.endswith(".py"):
+                _plugins[Path(plugin).stem] = _import_file(Path(plugin))
+            else:
+                _plugins[plugin] = importlib.import_module(plugin)
         except UserError:
             raise
         except Exception as error:
             raise UserError(f"--plugins {plugin}: cannot be imported: {one_line(error)}") from error
 
 
-def _import_file(path: Path) -> None:
+def loaded_plugin(name: str) -> ModuleType | None:
+    """Return the module that ``--plugins`` has imported under a name, a file's without its ending; None for others."""
+    return _plugins.get(name)
+
+
+def plugin_names() -> list[str]:
+    """All names that `loaded_plugin` knows."""
+    return sorted(_plugins)
+
+
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"--plugins {path}: no such file")
     name, path = f"w2s_plugin_{path.stem}", path.resolve()
     if getattr(sys.modules.get(name), "__file__", None) == str(path):
-        return  # the runs of a protocol follow each other in one process
+        return sys.modules[name]  # the runs of a protocol follow each other in one process
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -95,3 +110,4 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+    return module

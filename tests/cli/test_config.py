@@ -87,7 +87,7 @@ def test_empty_file(config):
     ("amp", "yes please", "expected true or false"),
     ("amp", 1, "expected true or false"),
     ("model", {"name": "a"}, "expected str"),
-    ("teacher", True, "expected str"),
+    ("teacher", True, "expected teacher names"),
     ("mean", ["a"], "expected float"),
     ("mean", [None], "expected float"),
     ("input_size", [3, 32], "expected 3 values"),

@@ -332,7 +332,8 @@ def test_validation_imports_nothing_that_a_run_names(validate: Run, weak: Path, 
 
 
 @pytest.mark.parametrize("changes", [
-    dict(model="hf-hub:me/x"), dict(model="local-dir:x"), dict(model="all"), dict(model="w2s_*"),
+    dict(model="hf-hub:me/x"), dict(model="hf:me/x"), dict(model="clip:ViT-B-32/openai"), dict(model="local-dir:x"),
+    dict(model="all"), dict(model="w2s_*"),
     dict(dataset="hfds/me/x"), dict(dataset="tfds/x"),
     dict(dataset="wds/x", data_dir="pipe:touch ran;"), dict(dataset="wds/x", val_split="pipe:touch ran;.tar"),
     dict(dataset="", data_dir="https://127.0.0.1/x"), dict(class_map="https://127.0.0.1/x"),

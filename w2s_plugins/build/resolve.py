@@ -23,6 +23,7 @@ from ..labels.selection import parse_selection
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES, loss_weights
 from ..registry import load_plugins
+from ..teachers.kinds import check_kind
 from .resolve_probe import resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -123,10 +124,20 @@ def check_model_name(flag: str, name: str) -> None:
                         f"{', '.join(t for t in tags if t) or 'none'}")
 
 
+def check_teacher_name(flag: str, name: str) -> None:
+    """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
+    if check_kind(flag, name):
+        return
+    if Path(name).is_dir() and not timm.is_model(name):
+        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, "
+                        f"./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers")
+    check_model_name(flag, name)
+
+
 def _check_choices(args: argparse.Namespace) -> None:
     check_model_name("--model", args.model)
     for name in teacher_models(args.teacher):
-        check_model_name("--teacher", name)
+        check_teacher_name("--teacher", name)
     if args.kd_model_name:
         check_model_name("--kd-model-name", args.kd_model_name)
     optimizer = args.opt.lower().removeprefix("lookahead_")
@@ -142,7 +153,7 @@ def _check_labels(args: argparse.Namespace) -> None:
     rule = parse_selection(args.clean_select)[0] if args.clean_select else None
     name = args.clean_select_model
     if name and not Path(name).exists():
-        check_model_name("--clean-select-model", name)
+        check_teacher_name("--clean-select-model", name)
     rules = [
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
         ((name or args.clean_select_checkpoint) and rule not in ("knn", "small-loss"),

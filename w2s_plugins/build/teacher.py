@@ -20,6 +20,7 @@ from ..labels.splits import Data
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
+from ..teachers.kinds import read_prompts
 from ..teachers.stored import CachedTargets, Pass, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
@@ -42,12 +43,13 @@ def build_teacher(
     if not names:
         return None
     dtype = inference_dtype(world.device, precision.amp_dtype)
-    return create_teacher(
+    teacher = create_teacher(
         names,
         split_names(args.teacher_checkpoint),
         StudentInput(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
-            None if args.episodic else student.num_classes, None if args.episodic else class_names),
+            None if args.episodic else student.num_classes, None if args.episodic else class_names,
+            tuple(data_config["input_size"][-2:])),
         first_device(args.fsdp_teacher, world),
         TeacherSettings(
             dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
@@ -56,8 +58,11 @@ def build_teacher(
             img_size=args.teacher_img_size,
             model_kwargs=args.teacher_kwargs,
             compiled=args.teacher_compile,
+            prompts=read_prompts(args.prompts),
         ),
     )
+    teacher.log_input(whole=args.teacher_targets == "cached" or args.linear_probe)
+    return teacher
 
 
 def cached_targets(

@@ -32,8 +32,9 @@ from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
+from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
-from .resolve import check_model_name, resolve_data_dir, resolve_precision, split_names
+from .resolve import check_model_name, check_teacher_name, resolve_data_dir, resolve_precision, split_names
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
         args.split = "novel"
     run = take_run_flags(args, given)
     load_plugins(args.plugins)
+    for name in split_names(args.teacher):
+        check_teacher_name("--teacher", name)
     check_dataset_name(args.dataset)
     resolve_data_dir(args)
     resolve_precision(args, given)
@@ -243,16 +246,19 @@ def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, w
     if not args.teacher:
         return None
     config = subject.data_config
-    return create_teacher(
+    teacher = create_teacher(
         split_names(args.teacher),
         split_names(args.teacher_checkpoint),
         StudentInput(config["mean"], config["std"], config["input_size"][0],
                      None if args.few_shot else subject.model.num_classes,
-                     None if args.few_shot or args.valid_labels else names_of_data(dataset)),
+                     None if args.few_shot or args.valid_labels else names_of_data(dataset),
+                     tuple(config["input_size"][-2:])),
         world.device,
-        TeacherSettings(
-            class_map_file=args.teacher_class_map, img_size=args.teacher_img_size, model_kwargs=args.teacher_kwargs),
+        TeacherSettings(class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
+                        model_kwargs=args.teacher_kwargs, prompts=read_prompts(args.prompts)),
     )
+    teacher.log_input(whole=False)
+    return teacher
 
 
 # ---------------------------------------------------------------- data

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 from .declare import Declare, ParseKwargs, Role
 
@@ -28,17 +29,29 @@ def share_or_count(text: str) -> float | int:
         raise argparse.ArgumentTypeError(f"'{text}': expected a share such as 0.1, or a count such as 500") from error
 
 
+def teacher_names(text: str) -> str:
+    """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``."""
+    return ",".join(_exported(name.strip()) for name in text.split(","))
+
+
+def _exported(name: str) -> str:
+    places = (Path(name) / "export", Path(name)) if "/" in name and ":" not in name else ()
+    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), name)
+
+
 # ---------------------------------------------------------------- weak-to-strong
 
 
 def add_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--teacher", in_study="the key weak", metavar="NAME[,NAME]", help="weak teacher: timm name, "
-        "hf-hub:ORG/NAME[@REV] or local-dir:PATH; several, separated by commas, are an ensemble (mean of "
-        "probabilities)")
+    add("--teacher", in_study="the key weak", metavar="NAME[,NAME]", type=teacher_names, help="weak teacher: timm "
+        "name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] or hf:FOLDER "
+        "(transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, or MODULE:FUNCTION of --plugins; several, "
+        "separated by commas, are an ensemble (mean of probabilities)")
     add("--teacher-checkpoint", "--teacher-pretrained", in_study="`checkpoint` of an item of weak",
         metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
+    add_prompts(add)
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
     add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
         help="online: the teacher sees every training view; cached: it labels each image once, before training; "
@@ -74,6 +87,12 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-stages", type=int, nargs="+", metavar="I", help="feature levels of the teacher")
     add("--no-teacher-eval", action="store_true",
         role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
+
+
+def add_prompts(add: Declare) -> None:
+    """What a zero-shot teacher is asked with: shared by training and validation."""
+    add("--prompts", metavar="FILE|TEXT", needs=("teacher",), help="with --teacher clip:...: templates with {} for the "
+        "name of a class, a file with one a line, or texts separated by | (default: seven kinds of photo)")
 
 
 def add_loss(add: Declare) -> None:
@@ -665,8 +684,10 @@ def add_validation_few_shot(add: Declare) -> None:
 
 def add_validation_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
-    add("--teacher", metavar="NAME[,NAME]", form="NAME", help="also evaluate this teacher, and the agreement with it")
+    add("--teacher", metavar="NAME[,NAME]", form="NAME", type=teacher_names,
+        help="also evaluate this teacher, and the agreement with it")
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
+    add_prompts(add)
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",

@@ -109,6 +109,25 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     return torch.tensor([ours.index(name) for name in theirs])
 
 
+def match_some(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
+    """Return the class of the data, or -1, for each class of a model that has others too, or lacks some.
+
+    A line of the log says so. None where no name is in both.
+    """
+    if not theirs or not ours or not set(theirs) & set(ours):
+        return None
+    numbers = {name: number for number, name in enumerate(ours)}
+    parts = []
+    for names, others, what in ((theirs, ours, "of its classes are not in the data"), (
+            ours, theirs, "classes of the data it does not know")):
+        odd = [name for name in names if name not in set(others)]
+        if odd:
+            parts.append(f"{len(odd)} {what} ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})")
+    _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
+                    f"{'; '.join(parts)}")
+    return torch.tensor([numbers.get(name, -1) for name in theirs])
+
+
 def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
     """Warn where a model's classes are not, by name and order, those of the data; return whether it was so."""
     if not theirs or not ours or list(theirs) == list(ours):

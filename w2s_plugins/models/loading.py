@@ -134,7 +134,7 @@ def _named_model(flag: str, name: str, given: Container[str] = ()) -> tuple[str,
 @torch.no_grad()
 def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None:
     """Raise a `UserError` unless the model takes images of ``size`` (C, H, W); many say so only when they are run."""
-    some, training = next(model.parameters()), model.training
+    some, training = next(model.parameters(), torch.empty(0)), model.training
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -324,6 +324,24 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
         return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
     except (KeyError, RuntimeError, AssertionError):
         return state  # of another layout; what does not fit is told when it is loaded
+
+
+def unwrap_state(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> dict[str, Tensor]:
+    """Return the weights of a model that a checkpoint has as a part of something larger, as Lightning's ``model.``.
+
+    Raises:
+        UserError: it has several of them.
+    """
+    heads = classifier_prefixes(model)
+    own = [k for k in model.state_dict() if not k.endswith("num_batches_tracked") and not k.startswith(heads)]
+    if not own or own[0] in state:
+        return state
+    found = [k[:-len(own[0])] for k in state if k.endswith(f".{own[0]}")]
+    found = [prefix for prefix in found if all(prefix + k in state for k in own)]
+    if len(found) > 1:
+        raise UserError(f"{flag} {path}: holds several models of this kind, under {', '.join(found[:3])}; save the one "
+                        "that is meant in a file of its own")
+    return {k.removeprefix(found[0]): v for k, v in state.items() if k.startswith(found[0])} if found else state
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
-from ..build.resolve import check_model_name, label_paths, resolve_data_dir, split_names
+from ..build.resolve import check_teacher_name, label_paths, resolve_data_dir, split_names
 from ..cli.declare import Parser, Role
 from ..cli.parser import fill, read_config, train_parser
 from ..cli.values import check_values
@@ -37,12 +36,14 @@ from ..data.slices import parse_slice
 from ..errors import UserError, one_line
 from ..files import write_json
 from ..metrics.pgr import performance_gap_recovered
+from ..models.class_names import names_of_data
 from ..models.foreign import refuse_addresses
 from ..monitor import format_table
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
-from ..teachers.teacher import TeacherSettings, load_frozen_model
+from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
+from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
 from .earlier import check_same_run, other_flags, read_result, resolved
 
 _logger = logging.getLogger(__name__)
@@ -71,8 +72,7 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     first, second = split_slice(whole, amount) if amount else ("", whole)
     folder = Path(flags["output"] or "./output/train") / flags["experiment"]
     stages = Stages(given, parser, folder, train, go_on=bool(flags["resume"]))
-    trains_teacher = first and not flags["teacher_checkpoint"] and not flags["teacher"].startswith(
-        ("hf-hub:", "local-dir:"))
+    trains_teacher = first and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
     weak_source = str(folder / "weak") if trains_teacher else flags["teacher_checkpoint"]
     stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
     stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=flags["ceiling_checkpoint"])
@@ -359,12 +359,15 @@ def take_trained_teacher(flags: Mapping[str, object], second: str | None, stages
     It is loaded once, so that a wrong name or file ends the run before it has begun.
     """
     load_plugins(flags["plugins"])
-    names, files = split_names(flags["teacher"]), split_names(flags["teacher_checkpoint"])
     settings = TeacherSettings(use_ema=flags["use_ema_teacher"], img_size=flags["teacher_img_size"],
-                               model_kwargs=flags["teacher_kwargs"])
-    for name, file in zip_longest(names, files[:len(names)]):
-        check_model_name("--teacher", name)
-        load_frozen_model(name, file, flags["in_chans"] or 3, settings)
+                               model_kwargs=flags["teacher_kwargs"], prompts=read_prompts(flags["prompts"]))
+    for name, file in pair_checkpoints(split_names(flags["teacher"]), split_names(flags["teacher_checkpoint"])):
+        check_teacher_name("--teacher", name)
+        if kind_of(name):
+            names = names_of_data(open_train_split(argparse.Namespace(**flags)))
+            open_kind(name, Request(names, names and len(names), prompts=settings.prompts))
+        else:
+            load_frozen_model(name, file, flags["in_chans"] or 3, settings)
     refuse_seen(flags, second)
     if len(known := known_teachers(flags)) == 1:
         stages.note("weak", *known[0])

@@ -39,7 +39,7 @@ class Part:
     @property
     def trained_here(self) -> bool:
         """False for a weak teacher that is taken as it is."""
-        return not self.checkpoint and not str(self.flags["model"]).startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+        return not self.checkpoint and not {":", "/"} & set(str(self.flags["model"]))
 
 
 @dataclass(frozen=True)

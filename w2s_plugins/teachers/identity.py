@@ -53,7 +53,7 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
         UserError: the method returns something else.
     """
     module = foreign_code(model, name)
-    if module is None:
+    if module is None and not hasattr(model, "cache_identity"):
         return {}
     if not hasattr(model, "cache_identity"):
         _logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from ..errors import UserError, one_line
 from ..files import file_sha256, read_plain
 from ..hub.source import hub_source
-from ..models.class_names import DIFFER, match_classes, names_of_model
+from ..models.class_names import DIFFER, match_classes, match_some, names_of_model
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.inference import compile_mode, inference_form
 from ..models.loading import (
@@ -29,7 +29,9 @@ from ..models.loading import (
     load_weights,
     read_weights,
     settings_beside,
+    unwrap_state,
 )
+from .kinds import PROMPTS, Request, input_text, kind_of, open_kind
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class StudentInput:
         in_chans: channels.
         num_classes: classes of the student; None when teacher and student need not have the same.
         class_names: their names, None where they have none.
+        size: height and width of the student's images, where known.
     """
 
     mean: Sequence[float]
@@ -54,6 +57,7 @@ class StudentInput:
     in_chans: int
     num_classes: int | None
     class_names: Sequence[str] | None = None
+    size: tuple[int, int] | None = None
 
 
 class TeacherModel(nn.Module):
@@ -192,6 +196,11 @@ class Teacher(nn.Module):
         with torch.no_grad():  # normal tensors: autograd cannot save those of inference mode
             return tree_map(torch.clone, output)
 
+    def log_input(self, whole: bool) -> None:
+        """Say what each member sees: with ``whole`` the plain image, else the student's view."""
+        for member in self.members:
+            _logger.info(f"Teacher {(member.source or {}).get('name')} sees {input_text(member.data_config, whole)}")
+
     @property
     def sources(self) -> list[dict]:
         return [member.source for member in self.members]
@@ -234,6 +243,7 @@ class TeacherSettings:
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
         compiled: use torch.compile.
+        prompts: templates of a zero-shot classifier.
     """
 
     dtype: torch.dtype = torch.float32
@@ -242,6 +252,7 @@ class TeacherSettings:
     img_size: int | None = None
     model_kwargs: dict | None = None
     compiled: bool = False
+    prompts: Sequence[str] = PROMPTS
 
 
 def create_teacher(
@@ -263,12 +274,30 @@ def create_teacher(
     Raises:
         UserError: unknown names, weights that do not fit, another number of classes.
     """
-    if checkpoints and len(checkpoints) != len(names):
+    members = [open_member(name, checkpoint, student, device, settings)
+               for name, checkpoint in pair_checkpoints(names, checkpoints)]
+    return Teacher(members).to(device).eval()
+
+
+def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return each name of a teacher with its checkpoint, or None.
+
+    Checkpoints are in the order of the names: one for each, or one for each that names an architecture of timm alone.
+
+    Raises:
+        UserError: another number of them, or one for a name that says itself where its weights are.
+    """
+    plain = [name for name in names if ":" not in name]
+    if len(checkpoints) not in (0, len(names), len(plain)):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    members = [open_member(name, checkpoint, student, device, settings)
-               for name, checkpoint in zip(names, checkpoints or [None] * len(names))]
-    return Teacher(members).to(device).eval()
+    everywhere, files = len(checkpoints) == len(names), iter(checkpoints)
+    pairs = [(name, next(files, None) if everywhere or ":" not in name else None) for name in names]
+    for name, file in pairs:
+        if file is not None and kind_of(name):
+            raise UserError(f"--teacher-checkpoint {file}: --teacher {name} says itself where its weights are; give "
+                            "checkpoints for timm's models alone")
+    return pairs
 
 
 def open_member(
@@ -280,25 +309,48 @@ def open_member(
         flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> TeacherModel:
     """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
-    model, data_config, source = load_frozen_model(name, checkpoint, student.in_chans, settings, flags)
+    opened = _open_kind(name, student, settings, flags[0]) if kind_of(name) else None
+    model, data_config, source = opened[:3] if opened else load_frozen_model(
+        name, checkpoint, student.in_chans, settings, flags)
     who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
     class_map = settings.class_map_file and read_class_map(
         settings.class_map_file, model.num_classes, student.num_classes)
+    own = opened[3] if opened else names_of_model(model, checkpoint, flags[1])
+    if class_map is None and student.num_classes not in (None, model.num_classes):
+        class_map = match_some(who, own, student.class_names)
     if class_map is None and student.num_classes not in (None, model.num_classes):
         remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
                         f"that were trained on the student's classes ({flags[1]}){remedy}")
     if class_map is None:
-        own = names_of_model(model, checkpoint, flags[1])
         class_map = match_classes(who, own, student.class_names)
         if own and student.class_names and class_map is None and own != list(student.class_names):
             source["classes"] = DIFFER
     return TeacherModel(
-        model, data_config, student, class_map=class_map, source=source, dtype=settings.dtype,
+        model, data_config, student, class_map=class_map, source=source,
+        dtype=settings.dtype if any(True for _ in model.parameters()) else torch.float32,
         compiled=settings.compiled, compile_mode=compile_mode(device)).to(device)
+
+
+def _open_kind(
+        name: str,
+        student: StudentInput,
+        settings: TeacherSettings,
+        flag: str,
+) -> tuple[nn.Module, dict, dict, list[str] | None]:
+    """Open a teacher that is no model of timm; returned as by `load_frozen_model`, with the names of its classes."""
+    if settings.model_kwargs:
+        raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {flag} {name} does not use")
+    opened = open_kind(name, Request(student.class_names, student.num_classes, student.in_chans, settings.img_size,
+                                     student.size, settings.prompts), flag)
+    params = sum(p.numel() for p in opened.model.parameters())
+    _logger.info(f"{flag.removeprefix('--').capitalize()} {name}: {opened.model.num_classes} classes "
+                 f"({_origin_text(opened.origin)})")
+    source = {"name": name, "params": params, "kind": name.partition(":")[0], "source": opened.origin}
+    return opened.model, opened.data_config, source, opened.class_names
 
 
 def load_frozen_model(
@@ -343,6 +395,7 @@ def load_frozen_model(
         model = create_model(
             name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
             recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
+        state = unwrap_state(model, state, str(file), file_flag)
         classes = _classes_in(state, model) or recorded.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
@@ -365,8 +418,9 @@ def load_frozen_model(
 def _origin_text(origin: dict | None) -> str:
     if not origin:
         return "origin unknown"
-    place = f"{origin['repo']}@{origin['revision']}" if origin.get("repo") else origin.get("file")
-    return f"{place}, sha256 {str(origin.get('sha256'))[:12]}"
+    place = f"{origin['repo']}@{origin.get('revision')}" if origin.get("repo") else (
+        origin.get("file") or origin.get("folder"))
+    return f"{place}, sha256 {str(origin['sha256'])[:12]}" if origin.get("sha256") else str(place)
 
 
 def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:

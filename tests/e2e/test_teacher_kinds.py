@@ -1,0 +1,223 @@
+"""Teachers of transformers, open_clip, onnxruntime and plugins, from the command line to the record."""
+
+import json
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import validate
+from tests.hub_server import HubServer, hub_env
+from tests.parts import write_folder
+from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx, register_clip
+
+from .conftest import ROOT, TINY, Done, Forked, environment, run_many
+
+Run = Callable[..., Done]
+FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-size", 8, "--epochs", 1,
+         "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
+TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
+            "function": "colours:predict"}
+ALL = ",".join(TEACHERS.values())
+pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds")
+    write_folder(folder / "data", {"train": 24, "validation": 24})
+    make_hf(folder / "vit")
+    make_clip(folder)
+    make_onnx(folder / "net.onnx")
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with teachers and images, which is the current one."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    register_clip(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def record_of(name: str) -> dict:
+    return json.loads(Path(f"output/train/{name}/result.json").read_text())
+
+
+@pytest.mark.parametrize("kind, flags", [
+    ("hf", ["--amp", "--model-ema"]),
+    ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}"]),
+    ("onnx", ["--teacher-targets", "cached-views:1", "--amp"]),
+    ("function", ["--linear-probe"])])
+def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
+    done = here(*FLAGS, "--plugins", "colours.py", "--teacher", TEACHERS[kind], *flags, "--experiment", "run").ok()
+    size = {"hf": 16, "clip": 32, "onnx": 16, "function": 8}[kind]
+    whole = "the image through its own transform" if kind == "function" else "the student's view, resized (bicubic)"
+    assert done.err.count(f"Teacher {TEACHERS[kind]} sees {size} x {size} pixels: {whole}") == 1
+    (source,) = record_of("run")["teacher"]["models"]
+    assert source["kind"] == ("colours" if kind == "function" else kind) and len(source["source"]["sha256"]) == 64
+    assert (source["source"].get("prompts") == ["{}", "one {}"]) == (kind == "clip")
+    card = Path("output/train/run/export/README.md").read_text()
+    assert TEACHERS[kind] in card and source["source"]["sha256"] in card
+    assert done.err.count("matched by name") == (kind == "hf")
+
+
+def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:
+    shutil.copytree("vit", "moved")
+    flags = [*FLAGS, "--plugins", "colours.py", "--teacher-targets", "cached", "--teacher-weights", "learned"]
+    assert here(*flags, "--teacher", ALL, "--experiment", "first").ok().err.count("to write to") == 4
+    stored = {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
+    again = here(*flags, "--teacher", ALL.replace("hf:vit", "hf:moved"), "--experiment", "second").ok()
+    assert "to write to" not in again.err
+    assert stored == {folder: folder.stat().st_mtime_ns for folder in Path("output/targets").glob("*/*")}
+    first, second = record_of("first"), record_of("second")
+    assert first["last"] == second["last"] and len(first["teacher"]["models"]) == 4
+    make_onnx(Path("net.onnx"), seed=1)
+    others = here(*flags, "--teacher", ALL, "--prompts", "a {}", "--experiment", "third").ok()
+    assert others.err.count("to write to") == 2
+
+
+def test_an_interrupted_run_goes_on_exactly(here: Run, place: Path) -> None:
+    flags = [*FLAGS, "--epochs", 2, "--sched", "none", "--plugins", "colours.py", "--teacher", ALL]
+    here(*flags, "--experiment", "whole").ok()
+    here(*flags, "--epochs", 1, "--experiment", "parts").ok()
+    here(*flags, "--experiment", "parts", "--resume", "auto", "--resume-changes", "epochs").ok()
+    assert record_of("whole")["last"] == record_of("parts")["last"]
+
+
+def test_two_ranks_are_one_run(fork: Callable[..., Forked], place: Path) -> None:
+    flags = [*FLAGS, "--plugins", "colours.py", "--teacher", ALL]
+    found = []
+    for processes in (1, 2):
+        run = fork(*flags, "--batch-size", 8 // processes, "--experiment", f"run{processes}",
+                   processes=processes if processes > 1 else 0)
+        assert run.wait() == [0] * processes, run.text(0)
+        found.append(record_of(f"run{processes}"))
+    assert found[0]["teacher"]["loss"] == pytest.approx(found[1]["teacher"]["loss"], abs=1e-5)
+    assert found[0]["last"]["loss"] == pytest.approx(found[1]["last"]["loss"], abs=1e-4)
+
+
+def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
+    supervised = [flag for flag in FLAGS if flag not in ("--loss", "kd")]
+    here(*supervised, "--experiment", "weak").ok()
+    for name in ("output/train/weak", "output/train/weak/export"):
+        here(*FLAGS, "--teacher", f"{name},hf:vit,w2s_cnn2", "--teacher-checkpoint", "output/train/weak",
+             "--experiment", "student").ok()
+        first, _, third = record_of("student")["teacher"]["models"]
+        assert first["name"] == "local-dir:output/train/weak/export"
+        assert first["source"]["sha256"] == third["source"]["sha256"]
+        shutil.rmtree("output/train/student")
+
+
+def test_selection_and_protocol(here: Run, place: Path) -> None:
+    here(*FLAGS, "--teacher", "onnx:net.onnx", "--clean-select", "small-loss:0.5", "--clean-select-model", "hf:vit",
+         "--experiment", "selected").ok()
+    digits = [*TINY, "--train-slice", "0:400", "--model", "w2s_cnn2", "--protocol", "w2s", "--weak-fraction", 0]
+    here(*digits, "--teacher", TEACHERS["clip"], "--experiment", "p").ok()
+    assert record_of("p")["pgr"] is not None and record_of("p/student")["teacher"]["models"][0]["kind"] == "clip"
+    assert here(*FLAGS, "--protocol", "w2s", "--weak-fraction", 0, "--teacher", "onnx:none.onnx", "--experiment",
+                "q").error == "--teacher onnx:none.onnx: no such file"
+    assert not Path("output/train/q/ceiling").exists()
+
+
+def test_validation(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    here(*FLAGS, "--teacher", ALL, "--plugins", "colours.py", "--experiment", "run").ok()
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--workers", "0", "--checkpoint", "output/train/run",
+                                      "--plugins", "colours.py", "--teacher", ALL, "--results-file", "found.json",
+                                      "--results-format", "json"])
+    validate.main()
+    found = json.loads(Path("found.json").read_text())
+    assert found["teacher_top1"] == pytest.approx(record_of("run")["teacher"]["top1"], abs=1e-3)
+    assert "Teacher hf:vit sees" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--teacher", "huggingface:vit"], "--teacher huggingface:vit: unknown kind of teacher 'huggingface'"),
+    (["--teacher", "other:predict"], "--teacher other:predict: unknown kind of teacher 'other'"),
+    (["--teacher", "hf:no/such/folder"], "--teacher hf:no/such/folder: no such folder, and not a Hub id"),
+    (["--teacher", "onnx:data"], "--teacher onnx:data: no such file"),
+    (["--teacher", "hf:vit", "--teacher-checkpoint", "x"], "hf:vit says itself where its weights are"),
+    (["--teacher", TEACHERS["clip"], "--prompts", "a photo"], "--prompts a photo: no such file of templates"),
+    (["--prompts", "a {}"], "--prompts a {} has no effect without --teacher"),
+    (["--teacher", "hf:vit", "--loss", "fitnet"], "has no forward_intermediates"),
+    (["--teacher", "data/train"], "--teacher data/train: the folder has no export"),
+    (["--model", "hf:vit"], "--model: unknown model 'hf:vit'")])
+def test_bad_input(here: Run, place: Path, flags: list, said: str) -> None:
+    base = [flag for flag in FLAGS if "--teacher" in flags or flag not in ("--loss", "kd")]
+    assert said in here(*base, *flags, "--experiment", "run").error
+    assert not list(Path().rglob("output/*/*/last*"))
+
+
+def test_a_repository_of_transformers(place: Path) -> None:
+    with HubServer() as server:
+        commit = server.add_model("me/vit", place / "vit")
+        env = environment(**hub_env(server, place), HF_HUB_OFFLINE="0")
+        commands = [[*map(str, FLAGS), "--teacher", name] for name in ("hf:me/vit@main", "hf:me/vat", "hf:me/vit@no")]
+        done, *wrong = run_many([[*flags, "--experiment", str(i)] for i, flags in enumerate(commands)], env, place)
+    (source,) = done.ok() and record_of("0")["teacher"]["models"]
+    assert source["source"] == {"repo": "me/vit", "revision": commit}
+    assert wrong[0].error.startswith("--teacher hf:me/vat: no such repository on the Hub")
+    assert wrong[1].error == "--teacher hf:me/vit@no: the repository has no such revision"
+
+
+# ---------------------------------------------------------------- the examples of docs/teachers.md
+
+
+def example(number: int) -> str:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs/teachers.md").read_text(), re.DOTALL)[number]
+
+
+def test_scikit_learn_on_features(here: Run, place: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez("labelled.npz", images=rng.random((12, 3, 64, 64), dtype=np.float32), labels=np.arange(12) % 3)
+    Path("birds.py").write_text(example(0).replace('"resnet10t", pretrained=True', '"test_resnet"'))
+    here(*FLAGS, "--plugins", "birds.py", "--teacher", "birds:linear", "--experiment", "run").ok()
+    Path("mine.py").write_text(example(2).replace("resnet10t", "test_resnet"))
+    here(*FLAGS, "--plugins", "mine.py", "--teacher", "mine:something", "--experiment", "mine").ok()
+    assert record_of("mine")["teacher"]["models"][0]["kind"] == "mine"
+
+
+class Labeller(BaseHTTPRequestHandler):
+    """A service that says "3" of every image, answers every seventh time with an error, and fails after ``limit``."""
+
+    limit = 300
+    asked = said = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        Labeller.asked += 1
+        good = Labeller.said < self.limit and Labeller.asked % 7 != 0
+        Labeller.said += good
+        self.send_response(200 if good else 503)
+        self.end_headers()
+        if good:
+            self.wfile.write(json.dumps({"probabilities": [0.01] * 3 + [0.91] + [0.01] * 6}).encode())
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_service_that_fails_loses_no_answer(here: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Labeller)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("LABELLER", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    Path("service.py").write_text(example(1).replace("(1, 4, 16, 64, None)", "(0, 0, None)"))
+    flags = [*TINY, "--train-slice", "0:400", "--epochs", 1, "--no-teacher-eval", "--model", "w2s_cnn2", "--loss", "kd",
+             "--plugins", "service.py", "--teacher", "service:ask", "--teacher-targets", "cached", "--experiment"]
+    try:
+        assert here(*flags, "first").error == "service:ask: HTTPError: HTTP Error 503: Service Unavailable"
+        stored = len(list(Path("output/targets").glob("*/view*.safetensors")))
+        Labeller.limit, Labeller.said = 10 ** 6, 0
+        here(*flags, "second").ok()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert stored == 1 and Labeller.said == 1 + (400 - 256 + 15) // 16 * 16

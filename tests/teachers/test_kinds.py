@@ -1,0 +1,416 @@
+"""Teachers of transformers, open_clip and onnxruntime, and functions of plugins: opened, asked, refused."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.parts import random_images, write_folder
+from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
+from w2s_plugins.build.resolve import check_teacher_name
+from w2s_plugins.cli.groups import teacher_names
+from w2s_plugins.data import create_dataset
+from w2s_plugins.distributed.world import World
+from w2s_plugins.errors import UserError
+from w2s_plugins.labels.format import Part
+from w2s_plugins.registry import load_plugins
+from w2s_plugins.teachers.identity import teacher_identity
+from w2s_plugins.teachers.kinds import (
+    PROMPTS,
+    compare_transforms,
+    crop_share,
+    input_of_processor,
+    input_text,
+    read_prompts,
+)
+from w2s_plugins.teachers.stored import Pass, label_images
+from w2s_plugins.teachers.teacher import (
+    UNMAPPED_LOGIT,
+    StudentInput,
+    TeacherModel,
+    TeacherSettings,
+    open_member,
+    pair_checkpoints,
+)
+
+CPU = torch.device("cpu")
+SORTED = sorted(NAMES)
+pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one teacher of each kind, and images that are not square."""
+    folder = tmp_path_factory.mktemp("kinds")
+    make_hf(folder / "vit")
+    make_clip(folder)
+    make_onnx(folder / "net.onnx", class_names=SORTED, mean=[0.5] * 3, std=[0.25] * 3)
+    write_folder(folder / "data", {"train": 6})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+
+
+def student(names: list[str] | None = SORTED, **more: object) -> StudentInput:
+    return StudentInput((0.5,) * 3, (0.5,) * 3, 3, len(names) if names else 3, names, **more)
+
+
+def opened(name: str, names: list[str] | None = SORTED, **settings: object) -> TeacherModel:
+    return open_member(name, None, student(names), CPU, TeacherSettings(**settings))
+
+
+def answers(member: TeacherModel) -> Tensor:
+    """What is said of the images in the folder, through the loaders of cached targets."""
+    dataset = create_dataset("", "data", "train")
+    (found,) = label_images(member, member.data_config, dataset, Pass(World(CPU, 0, 1, False), 4, decoder="pil"),
+                            [Part(0, 0, len(dataset))])
+    return found.values
+
+
+def images() -> list[Image.Image]:
+    dataset = create_dataset("", "data", "train")
+    return [Image.open(dataset.reader.samples[i][0]).convert("RGB") for i in range(len(dataset))]
+
+
+# ---------------------------------------------------------------- what a package says itself
+
+
+@pytest.mark.parametrize("processor", [
+    {},
+    {"size": {"shortest_edge": 21}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "resample": 3},
+    {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 128, "resample": 0},
+    {"do_normalize": False}])
+def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path, caplog) -> None:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    folder = make_hf(tmp_path / "vit", **processor)
+    # with Pillow, as our loaders resize; the torchvision backend rounds pixels otherwise
+    own, model = AutoImageProcessor.from_pretrained(folder, backend="pil"), (
+        AutoModelForImageClassification.from_pretrained(folder).eval())
+    if "shortest_edge" in processor.get("size", {}):
+        own.crop_size, own.do_center_crop = {"height": 16, "width": 16}, True
+    with torch.inference_mode():
+        expected = model(**own(images(), return_tensors="pt")).logits
+    torch.testing.assert_close(answers(opened(f"hf:{folder}", list(NAMES))), expected, rtol=0, atol=1e-4)
+    assert "does more than" not in caplog.text
+
+
+@pytest.mark.parametrize("text", [None, "{}|a drawing of a {}"])
+def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
+    import open_clip
+
+    model, _, preprocess = open_clip.create_model_and_transforms(CLIP, pretrained="clip.safetensors")
+    classifier = open_clip.build_zero_shot_classifier(
+        model.eval(), open_clip.get_tokenizer(CLIP), SORTED, PROMPTS if text is None else text.split("|"))
+    with torch.inference_mode():
+        seen = model.encode_image(torch.stack([preprocess(image) for image in images()]), normalize=True)
+        expected = model.logit_scale.exp() * seen @ classifier
+    found = answers(opened(f"clip:{CLIP}/clip.safetensors", prompts=read_prompts(text)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert expected.std(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_onnxruntime_says_the_same_of_an_image(batch: int | None, probabilities: bool, tmp_path: Path) -> None:
+    file = make_onnx(tmp_path / "net.onnx", batch=batch, probabilities=probabilities, mean=[0.5] * 3, std=[0.25] * 3)
+    pixels = np.stack([np.asarray(image.resize((19, 16), 3)) for image in images()])[:, :, 2:18] / 255
+    batch_of_all = torch.from_numpy((pixels - 0.5) / 0.25).permute(0, 3, 1, 2).float()
+    expected = small_network()(batch_of_all).detach()
+    found = answers(opened(f"onnx:{file}"))
+    torch.testing.assert_close(found.softmax(dim=1), expected.softmax(dim=1), rtol=0, atol=1e-4)
+    if not probabilities:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_timm_crops_from_the_size_that_is_meant() -> None:
+    for size, resized in ((1, 93), (224, 255), (224, 256), (384, 439), (16, 21)):
+        assert int(size / crop_share(size, resized)) == resized
+    small = input_of_processor({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0] * 3,
+                                "image_std": [1] * 3, "resample": 3})
+    assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
+
+
+def test_what_timm_cannot_do_is_said(caplog) -> None:
+    config = opened("hf:vit").data_config
+    caplog.clear()
+    compare_transforms("hf:vit", config, lambda image: torch.ones(3, 16, 16) * 9)
+    compare_transforms("hf:vit", config, lambda image: torch.ones(3, 20, 16))
+    assert [text.split(": its own")[0] for text in caplog.messages] == ["WARNING: --teacher hf:vit"] * 2
+    assert "size (3, 20, 16), not (3, 16, 16)" in caplog.messages[1]
+
+
+def test_the_input_is_said() -> None:
+    text = input_text(opened("hf:vit").data_config, whole=True)
+    assert text == "16 x 16 pixels: the image through its own transform (squashed to 16 x 16, bilinear)"
+    assert input_text(opened("onnx:net.onnx").data_config, whole=True).endswith(
+        "(shorter side to 16, centre crop, bicubic)")
+    assert "the student's view" in input_text(opened("hf:vit").data_config, whole=False)
+
+
+# ---------------------------------------------------------------- classes
+
+
+def test_classes_are_matched_by_name(caplog) -> None:
+    caplog.set_level("INFO")
+    plain, mapped = answers(opened("hf:vit", list(NAMES))), answers(opened("hf:vit"))
+    assert torch.equal(mapped, plain[:, [1, 2, 0]])
+    assert "in another order (class 0 is 'class2' there, 'class0' here); its logits are matched by name" in caplog.text
+
+
+def test_classes_that_one_side_lacks_are_said(tmp_path: Path, caplog) -> None:
+    make_hf(tmp_path / "vit", ["dog", *NAMES, "cat"])
+    plain = answers(opened(f"hf:{tmp_path / 'vit'}", ["dog", *NAMES, "cat"]))
+    mapped = answers(opened(f"hf:{tmp_path / 'vit'}", ["class0", "owl", "class1"] + ["class2"]))
+    assert "5 classes are matched with the 4 of the data by name: 2 of its classes are not in the data (dog, cat); 1 " \
+        "classes of the data it does not know (owl)" in caplog.text
+    torch.testing.assert_close(mapped[:, [0, 2, 3]], plain[:, [2, 3, 1]])
+    assert (mapped[:, 1] == UNMAPPED_LOGIT).all()
+
+
+def test_names_that_say_nothing_are_left_aside(tmp_path: Path, caplog) -> None:
+    make_hf(tmp_path / "numbered", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    make_hf(tmp_path / "double", ["a", "b", "c"])
+    config = json.loads((tmp_path / "double/config.json").read_text())
+    (tmp_path / "double/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b", "2": "a"}}))
+    for folder in ("numbered", "double"):
+        assert opened(f"hf:{tmp_path / folder}").class_map is None
+    (warning,) = caplog.messages
+    assert "the class name 'a' occurs twice; its classes are taken by position" in warning
+
+
+# ---------------------------------------------------------------- plugins
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Callable[[str], str]:
+    """Imports a plugin with this text, and returns the name of its module."""
+    def write(text: str) -> str:
+        file = tmp_path / f"{tmp_path.name}.py"
+        file.write_text("import torch\nfrom w2s_plugins.teachers import Opened, register_teacher\n" + text)
+        load_plugins([str(file)])
+        return file.stem
+    return write
+
+
+def test_a_function_sees_pixels_from_0_to_1(plugin) -> None:
+    module = plugin("def ask(images):\n    assert images.min() >= 0 and images.max() <= 1\n"
+                    "    return images.mean(dim=(2, 3)).softmax(dim=1).tolist()\n")
+    check_teacher_name("--teacher", f"{module}:ask")
+    member = open_member(f"{module}:ask", None, student(size=(12, 10)), CPU)
+    assert member.size == (12, 10)
+    pixels = torch.rand(4, 3, 12, 10)
+    found = member(member.adapt((pixels - 0.5) / 0.5))
+    torch.testing.assert_close(found.softmax(dim=1), pixels.mean(dim=(2, 3)).softmax(dim=1))
+
+
+@pytest.mark.parametrize("text, said", [
+    ("return images.mean(dim=(2, 3))[:, :2]", r"answered \(1, 2\), expected \(1, 3\)"),
+    ("return images.mean(dim=(2, 3)) / 0", "not finite"),
+    ("raise OSError('no answer')", "OSError: no answer"),
+    ("return torch.full((len(images), 3), 1 / 3 if len(images) == 1 else 0.7)", "now rows do not sum to one")])
+def test_a_function_that_answers_otherwise(plugin, text: str, said: str) -> None:
+    module = plugin(f"def ask(images):\n    {text}\n")
+    with pytest.raises(UserError, match=said):
+        open_member(f"{module}:ask", None, student(size=(8, 8)), CPU)(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(UserError, match=r"has no function 'aks' \(nearest: ask\)"):
+        open_member(f"{module}:aks", None, student(), CPU)
+
+
+def test_a_kind_of_ones_own(plugin) -> None:
+    plugin("""
+@register_teacher("own")
+def open_own(name, request):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    model.num_classes, model.cache_identity = 3, lambda: name
+    config = dict(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear", crop_pct=1.0,
+                  crop_mode="center")
+    return Opened(model, config, ["class1", "class0", "class2"], {"file": name})
+""")
+    member = opened("own:mine")
+    assert member.class_map.tolist() == [1, 0, 2] and member.source["source"] == {"file": "mine"}
+    assert teacher_identity(member)["plugin"] == "mine"
+    with pytest.raises(UserError, match=r"unknown kind of teacher 'onw' \(nearest: own"):
+        check_teacher_name("--teacher", "onw:mine")
+
+
+# ---------------------------------------------------------------- identity
+
+
+def test_what_identifies_a_teacher(tmp_path: Path) -> None:
+    make_hf(tmp_path / "vit", seed=1)
+    shutil.copytree("vit", tmp_path / "renamed")
+    make_onnx(tmp_path / "net.onnx", seed=1)
+    shutil.copy("net.onnx", tmp_path / "same.onnx")
+    clip = f"clip:{CLIP}/clip.safetensors"
+    own = {name: teacher_identity(opened(name)) for name in ("hf:vit", clip, "onnx:net.onnx")}
+    assert teacher_identity(opened(f"hf:{tmp_path / 'renamed'}")) == own["hf:vit"]
+    assert teacher_identity(opened(clip)) == own[clip]
+    assert teacher_identity(opened(f"onnx:{tmp_path / 'same.onnx'}")) == own["onnx:net.onnx"]
+    others = [opened(f"hf:{tmp_path / 'vit'}"), opened(clip, prompts=("{}",)), opened(clip, ["a", "b", "c"]),
+              opened(f"onnx:{tmp_path / 'net.onnx'}")]
+    found = [json.dumps(identity) for identity in (*own.values(), *map(teacher_identity, others))]
+    assert len(set(found)) == len(found)
+
+
+def test_the_record_says_where_it_is_from() -> None:
+    from w2s_plugins.files import file_sha256
+
+    assert opened("hf:vit").source == {
+        "name": "hf:vit", "kind": "hf", "params": 5491, "source": {
+            "folder": "vit", "sha256": file_sha256(Path("vit/model.safetensors"))}}
+    source = opened(f"clip:{CLIP}/clip.safetensors", prompts=("{}",)).source
+    assert source["kind"] == "clip" and source["source"] == {
+        "file": "clip.safetensors", "sha256": file_sha256(Path("clip.safetensors")), "prompts": ["{}"]}
+    assert opened("onnx:net.onnx").source["source"] == {
+        "file": "net.onnx", "sha256": file_sha256(Path("net.onnx"))}
+
+
+# ---------------------------------------------------------------- names, prompts, checkpoints
+
+
+def test_prompts(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\ufeffa {}.\r\n\r\n  the {}, again {}\n", encoding="utf-8")
+    assert read_prompts(str(tmp_path / "prompts.txt")) == ("a {}.", "the {}, again {}")
+    assert read_prompts("a {}| the {} ") == ("a {}", "the {}") and read_prompts(None) == PROMPTS
+    for text, said in (("a photo", "no such file of templates"), ("a {}|b", r"'b' has no \{\}"), ("data", "no such")):
+        with pytest.raises(UserError, match=said):
+            read_prompts(text)
+
+
+def test_a_path_to_a_run_is_its_export(tmp_path: Path) -> None:
+    (tmp_path / "weak/export").mkdir(parents=True)
+    (tmp_path / "weak/export/config.json").write_text("{}")
+    run = str(tmp_path / "weak")
+    assert teacher_names(f"resnet18, {run},hf:{run}") == f"resnet18,local-dir:{run}/export,hf:{run}"
+    assert teacher_names(f"{run}/export/") == f"local-dir:{run}/export"
+    assert teacher_names(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(UserError, match="the folder has no export"):
+        check_teacher_name("--teacher", str(tmp_path))
+
+
+def test_checkpoints_are_of_the_names_that_need_one() -> None:
+    assert pair_checkpoints(["hf:vit", "a", "local-dir:x", "b"], ["1", "2"]) == [
+        ("hf:vit", None), ("a", "1"), ("local-dir:x", None), ("b", "2")]
+    assert pair_checkpoints(["local-dir:x", "b"], ["1", "2"]) == [("local-dir:x", "1"), ("b", "2")]
+    with pytest.raises(UserError, match="hf:vit says itself where its weights are"):
+        pair_checkpoints(["hf:vit"], ["1"])
+    with pytest.raises(UserError, match="names 2 models but --teacher-checkpoint 3 files"):
+        pair_checkpoints(["hf:vit", "a"], ["1", "2", "3"])
+
+
+@pytest.mark.parametrize("kind, module, pip", [
+    ("hf:vit", "transformers", "transformers"), ("clip:a/b", "open_clip", "open_clip_torch"),
+    ("onnx:x", "onnxruntime", "onnxruntime")])
+def test_a_package_that_is_absent(kind: str, module: str, pip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"^--teacher {kind}: needs a package: pip install {pip}$"):
+        check_teacher_name("--teacher", kind)
+
+
+# ---------------------------------------------------------------- refused
+
+
+def write_bad(folder: Path) -> None:
+    """Teachers that cannot be opened, or must not be."""
+    (folder / "text.onnx").write_text("no network")
+    (folder / "empty").mkdir()
+    torch.save({"a": torch.zeros(1)}, folder / "weights.pt")
+    state = torch.load(folder / "weights.pt")
+    (folder / "short.safetensors").write_bytes(b"\x00" * 7)
+    for name, changes in (("code", {"auto_map": {"AutoConfig": "code.Config"}, "model_type": "mine"}),
+                          ("kernel", {"attn_implementation": "someone/kernel"}),
+                          ("wrapper", {"model_type": "timm_wrapper"})):
+        make_hf(folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps({**config, **changes}))
+        (folder / name / "code.py").write_text("open('executed', 'w')\nclass Config: pass\n")
+    make_hf(folder / "pickled")
+    (folder / "pickled/model.safetensors").unlink()
+    torch.save(state, folder / "pickled/pytorch_model.bin")
+    make_hf(folder / "headless")
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(folder / "headless/model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "classifier" not in k}, folder / "headless/model.safetensors",
+              metadata={"format": "pt"})
+    make_onnx(folder / "metadata.onnx", mean="no list")
+    make_onnx(folder / "std.onnx", std=[1, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    write_bad(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name, said", [
+    ("hg:vit", r"unknown kind of teacher 'hg' \(nearest: hf"),
+    ("hf:a/b/c", "no such folder, and not a Hub id"),
+    ("hf:empty", "cannot be opened by transformers"),
+    ("hf:code", "cannot be opened by transformers"),
+    ("hf:kernel", "names code or another model: attn_implementation: someone/kernel"),
+    ("hf:wrapper", "model_type: timm_wrapper; a model of timm is opened by hf-hub:"),
+    ("hf:pickled", "cannot be opened by transformers.*safetensors"),
+    ("hf:headless", r"not those of an image classifier: 2 of .* \(classifier.bias, classifier.weight\)"),
+    ("clip:w2s-test-clop/x", r"open_clip has no model 'w2s-test-clop' \(nearest: w2s-test-clip"),
+    ("clip:ViT-B-32/opanai", r"ViT-B-32 has no weights 'opanai' \(nearest: openai"),
+    (f"clip:{CLIP}/weights.pt", r"has no weights 'weights.pt'; expected a .safetensors"),
+    (f"clip:{CLIP}/none.safetensors", "none.safetensors: no such file"),
+    (f"clip:{CLIP}/short.safetensors", "cannot be opened"),
+    ("clip:hf-hub:a/b/c.safetensors", "open_clip has no model 'hf-hub:a'"),
+    ("onnx:none.onnx", "no such file"),
+    ("onnx:text.onnx", "cannot be opened by onnxruntime"),
+    ("onnx:metadata.onnx", "its metadata mean is no JSON list"),
+    ("onnx:std.onnx", "its metadata std has 3 values, expected 3 above 0"),
+])
+def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bad)
+    register_clip(bad)
+    with pytest.raises(UserError, match=said) as error:
+        check_teacher_name("--teacher", name)
+        opened(name)
+    assert str(error.value).startswith(f"--teacher {name}") and "\n" not in str(error.value)
+    assert not list(bad.rglob("executed"))
+
+
+@pytest.mark.parametrize("names, said", [
+    (None, "needs the names of the classes"), (["a", "b", "a"], "the class name 'a' occurs twice")])
+def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        opened(f"clip:{CLIP}/clip.safetensors", names)
+
+
+def test_another_number_of_classes() -> None:
+    for names in (None, list("abcd")):
+        with pytest.raises(UserError, match="--teacher hf:vit: it has 3 classes, the student 4"):
+            open_member("hf:vit", None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
+    with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
+        make_onnx(Path("two.onnx"), class_names=["a", "b"])
+        opened("onnx:two.onnx")
+
+
+def test_flags_that_a_kind_has_no_use_for() -> None:
+    with pytest.raises(UserError, match="--teacher-kwargs are arguments of timm's constructors"):
+        opened("hf:vit", model_kwargs={"a": 1})
+    with pytest.raises(UserError, match="the model takes no images of 3 x 20 x 20"):
+        opened("hf:vit", img_size=20)
+
+
+def test_half_precision() -> None:
+    for name in ("hf:vit", f"clip:{CLIP}/clip.safetensors"):
+        exact, half = (opened(name, dtype=dtype)(random_images(4, size)) for dtype in (torch.float32, torch.bfloat16)
+                       for size in [opened(name).size[0]])
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half.softmax(dim=1), exact.softmax(dim=1), rtol=0, atol=0.1)
+    assert opened("onnx:net.onnx", dtype=torch.bfloat16).dtype == torch.float32
