@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from tests.e2e.conftest import ROOT, Done, environment
+from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.errors import run_main
 from w2s_plugins.labels.table import read_label_table
@@ -181,6 +182,32 @@ def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path
     done = predict("out/weak", tmp_path / "mixed", "--output", "none.csv")
     assert done.code == 2 and "none of its 4 images can be read and named: " in done.err
     assert not (work / "none.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+def test_models_of_other_packages(work, predict):
+    """Each with names of its own, or those that it is given, and its own preprocessing."""
+    for package in ("transformers", "open_clip", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    make_hf(work / "vit", "xyz")
+    make_clip(work)
+    make_onnx(work / "net.onnx", class_names=["u", "v", "w"])
+    images, clip = ["data/train", "--output", "x.csv", "--all"], f"clip:{CLIP}/clip.safetensors"
+    for model, names, flags in (
+            ("hf:vit", "xyz", []), ("onnx:net.onnx", "uvw", []),
+            (clip, "abcd", ["--plugins", "colours.py", "--class-names", "a,b,c,d", "--prompts", "{}|one {}"]),
+            ("colours:predict", "abc", ["--plugins", "colours.py", "--class-names", "a,b,c", "--img-size", 8])):
+        done = predict(model, *images, *flags).ok()
+        table = read_label_table(work / "x.csv")
+        assert table.class_names == [*names] and len(table) == 200 and "the image through its own transform" in done.err
+    (work / "x.csv").unlink()
+    for flags, message in (
+            ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes: give --class-names"),
+            (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
+            (["hf:vit", *images, "--embeddings", "e.npz"], "--embeddings: hf:vit has no features"),
+            (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf")):
+        done = predict(*flags)
+        assert done.code == 2 and message in done.err.splitlines()[-1] and not (work / "x.csv").exists()
 
 
 @pytest.mark.parametrize("flags, message", [

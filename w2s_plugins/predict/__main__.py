@@ -22,14 +22,17 @@ def read_flags() -> argparse.Namespace:
     parser = Parser(
         prog="python -m w2s_plugins.predict",
         description="Write down what a model says of images without labels. The table is a file of labels: whatever "
-                    "reads those reads it. An interrupted prediction goes on where it stopped; torchrun shares it.")
+                    "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
+                    "torchrun shares it.")
     parser.add_argument("model", metavar="MODEL", help="timm name with pretrained weights, hf-hub:ORG/NAME, "
-                        "local-dir:PATH, a run folder, or a folder in timm's export format")
+                        "local-dir:PATH, a run folder, a folder in timm's export format, or hf:, clip:, onnx: and so on"
+                        " (docs/teachers.md)")
     parser.add_argument("dir", metavar="DIR", type=Path, help="folder of images, at any depth, or a tar file")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {', '.join(WRITABLE)}")
     parser.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     parser.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c; for a model that "
                         "knows none of its own")
+    parser.add_argument("--prompts", metavar="TEXTS", help="templates of a clip: model, such as 'a photo of a {}|a {}'")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--top-k", metavar="K", type=count, help="add a column with the K most likely classes")
     form.add_argument("--all", dest="every", action="store_true", help="add the probability of every class")

@@ -42,7 +42,9 @@ from ..monitor import setup_logging
 from ..monitor.console import duration, has_terminal
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
+from ..teachers import kinds
 from ..teachers.identity import teacher_identity
+from ..teachers.kinds import check_kind, input_text, kind_of, open_kind, read_prompts
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
 
@@ -63,6 +65,7 @@ class Request:
     output: Path
     checkpoint: str | None = None
     class_names: str | None = None
+    prompts: str | None = None
     top_k: int | None = None
     every: bool = False
     embeddings: Path | None = None
@@ -121,17 +124,32 @@ def predict(request: Request) -> None:
 
 def open_predictor(request: Request, names: list[str] | None, device: torch.device) -> Predictor:
     """Open the model with its own input size and normalisation."""
-    name, checkpoint = model_at(request.model, request.checkpoint)
-    model, config, source = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=request.img_size), FLAGS)
-    check_input_size(model, config["input_size"], f"{FLAGS[0]} {name}")
-    own = StudentInput(config["mean"], config["std"], config["input_size"][0], None)
-    member = TeacherModel(model, config, own, source=source).to(device)
+    if names is None and request.model.startswith("clip:"):
+        raise UserError(f"{FLAGS[0]} {request.model}: needs the names of the classes: give --class-names FILE or a,b,c")
+    if kind_of(request.model):
+        opened = open_kind(request.model, kinds.Request(
+            names, num_classes=None if names is None else len(names), img_size=request.img_size,
+            prompts=read_prompts(request.prompts)), FLAGS[0])
+        model, config, own = opened.model, opened.data_config, opened.class_names
+    else:
+        name, checkpoint = model_at(request.model, request.checkpoint)
+        model, config, _ = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=request.img_size), FLAGS)
+        own = names_of_model(model, checkpoint, FLAGS[1])
+    check_input_size(model, config["input_size"], f"{FLAGS[0]} {request.model}")
     if names is not None and len(names) != model.num_classes:
         raise UserError(f"--class-names: {len(names)} names, but {request.model} has {model.num_classes} classes")
-    names = names or names_of_model(model, checkpoint, FLAGS[1])
-    _logger.info(f"{request.model}: {model.num_classes} classes{'' if names else ' without names'}, images of "
-                 f"{' x '.join(map(str, config['input_size'][1:]))}, crop {config['crop_pct']:g}")
-    return Predictor(member, names, request.embeddings is not None)
+    if names and own and names != own:
+        raise UserError(f"--class-names: {request.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
+                        "flag out")
+    own = names or own
+    if request.embeddings is not None and not hasattr(model, "forward_head"):
+        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
+                        "of timm have")
+    _logger.info(f"{request.model}: {model.num_classes} classes{'' if own else ' without names'}; it sees "
+                 f"{input_text(config, whole=True)}")
+    student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
+    member = TeacherModel(model, config, student, source=dict(name=request.model)).to(device)
+    return Predictor(member, own, request.embeddings is not None)
 
 
 def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
@@ -148,6 +166,8 @@ def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
         model, checkpoint = str(run["model"]), str(folder)
     if ":" not in model:
         check_model_name("MODEL", model)
+    else:
+        check_kind("MODEL", model)
     return model, checkpoint
 
 
