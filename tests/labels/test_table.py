@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from w2s_plugins.data.keys import SampleKeys
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.answers import TableForm, answer_columns, check_form
+from w2s_plugins.labels.imported import ImportSettings, import_labels
 from w2s_plugins.labels.names import read_class_names
+from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.table import LabelTable, read_label_table
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
 
@@ -84,6 +88,14 @@ def test_names_that_are_numbers(tmp_path):
     assert read(tmp_path, "filename,label\na,0\nb,2\n", names=["10", "2", "5"]).answers.tolist() == [0, 2]
     with pytest.raises(UserError, match="row 2: '1' is no class; expected the name of one, or in all rows its"):
         read(tmp_path, "filename,label\na,cat\nb,1\n", names=["cat", "dog"])
+
+
+def test_import_by_names_that_are_numbers(tmp_path):
+    """Of the classes 2, 4 and 8 the label 2 is the first, not the one with the number 2."""
+    (tmp_path / "a.csv").write_text("filename,label\na,2\nb,2\nc,8\n")
+    keys = SampleKeys("filename", ["a", "b", "c"])
+    folder = import_labels(tmp_path / "a.csv", keys, ["2", "4", "8"], tmp_path / "out", ImportSettings(), "x")
+    assert LabelReader(folder)(torch.arange(3), torch.device("cpu")).argmax(1).tolist() == [0, 0, 2]
 
 
 def test_rows_without_a_label_are_left_out(tmp_path, caplog):

@@ -336,6 +336,8 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
         text = texts[odd][:40]
         raise UserError(f"{flag}: row {odd + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
                         f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}")
+    if names and texts[0] not in places:
+        _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names
 
 
