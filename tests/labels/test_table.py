@@ -85,7 +85,9 @@ def test_the_fullest_answer_counts(tmp_path):
 def test_names_that_are_numbers(tmp_path):
     """A column is of names, or of numbers, but not now the one and then the other."""
     assert read(tmp_path, "filename,label\na,10\nb,2\n", names=["10", "2", "5"]).answers.tolist() == [0, 1]
-    assert read(tmp_path, "filename,label\na,0\nb,2\n", names=["10", "2", "5"]).answers.tolist() == [0, 2]
+    assert read(tmp_path, "filename,label\na,0\nb,1\n", names=["10", "2", "5"]).answers.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"row 1: '0' is no class \(nearest: 10\); expected the name of one"):
+        read(tmp_path, "filename,label\na,0\nb,2\n", names=["10", "2", "5"])
     with pytest.raises(UserError, match="row 2: '1' is no class; expected the name of one, or in all rows its"):
         read(tmp_path, "filename,label\na,cat\nb,1\n", names=["cat", "dog"])
 

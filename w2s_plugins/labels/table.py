@@ -317,7 +317,7 @@ def _whole(value: object) -> int | None:
 
 
 def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tuple[str, np.ndarray, list[str] | None]:
-    """Names where all labels are names of classes, also such as are numbers themselves; else numbers."""
+    """Numbers where no label is the name of a class, which may be a number itself; else names."""
     odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
     if odd is not None:
         raise UserError(f"{flag}: row {odd + 1}: {str(values[odd])[:40]} is no class; expected a name or a number")
@@ -329,14 +329,15 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
     places = {name: i for i, name in enumerate(names or ())}
     size = len(names) if names else LARGEST_CLASS + 1
     found = [places.get(text) for text in texts]
-    if None in found and None not in numbers:
+    by_number = None not in numbers and not any(text in places for text in texts)
+    if by_number:
         found = [number if 0 <= number < size else None for number in numbers]
     odd = next((i for i, number in enumerate(found) if number is None), None)
     if odd is not None:
         text = texts[odd][:40]
         raise UserError(f"{flag}: row {odd + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
                         f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}")
-    if names and texts[0] not in places:
+    if names and by_number:
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names
 

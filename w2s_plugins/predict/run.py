@@ -7,6 +7,7 @@ and is deleted when the table is there.
 
 import logging
 import os
+import shutil
 import sys
 import time
 from bisect import bisect_left
@@ -192,9 +193,10 @@ def ask_model(
         request: Request, world: World,
 ) -> Path:
     """Ask the model about the images that it was not asked about before, on all processes together."""
-    left, total = missing_parts(folder, manifest) if world.primary else [], manifest.num_samples
-    count = sum(part.stop - part.first for part in left)
+    total = manifest.num_samples
     if world.primary:
+        refuse_full_disk(folder, manifest, request.output)
+        count = sum(part.stop - part.first for part in missing_parts(folder, manifest))
         kept = f", {total - count} of which are answered from before" if count < total else ""
         _logger.info(f"{request.dir}: {total} images{kept}; {readable(total * manifest.row_bytes)} are needed in "
                      f"{folder.parent} until {request.output.name} is written")
@@ -205,6 +207,15 @@ def ask_model(
             yield from label_images(
                 progress.counting(predictor), predictor.member.data_config, Blanked(dataset), how, parts)
     return ensure_labels(folder, manifest, keys, labeller, distributed=world.distributed)
+
+
+def refuse_full_disk(folder: Path, manifest: Manifest, output: Path) -> None:
+    """Raise a `UserError` when the disk has no room for the answers that are not there yet."""
+    present = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    needed, free = manifest.num_samples * manifest.row_bytes - present, shutil.disk_usage(output.parent).free
+    if needed > free:
+        raise UserError(f"--output {output}: {readable(needed)} are needed beside it, {readable(free)} are free; "
+                        "choose another disk")
 
 
 class Progress:
