@@ -25,6 +25,8 @@ from w2s_plugins.data.digits import Digits
 from w2s_plugins.errors import UserError, run_main
 from w2s_plugins.labels.table import read_label_table
 
+TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
+         "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--output", "out"]
 PREDICT = "w2s_plugins.predict.__main__"
 
 
@@ -80,9 +82,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             image.save(path)
     with tarfile.open(work / "images.tar", "w") as archive:
         archive.add(work / "data/validation", arcname=".")
-    run("train_w2s", "--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
-        "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0,
-        "--output", "out", "--experiment", "weak", cwd=work).ok()
+    run("train_w2s", *TRAIN, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0, "--experiment", "weak",
+        cwd=work).ok()
     yield work
 
 
@@ -160,6 +161,18 @@ def test_two_processes_share_the_work(work, predict):
                    cwd=work, rank=rank, size=2, port=port) for rank in range(2)]
     assert [wait(*rank).code for rank in ranks] == [0, 0]
     assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
+
+
+def test_a_chain_of_teacher_student_and_the_next_teacher(work, predict):
+    """A table is the teacher of a run, in any form to the last bit, and the run's student writes the next one."""
+    for name in ("first.csv", "first.parquet"):
+        predict("out/weak", "data/train", "--output", name, "--all").ok()
+        run("train_w2s", *TRAIN, "--no-aug", "--loss", "kd", "--task-loss-weight", 0, "--teacher", f"labels:{name}",
+            "--experiment", name, cwd=work).ok()
+        predict(f"out/{name}", "data/train", "--output", f"next-{name}", "--top-k", 2).ok()
+    assert len(rows_of(work / "next-first.csv")) == 200
+    assert read_label_table(work / "next-first.parquet").answers.tolist() == read_label_table(
+        work / "next-first.csv").answers.tolist()
 
 
 def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path):
