@@ -99,10 +99,25 @@ def test_class_folders_and_copies(folder: Path) -> None:
         f"error: {folder}/train/class0/000.jpg: the same file is in another split: "
         f"{folder}/validation/class0/copy.jpg",
         f"error: {folder}/train/empty: class folder without images",
-        f"error: {folder}/validation/empty: class of other splits, but not of this one",
         f"note: {folder}/train: 1 files are copies of others in it",
         f"note: {folder}/train/class0/list.txt: no image by its name: is not read",
-        "17 images, 3 errors, 2 notes"]
+        f"note: {folder}/validation/empty: class of other splits, but not of this one",
+        "17 images, 2 errors, 3 notes"]
+
+
+def test_images_without_labels(folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = f"training takes these as images without labels, whatever folders they are in: --unlabeled {folder} " \
+             "--teacher NAME"
+    shutil.rmtree(folder / "validation" / "class1")
+    (folder / "train" / "empty").mkdir()
+    monkeypatch.setattr(sys, "argv", ["data", "check", str(folder), "--unlabeled", "-j", "1"])
+    main()  # ends without an error
+    assert capsys.readouterr().out.splitlines() == [layout, "13 images, 0 errors, 0 notes"]
+    (folder / "validation" / "class0" / "000.jpg").rename(folder / "flat.jpg")
+    assert not check_folder(folder).layout  # there are splits
+    shutil.rmtree(folder / "train")
+    shutil.rmtree(folder / "validation")
+    assert [*check_folder(folder).lines()] == [layout, "1 images, 0 errors, 0 notes"]
 
 
 def test_archives(folder: Path, tmp_path: Path) -> None:

@@ -2,15 +2,15 @@
 
 import argparse
 import logging
-from itertools import zip_longest
 from pathlib import Path
 
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data import hold_out, open_split, parse_shapes, take_slice
-from ..data.datasets import check_labels, class_names_of, describe, known_labels, num_classes_of
+from ..data.datasets import class_names_of, describe, known_labels
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
+from ..data.unlabeled import open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..errors import UserError
@@ -18,12 +18,12 @@ from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
-from ..models.class_names import names_of_data
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
+from .classes import common_classes
 from .loaders import refuse_for_streams
 
 _logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
 
 def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split."""
+    if args.unlabeled:
+        return open_unlabeled(args.unlabeled, str(reading(args)["input_img_mode"]))
     return open_split(
         args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
         seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
@@ -64,7 +66,7 @@ def build_data(args: argparse.Namespace) -> Data:
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
-    num_classes = common_classes(args, train, val)
+    train, val, names, num_classes = common_classes(args, train, val)
     groups = shot_groups(args, train, num_classes)
     streamed = isinstance(train, IterableDataset)
     if streamed:
@@ -84,7 +86,8 @@ def build_data(args: argparse.Namespace) -> Data:
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
                      f"({100 * about['rate']:.2f} %) are not the clean ones")
-    return Data(train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups)
+    return Data(
+        train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names)
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:
@@ -145,7 +148,7 @@ def select_clean(
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
                 StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
-                             names_of_data(candidates)),
+                             data.class_names),
                 world.device)
             selected = select_by_model(
                 rule, value, models, without_transform(candidates), data.num_classes,
@@ -165,30 +168,6 @@ def select_clean(
                  f"samples{quality}")
     if figures["empty_classes"]:
         _logger.warning(f"WARNING: --clean-select has left no sample of {figures['empty_classes']} class(es)")
-
-
-def common_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> int | None:
-    """Return the number of classes of both splits, None where neither they nor ``--num-classes`` say it.
-
-    Raises:
-        UserError: the splits, or the flag and they, have different classes; a label is none of them.
-    """
-    names = class_names_of(train)
-    val_names = class_names_of(val) if val is not None else None
-    if names and val_names and names != val_names:
-        odd = next(a or b for a, b in zip_longest(names, val_names) if a != b)
-        raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(val_names)} in "
-                        f"'{args.val_split}' (first difference: {odd}); give both the same class folders; splits of "
-                        "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
-    count = num_classes_of(train)
-    if None not in (count, args.num_classes) and count != args.num_classes:
-        raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
-                        "the flag out, or map classes with --class-map")
-    num_classes = args.num_classes if count is None else count
-    for dataset, split in ((train, args.train_split), (val, args.val_split)):
-        if dataset is not None and num_classes is not None:
-            check_labels(dataset, split, num_classes)
-    return num_classes
 
 
 def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data import create_eval_loader, create_train_loader, parse_shapes
-from ..data.datasets import known_labels
+from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
 from ..data.unreadable import parse_data_errors
 from ..data.views import KeyedSampler
@@ -188,7 +188,7 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
-    labels = torch.tensor(known_labels(data.train, "--linear-probe"))
+    labels = torch.tensor(strata(data.train, "--linear-probe"))
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
@@ -206,7 +206,7 @@ def build_feature_loaders(
             readers = [store.outputs(dataset, split, member) for member in teacher.members]
             targets = CachedTargets(readers, world.device)
         return EvalFeatures(
-            features(dataset, split), torch.tensor(known_labels(dataset, "--linear-probe")), targets, settings)
+            features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
     train = TrainFeatures(
         features(data.train, args.train_split), labels,

@@ -1,10 +1,10 @@
 """result.json, of which the model card is made.
 
-`model` (name, initialisation, source with commit and sha256), `teacher` (members with theirs, accuracy, kind of
-targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of samples, unreadable
-ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`,
-`best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of
-what an export is loaded from).
+`model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
+accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
+samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
+split), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`,
+`export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
@@ -77,16 +77,16 @@ def make_record(
     sources = [*(teacher.sources if teacher is not None else ()), *(labels.source for labels in data.given)]
     return {
         "schema": 1,
-        "model": _student(args, model, data_config) | student_source,
+        "model": _student(args, model, data_config) | dict(class_names=data.class_names) | student_source,
         "teacher": None if not sources else dict(
             name=args.teacher, models=sources, targets=args.teacher_targets, cache=targets and targets.record,
             **(weak or {})),
         "loss": _loss(args),
         "data": _data(args, data, outcome.position.unreadable),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
-        "last": dict(epoch=last["epoch"], **last.get("val", {})),
-        "best": dict(epoch=best["epoch"], **best.get("val", {})),
-        "metrics": chosen.get("val", {}),
+        "last": dict(epoch=last["epoch"], **_measured(last)),
+        "best": dict(epoch=best["epoch"], **_measured(best)),
+        "metrics": _measured(chosen),
         "few_shot": None if data.few_shot is None else dict(
             **_episodes(args, data), teacher=outcome.weak.get("few_shot"), last=last.get("few_shot"),
             best=best.get("few_shot"), metrics=chosen.get("few_shot")),
@@ -102,6 +102,13 @@ def make_record(
         "seconds": round(outcome.seconds, 1),
         "warnings": list_warnings(args, chosen, outcome.position, sources),
     }
+
+
+def _measured(event: dict) -> dict[str, float]:
+    """Return the figures of the validation split; without one those of a held-out part, where these are no accuracies.
+    """
+    select = event.get("select", {})
+    return event.get("val") or ({} if "top1" in select else select)
 
 
 def _student(args: argparse.Namespace, model: nn.Module, data_config: dict) -> dict:
@@ -133,7 +140,7 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
     return dict(
-        dataset=args.dataset or "folder",
+        dataset=args.dataset or train.name,
         train_split=args.train_split,
         val_split=args.val_split,
         train_samples=train.num_samples,

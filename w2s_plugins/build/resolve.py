@@ -15,6 +15,7 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
+from ..data.datasets import UNLABELED
 from ..data.episodes import parse_shapes
 from ..data.unreadable import parse_data_errors
 from ..errors import UserError, nearest
@@ -51,9 +52,14 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     """
     load_plugins(args.plugins)
     _check_choices(args)
-    resolve_data_dir(args)
+    if args.unlabeled:
+        _resolve_unlabeled_data(args, given)
+    else:
+        resolve_data_dir(args)
     _resolve_loss(args, given)
     _resolve_weights(args, given)
+    if args.unlabeled:
+        _resolve_unlabeled(args, given)
     _resolve_labels(args, given)
     resolve_probe(args, given)
     _resolve_episodes(args, given)
@@ -82,6 +88,39 @@ def resolve_data_dir(args: argparse.Namespace) -> None:
     if not args.data_dir:
         raise UserError(
             "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
+
+
+def _resolve_unlabeled_data(args: argparse.Namespace, given: set[str]) -> None:
+    """Name the split that there is without labels; ``--data-dir`` and ``--dataset`` are for validation then."""
+    args.data_dir, args.data = args.data_dir or args.data, None
+    args.train_split = UNLABELED
+    if args.dataset or args.data_dir:
+        return
+    if "val_split" in given and args.val_split:
+        raise UserError(f"--val-split {args.val_split}: the images of --unlabeled have no labels; give the folder of a "
+                        "labelled split with --data-dir, or a --dataset")
+    args.val_split = ""
+
+
+def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
+    """Leave ground truth out of a training without it, and refuse what is about it."""
+    if not args.teacher:
+        raise UserError("--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME "
+                        "(and --teacher-checkpoint FILE)")
+    truth = {
+        f"--task-loss-weight {args.task_loss_weight}": args.task_loss_weight,
+        "--task-loss": "task_loss" in given,
+        "--label-noise": args.label_noise,
+        "--clean-select": args.clean_select,
+        "--episodic": args.episodic,
+        "--long-tail always": args.long_tail == "always",
+        "--class-list": args.class_list,
+        "--few-shot-eval": args.few_shot_eval and not (args.data_dir or args.dataset),
+    }
+    for flag, broken in truth.items():
+        if broken:
+            raise UserError(f"{flag} is about labels, which the images of --unlabeled do not have: leave it out")
+    args.task_loss_weight = 0.0
 
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:

@@ -80,11 +80,11 @@ def resume(
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         schedule: Schedule,
-        labels: list[str],
+        hashes: list[str],
 ) -> Resumed:
     """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
 
-    ``labels`` are the hashes of those in place of a teacher.
+    ``hashes`` are those of `Data`.
 
     Raises:
         UserError: the checkpoint does not fit the flags.
@@ -96,9 +96,12 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = read_checkpoint(path, "--resume")
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        if getattr(saved.get("args"), "labels", labels) != labels:
-            raise UserError(f"--resume {path}: the labels of --teacher {args.teacher} are others than when it was "
-                            "written: put the file back as it was, or start a new run")
+        before = getattr(saved.get("args"), "labels", hashes)
+        if before != hashes:
+            images = args.unlabeled and before[:-1] == hashes[:-1]
+            what = f"images of --unlabeled {args.unlabeled}" if images else f"labels of --teacher {args.teacher}"
+            raise UserError(f"--resume {path}: the {what} are others than when it was written: put the "
+                            f"{'folder' if images else 'file'} back as it was, or start a new run")
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)

@@ -34,6 +34,7 @@ from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
 from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
+from .classes import by_name
 from .resolve import check_model_name, check_teacher_name, resolve_data_dir, resolve_precision, split_names
 
 _logger = logging.getLogger(__name__)
@@ -280,7 +281,10 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
     if args.few_shot:
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
-    classes, expected, names = num_classes_of(dataset), subject.model.num_classes, subject.class_names
+    expected, names = subject.model.num_classes, subject.class_names
+    if names and counted is None and set(names_of_data(dataset) or names) < set(names):  # it lacks some of the classes
+        dataset = by_name(dataset, names, args.split, subject.candidate.name)
+    classes = num_classes_of(dataset)
     if classes not in (None, expected) and counted is None:
         raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
                         "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own data")

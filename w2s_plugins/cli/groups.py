@@ -280,6 +280,12 @@ def add_dataset(add: Declare) -> None:
         help="folder of the data (as --data-dir)")
     add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
         help="folder of the data (default: the one that IMAGENET_DIR names)")
+    add("--unlabeled", metavar="PATH[,PATH]", role=Role.WHERE | Role.DATA | Role.PLACE, help="train on images without "
+        "labels: a folder, at any depth, a tar file, or several; needs a --teacher, and sets --task-loss-weight 0; "
+        "--data-dir or --dataset beside it give the validation split only")
+    add("--class-names", metavar="FILE|A,B,C", role=Role.DATA | Role.PLACE, help="names of the classes in their order: "
+        "a text file with one a line, a json list, or the names themselves (default: those of the data; for "
+        "--unlabeled those of the teacher, else of the validation split)")
     add("--dataset", "-d", default="", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="dataset",
         help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
         "empty: image folders or tar files")

@@ -20,11 +20,13 @@ def main() -> None:
     check = commands.add_parser("check", help="read all images and say what is wrong; exit code 1 when something is")
     check.add_argument("dir", metavar="DIR", type=Path, help="folder with train/ and validation/, or a tar file")
     check.add_argument("-j", "--workers", type=int, default=os.cpu_count(), metavar="N", help="processes")
+    check.add_argument("--unlabeled", action="store_true", help="it has no labels, and sub-folders mean nothing, as "
+                       "where images are in the folder itself")
     for command in (convert, check):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
     if args.command == "check":
-        print_check(args.dir, args.workers)
+        print_check(args.dir, args.workers, args.unlabeled)
     else:
         print_conversion(args.file, args.out)
 
@@ -37,11 +39,11 @@ def print_conversion(source: Path, target: Path) -> None:
     print(f"{target}: {images} images in {classes} classes")
 
 
-def print_check(folder: Path, workers: int) -> None:
+def print_check(folder: Path, workers: int, unlabeled: bool = False) -> None:
     """Check a folder, print what was found, and end with exit code 1 for errors."""
     from w2s_plugins.data.check import check_folder
 
-    report = check_folder(folder, workers, progress=sys.stderr.isatty())
+    report = check_folder(folder, workers, progress=sys.stderr.isatty(), unlabeled=unlabeled)
     print("\n".join(report.lines()))
     if report.errors:
         sys.exit(1)

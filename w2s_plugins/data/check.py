@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+from timm.data.dataset_factory import _TRAIN_SYNONYM
 from timm.data.readers.img_extensions import get_img_extensions
 from tqdm import tqdm
 
@@ -36,10 +37,17 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a check found."""
+    """What a check found.
+
+    Args:
+        images: how many were read.
+        findings: about them.
+        layout: what training makes of the folder, where that is not splits with folders of classes.
+    """
 
     images: int = 0
     findings: list[Finding] = field(default_factory=list)
+    layout: str = ""
 
     @property
     def errors(self) -> list[Finding]:
@@ -49,11 +57,19 @@ class Report:
         """Yield the findings, errors first, and a last line that counts them."""
         for finding in sorted(self.findings, key=lambda f: (not f.error, f.path)):
             yield _shown(f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}")
+        if self.layout:
+            yield _shown(self.layout)
         yield f"{self.images} images, {len(self.errors)} errors, {len(self.findings) - len(self.errors)} notes"
 
 
-def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report:
+def check_folder(root: Path, workers: int = 1, progress: bool = False, unlabeled: bool = False) -> Report:
     """Read and decode all images below a folder of splits, of one split, or in a tar file.
+
+    Args:
+        root: the folder or file.
+        workers: processes.
+        progress: show how far it is.
+        unlabeled: it is for ``--unlabeled``, as is any folder with images that are not in folders of classes.
 
     Raises:
         UserError: no such folder, or nothing to check in it.
@@ -65,7 +81,13 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
     archives = [p for p in files if p.suffix.lower() == ".tar"]
     if not images and not archives:
         raise UserError(f"{root}: no images and no tar files in it; expected train/ and validation/ with class folders")
-    report = Report(findings=[*_class_folders(root), *_loops(files), *_other_files(files, images, archives)])
+    splits = _splits(root)
+    unlabeled = unlabeled or ([*splits] == [str(root)] and any(image.parent == root for image in images))
+    splits = {str(root): set()} if unlabeled else splits
+    report = Report(findings=[*_class_folders(splits), *_loops(files), *_other_files(files, images, archives)])
+    if unlabeled:
+        report.layout = (f"training takes these as images without labels, whatever folders they are in: --unlabeled "
+                         f"{root} --teacher NAME")
     hashes: dict[str, list[str]] = defaultdict(list)
     with ProcessPoolExecutor(max(1, workers)) as pool:
         done = [result for results in pool.map(_check_archive, archives) for result in results]
@@ -76,7 +98,7 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False) -> Report
         if digest:
             report.images += 1
             hashes[digest].append(path)
-    report.findings += _duplicates(root, hashes)
+    report.findings += _duplicates([*splits], root, hashes)
     return report
 
 
@@ -194,9 +216,12 @@ def _splits(root: Path) -> dict[str, set[str]]:
     return {str(f): {c.name for c in f.iterdir() if c.is_dir()} for f in folders}
 
 
-def _class_folders(root: Path) -> list[Finding]:
-    """Find empty class folders, and classes that some splits lack; those of few-shot learning differ on purpose."""
-    splits, findings = _splits(root), []
+def _class_folders(splits: dict[str, set[str]]) -> list[Finding]:
+    """Find empty class folders, and classes that some splits lack; those of few-shot learning differ on purpose.
+
+    A split that is only evaluated on may lack some; training needs all of them.
+    """
+    findings = []
     extensions = get_img_extensions(as_set=True)
     for split, classes in splits.items():
         for name in classes:
@@ -207,14 +232,14 @@ def _class_folders(root: Path) -> list[Finding]:
     every = set().union(*splits.values()) if splits else set()
     for split, classes in splits.items():
         if classes and not few_shot:
-            findings += [Finding(str(Path(split, n)), "class of other splits, but not of this one")
+            findings += [Finding(str(Path(split, n)), "class of other splits, but not of this one",
+                                 error=Path(split).name in _TRAIN_SYNONYM)
                          for n in sorted(every - classes)]
     return findings
 
 
-def _duplicates(root: Path, hashes: dict[str, list[str]]) -> Iterable[Finding]:
+def _duplicates(splits: list[str], root: Path, hashes: dict[str, list[str]]) -> Iterable[Finding]:
     """Yield images that are in two splits: an evaluation on them is too good. Within a split they are counted."""
-    splits = [*_splits(root)]
     inside = Counter()
     for paths in hashes.values():
         by_split = {next((s for s in splits if p.startswith(f"{s}/")), ""): p for p in paths}

@@ -18,6 +18,7 @@ from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels
+from .unlabeled import NO_LABEL, is_unlabeled
 from .unreadable import UnreadableSample
 
 _logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
 TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
                "torch/imagenet", "torch/image_folder"]
+UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
@@ -112,8 +114,11 @@ def create_dataset(
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
         if type(dataset) is timm.data.ImageDataset:
-            return FileDataset(
+            dataset = FileDataset(
                 root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
+            if flag != "--split":  # `validate.py --real-labels` needs no classes
+                _refuse_flat(dataset, root, split)
+            return dataset
         return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError, tarfile.TarError, EOFError, UnpicklingError) as error:
@@ -141,8 +146,8 @@ def check_dataset_name(name: str) -> None:
 
 
 def labels_of(dataset: Dataset) -> list[int] | None:
-    """Return the label of every sample without decoding images, or None where the dataset does not tell."""
-    if isinstance(dataset, IterableDataset):
+    """Return the label of every sample without decoding images, or None where the dataset has none or does not tell."""
+    if isinstance(dataset, IterableDataset) or is_unlabeled(dataset):
         return None
     reader = getattr(dataset, "reader", None)
     for owner in (dataset, reader):
@@ -158,10 +163,17 @@ def labels_of(dataset: Dataset) -> list[int] | None:
 def known_labels(dataset: Dataset, flag: str) -> list[int]:
     """Return the label of every sample. Raises `UserError` for ``flag`` where the dataset does not tell them."""
     labels = labels_of(dataset)
+    if is_unlabeled(dataset):
+        raise UserError(f"{flag}: these images have no labels")
     if labels is None:
         raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
                         "torch/, hfds/ or w2s/ dataset")
     return labels
+
+
+def strata(dataset: Dataset, flag: str) -> list[int]:
+    """Return the class of every sample for what is drawn evenly from all classes; without labels there is one."""
+    return [NO_LABEL] * len(dataset) if is_unlabeled(dataset) else known_labels(dataset, flag)
 
 
 def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
@@ -194,12 +206,12 @@ def num_classes_of(dataset: Dataset) -> int | None:
 
 def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     """Return the identity of a split, for the record of a run."""
-    labels = labels_of(dataset)
+    labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
-    digest = None
-    if labels is not None:
-        content = hashlib.sha256(f"{name}|{len(labels)}|".encode())
-        content.update(",".join(map(str, labels)).encode())
+    digest, name = None, UNLABELED if unlabeled else name
+    if labels is not None or unlabeled:
+        content = hashlib.sha256(f"{name}|{size}|".encode())
+        content.update(",".join(map(str, labels or ())).encode())
         if hasattr(dataset, "filenames"):
             content.update(os.fsencode("|".join(map(str, dataset.filenames()))))  # names need not be UTF-8
         elif hasattr(dataset, "indices"):
@@ -234,12 +246,25 @@ def _check_folder(root: str, split: str, flag: str) -> None:
             raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
     if (path / name).exists() or any((path / s).exists() for s in synonyms):
         return
-    if flag == "--split" and not any(e in split_synonyms() for e in entries):
+    unsplit = not any(e in split_synonyms() for e in entries)
+    if flag == "--split" and unsplit:
         return  # validate.py may be given the folder of one split itself
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
     raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
-                    f"{expected}; found: {shown}); name another one with {flag}")
+                    f"{expected}; found: {shown}); name another one with {flag}"
+                    + (f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""))
+
+
+def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:
+    """timm makes a class without a name of the images that are in no folder of a class."""
+    unnamed = (getattr(dataset.reader, "class_to_idx", None) or {}).get("")
+    if unnamed is None:
+        return
+    odd = next(file for file, label in dataset.reader.samples if label == unnamed)
+    raise UserError(f"--data-dir {root}, split '{split}': {odd} is in no folder of a class; expected {split}/CLASS/"
+                    f"{os.path.basename(odd)}; images without labels are given as --unlabeled {os.path.dirname(odd)} "
+                    "--teacher NAME")
 
 
 def _explain(error: Exception) -> str:

@@ -18,6 +18,7 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, EpisodeShape, check_shape
+from .unlabeled import NO_LABEL
 from .unreadable import SkippedSamples
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
 from .workers import SharedCollate, WorkerStart, fitting_workers
@@ -167,7 +168,9 @@ class TrainLoader:
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
-                images, label = self.mixup(images, label)
+                unlabeled = bool((label == NO_LABEL).all())
+                images, mixed = self.mixup(images, label.clamp(min=0))
+                label = label if unlabeled else mixed
         if self.erasing is not None:
             images = self.erasing(images, seeds)
         return Batch(images, label, index)

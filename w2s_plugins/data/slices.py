@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .datasets import class_names_of, known_labels, labels_of
+from .datasets import class_names_of, labels_of, strata
 from .wrapper import Wrapper
 
 
@@ -89,7 +89,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     if not text:
         return dataset
     start, stop = parse_slice(text, flag)
-    order = stratified_order(known_labels(dataset, flag), seed)
+    order = stratified_order(strata(dataset, flag), seed)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
@@ -104,7 +104,7 @@ def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[D
     """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
-    order = stratified_order(known_labels(dataset, "--select-split"), seed + 1)
+    order = stratified_order(strata(dataset, "--select-split"), seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")

@@ -21,6 +21,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
+from .unlabeled import NO_LABEL
 from .unreadable import UnreadableSample
 
 
@@ -173,7 +174,11 @@ class KeyedCollate:
             # decided here, by the key: workers live on and would not see a flag set in the main process
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and keys[0].epoch >= self.mixup_off_epoch)
         with seeded(hash_seed(*view_seeds)):
-            images, labels = self.collate([(b.image, b.label) for b in batch])
+            if self.mixup is not None and all(b.label == NO_LABEL for b in batch):  # which is no class to mix
+                images, _ = self.collate([(b.image, 0) for b in batch])
+                labels = torch.full((len(images),), NO_LABEL)
+            else:
+                images, labels = self.collate([(b.image, b.label) for b in batch])
         repeats = len(labels) // len(batch)  # augmentation splits stack the batch
         index = torch.tensor([k.index for k in keys]).repeat(repeats)
         split_seeds = [hash_seed(seed, split) for split in range(2, repeats + 1) for seed in view_seeds]

@@ -237,6 +237,7 @@ def _student(record: dict) -> str:
         ("architecture", _code_or_none(_get(record, "model", "architecture"))),
         ("parameters", _count(record, "model", "params")),
         ("classes", _count(record, "model", "num_classes")),
+        ("names of the classes", _names(record)),
         ("input size", code(" x ".join(map(str, size))) if size else None),
         ("started from", _INIT.get(init) if isinstance(init, str) else None),
         ("trained", "the last layer, on features of the frozen model" if _get(record, "model", "linear_probe") is True
@@ -244,6 +245,12 @@ def _student(record: dict) -> str:
         *((f"initial weights: {k}", _code_or_none(_get(record, "model", "source", k)))
           for k in ("repo", "revision", "file", "sha256")),
     ])
+
+
+def _names(record: dict, most: int = 100) -> str:
+    """Return the names of the classes in their order, the first ones of many."""
+    names = _list(_get(record, "model", "class_names"))
+    return ", ".join([*map(code, names[:most]), *(["..."] if len(names) > most else [])])
 
 
 def _reproduction(record: dict) -> str:

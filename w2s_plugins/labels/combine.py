@@ -38,8 +38,8 @@ def dawid_skene(
         annotators: np.ndarray,
         labels: np.ndarray,
         num_classes: int,
-        max_steps: int = 100,
-        tolerance: float = 1e-5,
+        max_steps: int = 200,
+        tolerance: float = 1e-7,
 ) -> np.ndarray:
     """Fit a confusion matrix to each annotator and return the posterior (N, C) of the true classes.
 

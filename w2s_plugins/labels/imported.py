@@ -194,7 +194,7 @@ def import_labels(
     Raises:
         UserError: the file cannot be read, is about other data or other classes, or contradicts itself.
     """
-    table = map_to_classes(read_label_table(path, None, flag), class_names, flag)
+    table = map_to_classes(read_label_table(path, class_names, flag), class_names, flag)
     samples, answers, kind = answers_by_sample(
         table, match_rows(table, keys, flag).positions, class_names, settings, flag)
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch.utils.data import Dataset
 
+from ..data.datasets import describe
+from ..data.unlabeled import is_unlabeled
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
 from .noise import LabelNoise
@@ -25,6 +27,7 @@ class Data:
         given: labels that were given in place of a teacher.
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
+        class_names: of all classes, None where they have none.
     """
 
     train: Dataset
@@ -37,6 +40,13 @@ class Data:
     given: list[GivenLabels] = field(default_factory=list)
     selection: Selection | None = None
     groups: ShotGroups | None = None
+    class_names: list[str] | None = None
+
+    @property
+    def hashes(self) -> list[str]:
+        """Of the labels in place of a teacher, and of images without labels, which a run that goes on needs again."""
+        images = [describe(self.train, "", "").fingerprint] if is_unlabeled(self.train) else []
+        return [*(given.train.manifest.key for given in self.given), *images]
 
     @property
     def candidates(self) -> Dataset:

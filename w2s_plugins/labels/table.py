@@ -13,15 +13,22 @@ Nothing in a file names code, and numbers are taken for numbers only where they 
 
 import csv
 import json
+import logging
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError, nearest, one_line
-from ..files import check_archive
+from ..files import INFLATION
+from .names import check_class_names
+
+_logger = logging.getLogger(__name__)
 
 FILE_COLUMNS = ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img")
 ID_COLUMNS = ("id", "index")
@@ -30,6 +37,9 @@ TOP_COLUMNS = ("top_k", "topk")
 OTHER_COLUMNS = ("annotator", "confidence")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz")
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
+LARGEST_CLASS = 1_000_000  # number of a class that has no name
+MOST_VALUES = 2 ** 32  # of a table with all classes
+_WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -79,52 +89,69 @@ def read_label_table(path: Path, class_names: Sequence[str] | None = None, flag:
         UserError: no such file, of another kind, or without a column that is needed; a label that is no class.
     """
     flag = flag or str(path)
-    columns = read_columns(path, flag)
-    return understand(path, columns, class_names, flag)
+    if class_names is not None:
+        check_class_names(class_names, flag)
+    return understand(path, read_columns(path, flag), class_names, flag)
 
 
-def read_columns(path: Path, flag: str) -> dict[str, Sequence]:
+def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
     """Return the columns of a file by name. Raises `UserError` for a file that is not what its suffix says."""
-    readers: dict[str, Callable[[Path], dict[str, Sequence]]] = {
+    readers: dict[str, Callable[[Path], Mapping[str, Sequence]]] = {
         ".csv": lambda p: _read_text(p, ","), ".tsv": lambda p: _read_text(p, "\t"), ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines, ".parquet": _read_parquet, ".npz": _read_npz}
+        ".ndjson": _read_json_lines, ".parquet": lambda p: _ParquetColumns(p, flag), ".npz": _read_npz}
+    suffix = path.suffix.lower()
     if not path.is_file():
-        raise UserError(f"{flag}: no such file")
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{flag}: of an unknown kind; expected {', '.join(SUFFIXES)} or a folder of labels")
+        raise UserError(f"{flag}: " + ("is a folder; expected a file of labels" if path.is_dir() else "no such file"))
+    if suffix not in readers:
+        raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
+                        "folder of labels")
+    with _read_errors(path, flag):
+        columns = readers[suffix](path)
+        if not columns or not (columns.rows if isinstance(columns, _ParquetColumns) else len(next(iter(
+                columns.values())))):
+            raise UserError(f"{flag}: holds no labels")
+    return columns
+
+
+@contextmanager
+def _read_errors(path: Path, flag: str) -> Iterator[None]:
+    """Turn what readers say of a damaged file into a `UserError`."""
     try:
-        columns = readers[path.suffix.lower()](path)
+        yield
     except UserError:
         raise
     except ImportError as error:
         raise UserError(f"{flag}: parquet needs a package: pip install pyarrow") from error
-    except Exception as error:  # damaged files fail in many ways
+    except Exception as error:  # they fail in many ways
         raise UserError(f"{flag}: cannot be read as {path.suffix[1:]}: {one_line(error, 120)}") from error
-    if not columns or not len(next(iter(columns.values()))):
-        raise UserError(f"{flag}: holds no labels")
-    return columns
 
 
 def _read_text(path: Path, delimiter: str) -> dict[str, Sequence]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # with or without a byte order mark
         rows = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next((row for row in rows if row), [])
+        header = next((row for row in rows if any(map(str.strip, row))), [])
         names = [cell.strip() for cell in header]
-        if len(set(names)) < len(names):
-            raise ValueError("its header has a name twice")
+        _refuse_twice(names)
         columns: list[list[str]] = [[] for _ in names]
         for row in rows:
-            if not row:
+            if not any(map(str.strip, row)):
                 continue
             if len(row) != len(names):
                 raise ValueError(f"line {rows.line_num} has {len(row)} values, the header {len(names)}")
             for column, cell in zip(columns, row):
-                column.append(cell.strip())
+                column.append(cell)
     return dict(zip(names, columns))
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"it has the column '{twice[:40]}' twice")
 
 
 def _read_json_lines(path: Path) -> dict[str, Sequence]:
     columns: dict[str, list] = {}
+    most = 1000 + 10 * path.stat().st_size  # cells; rows with ever other names would need any amount of memory
     with path.open(encoding="utf-8-sig") as file:
         count = 0
         for number, line in enumerate(file, start=1):
@@ -135,40 +162,70 @@ def _read_json_lines(path: Path) -> dict[str, Sequence]:
                 raise ValueError(f"line {number} is no object")
             if isinstance(row.get("probabilities"), dict):
                 row |= row.pop("probabilities")
-            for name in row.keys() - columns.keys():
-                columns[str(name)] = [None] * count
+            for name in row:
+                if name not in columns:
+                    columns[name] = [None] * count
             count += 1
+            if count * len(columns) > most:
+                raise ValueError(f"line {number}: its rows have too many different names")
             for name, column in columns.items():
                 column.append(row.get(name))
     return columns
 
 
-def _read_parquet(path: Path) -> dict[str, Sequence]:
-    import pyarrow.parquet as parquet
+class _ParquetColumns(Mapping):
+    """The columns of a parquet file, each read when it is asked for: those that nobody needs may be large."""
 
-    file = parquet.ParquetFile(path)
-    columns = {}
-    for name in file.schema_arrow.names:  # one after the other, so that only one of text is in memory twice
-        column = file.read(columns=[name]).column(0)
-        numbers = str(column.type) in ("float", "double", "halffloat") and not column.null_count
-        columns[name] = column.to_numpy() if numbers else column.to_pylist()
-    return columns
+    def __init__(self, path: Path, flag: str):
+        import pyarrow.parquet as parquet
+
+        self.path, self.flag, self.file = path, flag, parquet.ParquetFile(path)
+        self.names, self.rows = self.file.schema_arrow.names, self.file.metadata.num_rows
+        _refuse_twice(self.names)
+
+    def __getitem__(self, name: str) -> Sequence:
+        if name not in self.names:
+            raise KeyError(name)
+        with _read_errors(self.path, self.flag):
+            column = self.file.read(columns=[name]).column(0)
+            kind = str(column.type)
+            if kind in ("float", "double", "halffloat") and not column.null_count:
+                return column.to_numpy()
+            if kind not in ("string", "large_string"):
+                return column.to_pylist()
+            coded = column.combine_chunks().dictionary_encode()  # so that each label is one text in memory, not R
+            words = [*coded.dictionary.to_pylist(), None]
+            return [words[place] for place in coded.indices.fill_null(len(words) - 1).to_numpy()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def _read_npz(path: Path) -> dict[str, Sequence]:
-    check_archive(path)
-    with zipfile.ZipFile(path):
-        pass
+    with zipfile.ZipFile(path) as archive:
+        unpacked, size = sum(record.file_size for record in archive.infolist()), path.stat().st_size
+    if unpacked > size + INFLATION:
+        raise ValueError(f"its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB; write it by numpy.savez, "
+                         "without compression")
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
     names = arrays.pop("class_names", None)
     columns: dict[str, Sequence] = {}
     for name, array in arrays.items():
         if name in ("probabilities", "logits") and array.ndim == 2:
-            heads = [str(n) for n in names] if names is not None else [str(i) for i in range(array.shape[1])]
+            heads = [str(n) for n in np.atleast_1d(names)] if names is not None else [*map(str, range(array.shape[1]))]
+            if len(heads) != array.shape[1]:
+                raise ValueError(f"{len(heads)} class_names, but {name} has {array.shape[1]} columns")
+            _refuse_twice(heads)
             columns |= dict(zip(heads, array.astype(np.float32).T))
         elif array.ndim == 1:
             columns[name] = array.tolist()
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"its arrays are not of one length: {dict(list(lengths.items())[:4])}")
     return columns
 
 
@@ -176,8 +233,11 @@ def _read_npz(path: Path) -> dict[str, Sequence]:
 
 
 def understand(
-        path: Path, columns: dict[str, Sequence], class_names: Sequence[str] | None, flag: str) -> LabelTable:
-    """Return what the columns of a file say. Raises `UserError` where that is not clear."""
+        path: Path, columns: Mapping[str, Sequence], class_names: Sequence[str] | None, flag: str) -> LabelTable:
+    """Return what the columns of a file say. Raises `UserError` where that is not clear.
+
+    Of several answers the fullest counts: the probabilities of all classes, then the best of them, then the label.
+    """
     folded = {name.lower(): name for name in columns}
 
     def first(names: Sequence[str]) -> str | None:
@@ -185,31 +245,59 @@ def understand(
 
     file, place = first(FILE_COLUMNS), first(ID_COLUMNS)
     label, top = first(LABEL_COLUMNS), first(TOP_COLUMNS)
+    who, sure = (first([name]) for name in OTHER_COLUMNS)
+    listed = ", ".join(list(columns)[:8])
     if file is None and place is None:
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
-                        f"{nearest('filename', columns)}; it has {', '.join(list(columns)[:8])}")
+                        f"{nearest('filename', columns)}; it has {listed}")
     key = file or place
-    taken = {key, place, label, top, *(first([name]) for name in OTHER_COLUMNS)}
-    by_class = [name for name in columns if name not in taken]
+    by_class = [name for name in columns if name not in {key, place, label, top, who, sure}]
     if class_names is not None and label is None and top is None:
         by_class = [name for name in by_class if name in set(class_names)] or by_class
-    if label is not None:
-        kind, answers, names = _hard(columns[label], class_names, flag)
-    elif top is not None:
-        kind, answers, names = _top(columns[top], class_names, flag)
-    elif len(by_class) > 1:
+    if label is not None and len(by_class) > 1 and not {_text(value) for value in columns[label]} <= set(by_class):
+        by_class = []  # columns of other things, beside the label
+    elif label is None and top is not None:
+        by_class = []
+    if len(by_class) > 1:
+        answer = None
         kind, answers, names = _by_class(columns, by_class, flag)
-    else:
-        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
-                        f"{', '.join(list(columns)[:8])}")
-    who, sure = (first([name]) for name in OTHER_COLUMNS)
+    elif (answer := top or label) is None:
+        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
+    used = {name: columns[name] for name in (key, answer, who, sure) if name is not None}
+    if answer is not None:
+        used = _with_answer(used, answer, flag)
+        kind, answers, names = (_top if answer == top else _hard)(used[answer], class_names, flag)
     return LabelTable(
-        path, "filename" if file else "id", _keys(columns[key], file is None, key, flag), kind, answers, names,
-        None if who is None else [str(name) for name in columns[who]],
-        None if sure is None else _shares(columns[sure], flag))
+        path, "filename" if file else "id", _keys(used[key], file is None, key, flag), kind, answers, names,
+        None if who is None else [_text(name) for name in used[who]],
+        None if sure is None or kind != "hard" else _shares(used[sure], flag))
+
+
+def _text(value: object) -> str:
+    return "" if _is_empty(value) else str(value).strip()
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (
+        isinstance(value, (float, np.floating)) and value != value)
+
+
+def _with_answer(columns: dict[str, Sequence], answer: str, flag: str) -> dict[str, Sequence]:
+    """Return the rows that say something. Raises `UserError` when there are none."""
+    kept = np.array([not _is_empty(value) for value in columns[answer]])
+    if kept.all():
+        return columns
+    if not kept.any():
+        raise UserError(f"{flag}: its column {answer} is empty")
+    _logger.warning(f"WARNING: {flag}: {(~kept).sum()} of {len(kept)} rows have no {answer} and are left out, the "
+                    f"first of them row {int(kept.argmin()) + 1}")
+    return {name: [value for value, keep in zip(values, kept) if keep] for name, values in columns.items()}
 
 
 def _keys(values: Sequence, numbers: bool, column: str, flag: str) -> list:
+    empty = next((i for i, value in enumerate(values) if _is_empty(value)), None)
+    if empty is not None:
+        raise UserError(f"{flag}: row {empty + 1} has no {column}")
     if not numbers:
         return [str(value).strip().removeprefix("./") for value in values]
     keys = [_whole(value) for value in values]
@@ -221,30 +309,36 @@ def _keys(values: Sequence, numbers: bool, column: str, flag: str) -> list:
 
 
 def _whole(value: object) -> int | None:
-    """Return a whole number that is written as such, else None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, np.integer)):
+    """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
-    text = str(value).strip()
-    return int(text) if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit() and len(text) < 12 else (
-        None)
+    match = _WHOLE.fullmatch(str(value).strip())
+    return int(match[1]) if match and not isinstance(value, bool) else None
 
 
 def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tuple[str, np.ndarray, list[str] | None]:
-    numbers = [_whole(value) for value in values]
-    if class_names is None and None not in numbers:
-        names = None
-    else:
-        names = list(class_names) if class_names is not None else sorted({str(value).strip() for value in values})
-    places = {name: i for i, name in enumerate(names or ())}
-    found = [places.get(str(value).strip(), number) for value, number in zip(values, numbers)]
-    size = len(names) if names else 2 ** 31
-    odd = next((i for i, number in enumerate(found) if number is None or not 0 <= number < size), None)
+    """Numbers where no label is the name of a class, which may be a number itself; else names."""
+    odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
     if odd is not None:
-        text = str(values[odd]).strip()[:40]
-        raise UserError(f"{flag}: row {odd + 1}: '{text}' is no class{nearest(text, names or ())}; expected a "
-                        f"{'name or a ' if names else ''}number from 0{f' to {size - 1}' if names else ''}")
+        raise UserError(f"{flag}: row {odd + 1}: {str(values[odd])[:40]} is no class; expected a name or a number")
+    texts, numbers = [_text(value) for value in values], [_whole(value) for value in values]
+    if class_names is None:
+        names = None if None not in numbers else sorted(set(texts))
+    else:
+        names = list(class_names)
+    places = {name: i for i, name in enumerate(names or ())}
+    size = len(names) if names else LARGEST_CLASS + 1
+    found = [places.get(text) for text in texts]
+    by_number = None not in numbers and not any(text in places for text in texts)
+    if by_number:
+        found = [number if 0 <= number < size else None for number in numbers]
+    odd = next((i for i, number in enumerate(found) if number is None), None)
+    if odd is not None:
+        text = texts[odd][:40]
+        raise UserError(f"{flag}: row {odd + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
+                        f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}")
+    if names and by_number:
+        _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names
 
 
@@ -255,18 +349,27 @@ def _top(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tupl
     numbers = all(_whole(name) is not None for name in said)
     names = list(class_names) if class_names is not None else None if numbers else sorted(set(said))
     places = {name: i for i, name in enumerate(names or ())}
-    size = len(names) if names else max(map(int, said)) + 1
+    if names and numbers and not set(said) <= set(names):
+        names, size = None, len(names)  # by number, where names are numbers as well
+    else:
+        size = len(names) if names else max(map(_whole, said), default=-1) + 1
+    if not 0 < size <= LARGEST_CLASS + 1 or len(rows) * size > MOST_VALUES:
+        raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
+                        f"are more than {MOST_VALUES} values, or none")
     answers = np.zeros((len(rows), size), dtype=np.float32)
     for i, row in enumerate(rows):
+        others = np.ones(size, dtype=bool)
         for name, share in row:
-            place = places.get(name, _whole(name))
+            place = places.get(name) if names else _whole(name)
             if place is None or not 0 <= place < size:
                 raise UserError(f"{flag}: row {i + 1}: '{name[:40]}' is no class{nearest(name, names or ())}")
-            answers[i, place] = share
-        left, others = 1 - answers[i].sum(), size - len(row)
-        if others and left > 0:
-            answers[i, answers[i] == 0] += left / others
-    return _checked("probabilities", answers, flag), answers, names
+            if not others[place]:
+                raise UserError(f"{flag}: row {i + 1}: top_k has the class '{name[:40]}' twice")
+            answers[i, place], others[place] = share, False
+        left = 1 - answers[i].sum()
+        if others.any() and left > 0:
+            answers[i, others] = left / others.sum()
+    return _checked("probabilities", answers, flag), answers, (class_names and list(class_names)) or names
 
 
 def _pairs(value: object, row: int, flag: str) -> Iterator[tuple[str, float]]:
@@ -278,7 +381,7 @@ def _pairs(value: object, row: int, flag: str) -> Iterator[tuple[str, float]]:
             pairs = content.items() if isinstance(content, dict) else content
         for name, share in pairs:
             yield str(name).strip(), float(share)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: row {row}: top_k is '{str(value)[:40]}'; expected pairs such as cat:0.9;dog:0.05"
                         ) from error
 
@@ -288,7 +391,7 @@ def _by_class(columns: dict[str, Sequence], names: list[str], flag: str) -> tupl
     for place, name in enumerate(names):
         try:
             answers[:, place] = np.asarray(columns[name], dtype=np.float32)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{flag}: column {name} is taken for a class, but is not all numbers "
                             f"({one_line(error, 80)}); leave it out, or name the labels' column label") from error
     numbered = names == [str(i) for i in range(len(names))]
@@ -301,21 +404,26 @@ def _checked(kind: str | None, answers: np.ndarray, flag: str) -> str:
     if bad.any():
         raise UserError(f"{flag}: {bad.sum()} row(s) with values that are not finite, the first of them row "
                         f"{int(bad.argmax()) + 1}")
-    off = np.abs(answers.sum(axis=1) - 1) > SUM_TOLERANCE
-    shares = (answers >= 0).all() and (answers <= 1).all()
-    if kind is None and not shares:
-        return "logits"
-    if off.any() or not shares:
-        row = int(off.argmax()) if off.any() else int((answers < 0).any(axis=1).argmax())
-        raise UserError(f"{flag}: {max(1, off.sum())} row(s) of probabilities do not sum to 1, the first of them row "
-                        f"{row + 1} ({answers[row].sum():.4g})")
-    return "probabilities"
+    sums = answers.sum(axis=1, dtype=np.float64)
+    off = (np.abs(sums - 1) > SUM_TOLERANCE) | (answers < 0).any(axis=1) | (answers > 1 + SUM_TOLERANCE).any(axis=1)
+    if not off.any():
+        return "probabilities"
+    row = int(off.argmax())
+    if kind is None and (answers >= 0).all() and (np.abs(sums / 100 - 1) < SUM_TOLERANCE).all():
+        raise UserError(f"{flag}: each row sums to 100: its values are percent; expected probabilities from 0 to 1")
+    inside = bool(((answers >= 0) & (answers <= 1)).all())
+    if kind == "probabilities" or inside or 2 * off.sum() < len(off):
+        hint = "" if inside else "; the others do" if kind is None else "; of logits expected is one column a class"
+        raise UserError(f"{flag}: {off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them "
+                        f"row {row + 1} ({sums[row]:.4g}){hint}")
+    _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
+    return "logits"
 
 
 def _shares(values: Sequence, flag: str) -> np.ndarray:
     try:
         shares = np.asarray(values, dtype=np.float32)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: column confidence is not all numbers ({one_line(error, 80)})") from error
     if not ((shares >= 0) & (shares <= 1)).all():
         raise UserError(f"{flag}: column confidence: expected probabilities from 0 to 1")

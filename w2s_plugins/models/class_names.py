@@ -52,6 +52,11 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
     return names if names is not None and len(names) == model.num_classes else None
 
 
+def recorded_names(checkpoint: str, flag: str) -> list[str] | None:
+    """Return the names beside a file or in a run folder, without opening a model. Raises `UserError`."""
+    return _checked(_names_beside(find_weights(checkpoint, flag), flag))
+
+
 def _names_beside(weights: Path, flag: str) -> object:
     exported = weights.suffix == ".safetensors"
     file = weights.parent / ("config.json" if exported else CLASS_NAMES)

@@ -65,6 +65,9 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
     """
     filled, _ = fill(parser, given)
+    if filled.unlabeled:
+        raise UserError("--protocol w2s trains teacher and ceiling on labels, which the images of --unlabeled do not "
+                        "have: train the student alone, with --teacher NAME")
     resolve_data_dir(filled)
     flags = vars(filled)
     check_flags(flags)

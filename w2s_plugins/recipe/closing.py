@@ -11,7 +11,6 @@ from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
-from ..models.class_names import names_of_data
 from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
@@ -67,7 +66,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds))
     plain_batch_norm(model)
-    export_model(model, folder / "export", data_config, record, names_of_data(parts.data.train))
+    export_model(model, folder / "export", data_config, record, parts.data.class_names)
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(folder / "export")

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from timm.utils import distribute_bn, unwrap_model
 
+from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import dealt_rows
 from ..losses.base import loss_weights
@@ -42,11 +44,13 @@ def first_evaluation(run: Run) -> None:
             run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
         run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
         name = args.val_split if split == "val" else "held-out part"
-        _logger.info(f"Before training, {name}: teacher top-1 {found.teacher_metrics['top1']:.2f}, student top-1 "
-                     f"{found.metrics['top1']:.2f}, agreement {found.metrics['agreement']:.2f}")
+        what, key = ("top-1", "top1") if "top1" in found.metrics else ("mean confidence", "confidence")
+        _logger.info(f"Before training, {name}: teacher {what} {found.teacher_metrics[key]:.2f}, student {what} "
+                     f"{found.metrics[key]:.2f}, agreement {found.metrics['agreement']:.2f}")
         if run.files and run.position.epoch == 0 and run.position.batch == 0:
             run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-        warn_of_chance(found, run.parts.data.num_classes)
+        if "top1" in found.metrics:
+            warn_of_chance(found, run.parts.data.num_classes)
     if args.ceiling_acc is not None and "val" in run.weak_metrics:
         performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
 
@@ -71,11 +75,13 @@ class EpochFigures(NamedTuple):
         figures: by split: ``val``, ``select``, ``few_shot``.
         metric: ranks the epoch; infinite where it is not a number.
         predictions: columns and rows of what is said of each sample of the validation split, or None.
+        shares: how many samples of a held-out part without labels each class is said to have, by whom; or None.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], torch.Tensor] | None
+    shares: dict[str, list[int]] | None = None
 
 
 def average_batch_norm(run: Run, due: bool) -> None:
@@ -112,13 +118,29 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     metric = selection_metric(args, figures, terms)
     if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
         metric = math.inf if args.eval_metric == "loss" else -math.inf
-    return EpochFigures(figures, metric, gather_predictions(run, found["val"]) if "val" in found else None)
+    return EpochFigures(
+        figures, metric, gather_predictions(run, found["val"]) if "val" in found else None,
+        class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None)
+
+
+def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:
+    """Return how many samples the student, and the teacher where it was asked, say to be of each class, over all ranks.
+    """
+    said = {"student": found.predictions}
+    if found.teacher_predictions is not None:
+        said["teacher"] = found.teacher_predictions
+    size = run.parts.data.num_classes
+    counts = torch.stack([classes.bincount(minlength=size) for classes in said.values()]).to(run.world.device)
+    if run.world.distributed:
+        dist.all_reduce(counts)
+    return dict(zip(said, counts.tolist()))
 
 
 def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
     """Evaluate on ``val`` or ``select`` as the flags say."""
     settings = EvaluationSettings(
-        run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups)
+        run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups,
+        labelled=not is_unlabeled(getattr(run.parts.data, split)))
     return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
 

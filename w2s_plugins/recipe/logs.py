@@ -1,6 +1,7 @@
 """What a run shows and writes while it trains."""
 
 import logging
+from collections.abc import Sequence
 
 import torchvision
 
@@ -40,10 +41,26 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
     figures = found.figures
     _logger.info(f"epoch {epoch + 1}/{run.stop} done: " + " ".join(f"{k} {v:.4g}" for k, v in terms.items())
                  + "".join(f" | {s} " + " ".join(f"{k} {v:.2f}" for k, v in f.items()) for s, f in figures.items()))
+    if found.shares:
+        names = run.parts.data.class_names or list(map(str, range(run.parts.data.num_classes)))
+        _logger.info(f"epoch {epoch + 1}/{run.stop}, share of each class in the held-out part: "
+                     f"{describe_shares(found.shares, names)}")
+        run.files.metrics.write("shares", epoch=epoch, **found.shares)
     run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, lr=mean_lr(run.optimizer),
                             ema=evaluates_average(run), **figures)
     step = run.position.epoch * run.schedule.updates_per_epoch
     run.files.trackers.log(step, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
+
+
+def describe_shares(shares: dict[str, list[int]], names: Sequence[str], most: int = 5) -> str:
+    """Return the largest shares of what the student says, with the teacher's beside them, and how many it never says.
+    """
+    student, teacher = shares["student"], shares.get("teacher")
+    total = max(1, sum(student))
+    order = sorted((c for c, count in enumerate(student) if count), key=lambda c: -student[c])[:most]
+    told = [f"{names[c]} {100 * student[c] / total:.1f} %"
+            + (f" (teacher {100 * teacher[c] / total:.1f} %)" if teacher else "") for c in order]
+    return f"{', '.join(told)}; {student.count(0)} of {len(student)} classes never"
 
 
 def log_sample_weights(run: Run) -> None:

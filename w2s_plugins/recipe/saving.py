@@ -24,7 +24,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, "labels": [given.train.manifest.key for given in run.parts.data.given]},
+        flags={**recorded, "labels": run.parts.data.hashes},
         files=run.files.state if run.files else dict,
         max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",

@@ -11,7 +11,7 @@ from ..labels.splits import Data
 from ..metrics.figures import format_figures
 from ..metrics.long_tail import CLASS_COUNTS, counts_to_json
 from ..metrics.pgr import performance_gap_recovered
-from ..models.class_names import names_of_data, write_class_names
+from ..models.class_names import write_class_names
 from ..monitor import format_table
 
 LABELS, SELECTED = "labels.csv", "selected.txt"
@@ -35,7 +35,7 @@ def write_labels(folder: Path, data: Data, split: str) -> None:
     """Write the names of the classes, the labels of the training split, where there is label noise, its class counts,
     where accuracy is measured by them, and which samples were selected.
     """
-    write_class_names(folder, names_of_data(data.train))
+    write_class_names(folder, data.class_names)
     if data.groups is not None:
         write_text(folder / CLASS_COUNTS, counts_to_json(split, data.groups.counts))
     if data.noise is not None:

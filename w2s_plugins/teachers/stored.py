@@ -129,7 +129,7 @@ def _by_part(
         batches = itertools.islice(outputs, keys.batches(part))
         logits, seen = (torch.cat(rows)[:part.stop - part.first] for rows in zip(*batches))
         missing = (part.first + (~seen).nonzero().flatten()).tolist()
-        if missing:
+        if missing and skipped is not None:
             skipped.add(dataset.why(index) for index in missing)
         yield Answers(logits, missing)
 

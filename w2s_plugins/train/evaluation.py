@@ -21,7 +21,7 @@ class Evaluation:
 
     Args:
         metrics: ``loss``, ``top1``, ``top5`` in percent, ``agreement`` in percent where there is a teacher, and those
-            of `ShotGroups` where there are such.
+            of `ShotGroups` where there are such; ``confidence`` in place of the first three without ground truth.
         teacher_metrics: the same of the teacher, where it was evaluated.
         predictions: this rank's predicted classes, in order.
         teacher_predictions: those of the teacher.
@@ -45,6 +45,7 @@ class EvaluationSettings:
         tta: consecutive views of a sample whose logits are averaged.
         valid_labels: classes that count, for a model with more.
         groups: also measure the accuracy on these classes.
+        labelled: False for images without ground truth: of them ``confidence`` and ``agreement`` are measured.
     """
 
     distributed: bool = False
@@ -52,6 +53,32 @@ class EvaluationSettings:
     tta: int = 0
     valid_labels: Sequence[int] | None = None
     groups: ShotGroups | None = None
+    labelled: bool = True
+
+
+class ConfidenceMeter:
+    """In place of timm's evaluator where there is no ground truth: mean probability of what a model says, in percent.
+
+    Args:
+        device: of the logits.
+        max_samples: rows to count; the others are padding.
+    """
+
+    def __init__(self, device: torch.device, max_samples: int | None = None):
+        self.device, self.max_samples, self.rows = device, max_samples, []
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch of logits; ``target`` stands in the place of labels and says nothing."""
+        self.rows.append(logits.float().softmax(dim=1).amax(dim=1))
+
+    def compute(self, distributed: bool = False) -> dict[str, float]:
+        """Return ``confidence`` over all ranks together."""
+        rows = torch.cat(self.rows)[:self.max_samples]
+        sums = torch.stack([rows.sum(), torch.tensor(float(len(rows)), device=rows.device)])
+        if distributed:
+            dist.all_reduce(sums)
+        total, count = sums.tolist()
+        return {"confidence": 100.0 * total / max(1.0, count)}
 
 
 @torch.inference_mode()
@@ -92,8 +119,9 @@ def evaluate(
         model.eval()
     note("in an evaluation")
     device, limit = precision.device, evaluation_sample_limit(loader)
-    meter = ClassificationEvaluator(device, max_samples=limit)
-    teacher_meter = ClassificationEvaluator(device, max_samples=limit) if teacher is not None else None
+    create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
+    meter = create_meter(device, max_samples=limit)
+    teacher_meter = create_meter(device, max_samples=limit) if teacher is not None else None
     predictions, teacher_rows, teacher_broken, targets = [], [], [], []
     for images, target in (progress(loader) if progress else loader):
         target = target.to(device)

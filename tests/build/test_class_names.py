@@ -1,0 +1,161 @@
+"""Which classes a run has and what they are called: ``--class-names``, the data, the teacher; splits that lack some."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+
+from tests.parts import small_model, train_args, write_folder
+from w2s_plugins.build.classes import classes_of_teacher, read_class_names
+from w2s_plugins.build.data import build_data
+from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
+from w2s_plugins.errors import UserError
+from w2s_plugins.labels.splits import Data
+from w2s_plugins.models.class_names import CLASS_NAMES, names_of_data
+
+NAMES = ["class0", "class1", "class2"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "data", {"train": 9, "validation": 6})
+
+
+def build(root: Path, *flags: str) -> Data:
+    return build_data(train_args("--data-dir", str(root), "--batch-size", "4", *flags, dataset=""))
+
+
+def unlabeled(root: Path, *flags: str) -> Data:
+    return build_data(train_args("--unlabeled", str(root / "train"), *flags, dataset=""))
+
+
+# ---------------------------------------------------------------- the flag
+
+
+@pytest.mark.parametrize("content", [
+    "cat\ndog\nred fox\n", "\ufeffcat\r\n\r\n dog \r\nred fox", '["cat", "dog", "red fox"]'])
+def test_a_file_of_names(tmp_path: Path, content: str) -> None:
+    (tmp_path / "names").write_bytes(content.encode())
+    assert read_class_names(str(tmp_path / "names")) == ["cat", "dog", "red fox"]
+    assert read_class_names("cat, dog,red fox") == ["cat", "dog", "red fox"]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("", "there are no names in it"), ("cat\ndog\ncat\n", "'cat' is in it twice"), ("[1, 2]", "a json list of names"),
+    ('["cat", ', "expected a text file with one name a line, or a json list"), ("[[]]", "a json list of names"),
+    (b"\xff\xfe\x00", "expected a text file with one name a line")])
+def test_a_file_that_has_no_names(tmp_path: Path, content: str | bytes, message: str) -> None:
+    (tmp_path / "names").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read_class_names(str(tmp_path / "names"))
+    with pytest.raises(UserError, match=r"no such file \(nearest: names"):
+        read_class_names(str(tmp_path / "name"))
+
+
+def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = build(root)
+    assert plain.class_names == NAMES
+    other = build(root, "--class-names", "class2,class0,class1")  # another order: labels follow
+    assert other.class_names == names_of_data(other.train) == names_of_data(other.val) == ["class2", "class0", "class1"]
+    for split in ("train", "val"):
+        before, after = labels_of(getattr(plain, split)), labels_of(getattr(other, split))
+        assert [other.class_names[label] for label in after] == [NAMES[label] for label in before]
+        assert [getattr(other, split)[i][1] for i in range(6)] == after[:6]
+    more = build(root, "--class-names", "a,class2,class0,class1", "--num-classes", "4")  # of which the data lack one
+    assert (more.num_classes, sorted(set(labels_of(more.train)))) == (4, [1, 2, 3])
+    caplog.set_level(logging.INFO)
+    renamed = build(root, "--class-names", "cat,dog,fox")
+    assert "takes the place of the names of the data, by position: 'class0' is 'cat'" in caplog.text
+    assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
+    assert labels_of(renamed.train) == labels_of(plain.train)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--class-names", "class0,class1,clas2,x"), r"has 4 names, the data has 3 classes; the class 'class2' of 'train' "
+     r"is none of them \(nearest: clas2"),
+    (("--class-names", "a,b"), "has 2 names, the data has 3 classes"),
+    (("--class-names", "class0,class1,class2,x", "--num-classes", "3"), "--num-classes 3 does not match")])
+def test_names_that_do_not_fit(root: Path, flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(root, *flags)
+
+
+# ---------------------------------------------------------------- splits that lack classes
+
+
+def test_a_validation_split_that_lacks_classes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.rmtree(root / "validation" / "class0")
+    caplog.set_level(logging.INFO)
+    data = build(root)
+    assert "The split 'validation' has 2 of the 3 classes; it lacks class0" in caplog.text
+    assert (data.num_classes, labels_of(data.val)) == (3, [1, 1, 2, 2])
+    assert [data.val[i][1] for i in range(4)] == [1, 1, 2, 2]
+    assert num_classes_of(data.val) == 3 and names_of_data(data.val) == NAMES
+
+
+def test_a_validation_split_with_a_class_of_its_own(root: Path) -> None:
+    (root / "validation" / "class1").rename(root / "validation" / "clas1")
+    with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of the training set \(nearest: cla"):
+        build(root)
+
+
+# ---------------------------------------------------------------- without labels
+
+
+@pytest.fixture
+def weak(tmp_path: Path) -> Path:
+    """An export of a teacher with names in an order of its own."""
+    model = small_model(num_classes=3)
+    save_for_hf(model, tmp_path / "weak", model_config=dict(label_names=[*reversed(NAMES)]), safe_serialization=True)
+    return tmp_path / "weak"
+
+
+def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
+    teacher, val = ("--teacher", f"local-dir:{weak}"), ("--data-dir", str(root))
+    shutil.rmtree(root / "validation" / "class1")
+    assert unlabeled(root, *teacher).class_names == [*reversed(NAMES)]
+    assert unlabeled(root, *teacher, "--class-names", "a,b,c").class_names == ["a", "b", "c"]
+    data = unlabeled(root, *teacher, *val)
+    assert (data.class_names, data.num_classes) == ([*reversed(NAMES)], 3)
+    assert sorted(set(labels_of(data.val))) == [0, 2]
+    assert names_of_data(data.train) == data.class_names  # which stored labels take over
+    nameless = tmp_path / "weak.safetensors"
+    save_file(small_model(num_classes=2).state_dict(), nameless)
+    teacher = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(nameless))
+    assert unlabeled(root, *teacher, *val).class_names == ["class0", "class2"]
+    data = unlabeled(root, *teacher)
+    assert (data.class_names, data.num_classes) == (None, 2)
+    assert unlabeled(root, *teacher, "--num-classes", "2").num_classes == 2
+
+
+def test_names_of_a_run_folder(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CLASS_NAMES).write_text(json.dumps(NAMES))
+    (tmp_path / "run" / "last.pth.tar").touch()  # is not opened for them
+    assert unlabeled(root, "--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "run")).class_names == NAMES
+
+
+def test_a_class_that_the_teacher_does_not_have(root: Path, weak: Path) -> None:
+    (root / "validation" / "class1").rename(root / "validation" / "clas1")
+    with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of --teacher .* \(nearest"):
+        unlabeled(root, "--teacher", f"local-dir:{weak}", "--data-dir", str(root))
+
+
+def test_classes_that_nothing_says(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text("[0, 1]")
+    flags = ("--teacher", "w2s_cnn2", "--teacher-class-map", str(tmp_path / "map.json"))
+    with pytest.raises(UserError, match="give --class-names FILE with a name a line, or --num-classes N"):
+        unlabeled(root, *flags)
+    assert unlabeled(root, *flags, "--class-names", "x,y").num_classes == 2
+
+
+def test_synsets_of_imagenet(root: Path) -> None:
+    args = train_args("--unlabeled", str(root / "train"), "--teacher", "resnet18", dataset="")
+    names, count = classes_of_teacher(args)
+    assert (count, len(names), names[0]) == (1000, 1000, "n01440764")
+    args = train_args("--unlabeled", str(root / "train"), "--teacher", "w2s_cnn2", dataset="")
+    assert classes_of_teacher(args) == (None, 10)

@@ -1,0 +1,149 @@
+"""``--unlabeled``: folders and tar files of images whose sub-folders mean nothing."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.build.data import build_data
+from w2s_plugins.data.datasets import create_dataset, describe, labels_of
+from w2s_plugins.data.keys import file_names
+from w2s_plugins.data.slices import hold_out, take_slice
+from w2s_plugins.data.unlabeled import NO_LABEL, is_unlabeled, open_unlabeled
+from w2s_plugins.errors import UserError
+
+CONFIG = dict(input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Nine images at three depths, among other files."""
+    root = write_folder(tmp_path / "photos", {"a/b": 6, "c": 3}, size=(8, 8))
+    for number, file in enumerate(sorted((root / "c").rglob("*.jpg"))):
+        file.rename(root / f"{number}.JPG")
+    for name in ("notes.txt", ".hidden.jpg", "a/Thumbs.db"):
+        (root / name).write_text("x")
+    return root
+
+
+def archive(root: Path, path: Path, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as file:
+        file.add(root, arcname=".")
+    return path
+
+
+def pixels(dataset: object) -> list[np.ndarray]:
+    return [np.asarray(dataset[i][0]) for i in range(len(dataset))]
+
+
+def test_any_depth_and_a_tar_file_of_it(photos: Path, tmp_path: Path) -> None:
+    folder = open_unlabeled(str(photos))
+    names = ["0.JPG", "1.JPG", "2.JPG", *(f"a/b/class{i % 3}/{i:03}.jpg" for i in (0, 3, 1, 4, 2, 5))]
+    assert file_names(folder) == names
+    assert folder.filenames(absolute=True)[0] == str(photos / "0.JPG")
+    assert (labels_of(folder), folder[0][1], is_unlabeled(folder)) == (None, NO_LABEL, True)
+    packed = open_unlabeled(str(archive(photos, tmp_path / "photos.tar")))
+    assert file_names(packed) == names
+    assert all(np.array_equal(a, b) for a, b in zip(pixels(folder), pixels(packed), strict=True))
+    photos.rename(tmp_path / "moved")
+    moved = open_unlabeled(f"{tmp_path}/moved/")
+    identities = {describe(dataset, name, "").fingerprint for dataset, name in (
+        (folder, ""), (packed, "w2s/digits"), (moved, "x"))}
+    assert len(identities) == 1  # labels of them are found again, whatever stands beside them
+
+
+def test_several(photos: Path, tmp_path: Path) -> None:
+    more = write_folder(tmp_path / "more", {"photos": 3})
+    both = open_unlabeled(f"{photos}, {more / 'photos'},{archive(more, tmp_path / 'x.tar')}")
+    assert len(both) == 15
+    assert {"photos/0.JPG", "more/photos/class0/000.jpg", "x.tar/photos/class0/000.jpg"} < set(file_names(both))
+    assert len(pixels(both)) == 15
+    for inner in (photos / "a", photos):
+        with pytest.raises(UserError, match="one is in the other, its images would count twice"):
+            open_unlabeled(f"{photos},{inner}")
+
+
+def test_links(photos: Path, tmp_path: Path) -> None:
+    (photos / "a" / "again").symlink_to(photos)
+    (photos / "outside").symlink_to(write_folder(tmp_path / "other", {"x": 2}))
+    assert len(open_unlabeled(str(photos))) == 11
+
+
+def test_bad_input(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    (tmp_path / "tars").mkdir()
+    archive(photos, tmp_path / "tars" / "x.tar")
+    archive(photos, tmp_path / "x.tar.gz", "w:gz")
+    for path, message in {
+            tmp_path / "photo": r"no such folder or tar file \(nearest: photos",
+            tmp_path / "empty": r"no images in it \(found: nothing\); expected files named .jpg",
+            photos / "a" / "Thumbs.db": "not a tar file, compressed, or damaged",
+            tmp_path / "x.tar.gz": "without compression",
+            tmp_path / "tars": r"no images in it, but 1 tar file\(s\): name these themselves",
+            "": "expected a folder of images"}.items():
+        with pytest.raises(UserError, match=message):
+            open_unlabeled(str(path))
+
+
+def test_parts_have_no_labels_either(photos: Path) -> None:
+    whole = open_unlabeled(str(photos))
+    train, select = hold_out(take_slice(whole, "0:8", 0), 0.25, 0)
+    assert (len(train), len(select)) == (6, 2)
+    assert [labels_of(part) for part in (train, select)] == [None, None]
+    assert is_unlabeled(train) and is_unlabeled(select)
+    assert not set(file_names(train)) & set(file_names(select))
+    again, _ = hold_out(take_slice(open_unlabeled(str(photos)), "0:8", 0), 0.25, 0)
+    assert file_names(again) == file_names(train)
+
+
+@pytest.mark.parametrize("flags", [(), ("--mixup", "0.5"), ("--mixup", "0.5", "--no-prefetcher")])
+def test_batches_say_that_there_is_no_label(photos: Path, flags: tuple[str, ...]) -> None:
+    args = train_args("--unlabeled", str(photos), "--teacher", "resnet18", "--batch-size", "4", "--num-classes", "3",
+                      *flags, dataset="")
+    batch = next(train_loader(open_unlabeled(str(photos)), args, CONFIG).epoch(0))
+    assert batch.target.tolist() == [NO_LABEL] * 4
+    assert torch.isfinite(batch.input).all()
+
+
+def test_a_file_that_is_no_image_is_named(photos: Path) -> None:
+    (photos / "0.JPG").write_bytes(b"no image")
+    with pytest.raises(Exception, match=f"{photos}/0.JPG: cannot be read"):
+        open_unlabeled(str(photos))[0]
+    os.remove(photos / "0.JPG")
+    os.mkfifo(photos / "0.JPG")
+    with pytest.raises(Exception, match="a FIFO, not a regular file"):
+        open_unlabeled(str(photos))[0]
+
+
+def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no folder of the split 'train'.*as --unlabeled {photos} --teacher NAME"):
+        create_dataset("", str(photos), "train", flag="--train-split")
+    photos.rename(tmp_path / "train")
+    with pytest.raises(UserError, match=f"0.JPG is in no folder of a class.*as --unlabeled {tmp_path}/train --teach"):
+        create_dataset("", str(tmp_path), "train", flag="--train-split")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--model w2s_cnn2", "images without labels need a teacher"),
+    ("--teacher w2s_cnn2 --task-loss-weight 0.5", "--task-loss-weight 0.5 is about labels"),
+    ("--teacher w2s_cnn2 --gt-loss-weight 1", "--task-loss-weight 1.0 is about labels"),
+    ("--teacher w2s_cnn2 --label-noise symmetric:0.2", "--label-noise is about labels"),
+    ("--teacher w2s_cnn2 --clean-select knn:5", "--clean-select is about labels"),
+    ("--teacher w2s_cnn2 --long-tail always", "--long-tail always is about labels"),
+    ("--teacher w2s_cnn2 --episodic 5x1", "--episodic is about labels"),
+    ("--teacher w2s_cnn2 --few-shot-eval 5x1", "--few-shot-eval is about labels"),
+    ("--teacher w2s_cnn2 --val-split validation", "give the folder of a labelled split with --data-dir")])
+def test_flags_that_are_about_labels(flags: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train_args("--unlabeled", "photos", *flags.split(), dataset="")
+
+
+def test_nothing_is_made_of_labels_that_are_not_there(photos: Path) -> None:
+    args = train_args("--unlabeled", str(photos), "--teacher", "w2s_cnn2", "--class-names", "x,y,z", dataset="")
+    assert (args.task_loss_weight, args.val_split, args.data_dir) == (0.0, "", None)
+    data = build_data(args)
+    assert (data.val, data.groups, data.noise, data.class_names, data.num_classes) == (None, None, None, list("xyz"), 3)

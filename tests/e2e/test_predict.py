@@ -1,0 +1,273 @@
+"""``python -m w2s_plugins.predict``: run folder, images and a table, as processes that are forked from the tests'."""
+
+import csv
+import importlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.e2e.conftest import ROOT, Done, environment
+from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
+from w2s_plugins.data.digits import Digits
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.labels.table import read_label_table
+
+TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
+         "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--output", "out"]
+PREDICT = "w2s_plugins.predict.__main__"
+
+
+def start(module: str, *flags: object, cwd: Path, rank: int = 0, size: int = 1, port: int = 0) -> tuple[int, Path]:
+    """Run the ``main`` of a module in a fork; return its process and the beginning of the names of its outputs."""
+    importlib.import_module("w2s_plugins.predict.run")  # once, for all forks
+    output = cwd / f"{module}-{time.monotonic_ns()}"
+    pid = os.fork()
+    if pid:
+        return pid, output
+    code = 1
+    try:
+        os.chdir(cwd)
+        for number, suffix in ((1, ".out"), (2, ".err")):
+            os.dup2(os.open(f"{output}{suffix}", os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        torch.set_num_threads(1)
+        sys.argv = [module, *map(str, flags)]
+        if size > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
+                              MASTER_PORT=str(port))
+        run_main(importlib.import_module(module).main, module)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, output: Path) -> Done:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return Done(code, *(Path(f"{output}{suffix}").read_text() for suffix in (".out", ".err")))
+
+
+def run(module: str, *flags: object, cwd: Path) -> Done:
+    return wait(*start(module, *flags, cwd=cwd))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Digits in class folders, and the run of a weak model on them; the images of the test split also in a tar file."""
+    work = tmp_path_factory.mktemp("predict")
+    for split, count in (("train", 200), ("validation", 600)):
+        digits = Digits(split)
+        for i in range(count):
+            image, label = digits[i]
+            path = work / "data" / split / "ABCDEFGHIJ"[label] / f"{i:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    with tarfile.open(work / "images.tar", "w") as archive:
+        archive.add(work / "data/validation", arcname=".")
+    run("train_w2s", *TRAIN, "--hflip", 0, "--scale", 0.8, 1, "--color-jitter", 0, "--experiment", "weak",
+        cwd=work).ok()
+    yield work
+
+
+@pytest.fixture
+def predict(work: Path) -> Callable[..., Done]:
+    return lambda *flags: run(PREDICT, *flags, "--workers", 0, cwd=work)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def right(rows: list[dict[str, str]]) -> float:
+    return 100 * sum(row["label"] == Path(row["filename"]).parent.name for row in rows) / len(rows)
+
+
+def test_the_table_has_the_accuracy_of_validate(work, predict):
+    done = run("validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work).ok()
+    top1 = json.loads(done.out.partition("--result")[2])["top1"]
+    done = predict("out/weak", "data/validation", "--output", "all.csv", "--all", "--embeddings", "e.npz").ok()
+    assert "600 images labelled by out/weak" in done.err and done.out == ""
+    rows = rows_of(work / "all.csv")
+    assert list(rows[0]) == ["filename", "label", "confidence", *"ABCDEFGHIJ"]
+    assert [row["filename"] for row in rows] == sorted(
+        p.relative_to(work / "data/validation").as_posix() for p in work.glob("data/validation/*/*.png"))
+    assert right(rows) == pytest.approx(top1, abs=1e-3) and top1 > 20
+    assert all(float(row["confidence"]) == float(row[row["label"]]) for row in rows)
+    table = read_label_table(work / "all.csv")
+    assert table.kind == "probabilities" and table.class_names == [*"ABCDEFGHIJ"]
+    with np.load(work / "e.npz") as content:
+        assert content["filename"].tolist() == table.keys and content["embeddings"].shape == (600, 16)
+    assert not list(work.glob("*.parts"))
+
+
+@pytest.mark.parametrize("model", ["out/weak/export", "local-dir:out/weak/export", "w2s_cnn2 --checkpoint out/weak"])
+def test_other_names_of_the_model_and_a_tar_file(work, predict, model):
+    """All say the same of the same images, in whatever form they come."""
+    predict("out/weak", "data/validation", "--output", "one.csv", "--top-k", 2).ok()
+    name, *flags = model.split()
+    if flags:
+        flags += ["--img-size", "8"]
+    predict(name, "images.tar", "--output", "other.csv", "--top-k", 2, *flags).ok()
+    assert (work / "one.csv").read_bytes() == (work / "other.csv").read_bytes()
+    best = rows_of(work / "one.csv")[0]
+    assert best["top_k"].startswith(f"{best['label']}:{best['confidence']};")
+
+
+def test_killed_and_gone_on_with(work, predict):
+    """The parts that are there stay as they are, and the table is the same to the last byte."""
+    predict("out/weak", "data/validation", "--output", "whole.csv", "--all", "-b", 1).ok()
+    parts: list[Path] = []
+    pid, _ = start(PREDICT, "out/weak", "data/validation", "--output", "cut.csv", "--all", "-b", 1, "--workers", 0,
+                   cwd=work)
+    deadline = time.monotonic() + 60
+    while not parts and time.monotonic() < deadline:
+        parts = list(work.glob("cut.csv.parts/*/*.safetensors"))
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert parts and not (work / "cut.csv").exists()
+    parts = list(work.glob("cut.csv.parts/*/*.safetensors"))
+    done = predict("out/weak", "data/validation", "--output", "cut.csv", "--all", "-b", 1).ok()
+    assert f"600 images, {256 * len(parts)} of which are answered from before" in done.err
+    assert (work / "cut.csv").read_bytes() == (work / "whole.csv").read_bytes()
+    assert not list(work.glob("*.parts"))
+
+
+def test_two_processes_share_the_work(work, predict):
+    predict("out/weak", "data/validation", "--output", "one.jsonl", "--top-k", 3).ok()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [start(PREDICT, "out/weak", "data/validation", "--output", "two.jsonl", "--top-k", 3, "--workers", 0,
+                   cwd=work, rank=rank, size=2, port=port) for rank in range(2)]
+    assert [wait(*rank).code for rank in ranks] == [0, 0]
+    assert (work / "one.jsonl").read_bytes() == (work / "two.jsonl").read_bytes()
+
+
+def test_a_chain_of_teacher_student_and_the_next_teacher(work, predict):
+    """A table is the teacher of a run, in any form to the last bit, and the run's student writes the next one."""
+    for name in ("first.csv", "first.parquet"):
+        predict("out/weak", "data/train", "--output", name, "--all").ok()
+        run("train_w2s", *TRAIN, "--no-aug", "--loss", "kd", "--task-loss-weight", 0, "--teacher", f"labels:{name}",
+            "--experiment", name, cwd=work).ok()
+        predict(f"out/{name}", "data/train", "--output", f"next-{name}", "--top-k", 2).ok()
+    assert len(rows_of(work / "next-first.csv")) == 200
+    assert read_label_table(work / "next-first.parquet").answers.tolist() == read_label_table(
+        work / "next-first.csv").answers.tolist()
+
+
+def test_files_that_are_no_images_are_named_and_left_out(work, predict, tmp_path):
+    for name in ("a/good.png", "broken.png", "empty.jpg", ".hidden.png", "note.txt"):
+        path = tmp_path / "mixed" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if "empty" in name else next(work.glob("data/train/A/*.png")).read_bytes()[
+            :60 if "broken" in name else None])
+    (tmp_path / "mixed/a/loop").symlink_to(tmp_path / "mixed")
+    os.mkfifo(tmp_path / "mixed/pipe.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/mixed/\xe4.png")).write_bytes(next(
+        work.glob("data/train/B/*.png")).read_bytes())
+    done = predict("out/weak", tmp_path / "mixed", "--output", "mixed.csv").ok()
+    assert [row["filename"] for row in rows_of(work / "mixed.csv")] == ["a/good.png"]
+    warning = "\n".join(line for line in done.err.splitlines() if "WARNING" in line)
+    for text in ("1 of 5 images are left out, since they have names that are not UTF-8", "3 of 5 images are left out",
+                 "broken.png", "empty.jpg", "pipe.png: cannot be read (a FIFO"):
+        assert text in warning
+    (tmp_path / "mixed/a/good.png").unlink()
+    done = predict("out/weak", tmp_path / "mixed", "--output", "none.csv")
+    assert done.code == 2 and "none of its 4 images can be read and named: " in done.err
+    assert not (work / "none.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
+def test_models_of_other_packages(work, predict):
+    """Each with names of its own, or those that it is given, and its own preprocessing."""
+    for package in ("transformers", "open_clip", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    make_hf(work / "vit", "xyz")
+    make_clip(work)
+    make_onnx(work / "net.onnx", class_names=["u", "v", "w"])
+    images, clip = ["data/train", "--output", "x.csv", "--all"], f"clip:{CLIP}/clip.safetensors"
+    for model, names, flags in (
+            ("hf:vit", "xyz", []), ("onnx:net.onnx", "uvw", []),
+            (clip, "abcd", ["--plugins", "colours.py", "--class-names", "a,b,c,d", "--prompts", "{}|one {}"]),
+            ("colours:predict", "abc", ["--plugins", "colours.py", "--class-names", "a,b,c", "--img-size", 8])):
+        done = predict(model, *images, *flags).ok()
+        table = read_label_table(work / "x.csv")
+        assert table.class_names == [*names] and len(table) == 200 and "the image through its own transform" in done.err
+    (work / "x.csv").unlink()
+    for flags, message in (
+            ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes: give --class-names"),
+            (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
+            (["hf:vit", *images, "--embeddings", "e.npz"], "--embeddings: hf:vit has no features"),
+            (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf")):
+        done = predict(*flags)
+        assert done.code == 2 and message in done.err.splitlines()[-1] and not (work / "x.csv").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["out/weak", "data/validation", "--output", "x.csv", "--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
+    (["out/weak", "data/validation", "--output", "x.csv", "--top-k", "11"], "--top-k 11: there are 10 classes"),
+    (["out", "data/validation", "--output", "x.csv"], "MODEL out: neither the folder of a run"),
+    (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
+    (["w2s_cnn2", "data/validation", "--output", "x.csv"], "MODEL w2s_cnn2: timm has no pretrained weights"),
+    (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),
+    (["out/weak", "out/weak/args.yaml", "--output", "x.csv"], "expected a folder of images or a tar file"),
+])
+def test_bad_input_is_one_line(work, predict, flags, message):
+    done = predict(*flags)
+    errors = [line for line in done.err.splitlines() if ": error: " in line]
+    assert done.code == 2 and len(errors) == 1 and re.search(message, errors[0]), done.err
+    assert "Traceback" not in done.err and not (work / "x.csv").exists()
+
+
+def test_a_disk_without_room_is_said_before_a_model_is_asked(tmp_path):
+    """A manifest of more than any disk holds; nothing is written."""
+    from w2s_plugins.labels.format import Manifest
+    from w2s_plugins.predict.run import refuse_full_disk
+
+    with pytest.raises(UserError, match=r"--output .*x.csv: .* TB are needed beside it, .* are free; choose another"):
+        refuse_full_disk(tmp_path / "parts", Manifest(10 ** 11, 1000, {}, {}, "features"), tmp_path / "x.csv")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("module, words, message", [
+    ("predict", ["--help"], "usage: python -m w2s_plugins.predict"),
+    ("predict", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown argument '--topk' (nearest: --top-k"),
+    ("predict", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"], "--top-k: not allowed with argument --all"),
+    ("predict", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
+    ("predict", ["m", ".", "--output", "no/x.csv"], "--output no/x.csv: no folder no"),
+    ("predict", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
+    ("predict", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k: expected a whole number from 1 on"),
+    ("labels", ["--help"], "usage: python -m w2s_plugins.labels"),
+    ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
+    ("labels", ["merge", "a.csv", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
+])
+def test_flags_are_answered_before_imports(tmp_path, module, words, message):
+    for name in ("torch", "timm", "numpy", "sklearn", "PIL", "pyarrow"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *words], cwd=ROOT, capture_output=True,
+                          text=True, env=environment(PYTHONPATH=str(tmp_path)))
+    if "--help" in words:
+        assert done.returncode == 0 and done.stdout.startswith(message) and done.stderr == ""
+    else:
+        assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.{module}: error: {message}")
+        assert done.stderr.count("\n") == 1

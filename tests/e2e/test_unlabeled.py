@@ -1,0 +1,177 @@
+"""A folder of images, a teacher, and no label anywhere."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import yaml
+from PIL import Image
+
+import validate
+from w2s_plugins.data import create_dataset
+
+from .conftest import Done, Forked, differences, read_lines, read_run
+
+Run = Callable[..., Done]
+NAMES = [*"0123456789"]
+FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
+         "--model", "w2s_cnn2", "--output", "out", "--teacher", "w2s_cnn2"]
+OF_TRUTH = ("top1", "top5", "many", "few", "confusion", "precision")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``photos``: 100 digits in folders that mean nothing; ``val``: others in folders of classes, without 3 and 7."""
+    root, images = tmp_path_factory.mktemp("digits"), create_dataset("w2s/digits", None, "train")
+    for number in range(180):
+        image, label = images[number]
+        folder = root / "photos" / ("album/1", "3", "")[number % 3] if number < 100 else (
+            root / "val" / "validation" / str(label))
+        if number < 100 or label not in (3, 7):
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def train(here: Run, weak: Path, digits: Path, tmp_path: Path) -> Callable[..., Path]:
+    def run(name: str, *flags: object) -> Path:
+        here("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", name, *flags).ok()
+        return tmp_path / "out" / name
+    return run
+
+
+def record_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_nothing_but_images(train: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
+    run = train("plain")
+    record, args = record_of(run), yaml.safe_load((run / "args.yaml").read_text())
+    assert (record["metrics"], record["last"]) == ({}, {"epoch": 1})
+    assert not any(word in json.dumps(record["data"]) for word in OF_TRUTH)
+    assert record["data"]["splits"]["train"]["name"] == record["data"]["dataset"] == "unlabeled"
+    assert record["data"]["fingerprint"]
+    assert (args["task_loss_weight"], args["val_split"]) == (0, "")
+    assert record["model"]["class_names"] == json.loads((run / "class_names.json").read_text()) == NAMES
+    assert timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).pretrained_cfg["label_names"] == NAMES
+    card = (run / "export/README.md").read_text()
+    assert "| names of the classes | `0`, `1`, `2`" in card and "ccuracy" not in card.split("## Citation")[0]
+    assert {p.name for p in run.iterdir()}.isdisjoint({"labels.csv", "class_counts.json", "predictions_last.csv"})
+    assert {event["event"] for event in read_lines(run / "metrics.jsonl")} == {"train", "eval"}
+
+
+def test_a_held_out_part_is_scored_against_the_teacher(
+        here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
+    done = here("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "held",
+                "--select", "best", "--select-split", 0.3, "--long-tail", "auto", "--log-beta").ok()
+    run = tmp_path / "out" / "held"
+    events = read_lines(run / "metrics.jsonl")
+    evaluations, shares = ([e for e in events if e["event"] == kind] for kind in ("eval", "shares"))
+    assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement"}] * 2
+    assert [e["metric"] for e in evaluations] == [e["select"]["agreement"] for e in evaluations]
+    assert [sum(s[who]) for s in shares for who in ("student", "teacher")] == [30] * 4
+    record = record_of(run)
+    best = max(evaluations, key=lambda e: e["metric"])
+    assert record["metrics"] == best["select"] and 0 < record["metrics"]["confidence"] < 100
+    assert record["selected"]["split"].endswith("scored against the teacher")
+    assert not any(word in line for line in done.err.splitlines() for word in ("top-1", "top1", "chance", "Long tail"))
+    assert "share of each class in the held-out part: " in done.err and "of 10 classes never" in done.err
+    kinds = {kind for e in events if e["event"] == "weights" for w in e["weights"].values() for kind in w}
+    assert kinds and kinds <= {"agree", "disagree"}
+
+
+def test_average_mixing_and_resumption(train: Callable[..., Path], tmp_path: Path) -> None:
+    flags = ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--mixup", 0.4, "--select", "best", "--select-split", 20,
+             "--epochs", 3]
+    whole = train("whole", *flags)
+    train("parts", *flags, "--stop-epoch", 1)
+    parts = train("parts", *flags, "--resume", "auto")
+    assert differences(read_run(whole), read_run(parts)) == []
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_goes_on_with_the_same_images_only(
+        here: Run, train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "photos", tmp_path / "photos")
+    run = train("run", "--unlabeled", "photos", "--stop-epoch", 1)
+    before = (run / "last.pth.tar").read_bytes()
+    (tmp_path / "photos" / "0.png").write_bytes((digits / "photos" / "album/1/0.png").read_bytes())
+    flags = ["--unlabeled", "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "run", "--resume", "auto"]
+    assert "the images of --unlabeled photos are others than when it was written" in here(*flags).error
+    assert (run / "last.pth.tar").read_bytes() == before
+    (tmp_path / "photos" / "0.png").unlink()
+    shutil.move(tmp_path / "photos", tmp_path / "moved")
+    here(*flags, "--unlabeled", "moved").ok()
+
+
+def test_two_ranks(
+        fork: Callable[..., Forked], train: Callable[..., Path], weak: Path, digits: Path, tmp_path: Path) -> None:
+    flags = ["--no-aug", "--select", "best", "--select-split", 25]
+    one = train("one", *flags, "--batch-size", 12)
+    run = fork("--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak, "--experiment", "two", *flags,
+               "--batch-size", 6, processes=2)
+    assert run.wait() == [0, 0], run.text(0) + run.text(1)
+    for a, b in zip(read_lines(one / "metrics.jsonl"), read_lines(tmp_path / "out/two/metrics.jsonl"), strict=True):
+        if a["event"] == "shares":  # padding is not counted
+            assert a["teacher"] == b["teacher"] and sum(b["student"]) == 25
+        if a["event"] == "start":
+            assert a["teacher"] == pytest.approx(b["teacher"], abs=1e-3)
+
+
+@pytest.mark.parametrize("flags", [
+    ("--teacher-targets", "cached"), ("--teacher-targets", "cached-views:2"),
+    ("--linear-probe", "--select", "best", "--select-split", 20),
+    ("--data-errors", "skip:1"), ("--loss", "kd", "--decoder", "pil"), ("--loss", "dkd")])
+def test_it_goes_with(train: Callable[..., Path], digits: Path, tmp_path: Path, flags: tuple) -> None:
+    if "--data-errors" in flags:
+        shutil.copytree(digits / "photos", tmp_path / "photos")
+        (tmp_path / "photos" / "album" / "1" / "0.png").write_bytes(b"")
+        flags = (*flags, "--unlabeled", "photos")
+    record = record_of(train("run", *flags))
+    assert "top1" not in json.dumps(record)
+    assert len(record["data"]["unreadable"]) == ("--data-errors" in flags)
+
+
+def test_cached_labels_are_found_again_in_another_place(
+        train: Callable[..., Path], digits: Path, tmp_path: Path) -> None:
+    flags = ("--teacher-targets", "cached", "--target-cache", "labels")
+    one = record_of(train("one", *flags))
+    shutil.copytree(digits / "photos", tmp_path / "elsewhere")
+    two = record_of(train("two", *flags, "--unlabeled", "elsewhere", "--data-dir", digits / "val"))
+    assert one["teacher"]["cache"] == two["teacher"]["cache"]
+    (manifest,) = (json.loads(p.read_text()) for p in (tmp_path / "labels").glob("*/labels.json"))
+    assert manifest["class_names"] == NAMES
+
+
+def test_a_validation_split_with_fewer_classes(
+        here: Run, train: Callable[..., Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture) -> None:
+    run = train("val", "--data-dir", digits / "val", "--epochs", 1)
+    record = record_of(run)
+    assert record["data"]["splits"]["val"]["num_classes"] == record["model"]["num_classes"] == 10
+    assert record["teacher"]["top1"] > 50  # of labels that stand for the teacher's classes
+    rows = np.loadtxt(run / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)
+    assert not {3, 7} & set(rows[:, 0]) and 9 in rows[:, 0]
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(run), "--device", "cpu", "--workers", "0"])
+    capsys.readouterr()
+    validate.main()
+    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    assert found["top1"] == pytest.approx(record["metrics"]["top1"], abs=1e-4)
+
+
+def test_other_names_are_refused(here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "val", tmp_path / "labelled")
+    (tmp_path / "labelled/validation/8").rename(tmp_path / "labelled/validation/eight")
+    flags = ["--unlabeled", digits / "photos", *FLAGS, "--teacher-checkpoint", weak]
+    assert "'eight' of 'validation' is none of the 10 of --teacher w2s_cnn2" in here(
+        *flags, "--data-dir", "labelled").error
+    assert "--protocol w2s trains teacher and ceiling on labels" in here(
+        *flags, "--protocol", "w2s", "--experiment", "x").error
+    Image.new("RGB", (8, 8)).save("flat.png")
+    assert f"--unlabeled {tmp_path} --teacher NAME" in here(*FLAGS, "--data-dir", tmp_path).error

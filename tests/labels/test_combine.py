@@ -1,0 +1,76 @@
+"""Several annotators brought to one answer, against an independent implementation."""
+
+import numpy as np
+import pytest
+
+from w2s_plugins.labels.__main__ import COMBINE
+from w2s_plugins.labels.combine import MEANS, agreement_of_annotators, combine_annotators, dawid_skene
+
+SAMPLES, CLASSES = 200, 4
+
+
+@pytest.fixture(scope="module")
+def crowd() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """True classes, and what seven annotators, good and bad, say of the samples that each has seen."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(CLASSES, size=SAMPLES)
+    rows = []
+    for annotator, right in enumerate((0.95, 0.9, 0.8, 0.7, 0.5, 0.4, 0.25)):
+        seen = rng.choice(SAMPLES, 150 if annotator else SAMPLES, replace=False)
+        said = np.where(rng.random(len(seen)) < right, truth[seen], rng.integers(CLASSES, size=len(seen)))
+        if annotator == 5:  # takes 0 for 1
+            said = np.where(truth[seen] == 0, 1, said)
+        rows.append(np.stack([seen, np.full(len(seen), annotator), said]))
+    return truth, *np.concatenate(rows, axis=1)
+
+
+def test_dawid_skene_is_that_of_crowd_kit(crowd):
+    """The same posteriors after as many steps, to 1e-9: there probabilities are kept above 1e-10.
+
+    Its own rule ends at the sixth step, where posteriors of the samples that are contested still move by 0.6.
+    """
+    pandas, aggregation = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.aggregation")
+    truth, samples, annotators, labels = crowd
+    frame = pandas.DataFrame(dict(task=samples, worker=annotators, label=labels))
+    for steps in (1, 8):
+        ours = dawid_skene(samples, annotators, labels, CLASSES, steps, -np.inf)
+        theirs = aggregation.DawidSkene(n_iter=steps, tol=-np.inf).fit_predict_proba(frame)
+        assert np.abs(ours - theirs.loc[range(SAMPLES), range(CLASSES)].to_numpy()).max() < 1e-9
+    ours = combine_annotators(samples, annotators, labels, CLASSES, "dawid-skene")
+    assert np.abs(ours - dawid_skene(samples, annotators, labels, CLASSES, 1000, -np.inf)).max() < 1e-3
+    majority = combine_annotators(samples, annotators, labels, CLASSES, "majority")
+    assert (ours.argmax(1) == truth).mean() > (majority.argmax(1) == truth).mean() > 0.9
+
+
+def test_majority_is_that_of_crowd_kit(crowd):
+    """A tie is shared evenly here; there one of its classes is taken."""
+    pandas, aggregation = pytest.importorskip("pandas"), pytest.importorskip("crowdkit.aggregation")
+    _, samples, annotators, labels = crowd
+    frame = pandas.DataFrame(dict(task=samples, worker=annotators, label=labels))
+    theirs = aggregation.MajorityVote().fit_predict(frame).loc[range(SAMPLES)].to_numpy()
+    ours = combine_annotators(samples, annotators, labels, CLASSES)
+    assert (ours[np.arange(SAMPLES), theirs] > 0).all() and (ours.max(1) == 1).mean() > 0.5
+    shares = aggregation.MajorityVote().fit_predict_proba(frame).loc[range(SAMPLES), range(CLASSES)].to_numpy()
+    assert np.allclose(combine_annotators(samples, annotators, labels, CLASSES, "mean"), shares)
+
+
+@pytest.mark.parametrize("how", MEANS)
+def test_one_annotator_is_believed(how):
+    shares = combine_annotators(np.array([0, 1, 2]), np.array([0, 0, 0]), np.array([2, 0, 1]), 3, how)
+    assert np.allclose(shares, np.eye(3)[[2, 0, 1]])
+
+
+def test_weights_of_votes():
+    weights = np.array([0.9, 0.3, 0.3])
+    shares = combine_annotators(np.zeros(3, int), np.arange(3), np.array([0, 1, 1]), 2, "mean", weights)
+    assert np.allclose(shares, [[0.6, 0.4]])
+
+
+def test_agreement_by_pairs():
+    """Three say 0 0 1 of one sample: one of three pairs agrees; two say the same of another."""
+    assert agreement_of_annotators(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 5, 5, 3])) == pytest.approx(2 / 4)
+    assert agreement_of_annotators(np.array([0, 1]), np.array([0, 0])) is None
+
+
+def test_the_command_line_knows_the_means():
+    assert COMBINE == MEANS

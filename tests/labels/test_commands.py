@@ -1,0 +1,189 @@
+"""``python -m w2s_plugins.labels``: tables imported, exported, merged, checked and counted."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import cohen_kappa_score
+
+from tests.e2e.conftest import Done
+from tests.parts import store_labels
+from w2s_plugins.errors import run_main
+from w2s_plugins.labels.__main__ import main
+from w2s_plugins.labels.agreement import compare
+from w2s_plugins.labels.reader import LabelReader
+from w2s_plugins.labels.table import read_label_table
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Done]:
+    """Runs the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["labels", *map(str, words)])
+        capsys.readouterr()
+        try:
+            run_main(main, "labels")
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def data(labels) -> Path:
+    """Six images in folders of two classes."""
+    for i in range(6):
+        path = Path("data") / ("cat" if i < 3 else "dog") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    return Path("data")
+
+
+def write(name: str, *rows: str) -> Path:
+    Path(name).write_text("\n".join(rows) + "\n")
+    return Path(name)
+
+
+# ---------------------------------------------------------------- conversions
+
+
+def test_import_and_export_give_the_same_table(labels):
+    shares = np.random.default_rng(0).dirichlet([0.3] * 3, 300).astype(np.float32)
+    rows = [f"{i:03d}.png,{row.argmax()}," + ",".join(map(str, row)) for i, row in enumerate(shares)]
+    write("a.csv", "filename,label,0,1,2", *rows)
+    assert labels("import", "a.csv", "--output", "folder").ok().out.startswith("folder: labels of 300 samples in 3 cl")
+    assert labels("export", "folder", "--output", "b.csv", "--all").ok().out.startswith("b.csv: labels of 300 samples")
+    one, other = (read_label_table(Path(name)) for name in ("a.csv", "b.csv"))
+    assert one.keys == other.keys and (one.answers == other.answers).all()
+    assert sorted(path.name for path in Path().iterdir()) == ["a.csv", "b.csv", "folder"]
+    assert "is there already" in labels("import", "a.csv", "--output", "folder").err
+
+
+def test_import_of_annotators(labels):
+    write("a.csv", "filename,label,annotator", "x.png,cat,1", "x.png,dog,2", "x.png,dog,3", "y.png,cat,1")
+    labels("import", "a.csv", "--output", "folder", "--combine", "mean", "--class-names", "dog,hen,cat").ok()
+    reader = LabelReader(Path("folder"))
+    assert reader.manifest.class_names == ["dog", "hen", "cat"]
+    shares = reader(torch.arange(2), CPU).softmax(1).numpy()
+    assert np.allclose(shares, [[2 / 3, 0, 1 / 3], [0, 0, 1]], atol=1e-6)
+    labels("export", "folder", "--output", "b.tsv").ok()
+    assert Path("b.tsv").read_text().splitlines()[1].split("\t")[:2] == ["x.png", "dog"]
+
+
+@pytest.mark.parametrize("kind", ["hard", "logits", "top-k"])
+def test_export_of_what_a_teacher_said(labels, tmp_path, kind):
+    logits = 3 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    folder = store_labels(
+        tmp_path / "folder", logits.argmax(1) if kind == "hard" else logits, classes=5, kind=kind, dtype=torch.float32,
+        topk=2 if kind == "top-k" else None, class_names=[*"abcde"])
+    labels("export", folder, "--output", "t.jsonl", "--top-k", 2).ok()
+    table = read_label_table(Path("t.jsonl"), [*"abcde"])
+    assert table.keyed_by == "id" and table.keys == list(range(40))
+    assert table.answers.argmax(1).tolist() == logits.argmax(1).tolist()
+    if kind != "hard":
+        assert np.allclose(table.answers.max(1), logits.softmax(1).amax(1), atol=1e-6)
+
+
+def test_merge(labels):
+    write("ann.csv", "filename,label", "a.png,cat", "b.png,dog")
+    write("bob.csv", "filename,label", "b.png,hen")
+    assert "m.csv: 3 rows of 2 annotators about 2 samples" in labels(
+        "merge", "ann.csv", "bob.csv", "--output", "m.csv").ok().out
+    assert Path("m.csv").read_text() == "filename,label,annotator\na.png,cat,ann\nb.png,dog,ann\nb.png,hen,bob\n"
+    write("sure.csv", "filename,label,confidence", "a.png,cat,0.5")
+    labels("merge", "m.csv", "sure.csv", "--output", "n.csv").ok()
+    assert Path("n.csv").read_text().splitlines()[1::3] == ["a.png,cat,1.0,m/ann", "a.png,cat,0.5,sure"]
+
+
+# ---------------------------------------------------------------- questions
+
+
+def test_a_table_that_fits(labels, data):
+    write("a.csv", "filename,label", *(f"{folder}/{i}.png,cat" for i, folder in enumerate(["cat"] * 3 + ["dog"] * 3)))
+    done = labels("check", "a.csv", "--data-dir", data, "--against", "folders", "--figure", "c.png").ok()
+    assert done.out.startswith("a.csv: 6 rows, 6 of them about 6 of the 6 samples\na and folders: 6 samples in common, "
+                               "they agree in 50.0 % (Cohen's kappa 0.000)\n  3 x 'dog' in folders is 'cat' in a\n")
+    with Image.open("c.png") as figure:
+        assert figure.width > 400
+
+
+def test_a_table_that_does_not_fit(labels, data):
+    write("a.csv", "filename,label", "0.png,cat", "1.png,catt", "1.png,catt", "2.png,cat", "cat/2.png,dog", "9.png,dog")
+    done = labels("check", "a.csv", "--data-dir", data, "--class-names", "cat,dog")
+    assert done.code == 1 and done.out.splitlines() == [
+        "a.csv: 6 rows, 5 of them about 3 of the 6 samples",
+        "error: 1 rows name none of the samples, such as 9.png (the data has dog/5.png)",
+        "error: 1 rows say something else of a sample than one before, such as cat/2.png ('cat', 'dog')",
+        "error: 1 classes are none of --class-names, such as catt (nearest: cat)",
+        "note: 1 rows repeat one before, such as 1.png ('catt', 'catt')",
+        "note: 3 samples have no label, such as dog/3.png, dog/4.png",
+    ]
+    Image.new("RGB", (4, 4)).save("data/dog/0.png")
+    done = labels("check", "a.csv", "--data-dir", data)
+    assert "error: 1 rows name files by a base name that several have, such as 0.png" in done.out
+
+
+def test_numbers_against_names(labels, data):
+    write("a.csv", "filename,label", "0.png,0", "4.png,1")
+    done = labels("check", "a.csv", "--data-dir", data, "--against", "folders")
+    assert done.code == 2 and "a has numbers for classes, folders names such as 'cat'" in done.err
+    done = labels("check", "a.csv", "--data-dir", data, "--against", "folders", "--class-names", "cat,dog").ok()
+    assert "they agree in 100.0 % (Cohen's kappa 1.000)" in done.out
+
+
+def test_two_tables_compared(labels, data):
+    write("a.csv", "filename,label", "0.png,cat", "1.png,dog", "3.png,dog")
+    write("b.csv", "filename,cat,dog", "cat/0.png,0.9,0.1", "1.png,0.8,0.2", "3.png,0.1,0.9", "4.png,0,1")
+    done = labels("check", "a.csv", "--data-dir", data, "--against", "b.csv").ok()
+    assert "3 samples in common, they agree in 66.7 %" in done.out
+    assert f"kappa {cohen_kappa_score(['cat', 'dog', 'dog'], ['cat', 'cat', 'dog']):.3f}" in done.out
+    write("c.csv", "filename,label", "5.png,cat")
+    assert "have no sample in common" in labels("check", "a.csv", "--data-dir", data, "--against", "c.csv").err
+    write("c.csv", "filename,label", "z.png,cat")
+    assert "c.csv: is about other data: it has z.png, the data cat/0.png, cat/1.png" in labels(
+        "check", "a.csv", "--data-dir", data, "--against", "c.csv").err
+
+
+def test_opinions_that_all_say_one_class():
+    assert compare({0: "a", 1: "a"}, {0: "a", 1: "a"}, ("x", "y")).kappa == 1.0
+
+
+def test_stats(labels):
+    write("a.csv", "filename,label,annotator,confidence", "x,cat,1,0.5", "x,cat,2,1", "y,dog,1,1", "y,cat,2,0.5")
+    assert labels("stats", "a.csv").ok().out.splitlines() == [
+        "a.csv: 4 rows about 2 samples, known by filename; hard labels",
+        "annotators: 2 (1 2, 2 2); two of one sample agree in 50.0 %",
+        "confidence: 0.750 in the mean; a tenth are below 0.500, half below 0.750, a tenth above 1.000",
+        "2 classes:", "  cat         3   75.0 %", "  dog         1   25.0 %"]
+
+
+@pytest.mark.parametrize("words, message", [
+    ("import none.csv --output x", "none.csv: no such file"),
+    ("import a.csv --output no/x", "no/x: cannot be written"),
+    ("import a.csv --output x --class-names dog,hen", "row 1: 'cat' is no class"),
+    ("import a.csv --output x --combine median", "--combine: unknown choice 'median' (nearest: mean"),
+    ("export none --output x.csv", "none: no such folder of labels"),
+    ("export . --output x.csv", "labels.json: no manifest of labels"),
+    ("merge a.csv sub/a.csv --output x.csv", "a: two of the files have this name"),
+    ("merge a.csv b.csv --output x.csv", "b.csv: has numbers for classes, a.csv has names"),
+    ("merge a.csv c.csv --output x.csv", "c.csv: names its samples by id, a.csv by filename"),
+    ("check a.csv --data-dir none", "none: no such folder or tar file"),
+    ("check a.csv --data-dir . --figure x.png", "--figure x.png: expected a .png file in a folder that exists, and"),
+])
+def test_bad_input_is_one_line(labels, words, message):
+    write("a.csv", "filename,label", "x,cat")
+    write("b.csv", "filename,label", "x,3")
+    write("c.csv", "id,label", "0,cat")
+    done = labels(*words.split())
+    assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
+    assert done.err.count("\n") == 1 and not [*Path().glob("x*"), *Path().glob(".x*")]

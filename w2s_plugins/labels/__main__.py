@@ -1,0 +1,71 @@
+"""``python -m w2s_plugins.labels COMMAND``: its flags. What a command needs is imported when they are right."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from ..cli.parser import Parser
+from ..errors import UserError, nearest, run_main
+from .table_writer import WRITABLE, check_writable
+
+# the function of each command; its flags are the arguments
+FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "check": "print_check",
+             "stats": "print_stats"}
+COMBINE = ("majority", "mean", "dawid-skene")
+
+
+def main() -> None:
+    """Run one command."""
+    parser = Parser(prog="python -m w2s_plugins.labels", description="Tables and folders of labels: converted, joined, "
+                    "checked, counted. docs/labels.md says what a table looks like.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_conversions(commands)
+    _add_questions(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    args, unknown = parser.parse_known_args()
+    values = {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        raise UserError(f"{args.command}: unknown argument '{flag}'"
+                        f"{nearest(flag, commands.choices[args.command].flags())}; see --help")
+    if args.command in ("export", "merge"):
+        check_writable(args.output)
+    getattr(import_module(".commands", __package__), FUNCTIONS[args.command])(**values)
+
+
+def _add_conversions(commands: argparse._SubParsersAction) -> None:
+    tables = ", ".join(WRITABLE)
+    taken = commands.add_parser("import", help="turn a table into a folder of labels")
+    taken.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    taken.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="new folder")
+    taken.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: the order of the "
+                       "classes (default: those of the table, sorted)")
+    taken.add_argument("--combine", choices=COMBINE, default="majority", help="one answer of several annotators")
+    export = commands.add_parser("export", help="write a folder of labels, such as a teacher's, as a table")
+    export.add_argument("folder", metavar="FOLDER", type=Path, help="folder of labels")
+    export.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument("--top-k", metavar="K", type=int, help="add a column with the K most likely classes")
+    form.add_argument("--all", dest="every", action="store_true", help="add the probability of every class")
+    merge = commands.add_parser("merge", help="join the tables of several annotators; each is named after its file")
+    merge.add_argument("files", metavar="FILE", nargs="+", type=Path, help="tables of labels")
+    merge.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
+
+
+def _add_questions(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser("check", help="does a table fit a folder of images, and another opinion? Exit code 1 "
+                                "when it does not fit")
+    check.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    check.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="folder of the images, at any depth,"
+                       " or a tar file: what the names in the table are relative to")
+    check.add_argument("--against", metavar="OTHER", help="another table, or 'folders': the names of the folders that "
+                       "the images are in")
+    check.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: what labels may be")
+    check.add_argument("--figure", metavar="FILE", type=Path, help="draw the confusion with the other, .png")
+    stats = commands.add_parser("stats", help="count samples, annotators and classes of a table")
+    stats.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+
+
+if __name__ == "__main__":
+    run_main(main, "w2s_plugins.labels")

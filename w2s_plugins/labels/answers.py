@@ -1,0 +1,64 @@
+"""Probabilities of samples as the columns of a table of labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UserError
+from .table import FILE_COLUMNS, ID_COLUMNS, LABEL_COLUMNS, OTHER_COLUMNS, TOP_COLUMNS
+
+KEY_COLUMNS = {"filename": "filename", "index": "id"}
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """What a table says of a sample beside its label and the probability of that.
+
+    Args:
+        top_k: the K most likely classes with their probabilities; None leaves them out.
+        every: the probability of every class, in a column of its own.
+    """
+
+    top_k: int | None = None
+    every: bool = False
+
+
+def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: int) -> None:
+    """Raise a `UserError` when a table cannot have this form for these classes."""
+    if form.top_k is not None and form.top_k > num_classes:
+        raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
+    taken = {*FILE_COLUMNS, *ID_COLUMNS, *LABEL_COLUMNS, *TOP_COLUMNS, *OTHER_COLUMNS}
+    odd = [name for name in class_names or () if name.strip().lower() in taken]
+    if form.every and odd:
+        raise UserError(f"--all: the class '{odd[0]}' has the name of another column; take --top-k {num_classes}")
+
+
+def answer_columns(
+        keys: Sequence[str] | Sequence[int],
+        keyed_by: str,
+        probabilities: np.ndarray,
+        class_names: Sequence[str] | None,
+        form: TableForm = TableForm(),
+) -> dict[str, Sequence]:
+    """Return the columns of a table.
+
+    Args:
+        keys: (n,) of the samples.
+        keyed_by: what they are, see `SampleKeys`.
+        probabilities: (n, C) in float32.
+        class_names: names of the classes; None for numbers.
+        form: which columns there are.
+    """
+    names: Sequence = class_names or range(probabilities.shape[1])
+    best = probabilities.argmax(axis=1)
+    columns = {
+        KEY_COLUMNS[keyed_by]: list(keys), "label": [names[i] for i in best],
+        "confidence": probabilities[np.arange(len(best)), best]}
+    if form.top_k is not None:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :form.top_k]
+        columns["top_k"] = [[[names[i], float(str(row[i]))] for i in places]
+                            for places, row in zip(order, probabilities)]
+    if form.every:
+        columns |= {str(name): probabilities[:, i] for i, name in enumerate(names)}
+    return columns
