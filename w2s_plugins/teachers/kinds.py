@@ -370,7 +370,7 @@ def open_clip_model(name: str, request: Request) -> Opened:
     names = list(request.class_names or ())
     if not names:
         raise UserError("a zero-shot classifier needs the names of the classes, and the data has none, or the same one "
-                        "twice: sort the images into folders that are called after their classes")
+                        "twice: give --class-names FILE or a,b,c")
     double = next((text for text in names if names.count(text) > 1), None)
     if double is not None:
         raise UserError(f"the class name '{double}' occurs twice; expected a name of its own for each class")
