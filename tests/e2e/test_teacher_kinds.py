@@ -15,7 +15,7 @@ import pytest
 import validate
 from tests.hub_server import HubServer, hub_env
 from tests.parts import write_folder
-from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx, register_clip
+from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip
 
 from .conftest import ROOT, TINY, Done, Forked, environment, run_many
 
@@ -102,6 +102,19 @@ def test_two_ranks_are_one_run(fork: Callable[..., Forked], place: Path) -> None
         found.append(record_of(f"run{processes}"))
     assert found[0]["teacher"]["loss"] == pytest.approx(found[1]["teacher"]["loss"], abs=1e-5)
     assert found[0]["last"]["loss"] == pytest.approx(found[1]["last"]["loss"], abs=1e-4)
+
+
+def test_images_without_labels_and_names_alone(here: Run, place: Path) -> None:
+    rest = FLAGS[2:FLAGS.index("--train-slice")]
+    flags = [*rest, "--unlabeled", "data/train", "--teacher", TEACHERS["clip"]]
+    done = here(*flags, "--class-names", "class1,a_cat,class0", "--experiment", "run").ok()
+    assert "3 classes" in done.err
+    assert json.loads(Path("output/train/run/export/config.json").read_text())["label_names"] == [
+        "class1", "a_cat", "class0"]
+    assert "give --class-names FILE" in here(*flags, "--experiment", "other").error
+    flags[-1] += ",hf:vit"
+    here(*flags, "--experiment", "named").ok()
+    assert json.loads(Path("output/train/named/export/config.json").read_text())["label_names"] == list(NAMES)
 
 
 def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:

@@ -17,7 +17,8 @@ from ..errors import UserError, nearest, one_line
 from ..labels.relabelled import Relabelled
 from ..models.class_names import names_of_data, names_of_model, recorded_names
 from ..models.loading import create_model
-from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model
+from ..teachers.kinds import Request, kind_of, open_kind
+from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
 from .labels import names_in_labels
 from .resolve import split_names, teacher_models
 
@@ -147,11 +148,14 @@ def classes_of_teacher(args: argparse.Namespace) -> tuple[list[str] | None, int 
     """
     if names := names_in_labels(args.teacher):
         return names, len(names)
-    name, checkpoint = (next(iter(listed), None) for listed in (
-        teacher_models(args.teacher), split_names(args.teacher_checkpoint)))
-    if name is None:
+    pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
+    name, checkpoint = next((pair for pair in pairs if not pair[0].startswith("clip:")), (None, None))
+    if name is None:  # a zero-shot classifier has the classes that it is given
         return None, None
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    if kind_of(name):
+        opened = open_kind(name, Request(in_chans=channels, img_size=args.teacher_img_size), TEACHER_FLAGS[0])
+        return opened.class_names, opened.model.num_classes
     if checkpoint is not None:
         if names := recorded_names(checkpoint, TEACHER_FLAGS[1]):
             return names, len(names)
