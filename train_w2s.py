@@ -56,20 +56,7 @@ from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
-from w2s_plugins.train import fsdp
-from w2s_plugins.train.engine import (
-    BadSteps,
-    BufferUndo,
-    Updates,
-    agree_on_unreadable,
-    backward,
-    exchange_gradients,
-    mean_lr,
-    refuse_broken_teacher,
-    seed_step,
-    update_weights,
-    whole_updates,
-)
+from w2s_plugins.train import engine, fsdp
 from w2s_plugins.train.task import WeakToStrongTask
 
 
@@ -146,7 +133,7 @@ def prepare(args: Settings) -> Run:
         fsdp.shard(task, teacher if args.fsdp_teacher else None, precision, world, compile_options(args))
 
     optimizer = create_optimizer(args, task)
-    schedule = create_schedule(args, optimizer, len(Updates(len(loaders["train"]), args.grad_accum_steps)))
+    schedule = create_schedule(args, optimizer, len(engine.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
     resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
     if not args.fsdp:
@@ -192,40 +179,41 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
-    updates = Updates(len(loader), args.grad_accum_steps)
-    bad_steps, buffers = BadSteps(args.nan_patience, position.bad_steps), BufferUndo(task.get_trainable_module())
+    updates = engine.Updates(len(loader), args.grad_accum_steps)
+    bad_steps = engine.BadSteps(args.nan_patience, position.bad_steps)
+    buffers = engine.BufferUndo(task.get_trainable_module())
     good: bool | torch.Tensor = True
     task.train()
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()
-    for number, batch in whole_updates(position, loader, updates, buffers, watch.waiting):
+    for number, batch in engine.whole_updates(position, loader, updates, buffers, watch.waiting):
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())
             buffers.keep()
-        seed_step(precision.device, args.seed, run.world.rank, epoch, number)
+        engine.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
         done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
-        with exchange_gradients(task, updates.ends(number), distributed):
+        with engine.exchange_gradients(task, updates.ends(number), distributed):
             result = answers(run, batch, number, done)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
-            backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
+            engine.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
         if precision.scaler is not None:  # it looks for its scale in steps that are too large: skipped, but not bad
             good = good & torch.isfinite(result["loss"].detach())
         if not updates.ends(number):
             continue
 
-        taken = update_weights(optimizer, precision, functools.partial(clip_gradients, run))
+        taken = engine.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
         if taken:
             position.taken += 1
             task.update_ema(step=update + 1)
         else:
-            refuse_broken_teacher(task, batch.input, distributed)
+            engine.refuse_broken_teacher(task, batch.input, distributed)
             buffers.put_back()
-        bad_steps.record(update, good if precision.scaler is not None else taken, result, mean_lr(optimizer))
+        bad_steps.record(update, good if precision.scaler is not None else taken, result, engine.mean_lr(optimizer))
         if not taken or bad_steps.in_a_row:  # no checkpoint is written during a streak, so its end is not waited for
             bad_steps.check()
         position.bad_steps, good = bad_steps.in_a_row, True
@@ -233,7 +221,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if number // updates.accum_steps % args.log_interval == 0 or number + 1 == len(loader):
-            agree_on_unreadable(position, loader)
+            engine.agree_on_unreadable(position, loader)
             bad_steps.check()
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:

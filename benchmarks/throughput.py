@@ -124,7 +124,7 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
         "--dataset", "w2s/digits", "--device", "cpu", "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
         "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *amp])
-    student, config, _ = build_student(flags, WORLD, flags.num_classes)
+    student, config, *_ = build_student(flags, WORLD, flags.num_classes)
     precision = create_precision(flags, WORLD)
     teacher = build_teacher(flags, student, config, precision, WORLD)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)

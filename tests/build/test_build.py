@@ -214,7 +214,7 @@ def test_timms_own_distillation(tmp_path, kind, model, terms):
     size = 224 if kind == "token" else 32
     args = train_args("--model", model, "--num-classes", "10", "--img-size", str(size),
                       "--kd-model-name", f"local-dir:{tmp_path}", "--kd-distill-type", kind, "--kd-temperature", "2")
-    net, config, _ = build_student(args, WORLD, args.num_classes)
+    net, config, *_ = build_student(args, WORLD, args.num_classes)
     data = build_data(args)
     task = build_task(args, net, None, None, data, config, create_precision(args, WORLD), WORLD)
     result = task(random_images(2, size), torch.tensor([1, 2]))

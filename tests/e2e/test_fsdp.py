@@ -119,7 +119,7 @@ def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
     found = by_hand(next((tmp_path / "alone").glob("recovery-*")))
     alone = [*flags, "alone", *sharded, "--batch-size", 32, "--resume", "auto",
              "--resume-changes", "processes"]
-    shards, _ = take_out_shards(prepared(*alone).saver._state(0, None))
+    shards, _ = take_out_shards(prepared(*alone).output.saver._state(0, None))
     assert differences({k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in shards.items()}, found) == []
     assert any(name.startswith("optimizer.") for name in found)
     here(*alone).ok()

@@ -70,7 +70,7 @@ def make(weights: Path, tmp_path: Path):
             "cached", *map(str, flags), **kwargs)
         world = World(CPU, rank, size, size > 1)
         data = build_data(args)
-        student, data_config, _ = build_student(args, world, args.num_classes)
+        student, data_config, *_ = build_student(args, world, args.num_classes)
         precision = create_precision(args, world)
         return Parts(args, data, build_teacher(args, student, data_config, precision, world), data_config,
                      precision, world)

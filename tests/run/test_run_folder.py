@@ -9,6 +9,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
+from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume, run_place
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
@@ -46,7 +47,8 @@ class Parts:
 
     def resume(self, path) -> Resumed:
         return resume(
-            self.args, path, self.task, self.optimizer, Precision(CPU), self.scheduler, UPDATES)
+            self.args, vars(self.args), path, self.task, self.optimizer, Precision(CPU),
+            Schedule(self.scheduler, 4, UPDATES))
 
 
 @pytest.fixture
@@ -174,7 +176,8 @@ def test_files_are_what_they_were_where_the_run_goes_on(run, name):
     whole = (folder / "metrics.jsonl").read_bytes()
     (folder / "metrics.jsonl").write_text("{")
     args = flags("--resume", str(folder))
-    files = open_run_files(args, {"model", "resume", "experiment"}, folder, Parts(args).resume(folder / name))
+    recorded = {name: getattr(args, name) for name in ("model", "resume", "experiment")}
+    files = open_run_files(args, recorded, folder, Parts(args).resume(folder / name))
     assert (folder / "metrics.jsonl").read_bytes() == whole
     assert [line.split(",")[0] for line in files.metrics.summary.read_text().split()] == ["epoch", "0", "1"]
     assert read_run_args(folder, "x") == {
@@ -188,4 +191,4 @@ def test_a_history_of_another_kind(run, history):
     resumed = Parts(args).resume(folder / "last.pth.tar")
     resumed.extra["history"] = history
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(args, {"model"}, folder, resumed)
+        open_run_files(args, {"model": args.model}, folder, resumed)

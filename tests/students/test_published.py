@@ -120,7 +120,8 @@ def student(file, *flags, model="test_vit", size=SIZE, kwargs=()):
         flags += ["--img-size", str(size), "--model-kwargs", *shape, *kwargs]
     torch.manual_seed(1)
     args = train_args(*flags)
-    return build_student(args, WORLD, args.num_classes)[0].eval(), args
+    built = build_student(args, WORLD, args.num_classes)
+    return built.model.eval(), built.found
 
 
 def pooled(model, images=IMAGES):
@@ -150,10 +151,10 @@ def save(tmp_path):
 @pytest.mark.parametrize("decoder", [False, True])
 def test_mae_is_pooled_by_its_average(save, log, decoder):
     state = mae(decoder=decoder)
-    model, args = student(save({"model": state}))
+    model, found = student(save({"model": state}))
     tokens, _ = tokens_of(state, IMAGES)
     same(pooled(model), F.layer_norm(tokens[:, 1:].mean(1), (WIDTH,), eps=1e-6))  # fc_norm is new
-    assert (args.gp, model.global_pool) == ("avg", "avg")  # and so in args.yaml
+    assert (found["gp"], model.global_pool) == ("avg", "avg")  # and so in args.yaml
     assert "pooling is avg" in log.text and "--gp token" in log.text
     ignored = "10 (mask_token, decoder_pos_embed, decoder_embed.weight, decoder_embed.bias, ...)" if decoder else (
         "2 (norm.weight, norm.bias)")
@@ -171,9 +172,9 @@ def test_an_encoder_alone_is_known_by_its_positions(save, log):
     assert read_published(save(state), "--finetune").kind == "MAE"
     state["pos_embed"] = draw(1, 17, WIDTH)
     state["pos_embed"][:, 0] = 0
-    model, args = student(save(state))
+    model, found = student(save(state))
     same(pooled(model), class_features(state))
-    assert not args.gp and "pooling is" not in log.text
+    assert not found["gp"] and "pooling is" not in log.text
 
 
 def test_weights_that_are_not_finite(save):

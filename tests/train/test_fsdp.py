@@ -1,6 +1,5 @@
 """What is sharded, in which dtypes, and what is refused. One process is a group of its own."""
 
-import argparse
 import copy
 import shutil
 from collections.abc import Iterator
@@ -31,9 +30,9 @@ def process_group() -> Iterator[None]:
 
 
 def sharded_task(model: nn.Module, amp_dtype: torch.dtype | None = None, compiled: str | None = None):
-    args = argparse.Namespace(torchcompile=compiled, torchcompile_mode=None, fsdp_teacher=False)
     task = ClassificationTask(model, verbose=False)
-    fsdp.shard(args, task, None, Precision(CPU, amp_dtype=amp_dtype), World(CPU, 0, 1, False))
+    options = dict(backend=compiled) if compiled else None
+    fsdp.shard(task, None, Precision(CPU, amp_dtype=amp_dtype), World(CPU, 0, 1, False), options)
     return task
 
 
