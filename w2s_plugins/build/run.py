@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -80,7 +81,7 @@ def resume(
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         schedule: Schedule,
-        hashes: list[str],
+        hashes: Sequence[str] = (),
 ) -> Resumed:
     """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
 
@@ -96,9 +97,9 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = read_checkpoint(path, "--resume")
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        before = getattr(saved.get("args"), "labels", hashes)
-        if before != hashes:
-            images = args.unlabeled and before[:-1] == hashes[:-1]
+        before, now = getattr(saved.get("args"), "labels", hashes), list(hashes)
+        if list(before) != now:
+            images = args.unlabeled and before[:-1] == now[:-1]
             what = f"images of --unlabeled {args.unlabeled}" if images else f"labels of --teacher {args.teacher}"
             raise UserError(f"--resume {path}: the {what} are others than when it was written: put the "
                             f"{'folder' if images else 'file'} back as it was, or start a new run")
