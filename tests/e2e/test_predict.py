@@ -230,7 +230,7 @@ def test_models_of_other_packages(work, predict):
     (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
     (["w2s_cnn2", "data/validation", "--output", "x.csv"], "MODEL w2s_cnn2: timm has no pretrained weights"),
     (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),
-    (["out/weak", "out/weak/args.yaml", "--output", "x.csv"], "expected a folder of images or a tar file"),
+    (["out/weak", "out/weak/args.yaml", "--output", "x.csv"], "not a tar file, compressed, or damaged"),
 ])
 def test_bad_input_is_one_line(work, predict, flags, message):
     done = predict(*flags)

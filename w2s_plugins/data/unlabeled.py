@@ -104,6 +104,14 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     return Unlabeled(top, reader=UnlabeledReader(top, images), input_img_mode=input_img_mode)
 
 
+def open_images(path: Path) -> Unlabeled:
+    """Open the images of a folder or a tar file that is named by no flag. Raises `UserError` as `open_unlabeled`."""
+    try:
+        return open_unlabeled(str(path))
+    except UserError as error:
+        raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
+
+
 def images_of(root: str) -> dict[str, Place]:
     """Return the images of a folder or a tar file. Raises `UserError` where there are none."""
     if os.path.isdir(root):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import open_images
 from ..data.keys import SampleKeys, sample_keys
+from ..data.unlabeled import open_images
 from ..errors import UserError, write_errors
 from ..files import apply_umask
 from .agreement import Fit, Opinions, compare, draw_confusion, fit_to_data, folder_labels, label_names, opinions

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from ..build.device import join_group
 from ..build.resolve import check_model_name
 from ..data.decoding import FileDataset
-from ..data.images import open_images
 from ..data.keys import SampleKeys, data_identity, sample_keys
+from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
 from ..distributed.world import World
 from ..errors import UserError, exit_now
