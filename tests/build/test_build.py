@@ -80,7 +80,7 @@ def test_training_and_test_set_from_one_split(caplog):
 def test_starts_from_a_file(tmp_path):
     weights = small_model(5, "w2s_cnn5")
     torch.save({"state_dict_ema": weights.state_dict()}, tmp_path / "a.pth")
-    model, _, source = student("--initial-checkpoint", str(tmp_path / "a.pth"))
+    model, _, source, _ = student("--initial-checkpoint", str(tmp_path / "a.pth"))
     assert all(torch.equal(v, weights.state_dict()[k]) for k, v in model.state_dict().items())
     assert source["init"] == "checkpoint" and len(source["source"]["sha256"]) == 64
     assert source["params"] == sum(p.numel() for p in weights.parameters())
@@ -90,7 +90,7 @@ def test_starts_from_a_file(tmp_path):
 def test_finetune_leaves_another_head_and_a_decoder_aside(tmp_path):
     weights = small_model(5, "w2s_cnn5", num_classes=7)
     torch.save({"model": {**weights.state_dict(), "decoder.weight": torch.ones(1)}}, tmp_path / "a.pth")
-    model, _, _ = student("--finetune", str(tmp_path / "a.pth"))
+    model, *_ = student("--finetune", str(tmp_path / "a.pth"))
     assert model.num_classes == 10
     head = tuple(f"{name}." for name in [model.pretrained_cfg["classifier"]])
     for name, value in model.state_dict().items():
@@ -120,13 +120,13 @@ def test_drop_flags():
 
 
 def test_img_size_resizes_a_model_of_fixed_size():
-    model, config, _ = student("--img-size", "64", model="test_vit")
+    model, config, *_ = student("--img-size", "64", model="test_vit")
     assert config["input_size"] == (3, 64, 64)
     assert model(random_images(1, 64)).shape == (1, 10)
 
 
 def test_input_flags():
-    model, config, _ = student("--in-chans", "1", "--mean", "0.3", "--std", "0.2", "--crop-pct", "0.7",
+    model, config, *_ = student("--in-chans", "1", "--mean", "0.3", "--std", "0.2", "--crop-pct", "0.7",
                                "--interpolation", "nearest")
     assert model(random_images(1)[:, :1]).shape == (1, 10)
     assert config["input_size"] == (1, 32, 32)
