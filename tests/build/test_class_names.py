@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from tests.parts import small_model, train_args, write_folder
-from w2s_plugins.build.classes import classes_of_teacher, read_class_names
+from w2s_plugins.build.classes import classes_of_teacher
 from w2s_plugins.build.data import build_data
 from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import CLASS_NAMES, names_of_data
 
@@ -45,7 +46,7 @@ def test_a_file_of_names(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("", "there are no names in it"), ("cat\ndog\ncat\n", "'cat' is in it twice"), ("[1, 2]", "a json list of names"),
+    ("", "there are none"), ("cat\ndog\ncat\n", "'cat' is named twice"), ("[1, 2]", "a json list of names"),
     ('["cat", ', "expected a text file with one name a line, or a json list"), ("[[]]", "a json list of names"),
     (b"\xff\xfe\x00", "expected a text file with one name a line")])
 def test_a_file_that_has_no_names(tmp_path: Path, content: str | bytes, message: str) -> None:

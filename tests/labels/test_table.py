@@ -281,6 +281,6 @@ def test_names_of_classes(tmp_path):
         assert read_class_names(text) == ["cat", "a dog"]
     (tmp_path / "junk").write_bytes(b"\xff\xfe\0")
     for text, message in (("cat", "no such file"), ("a,b,a", "'a' is named twice"), ("a,,b", "a name is empty"),
-                          (str(tmp_path / "junk"), "cannot be read as names")):
+                          (str(tmp_path / "junk"), "expected a text file with one name a line")):
         with pytest.raises(UserError, match=message):
             read_class_names(text)

@@ -1,19 +1,17 @@
 """Which classes a run has and what they are called, said by flags, data or teacher."""
 
 import argparse
-import json
 import logging
-import os
 from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch.utils.data import Dataset
 
 from ..data.datasets import check_labels, class_names_of, labels_of, num_classes_of
 from ..data.unlabeled import is_unlabeled
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest
+from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
 from ..models.class_names import names_of_data, names_of_model, recorded_names
 from ..models.loading import create_model
@@ -27,36 +25,6 @@ _logger = logging.getLogger(__name__)
 TRAINING = "the training set"
 SAME = ("give both the same class folders; splits of different classes are for few-shot learning: --val-split '' "
         "--few-shot-eval 5x1")
-
-
-def read_class_names(text: str) -> list[str]:
-    """Return the names that ``--class-names`` gives: a file with one a line, a json list, or themselves with commas.
-
-    Raises:
-        UserError: no names, a name given twice, or a file that holds something else.
-    """
-    flag, path = f"--class-names {text[:80]}", Path(text)
-    if os.path.isfile(text):
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-            listed = json.loads(content) if content.lstrip().startswith("[") else content.splitlines()
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{flag}: expected a text file with one name a line, or a json list of names "
-                            f"({one_line(error, 120)})") from error
-        if not all(isinstance(name, str) for name in listed):
-            raise UserError(f"{flag}: expected a json list of names, but it has {listed!r:.60}")
-    elif "," in text:
-        listed = text.split(",")
-    else:
-        near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
-        raise UserError(f"{flag}: no such file{near}; expected a file with one name a line, a json list, or names "
-                        "separated by commas")
-    names = [name.strip() for name in listed if name.strip()]
-    if not names:
-        raise UserError(f"{flag}: there are no names in it; expected one a line")
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
-        raise UserError(f"{flag}: '{twice}' is in it twice; classes are told apart by their names")
-    return names
 
 
 def common_classes(

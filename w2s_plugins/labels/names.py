@@ -1,38 +1,44 @@
 """Names of classes, as a person gives them."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError, one_line
+from ..errors import UserError, nearest, one_line
 
 
-def read_class_names(text: str, flag: str = "--class-names") -> list[str]:
-    """Return the names of classes: of a file with one a line or a JSON list, or ``a,b,c``.
+def read_class_names(text: str) -> list[str]:
+    """Return the names that ``--class-names`` gives: a file with one a line, a json list, or themselves with commas.
 
     Raises:
-        UserError: the file cannot be read; a name is empty or there twice.
+        UserError: no names, a name given twice, or a file that holds something else.
     """
-    if Path(text).is_file():
+    flag, path = f"--class-names {text[:80]}", Path(text)
+    if path.is_file():
         try:
-            content = Path(text).read_text(encoding="utf-8-sig")
-            names = json.loads(content) if content.lstrip().startswith("[") else content.splitlines()
+            content = path.read_text(encoding="utf-8-sig")
+            names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{flag} {text}: cannot be read as names, one a line or a JSON list ({one_line(error)})"
-                            ) from error
-        names = [str(name).strip() for name in names if str(name).strip()]
+            raise UserError(f"{flag}: expected a text file with one name a line, or a json list of names "
+                            f"({one_line(error, 120)})") from error
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"{flag}: expected a json list of names, but it has {names!r:.60}")
+        names = [name.strip() for name in names if name.strip()]
     elif "," in text:
         names = [name.strip() for name in text.split(",")]
     else:
-        raise UserError(f"{flag} {text}: no such file; expected one with a name a line, or a,b,c")
-    check_class_names(names, f"{flag} {text[:60]}")
+        near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise UserError(f"{flag}: no such file{near}; expected a file with one name a line, a json list, or names "
+                        "separated by commas")
+    check_class_names(names, flag)
     return names
 
 
 def check_class_names(names: Sequence[str], flag: str) -> None:
     """Raise a `UserError` unless there are names, each of them once and not empty."""
     if not names or not all(names):
-        raise UserError(f"{flag}: a name is empty; expected one for each class")
+        raise UserError(f"{flag}: a name is empty, or there are none; expected one for each class")
     seen: set[str] = set()
     twice = next((name for name in names if name in seen or seen.add(name)), None)
     if twice is not None:
