@@ -1,10 +1,16 @@
-"""Imports point one way, and what the command line is made of needs no torch."""
+"""Imports point one way, flags are seen by builders only, and what the command line is made of needs no torch."""
 
+import argparse
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
+
+from w2s_plugins.cli.declare import Settings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2s_plugins"
@@ -73,3 +79,35 @@ def test_nothing_imports_the_scripts():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else (
                 [node.module] if isinstance(node, ast.ImportFrom) else [])
             assert not {"train_w2s", "validate"} & set(names), path
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    yield from (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.FunctionDef))
+
+
+def parameters(function: ast.FunctionDef) -> list[ast.arg]:
+    own = function.args
+    return [a for a in (*own.posonlyargs, *own.args, *own.kwonlyargs) if a.arg not in ("self", "cls")]
+
+
+def test_only_builders_and_the_recipe_see_flags():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "build", "recipe"):
+            seen = [f.name for f in functions(path) for a in parameters(f)
+                    if a.annotation is not None and "Namespace" in ast.unparse(a.annotation)]
+            assert not seen, (path, seen)
+
+
+def test_functions_have_eight_parameters_at_most():
+    """But for constructors, which are called with keywords."""
+    for path in (*PACKAGE.rglob("*.py"), ROOT / "train_w2s.py", ROOT / "validate.py"):
+        many = [f.name for f in functions(path) if len(parameters(f)) > 8 and f.name != "__init__"]
+        assert not many, (path, many)
+
+
+def test_settings_are_frozen():
+    settings = Settings(argparse.Namespace(lr=0.1))
+    with pytest.raises(AttributeError, match="settings are not changed"):
+        settings.lr = 0.2
+    assert vars(settings) == {"lr": 0.1}
