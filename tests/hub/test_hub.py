@@ -337,6 +337,7 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
     empty.fault("GET /me/flipped.*safetensors", rewrite=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     empty.fault("GET /me/resumed.*safetensors", truncate=100_000, times=1)
     empty.fault("me/echo", status=403, headers={"X-Error-Message": f"bad token {TOKEN}"})
+    old = huggingface_hub.__version__.startswith("1.")
     expected = {
         "hf-hub:me/ok@v9": ["no such revision"],
         "hf-hub:me/oh": ["no such repository on the Hub, or it is private", "hf auth login"],
@@ -350,7 +351,8 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
         "hf-hub:me/down": ["server error (503)"],
         "hf-hub:me/hangup": ["did not answer"],
         "hf-hub:me/cutoff": ["did not answer", "RemoteProtocolError"],
-        "hf-hub:me/lies": ["cut short", "should be of size 10"],
+        # huggingface_hub 1 takes up what it has of the file, of which the server has no more
+        "hf-hub:me/lies": ["416"] if old else ["cut short", "should be of size 10"],
         "hf-hub:me/flipped": ["SHA-256", "the Hub announced"],
         "hf-hub:me/echo": ["may not do this", "***"],
         "hf-hub:me/json": ["config.json"],
@@ -365,7 +367,7 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
         assert isinstance(found, str) and all(part in found for part in parts), (name, found)
     resumed = client.load("hf-hub:me/resumed")
     # a download that failed leaves nothing to load; huggingface_hub >= 2 takes one that broke off up again
-    if huggingface_hub.__version__.startswith("1."):
+    if old:
         assert "did not answer" in resumed
     else:
         assert resumed["sha256"] == file_sha256(timm_folder / "model.safetensors")
