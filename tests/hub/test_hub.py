@@ -366,13 +366,10 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
         found = client.load(name)
         assert isinstance(found, str) and all(part in found for part in parts), (name, found)
     resumed = client.load("hf-hub:me/resumed")
-    # a download that failed leaves nothing to load; huggingface_hub >= 2 takes one that broke off up again
-    if old:
-        assert "did not answer" in resumed
-    else:
-        assert resumed["sha256"] == file_sha256(timm_folder / "model.safetensors")
-        gets = [r.path for r in empty.requests if r.method == "GET"]
-        assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
+    # a download that broke off is taken up again, by huggingface_hub >= 2 or by a second try of ours
+    assert resumed["sha256"] == file_sha256(timm_folder / "model.safetensors")
+    gets = [r.path for r in empty.requests if r.method == "GET"]
+    assert sum(path.startswith("/me/resumed/") and path.endswith("/model.safetensors") for path in gets) == 2
     cached = contents(client.cache / "models--me--cutoff")
     digest = file_sha256(timm_folder / "model.safetensors")
     assert cached and not any(name.endswith((".safetensors", digest)) for name in cached)
