@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from sklearn.metrics import precision_recall_fscore_support
 from timm.utils import check_batch_size_retry, decay_batch_step, random_seed
 from torch.utils.data import Dataset
 
@@ -126,6 +125,8 @@ def student_figures(found: Evaluation) -> dict[str, float]:
 
 def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
+    from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
+
     labels, predictions = (dealt_rows(t, world.distributed) for t in (found.targets, found.predictions))
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")

@@ -1,6 +1,7 @@
 """The benchmark of throughput prints tables with finite ratios; how large they are is not tested."""
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_cached(rows):
     assert_ratio(row[4])
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes a minute: W2S_LONG=1")
 def test_processes(rows):
     """The script itself, as one process and as two."""
     table = rows("processes")

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
-from scipy.stats import DegenerateDataWarning, bootstrap
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
 
@@ -492,6 +491,8 @@ def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees
     Raises:
         UserError: the ceiling is not above the teacher.
     """
+    from scipy.stats import DegenerateDataWarning, bootstrap  # takes most of a second, in every run
+
     rows = np.stack([weak, student, ceiling, agrees]).astype(np.float64)
     values = 100 * rows.mean(axis=1)
     pgr = performance_gap_recovered(*values[:3])

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import t as student_t
-from sklearn.linear_model import LogisticRegression
 from timm.task.evaluator import evaluation_sample_limit
 from torch import Tensor, nn
 
@@ -174,6 +172,8 @@ def query_labels(ways: int, queries: int) -> Tensor:
 
 def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
     """Accuracy from the features (ways, shots + queries, D) of one episode."""
+    from sklearn.linear_model import LogisticRegression  # takes most of a second, in every run
+
     ways, per_class, _ = features.shape
     unit = F.normalize(features, dim=-1)
     model = LogisticRegression(max_iter=1000)
@@ -187,6 +187,8 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
     count = len(values)
     if count < 2:
         return float(values.mean()), math.nan
+    from scipy.stats import t as student_t  # likewise
+
     values = values.double()
     return float(values.mean()), float(student_t.ppf(0.975, count - 1) * values.std() / math.sqrt(count))
 
