@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import UserError, nearest, run_main
+from ..errors import run_main
 from .table_writer import WRITABLE, check_writable
 
 # the function of each command; its flags are the arguments
@@ -21,17 +21,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_conversions(commands)
     _add_questions(commands)
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show the traceback of errors")
-    args, unknown = parser.parse_known_args()
-    values = {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        raise UserError(f"{args.command}: unknown argument '{flag}'"
-                        f"{nearest(flag, commands.choices[args.command].flags())}; see --help")
-    if args.command in ("export", "merge"):
-        check_writable(args.output)
-    getattr(import_module(".commands", __package__), FUNCTIONS[args.command])(**values)
+    command, values = parser.parse_command(commands)
+    if command in ("export", "merge"):
+        check_writable(values["output"])
+    getattr(import_module(".commands", __package__), FUNCTIONS[command])(**values)
 
 
 def _add_conversions(commands: argparse._SubParsersAction) -> None:
