@@ -25,18 +25,21 @@ TINY = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:64", "
         "--warmup-epochs", "0", "--lr", "0.05", "--workers", "0", "--log-interval", "1"]
 
 DRIVER = '''
-import contextlib, io, json, sys, time
+import contextlib, importlib, io, json, sys, time
 import train_w2s
 from w2s_plugins.errors import run_main
 
 time.sleep = lambda seconds: None  # the waits between huggingface_hub's retries are left out, the retries are not
 results = []
 for flags in json.loads(sys.argv.pop()):
+    main = train_w2s.main
+    if flags[0] == "-m":
+        main, flags = importlib.import_module(f"{flags[1]}.__main__").main, flags[2:]
     sys.argv = ["train_w2s.py", *flags]
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run_main(train_w2s.main, "train_w2s.py")
+            run_main(main, "train_w2s.py")
         except SystemExit as end:
             code = end.code or 0
     results.append([code, out.getvalue(), err.getvalue()])
@@ -133,7 +136,8 @@ def run_script(
 
 
 def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
-    """Run several command lines in one fresh process, whose Hub is that of ``env``."""
+    """Run several command lines in one fresh process, whose Hub is that of ``env``; those that begin with ``-m MODULE``
+    are not of ``train_w2s.py``."""
     done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(commands)], env=env, cwd=cwd, timeout=120,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,17 +9,18 @@ from ..errors import run_main
 from .table_writer import WRITABLE, check_writable
 
 # the function of each command; its flags are the arguments
-FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "check": "print_check",
-             "stats": "print_stats"}
+FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "push": "push",
+             "check": "print_check", "stats": "print_stats"}
 COMBINE = ("majority", "mean", "dawid-skene")
 
 
 def main() -> None:
     """Run one command."""
     parser = Parser(prog="python -m w2s_plugins.labels", description="Tables and folders of labels: converted, joined, "
-                    "checked, counted. docs/labels.md says what a table looks like.")
+                    "published, checked, counted. docs/labels.md says what a table looks like.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_conversions(commands)
+    _add_push(commands)
     _add_questions(commands)
     command, values = parser.parse_command(commands)
     if command in ("export", "merge"):
@@ -36,20 +37,31 @@ def _add_conversions(commands: argparse._SubParsersAction) -> None:
                        "classes (default: those of the table, sorted)")
     taken.add_argument("--combine", choices=COMBINE, default="majority", help="one answer of several annotators")
     export = commands.add_parser("export", help="write a folder of labels, such as a teacher's, as a table")
-    export.add_argument("folder", metavar="FOLDER", type=Path, help="folder of labels")
+    export.add_argument("folder", metavar="FOLDER", help="folder of labels")
     export.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
     form = export.add_mutually_exclusive_group()
     form.add_argument("--top-k", metavar="K", type=int, help="add a column with the K most likely classes")
     form.add_argument("--all", dest="every", action="store_true", help="add the probability of every class")
     merge = commands.add_parser("merge", help="join the tables of several annotators; each is named after its file")
-    merge.add_argument("files", metavar="FILE", nargs="+", type=Path, help="tables of labels")
+    merge.add_argument("files", metavar="FILE", nargs="+", help="tables of labels")
     merge.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    push = commands.add_parser("push", help="publish labels as a dataset on the Hugging Face Hub, with a card")
+    push.add_argument("path", metavar="PATH", type=Path, help="folder or table of labels, or the folder of a run with "
+                      "--teacher-targets cached")
+    push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
+    push.add_argument("--license", metavar="ID", help="license in the card (default: the card says nothing of it)")
+    push.add_argument("--private", action="store_true", default=None, help="create the repository private")
+    push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    push.add_argument("--commit-message", metavar="M", help="first line of the commit")
 
 
 def _add_questions(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser("check", help="does a table fit a folder of images, and another opinion? Exit code 1 "
                                 "when it does not fit")
-    check.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    check.add_argument("file", metavar="FILE", help="table of labels")
     check.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="folder of the images, at any depth,"
                        " or a tar file: what the names in the table are relative to")
     check.add_argument("--against", metavar="OTHER", help="another table, or 'folders': the names of the folders that "
@@ -57,7 +69,7 @@ def _add_questions(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: what labels may be")
     check.add_argument("--figure", metavar="FILE", type=Path, help="draw the confusion with the other, .png")
     stats = commands.add_parser("stats", help="count samples, annotators and classes of a table")
-    stats.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    stats.add_argument("file", metavar="FILE", help="table of labels")
 
 
 if __name__ == "__main__":
