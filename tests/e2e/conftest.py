@@ -1,5 +1,6 @@
 """The scripts, run as a person would: as processes, under torchrun, or, for speed, in the process of the tests."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -176,12 +177,11 @@ def script(tmp_path: Path) -> Callable[..., Done]:
     return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
 
 
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[..., Done]]:
+@contextlib.contextmanager
+def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
     """Runs a script on several ranks, quickly; unlike torchrun, nothing ends the others when one ends."""
     server = subprocess.Popen(
-        [sys.executable, "-c", RANKS], cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE)
+        [sys.executable, "-c", RANKS], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
         print(json.dumps([processes, script, [*map(str, flags)], str(cwd)]), file=server.stdin, flush=True)
@@ -191,6 +191,13 @@ def ranks() -> Iterator[Callable[..., Done]]:
     yield run
     server.stdin.close()
     server.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., Done]]:
+    """`serve_ranks` without a Hub."""
+    with serve_ranks(environment()) as run:
+        yield run
 
 
 @pytest.fixture

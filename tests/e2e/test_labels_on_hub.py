@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub import DatasetCard
 from safetensors.torch import load_file
 
-from tests.hub_server import HubServer, hub_env
+from tests.hub_server import File, HubServer, Repo, hub_env
 from tests.parts import write_folder
 
-from .conftest import differences, run_many, run_script
+from .conftest import differences, run_many, serve_ranks
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
@@ -97,8 +97,8 @@ def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: P
     assert old in (work / "out/crowd/export/README.md").read_text()
 
     hub_server.requests.clear()
-    run_script(*train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8"), cwd=work, env=env,
-               processes=2).ok()
+    with serve_ranks(env) as ranks:
+        ranks(*train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8"), cwd=work, processes=2).ok()
     asked = [r.path for r in hub_server.requests if r.path.startswith("/api/datasets/me/answers/revision/")]
     assert len(asked) == 2  # one process: it lists the files, and downloads them
 
@@ -155,11 +155,14 @@ def test_what_is_not_there_or_is_no_labels(work: Path, hub_server: HubServer, tm
     add("none", {"README.md": "#", "code.py": ""})
     add("broken", {"labels.json": "{}", "keys.json": "[]", "other.csv": table})
     hub_server.add_model("datasets/me/gated", tmp_path / "crowd", gated=True)
+    outside = hub_server.repos["datasets/me/outside"] = Repo("datasets/me/outside")
+    outside.commit("main", {"../../../crowd.csv": File(b"", False)}, "out of the cache")
     bad = {
         "hf://datasets/me/crwd": "no such dataset on the Hub (nearest: me/crowd",
         "hf://datasets/me/crowd@mian": "the dataset has no such revision (nearest: main)",
         "hf://datasets/me/two": "is no set of labels: expected a labels.json, as `labels push` writes it, or one table",
         "hf://datasets/me/none": "it has no table, but ",
+        "hf://datasets/me/outside": "it has no table, but ../../../crowd.csv",
         "hf://datasets/me/broken": "labels.json: no manifest of labels in format 1",
         "hf://datasets/me/gated": "the repository is gated; ask for access",
         "hf://datasets/me/": "not a Hub id",
@@ -188,11 +191,13 @@ def test_downloads_and_commits_that_fail(work: Path, hub_server: HubServer, tmp_
     hub_server.fault("GET /datasets/me/answers/resolve/.*safetensors", times=1,
                      rewrite=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     env = hub_env(hub_server, tmp_path, token=TOKEN)
-    weak, push, online, good, refused = run_many([
+    hub_server.add_model("datasets/me/images", work / "data/train/class0")
+    weak, push, online, images, good, refused = run_many([
         train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
         train("first", "w2s_cnn2", "--teacher-checkpoint", "out/weak", "--teacher-targets", "cached", "--push-labels",
               "me/answers"),
         [*PUSH, "out/weak", "me/weak"],
+        [*PUSH, "crowd.csv", "me/images"],
         train("good", "labels:hf://datasets/me/answers"),
         train("refused", "w2s_cnn2", "--teacher-checkpoint", "out/weak", "--teacher-targets", "cached", "--push-labels",
               "me/no", "--push-to-hub", "me/no"),
@@ -200,6 +205,7 @@ def test_downloads_and_commits_that_fail(work: Path, hub_server: HubServer, tmp_
     weak.ok(), push.ok()
     assert "trying again" in push.err
     assert "its record names no stored answers of one teacher" in online.error
+    assert "push to me/images: is no set of labels: " in images.error  # whose files would be deleted
     assert "was damaged on its way" in good.ok().err
     assert differences(weights(work, "first"), weights(work, "good")) == []
     for command in ("w2s_plugins.hub push out/refused me/no", "w2s_plugins.labels push out/refused me/no"):

@@ -78,10 +78,11 @@ def push_export(
                         f"{push_command('hub', run, repo_id, private, revision)}") from error.__cause__
 
 
-def push_command(module: str, path: Path, repo_id: str, private: bool | None, revision: str | None) -> str:
+def push_command(
+        module: str, path: Path, repo_id: str, private: bool | None, revision: str | None, *more: str) -> str:
     """Return the command that pushes again what could not be pushed."""
-    command = ["python", "-m", f"w2s_plugins.{module}", "push", str(path), repo_id]
-    return shlex.join(command + ["--private"] * bool(private) + (["--revision", revision] if revision else []))
+    command = ["python", "-m", f"w2s_plugins.{module}", "push", str(path), repo_id, *["--private"] * bool(private)]
+    return shlex.join([*command, *(["--revision", revision] if revision else []), *more])
 
 
 def push_folder(
@@ -126,7 +127,7 @@ def push_dataset(
         card: Callable[[str], str],
         repo_id: str,
         *,
-        replaces: Callable[[str], bool],
+        replaces: Callable[[Sequence[str]], Sequence[str]],
         private: bool | None = None,
         revision: str | None = None,
         commit_message: str,
@@ -137,7 +138,7 @@ def push_dataset(
         files: what is published beside the card.
         card: makes the card of the id of the repository.
         repo_id: ``ORG/NAME``; created when missing.
-        replaces: which files of earlier commits are deleted where they are not among these.
+        replaces: returns which of the files that are there go, where they are not written anew; may refuse them.
         private: create it private; an existing public repository is then refused.
         revision: branch to push to, created when missing.
         commit_message: first line of the commit.
@@ -152,11 +153,11 @@ def push_dataset(
 
     def commit() -> str:
         api, url = _prepare(repo_id, private, revision, "dataset")
-        there = api.list_repo_files(url.repo_id, revision=revision, repo_type="dataset")
+        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type="dataset"))
         own = {"README.md", *(file.name for file in files)}
         operations = [CommitOperationAdd("README.md", card(url.repo_id).encode()),
                       *(CommitOperationAdd(file.name, str(file)) for file in files),
-                      *(CommitOperationDelete(name) for name in there if replaces(name) and name not in own)]
+                      *(CommitOperationDelete(name) for name in old if name not in own)]
         api.create_commit(url.repo_id, operations, commit_message=commit_message, revision=revision,
                           repo_type="dataset")
         return _address(url, revision)

@@ -46,13 +46,22 @@ def _label_files(names: Sequence[str], flag: str) -> list[str]:
     """Return which files of a repository are labels. Raises `UserError` for none, or for several tables."""
     if MANIFEST in names:
         return [name for name in names if _is_of_folder(name)]
-    tables = [name for name in names if name.lower().endswith(SUFFIXES)]
+    tables = [name for name in names if name.lower().endswith(SUFFIXES) and ".." not in name]
     if len(tables) == 1:
         return tables
     has = f"{len(tables)} tables: {', '.join(tables[:3])}" if tables else (
         f"no table, but {', '.join(names[:3]) or 'nothing'}")
     raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
                     f"({', '.join(SUFFIXES)}); it has {has}")
+
+
+def _replaced(names: Sequence[str], repo_id: str) -> list[str]:
+    """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
+    flag, others = f"push to {repo_id}", [name for name in names if name not in ("README.md", ".gitattributes")]
+    labels = _label_files(others, flag) if others else []
+    if odd := sorted({*others} - {*labels}):
+        raise UserError(f"{flag}: the dataset has more than labels, such as {odd[0]}; choose another name")
+    return labels
 
 
 def _is_of_folder(name: str) -> bool:
@@ -100,10 +109,10 @@ def push_labels(
 
     try:
         return push_dataset(
-            files, card, repo_id, replaces=lambda name: _is_of_folder(name) or name.lower().endswith(SUFFIXES),
-            private=private, revision=revision, commit_message=commit_message or "Upload labels")
+            files, card, repo_id, replaces=lambda names: _replaced(names, repo_id), private=private, revision=revision,
+            commit_message=commit_message or "Upload labels")
     except UserError as error:
-        again = push_command("labels", path, repo_id, private, revision) + (f" --license {license}" if license else "")
+        again = push_command("labels", path, repo_id, private, revision, *(["--license", license] if license else []))
         raise UserError(f"{error}; {path} is as it was, repeat with: {again}") from error.__cause__
 
 
