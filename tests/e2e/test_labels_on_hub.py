@@ -205,7 +205,7 @@ def test_downloads_and_commits_that_fail(work: Path, hub_server: HubServer, tmp_
     weak.ok(), push.ok()
     assert "trying again" in push.err
     assert "its record names no stored answers of one teacher" in online.error
-    assert "push to me/images: is no set of labels: " in images.error  # whose files would be deleted
+    assert "push to me/images: the dataset holds more than one set of labels, such as 000.jpg" in images.error
     assert "was damaged on its way" in good.ok().err
     assert differences(weights(work, "first"), weights(work, "good")) == []
     for command in ("w2s_plugins.hub push out/refused me/no", "w2s_plugins.labels push out/refused me/no"):

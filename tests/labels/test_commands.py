@@ -17,7 +17,7 @@ from tests.parts import store_labels
 from w2s_plugins.errors import run_main
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.agreement import compare
-from w2s_plugins.labels.card import describe_folder, labels_card
+from w2s_plugins.labels.card import add_record, describe_folder, labels_card
 from w2s_plugins.labels.format import read_manifest
 from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.table import read_label_table
@@ -225,8 +225,9 @@ def test_what_is_not_published(labels, words, message):
 def test_no_value_breaks_out_of_the_card(tmp_path):
     names = ["`a` | <b>", "# c", "d\n---\nlicense: mit"]
     folder = store_labels(tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"})
-    card = DatasetCard(labels_card(
-        describe_folder(folder, read_manifest(folder)), "hf://datasets/me/x", {"repo": "<i>|"}, "mit\nowned: true"))
+    about = add_record(describe_folder(folder, read_manifest(folder)), {"teacher": {"models": [
+        {"source": {"repo": "<i>|", "file": "/home/me/x"}}]}, "data": {"dataset": "torch/cifar10"}})
+    card = DatasetCard(labels_card(about, "hf://datasets/me/x", "mit\nowned: true"))
     assert card.data.to_dict() == {
         "license": "mit owned: true", "tags": ["weak-to-strong", "w2s_plugins"],
         "task_categories": ["image-classification"]}
@@ -234,6 +235,7 @@ def test_no_value_breaks_out_of_the_card(tmp_path):
     parts = [part for token in tokens for part in token.children or ()]
     assert [t.type for t in tokens if t.type in ("heading_open", "html_block")] == ["heading_open"] * 5
     assert {part.content for part in parts if part.type != "text"} == {
-        "w2s_plugins", "logits, float32", "3", "# c", "d --- license: mit", "<code>", "</code>"}
+        "w2s_plugins", "logits, float32", "3", "uoft-cs/cifar10", "# c", "d --- license: mit", "<code>", "</code>"}
     texts = "".join(part.content for part in parts)
-    assert "`a` | <b>" in texts and "`|<script> # x" in texts and texts.count("33.33 %") == 3
+    assert all(text in texts for text in ("`a` | <b>", "<i>|", "`|<script> # x")) and "/home" not in texts
+    assert texts.count("33.33 %") == 3

@@ -1,14 +1,14 @@
 """The card of labels on the Hub: who said it, of what, how many, and the command that trains on them."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..errors import UserError
 from ..files import file_sha256
+from ..hub.card import dataset_id
 from ..hub.markdown import code, fenced, markdown_table, plain
 from .agreement import label_names
 from .answers import folder_columns
@@ -78,16 +78,21 @@ def describe_table(table: LabelTable) -> Described:
         {})
 
 
-def labels_card(about: Described, name: str, source: Mapping[str, object], license: str | None) -> str:
+def add_record(about: Described, record: dict) -> Described:
+    """Return what the card says of the answers of a teacher of a run, whose record knows where that teacher is from."""
+    source = record["teacher"]["models"][0]["source"] or {}  # its file is left out, which may be a local path
+    model = {"repository of the model": source.get("repo"), "its revision": source.get("revision")}
+    return replace(about, who={**about.who, **model}, seen={"dataset": dataset_id(record), **about.seen})
+
+
+def labels_card(about: Described, name: str, license: str | None) -> str:
     """Return the README.md of published labels; what is not known is left out.
 
     Args:
         about: the labels.
         name: by which ``--teacher labels:`` finds them.
-        source: where the model that gave them is from, as the record of a run has it; may be empty.
         license: of the labels; None says nothing of it.
     """
-    model = {f"{key} of the model": source.get(key) for key in ("repo", "revision")}  # its file may be a local path
     data = DatasetCardData(
         license=plain(license) if license else None, task_categories=["image-classification"],
         tags=["weak-to-strong", "w2s_plugins"])
@@ -103,7 +108,7 @@ def labels_card(about: Described, name: str, source: Mapping[str, object], licen
         "What somebody, or a model, has said of images, as a teacher for `w2s_plugins`. The images are not part of it: "
         f"each is known by its {known_by}.",
         f"## Use\n\n{fenced(command, 'sh')}",
-        f"## Who said it\n\n{_pairs({'kind of label': about.kind, **about.who, **model})}",
+        f"## Who said it\n\n{_pairs({'kind of label': about.kind, **about.who})}",
         f"## Of what\n\n{_pairs({'samples': about.samples, **about.seen})}",
         f"## Classes\n\n{markdown_table(('most likely class', 'labels', 'share'), rows)}"
         + (f"\n\n{more} more are rarer." if more > 0 else ""),

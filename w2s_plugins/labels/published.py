@@ -1,6 +1,7 @@
 """Labels on the Hub: a dataset repository with a folder of labels or one table, fetched and published."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch_dataset
 from ..hub.push import push_command, push_dataset
 from ..tokens import holds_token
-from .card import describe_folder, describe_table, labels_card
+from .card import add_record, describe_folder, describe_table, labels_card
 from .format import KEYS, MANIFEST, read_manifest
 from .table import SUFFIXES, read_label_table
 
@@ -57,10 +58,12 @@ def _label_files(names: Sequence[str], flag: str) -> list[str]:
 
 def _replaced(names: Sequence[str], repo_id: str) -> list[str]:
     """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
-    flag, others = f"push to {repo_id}", [name for name in names if name not in ("README.md", ".gitattributes")]
-    labels = _label_files(others, flag) if others else []
+    others, labels = [name for name in names if name not in ("README.md", ".gitattributes")], []
+    with suppress(UserError):
+        labels = _label_files(others, repo_id)
     if odd := sorted({*others} - {*labels}):
-        raise UserError(f"{flag}: the dataset has more than labels, such as {odd[0]}; choose another name")
+        raise UserError(f"push to {repo_id}: the dataset holds more than one set of labels, such as {odd[0]}; choose "
+                        "another name")
     return labels
 
 
@@ -91,21 +94,22 @@ def push_labels(
         UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
     """
     check_repo_id(repo_id)
-    labels, source = _labels_of_run(path) if (path / "result.json").is_file() else (path, {})
+    labels, record = _labels_of_run(path) if (path / "result.json").is_file() else (path, None)
     if labels.is_dir():
         manifest = read_manifest(labels)
         files = [labels / MANIFEST, *([labels / KEYS] if manifest.keys_sha256 else []),
                  *(labels / part.file for part in manifest.parts(0))]
         about = describe_folder(labels, manifest)
+        about = add_record(about, record) if record else about
     else:
         files, about = [labels], describe_table(read_label_table(labels))
     for file in files:
-        if file.suffix in (".json", ".csv", ".tsv", ".jsonl", ".ndjson") and holds_token(
+        if file.suffix.lower() in (".json", ".csv", ".tsv", ".jsonl", ".ndjson") and holds_token(
                 file.read_text(encoding="utf-8", errors="replace")):
             raise UserError(f"{file}: holds an access token or a password; it is not published")
 
     def card(full_id: str) -> str:
-        return labels_card(about, f"{HUB}{full_id}" + (f"@{revision}" if revision else ""), source, license)
+        return labels_card(about, f"{HUB}{full_id}" + (f"@{revision}" if revision else ""), license)
 
     try:
         return push_dataset(
@@ -117,15 +121,17 @@ def push_labels(
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:
-    """Return the stored answers of the teacher of a run, and where its record says that the teacher is from.
+    """Return the stored answers of the teacher of a run, and its record.
 
     Raises:
         UserError: the run has stored none, or has several teachers.
     """
     try:
-        teacher = read_plain(run / "result.json")["teacher"]
-        (cache,), (model,) = teacher["cache"], teacher["models"]
-        return Path(cache["path"]), dict(model["source"] or {})
+        record = read_plain(run / "result.json")
+        (cache,), (model,) = record["teacher"]["cache"], record["teacher"]["models"]
+        if not isinstance(model["source"], (dict, type(None))):
+            raise TypeError
+        return Path(cache["path"]), record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run}: its record names no stored answers of one teacher; expected a run with --teacher "
                         "NAME --teacher-targets cached, a folder of labels, or a table") from error
