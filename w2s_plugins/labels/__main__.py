@@ -43,7 +43,7 @@ def _add_conversions(commands: argparse._SubParsersAction) -> None:
     form.add_argument("--top-k", metavar="K", type=int, help="add a column with the K most likely classes")
     form.add_argument("--all", dest="every", action="store_true", help="add the probability of every class")
     merge = commands.add_parser("merge", help="join the tables of several annotators; each is named after its file")
-    merge.add_argument("files", metavar="FILE", nargs="+", help="tables of labels")
+    merge.add_argument("files", metavar="FILE", nargs="+", type=Path, help="tables of labels")
     merge.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
 
 

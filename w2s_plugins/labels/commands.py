@@ -65,14 +65,14 @@ def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> 
     print(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
 
 
-def merge_tables(files: Sequence[str], output: Path) -> None:
+def merge_tables(files: Sequence[Path], output: Path) -> None:
     """Join the tables of several annotators."""
-    stems = Counter(Path(file).stem for file in files)
+    stems = Counter(file.stem for file in files)
     twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{twice}: two of the files have this name, by which their annotators are called; rename "
                         "one")
-    tables = [_table(file) for file in files]
+    tables = [read_label_table(file) for file in files]
     first = tables[0]
     for table in tables[1:]:
         if table.keyed_by != first.keyed_by:
