@@ -27,7 +27,7 @@ from timm.utils import dispatch_clip_grad
 
 from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
-from w2s_plugins.build.labels import take_labels
+from w2s_plugins.build.labels import find_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args
@@ -105,14 +105,17 @@ def prepare(args: Settings) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
+    if args.push_labels:
+        check_login(args.push_labels, "--push-labels")
     place = run_place(args)
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(place, world)
-    data = build_data(args)
+    labels = find_labels(args, world)
+    data = build_data(args, labels)
     student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    take_labels(args, data, data.class_names)
+    take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED

@@ -62,7 +62,7 @@ class Repo:
 
     @property
     def owner(self) -> str:
-        return self.id.split("/")[0]
+        return self.id.split("/")[-2]
 
     def commit(self, branch: str, files: dict[str, File], message: str) -> str:
         tree = "".join(f"{path} {file.blob_id}\n" for path, file in sorted(files.items()))
@@ -129,7 +129,10 @@ class HubServer:
         self.users[token] = name
 
     def add_model(self, repo_id: str, folder: str | Path, *, branch: str = "main", **kwargs: object) -> str:
-        """Commit the files of a folder to a repository, created with ``kwargs`` when missing; return the commit."""
+        """Commit the files of a folder to a repository, created with ``kwargs`` when missing; return the commit.
+
+        The id of a dataset begins with ``datasets/``, here and in ``repos``.
+        """
         folder = Path(folder)
         repo = self.repos.setdefault(repo_id, Repo(repo_id, **kwargs))
         files = {
@@ -268,8 +271,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted, user = json.loads(body), self._user()
         if user is None:
             raise _Refused(401, "Invalid username or password.")
-        repo_id = f"{wanted.get('organization') or user}/{wanted['name']}"
-        if not repo_id.startswith(f"{user}/"):
+        owner = wanted.get("organization") or user
+        repo_id = f"{'datasets/' * (wanted.get('type') == 'dataset')}{owner}/{wanted['name']}"
+        if owner != user:
             raise _Refused(403, f"You don't have the rights to create a model under the namespace {repo_id}")
         answer = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id, "id": repo_id}
         if repo_id in self.hub.repos:
@@ -341,6 +345,10 @@ class _Handler(BaseHTTPRequestHandler):
         repo.branches[name] = self._commit_of(repo, json.loads(body or b"{}").get("startingPoint", "main"))
         return {}
 
+    def datasets(self) -> list:
+        return [self.info(name) for name, repo in self.hub.repos.items()
+                if name.startswith("datasets/") and not repo.private]
+
     def refs(self, repo_id: str) -> dict:
         branches = self._repo(repo_id).branches.items()
         heads = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in branches]
@@ -350,7 +358,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(repo_id)
         sha = self._commit_of(repo, revision or "main")
         siblings = [{"rfilename": path} for path in repo.commits[sha]]
-        return {"_id": repo_id, "id": repo_id, "modelId": repo_id, "sha": sha, "private": repo.private,
+        plain = repo_id.removeprefix("datasets/")
+        return {"_id": plain, "id": plain, "modelId": plain, "sha": sha, "private": repo.private,
                 "gated": "auto" if repo.gated else False, "tags": [], "siblings": siblings}
 
     def tree(self, repo_id: str, revision: str) -> list:
@@ -381,22 +390,24 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, headers, file.data[first:last + 1]
 
 
-_ID = r"([\w.-]+/[\w.-]+)"
+_ID = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
+_API = rf"/api/(?:models/|(?=datasets/)){_ID}"
 _ROUTES = (
     ("GET", r"/api/agent-harnesses", lambda handler: {"standardEnvVars": [], "harnesses": {}}),
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", r"/api/validate-yaml", _Handler.validate),
-    ("POST", rf"/api/models/{_ID}/preupload/(.+)", _Handler.preupload),
+    ("POST", rf"{_API}/preupload/(.+)", _Handler.preupload),
     ("POST", rf"/{_ID}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/upload/([0-9a-f]{64})", _Handler.lfs_upload),
     ("POST", r"/lfs/verify", _Handler.lfs_verify),
-    ("POST", rf"/api/models/{_ID}/commit/(.+)", _Handler.commit),
-    ("POST", rf"/api/models/{_ID}/branch/(.+)", _Handler.branch),
-    ("GET", rf"/api/models/{_ID}/refs", _Handler.refs),
-    ("GET", rf"/api/models/{_ID}", _Handler.info),
-    ("GET", rf"/api/models/{_ID}/revision/(.+)", _Handler.info),
-    ("GET", rf"/api/models/{_ID}/tree/([^/]+)", _Handler.tree),
+    ("POST", rf"{_API}/commit/(.+)", _Handler.commit),
+    ("POST", rf"{_API}/branch/(.+)", _Handler.branch),
+    ("GET", r"/api/datasets", _Handler.datasets),
+    ("GET", rf"{_API}/refs", _Handler.refs),
+    ("GET", rf"{_API}", _Handler.info),
+    ("GET", rf"{_API}/revision/(.+)", _Handler.info),
+    ("GET", rf"{_API}/tree/([^/]+)", _Handler.tree),
     ("GET HEAD", rf"/{_ID}/resolve/([^/]+)/(.+)", _Handler.resolve),
 )
 

@@ -46,7 +46,7 @@ def rooms() -> dict[str, set[str]]:
 
 # as in docs/architecture.md: a room imports only from rooms above it
 ROOMS = ("__init__", "tokens", "errors", "registry", "files", "versions", "cli", "distributed", "losses", "data",
-         "metrics", "labels", "hub", "models", "monitor", "teachers", "run", "students", "train", "task", "build",
+         "metrics", "hub", "labels", "models", "monitor", "teachers", "run", "students", "train", "task", "build",
          "recipe", "protocol", "study", "predict", "demo")
 
 

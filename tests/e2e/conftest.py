@@ -1,5 +1,6 @@
 """The scripts, run as a person would: as processes, under torchrun, or, for speed, in the process of the tests."""
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -25,18 +26,21 @@ TINY = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:64", "
         "--warmup-epochs", "0", "--lr", "0.05", "--workers", "0", "--log-interval", "1"]
 
 DRIVER = '''
-import contextlib, io, json, sys, time
+import contextlib, importlib, io, json, sys, time
 import train_w2s
 from w2s_plugins.errors import run_main
 
 time.sleep = lambda seconds: None  # the waits between huggingface_hub's retries are left out, the retries are not
 results = []
 for flags in json.loads(sys.argv.pop()):
+    main = train_w2s.main
+    if flags[0] == "-m":
+        main, flags = importlib.import_module(f"{flags[1]}.__main__").main, flags[2:]
     sys.argv = ["train_w2s.py", *flags]
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            run_main(train_w2s.main, "train_w2s.py")
+            run_main(main, "train_w2s.py")
         except SystemExit as end:
             code = end.code or 0
     results.append([code, out.getvalue(), err.getvalue()])
@@ -133,7 +137,8 @@ def run_script(
 
 
 def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
-    """Run several command lines in one fresh process, whose Hub is that of ``env``."""
+    """Run several command lines in one fresh process, whose Hub is that of ``env``; those that begin with ``-m MODULE``
+    are not of ``train_w2s.py``."""
     done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(commands)], env=env, cwd=cwd, timeout=120,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -172,12 +177,11 @@ def script(tmp_path: Path) -> Callable[..., Done]:
     return lambda *flags, **kwargs: run_script(*flags, **{"cwd": tmp_path, **kwargs})
 
 
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[..., Done]]:
+@contextlib.contextmanager
+def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
     """Runs a script on several ranks, quickly; unlike torchrun, nothing ends the others when one ends."""
     server = subprocess.Popen(
-        [sys.executable, "-c", RANKS], cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE)
+        [sys.executable, "-c", RANKS], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
         print(json.dumps([processes, script, [*map(str, flags)], str(cwd)]), file=server.stdin, flush=True)
@@ -187,6 +191,13 @@ def ranks() -> Iterator[Callable[..., Done]]:
     yield run
     server.stdin.close()
     server.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., Done]]:
+    """`serve_ranks` without a Hub."""
+    with serve_ranks(environment()) as run:
+        yield run
 
 
 @pytest.fixture

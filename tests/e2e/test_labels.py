@@ -94,6 +94,17 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, ro
     assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
 
 
+def test_a_table_that_names_the_classes_is_read_once(here: Run, rows: list, monkeypatch) -> None:  # noqa: F811
+    from w2s_plugins.build import labels
+
+    read, columns = [], labels.read_columns
+    monkeypatch.setattr(labels, "read_columns", lambda *about: read.append(about) or columns(*about))
+    write(Path("a.csv"), rows)
+    here(*FLAGS[2:], "--unlabeled", "data/train", "--teacher", "labels:a.csv", "--experiment", "run").ok()
+    assert len(read) == 1
+    assert json.loads(Path("out/run/result.json").read_text())["model"]["class_names"] == ["class0", "class1", "class2"]
+
+
 def test_record(here: Run, rows: list) -> None:  # noqa: F811
     write(Path("a.csv"), rows)
     assert here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run").code == 0

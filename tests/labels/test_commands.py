@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
@@ -15,6 +17,8 @@ from tests.parts import store_labels
 from w2s_plugins.errors import run_main
 from w2s_plugins.labels.__main__ import main
 from w2s_plugins.labels.agreement import compare
+from w2s_plugins.labels.card import add_record, describe_folder, labels_card
+from w2s_plugins.labels.format import read_manifest
 from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.table import read_label_table
 
@@ -187,3 +191,51 @@ def test_bad_input_is_one_line(labels, words, message):
     done = labels(*words.split())
     assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
     assert done.err.count("\n") == 1 and not [*Path().glob("x*"), *Path().glob(".x*")]
+
+
+@pytest.mark.parametrize("words, message", [
+    ("none.csv me/x", "none.csv: no such file"),
+    (". me/x", "labels.json: no manifest of labels"),
+    ("run me/x", "run: its record names no stored answers of one teacher; expected a run with --teacher NAME"),
+    ("features me/x", "features: holds features, not labels"),
+    ("views me/x", "views: its answers are about the views of one student"),
+    ("damaged me/x", "its checksum is not that of its content"),
+    ("local.csv me/x", "local.csv: names its samples by paths of this machine, such as /home/me/x.png"),
+    ("secret.csv me/x", "secret.csv: holds an access token or a password; it is not published"),
+    ("a.csv m!e/x", "not a Hub id: "),
+    (f"a.csv me/x --revision {'a' * 40}", "cannot push to the commit"),
+])
+def test_what_is_not_published(labels, words, message):
+    """All of it is seen before anything is sent."""
+    write("a.csv", "filename,label", "x,cat")
+    write("local.csv", "filename,label", "/home/me/x.png,cat")
+    write("secret.csv", "filename,label,note", f"x,cat,hf_{'aB3' * 8}")
+    Path("run").mkdir()
+    Path("run/result.json").write_text('{"teacher": {"cache": null, "models": []}}')
+    store_labels(Path("features"), torch.randn(4, 3), kind="features")
+    store_labels(Path("views"), torch.randn(4, 3), seen={"student_views": {"seed": 1}})
+    (part,) = store_labels(Path("damaged"), torch.randn(4, 3)).glob("*.safetensors")
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = labels("push", *words.split())
+    assert done.code == 2 and done.err.startswith("labels: error: ") and message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_no_value_breaks_out_of_the_card(tmp_path):
+    names = ["`a` | <b>", "# c", "d\n---\nlicense: mit"]
+    folder = store_labels(tmp_path / "x", torch.eye(3), class_names=names, who={"architecture": "`|<script>\n# x"})
+    about = add_record(describe_folder(folder, read_manifest(folder)), {"teacher": {"models": [
+        {"source": {"repo": "<i>|", "file": "/home/me/x"}}]}, "data": {"dataset": "torch/cifar10"}})
+    card = DatasetCard(labels_card(about, "hf://datasets/me/x", "mit\nowned: true"))
+    assert card.data.to_dict() == {
+        "license": "mit owned: true", "tags": ["weak-to-strong", "w2s_plugins"],
+        "task_categories": ["image-classification"]}
+    tokens = MarkdownIt().enable("table").parse(card.text)
+    parts = [part for token in tokens for part in token.children or ()]
+    assert [t.type for t in tokens if t.type in ("heading_open", "html_block")] == ["heading_open"] * 5
+    assert {part.content for part in parts if part.type != "text"} == {
+        "w2s_plugins", "logits, float32", "3", "uoft-cs/cifar10", "# c", "d --- license: mit", "<code>", "</code>"}
+    texts = "".join(part.content for part in parts)
+    assert all(text in texts for text in ("`a` | <b>", "<i>|", "`|<script> # x")) and "/home" not in texts
+    assert texts.count("33.33 %") == 3

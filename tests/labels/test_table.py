@@ -96,7 +96,9 @@ def test_import_by_names_that_are_numbers(tmp_path):
     """Of the classes 2, 4 and 8 the label 2 is the first, not the one with the number 2."""
     (tmp_path / "a.csv").write_text("filename,label\na,2\nb,2\nc,8\n")
     keys = SampleKeys("filename", ["a", "b", "c"])
-    folder = import_labels(tmp_path / "a.csv", keys, ["2", "4", "8"], tmp_path / "out", ImportSettings(), "x")
+    names = ["2", "4", "8"]
+    table = read_label_table(tmp_path / "a.csv", names)
+    folder = import_labels(table, keys, names, tmp_path / "out", ImportSettings(), "x")
     assert LabelReader(folder)(torch.arange(3), torch.device("cpu")).argmax(1).tolist() == [0, 0, 2]
 
 

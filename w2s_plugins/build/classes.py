@@ -17,7 +17,7 @@ from ..models.class_names import names_of_data, names_of_model, recorded_names
 from ..models.loading import create_model
 from ..teachers.kinds import Request, kind_of, open_kind
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
-from .labels import names_in_labels
+from .labels import FoundLabels, names_in_labels
 from .resolve import split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def common_classes(
         args: argparse.Namespace,
         train: Dataset,
         val: Dataset | None,
+        labels: Sequence[FoundLabels] = (),
 ) -> tuple[Dataset, Dataset | None, list[str] | None, int | None]:
     """Return both splits with their labels as the numbers of common classes, the names of these, and how many there are
     (None where neither data nor ``--num-classes`` say it, for a stream).
@@ -40,7 +41,7 @@ def common_classes(
     """
     given = read_class_names(args.class_names) if args.class_names else None
     if is_unlabeled(train):
-        val, names, count = _classes_of_unlabeled(args, given, val)
+        val, names, count = _classes_of_unlabeled(args, given, val, labels)
         train.classes = names
     else:
         train, val, names = _names_of_labelled(args, given, train, val)
@@ -83,12 +84,13 @@ def _classes_of_unlabeled(
         args: argparse.Namespace,
         given: list[str] | None,
         val: Dataset | None,
+        labels: Sequence[FoundLabels],
 ) -> tuple[Dataset | None, list[str] | None, int]:
     """Return the validation split, the names, and the number of the classes that a teacher tells apart."""
     names, count, of_val = given, None, names_of_data(val) if val is not None else None
     source = "--class-names"
     if names is None and not args.teacher_class_map:
-        names, count = classes_of_teacher(args)
+        names, count = classes_of_teacher(args, labels)
         source = f"--teacher {args.teacher}"
     if names is None and of_val:
         names, source = of_val, f"'{args.val_split}'"
@@ -108,13 +110,14 @@ def shown(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def classes_of_teacher(args: argparse.Namespace) -> tuple[list[str] | None, int | None]:
+def classes_of_teacher(
+        args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> tuple[list[str] | None, int | None]:
     """Return names and number of the classes of labels in place of a teacher, else of the first teacher, before it is
     opened on the student's input.
 
     Models of timm itself with a number of classes that one of ImageNet's sets has are taken to have its synsets.
     """
-    if names := names_in_labels(args.teacher):
+    if names := names_in_labels(labels):
         return names, len(names)
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
     name, checkpoint = next((pair for pair in pairs if not pair[0].startswith("clip:")), (None, None))

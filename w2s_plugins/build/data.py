@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset, IterableDataset
@@ -24,6 +25,7 @@ from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
 from .classes import common_classes
+from .labels import FoundLabels
 from .loaders import refuse_for_streams
 
 _logger = logging.getLogger(__name__)
@@ -60,13 +62,13 @@ def open_val_split(args: argparse.Namespace) -> Dataset:
         num_samples=args.val_num_samples, **reading(args))
 
 
-def build_data(args: argparse.Namespace) -> Data:
-    """Create the splits, compare their classes, and cut slices."""
+def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
+    """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without."""
     train, val = open_train_split(args), open_val_split(args) if args.val_split else None
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
-    train, val, names, num_classes = common_classes(args, train, val)
+    train, val, names, num_classes = common_classes(args, train, val, labels)
     groups = shot_groups(args, train, num_classes)
     streamed = isinstance(train, IterableDataset)
     if streamed:

@@ -2,6 +2,9 @@
 
 import argparse
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -9,88 +12,130 @@ from torch.utils.data import Dataset
 
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
+from ..distributed.world import World, agree
 from ..errors import UserError
 from ..labels.format import MANIFEST, read_manifest
 from ..labels.given import GivenLabels
 from ..labels.imported import ImportSettings, import_labels
+from ..labels.published import Place, local_labels
 from ..labels.reader import LabelReader
 from ..labels.splits import Data
-from ..labels.table import read_label_table
-from .resolve import label_paths
+from ..labels.table import LabelTable, read_columns, read_label_table
+from .resolve import LABELS, label_paths
 
 _logger = logging.getLogger(__name__)
 
 USUAL_GAP = 0.01  # of the samples may be without a label before that has to be asked for
 
 
-def take_labels(args: argparse.Namespace, data: Data, class_names: list[str] | None) -> None:
-    """Read the labels that ``--teacher`` names, and leave out training samples that none of them is about, in place.
+@dataclass(frozen=True)
+class FoundLabels:
+    """Labels that ``--teacher labels:NAME`` names.
+
+    Args:
+        name: as it was typed.
+        place: where they are on this disk.
+    """
+
+    name: str
+    place: Place
+
+    @property
+    def flag(self) -> str:
+        return f"--teacher {LABELS}{self.name}"
+
+    @property
+    def is_folder(self) -> bool:
+        return (self.place.path / MANIFEST).is_file()
+
+    @cached_property
+    def columns(self) -> Mapping[str, Sequence]:
+        """Those of a table, read once."""
+        if self.place.path.is_dir():
+            raise UserError(f"{self.flag}: the folder has no {MANIFEST}; expected a folder of labels, or a table of "
+                            "them")
+        return read_columns(self.place.path, self.flag)
+
+    def table(self, class_names: Sequence[str] | None) -> LabelTable:
+        """Return what the table says in terms of some classes, or of those that it names itself."""
+        return read_label_table(self.place.path, class_names, self.flag, self.columns)
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        return read_manifest(self.place.path).class_names if self.is_folder else self.table(None).class_names
+
+
+def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
+    """Find the labels among the names of ``--teacher``; one process fetches those that are on the Hub.
+
+    Raises:
+        UserError: see `local_labels`.
+    """
+    found = []
+    for name in label_paths(args.teacher):
+        place = agree(world.primary and local_labels(name, f"--teacher {LABELS}{name}"), world.distributed)
+        found.append(FoundLabels(name, place))
+    return found
+
+
+def take_labels(
+        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], class_names: list[str] | None) -> None:
+    """Read labels in place of a teacher, and leave out training samples that none of them is about, in place.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
     """
-    paths = label_paths(args.teacher)
-    if not paths:
+    if not found:
         return
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
     whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
-    folders = [_folder(args, path, whole, class_names) for path in paths]
-    _refuse_other_classes(paths, folders, class_names)
-    if len(paths) == len([name for name in args.teacher.split(",") if name.strip()]):  # no model answers for the rest
+    folders = [_folder(args, labels, whole, class_names) for labels in found]
+    _refuse_other_classes(found, folders, class_names)
+    if len(found) == len([name for name in args.teacher.split(",") if name.strip()]):  # no model answers for the rest
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
     keys, confidence = sample_keys(data.train), args.labels_confidence or 1.0
     select = sample_keys(data.select) if data.select is not None else None
     data.given = [
-        GivenLabels(path, LabelReader(folder, keys, confidence=confidence),
-                    select and LabelReader(folder, select, confidence=confidence))
-        for path, folder in zip(paths, folders)]
+        GivenLabels(labels.name, LabelReader(folder, keys, confidence=confidence),
+                    select and LabelReader(folder, select, confidence=confidence), labels.place.commit)
+        for labels, folder in zip(found, folders)]
 
 
-def names_in_labels(teacher: str | None) -> list[str] | None:
-    """Return the names of the classes that the first labels among the names of ``--teacher`` know of, or None."""
-    for path in map(Path, label_paths(teacher)):
-        if (path / MANIFEST).is_file():
-            names = read_manifest(path).class_names
-        else:
-            names = read_label_table(path, None, f"--teacher labels:{path}").class_names
-        if names:
-            return list(names)
-    return None
+def names_in_labels(found: Sequence[FoundLabels]) -> list[str] | None:
+    """Return the names of the classes that the first labels with such names know of, or None."""
+    return next((list(names) for labels in found if (names := labels.class_names)), None)
 
 
 def _folder(
         args: argparse.Namespace,
-        path: str,
+        labels: FoundLabels,
         keys: tuple[SampleKeys, SampleKeys | None],
         class_names: list[str],
 ) -> Path:
-    """Return the folder of the labels at a path, which is made of a table."""
-    if (Path(path) / MANIFEST).is_file():
-        return Path(path)
-    if Path(path).is_dir():
-        raise UserError(f"--teacher labels:{path}: the folder has no {MANIFEST}; expected a folder of labels, or a "
-                        "table of them")
+    """Return the folder of labels, which is made of a table."""
+    if labels.is_folder:
+        return labels.place.path
     train, select = keys
     both = train if select is None else SampleKeys(train.by, [*train.values, *select.values])
     return import_labels(
-        Path(path), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
-        f"--teacher labels:{path}")
+        labels.table(class_names), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
+        labels.flag)
 
 
-def _refuse_other_classes(paths: list[str], folders: list[Path], class_names: list[str]) -> None:
-    for path, folder in zip(paths, folders):
+def _refuse_other_classes(found: Sequence[FoundLabels], folders: list[Path], class_names: list[str]) -> None:
+    for labels, folder in zip(found, folders):
         manifest = LabelReader(folder).manifest
         if manifest.num_classes != len(class_names):
-            raise UserError(f"--teacher labels:{path}: has {manifest.num_classes} classes, the data "
+            raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data "
                             f"{len(class_names)}")
         if manifest.class_names and list(manifest.class_names) != list(class_names):
             odd = next(a for a, b in zip(manifest.class_names, class_names) if a != b)
-            raise UserError(f"--teacher labels:{path}: its classes are not those of the data in its order (first: "
+            raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: "
                             f"{odd}); write it as a table, which is matched by name: python -m w2s_plugins.labels "
-                            f"export {path} --output labels.csv")
+                            f"export {labels.name} --output labels.csv")
 
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, folders: list[Path], what: str = "training") -> Dataset:

@@ -244,6 +244,19 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 
 
+def _push_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    flag, names = f"--push-labels {args.push_labels}", split_names(args.teacher)
+    rules = [
+        (args.speedtest, "--speedtest labels nothing that could be pushed"),
+        (label_paths(args.teacher), f"{flag}: labels of --teacher {args.teacher} are there already; publish them "
+         "by python -m w2s_plugins.labels push PATH ORG/NAME"),
+        (len(names) > 1, f"{flag} publishes what one teacher has said, and there are {len(names)}: name one of them"),
+        (args.teacher_targets != "cached", f"{flag}: with --teacher-targets {args.teacher_targets} no labels of images "
+         "are stored: give --teacher-targets cached"),
+    ]
+    return rules if args.push_labels else []
+
+
 def split_names(names: str | None) -> list[str]:
     """Split the comma-separated names of ``--teacher`` and the like."""
     return [n.strip() for n in (names or "").split(",") if n.strip()]
@@ -505,6 +518,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.long_tail == "always" and not args.val_split and args.select_split is None,
          "--long-tail always measures on a validation split: give --val-split or --select-split"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
+        *_push_rules(args),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),

@@ -101,8 +101,11 @@ def resume(
         if list(before) != now:
             images = args.unlabeled and before[:-1] == now[:-1]
             what = f"images of --unlabeled {args.unlabeled}" if images else f"labels of --teacher {args.teacher}"
-            raise UserError(f"--resume {path}: the {what} are others than when it was written: put the "
-                            f"{'folder' if images else 'file'} back as it was, or start a new run")
+            commit = next((old.partition("@")[2] for old, new in zip(before, now) if "@" in old and old != new), "")
+            remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
+                f"put the {'folder' if images else 'file'} back as it was")
+            raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a "
+                            "new run")
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)

@@ -120,6 +120,21 @@ class Parser(argparse.ArgumentParser):
             listed = f"; one of {', '.join(known)}" if len(known) <= 12 else ""
             raise argparse.ArgumentError(action, f"unknown choice {value!r}{nearest(value, known)}{listed}")
 
+    def parse_command(self, commands: argparse._SubParsersAction) -> tuple[str, dict[str, object]]:
+        """Return the sub-command that was typed, and the values of its flags; each of them gets a ``--debug``.
+
+        Raises:
+            UserError: it has no such flag.
+        """
+        for command in commands.choices.values():
+            command.add_argument("--debug", action="store_true", help="show the traceback of errors")
+        args, unknown = self.parse_known_args()
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            hint = nearest(flag, commands.choices[args.command].flags())
+            raise UserError(f"{args.command}: unknown argument '{flag}'{hint}; see --help")
+        return args.command, {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
+
     def group(self, title: str) -> Declare:
         return Declare(self.add_argument_group(title))
 

@@ -46,8 +46,9 @@ def add_teacher(add: Declare) -> None:
     add = add.of(Role.TEACHER)
     add("--teacher", in_study="the key weak", metavar="NAME[,NAME]", type=teacher_names, help="weak teacher: timm "
         "name, hf-hub:ORG/NAME[@REV], local-dir:PATH, the folder of a run, hf:ORG/NAME[@REV] or hf:FOLDER "
-        "(transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, or MODULE:FUNCTION of --plugins; several, "
-        "separated by commas, are an ensemble (mean of probabilities)")
+        "(transformers), clip:MODEL/PRETRAINED (open_clip), onnx:FILE, labels:PATH, "
+        "labels:hf://datasets/ORG/NAME[@REV], or MODULE:FUNCTION of --plugins; several, separated by commas, are an "
+        "ensemble (mean of probabilities)")
     add("--teacher-checkpoint", "--teacher-pretrained", in_study="`checkpoint` of an item of weak",
         metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
@@ -201,6 +202,9 @@ def add_hub(add: Declare) -> None:
     add = add.of(Role.REPORT)
     add("--push-to-hub", in_study="publish the run you choose: python -m w2s_plugins.hub push", metavar="ORG/NAME",
         role=Role.REPORT | Role.STUDENT, help="publish the exported student on the Hugging Face Hub")
+    add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
+        role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
+        "dataset there")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")

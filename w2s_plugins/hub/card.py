@@ -73,7 +73,7 @@ def model_card(record: dict) -> str:
 
 def eval_results(record: dict) -> str | None:
     """Return the YAML of the Hub's ``.eval_results/``, or None unless the student was measured on a Hub dataset."""
-    top1, dataset = _number(record, "metrics", "top1"), _dataset_id(record)
+    top1, dataset = _number(record, "metrics", "top1"), dataset_id(record)
     if top1 is None or dataset is None:
         return None
     split = _get(record, "data", "val_split")
@@ -83,7 +83,7 @@ def eval_results(record: dict) -> str | None:
 
 
 def _metadata(record: dict) -> ModelCardData:
-    loss, dataset = _get(record, "loss", "name"), _dataset_id(record)
+    loss, dataset = _get(record, "loss", "name"), dataset_id(record)
     named = _get(record, "data", "dataset")
     split = _get(record, "data", "val_split")
     results = [
@@ -297,7 +297,7 @@ def _repo_id(value: Any) -> str | None:
     return value
 
 
-def _dataset_id(record: dict) -> str | None:
+def dataset_id(record: dict) -> str | None:
     """Id on the Hub of the dataset, for timm's ``hfds/`` and ``hfids/`` names and for well-known ones."""
     reader, _, name = str(_get(record, "data", "dataset") or "").partition("/")
     if reader in ("hfds", "hfids"):

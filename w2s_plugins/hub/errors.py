@@ -36,7 +36,7 @@ HUB_TIMEOUT = 300.0  # seconds; huggingface_hub sets none for its API calls, so 
 WAITS = (1, 2, 4, 8)  # seconds before what failed for a reason that may pass is tried again
 LONGEST_WAIT = 120.0  # seconds; a Hub that asks for more (Retry-After) is told of in an error
 _PASSING = {408, 409, 412, 429}  # statuses that may pass, as those from 500 on
-_UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError)
+UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError)
 
 
 def _make_public(record: logging.LogRecord) -> bool:
@@ -122,11 +122,11 @@ def check_repo_id(repo_id: str) -> None:
             f"'-', '_' and '.', at most 96 each{hint}") from error
 
 
-def check_login(repo_id: str) -> None:
+def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
     """Raise a `UserError` unless ``repo_id`` is a Hub id and there is a token to push with."""
     check_repo_id(repo_id)
     if not get_token():
-        raise UserError(f"--push-to-hub needs a token: {LOGIN}")
+        raise UserError(f"{flag} needs a token: {LOGIN}")
 
 
 class DamagedDownload(UserError):
@@ -194,11 +194,11 @@ def _reason(error: Exception, what: str) -> str | None:
         if _is_cut_short(e):
             return f"a download was cut short, try again ({one_line(e, 100)})"
     # huggingface_hub 1.x retries a refused connection with a client that it has closed
-    if not any(isinstance(e, _UNREACHABLE) or "client has been closed" in str(e) for e in chain):
+    if not any(isinstance(e, UNREACHABLE) or "client has been closed" in str(e) for e in chain):
         return None
     if constants.is_offline_mode():
         return f"HF_HUB_OFFLINE is set, and it is not in the local cache {constants.HF_HUB_CACHE}"
-    last = next((e for e in reversed(chain) if isinstance(e, _UNREACHABLE)), chain[-1])
+    last = next((e for e in reversed(chain) if isinstance(e, UNREACHABLE)), chain[-1])
     name = type(last).__name__
     verb = "cannot be reached" if name.startswith(("Connect", "Proxy", "Runtime")) else "did not answer as it should"
     return f"the Hub at {constants.ENDPOINT} {verb} ({name}: {one_line(last, 120)})"

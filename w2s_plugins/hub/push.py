@@ -1,8 +1,8 @@
-"""Publish the export of a run, or a folder, on the Hub."""
+"""Publish the export of a run, a folder, or a dataset on the Hub."""
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,8 +61,7 @@ def push_export(
     if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
         raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
                         "writes RUN/export at its end")
-    if revision and _COMMIT.fullmatch(revision):
-        raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
+    _check_branch(revision)
     check_export(folder, f"push to {repo_id}:")
     try:
         with safe_open(folder / "model.safetensors", framework="pt"):
@@ -75,9 +74,15 @@ def push_export(
             folder, repo_id, private, revision, commit_message or "Upload model"))
     except UserError as error:
         run = folder.parent if folder.name == "export" else folder
-        command = ["python", "-m", "w2s_plugins.hub", "push", str(run), repo_id]
-        command += ["--private"] * bool(private) + (["--revision", revision] if revision else [])
-        raise UserError(f"{error}; {folder} is as it was, repeat with: {shlex.join(command)}") from error.__cause__
+        raise UserError(f"{error}; {folder} is as it was, repeat with: "
+                        f"{push_command('hub', run, repo_id, private, revision)}") from error.__cause__
+
+
+def push_command(
+        module: str, path: Path, repo_id: str, private: bool | None, revision: str | None, *more: str) -> str:
+    """Return the command that pushes again what could not be pushed."""
+    command = ["python", "-m", f"w2s_plugins.{module}", "push", str(path), repo_id, *["--private"] * bool(private)]
+    return shlex.join([*command, *(["--revision", revision] if revision else []), *more])
 
 
 def push_folder(
@@ -117,16 +122,68 @@ def push_folder(
     return scrub(f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}")
 
 
-def _prepare(repo_id: str, private: bool | None, revision: str | None) -> tuple[HfApi, RepoUrl]:
+def push_dataset(
+        files: Sequence[Path],
+        card: Callable[[str], str],
+        repo_id: str,
+        *,
+        replaces: Callable[[Sequence[str]], Sequence[str]],
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str,
+) -> str:
+    """Publish files as one commit of a dataset repository, at its top.
+
+    Args:
+        files: what is published beside the card.
+        card: makes the card of the id of the repository.
+        repo_id: ``ORG/NAME``; created when missing.
+        replaces: returns which of the files that are there go, where they are not written anew; may refuse them.
+        private: create it private; an existing public repository is then refused.
+        revision: branch to push to, created when missing.
+        commit_message: first line of the commit.
+
+    Returns:
+        Address of the dataset.
+
+    Raises:
+        UserError: the push failed; it can be repeated.
+    """
+    _check_branch(revision)
+
+    def commit() -> str:
+        api, url = _prepare(repo_id, private, revision, "dataset")
+        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type="dataset"))
+        own = {"README.md", *(file.name for file in files)}
+        operations = [CommitOperationAdd("README.md", card(url.repo_id).encode()),
+                      *(CommitOperationAdd(file.name, str(file)) for file in files),
+                      *(CommitOperationDelete(name) for name in old if name not in own)]
+        api.create_commit(url.repo_id, operations, commit_message=commit_message, revision=revision,
+                          repo_type="dataset")
+        return _address(url, revision)
+    return on_hub(f"push to {repo_id}", commit)
+
+
+def _check_branch(revision: str | None) -> None:
+    if revision and _COMMIT.fullmatch(revision):
+        raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
+
+
+def _address(url: RepoUrl, revision: str | None) -> str:
+    return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
+
+
+def _prepare(
+        repo_id: str, private: bool | None, revision: str | None, kind: str = "model") -> tuple[HfApi, RepoUrl]:
     """Create the repository and the branch where they are missing; return the client and the repository's address."""
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind)
     repo_id = url.repo_id  # with the user's name, where it was left out
-    if private and not api.repo_info(repo_id).private:
+    if private and not api.repo_info(repo_id, repo_type=kind).private:
         raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "
                         "page, or choose another name")
     if revision and revision != "main" and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+        api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
     return api, url
 
 
@@ -142,4 +199,4 @@ def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None
     if not (folder / EVAL_RESULTS).exists() and api.file_exists(repo_id, EVAL_RESULTS, revision=revision):
         operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
     api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-    return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
+    return _address(url, revision)

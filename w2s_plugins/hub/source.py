@@ -44,12 +44,18 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
             break
     else:
         return None
+    digest = check_download(Path(path), name)
+    commit = Path(path).parents[len(Path(file).parts) - 1].name
+    return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
+
+
+def check_download(path: Path, what: str) -> str:
+    """Return the SHA-256 of a file in the cache. Raises `DamagedDownload` where the Hub announced another one."""
     digest = file_sha256(path)
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
         for damaged in (os.path.realpath(path), path):
             Path(damaged).unlink(missing_ok=True)
-        raise DamagedDownload(f"{name}: {file} was damaged on its way, its SHA-256 is {digest} and the Hub announced "
-                              f"{blob}; the file is removed from the cache, load the model again")
-    commit = Path(path).parents[len(Path(file).parts) - 1].name
-    return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
+        raise DamagedDownload(f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
+                              f"announced {blob}; the file is removed from the cache, try again")
+    return digest

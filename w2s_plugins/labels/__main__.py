@@ -5,33 +5,27 @@ from importlib import import_module
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import UserError, nearest, run_main
+from ..errors import run_main
 from .table_writer import WRITABLE, check_writable
 
 # the function of each command; its flags are the arguments
-FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "check": "print_check",
-             "stats": "print_stats"}
+FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "push": "push",
+             "check": "print_check", "stats": "print_stats"}
 COMBINE = ("majority", "mean", "dawid-skene")
 
 
 def main() -> None:
     """Run one command."""
     parser = Parser(prog="python -m w2s_plugins.labels", description="Tables and folders of labels: converted, joined, "
-                    "checked, counted. docs/labels.md says what a table looks like.")
+                    "published, checked, counted. docs/labels.md says what a table looks like.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_conversions(commands)
+    _add_push(commands)
     _add_questions(commands)
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show the traceback of errors")
-    args, unknown = parser.parse_known_args()
-    values = {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        raise UserError(f"{args.command}: unknown argument '{flag}'"
-                        f"{nearest(flag, commands.choices[args.command].flags())}; see --help")
-    if args.command in ("export", "merge"):
-        check_writable(args.output)
-    getattr(import_module(".commands", __package__), FUNCTIONS[args.command])(**values)
+    command, values = parser.parse_command(commands)
+    if command in ("export", "merge"):
+        check_writable(values["output"])
+    getattr(import_module(".commands", __package__), FUNCTIONS[command])(**values)
 
 
 def _add_conversions(commands: argparse._SubParsersAction) -> None:
@@ -43,7 +37,7 @@ def _add_conversions(commands: argparse._SubParsersAction) -> None:
                        "classes (default: those of the table, sorted)")
     taken.add_argument("--combine", choices=COMBINE, default="majority", help="one answer of several annotators")
     export = commands.add_parser("export", help="write a folder of labels, such as a teacher's, as a table")
-    export.add_argument("folder", metavar="FOLDER", type=Path, help="folder of labels")
+    export.add_argument("folder", metavar="FOLDER", help="folder of labels")
     export.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
     form = export.add_mutually_exclusive_group()
     form.add_argument("--top-k", metavar="K", type=int, help="add a column with the K most likely classes")
@@ -53,10 +47,21 @@ def _add_conversions(commands: argparse._SubParsersAction) -> None:
     merge.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
 
 
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    push = commands.add_parser("push", help="publish labels as a dataset on the Hugging Face Hub, with a card")
+    push.add_argument("path", metavar="PATH", type=Path, help="folder or table of labels, or the folder of a run with "
+                      "--teacher-targets cached")
+    push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
+    push.add_argument("--license", metavar="ID", help="license in the card (default: the card says nothing of it)")
+    push.add_argument("--private", action="store_true", default=None, help="create the repository private")
+    push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    push.add_argument("--commit-message", metavar="M", help="first line of the commit")
+
+
 def _add_questions(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser("check", help="does a table fit a folder of images, and another opinion? Exit code 1 "
                                 "when it does not fit")
-    check.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    check.add_argument("file", metavar="FILE", help="table of labels")
     check.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="folder of the images, at any depth,"
                        " or a tar file: what the names in the table are relative to")
     check.add_argument("--against", metavar="OTHER", help="another table, or 'folders': the names of the folders that "
@@ -64,7 +69,7 @@ def _add_questions(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: what labels may be")
     check.add_argument("--figure", metavar="FILE", type=Path, help="draw the confusion with the other, .png")
     stats = commands.add_parser("stats", help="count samples, annotators and classes of a table")
-    stats.add_argument("file", metavar="FILE", type=Path, help="table of labels")
+    stats.add_argument("file", metavar="FILE", help="table of labels")
 
 
 if __name__ == "__main__":

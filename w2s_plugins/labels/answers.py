@@ -1,11 +1,14 @@
 """Probabilities of samples as the columns of a table of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
+from .format import Manifest, read_part
+from .reader import read_keys
 from .table import FILE_COLUMNS, ID_COLUMNS, LABEL_COLUMNS, OTHER_COLUMNS, TOP_COLUMNS
 
 KEY_COLUMNS = {"filename": "filename", "index": "id"}
@@ -62,3 +65,18 @@ def answer_columns(
     if form.every:
         columns |= {str(name): probabilities[:, i] for i, name in enumerate(names)}
     return columns
+
+
+def folder_columns(folder: Path, manifest: Manifest, form: TableForm = TableForm()) -> Iterator[dict[str, Sequence]]:
+    """Yield the columns of the first view of each part of a folder of labels. Raises `UserError` for a damaged one."""
+    keys = read_keys(folder, manifest)
+    for part in manifest.parts(0):
+        tensors, about = read_part(folder, manifest, part)
+        missing = set(about.get("missing", ()))
+        rows = [row for row in range(part.first, part.stop) if row not in missing]
+        shares = tensors["probabilities"].float() if manifest.kind == "probabilities" else (
+            manifest.decode(tensors).softmax(dim=1))
+        if rows:
+            yield answer_columns(
+                [keys[row] for row in rows], manifest.keyed_by, shares[[row - part.first for row in rows]].numpy(),
+                manifest.class_names, form)

@@ -15,12 +15,12 @@ from ..data.unlabeled import open_images
 from ..errors import UserError, write_errors
 from ..files import apply_umask
 from .agreement import Fit, Opinions, compare, draw_confusion, fit_to_data, folder_labels, label_names, opinions
-from .answers import KEY_COLUMNS, TableForm, answer_columns, check_form
+from .answers import KEY_COLUMNS, TableForm, check_form, folder_columns
 from .combine import agreement_of_annotators
-from .format import Manifest, read_manifest, read_part
+from .format import read_manifest
 from .imported import ImportSettings, import_labels
 from .names import read_class_names
-from .reader import read_keys
+from .published import local_labels, push_labels
 from .table import LabelTable, read_label_table
 from .table_writer import Columns, write_label_table
 
@@ -42,7 +42,7 @@ def import_table(file: Path, output: Path, class_names: str | None, combine: str
         place = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         folder = import_labels(
-            file, SampleKeys("filename" if table.keyed_by == "filename" else "index", keys), own, place,
+            table, SampleKeys("filename" if table.keyed_by == "filename" else "index", keys), own, place,
             ImportSettings(combine), str(file))
         apply_umask(folder)
         folder.rename(output)
@@ -51,31 +51,18 @@ def import_table(file: Path, output: Path, class_names: str | None, combine: str
     print(f"{output}: labels of {len(keys)} samples in {len(own)} classes, from {len(table)} rows")
 
 
-def export_folder(folder: Path, output: Path, top_k: int | None, every: bool) -> None:
+def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> None:
     """Write a folder of labels as a table."""
-    if not folder.is_dir():
+    place = local_labels(folder, folder).path
+    if not place.is_dir():
         raise UserError(f"{folder}: no such folder of labels")
-    manifest, form = read_manifest(folder), TableForm(top_k, every)
+    manifest, form = read_manifest(place), TableForm(top_k, every)
     if manifest.kind == "features":
         raise UserError(f"{folder}: holds features, not labels")
     check_form(form, manifest.class_names, manifest.num_classes)
-    rows = write_label_table(output, _columns_of(folder, manifest, form))
+    rows = write_label_table(output, folder_columns(place, manifest, form))
     views = f", of the first of {manifest.views} views" if manifest.views > 1 else ""
     print(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
-
-
-def _columns_of(folder: Path, manifest: Manifest, form: TableForm) -> Iterator[Columns]:
-    keys = read_keys(folder, manifest)
-    for part in manifest.parts(0):
-        tensors, about = read_part(folder, manifest, part)
-        missing = set(about.get("missing", ()))
-        rows = [row for row in range(part.first, part.stop) if row not in missing]
-        shares = tensors["probabilities"].float() if manifest.kind == "probabilities" else (
-            manifest.decode(tensors).softmax(dim=1))
-        if rows:
-            yield answer_columns(
-                [keys[row] for row in rows], manifest.keyed_by, shares[[row - part.first for row in rows]].numpy(),
-                manifest.class_names, form)
 
 
 def merge_tables(files: Sequence[Path], output: Path) -> None:
@@ -101,6 +88,18 @@ def merge_tables(files: Sequence[Path], output: Path) -> None:
           f"{len({key for table in tables for key in table.keys})} samples")
 
 
+def push(
+        path: Path, repo_id: str, license: str | None, private: bool | None, revision: str | None,
+        commit_message: str | None) -> None:
+    """Publish labels on the Hub."""
+    print(push_labels(path, repo_id, license=license, private=private, revision=revision,
+                      commit_message=commit_message))
+
+
+def _table(name: str) -> LabelTable:
+    return read_label_table(local_labels(name, name).path, flag=name)
+
+
 def _annotators(table: LabelTable) -> list[str]:
     """Return who said each row: the file, and who it names itself."""
     if table.annotators is None:
@@ -118,9 +117,9 @@ def _opinion_columns(table: LabelTable, with_confidence: bool) -> Columns:
 # ---------------------------------------------------------------- questions
 
 
-def print_stats(file: Path) -> None:
+def print_stats(file: str) -> None:
     """Print what a table holds."""
-    table = read_label_table(file)
+    table = _table(file)
     labels, sure = label_names(table)
     samples = np.unique(np.array(table.keys, dtype=object).astype(str), return_inverse=True)[1]
     print(f"{file}: {len(table)} rows about {samples.max() + 1} samples, known by {table.keyed_by}; {table.kind}"
@@ -154,26 +153,26 @@ def _shares(columns: dict[str, Counter]) -> Iterator[str]:
 
 
 def print_check(
-        file: Path, data_dir: Path, against: str | None, class_names: str | None, figure: Path | None) -> None:
+        file: str, data_dir: Path, against: str | None, class_names: str | None, figure: Path | None) -> None:
     """Print whether a table fits a folder of images, and how it compares; exit code 1 when it does not fit."""
     if figure is not None and (against is None or figure.suffix.lower() != ".png" or not figure.parent.is_dir()):
         raise UserError(f"--figure {figure}: expected a .png file in a folder that exists, and --against")
     names = read_class_names(class_names) if class_names else None
     keys = sample_keys(open_images(data_dir))
-    table = read_label_table(file)
+    table = _table(file)
     if names and table.class_names is None and table.num_classes <= len(names):
         table = dataclasses.replace(table, class_names=names)
     fit = fit_to_data(table, keys, names)
     print("\n".join(_fit_lines(file, fit)).encode(errors="backslashreplace").decode())  # names may be of any bytes
     if against is not None and fit.matched:
         ours = opinions(table, keys)
-        theirs = folder_labels(keys) if against == "folders" else opinions(read_label_table(Path(against)), keys)
-        _print_comparison(ours, theirs, (file.stem, "folders" if against == "folders" else Path(against).stem), figure)
+        theirs = folder_labels(keys) if against == "folders" else opinions(_table(against), keys)
+        _print_comparison(ours, theirs, (Path(file).stem, Path(against).stem), figure)
     if fit.errors:
         sys.exit(1)
 
 
-def _fit_lines(file: Path, fit: Fit) -> Iterator[str]:
+def _fit_lines(file: str, fit: Fit) -> Iterator[str]:
     yield f"{file}: {fit.rows} rows, {fit.matched} of them about {fit.labelled} of the {fit.samples} samples"
     for text, found in (*fit.errors.items(), *fit.notes.items()):
         kind = "error" if text in fit.errors else "note"

@@ -13,20 +13,29 @@ class GivenLabels:
     """Labels that were given, for the samples that are trained on.
 
     Args:
-        path: the file or folder.
+        name: the file or folder, or the dataset on the Hub.
         train: reads those of the training set.
         select: reads those of the held-out part, or None.
+        commit: of the Hub that they are from, None for those of a disk.
     """
 
-    path: str
+    name: str
     train: LabelReader
     select: LabelReader | None
+    commit: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """Of what they say, which a run that goes on needs again."""
+        return self.train.manifest.key + (f"@{self.commit}" if self.commit else "")
 
     @property
     def source(self) -> dict[str, object]:
         """Where they are from, for the record of a run."""
-        manifest = self.train.manifest
-        return dict(name=f"labels:{self.path}", kind=manifest.kind, source=manifest.who, samples=manifest.num_samples)
+        manifest, repo = self.train.manifest, self.name.partition("@")[0].removeprefix("hf://")
+        origin = dict(repo=repo, revision=self.commit) if self.commit else {}
+        return dict(name=f"labels:{self.name}", kind=manifest.kind, source={**manifest.who, **origin},
+                    samples=manifest.num_samples)
 
     def predictions(self, reader: LabelReader, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""

@@ -13,7 +13,7 @@ from ..errors import UserError, nearest
 from ..files import file_sha256
 from .combine import agreement_of_annotators, combine_annotators
 from .format import Manifest, Part
-from .table import LabelTable, read_label_table
+from .table import LabelTable
 from .writer import Answers, ensure_labels
 
 _logger = logging.getLogger(__name__)
@@ -179,12 +179,13 @@ def map_to_classes(table: LabelTable, class_names: Sequence[str], flag: str) -> 
 
 
 def import_labels(
-        path: Path, keys: SampleKeys, class_names: Sequence[str], root: Path, settings: ImportSettings, flag: str,
+        table: LabelTable, keys: SampleKeys, class_names: Sequence[str], root: Path, settings: ImportSettings,
+        flag: str,
 ) -> Path:
-    """Bring a file of labels into the format of labels, unless that has been done before; return the folder.
+    """Bring a table of labels into the format of labels, unless that has been done before; return the folder.
 
     Args:
-        path: a table, see `table`.
+        table: what the file says.
         keys: of the samples of the data.
         class_names: classes of the data, in its order.
         root: folder of imported labels.
@@ -192,13 +193,13 @@ def import_labels(
         flag: begins the messages.
 
     Raises:
-        UserError: the file cannot be read, is about other data or other classes, or contradicts itself.
+        UserError: the table is about other data or other classes, or contradicts itself.
     """
-    table = map_to_classes(read_label_table(path, class_names, flag), class_names, flag)
+    table = map_to_classes(table, class_names, flag)
     samples, answers, kind = answers_by_sample(
         table, match_rows(table, keys, flag).positions, class_names, settings, flag)
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])
-    who = dict(file=path.name, sha256=file_sha256(path), rows=len(table), **asdict(settings))
+    who = dict(file=table.path.name, sha256=file_sha256(table.path), rows=len(table), **asdict(settings))
     manifest = Manifest(
         len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
         keyed_by=own.by, keys_sha256=own.sha256)

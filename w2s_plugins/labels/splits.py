@@ -46,7 +46,7 @@ class Data:
     def hashes(self) -> list[str]:
         """Of the labels in place of a teacher, and of images without labels, which a run that goes on needs again."""
         images = [describe(self.train, "", "").fingerprint] if is_unlabeled(self.train) else []
-        return [*(given.train.manifest.key for given in self.given), *images]
+        return [*(given.hash for given in self.given), *images]
 
     @property
     def candidates(self) -> Dataset:

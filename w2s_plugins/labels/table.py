@@ -77,13 +77,17 @@ class LabelTable:
         return self.answers.shape[1] if self.answers.ndim == 2 else int(self.answers.max()) + 1
 
 
-def read_label_table(path: Path, class_names: Sequence[str] | None = None, flag: str = "") -> LabelTable:
+def read_label_table(
+        path: Path, class_names: Sequence[str] | None = None, flag: str = "",
+        columns: Mapping[str, Sequence] | None = None,
+) -> LabelTable:
     """Read a file of labels.
 
     Args:
         path: the file; its suffix says what it is.
         class_names: names that labels may be, in the order of their numbers; None takes those of the file.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
+        columns: what `read_columns` has read of the file before.
 
     Raises:
         UserError: no such file, of another kind, or without a column that is needed; a label that is no class.
@@ -91,7 +95,7 @@ def read_label_table(path: Path, class_names: Sequence[str] | None = None, flag:
     flag = flag or str(path)
     if class_names is not None:
         check_class_names(class_names, flag)
-    return understand(path, read_columns(path, flag), class_names, flag)
+    return understand(path, read_columns(path, flag) if columns is None else columns, class_names, flag)
 
 
 def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:

@@ -1,6 +1,8 @@
 """What a run ends with: its student, its record, its export."""
 
+import argparse
 import logging
+from pathlib import Path
 
 import torch
 from timm.utils import unwrap_model
@@ -11,6 +13,7 @@ from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
 from ..hub.push import push_export
+from ..labels.published import push_labels
 from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
@@ -78,8 +81,24 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         _logger.warning(f"WARNING: {warning}")
     print(report.closing_table(record))
     print(f"* exported to {folder / 'export'}")
-    if args.push_to_hub:
-        url = push_export(folder / "export", args.push_to_hub, private=args.hub_private or None,
-                          revision=args.hub_revision, commit_message=args.hub_commit_message)
-        print(f"published at {url}")
+    publish(args, folder)
     return record
+
+
+def publish(args: argparse.Namespace, folder: Path) -> None:
+    """Publish the student and the labels that it learned from, where that is asked for; try one when the other fails.
+
+    Raises:
+        UserError: something could not be published; it says how to try again.
+    """
+    how = dict(private=args.hub_private or None, revision=args.hub_revision, commit_message=args.hub_commit_message)
+    failed = []
+    for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),
+                                   (push_labels, folder, args.push_labels, "labels published")):
+        try:
+            if repo:
+                print(f"{what} at {push(path, repo, **how)}")
+        except UserError as error:
+            failed.append(error)
+    if failed:
+        raise UserError("; ".join(map(str, failed))) from failed[0].__cause__

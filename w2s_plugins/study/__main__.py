@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import UserError, nearest, run_main
+from ..errors import run_main
 from .layout import DEFAULT_ROOT
 from .lease import STALE
 
@@ -29,15 +29,8 @@ def main() -> None:
     _add_study(commands)
     _add_cost(commands)
     _add_results(commands)
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show the traceback of errors")
-    args, unknown = parser.parse_known_args()
-    values = {name: value for name, value in vars(args).items() if name not in ("command", "debug")}
-    if unknown:
-        flag = unknown[0].split("=")[0]
-        hint = nearest(flag, commands.choices[args.command].flags())
-        raise UserError(f"{args.command}: unknown argument '{flag}'{hint}; see --help")
-    module, function = FUNCTIONS[args.command]
+    command, values = parser.parse_command(commands)
+    module, function = FUNCTIONS[command]
     getattr(import_module(f".{module}", __package__), function)(**values)
 
 

@@ -1,0 +1,213 @@
+"""Labels published as a dataset on the Hub, and trained on from there."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard
+from safetensors.torch import load_file
+
+from tests.hub_server import File, HubServer, Repo, hub_env
+from tests.parts import write_folder
+
+from .conftest import differences, run_many, serve_ranks
+
+TOKEN = "hf_" + "s3cretS3cret" * 3
+FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
+         "--lr", "0.05", "--workers", "0", "--model", "w2s_cnn2", "--task-loss-weight", "0", "--loss", "kd",
+         "--output", "out", "--target-cache", "cache", "--log-interval", "1"]
+PUSH = ["-m", "w2s_plugins.labels", "push"]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with images of three classes, a table of labels by two annotators, and one of others."""
+    work = tmp_path / "work"
+    write_folder(work / "data", {"train": 48, "validation": 24}, size=(16, 16))
+    files = sorted(p.relative_to(work / "data/train").as_posix() for p in work.glob("data/train/*/*.jpg"))
+    write(work / "crowd.csv", [(f, f.split("/")[0] if i % 5 else "class1", who)
+                               for i, f in enumerate(files) for who in ("ann", "bob")])
+    return work
+
+
+def write(path: Path, rows: list) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("filename", "label", "annotator"), *rows])
+
+
+def train(name: str, teacher: str, *flags: str) -> list[str]:
+    return [*FLAGS, "--experiment", name, "--teacher", teacher, *flags]
+
+
+def weights(work: Path, name: str) -> dict:
+    return load_file(work / "out" / name / "export/model.safetensors")
+
+
+def result(work: Path, name: str) -> dict:
+    return json.loads((work / "out" / name / "result.json").read_text())
+
+
+def head(server: HubServer, name: str) -> tuple[str, dict[str, bytes]]:
+    """The commit of a dataset, and its files."""
+    repo = server.repos[f"datasets/{name}"]
+    commit = repo.resolve("main")
+    return commit, {path: file.data for path, file in repo.commits[commit].items() if path != ".gitattributes"}
+
+
+def card_of(files: dict[str, bytes]) -> DatasetCard:
+    return DatasetCard(files["README.md"].decode())
+
+
+def test_labels_travel_by_the_hub(work: Path, hub_server: HubServer, tmp_path: Path) -> None:
+    """A teacher's answers and a table are published, trained on, from a pinned commit and without the Hub too."""
+    hub_server.add_user("me", TOKEN)
+    env = hub_env(hub_server, tmp_path, token=TOKEN)
+    cached = ["--teacher-targets", "cached", "--teacher-checkpoint", "out/weak"]
+    on_hub = "labels:hf://datasets/me/crowd"
+    weak, first, *done = run_many([
+        train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
+        train("first", "w2s_cnn2", *cached, "--push-labels", "me/answers", "--hub-private"),
+        [*PUSH, "crowd.csv", "me/crowd", "--license", "cc0-1.0"],
+        ["-m", "w2s_plugins.labels", "stats", "hf://datasets/me/crowd"],
+        train("answers", "labels:hf://datasets/me/answers"),
+        train("table", "labels:crowd.csv"),
+        train("crowd", on_hub),
+        train("both", f"{on_hub},labels:hf://datasets/me/answers"),
+        train("resumed", on_hub, "--stop-epoch", "1"),
+    ], env, work)
+    assert "labels published at" in first.ok().out
+    stats = [d.ok() for d in (weak, *done)][2]
+    assert "hf://datasets/me/crowd: 96 rows about 48 samples" in stats.out
+    old, files = head(hub_server, "me/crowd")
+    assert set(files) == {"README.md", "crowd.csv"} and files["crowd.csv"] == (work / "crowd.csv").read_bytes()
+    assert card_of(files).data.license == "cc0-1.0"
+    answers, files = head(hub_server, "me/answers")
+    assert set(files) == {"README.md", "labels.json", "keys.json", "view000-000000000.safetensors"}
+    assert hub_server.repos["datasets/me/answers"].private and card_of(files).data.license is None
+    card = files["README.md"].decode()
+    sha = json.loads(files["labels.json"])["who"]["sha256"]
+    assert all(t in card for t in ("Labels of 48 images in 3 classes", "--teacher labels:hf://datasets/me/answers",
+                                   sha, "`w2s_cnn2`", "| `class1` |", "logits, float16"))
+    assert differences(weights(work, "first"), weights(work, "answers")) == []
+    assert differences(weights(work, "table"), weights(work, "crowd")) == []
+    assert differences(weights(work, "both"), weights(work, "crowd")) != []
+    source = result(work, "crowd")["teacher"]["models"][0]["source"]
+    assert (source["repo"], source["revision"], source["rows"]) == ("datasets/me/crowd", old, 96)
+    assert old in (work / "out/crowd/export/README.md").read_text()
+
+    hub_server.requests.clear()
+    with serve_ranks(env) as ranks:
+        ranks(*train("ranks", "labels:hf://datasets/me/answers", "--batch-size", "8"), cwd=work, processes=2).ok()
+    asked = [r.path for r in hub_server.requests if r.path.startswith("/api/datasets/me/answers/revision/")]
+    assert len(asked) == 2  # one process: it lists the files, and downloads them
+
+    others = [(line[0], "class0", line[2]) for line in csv.reader((work / "crowd.csv").open())][1:]
+    write(work / "new.csv", others)
+    pushed, changed, pinned, moved = run_many([
+        [*PUSH, "new.csv", "me/crowd"],
+        train("resumed", on_hub, "--resume", "auto"),
+        train("resumed", f"{on_hub}@{old}", "--resume", "auto", "--resume-changes", "teacher"),
+        train("moved", f"{on_hub}@{old[:12]}"),
+    ], env, work)
+    assert set(head(hub_server, "me/crowd")[1]) == {"README.md", "new.csv"}
+    assert "are others than when it was written: name the commit of then, @" + old in changed.error
+    for run in (pushed, pinned, moved):
+        run.ok()
+    assert differences(weights(work, "crowd"), weights(work, "moved")) == []
+    assert differences(weights(work, "crowd"), weights(work, "resumed")) == []
+
+    hub_server.__exit__()
+    again, absent, failed = run_many([
+        train("again", "labels:hf://datasets/me/answers"),
+        train("absent", "labels:hf://datasets/me/other"),
+        train("failed", "w2s_cnn2", *cached, "--push-labels", "me/answers"),
+    ], env, work)
+    assert f"the commit {answers} is taken, as it is in the cache" in again.ok().err
+    assert differences(weights(work, "first"), weights(work, "again")) == []
+    assert "me/other: the Hub at http://127.0.0.1" in absent.error and "cannot be reached" in absent.error
+    assert "repeat with: python -m w2s_plugins.labels push out/failed me/answers" in failed.error
+    assert result(work, "failed")["teacher"]["cache"]
+    offline, absent = run_many([train("offline", f"{on_hub}@{old}"), train("absent", "labels:hf://datasets/me/other")],
+                               env | {"HF_HUB_OFFLINE": "1"}, work)
+    assert differences(weights(work, "crowd"), weights(work, "offline")) == [], offline.ok()
+    assert "HF_HUB_OFFLINE is set, and it is not in the local cache" in absent.error
+    for path in (*work.rglob("*"), *(p for p in tmp_path.glob("*") if p != work)):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    for repo in hub_server.repos.values():
+        for file in (file for commit in repo.commits.values() for file in commit.values()):
+            assert TOKEN.encode() not in file.data and str(tmp_path).encode() not in file.data
+
+
+def test_what_is_not_there_or_is_no_labels(work: Path, hub_server: HubServer, tmp_path: Path) -> None:
+    """One line each, and nothing is fetched but what may be labels."""
+    def add(name: str, files: dict[str, str]) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(text)
+        return hub_server.add_model(f"datasets/me/{name}", folder)
+
+    table = (work / "crowd.csv").read_text()
+    add("crowd", {"data/[a]*.csv": table, "code.py": "raise SystemExit", "x.pickle": "no", "b/c.safetensors": ""})
+    add("two", {"a.csv": table, "b.csv": table})
+    add("none", {"README.md": "#", "code.py": ""})
+    add("broken", {"labels.json": "{}", "keys.json": "[]", "other.csv": table})
+    hub_server.add_model("datasets/me/gated", tmp_path / "crowd", gated=True)
+    outside = hub_server.repos["datasets/me/outside"] = Repo("datasets/me/outside")
+    outside.commit("main", {"../../../crowd.csv": File(b"", False)}, "out of the cache")
+    bad = {
+        "hf://datasets/me/crwd": "no such dataset on the Hub (nearest: me/crowd",
+        "hf://datasets/me/crowd@mian": "the dataset has no such revision (nearest: main)",
+        "hf://datasets/me/two": "is no set of labels: expected a labels.json, as `labels push` writes it, or one table",
+        "hf://datasets/me/none": "it has no table, but ",
+        "hf://datasets/me/outside": "it has no table, but ../../../crowd.csv",
+        "hf://datasets/me/broken": "labels.json: no manifest of labels in format 1",
+        "hf://datasets/me/gated": "the repository is gated; ask for access",
+        "hf://datasets/me/": "not a Hub id",
+        "hf://me/crowd": "expected hf://datasets/ORG/NAME or hf://datasets/ORG/NAME@REVISION",
+    }
+    env = hub_env(hub_server, tmp_path)
+    good, login, *done = run_many([
+        train("good", "labels:hf://datasets/me/crowd"),
+        train("login", "w2s_cnn2", "--teacher-targets", "cached", "--push-labels", "me/x"),
+        *(train("bad", f"labels:{name}") for name in bad)], env, work)
+    good.ok()
+    assert "--push-labels needs a token" in login.error
+    for run, message in zip(done, bad.values()):
+        assert message in run.error
+    fetched = {p.name for p in (tmp_path / "hf_home/hub").rglob("snapshots/*/*") if p.is_file()}
+    fetched |= {p.name for p in (tmp_path / "hf_home/hub").rglob("snapshots/*/*/*") if p.is_file()}
+    assert fetched == {"[a]*.csv", "labels.json", "keys.json"}
+
+
+def test_downloads_and_commits_that_fail(work: Path, hub_server: HubServer, tmp_path: Path) -> None:
+    """What was damaged on its way is fetched again; the Hub is busy for a while, or for good."""
+    hub_server.add_user("me", TOKEN)
+    hub_server.fault("POST /api/datasets/me/answers/commit/", status=503, times=1)
+    hub_server.fault("POST /api/datasets/me/no/commit/", status=403)
+    hub_server.fault("POST /api/models/me/no/commit/", status=403)
+    hub_server.fault("GET /datasets/me/answers/resolve/.*safetensors", times=1,
+                     rewrite=lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+    env = hub_env(hub_server, tmp_path, token=TOKEN)
+    hub_server.add_model("datasets/me/images", work / "data/train/class0")
+    weak, push, online, images, good, refused = run_many([
+        train("weak", "", "--task-loss-weight", "1", "--loss", "ce"),
+        train("first", "w2s_cnn2", "--teacher-checkpoint", "out/weak", "--teacher-targets", "cached", "--push-labels",
+              "me/answers"),
+        [*PUSH, "out/weak", "me/weak"],
+        [*PUSH, "crowd.csv", "me/images"],
+        train("good", "labels:hf://datasets/me/answers"),
+        train("refused", "w2s_cnn2", "--teacher-checkpoint", "out/weak", "--teacher-targets", "cached", "--push-labels",
+              "me/no", "--push-to-hub", "me/no"),
+    ], env, work)
+    weak.ok(), push.ok()
+    assert "trying again" in push.err
+    assert "its record names no stored answers of one teacher" in online.error
+    assert "push to me/images: the dataset holds more than one set of labels, such as 000.jpg" in images.error
+    assert "was damaged on its way" in good.ok().err
+    assert differences(weights(work, "first"), weights(work, "good")) == []
+    for command in ("w2s_plugins.hub push out/refused me/no", "w2s_plugins.labels push out/refused me/no"):
+        assert command in refused.error  # each of them says how to go on
+    assert result(work, "refused")["teacher"]["cache"]

@@ -1,0 +1,137 @@
+"""Labels on the Hub: a dataset repository with a folder of labels or one table, fetched and published."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError
+from ..files import read_plain
+from ..hub.errors import check_repo_id
+from ..hub.fetch import fetch_dataset
+from ..hub.push import push_command, push_dataset
+from ..tokens import holds_token
+from .card import add_record, describe_folder, describe_table, labels_card
+from .format import KEYS, MANIFEST, read_manifest
+from .table import SUFFIXES, read_label_table
+
+HUB = "hf://datasets/"  # begins the name of labels on the Hub
+
+
+class Place(NamedTuple):
+    """Where labels are: a folder of them, or a table, and the commit that they are from, where they are on the Hub."""
+
+    path: Path
+    commit: str | None = None
+
+
+def local_labels(name: str, flag: str) -> Place:
+    """Return where the labels with a name are on this disk; those of the Hub are brought into its local cache.
+
+    Args:
+        name: a path, or ``hf://datasets/ORG/NAME``, perhaps with ``@REVISION``.
+        flag: begins the messages.
+
+    Raises:
+        UserError: no such repository or revision, it holds no labels, or the Hub cannot be reached.
+    """
+    if not name.startswith("hf:"):
+        return Place(Path(name))
+    if not name.startswith(HUB):
+        raise UserError(f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
+    folder, files = fetch_dataset(name.removeprefix(HUB), lambda there: _label_files(there, flag), MANIFEST, flag)
+    return Place(folder if MANIFEST in files else folder / files[0], folder.name)
+
+
+def _label_files(names: Sequence[str], flag: str) -> list[str]:
+    """Return which files of a repository are labels. Raises `UserError` for none, or for several tables."""
+    if MANIFEST in names:
+        return [name for name in names if _is_of_folder(name)]
+    tables = [name for name in names if name.lower().endswith(SUFFIXES) and ".." not in name]
+    if len(tables) == 1:
+        return tables
+    has = f"{len(tables)} tables: {', '.join(tables[:3])}" if tables else (
+        f"no table, but {', '.join(names[:3]) or 'nothing'}")
+    raise UserError(f"{flag}: is no set of labels: expected a {MANIFEST}, as `labels push` writes it, or one table "
+                    f"({', '.join(SUFFIXES)}); it has {has}")
+
+
+def _replaced(names: Sequence[str], repo_id: str) -> list[str]:
+    """Return the labels that are in a repository already. Raises `UserError` where it is one of something else."""
+    others, labels = [name for name in names if name not in ("README.md", ".gitattributes")], []
+    with suppress(UserError):
+        labels = _label_files(others, repo_id)
+    if odd := sorted({*others} - {*labels}):
+        raise UserError(f"push to {repo_id}: the dataset holds more than one set of labels, such as {odd[0]}; choose "
+                        "another name")
+    return labels
+
+
+def _is_of_folder(name: str) -> bool:
+    return name in (MANIFEST, KEYS) or (name.endswith(".safetensors") and "/" not in name)
+
+
+def push_labels(
+        path: Path,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+) -> str:
+    """Publish labels as one commit of a dataset on the Hub, with a card; return its address.
+
+    Args:
+        path: a folder of labels, a table, or the folder of a run whose teacher's answers are stored.
+        repo_id: ``ORG/NAME``; created when missing.
+        private: create it private; an existing public repository is then refused.
+        revision: branch to push to, created when missing.
+        commit_message: first line of the commit.
+        license: of the labels; None says nothing about it.
+
+    Raises:
+        UserError: no labels, damaged ones, or those that others could not use; the push failed and can be repeated.
+    """
+    check_repo_id(repo_id)
+    labels, record = _labels_of_run(path) if (path / "result.json").is_file() else (path, None)
+    if labels.is_dir():
+        manifest = read_manifest(labels)
+        files = [labels / MANIFEST, *([labels / KEYS] if manifest.keys_sha256 else []),
+                 *(labels / part.file for part in manifest.parts(0))]
+        about = describe_folder(labels, manifest)
+        about = add_record(about, record) if record else about
+    else:
+        files, about = [labels], describe_table(read_label_table(labels))
+    for file in files:
+        if file.suffix.lower() in (".json", ".csv", ".tsv", ".jsonl", ".ndjson") and holds_token(
+                file.read_text(encoding="utf-8", errors="replace")):
+            raise UserError(f"{file}: holds an access token or a password; it is not published")
+
+    def card(full_id: str) -> str:
+        return labels_card(about, f"{HUB}{full_id}" + (f"@{revision}" if revision else ""), license)
+
+    try:
+        return push_dataset(
+            files, card, repo_id, replaces=lambda names: _replaced(names, repo_id), private=private, revision=revision,
+            commit_message=commit_message or "Upload labels")
+    except UserError as error:
+        again = push_command("labels", path, repo_id, private, revision, *(["--license", license] if license else []))
+        raise UserError(f"{error}; {path} is as it was, repeat with: {again}") from error.__cause__
+
+
+def _labels_of_run(run: Path) -> tuple[Path, dict]:
+    """Return the stored answers of the teacher of a run, and its record.
+
+    Raises:
+        UserError: the run has stored none, or has several teachers.
+    """
+    try:
+        record = read_plain(run / "result.json")
+        (cache,), (model,) = record["teacher"]["cache"], record["teacher"]["models"]
+        if not isinstance(model["source"], (dict, type(None))):
+            raise TypeError
+        return Path(cache["path"]), record
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run}: its record names no stored answers of one teacher; expected a run with --teacher "
+                        "NAME --teacher-targets cached, a folder of labels, or a table") from error
