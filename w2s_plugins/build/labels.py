@@ -8,15 +8,17 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.keys import SampleKeys, sample_keys
+from ..data.shards import shard_reader
 from ..data.slices import Subset
 from ..errors import UserError
-from ..labels.format import MANIFEST, read_manifest
+from ..labels.format import MANIFEST
 from ..labels.given import GivenLabels
 from ..labels.imported import ImportSettings, import_labels
 from ..labels.reader import LabelReader
+from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
 from ..labels.table import read_label_table
-from .resolve import label_paths
+from .resolve import label_paths, split_names
 
 _logger = logging.getLogger(__name__)
 
@@ -35,25 +37,37 @@ def take_labels(args: argparse.Namespace, data: Data, class_names: list[str] | N
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
     whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
-    folders = [_folder(args, path, whole, class_names) for path in paths]
+    sharded = shard_reader(data.train) is not None
+    folders = [Path(path) if sharded and Path(path).is_dir() and manifest_at(Path(path)) else
+               _folder(args, path, whole, class_names) for path in paths]
     _refuse_other_classes(paths, folders, class_names)
-    if len(paths) == len([name for name in args.teacher.split(",") if name.strip()]):  # no model answers for the rest
+    # no model answers for the rest, nor do labels of shards, which have all samples
+    if len(paths) == len(split_names(args.teacher)) and not any(map(_in_shards, folders)):
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
-    keys, confidence = sample_keys(data.train), args.labels_confidence or 1.0
-    select = sample_keys(data.select) if data.select is not None else None
-    data.given = [
-        GivenLabels(path, LabelReader(folder, keys, confidence=confidence),
-                    select and LabelReader(folder, select, confidence=confidence))
-        for path, folder in zip(paths, folders)]
+    data.given = [_given(args, path, folder, data) for path, folder in zip(paths, folders)]
+
+
+def _in_shards(folder: Path) -> bool:
+    """Say whether a folder has labels of shards, a folder for each."""
+    return not (folder / MANIFEST).is_file()
+
+
+def _given(args: argparse.Namespace, path: str, folder: Path, data: Data) -> GivenLabels:
+    def reader(dataset: Dataset) -> LabelReader | ShardedLabels:
+        confidence = args.labels_confidence or 1.0
+        if _in_shards(folder):
+            return ShardedLabels(folder, dataset, confidence)
+        return LabelReader(folder, sample_keys(dataset), confidence=confidence)
+    return GivenLabels(path, reader(data.train), None if data.select is None else reader(data.select))
 
 
 def names_in_labels(teacher: str | None) -> list[str] | None:
     """Return the names of the classes that the first labels among the names of ``--teacher`` know of, or None."""
     for path in map(Path, label_paths(teacher)):
-        if (path / MANIFEST).is_file():
-            names = read_manifest(path).class_names
+        if path.is_dir() and (manifest := manifest_at(path)):
+            names = manifest.class_names
         else:
             names = read_label_table(path, None, f"--teacher labels:{path}").class_names
         if names:
@@ -82,7 +96,7 @@ def _folder(
 
 def _refuse_other_classes(paths: list[str], folders: list[Path], class_names: list[str]) -> None:
     for path, folder in zip(paths, folders):
-        manifest = LabelReader(folder).manifest
+        manifest = manifest_at(folder)
         if manifest.num_classes != len(class_names):
             raise UserError(f"--teacher labels:{path}: has {manifest.num_classes} classes, the data "
                             f"{len(class_names)}")
