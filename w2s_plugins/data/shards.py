@@ -100,7 +100,7 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
         found = sorted(glob(path)) if has_magic(path) else sorted(map(str, Path(path).rglob("*.tar"))) if (
             os.path.isdir(path)) else [path]
         paths += [file for file in found if os.path.isfile(file)]
-        missing += [file for file in found or [path] if not os.path.isfile(file)]
+        missing += [file for file in found if not os.path.isfile(file)]
     if missing or not paths:
         what = special_kind(missing[0]) if missing else None
         parent = os.path.dirname(os.path.abspath(missing[0])) if missing else ""

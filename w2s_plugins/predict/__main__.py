@@ -17,12 +17,12 @@ def main() -> None:
     from .run import Request, predict
     from .shards import predict_shards
 
-    (predict_shards if is_sharded(args) else predict)(Request(**vars(args)))
+    (predict_shards if is_sharded(str(args.dir)) else predict)(Request(**vars(args)))
 
 
-def is_sharded(args: argparse.Namespace) -> bool:
-    """Say whether the images are in shards."""
-    return args.dir.startswith(SHARDED) and not Path(args.dir).exists()
+def is_sharded(images: str) -> bool:
+    """Say whether images are in shards."""
+    return images.startswith(SHARDED) and not Path(images).exists()
 
 
 def read_flags() -> argparse.Namespace:
@@ -59,7 +59,7 @@ def read_flags() -> argparse.Namespace:
         flag = unknown[0].split("=")[0]
         raise UserError(f"unknown argument '{flag}'{nearest(flag, parser.flags())}; see --help")
     del args.debug
-    if is_sharded(args):
+    if is_sharded(args.dir):
         if args.embeddings or (args.output or Path()).suffix in WRITABLE:
             flag = "--embeddings" if args.embeddings else f"--output {args.output}"
             raise UserError(f"{flag}: each of the shards gets a folder of labels; expected --output FOLDER, or no "

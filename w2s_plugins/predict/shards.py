@@ -27,7 +27,7 @@ from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
 from ..labels.answers import TableForm, check_form
-from ..labels.format import KEYS, MANIFEST, Manifest, refuse_not_finite, write_part
+from ..labels.format import KEYS, MANIFEST, Manifest, refuse_not_finite, rows_by_size, write_part
 from ..labels.names import read_class_names
 from ..monitor import setup_logging
 from ..registry import load_plugins
@@ -166,7 +166,8 @@ def label_shard(
     manifest = Manifest(
         len(dataset), member.num_classes, who, dict(data=dict(shard=shard.name), transform=member.data_config),
         "logits" if request.every else "top-k" if request.top_k else "hard", torch.float16, request.top_k,
-        class_names=predictor.class_names, keyed_by=keys.by, keys_sha256=keys.sha256)
+        class_names=predictor.class_names, keyed_by=keys.by, keys_sha256=keys.sha256,
+        part_rows=rows_by_size(member.num_classes))
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
     with Progress(len(dataset), world) as progress:
