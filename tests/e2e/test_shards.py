@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import webdataset
 from PIL import Image
 
 from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, run_many
@@ -246,6 +247,9 @@ def test_parts_and_indexes(labels: Path, tmp_path: Path) -> None:
     assert (held.indices, train.indices) == (range(0, 40), range(40, 400))
     assert shard_bounds(train) == list(range(0, 361, 40)) and shard_bounds(dataset)[-1] == SHARDS * EACH
     assert dataset.filename(45) == "train-0001/1/0005" and train[0][0].tobytes() == dataset[240][0].tobytes()
+    reader = webdataset.WebDataset([str(shard.path) for shard in dataset.reader.shards], shardshuffle=False)
+    assert [sample["__key__"] for sample in reader] == [
+        dataset.filename(i).split("/", 1)[1] for i in range(len(dataset))]
     path = tmp_path / "a.tar"
     write_tar(path, {"x.png": png(0), "y.png": png(1)})
     before = open_shards(*find_shards(f"wds/{path}"), tmp_path)

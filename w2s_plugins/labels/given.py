@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .reader import LabelReader
+from .sharded import ShardedLabels
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class GivenLabels:
     """
 
     path: str
-    train: LabelReader
-    select: LabelReader | None
+    train: LabelReader | ShardedLabels
+    select: LabelReader | ShardedLabels | None
 
     @property
     def source(self) -> dict[str, object]:
@@ -28,7 +29,7 @@ class GivenLabels:
         manifest = self.train.manifest
         return dict(name=f"labels:{self.path}", kind=manifest.kind, source=manifest.who, samples=manifest.num_samples)
 
-    def predictions(self, reader: LabelReader, count: int) -> Tensor:
+    def predictions(self, reader: LabelReader | ShardedLabels, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
         index = torch.arange(count)
         has = reader.has(index)

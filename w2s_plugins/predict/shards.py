@@ -13,6 +13,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -109,11 +110,11 @@ def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shar
         lease = acquire(Claim(shard.name.replace("/", "%"), output / CLAIMS), STALE)
         if lease is None:
             continue
-        temporary = target.with_name(f".{target.name}.{lease.number}")
+        temporary = target.with_name(f".{target.name}.labelling-{lease.number}")
         try:
             if (target / MANIFEST).is_file():  # meanwhile
                 continue
-            for left in target.parent.glob(f".{target.name}.*"):  # by whoever was interrupted
+            for left in target.parent.glob(f".{escape(target.name)}.labelling-*"):  # by whoever was interrupted
                 delete(left)
             with kept(lease), write_errors(temporary, AGAIN):
                 temporary.mkdir(parents=True)
