@@ -141,5 +141,5 @@ def test_labelling_a_billion_images(cli: Cli) -> None:
     assert any(row[0] == "a100, estimated" for row in cells)
     code, out, _ = cli(*flags, "--images", 100, "--num-classes", 300, "--throughput", "here")
     assert "this machine, measured" in out and "100 images in 1 shards" in out
-    assert "--throughput none: expected images per second, or here" in cli(*flags, "--throughput", "none")[2]
+    assert "--throughput: expected images per second, or here, found 0" in cli(*flags, "--throughput", 0)[2]
     assert "--top-k 1000: expected 1 to 999" in cli(*flags, "--top-k", 1000)[2]

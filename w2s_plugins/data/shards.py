@@ -7,6 +7,7 @@ indexes of a few shards open.
 
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
@@ -15,22 +16,18 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
 from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
 from ..errors import UserError, nearest, one_line
-from ..files import apply_umask, special_kind
+from ..files import special_kind
 from .keys import SampleKeys, positions_in_split, whole_split
 from .unlabeled import FLAG, NO_LABEL, Unlabeled
 from .views import WINDOW
@@ -161,29 +158,10 @@ def scan_tar(path: Path) -> Members:
 # ---------------------------------------------------------------- the index of a shard
 
 
-class Index:
-    """Where the images of a shard lie, by the file that `index_file` makes. Raises `ValueError` where it is damaged."""
-
-    def __init__(self, path: Path):
-        content = load_file(path)
-        self.starts, self.sizes, self.ends, self._names = (
-            content[name] for name in ("starts", "sizes", "ends", "names"))
-        counts = {len(values) for values in (self.starts, self.sizes, self.ends)}
-        if len(counts) != 1 or min(self.starts.min(), self.sizes.min(), np.diff(self.ends, prepend=0).min()) < 0 or (
-                self.ends[-1] != len(self._names)):
-            raise ValueError(f"{path}: not an index of a shard")
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def key(self, row: int) -> str:
-        """Return the key of a sample."""
-        first = self.ends[row - 1] if row else 0
-        return os.fsdecode(self._names[first:self.ends[row]].tobytes())
-
-
 def index_file(shard: Shard, cache: Path) -> Path:
     """Return the index of a shard as it is now, which is made where there is none.
+
+    It is a line of what is known of all samples, see `read_about`, and one of their `Members`, in JSON.
 
     Raises:
         UserError: the shard is damaged, has no image, or a key twice; an index can be written nowhere.
@@ -194,49 +172,42 @@ def index_file(shard: Shard, cache: Path) -> Path:
         raise UserError(f"{FLAG} {shard.path}: cannot be read ({one_line(error)})") from error
     places = shard.index_files(cache)
     for path in places:
-        if path.is_file() and _about(path).get("stamp") == stamp:
+        if path.is_file() and read_about(path).get("stamp") == stamp:
             return path
     found = shard.scan()
     twice, count = Counter(found.keys).most_common(1)[0]
     if count > 1:
         raise UserError(f"{FLAG} {shard.path}: the key {twice} is there {count} times; expected one image of each")
-    names = [os.fsencode(key) for key in found.keys]
-    content = save(
-        dict(starts=np.array(found.starts), sizes=np.array(found.sizes), ends=np.cumsum([len(name) for name in names]),
-             names=np.frombuffer(b"".join(names), dtype=np.uint8)),
-        metadata=dict(stamp=stamp, keys=SampleKeys("filename", found.keys).sha256))
+    about = dict(stamp=stamp, keys=SampleKeys("filename", found.keys).sha256, count=len(found.keys))
     for path in places:
         try:
-            _write_whole(path, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as own:  # others write it, too
+                written = Path(own, path.name)
+                written.write_text(f"{json.dumps(about)}\n{json.dumps(found)}\n")
+                os.replace(written, path)
             return path
         except OSError as error:
             refused = error
     raise UserError(f"{places[-1]}: cannot be written ({one_line(refused)}); choose another --target-cache")
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a name of this process's own first: others may write it as well at this moment."""
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        path.parent.mkdir(parents=True)  # not that of a shard, which is there
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            apply_umask(Path(file.name))
-            os.replace(file.name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(file.name)
-            raise
-
-
-def _about(path: Path) -> dict[str, str]:
-    """Return what an index says of itself: stamp of the shard, hash of the keys, number of samples."""
+def read_about(index: Path) -> dict[str, object]:
+    """Return what an index says of its shard: stamp, hash of the keys, number of samples; nothing where it is damaged.
+    """
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {**(file.metadata() or {}), "count": file.get_slice("starts").get_shape()[0]}
-    except (SafetensorError, OSError):
+        with index.open() as file:
+            about = json.loads(file.readline())
+        return about if isinstance(about, dict) else {}
+    except (OSError, ValueError):
         return {}
+
+
+def read_index(index: Path) -> Members:
+    """Return where the images of a shard lie."""
+    with index.open() as file:
+        file.readline()
+        return Members(*json.loads(file.readline()))
 
 
 # ---------------------------------------------------------------- the dataset
@@ -271,7 +242,7 @@ class ShardReader(Reader):
         first = int(os.environ.get("RANK", "0")) * len(shards) // int(os.environ.get("WORLD_SIZE", "1"))
         order = [*range(first, len(shards)), *range(first)]  # each process begins with others that have no index
         with ThreadPoolExecutor(THREADS) as pool:
-            found = dict(zip(order, pool.map(lambda i: _about(index_file(shards[i], cache)), order)))
+            found = dict(zip(order, pool.map(lambda i: read_about(index_file(shards[i], cache)), order)))
         self.keys = [found[i]["keys"] for i in range(len(shards))]
         self.bounds = [0, *accumulate(found[i]["count"] for i in range(len(shards)))]
         self.indexes = Opened(self._read_index)
@@ -297,16 +268,16 @@ class ShardReader(Reader):
         number = bisect_right(self.bounds, index) - 1
         return number, index - self.bounds[number]
 
-    def _read_index(self, number: int) -> Index:
+    def _read_index(self, number: int) -> Members:
         shard = self.shards[number]
-        table = Index(index_file(shard, self.cache))
-        if len(table) != self.bounds[number + 1] - self.bounds[number]:
+        table = read_index(index_file(shard, self.cache))
+        if len(table.keys) != self.bounds[number + 1] - self.bounds[number]:
             raise UserError(f"{FLAG} {shard.path}: has changed since it was opened")
         return table
 
     def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         number, row = self._place(index)
-        key = self.indexes[number].key(row)
+        key = self.indexes[number].keys[row]
         return key if basename else os.path.join(self.root if absolute else "", self.shards[number].name, key)
 
 

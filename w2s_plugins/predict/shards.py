@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys
 from ..data.shards import WDS, Shard, find_shards, open_shards
 from ..data.unlabeled import FLAG
@@ -162,8 +161,7 @@ def label_shard(
     member = predictor.member
     mode = "RGB" if member.data_config["input_size"][0] == 3 else "L"
     dataset = open_shards(shard.path.parent, [shard], output, mode)
-    index = dataset.reader.indexes[0]
-    keys = SampleKeys("filename", [index.key(row) for row in range(len(index))])
+    keys = SampleKeys("filename", dataset.reader.indexes[0].keys)
     manifest = Manifest(
         len(dataset), member.num_classes, who, dict(data=dict(shard=shard.name), transform=member.data_config),
         "logits" if request.every else "top-k" if request.top_k else "hard", torch.float16, request.top_k,
@@ -179,13 +177,8 @@ def label_shard(
             write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
             unread += missing
     if unread:
-        warn_of_unread(dataset, unread, shard)
+        why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN])
+        _logger.warning(f"WARNING: {shard.name}: {len(unread)} of {len(dataset)} images have no label, since they "
+                        f"could not be read: {why}{'; ...' if len(unread) > SHOWN else ''}")
     write_json(folder / MANIFEST, manifest.content)
     _logger.info(f"{shard.name}: {len(dataset)} images labelled")
-
-
-def warn_of_unread(dataset: FileDataset, rows: Sequence[int], shard: Shard) -> None:
-    """Name some images that could not be read, which have no label."""
-    why = "; ".join(Blanked(dataset).why(row) for row in rows[:SHOWN]) + ("; ..." if len(rows) > SHOWN else "")
-    _logger.warning(f"WARNING: {shard.name}: {len(rows)} of {len(dataset)} images have no label, since they could not "
-                    f"be read: {why}")

@@ -49,6 +49,15 @@ def count(text: str) -> int:
     return value
 
 
+def rate(text: str) -> float | str:
+    """Read images per second, or ``here``."""
+    if text == "here":
+        return text
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected images per second, or here, found {text}")
+    return float(text)
+
+
 def share(text: str) -> float:
     """Read a share above 0, at most 1."""
     value = float(text)
@@ -130,7 +139,7 @@ def _add_cost(commands: argparse._SubParsersAction) -> None:
     add("--label", action="store_true", help="what it costs that --teacher labels images")
     add("--shard-size", type=count, default=10_000, metavar="N", help="images of a shard (default: 10000)")
     add("--top-k", type=count, default=10, metavar="K", help="K of top-k labels (default: 10)")
-    add("--throughput", metavar="R|here", help="images per second of the teacher; here: measured on this machine")
+    add("--throughput", type=rate, metavar="R|here", help="images per second of the teacher; here: measured")
     add("--gpu", nargs="+", metavar="NAME", help="some of v100, a100, h100, rtx3090, rtx4090 (default: all)")
     add("--num-gpus", type=count, default=1, metavar="G", help="divide the work among so many, without loss")
     add("--utilisation", type=share, metavar="R", help="share of the peak that is reached, in place of that of "

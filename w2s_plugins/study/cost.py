@@ -21,7 +21,7 @@ from ..cli.parser import read_config, train_parser
 from ..errors import UserError, nearest, one_line
 from ..models.loading import create_model
 from ..monitor import format_table
-from .label_cost import Labelling, show_labelling
+from .label_cost import describe_labelling, throughput_here
 
 REFERENCE = "resnet50"  # whose published throughput the hours are made of, at its 224 px
 IMAGENET = 1_281_167
@@ -127,13 +127,16 @@ def run_cost(
     gpus = list(dict.fromkeys(name.lower() for name in gpu or GPUS))
     shard_size, topk, throughput = (flags.pop(name) for name in ("shard_size", "top_k", "throughput"))
     if label:
-        classes = flags["num_classes"] or 1000
-        what = Labelling(flags["teacher"] or REFERENCE, images or LABELLED, classes, shard_size, topk)
-        forward = model_flops("--teacher", what.model, classes, flags["img_size"], backward=False)[0].forward
-        reference = model_flops("--model", REFERENCE)[0]
-        rates = {f"{gpu}, estimated": GPUS[gpu].peak * (utilisation or utilisation_of(gpu, reference)) / forward
-                 for gpu in gpus}
-        show_labelling(what, rates, throughput, flags["img_size"], num_gpus)
+        model, size = flags["teacher"] or REFERENCE, flags["img_size"]
+        classes, reference = flags["num_classes"] or 1000, model_flops("--model", REFERENCE)[0]
+        forward = model_flops("--teacher", model, classes, size, backward=False)[0].forward
+        rates = {f"{name}, estimated": GPUS[name].peak * (utilisation or utilisation_of(name, reference)) / forward
+                 for name in gpus}
+        if throughput == "here":
+            rates["this machine, measured"] = throughput_here(model, classes, size)
+        elif throughput is not None:
+            rates["--throughput"] = throughput
+        print(describe_labelling(model, images or LABELLED, classes, shard_size, topk, rates, num_gpus))
         return
     papers = flags["model"] is None and not config
     for recipe in PAPER if papers else [recipe_of(config, images or IMAGENET, flags)]:

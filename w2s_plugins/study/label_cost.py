@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from timm.data.model_config import resolve_input_data_config
@@ -15,38 +15,15 @@ from ..monitor import format_table
 
 BATCH, SECONDS = 64, 2.0  # of the measurement
 KEY = 9  # characters of a key: 000000123
-OF_KEY, OF_INDEX = 4, 24  # bytes beside the key in keys.json, and in the index of a shard
+OF_KEY, OF_INDEX = 4, 20  # bytes beside the key in keys.json, and in the index of a shard
 OF_SHARD = 2000  # bytes of a manifest and headers, about
 
 
-@dataclass(frozen=True)
-class Labelling:
-    """What is labelled, and by whom.
-
-    Args:
-        model: the teacher.
-        images: how many.
-        num_classes: C.
-        shard_size: images of a shard.
-        topk: K of top-k labels.
-    """
-
-    model: str
-    images: int
-    num_classes: int
-    shard_size: int
-    topk: int
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return math.ceil(self.images / self.shard_size)
-
-
 def throughput_here(name: str, num_classes: int, img_size: int | None) -> float:
-    """Return the images per second that a model labels on this machine's GPU, or CPU, with random weights.
+    """Return the images per second that a model labels on this machine's GPU, or CPU; loading is not in it.
 
-    Loading is not in it. Raises `UserError` for a model that cannot be made.
+    Raises:
+        UserError: the model cannot be made.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = create_model("--teacher", name, pretrained=False, inputs=dict(img_size=img_size), num_classes=num_classes)
@@ -62,56 +39,38 @@ def throughput_here(name: str, num_classes: int, img_size: int | None) -> float:
     return BATCH * batches / (time.monotonic() - started)
 
 
-def describe_labelling(what: Labelling, rates: dict[str, float], num_gpus: int) -> str:
-    """Return what it takes, as text.
+def describe_labelling(
+        model: str, images: int, num_classes: int, shard_size: int, topk: int, rates: Mapping[str, float],
+        num_gpus: int) -> str:
+    """Return as text what it takes that a model labels images.
 
     Args:
-        what: is labelled.
+        model: its name.
+        images: how many.
+        num_classes: C.
+        shard_size: images of a shard.
+        topk: K of top-k labels.
         rates: images per second of one device, by its name.
         num_gpus: that share the work.
 
     Raises:
         UserError: K is not below the number of classes.
     """
-    if what.topk >= what.num_classes:
-        raise UserError(f"--top-k {what.topk}: expected 1 to {what.num_classes - 1}, below the number of classes")
-    size, beside = min(what.shard_size, what.images), what.images * (KEY + OF_KEY) + what.shards * OF_SHARD
-    rows = []
-    for name, kind in (("hard", "hard"), (f"top-{what.topk}", "top-k"), ("logits or probabilities", "logits")):
-        manifest = Manifest(size, what.num_classes, {}, {}, kind, topk=what.topk if kind == "top-k" else None,
-                            part_rows=rows_by_size(what.num_classes))
-        files = len(manifest.parts(0)) + 2
-        rows.append([name, f"{manifest.row_bytes:,}", readable(manifest.row_bytes * what.images + beside),
-                     f"{files * what.shards:,}"])
-    hours = [[name, f"{rate:,.0f}", f"{what.images / rate / 3600:,.0f}", f"{what.images / rate / 3600 / num_gpus:,.1f}"]
+    if topk >= num_classes:
+        raise UserError(f"--top-k {topk}: expected 1 to {num_classes - 1}, below the number of classes")
+    shards, rows = math.ceil(images / shard_size), []
+    beside, index = (images * (KEY + more) + shards * OF_SHARD for more in (OF_KEY, OF_INDEX))
+    for name, kind in (("hard", "hard"), (f"top-{topk}", "top-k"), ("logits or probabilities", "logits")):
+        manifest = Manifest(shard_size, num_classes, {}, {}, kind, topk=topk if kind == "top-k" else None,
+                            part_rows=rows_by_size(num_classes))
+        rows.append([name, f"{manifest.row_bytes:,}", readable(manifest.row_bytes * images + beside),
+                     f"{(len(manifest.parts(0)) + 2) * shards:,}"])
+    hours = [[name, f"{rate:,.0f}", f"{images / rate / 3600:,.0f}", f"{images / rate / 3600 / num_gpus:,.1f}"]
              for name, rate in rates.items()]
-    index = what.images * (KEY + OF_INDEX) + what.shards * OF_SHARD
     return "\n".join([
-        f"{what.images:,} images in {what.shards:,} shards of {what.shard_size:,}, {what.num_classes:,} classes, "
-        f"labelled by {what.model}", "",
+        f"{images:,} images in {shards:,} shards of {shard_size:,}, {num_classes:,} classes, labelled by {model}", "",
         format_table(rows, ["labels, float16", "bytes an image", "in all", "files"]), "",
         f"With keys of {KEY} characters, {readable(beside)} of it keys and manifests. Indexes of the shards, one file "
         f"each: {readable(index)}.", "",
         format_table(hours, ["teacher on", "img/s", "GPU hours", f"hours on {num_gpus}"]), "",
         "Hours are those of the network alone, estimates by FLOPs as for training; reading and decoding are left out."])
-
-
-def show_labelling(what: Labelling, rates: dict[str, float], throughput: str | None, img_size: int | None,
-                   num_gpus: int) -> None:
-    """Print what a labelling takes; a throughput in img/s, or ``here`` to measure it, stands beside the estimates."""
-    if throughput == "here":
-        rates = {"this machine, measured": throughput_here(what.model, what.num_classes, img_size), **rates}
-    elif throughput is not None:
-        rates = {"--throughput": _number(throughput), **rates}
-    print(describe_labelling(what, rates, num_gpus))
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise UserError(f"--throughput {text}: expected images per second, or here")
-    return value
-
