@@ -61,12 +61,12 @@ def slurm(tmp_path: Path) -> Slurm:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
 
-    def start(*flags: object, **variables: object) -> subprocess.Popen:
+    def start(*flags: object, script: str = "slurm.sbatch", **variables: object) -> subprocess.Popen:
         path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         job = {"SLURM_JOB_ID": 7, "SLURM_JOB_NAME": "run", "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "node[1-2]",
                "SLURM_CPUS_PER_TASK": 8, "SLURM_GPUS_ON_NODE": 2, "ACTIVATE": "", "OUTPUT": tmp_path, "FAKE": tmp_path}
         env = environment(**{k: str(v) for k, v in {**job, **variables}.items()}, PATH=path)
-        return subprocess.Popen(["bash", str(ROOT / "scripts/slurm.sbatch"), *map(str, flags)], cwd=ROOT, env=env,
+        return subprocess.Popen(["bash", str(ROOT / "scripts" / script), *map(str, flags)], cwd=ROOT, env=env,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return start
 
@@ -134,6 +134,18 @@ def test_what_becomes_of_the_job(slurm: Slurm, fake_python: Path, signals: list[
     out, _ = process.communicate(timeout=30)
     assert process.returncode == code, out
     assert (fake_python / "requeued").exists() == requeued, out
+
+
+def test_a_task_that_labels_shards_goes_on_later(slurm: Slurm, fake_python: Path) -> None:
+    task = dict(script="label.sbatch", SLURM_NODEID=3, SLURM_ARRAY_JOB_ID=7, SLURM_ARRAY_TASK_ID=3)
+    process = slurm("resnet18", "wds/a.tar", "--all", RESULT="run", **task)
+    wait_for(fake_python / "started3", process=process)
+    process.send_signal(signal.SIGUSR1)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, (fake_python / "requeued").read_text()) == (138, "7_3\n"), out
+    assert (fake_python / "arguments3").read_text().splitlines() == [
+        "-m", "w2s_plugins.predict", "resnet18", "wds/a.tar", "--all", "--workers", "7"]
+    assert slurm(RESULT=2, **task).wait(timeout=30) == 2, "an error is not tried again"
 
 
 @pytest.mark.slow

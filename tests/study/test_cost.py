@@ -1,5 +1,7 @@
 """FLOPs against published figures and against hand counts; hours against published throughput."""
 
+import re
+
 import pytest
 import torch
 from timm.layers import set_fused_attn, use_fused_attn
@@ -124,3 +126,20 @@ def test_errors(cli: Cli, flags: list[object], message: str) -> None:
     code, out, err = cli("cost", *flags)
     assert code == 2 and not out
     assert err.startswith(f"study: error: {message}") and err.count("\n") == 1
+
+
+def test_labelling_a_billion_images(cli: Cli) -> None:
+    flags = ["cost", "--label", "--teacher", "test_vit", "--img-size", 160, "--gpu", "a100", "--num-gpus", 10]
+    code, out, err = cli(*flags, "--throughput", 1000)
+    assert code == 0, err
+    cells = [re.split(r"  +", line.strip()) for line in out.splitlines()]
+    assert "1,000,000,000 images in 100,000 shards of 10,000, 1,000 classes, labelled by test_vit" in out
+    assert ["hard", "2", "15.2 GB", "300,000"] in cells  # with 13 bytes of key each
+    assert ["top-10", "42", "55.2 GB", "300,000"] in cells  # 11 values and 10 classes of 2 bytes
+    assert ["logits or probabilities", "2,000", "2.01 TB", "300,000"] in cells
+    assert ["--throughput", "1,000", "278", "27.8"] in cells
+    assert any(row[0] == "a100, estimated" for row in cells)
+    code, out, _ = cli(*flags, "--images", 100, "--num-classes", 300, "--throughput", "here")
+    assert "this machine, measured" in out and "100 images in 1 shards" in out
+    assert "--throughput: expected images per second, or here, found 0" in cli(*flags, "--throughput", 0)[2]
+    assert "--top-k 1000: expected 1 to 999" in cli(*flags, "--top-k", 1000)[2]

@@ -2,19 +2,22 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data import hold_out, open_split, parse_shapes, take_slice
-from ..data.datasets import class_names_of, describe, known_labels
+from ..data.datasets import PREFIXES, class_names_of, describe, known_labels
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
-from ..data.unlabeled import open_unlabeled
+from ..data.shards import HUB, WDS, find_shards, open_shards
+from ..data.unlabeled import WithoutLabels, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..errors import UserError
+from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
@@ -49,10 +52,27 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
 def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split."""
     if args.unlabeled:
-        return open_unlabeled(args.unlabeled, str(reading(args)["input_img_mode"]))
+        return open_images_of(args)
     return open_split(
         args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
         seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+
+
+def open_images_of(args: argparse.Namespace) -> Dataset:
+    """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
+    text, mode, cache = args.unlabeled, str(reading(args)["input_img_mode"]), Path(args.target_cache)
+    if os.path.exists(text) or not text.lower().startswith(PREFIXES):
+        return open_unlabeled(text, mode)
+    if text.startswith((WDS, HUB)):
+        return open_shards(*find_shards(text) if text.startswith(WDS) else find_hub_shards(text, cache), cache, mode)
+    name, _, split = text.rpartition(":")
+    if not name:
+        raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
+    dataset = open_split(name, args.data_dir, split, None, flag="--unlabeled", is_training=True, **reading(args))
+    if isinstance(dataset, IterableDataset):
+        raise UserError(f"--unlabeled {text}: is a stream, which cannot be indexed; shards are given as {WDS}PATH or "
+                        f"{HUB}ORG/NAME")
+    return WithoutLabels(dataset, text)
 
 
 def open_val_split(args: argparse.Namespace) -> Dataset:

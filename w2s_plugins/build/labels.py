@@ -11,17 +11,19 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.keys import SampleKeys, sample_keys
+from ..data.shards import shard_reader
 from ..data.slices import Subset
 from ..distributed.world import World, agree
 from ..errors import UserError
-from ..labels.format import MANIFEST, read_manifest
+from ..labels.format import MANIFEST
 from ..labels.given import GivenLabels
 from ..labels.imported import ImportSettings, import_labels
 from ..labels.published import Place, local_labels
 from ..labels.reader import LabelReader
+from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
 from ..labels.table import LabelTable, read_columns, read_label_table
-from .resolve import LABELS, label_paths
+from .resolve import LABELS, label_paths, split_names
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +50,11 @@ class FoundLabels:
     def is_folder(self) -> bool:
         return (self.place.path / MANIFEST).is_file()
 
+    @property
+    def in_shards(self) -> bool:
+        """Whether it is a folder with labels of shards, a folder for each."""
+        return self.place.path.is_dir() and not self.is_folder and manifest_at(self.place.path) is not None
+
     @cached_property
     def columns(self) -> Mapping[str, Sequence]:
         """Those of a table, read once."""
@@ -62,7 +69,9 @@ class FoundLabels:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        return read_manifest(self.place.path).class_names if self.is_folder else self.table(None).class_names
+        if self.is_folder or self.in_shards:
+            return manifest_at(self.place.path).class_names
+        return self.table(None).class_names
 
 
 def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
@@ -90,18 +99,31 @@ def take_labels(
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
     whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
-    folders = [_folder(args, labels, whole, class_names) for labels in found]
+    sharded = shard_reader(data.train) is not None
+    folders = [labels.place.path if sharded and labels.in_shards else _folder(args, labels, whole, class_names)
+               for labels in found]
     _refuse_other_classes(found, folders, class_names)
-    if len(found) == len([name for name in args.teacher.split(",") if name.strip()]):  # no model answers for the rest
+    # no model answers for the rest, nor do labels of shards, which have all samples
+    if len(found) == len(split_names(args.teacher)) and not any(map(_in_shards, folders)):
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
-    keys, confidence = sample_keys(data.train), args.labels_confidence or 1.0
-    select = sample_keys(data.select) if data.select is not None else None
-    data.given = [
-        GivenLabels(labels.name, LabelReader(folder, keys, confidence=confidence),
-                    select and LabelReader(folder, select, confidence=confidence), labels.place.commit)
-        for labels, folder in zip(found, folders)]
+    data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
+
+
+def _in_shards(folder: Path) -> bool:
+    """Say whether a folder has labels of shards, a folder for each."""
+    return not (folder / MANIFEST).is_file()
+
+
+def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Data) -> GivenLabels:
+    def reader(dataset: Dataset) -> LabelReader | ShardedLabels:
+        confidence = args.labels_confidence or 1.0
+        if _in_shards(folder):
+            return ShardedLabels(folder, dataset, confidence)
+        return LabelReader(folder, sample_keys(dataset), confidence=confidence)
+    return GivenLabels(
+        labels.name, reader(data.train), None if data.select is None else reader(data.select), labels.place.commit)
 
 
 def names_in_labels(found: Sequence[FoundLabels]) -> list[str] | None:
@@ -127,7 +149,7 @@ def _folder(
 
 def _refuse_other_classes(found: Sequence[FoundLabels], folders: list[Path], class_names: list[str]) -> None:
     for labels, folder in zip(found, folders):
-        manifest = LabelReader(folder).manifest
+        manifest = manifest_at(folder)
         if manifest.num_classes != len(class_names):
             raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data "
                             f"{len(class_names)}")

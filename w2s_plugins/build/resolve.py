@@ -94,7 +94,7 @@ def _resolve_unlabeled_data(args: argparse.Namespace, given: set[str]) -> None:
     """Name the split that there is without labels; ``--data-dir`` and ``--dataset`` are for validation then."""
     args.data_dir, args.data = args.data_dir or args.data, None
     args.train_split = UNLABELED
-    if args.dataset or args.data_dir:
+    if args.dataset or (args.data_dir and not args.unlabeled.lower().startswith("torch/")):  # which are in --data-dir
         return
     if "val_split" in given and args.val_split:
         raise UserError(f"--val-split {args.val_split}: the images of --unlabeled have no labels; give the folder of a "

@@ -285,7 +285,8 @@ def add_dataset(add: Declare) -> None:
     add("--data-dir", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="data_dir",
         help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--unlabeled", metavar="PATH[,PATH]", role=Role.WHERE | Role.DATA | Role.PLACE, help="train on images without "
-        "labels: a folder, at any depth, a tar file, or several; needs a --teacher, and sets --task-loss-weight 0; "
+        "labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or hfids/ORG/NAME; or a "
+        "split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, sets --task-loss-weight 0; "
         "--data-dir or --dataset beside it give the validation split only")
     add("--class-names", metavar="FILE|A,B,C", role=Role.DATA | Role.PLACE, help="names of the classes in their order: "
         "a text file with one a line, a json list, or the names themselves (default: those of the data; for "

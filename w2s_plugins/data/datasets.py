@@ -20,6 +20,7 @@ from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import LIST_FILES, open_inat, torchvision_labels
 from .unlabeled import NO_LABEL, is_unlabeled
 from .unreadable import UnreadableSample
+from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
@@ -212,12 +213,23 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     if labels is not None or unlabeled:
         content = hashlib.sha256(f"{name}|{size}|".encode())
         content.update(",".join(map(str, labels or ())).encode())
-        if hasattr(dataset, "filenames"):
+        if identity := identity_of(dataset):
+            content.update(identity.encode())
+        elif hasattr(dataset, "filenames"):
             content.update(os.fsencode("|".join(map(str, dataset.filenames()))))  # names need not be UTF-8
         elif hasattr(dataset, "indices"):
             content.update(",".join(map(str, dataset.indices)).encode())
         digest = content.hexdigest()[:16]
     return DataInfo(name or "folder", split, size, num_classes_of(dataset), digest)
+
+
+def identity_of(dataset: Dataset) -> str | None:
+    """Return what identifies the samples of shards, or of a named split without its labels; None for other datasets."""
+    parts = []
+    while not hasattr(dataset, "identity") and isinstance(dataset, Wrapper):
+        parts.append(f" {getattr(dataset, 'indices', '')}")
+        dataset = dataset.dataset
+    return f"{dataset.identity}{''.join(parts)}" if hasattr(dataset, "identity") else None
 
 
 def split_synonyms() -> set[str]:

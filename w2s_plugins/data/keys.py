@@ -68,8 +68,8 @@ def positions_in_split(dataset: Dataset, all_classes: bool = False) -> Sequence[
     """
     if not isinstance(dataset, Subset) or (isinstance(dataset, ClassSubset) and not all_classes):
         return range(len(dataset))
-    outer = positions_in_split(dataset.dataset, all_classes)
-    return [outer[i] for i in dataset.indices]
+    outer, indices = positions_in_split(dataset.dataset, all_classes), dataset.indices
+    return outer[indices.start:indices.stop] if isinstance(indices, range) else [outer[i] for i in indices]
 
 
 def data_identity(dataset: Dataset, fingerprint: str | None) -> dict[str, str | None]:

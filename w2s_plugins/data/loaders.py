@@ -18,6 +18,7 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, EpisodeShape, check_shape
+from .shards import shard_bounds
 from .unlabeled import NO_LABEL
 from .unreadable import SkippedSamples
 from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
@@ -211,7 +212,7 @@ def create_train_loader(
         dataset = _with_transforms(dataset, views, data_config, settings)
     sampler = keys or KeyedSampler(
         len(dataset), views.seed, settings.rank, settings.world_size, views.repeats, views.epochs,
-        0 if views.max_unreadable is None else settings.batch_size * settings.world_size)
+        0 if views.max_unreadable is None else settings.batch_size * settings.world_size, shard_bounds(labelled))
     if views.episodes is not None:
         batch_sampler = sampler = _episode_sampler(labelled, views, settings)
     elif views.sizes:

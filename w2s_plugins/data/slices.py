@@ -16,7 +16,7 @@ class Subset(Wrapper):
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]):
         super().__init__(dataset)
-        self.indices = list(indices)
+        self.indices = indices if isinstance(indices, range) else list(indices)  # of shards there may be a billion
         labels = labels_of(dataset)
         if labels is not None:
             self.targets = [labels[i] for i in self.indices]
@@ -80,6 +80,20 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     return [i for _, _, i in sorted(placed)]
 
 
+def cutting_order(dataset: Dataset, flag: str, seed: int) -> Sequence[int]:
+    """Return the order that parts are cut from: a stratified one, or that of the shards where it is made of some."""
+    whole = dataset
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    if hasattr(getattr(whole, "reader", None), "shards"):
+        return range(len(dataset))
+    return stratified_order(strata(dataset, flag), seed)
+
+
+def _part(dataset: Dataset, indices: Sequence[int]) -> Subset:
+    return Subset(dataset, indices if isinstance(indices, range) else sorted(indices))
+
+
 def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--train-slice") -> Dataset:
     """Return the part of ``dataset`` that ``--train-slice`` or another flag names, or all of it.
 
@@ -89,7 +103,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     if not text:
         return dataset
     start, stop = parse_slice(text, flag)
-    order = stratified_order(strata(dataset, flag), seed)
+    order = cutting_order(dataset, flag, seed)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
@@ -97,16 +111,16 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     indices = order[start or 0:stop]
     if not indices:
         raise UserError(f"{flag} {text}: no sample is left of {len(order)}")
-    return Subset(dataset, sorted(indices))
+    return _part(dataset, indices)
 
 
 def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:
     """Split off a stratified part, a fraction or a count, for the selection of checkpoints."""
     if not amount:
         return dataset, None
-    order = stratified_order(strata(dataset, "--select-split"), seed + 1)
+    order = cutting_order(dataset, "--select-split", seed + 1)
     count = amount * len(order) if isinstance(amount, float) else amount
     if not 0 < count <= len(order) - 1:
         raise UserError(f"--select-split {amount}: expected less than the {len(order)} training samples")
     count = math.ceil(count)
-    return Subset(dataset, sorted(order[count:])), Subset(dataset, sorted(order[:count]))
+    return _part(dataset, order[count:]), _part(dataset, order[:count])

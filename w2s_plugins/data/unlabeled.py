@@ -32,6 +32,24 @@ class Unlabeled(FileDataset):
     classes: list[str] | None = None
 
 
+class WithoutLabels(Wrapper):
+    """A dataset whose labels, if it has any, are not looked at.
+
+    Args:
+        dataset: map-style.
+        name: what identifies it.
+    """
+
+    classes: list[str] | None = None
+
+    def __init__(self, dataset: Dataset, name: str):
+        super().__init__(dataset)
+        self.identity = name
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        return self.dataset[index][0], NO_LABEL
+
+
 class Place(NamedTuple):
     """Where the bytes of an image lie: a file, or from ``start`` on in a tar file."""
 
@@ -73,9 +91,9 @@ class UnlabeledReader(Reader):
 
 def is_unlabeled(dataset: Dataset | None) -> bool:
     """True for images without labels, and for a part of them."""
-    while isinstance(dataset, Wrapper) and not hasattr(dataset, "targets"):
+    while isinstance(dataset, Wrapper) and not hasattr(dataset, "targets") and not isinstance(dataset, WithoutLabels):
         dataset = dataset.dataset
-    return isinstance(dataset, Unlabeled)
+    return isinstance(dataset, (Unlabeled, WithoutLabels))
 
 
 def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:

@@ -10,7 +10,8 @@ import functools
 import hashlib
 import random
 import struct
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class Sample(NamedTuple):
     unreadable: tuple[str, ...] = ()
 
 
+WINDOW = 8  # shards whose samples are mixed
 STAND_INS = 16  # samples in a row that may be unreadable
 _NUMPY_GENERATOR = np.random.MT19937(0)  # takes the place of the global one meanwhile
 
@@ -186,6 +188,39 @@ class KeyedCollate:
         return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable)
 
 
+class ShardOrder:
+    """An order of samples that lie in shards: the shards permuted, and then the samples of `WINDOW` of them together.
+
+    So whoever reads them reads from few shards at a time. It is a function of the seed; in memory are the sizes of the
+    shards and the order of two windows.
+
+    Args:
+        bounds: (S + 1) where the shards begin and, last, the number of samples.
+        seed: of this epoch.
+    """
+
+    def __init__(self, bounds: Sequence[int], seed: int):
+        self.seed, bounds = seed, torch.tensor(bounds)
+        shards = _permutation(len(bounds) - 1, seed)
+        self.firsts, sizes = bounds[shards], bounds.diff()[shards]
+        self.sizes, self.starts = sizes, [0, *sizes.cumsum(0)[WINDOW - 1:-1:WINDOW].tolist()]  # places of the windows
+        self.window = functools.lru_cache(2)(self._window)
+
+    def __getitem__(self, place: int) -> Tensor:
+        number = bisect_right(self.starts, place) - 1
+        return self.window(number)[place - self.starts[number]]
+
+    def _window(self, number: int) -> Tensor:
+        own = slice(number * WINDOW, (number + 1) * WINDOW)
+        rows = torch.cat([torch.arange(first, first + size) for first, size in zip(
+            self.firsts[own].tolist(), self.sizes[own].tolist())])
+        return rows[_permutation(len(rows), hash_seed(self.seed, number))]
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
 class KeyedSampler(Sampler):
     """Keys of one epoch for one rank, in an order that is a function of seed and epoch.
 
@@ -203,12 +238,13 @@ class KeyedSampler(Sampler):
             in every epoch all the same.
         replace_within: size of a batch of all ranks together: keys tell which others of it stand in for a sample that
             cannot be read, on any number of ranks the same. 0 for none.
+        bounds: of the shards that the samples lie in, see `ShardOrder`; None for an order of all.
     """
 
     def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
-                 view_epochs: int = 0, replace_within: int = 0):
+                 view_epochs: int = 0, replace_within: int = 0, bounds: Sequence[int] | None = None):
         self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
-        self.view_epochs, self.replace_within = view_epochs, replace_within
+        self.view_epochs, self.replace_within, self.bounds = view_epochs, replace_within, bounds
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -219,8 +255,8 @@ class KeyedSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[ViewKey]:
-        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator)
+        seed = hash_seed(self.seed, self.epoch)
+        order = _permutation(self.size, seed) if self.bounds is None else ShardOrder(self.bounds, seed)
         for position in range(self.start, self.size // self.world_size):
             place = position * self.world_size + self.rank
             key = self._key(place, order)
@@ -229,7 +265,7 @@ class KeyedSampler(Sampler):
                 key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
             yield key
 
-    def _key(self, place: int, order: Tensor) -> ViewKey:
+    def _key(self, place: int, order: Tensor | ShardOrder) -> ViewKey:
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
         if self.repeats > 1:

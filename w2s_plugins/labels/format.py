@@ -42,6 +42,7 @@ KINDS = ("hard", "probabilities", "top-k", "logits", "features")
 DTYPES = {str(dtype).removeprefix("torch."): dtype
           for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
 MIN_ROWS, MAX_PARTS = 256, 64  # rows of a part at least, parts of a view at most
+PART_BYTES = 2 ** 28
 TINY = torch.finfo(torch.float32).tiny  # for the logarithm of a probability of 0
 REMEDY = "delete this file, and the next run makes it anew"
 
@@ -74,6 +75,7 @@ class Manifest:
         class_names: names of the classes, None where they have none.
         keyed_by: what the samples' keys are, see `SampleKeys`.
         keys_sha256: hash of `keys.json`, None where the keys count the samples.
+        part_rows: rows of a part, None for as many as make 64 parts.
 
     Raises:
         UserError: K is not below the number of classes.
@@ -90,6 +92,7 @@ class Manifest:
     class_names: Sequence[str] | None = None
     keyed_by: str = "index"
     keys_sha256: str | None = None
+    part_rows: int | None = None
 
     def __post_init__(self) -> None:
         if self.topk is not None and not 0 < self.topk < self.num_classes:
@@ -106,7 +109,8 @@ class Manifest:
         return json.loads(json.dumps(dict(
             format=FORMAT, kind=self.kind, dtype=str(self.stored).removeprefix("torch."), topk=self.topk,
             classes=self.num_classes, class_names=self.class_names, samples=self.num_samples, views=self.views,
-            keys=dict(by=self.keyed_by, sha256=self.keys_sha256), who=self.who, seen=self.seen), default=str))
+            keys=dict(by=self.keyed_by, sha256=self.keys_sha256), who=self.who, seen=self.seen,
+            **({} if self.part_rows is None else {"part_rows": self.part_rows})), default=str))
 
     @cached_property
     def key(self) -> str:
@@ -118,7 +122,7 @@ class Manifest:
     @property
     def rows(self) -> int:
         """Rows of a part; the last one of a view may have fewer."""
-        return max(MIN_ROWS, math.ceil(self.num_samples / MAX_PARTS))
+        return self.part_rows or max(MIN_ROWS, math.ceil(self.num_samples / MAX_PARTS))
 
     def parts(self, view: int) -> list[Part]:
         """The parts of one view."""
@@ -222,9 +226,10 @@ def read_manifest(folder: Path) -> Manifest:
             found["keys"])
         manifest = Manifest(
             *counts[:2], found["who"], found["seen"], found["kind"], DTYPES.get(found["dtype"], torch.float32),
-            found["topk"], counts[2], names, keys["by"], keys["sha256"])
+            found["topk"], counts[2], names, keys["by"], keys["sha256"], found.get("part_rows"))
         whole = all(type(count) is int and 0 < count < 2 ** 40 for count in counts) and (
             manifest.kind in KINDS and (manifest.kind == "top-k") == (type(manifest.topk) is int)
+            and (manifest.part_rows is None or (type(manifest.part_rows) is int and manifest.part_rows >= MIN_ROWS))
             and (names is None or (isinstance(names, list) and len(names) == manifest.num_classes
                                    and all(isinstance(name, str) for name in names)))
             and all(isinstance(part, dict) for part in (manifest.who, manifest.seen)))
@@ -233,6 +238,11 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, UserError, StopIteration) as error:
         raise UserError(f"{path}: no manifest of labels in format {FORMAT} ({one_line(error)})") from error
     return manifest
+
+
+def rows_by_size(columns: int) -> int:
+    """Return how many rows of answers go into a part of `PART_BYTES` in float32, for folders that are one of many."""
+    return max(MIN_ROWS, PART_BYTES // (4 * columns))
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .reader import LabelReader
+from .sharded import ShardedLabels
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class GivenLabels:
     """
 
     name: str
-    train: LabelReader
-    select: LabelReader | None
+    train: LabelReader | ShardedLabels
+    select: LabelReader | ShardedLabels | None
     commit: str | None = None
 
     @property
@@ -37,7 +38,7 @@ class GivenLabels:
         return dict(name=f"labels:{self.name}", kind=manifest.kind, source={**manifest.who, **origin},
                     samples=manifest.num_samples)
 
-    def predictions(self, reader: LabelReader, count: int) -> Tensor:
+    def predictions(self, reader: LabelReader | ShardedLabels, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
         index = torch.arange(count)
         has = reader.has(index)

@@ -8,13 +8,21 @@ from ..cli.parser import Parser
 from ..errors import UserError, nearest, run_main
 from ..labels.table_writer import WRITABLE, check_writable
 
+SHARDED = ("wds/", "hfids/")
+
 
 def main() -> None:
     """Parse the command line and do what it says."""
     args = read_flags()
     from .run import Request, predict
+    from .shards import predict_shards
 
-    predict(Request(**vars(args)))
+    (predict_shards if is_sharded(str(args.dir)) else predict)(Request(**vars(args)))
+
+
+def is_sharded(images: str) -> bool:
+    """Say whether images are in shards."""
+    return images.startswith(SHARDED) and not Path(images).exists()
 
 
 def read_flags() -> argparse.Namespace:
@@ -27,8 +35,10 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("model", metavar="MODEL", help="timm name with pretrained weights, hf-hub:ORG/NAME, "
                         "local-dir:PATH, a run folder, a folder in timm's export format, or hf:, clip:, onnx: and so on"
                         " (docs/teachers.md)")
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder of images, at any depth, or a tar file")
-    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {', '.join(WRITABLE)}")
+    parser.add_argument("dir", metavar="DIR", help="folder of images, at any depth, or a tar file; wds/PATH or "
+                        "hfids/ORG/NAME: shards, each of which gets a folder of labels")
+    parser.add_argument("--output", metavar="FILE", type=Path, help=f"table, {', '.join(WRITABLE)}; of shards the "
+                        "folder of their labels (default: that of the shards)")
     parser.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     parser.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c; for a model that "
                         "knows none of its own")
@@ -49,9 +59,18 @@ def read_flags() -> argparse.Namespace:
         flag = unknown[0].split("=")[0]
         raise UserError(f"unknown argument '{flag}'{nearest(flag, parser.flags())}; see --help")
     del args.debug
+    if is_sharded(args.dir):
+        if args.embeddings or (args.output or Path()).suffix in WRITABLE:
+            flag = "--embeddings" if args.embeddings else f"--output {args.output}"
+            raise UserError(f"{flag}: each of the shards gets a folder of labels; expected --output FOLDER, or no "
+                            "--output for the folder of the shards")
+        return args
+    if args.output is None:
+        raise UserError("the following arguments are required: --output")
     check_writable(args.output)
     if args.embeddings is not None and (args.embeddings.suffix != ".npz" or not args.embeddings.parent.is_dir()):
         raise UserError(f"--embeddings {args.embeddings}: expected the name of an .npz file in a folder that exists")
+    args.dir = Path(args.dir)
     if not args.dir.exists():
         raise UserError(f"{args.dir}: no such folder or tar file")
     return args

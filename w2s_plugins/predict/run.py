@@ -62,8 +62,8 @@ class Request:
     """What is predicted, and where it goes; the flags of the command."""
 
     model: str
-    dir: Path
-    output: Path
+    dir: Path | str  # of shards a text
+    output: Path | None
     checkpoint: str | None = None
     class_names: str | None = None
     prompts: str | None = None

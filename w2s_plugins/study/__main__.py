@@ -42,6 +42,15 @@ def count(text: str) -> int:
     return value
 
 
+def rate(text: str) -> float | str:
+    """Read images per second, or ``here``."""
+    if text == "here":
+        return text
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected images per second, or here, found {text}")
+    return float(text)
+
+
 def share(text: str) -> float:
     """Read a share above 0, at most 1."""
     value = float(text)
@@ -109,9 +118,9 @@ def _add_stale(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cost(commands: argparse._SubParsersAction) -> None:
-    cost = commands.add_parser("cost", help="what a training run costs", description=(
+    cost = commands.add_parser("cost", help="what a training run, or labelling images, costs", description=(
         "FLOPs per image of student and teacher, and estimated GPU hours. Without --model and --config: the settings "
-        "of the paper."))
+        "of the paper. With --label: bytes, files and hours of a --teacher that labels images in shards."))
     add = cost.add_argument
     add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files of train_w2s.py; flags win over them")
     add("--model", metavar="NAME", help="student")
@@ -119,7 +128,11 @@ def _add_cost(commands: argparse._SubParsersAction) -> None:
     add("--img-size", type=count, metavar="N", help="image size of the student (default: its own)")
     add("--num-classes", type=count, metavar="C", help="number of classes (default: 1000)")
     add("--epochs", type=count, metavar="E", help="epochs (default: 300)")
-    add("--images", type=count, metavar="N", help="training images (default: those of ImageNet)")
+    add("--images", type=count, metavar="N", help="training images (default: those of ImageNet; with --label 10^9)")
+    add("--label", action="store_true", help="what it costs that --teacher labels images")
+    add("--shard-size", type=count, default=10_000, metavar="N", help="images of a shard (default: 10000)")
+    add("--top-k", type=count, default=10, metavar="K", help="K of top-k labels (default: 10)")
+    add("--throughput", type=rate, metavar="R|here", help="images per second of the teacher; here: measured")
     add("--gpu", nargs="+", metavar="NAME", help="some of v100, a100, h100, rtx3090, rtx4090 (default: all)")
     add("--num-gpus", type=count, default=1, metavar="G", help="divide the work among so many, without loss")
     add("--utilisation", type=share, metavar="R", help="share of the peak that is reached, in place of that of "

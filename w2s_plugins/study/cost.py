@@ -21,9 +21,11 @@ from ..cli.parser import read_config, train_parser
 from ..errors import UserError, nearest, one_line
 from ..models.loading import create_model
 from ..monitor import format_table
+from .label_cost import describe_labelling, throughput_here
 
 REFERENCE = "resnet50"  # whose published throughput the hours are made of, at its 224 px
 IMAGENET = 1_281_167
+LABELLED = 10 ** 9
 
 
 @dataclass(frozen=True)
@@ -104,22 +106,38 @@ def run_cost(
         utilisation: float | None,
         config: Sequence[str],
         images: int | None,
+        label: bool = False,
         **flags: object,
 ) -> None:
-    """Print the cost of one run, or of the paper's settings.
+    """Print the cost of one run, or of the paper's settings, or of labelling images by a teacher.
 
     Args:
         gpu: some of `GPUS`; None for all.
         num_gpus: that share the work.
         utilisation: share of the peak that is reached, in place of that of `REFERENCE`.
         config: YAML files of train_w2s.py.
-        images: in the training set, those of ImageNet where None.
-        **flags: of train_w2s.py, over those files; None where not given.
+        images: in the training set, those of ImageNet where None; of labelling, `LABELLED` where None.
+        label: of labelling images by a teacher, not of training.
+        **flags: of train_w2s.py, over those files; None where not given; ``shard_size``, ``top_k`` and ``throughput``
+            are for ``label``.
     """
     for name in gpu or ():
         if name.lower() not in GPUS:
             raise UserError(f"--gpu: unknown GPU '{name}'{nearest(name, GPUS)}; one of {', '.join(GPUS)}")
     gpus = list(dict.fromkeys(name.lower() for name in gpu or GPUS))
+    shard_size, topk, throughput = (flags.pop(name) for name in ("shard_size", "top_k", "throughput"))
+    if label:
+        model, size = flags["teacher"] or REFERENCE, flags["img_size"]
+        classes, reference = flags["num_classes"] or 1000, model_flops("--model", REFERENCE)[0]
+        forward = model_flops("--teacher", model, classes, size, backward=False)[0].forward
+        rates = {f"{name}, estimated": GPUS[name].peak * (utilisation or utilisation_of(name, reference)) / forward
+                 for name in gpus}
+        if throughput == "here":
+            rates["this machine, measured"] = throughput_here(model, classes, size)
+        elif throughput is not None:
+            rates["--throughput"] = throughput
+        print(describe_labelling(model, images or LABELLED, classes, shard_size, topk, rates, num_gpus))
+        return
     papers = flags["model"] is None and not config
     for recipe in PAPER if papers else [recipe_of(config, images or IMAGENET, flags)]:
         print(describe(recipe, gpus, num_gpus, utilisation), end="\n\n")

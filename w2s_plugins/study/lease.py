@@ -20,14 +20,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ..errors import write_errors
-from .layout import AGAIN, STATE, PlannedRun, read_json
+from .layout import AGAIN, STATE, read_json
 
 STALE = 120.0  # seconds without a sign of life; attributes of files on NFS may be a minute old
 BEATS = 6  # signs of life in that time
 SIZE = 512  # bytes of a lock: written again in place, it needs no room on a full disk
 LOCK = re.compile(r"(.+)\.(\d+)\.lock")
+
+
+class Work(Protocol):
+    """What one process at a time works on, such as a `PlannedRun`: ``root`` has a folder for locks."""
+
+    id: str
+    root: Path
+
+    def state_file(self, suffix: str) -> Path: ...
 
 
 def here() -> str:
@@ -48,7 +58,7 @@ class Held:
     free: bool
 
 
-def look(run: PlannedRun, stale: float) -> Held:
+def look(run: Work, stale: float) -> Held:
     """Return the newest lock of a run; number 0 where there is none."""
     number, path = max(_locks(run), default=(0, None))
     if path is None:
@@ -73,7 +83,7 @@ class Lease:
         number: of the lock.
     """
 
-    def __init__(self, run: PlannedRun, number: int):
+    def __init__(self, run: Work, number: int):
         self.run, self.number = run, number
         self.path = run.state_file(f"{number}.lock")
 
@@ -108,7 +118,7 @@ class Lease:
             self.path.unlink() if finished else self.write(released=True)
 
 
-def acquire(run: PlannedRun, stale: float) -> Lease | None:
+def acquire(run: Work, stale: float) -> Lease | None:
     """Take a run that nobody works on, or whose holder gives no sign of life; None where somebody does.
 
     Raises:
@@ -139,7 +149,7 @@ def acquire(run: PlannedRun, stale: float) -> Lease | None:
     return lease
 
 
-def _locks(run: PlannedRun) -> list[tuple[int, Path]]:
+def _locks(run: Work) -> list[tuple[int, Path]]:
     return [(number, path) for name, number, path in _all_locks(run.root) if name == run.id]
 
 

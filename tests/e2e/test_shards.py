@@ -1,0 +1,314 @@
+"""Twenty shards: labelled by several processes, one of which is killed; trained on, interrupted, by two ranks."""
+
+import contextlib
+import functools
+import gzip
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import tarfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, run_many
+from tests.e2e.test_predict import PREDICT, run, start, wait
+from tests.hub_server import File, HubServer, Repo, hub_env
+from w2s_plugins.data.digits import Digits
+from w2s_plugins.data.shards import find_shards, open_shards, shard_bounds
+from w2s_plugins.data.slices import hold_out, take_slice
+from w2s_plugins.data.views import WINDOW, KeyedSampler
+from w2s_plugins.errors import UserError
+from w2s_plugins.study.lease import STALE
+
+SHARDS, EACH = 20, 40
+FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
+         "--model", "w2s_cnn2", "--output", "out", "--loss", "kd", "--log-interval", 1, "--target-cache", "cache"]
+Run = Callable[..., Done]
+
+
+digits = functools.cache(lambda: Digits("train").images)
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(digits()[number]).save(file, "png")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits in shards, with what else webdataset keeps of a sample; the keys begin anew in every second shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(SHARDS):
+        members = {}
+        for i in range(EACH):
+            key = f"{number % 2}/{i:04}"
+            members |= {f"{key}.json": b"{}", f"{key}.png": png(number * EACH + i), f"{key}.seg.png": b"",
+                        f"{key}.cls": b"1"}
+        write_tar(folder / f"train-{number:04}.tar", members)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(shards: Path) -> str:
+    return f"wds/{shards}/train-{{0000..{SHARDS - 1:04}}}.tar"
+
+
+@pytest.fixture(scope="module")
+def labels(shards: Path, images: str, weak: Path) -> Path:
+    """The labels of all shards beside them, by one process."""
+    done = run(PREDICT, weak, images, "--all", "--workers", 0, "-b", 16, cwd=shards.parent).ok()
+    assert f"{SHARDS} of {SHARDS} shards are labelled, {SHARDS} of them by this process" in done.err
+    return shards
+
+
+def held(claims: Path) -> str:
+    """What the claims say."""
+    with contextlib.suppress(FileNotFoundError):  # released meanwhile
+        return "".join(path.read_text() for path in claims.glob("*.lock"))
+    return ""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and "labels.json" not in path.name and path.parent != folder}
+
+
+def test_processes_share_the_shards_and_one_is_killed(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
+    flags = [PREDICT, weak, images, "--output", tmp_path / "labels", "--all", "--workers", 0, "-b", 16]
+    claims = tmp_path / "labels/.claims/state"
+    claims.mkdir(parents=True)
+    dead, alive = claims / "train-0003.1.lock", claims / "train-0005.1.lock"
+    for path in (dead, alive):  # of other machines
+        path.write_text(json.dumps({"host": "node7", "place": "node7", "pid": os.getpid()}))
+    os.utime(dead, (time.time() - STALE - 10,) * 2)
+    processes = [start(*flags, cwd=tmp_path) for _ in range(3)]
+    victim, deadline = processes[0][0], time.monotonic() + 60
+    while f'"pid": {victim}}}' not in held(claims):
+        assert time.monotonic() < deadline
+    os.kill(victim, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
+    assert [wait(*process).code for process in processes[1:]] == [0, 0]
+    done = run(*flags, cwd=tmp_path).ok()
+    assert f"{SHARDS - 1} of {SHARDS} shards are labelled" in done.err
+    assert "1 are in the hands of others (train-0005, ...): the same command again" in done.err
+    os.utime(alive, (time.time() - STALE - 10,) * 2)
+    run(*flags, cwd=tmp_path).ok()
+    assert contents(tmp_path / "labels") == contents(labels)
+    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [
+        ".claims", *(f"train-{number:04}" for number in range(SHARDS))] and not any(claims.iterdir())
+
+
+def test_training_is_exact_for_workers_ranks_and_interruptions(
+        here: Run, fork: Callable[..., Forked], labels: Path, images: str, tmp_path: Path) -> None:
+    flags = ["--unlabeled", images, "--teacher", f"labels:{labels}", *FLAGS, "--hflip", 0.5, "--experiment"]
+    here(*flags, "whole", "--workers", 2).ok()
+    out = tmp_path / "out"
+    cut = fork(*flags, "cut", "--recovery-interval", 7)
+    cut.wait_until(lambda: (out / "cut/metrics.jsonl").exists() and len(read_lines(out / "cut/metrics.jsonl")) > 66)
+    cut.send(signal.SIGKILL)
+    cut.wait()
+    done = here(*flags, "cut", "--resume", "auto").ok()
+    assert "goes on with epoch 2, step " in done.err and "goes on with epoch 2, step 0" not in done.err
+    assert differences(read_run(out / "whole"), read_run(out / "cut")) == []
+    assert (out / "whole/metrics.jsonl").read_bytes() == (out / "cut/metrics.jsonl").read_bytes()
+    two = fork(*flags, "two", "--batch-size", 8, processes=2)
+    assert two.wait() == [0, 0], two.text(0) + two.text(1)
+    terms = [[e["terms"]["loss"] for e in read_lines(out / name / "metrics.jsonl") if e["event"] == "train"]
+             for name in ("whole", "two")]
+    assert len(terms[0]) == 2 * SHARDS * EACH // 16 and terms[0] == pytest.approx(terms[1], abs=1e-5)
+    record = json.loads((out / "whole/result.json").read_text())
+    assert record["data"]["train_samples"] == record["teacher"]["models"][0]["samples"] == SHARDS * EACH
+    shutil.copytree(labels, tmp_path / "moved")
+    here(*flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--epochs", 3, "--resume", "auto", "--resume-changes",
+         "epochs").ok()
+    write_tar(tmp_path / "moved/train-0007.tar", {"0.png": png(0)})
+    assert "are others than when it was written" in here(
+        *flags, "cut", "--unlabeled", f"wds/{tmp_path}/moved", "--epochs", 3, "--resume", "auto").error
+
+
+@pytest.mark.parametrize("flags", [
+    ("--select", "best", "--select-split", 0.1, "--train-slice", "100:700"),
+    ("--teacher-targets", "cached", "--aug-repeats", 2), ("--linear-probe",), ("--data-errors", "skip:3")])
+def test_it_goes_with(
+        here: Run, labels: Path, images: str, weak: Path, tmp_path: Path, flags: tuple) -> None:
+    teacher = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak] if len(flags) < 6 else [
+        "--teacher", f"labels:{labels}"]
+    if "--data-errors" in flags:
+        shutil.copytree(labels, tmp_path / "shards")
+        members = {f"{i}.png": png(i) for i in range(EACH)} | {"7.png": b"broken"}
+        write_tar(tmp_path / "shards/train-0003.tar", members)
+        images = f"wds/{tmp_path}/shards/*.tar"
+        run(PREDICT, weak, images, "--output", "labels", "--top-k", 2, "--workers", 0, cwd=tmp_path).ok()
+        assert "WARNING: train-0003: 1 of 40 images have no label" in run(
+            PREDICT, weak, images, "--output", "hard", "--workers", 0, cwd=tmp_path).ok().err
+        teacher = ["--teacher", f"labels:{tmp_path}/labels,labels:{tmp_path}/hard"]
+    here("--unlabeled", images, *teacher, *FLAGS, "--epochs", 1, "--experiment", "run", *flags).ok()
+    record = json.loads((tmp_path / "out/run/result.json").read_text())
+    assert "top1" not in json.dumps(record)
+    assert len(record["data"]["unreadable"]) == ("--data-errors" in flags)
+    if "--select" in flags:
+        assert [record["data"]["splits"][name]["num_samples"] for name in ("train", "select")] == [540, 60]
+
+
+def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: Path) -> None:
+    flags = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, *FLAGS, "--epochs", 1, "--train-slice", "0:64"]
+    here("--unlabeled", "w2s/digits:train", *flags, "--experiment", "run").ok()
+    record = json.loads((tmp_path / "out/run/result.json").read_text())
+    assert record["metrics"] == {} and record["data"]["splits"]["train"]["name"] == "unlabeled"
+    assert "which split? Expected NAME:SPLIT, such as w2s/digits:train" in here(
+        "--unlabeled", "w2s/digits", *flags).error
+
+
+def test_what_is_wrong_is_said_in_one_line(here: Run, labels: Path, weak: Path, tmp_path: Path) -> None:
+    teacher = [*FLAGS, "--teacher", f"labels:{labels}", "--experiment", "x", "--unlabeled"]
+    good = (labels / "train-0000.tar").read_bytes()
+    with tarfile.open(labels / "train-0000.tar") as tar:
+        header = tar.getmembers()[9].offset
+    cases = {
+        "cut": (good[:2000], "not a tar file, compressed, or damaged (unexpected end of data)"),
+        "zip": (gzip.compress(good), "compressed, or damaged"),
+        "burnt": (good[:header] + b"x" * 300 + good[header + 300:], f"no header of a member at byte {header}"),
+        "text": (b"", "not a tar file"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / f"{name}.tar").write_bytes(content)
+        assert message in here(*teacher, f"wds/{tmp_path}/{name}.tar").error
+    write_tar(tmp_path / "none.tar", {"a.json": b"", "b.json": b"", "c.seg.png": b""})
+    write_tar(tmp_path / "twice.tar", {"a.png": b"1", "b.png": b"2", "a.jpg": b"3"})
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "empty").mkdir()
+    for images, message in {
+        f"{tmp_path}/none.tar": "no images in it (found: 2 .json, 1 .seg.png); expected members such as KEY.jpg",
+        f"{tmp_path}/twice.tar": "the key a is there 2 times; expected one image of each",
+        f"{tmp_path}/pipe.tar": "1 of 1 shards are not there, such as " + f"{tmp_path}/pipe.tar (a FIFO)",
+        f"{tmp_path}/empty": "no tar files in it",
+        f"{labels}/train-{{0015..0024}}.tar": f"5 of 10 shards are not there, such as {labels}/train-0020.tar (nearest",
+        "pipe:touch ran": "nothing is fetched or run here",
+        "https://host/{0..9}.tar": "nothing is fetched or run here",
+    }.items():
+        assert message in here(*teacher, f"wds/{images}").error
+    assert not (tmp_path / "ran").exists()
+    write_tar(tmp_path / "new.tar", {"a.png": png(0)})
+    assert "1 of 1 shards have no labels there, such as new" in here(*teacher, f"wds/{tmp_path}/new.tar").error
+    write_tar(tmp_path / "train-0001.tar", {"a.png": png(0)})
+    assert "its labels are of other samples" in here(
+        *teacher, f"wds/{tmp_path}/train-0001.tar", "--batch-size", 1).error
+    done = run(PREDICT, weak, f"wds/{tmp_path}/t*.tar", "--output", "x.csv", cwd=tmp_path)
+    assert done.code == 2 and "each of the shards gets a folder of labels" in done.err
+    done = run(PREDICT, weak, "hfids/org/name", cwd=tmp_path)
+    assert done.code == 2 and "hfids/org/name: needs --output FOLDER" in done.err
+
+
+def test_the_order_of_a_billion_samples_takes_no_memory() -> None:
+    """The order has each sample once, reads from a few shards at a time, and begins anywhere."""
+    small = KeyedSampler(1000, 0, bounds=[*range(0, 1000, 25), 1000])
+    first = [key.index for key in small]
+    assert sorted(first) == list(range(1000)) and first != sorted(first)
+    assert all(len({i // 25 for i in first[place:place + 25 * WINDOW]}) == WINDOW
+               for place in range(0, 1000, 25 * WINDOW))
+    small.set_epoch(1)
+    assert [key.index for key in small] != first
+    tracemalloc.start()
+    try:
+        size = 10 ** 9
+        large = KeyedSampler(size, 0, 3, 8, replace_within=256, bounds=range(0, size + 1, 10_000))
+        large.set_epoch(2, size // 16)
+        keys = list(itertools.islice(large, 1000))
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+    assert len({key.index for key in keys}) == 1000 and len({key.index // 10_000 for key in keys}) <= 2 * WINDOW
+    assert large.start + len(large) == size // 8
+
+
+def test_parts_and_indexes(labels: Path, tmp_path: Path) -> None:
+    """Parts are stretches; an index goes with the content of its shard, and is in the cache where it must."""
+    dataset = open_shards(*find_shards(f"wds/{labels}"), tmp_path)
+    train, held = hold_out(take_slice(dataset, "0.25:0.75", 0), 0.1, 0)
+    assert (held.indices, train.indices) == (range(0, 40), range(40, 400))
+    assert shard_bounds(train) == list(range(0, 361, 40)) and shard_bounds(dataset)[-1] == SHARDS * EACH
+    assert dataset.filename(45) == "train-0001/1/0005" and train[0][0].tobytes() == dataset[240][0].tobytes()
+    reader = webdataset.WebDataset([str(shard.path) for shard in dataset.reader.shards], shardshuffle=False)
+    assert [sample["__key__"] for sample in reader] == [
+        dataset.filename(i).split("/", 1)[1] for i in range(len(dataset))]
+    path = tmp_path / "a.tar"
+    write_tar(path, {"x.png": png(0), "y.png": png(1)})
+    before = open_shards(*find_shards(f"wds/{path}"), tmp_path)
+    write_tar(path, {"x.png": png(0), "z.png": png(1)})
+    after = open_shards(*find_shards(f"wds/{path}"), tmp_path)
+    assert after.filename(1) == "a/z" and after.identity != before.identity
+    (tmp_path / "a.tar.index").write_bytes(b"damaged")
+    assert open_shards(*find_shards(f"wds/{path}"), tmp_path).identity == after.identity
+    (tmp_path / "a.tar.index").unlink()
+    (tmp_path / "a.tar.index").mkdir()  # nothing can be written there
+    assert open_shards(*find_shards(f"wds/{path}"), tmp_path / "cache").identity == after.identity
+    assert list((tmp_path / "cache/shards").glob("*.index"))
+    write_tar(path, {"x.png": png(0)})
+    with pytest.raises(UserError, match=r"cannot be written"):
+        open_shards(*find_shards(f"wds/{path}"), path / "no")
+
+
+def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> None:
+    """Parquet and tar files, at one commit; once they are here the Hub is asked for the list of files only."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def table(numbers: range, **more: list) -> bytes:
+        images, file = [{"bytes": png(i), "path": None} for i in numbers], io.BytesIO()
+        parquet.write_table(pyarrow.table({"label": [0] * len(numbers), "image": images, **more}), file,
+                            row_group_size=10)
+        return file.getvalue()
+
+    write_tar(tmp_path / "x.tar", {f"{i}.png": png(i) for i in range(32, 64)})
+    files = {"data/train-0.parquet": table(range(32), id=[f"n{i}" for i in range(32)]), "data/test-0.parquet": table(
+        range(2)), "more/train/x.tar": (tmp_path / "x.tar").read_bytes(),
+        "data.py": b"open('ran', 'w')"}
+    repo = hub_server.repos["org/digits"] = Repo("org/digits")
+    repo.commit("main", {name: File(data, False) for name, data in files.items()}, "data")
+    hub_server.repos["org/text"] = Repo("org/text")
+    hub_server.repos["org/text"].commit("main", {"train.parquet": File(table(range(0)), False)}, "text")
+    common = [*map(str, (*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--epochs", 1))]
+    env = hub_env(hub_server, tmp_path)
+
+    def flags(name: str, run: str) -> list[str]:
+        return [*common, "--unlabeled", f"hfids/{name}", "--experiment", run]
+    first, split, absent, text = run_many(
+        [flags("org/digits:train", "one"), flags("org/digits:trian", "x"), flags("org/none", "x"),
+         flags("org/text", "x")], env, tmp_path)
+    assert first.code == 0, first.err
+    assert "has no .parquet or .tar file of the split 'trian' (nearest: train" in split.error
+    assert "--unlabeled hfids/org/none: no such repository on the Hub" in absent.error
+    assert "hfids/org/text: train.parquet: has no column of images; its columns: label, image" in text.error
+    record = json.loads((tmp_path / "out/one/result.json").read_text())
+    assert record["data"]["train_samples"] == 64 and not (tmp_path / "ran").exists()
+    hub_server.requests.clear()
+    (again,) = run_many([flags("org/digits:train", "two")], env, tmp_path)
+    assert again.code == 0 and not [r for r in hub_server.requests if "resolve" in r.path]
+    assert differences(read_run(tmp_path / "out/one"), read_run(tmp_path / "out/two")) == []
+    index = open_shards(tmp_path, [*map(_hub_shard, (tmp_path / "cache").rglob("train-0.parquet.images"))], tmp_path)
+    assert index.filename(3).endswith("/n3") and torch.tensor(list(index[3][0].tobytes())).equal(
+        torch.tensor(list(Image.open(io.BytesIO(png(3))).convert("RGB").tobytes())))
+
+
+def _hub_shard(path: Path) -> object:
+    from w2s_plugins.hub.shards import HubShard
+    return HubShard("train-0", path, "org/digits", path.parents[1].name, "data/train-0.parquet")

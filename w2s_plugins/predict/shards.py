@@ -1,0 +1,184 @@
+"""A model asked about the images of shards, by any number of processes that share nothing but a file system.
+
+A process takes a shard that nobody has labelled or is labelling (`study.lease`), writes its labels under a name of its
+own, and renames the whole folder. So a folder that has a shard's name is complete, and what was interrupted is done
+again by whoever comes by, at once where the process was one of the same machine, else after `STALE` seconds.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+import torch
+
+from ..data.keys import SampleKeys
+from ..data.shards import WDS, Shard, find_shards, open_shards
+from ..data.unlabeled import FLAG
+from ..data.unreadable import Blanked
+from ..distributed.world import World
+from ..errors import UserError, write_errors
+from ..files import apply_umask, delete, write_json, write_text
+from ..hub.shards import find_hub_shards
+from ..labels.answers import TableForm, check_form
+from ..labels.format import KEYS, MANIFEST, Manifest, refuse_not_finite, rows_by_size, write_part
+from ..labels.names import read_class_names
+from ..monitor import setup_logging
+from ..registry import load_plugins
+from ..study.layout import STATE
+from ..study.lease import BEATS, STALE, Lease, acquire
+from ..teachers.identity import teacher_identity
+from ..teachers.stored import Pass, label_images
+from .run import SHOWN, Predictor, Progress, Request, open_predictor
+
+_logger = logging.getLogger(__name__)
+
+CLAIMS = ".claims"  # in the folder of the labels
+AGAIN = "give another folder with --output, or make room"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A shard to be labelled; ``root`` is the folder of claims."""
+
+    id: str
+    root: Path
+
+    def state_file(self, suffix: str) -> Path:
+        """Return the file of a claim."""
+        return self.root / STATE / f"{self.id}.{suffix}"
+
+
+def predict_shards(request: Request) -> None:
+    """Label the shards that no other process labels, until none is left.
+
+    Raises:
+        UserError: no such model or shards; a damaged shard; the disk is full.
+    """
+    try:
+        _predict_shards(request)
+    except UserError as error:
+        raise UserError(str(error).removeprefix(f"{FLAG} ")) from error
+
+
+def _predict_shards(request: Request) -> None:
+    setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    logging.getLogger("w2s_plugins.data.decoding").setLevel(logging.WARNING)  # it says the same of each shard
+    load_plugins(request.plugins)
+    names = read_class_names(request.class_names) if request.class_names else None
+    if request.dir.startswith(WDS):
+        root, shards = find_shards(request.dir)
+    elif request.output is not None:
+        root, shards = find_hub_shards(request.dir, request.output)
+    else:
+        raise UserError(f"{request.dir}: needs --output FOLDER, where the labels of its files go")
+    output = request.output or root
+    with write_errors(output, AGAIN):
+        (output / CLAIMS / STATE).mkdir(parents=True, exist_ok=True)
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    predictor = open_predictor(request, names, torch.device(device))
+    check_form(TableForm(request.top_k, request.every), predictor.class_names, predictor.member.num_classes)
+    who = teacher_identity(predictor.member)
+    label, done = functools.partial(label_shard, predictor, who, request, output), 0
+    while took := label_free_ones(shards, output, label):
+        done += took
+    left = [shard.name for shard in shards if not (output / shard.name / MANIFEST).is_file()]
+    _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
+                 f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"
+                 f"{': the same command again labels what they leave' if left else ''}")
+
+
+def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shard, Path], None]) -> int:
+    """Label each shard that is free when its turn comes; return how many were.
+
+    Each process begins somewhere else, so that they seldom want the same one.
+    """
+    first, took = random.SystemRandom().randrange(len(shards)), 0
+    for shard in (*shards[first:], *shards[:first]):
+        target = output / shard.name
+        if (target / MANIFEST).is_file():
+            continue
+        lease = acquire(Claim(shard.name.replace("/", "%"), output / CLAIMS), STALE)
+        if lease is None:
+            continue
+        temporary = target.with_name(f".{target.name}.labelling-{lease.number}")
+        try:
+            if (target / MANIFEST).is_file():  # meanwhile
+                continue
+            for left in target.parent.glob(f".{escape(target.name)}.labelling-*"):  # by whoever was interrupted
+                delete(left)
+            with kept(lease), write_errors(temporary, AGAIN):
+                temporary.mkdir(parents=True)
+                label(shard, temporary)
+                apply_umask(temporary)
+                os.rename(temporary, target)
+            took += 1
+        finally:
+            delete(temporary)
+            lease.release(finished=(target / MANIFEST).is_file())
+    return took
+
+
+@contextlib.contextmanager
+def kept(lease: Lease) -> Iterator[None]:
+    """Give signs of life in the block."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(STALE / BEATS):
+            with contextlib.suppress(OSError):
+                lease.refresh()  # who takes a shard from a process that was suspended writes the same labels
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def label_shard(
+        predictor: Predictor, who: dict[str, object], request: Request, output: Path, shard: Shard, folder: Path,
+) -> None:
+    """Write the labels of a shard to a folder: logits with ``--all``, the best with ``--top-k``, else the class alone.
+
+    Args:
+        predictor: the model.
+        who: what identifies it.
+        request: form of the labels, and how images are loaded.
+        output: folder of all labels.
+        shard: of which shard.
+        folder: where they go.
+    """
+    member = predictor.member
+    mode = "RGB" if member.data_config["input_size"][0] == 3 else "L"
+    dataset = open_shards(shard.path.parent, [shard], output, mode)
+    keys = SampleKeys("filename", dataset.reader.indexes[0].keys)
+    manifest = Manifest(
+        len(dataset), member.num_classes, who, dict(data=dict(shard=shard.name), transform=member.data_config),
+        "logits" if request.every else "top-k" if request.top_k else "hard", torch.float16, request.top_k,
+        class_names=predictor.class_names, keyed_by=keys.by, keys_sha256=keys.sha256,
+        part_rows=rows_by_size(member.num_classes))
+    write_text(folder / KEYS, keys.text)
+    world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
+    with Progress(len(dataset), world) as progress:
+        asked = label_images(progress.counting(predictor), member.data_config, Blanked(dataset),
+                             Pass(world, request.batch_size, request.workers), parts)
+        for part, (logits, missing) in zip(parts, asked):
+            refuse_not_finite(folder, manifest, part, logits, missing)
+            write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
+            unread += missing
+    if unread:
+        why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN])
+        _logger.warning(f"WARNING: {shard.name}: {len(unread)} of {len(dataset)} images have no label, since they "
+                        f"could not be read: {why}{'; ...' if len(unread) > SHOWN else ''}")
+    write_json(folder / MANIFEST, manifest.content)
+    _logger.info(f"{shard.name}: {len(dataset)} images labelled")
