@@ -37,7 +37,6 @@ from ..labels.reader import LabelReader
 from ..labels.table_writer import write_label_table
 from ..labels.writer import Answers, ensure_labels, missing_parts, readable
 from ..models.class_names import names_of_model
-from ..models.features import pooled_features
 from ..models.loading import check_input_size
 from ..monitor import setup_logging
 from ..monitor.console import duration, has_terminal
@@ -143,13 +142,13 @@ def open_predictor(request: Request, names: list[str] | None, device: torch.devi
         raise UserError(f"--class-names: {request.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
                         "flag out")
     own = names or own
-    if request.embeddings is not None and not hasattr(model, "forward_head"):
-        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
-                        "of timm have")
     _logger.info(f"{request.model}: {model.num_classes} classes{'' if own else ' without names'}; it sees "
                  f"{input_text(config, whole=True)}")
     student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
     member = TeacherModel(model, config, student, source=dict(name=request.model)).to(device)
+    if request.embeddings is not None and not member.embeds:
+        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
+                        "of timm and clip: have")
     return Predictor(member, own, request.embeddings is not None)
 
 
@@ -182,7 +181,7 @@ def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Ma
     if predictor.embeds:
         some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
         with torch.inference_mode():
-            width += pooled_features(member.model, some).shape[1]
+            width += member.encode(some).shape[1]
     seen = dict(data=data_identity(dataset, None), transform=member.data_config)
     return Manifest(len(dataset), width, teacher_identity(member), seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)

@@ -352,11 +352,15 @@ class ZeroShotClassifier(nn.Module):
         """Return what identifies the classifier beside its weights."""
         return f"clip {self.about} {self.scale}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C)."""
+    def embed(self, images: Tensor) -> Tensor:
+        """Return embeddings (B, D) of unit length in float32."""
         embeddings = self.encode(images)
         embeddings = embeddings[0] if isinstance(embeddings, tuple) else embeddings
-        return self.scale * nn.functional.normalize(embeddings.float(), dim=-1) @ self.texts.float().T
+        return nn.functional.normalize(embeddings.float(), dim=-1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C)."""
+        return self.scale * self.embed(images) @ self.texts.float().T
 
 
 @register_teacher("clip")
