@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.slices import Subset
 from ..errors import UserError
@@ -47,6 +48,9 @@ def take_labels(args: argparse.Namespace, data: Data, class_names: list[str] | N
         GivenLabels(path, LabelReader(folder, keys, confidence=confidence),
                     select and LabelReader(folder, select, confidence=confidence))
         for path, folder in zip(paths, folders)]
+    truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
+    if truth is not None:
+        data.given = [labels.compared_with(truth) for labels in data.given]
 
 
 def names_in_labels(teacher: str | None) -> list[str] | None:

@@ -1,11 +1,18 @@
 """Labels that somebody gave, in place of a teacher that looks at images."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .reader import LabelReader
+
+_logger = logging.getLogger(__name__)
+
+ROWS = 8192  # that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -16,22 +23,36 @@ class GivenLabels:
         path: the file or folder.
         train: reads those of the training set.
         select: reads those of the held-out part, or None.
+        wrong: the share of the training samples whose label is not the true one, None where nobody knows.
     """
 
     path: str
     train: LabelReader
     select: LabelReader | None
+    wrong: float | None = None
 
     @property
     def source(self) -> dict[str, object]:
-        """Where they are from, for the record of a run."""
+        """Where they are from, for the record of a run: the file by its name, not where it lies here."""
         manifest = self.train.manifest
-        return dict(name=f"labels:{self.path}", kind=manifest.kind, source=manifest.who, samples=manifest.num_samples)
+        return dict(name=self.name, kind=manifest.kind, source=manifest.who, samples=manifest.num_samples,
+                    wrong=self.wrong)
+
+    @property
+    def name(self) -> str:
+        return f"labels:{Path(self.path).name}"
+
+    def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
+        """Return the same labels, with the share of them that is not the true one."""
+        said = self.predictions(self.train, len(truth))
+        wrong = (said != torch.tensor(truth))[said >= 0].float().mean().item()
+        _logger.info(f"{self.name}: {100 * wrong:.2f} % of {int((said >= 0).sum())} labels are not the ground truth")
+        return replace(self, wrong=wrong)
 
     def predictions(self, reader: LabelReader, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
         index = torch.arange(count)
-        has = reader.has(index)
         found = torch.full((count,), -1)
-        found[has] = reader(index[has], torch.device("cpu")).argmax(dim=1)
+        for rows in index[reader.has(index)].split(ROWS):
+            found[rows] = reader(rows, torch.device("cpu")).argmax(dim=1)
         return found
