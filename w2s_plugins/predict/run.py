@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -281,9 +282,8 @@ def write_answers(
         answer_columns(names, keys.by, values[:, :classes].softmax(dim=1).numpy(), predictor.class_names, form)
         for names, values in chunks()))
     if request.embeddings is not None:
-        with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
-            np.savez(file, filename=np.array([keys.values[row] for row in kept]),
-                     embeddings=np.concatenate([values[:, classes:].numpy() for _, values in chunks()]))
+        write_embeddings(request.embeddings, [keys.values[row] for row in kept], manifest.num_classes - classes, (
+            values[:, classes:].numpy() for _, values in chunks()))
     for rows_out, reason in ((unread, f"could not be read: {why}"), (
             unnamed, f"have names that are not UTF-8, such as {keys.values[(unnamed or [0])[0]]!a}")):
         if rows_out:
@@ -291,6 +291,18 @@ def write_answers(
                             f"{reason}")
     _logger.info(f"{request.output}: {rows} images labelled by {request.model}"
                  + (f"; {request.embeddings}: their embeddings" if request.embeddings else ""))
+
+
+def write_embeddings(path: Path, names: Sequence[str], width: int, chunks: Iterator[np.ndarray]) -> None:
+    """Write ``filename`` (N,) and ``embeddings`` (N, D) in float32, as `numpy.savez` would, a chunk at a time."""
+    header = dict(descr="<f4", fortran_order=False, shape=(len(names), width))
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("filename.npy", "w", force_zip64=True) as entry:
+            np.save(entry, np.array(names))
+        with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(entry, header)
+            for values in chunks:
+                entry.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
 def is_text(name: str) -> bool:
