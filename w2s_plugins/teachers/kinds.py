@@ -41,7 +41,9 @@ PACKAGES = {"hf": ("transformers", "transformers"), "clip": ("open_clip", "open_
 OTHER_NAMES = ("hf-hub", "hf_hub", "local-dir", "labels")  # what else may stand before the colon of a teacher's name
 CLIP_HF = "clip:hf:"  # begins the name of a zero-shot classifier of transformers
 CLIP_TYPES = ("clip", "siglip")  # of models of transformers; a SigLIP 2 of one image size is of the type siglip
-TOKENIZERS = ("CLIPTokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer")  # which read no pickles
+# which read no pickles, without the Fast at the end of some; the last two read tokenizer.json alone
+TOKENIZERS = ("CLIPTokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "PreTrainedTokenizer",
+              "TokenizersBackend")
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 

@@ -118,7 +118,13 @@ def answers_to(
         _logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
         return teacher
     batches = zip(*(own_loader(member, dataset, settings, **kwargs) for member in teacher.members))
-    return lambda _: teacher.of_own_views([images.to(settings.device) for images, _ in next(batches)])
+
+    def answer(_: Tensor) -> Tensor:
+        views = [images.to(settings.device) for images, _ in next(batches)]
+        for images in views if settings.device.type == "cuda" else ():
+            images.record_stream(torch.cuda.current_stream(settings.device))  # the loader fills freed memory on its own
+        return teacher.of_own_views(views)
+    return answer
 
 
 def label_views(
