@@ -34,12 +34,14 @@ from w2s_plugins.build.loaders import loader_settings
 from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data import parse_shapes
 from w2s_plugins.data.datasets import num_classes_of
+from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train.evaluation import Evaluation, EvaluationSettings, evaluate
 from w2s_plugins.train.few_shot import extract_features
@@ -80,7 +82,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
     loader = build.create_loader(args, dataset, subject, settings)
     teacher = build.open_teacher(args, subject, dataset, world)
     if args.few_shot:
-        figures = few_shot_figures(args, subject, dataset, loader, teacher, precision, world)
+        figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
     else:
         real_labels = build.open_real_labels(args.real_labels, dataset, subject) if args.real_labels else None
         found = evaluate(
@@ -90,7 +92,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
             EvaluationSettings(
                 world.distributed, args.channels_last, valid_labels=counted,
                 groups=build.open_groups(args, dataset, subject)),
-            teacher=teacher,
+            teacher=teacher and answers_to(teacher, dataset, settings, tf_preprocessing=args.tf_preprocessing),
             on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
             progress=Console(world.primary, 0).wrap(candidate.model),
         )
@@ -156,19 +158,20 @@ def few_shot_figures(
         subject: Subject,
         dataset: Dataset,
         loader: Iterable,
+        settings: LoaderSettings,
         teacher: Teacher | None,
         precision: Precision,
         world: World,
 ) -> dict[str, object]:
     """Test the frozen encoder, and its teacher's, on episodes."""
     test = draw_few_shot_test(dataset, args, args.few_shot, args.episodes, "--few-shot")
-    encoders = {"": lambda images: pooled_features(subject.model, images)}
+    encoders = {"": (lambda images: pooled_features(subject.model, images), loader)}
     if teacher is not None:
-        encoders["teacher_"] = lambda images: teacher.encode(images)[0]
+        encoders["teacher_"] = own_features(teacher.members[0], dataset, settings)
     figures = {}
-    for who, encode in encoders.items():
+    for who, (encode, images) in encoders.items():
         features = extract_features(
-            encode, loader, precision, distributed=world.distributed, channels_last=args.channels_last,
+            encode, images, precision, distributed=world.distributed, channels_last=args.channels_last,
             progress=Console(world.primary, 0).wrap(subject.candidate.model))
         figures.update({f"{who}{k}": round(v, 4) for k, v in test.measure(features).items()})
     return dict(

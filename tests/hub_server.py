@@ -409,9 +409,6 @@ _ROUTES = (
     ("GET", rf"{_API}/revision/(.+)", _Handler.info),
     ("GET", rf"{_API}/tree/([^/]+)", _Handler.tree),
     ("GET HEAD", rf"/{_ID}/resolve/([^/]+)/(.+)", _Handler.resolve),
-    ("GET", rf"/api/datasets/{_ID}", _Handler.info),
-    ("GET", rf"/api/datasets/{_ID}/revision/(.+)", _Handler.info),
-    ("GET HEAD", rf"/datasets/{_ID}/resolve/([^/]+)/(.+)", _Handler.resolve),
 )
 
 

@@ -34,8 +34,9 @@ from w2s_plugins.data.pickles import labelled_images, read_pickle
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
 from w2s_plugins.labels.format import Manifest, read_manifest, read_part, write_part
-from w2s_plugins.labels.noise import create_label_noise, read_class_map, read_labels
+from w2s_plugins.labels.noise import create_label_noise, read_class_map
 from w2s_plugins.labels.selection import read_selection
+from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.losses import LossContext, LossInputs, create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
@@ -286,9 +287,9 @@ def test_checkpoints_of_other_runs(parts, tmp_path_factory, data):
 NAMES_OF_CLASSES = [f"c{i}" for i in range(9)] + ["four"]
 DIGITS = create_dataset("w2s/digits", None, "train")
 READERS = {
-    "labels.npy": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
-    "labels.pt": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
-    "labels.csv": lambda p: read_labels(p, DIGITS, [i % 10 for i in range(40)], 10, NAMES_OF_CLASSES),
+    "labels.npy": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
+    "labels.pt": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
+    "labels.csv": lambda p: read_label_table(Path(p), NAMES_OF_CLASSES),
     "map.yaml": lambda p: read_class_map(p, NAMES_OF_CLASSES, 10),
     "map.json": lambda p: (calm(lambda: read_class_map(p, NAMES_OF_CLASSES, 10)), read_teacher_map(p, 10, 10)),
     "list.yaml": lambda p: read_teacher_map(p, 10, 10),
@@ -326,7 +327,7 @@ def test_lists_of_images(files, tmp_path_factory, data):
 
 
 @fuzz(40)
-@given(text=st.one_of(WORDS, st.tuples(st.sampled_from(["symmetric", "asymmetric", "pairflip", "file"]), WORDS).map(
+@given(text=st.one_of(WORDS, st.tuples(st.sampled_from(["symmetric", "asymmetric", "pairflip", "labels"]), WORDS).map(
     ":".join)))
 def test_rules_of_label_noise(text):
     found = calm(lambda: create_label_noise(text, DIGITS))

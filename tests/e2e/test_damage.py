@@ -213,7 +213,7 @@ def test_bombs(here: Run, finished: Path, tmp_path: Path) -> None:
     torch.save(torch.zeros(3), buffer := io.BytesIO())
     (tmp_path / "labels.pt").write_bytes(buffer.getvalue())
     bomb(tmp_path / "bomb.pt", tmp_path / "labels.pt")
-    assert_says(here(*CNN, "--label-noise", "file:bomb.pt").error, "--label-noise", "bomb.pt")
+    assert_says(here(*CNN, "--label-noise", "labels:bomb.pt").error, "--label-noise", "bomb.pt")
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "config.json"])

@@ -81,6 +81,19 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
 
 
+def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
+    flags = [*FLAGS[:FLAGS.index("--task-loss-weight")], "--output", "out", "--experiment", "run"]
+    assert here(*flags, "--train-slice", "0:40", "--stop-epoch", 1).code == 0
+    Path("data").rename("moved")
+    again = [*flags, "--data-dir", "moved", "--resume", "auto", "--train-slice"]
+    file = Path("moved/train", rows[0][0])
+    file.rename(Path("moved/train", "class1", file.name))
+    said = "the samples of --train-split train, or their labels, are others than when it was written: put the folder"
+    assert said in here(*again, "0:40").error
+    Path("moved/train", "class1", file.name).rename(file)
+    here(*again, "0:50", "--resume-changes", "train-slice").ok()
+
+
 def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:  # noqa: F811
     """The model answers for the samples that the file says nothing of."""
     assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0
@@ -106,11 +119,23 @@ def test_a_table_that_names_the_classes_is_read_once(here: Run, rows: list, monk
 
 
 def test_record(here: Run, rows: list) -> None:  # noqa: F811
-    write(Path("a.csv"), rows)
-    assert here(*FLAGS, "--teacher", "labels:a.csv", "--experiment", "run").code == 0
-    (source,) = json.loads(Path("out/run/result.json").read_text())["teacher"]["models"]
-    assert (source["name"], source["kind"], source["samples"], source["source"]["rows"]) == (
-        "labels:a.csv", "hard", 60, 60)
+    """Who said what, without where it lies here, and how much of it is wrong."""
+    Path("here").mkdir()
+    write(Path("here/a.csv"), rows)
+    write(Path("here/b.csv"), [(*row, who) for who in "xyz" for row in rows], ("filename", "label", "annotator"))
+    place = Path("here").absolute()
+    done = here(*FLAGS, "--teacher", f"labels:{place}/a.csv,labels:{place}/b.csv", "--experiment", "run").ok()
+    teacher = json.loads(Path("out/run/result.json").read_text())["teacher"]
+    one, several = teacher["models"]
+    wrong = sum(file.split("/")[0] != label for file, label in rows) / 60
+    assert (one["name"], one["kind"], one["samples"], one["source"]["rows"]) == ("labels:a.csv", "hard", 60, 60)
+    assert (several["source"]["rows"], several["source"]["annotators"]) == (180, 3)
+    assert one["wrong"] == several["wrong"] == pytest.approx(wrong) and 0 < wrong < 0.3
+    assert f"labels:a.csv: {100 * wrong:.2f} % of 60 labels are not the ground truth" in done.err
+    assert teacher["name"] == "labels:a.csv,labels:b.csv"
+    card = Path("out/run/export/README.md").read_text().partition("## Reproduction")[0]
+    assert str(place) not in card and "labels each training image" not in card
+    assert f"| `labels:b.csv` | `probabilities` | 60 | 3 | `majority` | `{several['source']['sha256']}` |" in card
 
 
 @pytest.mark.parametrize(("change", "flags", "message"), [

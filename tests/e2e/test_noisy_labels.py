@@ -57,10 +57,10 @@ def test_labels_of_a_file_train_what_the_noise_trained(here: Run) -> None:
     flags = [*NOISY, "--model", "w2s_cnn2", "--epochs", "1"]
     here(*flags, "--experiment", "drawn").ok()
     file = "output/train/drawn/labels.csv"
-    here(*flags, "--label-noise", f"file:{file}", "--experiment", "read").ok()
+    here(*flags, "--label-noise", f"labels:{file}", "--experiment", "read").ok()
     weights = [read_run(Path("output/train", name))["state_dict"] for name in ("drawn", "read")]
     assert not differences(*weights)
-    assert result("read")["label_noise"]["file"] == file and result("read")["label_noise"]["column"] == "given"
+    assert result("read")["label_noise"]["file"] == "labels.csv"
 
 
 @pytest.mark.parametrize("rule", ["knn:10", "small-loss:0.5"])
@@ -114,7 +114,7 @@ def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, 
     (["--label-noise", "pairflip:2"], "--label-noise pairflip:2: expected"),
     (["--label-noise", "asymmetric:0.4"], "give --label-noise-map FILE"),
     (["--label-noise-map", "map.yaml"], "--label-noise-map is for --label-noise asymmetric:R"),
-    (["--label-noise", "file:nowhere.csv"], "file:nowhere.csv: no such file"),
+    (["--label-noise", "labels:nowhere.csv"], "labels:nowhere.csv: no such file"),
     (["--noise-seed", "-1"], "--noise-seed -1: expected 0 to"),
     (["--clean-select", "knn:10"], "needs a model that decides: --clean-select-model NAME, or a --teacher"),
     (["--clean-select", "kn:10"], "unknown rule 'kn' (nearest: knn"),

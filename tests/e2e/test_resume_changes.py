@@ -89,9 +89,9 @@ def test_flags_that_change_nothing(run: tuple[Path, list[object]]) -> None:
 
 
 def test_another_spelling_of_a_path_is_the_same_path() -> None:
-    theirs = dict(teacher_checkpoint="out/weak,b/c.pth", label_noise="file:a/b.csv:given", few_shot_class_list=["a/b"],
-                  teacher="local-dir:out/weak", train_split="train")
-    ours = dict(teacher_checkpoint="./out//weak/,b/x/../c.pth", label_noise="file:./a/b.csv:given",
+    theirs = dict(teacher_checkpoint="out/weak,b/c.pth", label_noise="labels:a/b.csv#given",
+                  few_shot_class_list=["a/b"], teacher="local-dir:out/weak", train_split="train")
+    ours = dict(teacher_checkpoint="./out//weak/,b/x/../c.pth", label_noise="labels:./a/b.csv#given",
                 few_shot_class_list=["./a/b"], teacher="local-dir:./out/weak", train_split="train/")
     assert other_values(theirs, ours) == {}
     for other in ("out/weak,c.pth", "../out/weak,b/c.pth", "/out/weak,b/c.pth", "out/weak", ""):

@@ -282,10 +282,10 @@ def test_files_of_the_hub(hub_server: HubServer, weak: Path, tmp_path: Path) -> 
     files = {"data/train-0.parquet": table(range(32), id=[f"n{i}" for i in range(32)]), "data/test-0.parquet": table(
         range(2)), "more/train/x.tar": (tmp_path / "x.tar").read_bytes(),
         "data.py": b"open('ran', 'w')"}
-    repo = hub_server.repos["org/digits"] = Repo("org/digits")
+    repo = hub_server.repos["datasets/org/digits"] = Repo("datasets/org/digits")
     repo.commit("main", {name: File(data, False) for name, data in files.items()}, "data")
-    hub_server.repos["org/text"] = Repo("org/text")
-    hub_server.repos["org/text"].commit("main", {"train.parquet": File(table(range(0)), False)}, "text")
+    hub_server.repos["datasets/org/text"] = Repo("datasets/org/text")
+    hub_server.repos["datasets/org/text"].commit("main", {"train.parquet": File(table(range(0)), False)}, "text")
     common = [*map(str, (*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--epochs", 1))]
     env = hub_env(hub_server, tmp_path)
 

@@ -18,19 +18,19 @@ RECOMMENDED = sorted({word for hint in HINTS for word in hint.split() if word.st
 VALUES = {"--torchcompile": "eager"}  # needs no compiler
 TARGETS = {
     "online": [],
-    "labels of a file": ["--label-noise", "file:labels.csv", "--task-loss", "bce", "--task-loss-weight", 0.5],
+    "labels of a file": ["--label-noise", "labels:labels.csv", "--task-loss", "bce", "--task-loss-weight", 0.5],
     "cached": ["--teacher-targets", "cached"],
     "cached float32": ["--teacher-targets", "cached", "--teacher-cache-dtype", "float32"],
     "cached views": ["--teacher-targets", "cached-views:2"],
     "top-k": ["--teacher-targets", "cached", "--teacher-topk", 3],
     "top-k of views": ["--teacher-targets", "cached-views:1", "--teacher-topk", 3],
-    "cached labels of a file": ["--label-noise", "file:labels.csv", "--teacher-targets", "cached"],
+    "cached labels of a file": ["--label-noise", "labels:labels.csv", "--teacher-targets", "cached"],
     "several teachers": ["--teacher-targets", "cached", "--teacher-weights", "learned"],
     "the nearest teacher": ["--teacher-targets", "cached", "--teacher-assign", "student"],
     "selected": ["--clean-select", "small-loss:0.5", "--teacher-targets", "cached"],
     "average": ["--teacher-targets", "cached", "--model-ema", "--grad-accum-steps", 2, "--loss", "elr"],
     "probe": ["--linear-probe"],
-    "probe of labels of a file": ["--linear-probe", "--label-noise", "file:labels.csv", "--teacher-topk", 3],
+    "probe of labels of a file": ["--linear-probe", "--label-noise", "labels:labels.csv", "--teacher-topk", 3],
 }
 
 

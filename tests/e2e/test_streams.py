@@ -42,6 +42,7 @@ def test_webdataset(here: Callable[..., Done], weak: Path, tmp_path: Path) -> No
              "--experiment", "run"]
     done = here(*flags, "--stop-epoch", 1).ok()
     assert "Streaming dataset: order and views follow timm; exact resumption is not promised" in done.err
+    assert done.err.count("the evaluation split is a stream, of which it sees the student's view") == 1
     here(*flags, "--resume", "auto").ok()
     events = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [e["step"] for e in events if e["event"] == "train"] == list(range(24))

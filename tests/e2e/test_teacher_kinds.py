@@ -24,6 +24,7 @@ FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-
          "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
 TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
             "function": "colours:predict"}
+EPISODES = ["--few-shot-eval", "3x1", "--few-shot-split", "validation", "--queries", 2, "--few-shot-episodes", 5]
 ALL = ",".join(TEACHERS.values())
 pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
 
@@ -53,8 +54,8 @@ def record_of(name: str) -> dict:
 
 @pytest.mark.parametrize("kind, flags", [
     ("hf", ["--amp", "--model-ema"]),
-    ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}"]),
-    ("onnx", ["--teacher-targets", "cached-views:1", "--amp"]),
+    ("clip", ["--task-loss-weight", 0, "--prompts", "{}|one {}", *EPISODES]),
+    ("onnx", ["--teacher-targets", "cached-views:1", "--amp", *EPISODES]),
     ("function", ["--linear-probe"])])
 def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
     done = here(*FLAGS, "--plugins", "colours.py", "--teacher", TEACHERS[kind], *flags, "--experiment", "run").ok()
@@ -67,6 +68,10 @@ def test_training(here: Run, place: Path, kind: str, flags: list) -> None:
     card = Path("output/train/run/export/README.md").read_text()
     assert TEACHERS[kind] in card and source["source"]["sha256"] in card
     assert done.err.count("matched by name") == (kind == "hf")
+    if kind in ("clip", "onnx"):  # which has embeddings, and which has none
+        figures = record_of("run")["few_shot"]
+        assert figures["metrics"]["3x1"] > 0 and (figures["teacher"] is not None) == (kind == "clip")
+        assert ("has no features that can be had" in done.err) == (kind == "onnx")
 
 
 def test_all_kinds_together_are_stored_and_found_again(here: Run, place: Path) -> None:

@@ -135,6 +135,27 @@ def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
     assert result["top1"] == student != weak, first
 
 
+def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Ranks, tmp_path: Path) -> None:
+    """By itself, beside a student and in training, alone and in a mean, on one process and two: its own transform."""
+    def train(*flags: object, processes: int = 1) -> None:
+        ranks(*TINY, *flags, "--output", tmp_path, processes=processes, cwd=tmp_path).ok()
+
+    train("--model", "w2s_cnn2", "--img-size", 12, "--crop-pct", 0.7, "--mean", 0.2, 0.2, 0.2, "--std", 0.3, 0.4, 0.3,
+          "--interpolation", "bilinear", "--epochs", 5, "--experiment", "odd")
+    odd = str(tmp_path / "odd")
+    alone = validate("--checkpoint", odd)["top1"]
+    assert alone > 15
+    teacher = ["--teacher", "w2s_cnn2", "--teacher-checkpoint", odd]
+    both = ["--teacher", f"{runs / 'weak'},{odd}"]
+    assert validate("--checkpoint", runs / "student", *teacher)["teacher_top1"] == alone
+    train("--model", "w2s_cnn5", *teacher, "--epochs", 1, "--experiment", "one")
+    train("--model", "w2s_cnn5", *both, "--batch-size", 8, "--epochs", 1, "--experiment", "two", processes=2)
+    one, two = (json.loads((tmp_path / name / "result.json").read_text())["teacher"] for name in ("one", "two"))
+    assert round(one["top1"], 4) == alone
+    mixed = [validate("--checkpoint", runs / "student", *both, processes=n)["teacher_top1"] for n in (1, 2)]
+    assert mixed == [round(two["top1"], 4)] * 2 and mixed[0] not in (alone, logged(runs / "weak")["top1"])
+
+
 def test_start_event_holds_the_teachers_own_figure(runs: Path) -> None:
     start = read_lines(runs / "student" / "metrics.jsonl")[0]
     assert start["event"] == "start" and start["teacher"]["top1"] == logged(runs / "weak")["top1"]

@@ -1,4 +1,4 @@
-"""Label noise: definitions, files of given labels, and that it is the same whatever part of the split is looked at."""
+"""Label noise: definitions, labels of tables, and that it is the same whatever part of the split is looked at."""
 
 import hashlib
 import pickle
@@ -141,7 +141,7 @@ def test_map_needed(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("text", [
-    "symetric:0.2", "0.2", "symmetric", "symmetric:", "symmetric:1.5", "symmetric:-0.1", "pairflip:nan", "file:",
+    "symetric:0.2", "0.2", "symmetric", "symmetric:", "symmetric:1.5", "symmetric:-0.1", "pairflip:nan", "labels:",
     "asymmetric:many",
 ])
 def test_parse_refused(text: str) -> None:
@@ -197,7 +197,7 @@ def test_dataset_that_does_not_tell_its_labels() -> None:
         create_label_noise("symmetric:0.2", range(3))
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- tables
 
 
 @pytest.fixture
@@ -205,43 +205,41 @@ def small() -> Labels:
     return Labels([0, 1, 2, 0, 1], ["cat", "dog", "hen"])
 
 
-FILES = {
-    "one column": ("a.csv", "1\n1\n2\n0\n2\n"),
-    "names": ("a.csv", "label\ndog\ndog\nhen\ncat\nhen\n"),
-    "index": ("a.csv", "index,label\n4,2\n3,0\n2,2\n1,1\n0,1\n"),
-    "own": ("a.csv", "index,given,clean\n0,1,0\n1,1,1\n2,2,2\n3,0,0\n4,2,1\n"),
-}
+GIVEN = [1, 1, 2, 0, 2]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_csv(tmp_path: Path, small: Labels, name: str) -> None:
-    file, content = FILES[name]
-    (tmp_path / file).write_text(content)
-    noise = create_label_noise(f"file:{tmp_path / file}", small)
-    assert noise.given == [1, 1, 2, 0, 2]
-    assert noise.record(noise.apply(small))["rate"] == 0.4
-
-
-def test_what_a_run_writes_is_read_again(tmp_path: Path, digits: Dataset) -> None:
-    noise = create_label_noise("pairflip:0.45", digits)
-    (tmp_path / "labels.csv").write_text(noise.to_csv())
-    assert create_label_noise(f"file:{tmp_path / 'labels.csv'}", digits).given == noise.given
-
-
-def test_arrays(tmp_path: Path, small: Labels) -> None:
-    """As CIFAR-10N, CIFAR-100N and the code of Sel-CL store labels."""
-    given = np.array([1, 1, 2, 0, 2])
+def test_labels_of_a_table(tmp_path: Path, small: Labels, digits: Dataset) -> None:
+    """Also those that a run writes, and as CIFAR-N and the code of Sel-CL store labels."""
+    given = np.array(GIVEN)
+    (tmp_path / "a.csv").write_text("index,given,clean\n4,2,1\n3,0,0\n2,2,2\n1,1,1\n0,1,0\n")
     np.save(tmp_path / "labels.npy", given)
-    torch.save({"clean_label": np.array(small.targets), "worse_label": given, "aggre_label": given[::-1].copy(),
-                "groups": [["a"]], "noise": np.ones(5)}, tmp_path / "human.pt")
+    torch.save({"clean_label": np.array(small.targets), "worse_label": given, "groups": [["a"]], "noise": np.ones(5),
+                **{f"random_label{i}": np.roll(given, i == 2) for i in (1, 2, 3)}}, tmp_path / "human.pt")
     torch.save({"clean_label": small.targets, "noisy_label": given.tolist(), "noisy_coarse_label": given // 2},
                tmp_path / "human100.pt")
-    for text in ("labels.npy", "human.pt:worse_label", "human100.pt", "human100.pt:noisy_label"):
-        assert create_label_noise(f"file:{tmp_path / text}", small).given == given.tolist(), text
-    with pytest.raises(UserError, match=r"name the column, e\.g\. file:PATH:worse_label; it has clean_label, worse_"):
-        create_label_noise(f"file:{tmp_path / 'human.pt'}", small)
-    with pytest.raises(UserError, match=r"human.pt:worst_label: no such column \(nearest: worse_label"):
-        create_label_noise(f"file:{tmp_path / 'human.pt'}:worst_label", small)
+    for text in ("a.csv", "labels.npy", "human.pt#worse_label", "human100.pt", "human.pt#random_label"):
+        noise = create_label_noise(f"labels:{tmp_path / text}", small)
+        assert noise.given == GIVEN and noise.kind == f"labels:{text}", text
+    assert noise.record(noise.apply(small))["rate"] == 0.4
+    drawn = create_label_noise("pairflip:0.45", digits)
+    (tmp_path / "labels.csv").write_text(drawn.to_csv())
+    assert create_label_noise(f"labels:{tmp_path / 'labels.csv'}", digits).given == drawn.given
+
+
+@pytest.mark.parametrize("text, said", [
+    ("human.pt", r"human.pt: say which labels are meant, human.pt#COLUMN; it has clean_label, worse_label, id"),
+    ("human.pt#worst_label", r"no such column \(nearest: worse_label"),
+    ("other.pt#worse_label", "its column clean_label differs from the dataset's labels in 3 of 5 samples .first: 0"),
+    ("short.csv", r"1 of 5 training samples are missing \(first: 4\)"),
+    ("nowhere.csv", "labels:nowhere.csv: no such file")])
+def test_tables_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels, text: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"clean_label": np.array(small.targets), "worse_label": np.array(GIVEN)}, "human.pt")
+    torch.save({"clean_label": np.array(GIVEN[::-1]), "worse_label": np.array(GIVEN)}, "other.pt")
+    Path("short.csv").write_text("id,label\n0,1\n1,1\n2,0\n3,0\n")
+    with pytest.raises(UserError, match=said) as error:
+        create_label_noise(f"labels:{text}", small)
+    assert str(error.value).startswith(f"--label-noise labels:{text}") and "\n" not in str(error.value)
 
 
 class Bomb:
@@ -256,6 +254,8 @@ class Bomb:
     lambda path: path.with_suffix(".pt").write_bytes(pickle.dumps({"label": Bomb()})),
     lambda path: np.save(path.with_suffix(".npy"), np.array([Bomb()], dtype=object)),
     lambda path: path.with_suffix(".pt").write_bytes(b"PK\3\4 truncated"),
+    lambda path: torch.save({"label": [1, 2], "other": [1, 2, 3]}, path.with_suffix(".pt")),
+    lambda path: torch.save([1, 2], path.with_suffix(".pt")),
 ])
 def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Labels,
                                   save: Callable[[Path], None]) -> None:
@@ -263,123 +263,16 @@ def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save(tmp_path / "labels")
     (file,) = tmp_path.iterdir()
     with pytest.raises(UserError, match=r"cannot be read as (pt|npy)"):
-        create_label_noise(f"file:{file}", small)
+        create_label_noise(f"labels:{file}", small)
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    ("1\n1\n2\n0\n", "4 labels for 5 training samples"),
-    ("1\n1\n2\n0\n3\n", "class 3 is out of range; expected 0 to 2"),
-    ("label\ncat\ndoog\ncat\ncat\ncat\n", "unknown class 'doog' (nearest: dog"),
-    ("index,label\n0,1\n1,1\n2,1\n3,1\n3,1\n", "expected each of 0 to 4 once"),
-    ("index,label\n0,1\n1,1\n", "2 rows, expected each of 0 to 4 once"),
-    ("index,label\nx,1\n", "column index: invalid literal"),
-    ("label,clean\n" + "1,1\n" * 5, "its column clean differs from the dataset's labels in 3 of 5 samples (first: 0)"),
-    ("1,2\n2,1\n", "2 columns and no header"),
-    ("a,b\n2,1\n", "name the column, e.g. file:PATH:a; it has a, b"),
-    ("index,label\n0\n", "row 1 has 1 values, the header 2"),
-    ("", "the file is empty"),
-])
-def test_file_refused(tmp_path: Path, small: Labels, content: str, message: str) -> None:
-    (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(UserError) as error:
-        create_label_noise(f"file:{tmp_path / 'a.csv'}", small)
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["file:nowhere.csv", "file:nowhere.pt:worse_label"])
-def test_no_file(small: Labels, text: str) -> None:
-    with pytest.raises(UserError, match=f"--label-noise {text}: no such file"):
-        create_label_noise(text, small)
-
-
-# ---------------------------------------------------------------- which sample a row belongs to
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Dataset:
-    """Twelve images of three classes; every class has one called 000.jpg, the other names are given once."""
-    root = write_folder(tmp_path / "data", {"train": 12})
-    for folder in (root / "train").iterdir():
-        min(folder.iterdir()).rename(folder / "000.jpg")
-    return create_dataset("", str(root), "train")
-
-
-def write_csv(path: Path, columns: dict[str, list]) -> str:
-    path.write_text("\n".join(",".join(map(str, row)) for row in [list(columns), *zip(*columns.values())]) + "\n")
-    return f"file:{path}"
-
-
-GIVEN = [1, 0, 0, 0, 1, 1, 2, 1, 2, 2, 0, 2]  # three of twelve are wrong
-SHUFFLED = [7, 3, 11, 0, 5, 9, 1, 10, 2, 8, 4, 6]
-
-
-@pytest.mark.parametrize("column", ["filename", "Image", "photo", "index"])
-@pytest.mark.parametrize("form", ["csv", "pt"])
-def test_rows_in_any_order_are_matched_by_file_or_index(
-        files: Dataset, tmp_path: Path, column: str, form: str) -> None:
-    paths = files.filenames()
-    base = [p.partition("/")[2] for p in paths]
-    names = [p if n == "000.jpg" else n for p, n in zip(paths, base)] if column == "Image" else paths
-    names = ["./" + n for n in names] if column == "filename" else names
-    keys = SHUFFLED if column == "index" else [names[i] for i in SHUFFLED]
-    columns = {"worker": [3, 17] * 6, column: keys, "label": [GIVEN[i] for i in SHUFFLED]}
-    text = write_csv(tmp_path / "crowd.csv", columns)
-    if form == "pt":
-        torch.save(columns, tmp_path / "crowd.pt")
-        text = f"file:{tmp_path / 'crowd.pt'}"
-    noise = create_label_noise(text, files)
-    assert noise.given == GIVEN
-    assert noise.record(noise.apply(files))["changed"] == 3
-    part = take_slice(files, "0:6", 3)
-    assert labels_of(noise.apply(part)) == [GIVEN[i] for i in part.indices]
-
-
-@pytest.mark.parametrize("column", ["path", "where"])
-@pytest.mark.parametrize("linked", [False, True])
-def test_absolute_paths_in_the_folder_of_the_split_are_its_files(
-        files: Dataset, tmp_path: Path, column: str, linked: bool) -> None:
-    root = Path(files.reader.root).absolute()
-    if linked:  # the data are named by a link, the label file by where they lie
-        (tmp_path / "link").symlink_to(root.parent)
-        files = create_dataset("", str(tmp_path / "link"), root.name)
-    names = [str(root / files.filenames()[i]) for i in SHUFFLED]
-    columns = {column: names, "label": [GIVEN[i] for i in SHUFFLED]}
-    assert create_label_noise(write_csv(tmp_path / "crowd.csv", columns), files).given == GIVEN
-    columns[column] = [name.replace(str(root), f"{root}2") for name in names]
-    with pytest.raises(UserError, match=r"which is no file of the training split|has no labels, and no column says"):
-        create_label_noise(write_csv(tmp_path / "crowd.csv", columns), files)
-
-
-def test_files_of_listed_classes_are_matched_too(files: Dataset, tmp_path: Path) -> None:
-    part = keep_classes(files, ["class0", "class2"], "--class-list")
-    names, given = part.filenames()[::-1], [0, 1] * 4
-    text = write_csv(tmp_path / "crowd.csv", {"path": names, "label": given})
-    assert create_label_noise(text, part).given == given[::-1]
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c | {"filename": ["000.jpg", *c["filename"][1:]]},
-     "column filename: row 1 names '000.jpg', but 3 files have that name; expected paths, such as class0/000.jpg"),
-    (lambda c: c | {"filename": ["class0/nowhere.jpg", *c["filename"][1:]]},
-     "column filename: row 1 names 'class0/nowhere.jpg', which is no file of the training split"),
-    (lambda c: c | {"filename": ["other/" + n for n in c["filename"]]}, "expected paths in its folder, such as class0"),
-    (lambda c: c | {"filename": [f"https://x.org/{i}" for i in range(12)]}, "which is no file of the training split"),
-    (lambda c: c | {"filename": [c["filename"][1], *c["filename"][1:]]}, "rows 1 and 2 both name class0/003.jpg"),
-    (lambda c: {k: v[:-2] for k, v in c.items()}, "2 of 12 training samples are missing (first: class2/008.jpg)"),
-    (lambda c: c | {"index": SHUFFLED}, "its columns filename and index name different samples in row 1"),
-    (lambda c: {"id": range(100, 112), "label": c["label"]}, "its column id (100) has no labels, and no column says "
-     "which sample a row belongs to; add a column filename with paths such as class0/000.jpg"),
-    (lambda c: {"url": ["x.org/1"] * 12, "label": c["label"]}, "its column url (x.org/1) has no labels"),
-])
-def test_rows_of_unclear_samples_are_refused(files: Dataset, tmp_path: Path, change: Callable, message: str) -> None:
-    text = write_csv(tmp_path / "crowd.csv", change({"filename": files.filenames(), "label": GIVEN}))
-    with pytest.raises(UserError) as error:
-        create_label_noise(text, files)
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_file_names_for_samples_that_are_not_files(small: Labels, tmp_path: Path) -> None:
-    text = write_csv(tmp_path / "crowd.csv", {"filename": ["a", "b", "c", "d", "e"], "label": [0] * 5})
-    with pytest.raises(UserError, match="column filename: the samples of this dataset are not files; name them by "):
-        create_label_noise(text, small)
+def test_a_table_is_of_files_in_any_order_and_of_listed_classes(tmp_path: Path) -> None:
+    data = create_dataset("", str(write_folder(tmp_path / "data", {"train": 12})), "train")
+    part = keep_classes(data, ["class0", "class2"], "--class-list")
+    rows = "".join(f"{name},{i % 2}\n" for i, name in enumerate(part.filenames()[::-1]))
+    (tmp_path / "crowd.csv").write_text("path,label\n" + rows)
+    noise = create_label_noise(f"labels:{tmp_path / 'crowd.csv'}", part)
+    assert noise.given == [i % 2 for i in range(len(part))][::-1]
+    assert labels_of(noise.apply(take_slice(part, "0:5", 3))) == [
+        noise.given[i] for i in positions_in_split(take_slice(part, "0:5", 3))]

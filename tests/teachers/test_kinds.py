@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tests.parts import random_images, write_folder
-from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_onnx, register_clip, small_network
+from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_hf_clip, make_onnx, register_clip, small_network
 from w2s_plugins.build.resolve import check_teacher_name
 from w2s_plugins.cli.groups import teacher_names
 from w2s_plugins.data import create_dataset
@@ -118,6 +118,36 @@ def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
     found = answers(opened(f"clip:{CLIP}/clip.safetensors", prompts=read_prompts(text)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert expected.std(dim=1).min() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: Path, caplog) -> None:
+    """With one template its own logits; with several the mean of what these say, as open_clip has it."""
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    folder = make_hf_clip(tmp_path / kind, kind)
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    pixels = AutoImageProcessor.from_pretrained(folder, backend="pil")(images(), return_tensors="pt")["pixel_values"]
+    padding = dict(padding=True) if kind == "clip" else dict(padding="max_length", max_length=24)
+
+    def own(prompt: str) -> object:
+        tokens = tokenizer([prompt.format(name) for name in SORTED], return_tensors="pt", **padding)
+        with torch.inference_mode():
+            return model(pixel_values=pixels, **(tokens if kind == "clip" else {"input_ids": tokens["input_ids"]}))
+
+    member = opened(f"clip:hf:{folder}", prompts=("one {}.",))
+    found, expected = answers(member), own("one {}.")
+    torch.testing.assert_close(found, expected.logits_per_image, rtol=0, atol=1e-4)
+    assert expected.logits_per_image.std(dim=1).min() > 1e-3 and "does more than" not in caplog.text
+    both = opened(f"clip:hf:{folder}", prompts=("one {}.", "a {}"))
+    texts = sum(torch.nn.functional.normalize(own(prompt).text_embeds, dim=-1) for prompt in ("one {}.", "a {}"))
+    torch.testing.assert_close(both.model.texts, torch.nn.functional.normalize(texts, dim=-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(member.encode(pixels), expected.image_embeds, rtol=0, atol=1e-4)
+    shutil.copytree(folder, tmp_path / "renamed")
+    identities = [teacher_identity(m) for m in (member, opened(f"clip:hf:{tmp_path / 'renamed'}", prompts=("one {}.",)),
+                                                both)]
+    assert identities[0] == identities[1] != identities[2]
+    assert member.source["kind"] == "clip" and len(member.source["source"]["sha256"]) == 64
 
 
 @pytest.mark.parametrize("batch", [None, 4])
@@ -357,6 +387,16 @@ def write_bad(folder: Path) -> None:
     tensors = load_file(folder / "headless/model.safetensors")
     save_file({k: v for k, v in tensors.items() if "classifier" not in k}, folder / "headless/model.safetensors",
               metadata={"format": "pt"})
+    for name in ("spoken", "unpicklable", "towerless"):
+        make_hf_clip(folder / name)
+    spoken = json.loads((folder / "spoken/tokenizer_config.json").read_text())
+    (folder / "spoken/tokenizer_config.json").write_text(json.dumps(
+        {**spoken, "tokenizer_class": "TransfoXLTokenizer"}))
+    (folder / "unpicklable/model.safetensors").unlink()
+    torch.save({"a": Armed(folder)}, folder / "unpicklable/pytorch_model.bin")
+    tensors = load_file(folder / "towerless/model.safetensors")
+    del tensors["logit_scale"]
+    save_file(tensors, folder / "towerless/model.safetensors", metadata={"format": "pt"})
     make_onnx(folder / "metadata.onnx", mean="no list")
     make_onnx(folder / "std.onnx", std=[1, 0, 1])
 
@@ -386,6 +426,11 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (f"clip:{CLIP}/none.safetensors", "none.safetensors: no such file"),
     (f"clip:{CLIP}/short.safetensors", "cannot be opened"),
     ("clip:hf-hub:a/b/c.safetensors", "open_clip has no model 'hf-hub:a'"),
+    ("clip:hf:headless", "is a model of the type vit; expected CLIP, SigLIP"),
+    ("clip:hf:spoken", "its tokenizer is a TransfoXLTokenizer; expected one of CLIPTokenizer"),
+    ("clip:hf:unpicklable", "cannot be opened by transformers.*safetensors"),
+    ("clip:hf:towerless", r"its weights are not those of CLIP or SigLIP: 1 of .* are missing \(logit_scale\)"),
+    ("clip:hf:a/b/c", "no such folder, and not a Hub id"),
     ("onnx:none.onnx", "no such file"),
     ("onnx:text.onnx", "cannot be opened by onnxruntime"),
     ("onnx:metadata.onnx", "its metadata mean is no JSON list"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.shards import shard_reader
 from ..data.slices import Subset
@@ -22,7 +23,7 @@ from ..labels.published import Place, local_labels
 from ..labels.reader import LabelReader
 from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
-from ..labels.table import LabelTable, read_columns, read_label_table
+from ..labels.table import LabelTable, file_of, read_columns, read_label_table
 from .resolve import LABELS, label_paths, split_names
 
 _logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class FoundLabels:
         if self.place.path.is_dir():
             raise UserError(f"{self.flag}: the folder has no {MANIFEST}; expected a folder of labels, or a table of "
                             "them")
-        return read_columns(self.place.path, self.flag)
+        return read_columns(file_of(self.place.path)[0], self.flag)
 
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
         """Return what the table says in terms of some classes, or of those that it names itself."""
@@ -109,6 +110,9 @@ def take_labels(
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
+    truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
+    if truth is not None:
+        data.given = [labels.compared_with(truth) for labels in data.given]
 
 
 def _in_shards(folder: Path) -> bool:

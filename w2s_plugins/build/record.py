@@ -12,6 +12,7 @@ import platform
 import shlex
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import huggingface_hub
 import timm
@@ -29,6 +30,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from .resolve import LABELS, label_paths, split_names
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def make_record(
         "schema": 1,
         "model": _student(args, model, data_config) | dict(class_names=data.class_names) | student_source,
         "teacher": None if not sources else dict(
-            name=args.teacher, models=sources, targets=args.teacher_targets, cache=targets and targets.record,
+            name=_teacher_name(args), models=sources, targets=args.teacher_targets, cache=targets and targets.record,
             **(weak or {})),
         "loss": _loss(args),
         "data": _data(args, data, outcome.position.unreadable),
@@ -102,6 +104,14 @@ def make_record(
         "seconds": round(outcome.seconds, 1),
         "warnings": list_warnings(args, chosen, outcome.position, sources),
     }
+
+
+def _teacher_name(args: argparse.Namespace) -> str:
+    """Return ``--teacher``, with the names alone of files and folders of labels."""
+    if not label_paths(args.teacher):
+        return args.teacher
+    return ",".join(LABELS + Path(name.removeprefix(LABELS)).name if name.startswith(LABELS) else name
+                    for name in split_names(args.teacher))
 
 
 def _measured(event: dict) -> dict[str, float]:

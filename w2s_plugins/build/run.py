@@ -97,15 +97,7 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = read_checkpoint(path, "--resume")
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        before, now = getattr(saved.get("args"), "labels", hashes), list(hashes)
-        if list(before) != now:
-            images = args.unlabeled and before[:-1] == now[:-1]
-            what = f"images of --unlabeled {args.unlabeled}" if images else f"labels of --teacher {args.teacher}"
-            commit = next((old.partition("@")[2] for old, new in zip(before, now) if "@" in old and old != new), "")
-            remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
-                f"put the {'folder' if images else 'file'} back as it was")
-            raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a "
-                            "new run")
+        _refuse_other_data(args, list(getattr(saved.get("args"), "labels", hashes)), list(hashes), changed, path)
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -130,6 +122,23 @@ def resume(
         updates = epoch * schedule.updates_per_epoch + batch // args.grad_accum_steps
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
+
+
+def _refuse_other_data(
+        args: argparse.Namespace, before: list[str], now: list[str], changed: dict[str, object], path: Path) -> None:
+    """Raise a `UserError` for labels or training samples that are not those of the checkpoint; flags that are allowed
+    to change may name other samples, and one that was written before these were compared says nothing of them.
+    """
+    split = before[:len(now) - 1] == now[:-1]
+    if before == now or (split and (len(before) < len(now) or changed.keys() & train_parser().names(Role.DATA))):
+        return
+    samples = f"images of --unlabeled {args.unlabeled}" if args.unlabeled else (
+        f"samples of --train-split {args.train_split}, or their labels,")
+    what = samples if split else f"labels of --teacher {args.teacher}"
+    commit = next((old.partition("@")[2] for old, new in zip(before, now) if "@" in old and old != new), "")
+    remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
+        f"put the {'folder' if split else 'file'} back as it was")
+    raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
 
 
 def open_run_files(

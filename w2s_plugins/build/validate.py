@@ -15,7 +15,7 @@ from timm.data.naflex_loader import create_naflex_loader
 from timm.layers import apply_test_time_pool
 from timm.utils import natural_key, reparameterize_model
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser, validate_parser
@@ -258,7 +258,10 @@ def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, w
         TeacherSettings(class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
                         model_kwargs=args.teacher_kwargs, prompts=read_prompts(args.prompts)),
     )
-    teacher.log_input(whole=False)
+    if args.few_shot and not teacher.members[0].embeds:
+        raise UserError(f"--few-shot: --teacher {args.teacher} has no features that can be had; models of timm and "
+                        "clip: have")
+    teacher.log_input(whole=not isinstance(dataset, IterableDataset))
     return teacher
 
 

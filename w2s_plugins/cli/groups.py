@@ -184,7 +184,7 @@ def add_episode_test(add: Declare) -> None:
 def add_labels(add: Declare) -> None:
     add = add.of(Role.NOISE)
     add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4, "
-        "pairflip:0.45, or file:PATH[:COLUMN] (csv, npy, pt); the validation split keeps its own")
+        "pairflip:0.45, or labels:FILE[#COLUMN], those of a table; the validation split keeps its own")
     add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
         "for (default: as published for CIFAR-10 and CIFAR-100)")
     add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,

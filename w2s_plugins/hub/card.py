@@ -183,20 +183,36 @@ def _selection(record: dict) -> str:
 
 def _teacher(record: dict) -> str:
     teacher = _get(record, "teacher")
+    members = _list(_get(teacher, "models"))
+    labels = [m for m in members if str(_get(m, "name")).startswith("labels:")]
     rows = [
         (code(_get(m, "name") or ""), *(_code_or_none(_get(m, "source", k)) for k in ("repo", "revision", "sha256")),
          _count(m, "params"))
-        for m in _list(_get(teacher, "models"))
+        for m in members if m not in labels
     ]
     table = markdown_table(("model", "repository", "revision", "SHA-256 of the weights", "parameters"), rows)
     name = _get(teacher, "name")
-    lines = [f"Name: {code(name)}."] if name and not rows else []
-    if len(rows) > 1:
-        lines.append("The teacher is the mean of the probabilities of these models.")
+    lines = [f"Name: {code(name)}."] if name and not members else []
+    if len(members) > 1:
+        lines.append("The teacher is the mean of the probabilities of these.")
     targets = str(_get(teacher, "targets"))
-    if (kind := re.sub(r":\d+$", "", targets)) in _TARGETS:
+    if rows and (kind := re.sub(r":\d+$", "", targets)) in _TARGETS:
         lines.append(f"Targets: `{targets}` ({_TARGETS[kind]}).")
-    return "\n\n".join(filter(None, (table, " ".join(lines))))
+    return "\n\n".join(filter(None, (table, _given(labels), " ".join(lines))))
+
+
+def _given(labels: list) -> str:
+    """Table of the labels that stand in the place of a teacher, and of who has given them."""
+    heads = ("labels", "kind", "samples", "annotators", "combined by", "by the model", "SHA-256", "wrong (%)")
+    rows = []
+    for given in labels:
+        combined = _code_or_none(_get(given, "source", "combine")) if _count(given, "source", "annotators") else None
+        wrong = _number(given, "wrong")
+        rows.append((code(_get(given, "name")), _code_or_none(_get(given, "kind")), _count(given, "samples"),
+                     _count(given, "source", "annotators"), combined,
+                     _code_or_none(_get(given, "source", "architecture")),
+                     _code_or_none(_get(given, "source", "sha256")), None if wrong is None else f"{100 * wrong:.2f}"))
+    return markdown_table(heads, rows)
 
 
 def _loss(record: dict) -> str:

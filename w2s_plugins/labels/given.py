@@ -1,12 +1,19 @@
 """Labels that somebody gave, in place of a teacher that looks at images."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .reader import LabelReader
 from .sharded import ShardedLabels
+
+_logger = logging.getLogger(__name__)
+
+ROWS = 8192  # that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -18,12 +25,14 @@ class GivenLabels:
         train: reads those of the training set.
         select: reads those of the held-out part, or None.
         commit: of the Hub that they are from, None for those of a disk.
+        wrong: the share of the training samples whose label is not the true one, None where nobody knows.
     """
 
     name: str
     train: LabelReader | ShardedLabels
     select: LabelReader | ShardedLabels | None
     commit: str | None = None
+    wrong: float | None = None
 
     @property
     def hash(self) -> str:
@@ -32,16 +41,28 @@ class GivenLabels:
 
     @property
     def source(self) -> dict[str, object]:
-        """Where they are from, for the record of a run."""
+        """Where they are from, for the record of a run: a file by its name, not where it lies here."""
         manifest, repo = self.train.manifest, self.name.partition("@")[0].removeprefix("hf://")
         origin = dict(repo=repo, revision=self.commit) if self.commit else {}
-        return dict(name=f"labels:{self.name}", kind=manifest.kind, source={**manifest.who, **origin},
-                    samples=manifest.num_samples)
+        return dict(name=self.shown, kind=manifest.kind, source={**manifest.who, **origin},
+                    samples=manifest.num_samples, wrong=self.wrong)
+
+    @property
+    def shown(self) -> str:
+        """The name without the folders of this machine."""
+        return f"labels:{self.name if self.commit else Path(self.name).name}"
+
+    def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
+        """Return the same labels, with the share of them that is not the true one."""
+        said = self.predictions(self.train, len(truth))
+        wrong = (said != torch.tensor(truth))[said >= 0].float().mean().item()
+        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {int((said >= 0).sum())} labels are not the ground truth")
+        return replace(self, wrong=wrong)
 
     def predictions(self, reader: LabelReader | ShardedLabels, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
         index = torch.arange(count)
-        has = reader.has(index)
         found = torch.full((count,), -1)
-        found[has] = reader(index[has], torch.device("cpu")).argmax(dim=1)
+        for rows in index[reader.has(index)].split(ROWS):
+            found[rows] = reader(rows, torch.device("cpu")).argmax(dim=1)
         return found

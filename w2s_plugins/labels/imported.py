@@ -13,7 +13,7 @@ from ..errors import UserError, nearest
 from ..files import file_sha256
 from .combine import agreement_of_annotators, combine_annotators
 from .format import Manifest, Part
-from .table import LabelTable
+from .table import LabelTable, file_of, read_label_table
 from .writer import Answers, ensure_labels
 
 _logger = logging.getLogger(__name__)
@@ -178,6 +178,16 @@ def map_to_classes(table: LabelTable, class_names: Sequence[str], flag: str) -> 
     return LabelTable(**{**table.__dict__, "answers": answers, "class_names": list(class_names)})
 
 
+def labels_in_table(path: Path, keys: SampleKeys, class_names: Sequence[str], flag: str) -> np.ndarray:
+    """Return the class (N,) that a table gives each sample, -1 where it gives none; arguments as `import_labels`."""
+    table = map_to_classes(read_label_table(path, class_names, flag), class_names, flag)
+    samples, answers, _ = answers_by_sample(
+        table, match_rows(table, keys, flag).positions, class_names, ImportSettings(), flag)
+    found = np.full(len(keys.values), -1)
+    found[samples] = answers if answers.ndim == 1 else answers.argmax(axis=1)
+    return found
+
+
 def import_labels(
         table: LabelTable, keys: SampleKeys, class_names: Sequence[str], root: Path, settings: ImportSettings,
         flag: str,
@@ -199,7 +209,9 @@ def import_labels(
     samples, answers, kind = answers_by_sample(
         table, match_rows(table, keys, flag).positions, class_names, settings, flag)
     own = SampleKeys(keys.by, [keys.values[i] for i in samples])
-    who = dict(file=table.path.name, sha256=file_sha256(table.path), rows=len(table), **asdict(settings))
+    who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(table), **asdict(settings))
+    if table.annotators is not None:
+        who["annotators"] = len(set(table.annotators))
     manifest = Manifest(
         len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
         keyed_by=own.by, keys_sha256=own.sha256)

@@ -67,6 +67,7 @@ class LabelReader:
         self.parts = [tensors for tensors, _ in opened]
         self.view, self.missing = view, torch.tensor(
             [index for _, about in opened for index in about.get("missing", ())], dtype=torch.long)
+        self.complete = not len(self.missing) and (self.rows is None or bool((self.rows >= 0).all()))
         self.errors[view] = (
             max(about["max_error"] for _, about in opened),
             sum(about["mean_error"] * len(next(iter(tensors.values()))) for tensors, about in opened)
@@ -83,10 +84,9 @@ class LabelReader:
         Raises:
             UserError: one of them has no label.
         """
-        if self.rows is not None or len(self.missing):
+        if not self.complete:
             self._refuse_absent(index)
-            index = index if self.rows is None else self.rows[index]
-        rows, order = index.sort()
+        rows, order = (index if self.rows is None else self.rows[index]).sort()
         pieces = rows.split(torch.bincount(rows // self.manifest.rows, minlength=len(self.parts)).tolist())
         found = {}
         for name, (shape, dtype) in self.manifest.layout.items():

@@ -31,6 +31,8 @@ class ShardedLabels:
         UserError: a shard has no labels.
     """
 
+    complete = False  # images that could not be read have none
+
     def __init__(self, folder: Path, dataset: Dataset, confidence: float = 1.0):
         reader, self.folder, self.confidence = shard_reader(dataset), folder, confidence
         self.names, self.keys = [shard.name for shard in reader.shards], reader.keys

@@ -1,11 +1,12 @@
 """The splits of a run."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch.utils.data import Dataset
 
 from ..data.datasets import describe
-from ..data.unlabeled import is_unlabeled
+from ..data.keys import whole_split
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
 from .noise import LabelNoise
@@ -42,11 +43,13 @@ class Data:
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
 
-    @property
+    @cached_property
     def hashes(self) -> list[str]:
-        """Of the labels in place of a teacher, and of images without labels, which a run that goes on needs again."""
-        images = [describe(self.train, "", "").fingerprint] if is_unlabeled(self.train) else []
-        return [*(given.hash for given in self.given), *images]
+        """Of the labels in place of a teacher, and of the whole training split, which a run that goes on needs again;
+        a stream has none.
+        """
+        samples = describe(whole_split(self.train), "", "").fingerprint
+        return [*(given.hash for given in self.given), *filter(None, [samples])]
 
     @property
     def candidates(self) -> Dataset:

@@ -1,12 +1,15 @@
 """Tables of labels, as people and programs write them: read, understood, and brought to one answer a sample.
 
-CSV, TSV and JSON lines by the standard library, parquet by pyarrow (optional), ``.npz`` by NumPy. A row is what one
-annotator says of one sample. Columns, in any order:
+CSV, TSV and JSON lines by the standard library, parquet by pyarrow (optional), ``.npz`` and ``.npy`` by NumPy, ``.pt``
+by PyTorch. A row is what one annotator says of one sample. Columns, in any order:
 
 - ``filename``, relative to the folder of the images or its base name, or ``id``, the position of the sample;
 - ``label``, a class name or number; or one column a class, probabilities or logits; or ``top_k``, pairs of class and
   probability, best first (JSON, or ``cat:0.9;dog:0.05``);
 - ``annotator`` and ``confidence``, where there are such.
+
+``FILE#COLUMN`` takes the labels from a column of another name; where several are called so but for a number behind it,
+they are those of as many annotators. Arrays in ``.npy`` and ``.pt`` without a key are in the order of the samples.
 
 Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
@@ -23,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import UserError, nearest, one_line
-from ..files import INFLATION
+from ..files import INFLATION, check_archive
 from .names import check_class_names
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +39,7 @@ ID_COLUMNS = ("id", "index")
 LABEL_COLUMNS = ("label", "class", "given", "noisy_label")
 TOP_COLUMNS = ("top_k", "topk")
 OTHER_COLUMNS = ("annotator", "confidence")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz", ".npy", ".pt")
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 LARGEST_CLASS = 1_000_000  # number of a class that has no name
 MOST_VALUES = 2 ** 32  # of a table with all classes
@@ -84,7 +88,7 @@ def read_label_table(
     """Read a file of labels.
 
     Args:
-        path: the file; its suffix says what it is.
+        path: the file, whose suffix says what it is, or ``FILE#COLUMN``.
         class_names: names that labels may be, in the order of their numbers; None takes those of the file.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
         columns: what `read_columns` has read of the file before.
@@ -95,14 +99,28 @@ def read_label_table(
     flag = flag or str(path)
     if class_names is not None:
         check_class_names(class_names, flag)
-    return understand(path, read_columns(path, flag) if columns is None else columns, class_names, flag)
+    file, column = file_of(path)
+    columns = read_columns(file, flag) if columns is None else columns
+    if column:
+        columns = _with_labels_of(columns, column, flag)
+    elif file.suffix == ".pt" and not {*LABEL_COLUMNS} & {*columns}:  # its columns are no probabilities
+        raise UserError(f"{flag}: say which labels are meant, {file.name}#COLUMN; it has {', '.join(columns)}")
+    return understand(path, columns, class_names, flag)
+
+
+def file_of(path: Path) -> tuple[Path, str]:
+    """Return the file of ``FILE`` or ``FILE#COLUMN``, and the column, empty where none is named."""
+    file, _, column = str(path).rpartition("#")
+    return (path, "") if not file or path.exists() else (Path(file), column)
 
 
 def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
     """Return the columns of a file by name. Raises `UserError` for a file that is not what its suffix says."""
     readers: dict[str, Callable[[Path], Mapping[str, Sequence]]] = {
         ".csv": lambda p: _read_text(p, ","), ".tsv": lambda p: _read_text(p, "\t"), ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines, ".parquet": lambda p: _ParquetColumns(p, flag), ".npz": _read_npz}
+        ".ndjson": _read_json_lines, ".parquet": lambda p: _ParquetColumns(p, flag), ".npz": _read_npz,
+        ".npy": lambda p: _numbered({"label": np.load(p, allow_pickle=False)}),
+        ".pt": lambda p: _numbered(load_arrays(p))}
     suffix = path.suffix.lower()
     if not path.is_file():
         raise UserError(f"{flag}: " + ("is a folder; expected a file of labels" if path.is_dir() else "no such file"))
@@ -115,6 +133,19 @@ def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
                 columns.values())))):
             raise UserError(f"{flag}: holds no labels")
     return columns
+
+
+def _with_labels_of(columns: Mapping[str, Sequence], column: str, flag: str) -> dict[str, Sequence]:
+    """Return keys and labels, where these stand in ``column``, or in columns of this name and a number."""
+    chosen = [name for name in columns if name == column or (
+        name.startswith(column) and name.removeprefix(column).isdecimal())]
+    if not chosen:
+        raise UserError(f"{flag}: has no such column{nearest(column, columns)}; it has {', '.join(list(columns)[:12])}")
+    table = {name: [*columns[name]] * len(chosen) for name in columns if name.lower() in FILE_COLUMNS + ID_COLUMNS}
+    table["label"] = [label for name in chosen for label in columns[name]]
+    if len(chosen) > 1:
+        table["annotator"] = [name for name in chosen for _ in columns[name]]
+    return table
 
 
 @contextmanager
@@ -230,6 +261,29 @@ def _read_npz(path: Path) -> dict[str, Sequence]:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its arrays are not of one length: {dict(list(lengths.items())[:4])}")
+    return columns
+
+
+def load_arrays(path: Path) -> object:
+    """Load a file of `torch.save` that may hold NumPy arrays; anything that would run code is refused."""
+    reconstruct = np.empty(0).__reduce__()[0]
+    allowed = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in ("i1", "i2", "i4", "i8", "u1", "f4", "f8")},
+               *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core"))]
+    check_archive(path)
+    with torch.serialization.safe_globals(allowed):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numbered(arrays: object) -> dict[str, Sequence]:
+    """Return the arrays of a file as columns, with the positions of the rows where none of them is a key."""
+    columns = {str(name): values.tolist() for name, values in (
+        (name, np.asarray(values)) for name, values in (arrays.items() if isinstance(arrays, dict) else ()))
+        if values.ndim == 1 and values.dtype.kind in "iuU"}
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1 or not columns:
+        raise ValueError("expected one-dimensional arrays of class numbers, all of one length")
+    if not {name.lower() for name in columns} & {*FILE_COLUMNS, *ID_COLUMNS}:
+        columns["id"] = range(*lengths)
     return columns
 
 

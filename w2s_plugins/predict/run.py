@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ from ..labels.reader import LabelReader
 from ..labels.table_writer import write_label_table
 from ..labels.writer import Answers, ensure_labels, missing_parts, readable
 from ..models.class_names import names_of_model
-from ..models.features import pooled_features
 from ..models.loading import check_input_size
 from ..monitor import setup_logging
 from ..monitor.console import duration, has_terminal
@@ -143,13 +143,13 @@ def open_predictor(request: Request, names: list[str] | None, device: torch.devi
         raise UserError(f"--class-names: {request.model} has names of its own, {', '.join(own[:3])}, ...; leave the "
                         "flag out")
     own = names or own
-    if request.embeddings is not None and not hasattr(model, "forward_head"):
-        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
-                        "of timm have")
     _logger.info(f"{request.model}: {model.num_classes} classes{'' if own else ' without names'}; it sees "
                  f"{input_text(config, whole=True)}")
     student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
     member = TeacherModel(model, config, student, source=dict(name=request.model)).to(device)
+    if request.embeddings is not None and not member.embeds:
+        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
+                        "of timm and clip: have")
     return Predictor(member, own, request.embeddings is not None)
 
 
@@ -182,7 +182,7 @@ def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Ma
     if predictor.embeds:
         some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
         with torch.inference_mode():
-            width += pooled_features(member.model, some).shape[1]
+            width += member.encode(some).shape[1]
     seen = dict(data=data_identity(dataset, None), transform=member.data_config)
     return Manifest(len(dataset), width, teacher_identity(member), seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)
@@ -282,9 +282,8 @@ def write_answers(
         answer_columns(names, keys.by, values[:, :classes].softmax(dim=1).numpy(), predictor.class_names, form)
         for names, values in chunks()))
     if request.embeddings is not None:
-        with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
-            np.savez(file, filename=np.array([keys.values[row] for row in kept]),
-                     embeddings=np.concatenate([values[:, classes:].numpy() for _, values in chunks()]))
+        write_embeddings(request.embeddings, [keys.values[row] for row in kept], manifest.num_classes - classes, (
+            values[:, classes:].numpy() for _, values in chunks()))
     for rows_out, reason in ((unread, f"could not be read: {why}"), (
             unnamed, f"have names that are not UTF-8, such as {keys.values[(unnamed or [0])[0]]!a}")):
         if rows_out:
@@ -292,6 +291,18 @@ def write_answers(
                             f"{reason}")
     _logger.info(f"{request.output}: {rows} images labelled by {request.model}"
                  + (f"; {request.embeddings}: their embeddings" if request.embeddings else ""))
+
+
+def write_embeddings(path: Path, names: Sequence[str], width: int, chunks: Iterator[np.ndarray]) -> None:
+    """Write ``filename`` (N,) and ``embeddings`` (N, D) in float32, as `numpy.savez` would, a chunk at a time."""
+    header = dict(descr="<f4", fortran_order=False, shape=(len(names), width))
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("filename.npy", "w", force_zip64=True) as entry:
+            np.save(entry, np.array(names))
+        with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(entry, header)
+            for values in chunks:
+                entry.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
 def is_text(name: str) -> bool:

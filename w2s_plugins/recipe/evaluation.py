@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from timm.utils import distribute_bn, unwrap_model
 
+from ..build.loaders import eval_loader_settings
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import dealt_rows
@@ -18,6 +19,7 @@ from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
+from ..teachers.stored import answers_to, own_features
 from ..train.evaluation import Evaluation, EvaluationSettings, evaluate
 from ..train.few_shot import extract_features
 from .run import Run
@@ -26,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 def first_evaluation(run: Run) -> None:
-    """Measure teacher and student before the first step, through the input path of training."""
+    """Measure teacher and student before the first step, each through its own evaluation transform."""
     args = run.args
     if run.parts.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
         first_few_shot(run)
@@ -39,7 +41,8 @@ def first_evaluation(run: Run) -> None:
         if run.loaders[split] is None:
             continue
         console = Console(run.world.primary, 0)
-        teacher = run.loaders[split].teacher if args.linear_probe else run.parts.teacher
+        teacher = run.loaders[split].teacher if args.linear_probe else answers_to(
+            run.parts.teacher, getattr(run.parts.data, split), eval_loader_settings(args, run.precision, run.world))
         found = evaluate_split(
             run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
         run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
@@ -60,8 +63,14 @@ def first_few_shot(run: Run) -> None:
     student = unwrap_model(run.task.get_eval_model()).eval()
     found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
     if run.parts.teacher is not None and len(run.parts.teacher.members) == 1:
-        found["teacher"] = evaluate_few_shot(run, lambda images: run.parts.teacher.encode(images)[0])
-        run.weak_metrics["few_shot"] = found["teacher"]
+        (member,) = run.parts.teacher.members
+        if member.embeds:
+            found["teacher"] = evaluate_few_shot(run, *own_features(
+                member, run.parts.data.few_shot, eval_loader_settings(run.args, run.precision, run.world)))
+            run.weak_metrics["few_shot"] = found["teacher"]
+        else:
+            _logger.info(f"--few-shot-eval: --teacher {run.args.teacher} has no features that can be had, and is not "
+                         "tested on episodes")
     _logger.info(f"Before training, few-shot on {run.args.few_shot_split}: " + "; ".join(
         f"{who} " + ", ".join(f"{k} {v}" for k, v in format_figures(f).items()) for who, f in sorted(found.items())))
     if run.files and run.position.epoch == 0 and run.position.batch == 0:
@@ -147,11 +156,12 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
 def evaluate_few_shot(
         run: Run,
         encode: Callable[[torch.Tensor], torch.Tensor],
+        loader: Iterable | None = None,
         progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, float]:
-    """Test an encoder on the episodes of ``--few-shot-eval``."""
+    """Test an encoder on the episodes of ``--few-shot-eval``; ``loader`` stands in place of the student's."""
     features = extract_features(
-        encode, run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
+        encode, loader or run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
         channels_last=run.args.channels_last, progress=progress)
     return run.parts.few_shot.measure(features)
 

@@ -9,8 +9,7 @@ Two things stand in place of others, and the rest is left alone: the loaders yie
 is trained is a `Probe`, all of the model with a ``forward`` that is its classifier, of which the rest is frozen. So
 optimizer, DDP, average, checkpoints and export see the whole model. Features are outputs of a frozen copy without
 head, written by the code of cached targets as float32; their key knows nothing of head and seed. The head is made
-anew, since a pretrained one has seen labels. The teacher's logits of the evaluation splits are stored likewise, so its
-figures are those of its own transform, while `validate.py` shows it the student's view.
+anew, since a pretrained one has seen labels. The teacher's logits of the evaluation splits are stored likewise.
 """
 
 import copy

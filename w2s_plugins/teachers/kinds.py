@@ -1,10 +1,10 @@
 """Kinds of teachers beyond timm's models: what stands before the colon of a name says who opens it.
 
 `hf:ORG/NAME` or `hf:FOLDER` is an image classifier of transformers, `clip:MODEL/PRETRAINED` a zero-shot classifier of
-open_clip, `onnx:FILE` a network that onnxruntime runs, `MODULE:FUNCTION` a function of a module of ``--plugins``. A
-plugin adds another kind with `register_teacher`. Each opener returns a module from normalised images to logits, with
-timm's data configuration of its input and the names of its classes; what trains, stores and records a teacher knows
-nothing of the kind.
+open_clip, `clip:hf:ORG/NAME` or `clip:hf:FOLDER` one of transformers, `onnx:FILE` a network that onnxruntime runs,
+`MODULE:FUNCTION` a function of a module of ``--plugins``. A plugin adds another kind with `register_teacher`. Each
+opener returns a module from normalised images to logits, with timm's data configuration of its input and the names of
+its classes; what trains, stores and records a teacher knows nothing of the kind.
 """
 
 import hashlib
@@ -39,6 +39,11 @@ PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a
 PACKAGES = {"hf": ("transformers", "transformers"), "clip": ("open_clip", "open_clip_torch"),
             "onnx": ("onnxruntime", "onnxruntime")}
 OTHER_NAMES = ("hf-hub", "hf_hub", "local-dir", "labels")  # what else may stand before the colon of a teacher's name
+CLIP_HF = "clip:hf:"  # begins the name of a zero-shot classifier of transformers
+CLIP_TYPES = ("clip", "siglip")  # of models of transformers; a SigLIP 2 of one image size is of the type siglip
+# which read no pickles, without the Fast at the end of some; the last two read tokenizer.json alone
+TOKENIZERS = ("CLIPTokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer", "PreTrainedTokenizer",
+              "TokenizersBackend")
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 
@@ -115,7 +120,7 @@ def check_kind(flag: str, name: str) -> bool:
                         f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
     if not rest:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
-    module, package = PACKAGES.get(before, (None, None))
+    module, package = PACKAGES.get("hf" if name.startswith(CLIP_HF) else before, (None, None))
     if module is not None and find_spec(module) is None:
         raise UserError(f"{flag} {name}: needs a package: pip install {package}")
     return True
@@ -207,19 +212,59 @@ class TransformersClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the network beside its weights."""
-        settings = {k: v for k, v in self.model.config.to_dict().items()
-                    if not k.startswith("_") and k not in ("dtype", "transformers_version")}
-        return f"hf {type(self.model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
+        return f"hf {network_of(self.model, self.model.config)}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, C)."""
         return self.model(pixel_values=images).logits
 
 
+def network_of(model: nn.Module, config: object) -> str:
+    """Return what a model of transformers is beside its weights."""
+    settings = {k: v for k, v in config.to_dict().items()
+                if not k.startswith("_") and k not in ("dtype", "transformers_version")}
+    return f"{type(model).__name__} {json.dumps(settings, sort_keys=True, default=str)}"
+
+
 @register_teacher("hf")
 def open_transformers(name: str, request: Request) -> Opened:
     """Open ``AutoModelForImageClassification`` with its image processor; nothing of it is unpickled or executed."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig
+    from transformers import AutoModelForImageClassification
+
+    found = load_transformers(f"hf:{name}", name, AutoModelForImageClassification)
+    model = found.model
+    if found.absent:
+        raise UserError(f"its weights are not those of an image classifier: {found.absent}; a CLIP model is opened by "
+                        "clip:MODEL/PRETRAINED, or clip:hf:NAME")
+    labels = {int(number): str(label) for number, label in model.config.id2label.items()}
+    names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
+    return Opened(TransformersClassifier(model), found.data_config, _usable(f"hf:{name}", names), found.origin)
+
+
+class Loaded(NamedTuple):
+    """A model of transformers.
+
+    Args:
+        model: with its weights, in float32.
+        absent: which of these were not there, as a text; empty for none.
+        data_config: timm's, of its image processor.
+        origin: where it is from.
+        tokenizer: of a model with texts.
+    """
+
+    model: nn.Module
+    absent: str
+    data_config: dict[str, object]
+    origin: dict[str, object]
+    tokenizer: Callable | None
+
+
+def load_transformers(who: str, name: str, auto: type, texts: bool = False) -> Loaded:
+    """Load a model by its class of ``Auto...``, from ``ORG/NAME[@REV]`` or a folder, with its image processor and, for
+    ``texts``, its tokenizer.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -231,30 +276,34 @@ def open_transformers(name: str, request: Request) -> Opened:
         _check_place(place)
     safe = dict(revision=revision or "main", trust_remote_code=False)
 
-    def load() -> tuple[nn.Module, dict, object]:
-        refuse_code(PretrainedConfig.get_config_dict(place, revision=safe["revision"])[0])
+    def load() -> tuple[nn.Module, dict, object, Callable | None]:
+        config = PretrainedConfig.get_config_dict(place, revision=safe["revision"])[0]
+        refuse_code(config)
         safe["revision"] = _commit_of(place, safe["revision"]) or safe["revision"]  # a branch may move on meanwhile
-        model, report = AutoModelForImageClassification.from_pretrained(
+        if texts and config.get("model_type") not in CLIP_TYPES:
+            raise UserError(f"is a model of the type {config.get('model_type')}; expected CLIP, SigLIP, or SigLIP 2 of "
+                            "one image size")
+        spoken = str(get_tokenizer_config(place, revision=safe["revision"]).get("tokenizer_class")) if texts else "None"
+        if spoken != "None" and spoken.removesuffix("Fast") not in TOKENIZERS:
+            raise UserError(f"its tokenizer is a {spoken[:40]}; expected one of {', '.join(TOKENIZERS)}")
+        model, report = auto.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **safe)
-        return model, report, AutoImageProcessor.from_pretrained(place, **safe)
+        return model, report, AutoImageProcessor.from_pretrained(place, **safe), (
+            AutoTokenizer.from_pretrained(place, **safe) if texts else None)
 
     try:
-        model, report, processor = on_hub(f"hf:{name}", load)
+        model, report, processor, tokenizer = on_hub(who, load)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"cannot be opened by transformers: {one_line(error, 200)}") from error
-    absent = sorted(report["missing_keys"])
-    if absent or report["mismatched_keys"]:
-        raise UserError(f"its weights are not those of an image classifier: {len(absent)} of "
-                        f"{len(model.state_dict())} are missing ({', '.join(absent[:2])}); a CLIP model is opened by "
-                        "clip:MODEL/PRETRAINED")
-    labels = {int(number): str(label) for number, label in model.config.id2label.items()}
-    names = [labels.get(i, f"LABEL_{i}") for i in range(model.config.num_labels)]
+    missing = sorted(report["missing_keys"])
+    absent = f"{len(missing)} of {len(model.state_dict())} are missing ({', '.join(missing[:2])})" if (
+        missing or report["mismatched_keys"]) else ""
     folder = Path(place) if Path(place).is_dir() else None
     origin = dict(folder=place, sha256=_sha256_of(folder.glob("*.safetensors"))) if folder else dict(
         repo=place, revision=safe["revision"])
     config = input_of_processor(processor.to_dict())
-    compare_transforms(f"hf:{name}", config, lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
-    return Opened(TransformersClassifier(model), config, _usable(f"hf:{name}", names), origin)
+    compare_transforms(who, config, lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
+    return Loaded(model.eval(), absent, config, origin, tokenizer)
 
 
 def _check_place(place: str) -> None:
@@ -339,34 +388,39 @@ class ZeroShotClassifier(nn.Module):
     Args:
         encode: the image tower, from images to embeddings (B, D).
         texts: (C, D) embeddings of the classes, of unit length.
-        scale: the logits are this times the cosine.
+        scale: the logits are this times the cosine, plus ``bias``.
         about: what the texts were made of, which identifies them.
+        bias: of SigLIP.
     """
 
-    def __init__(self, encode: nn.Module, texts: Tensor, scale: float, about: str):
+    def __init__(self, encode: nn.Module, texts: Tensor, scale: float, about: str, bias: float = 0.0):
         super().__init__()
         self.encode, self.scale, self.num_classes, self.about = encode, scale, len(texts), about
+        self.bias = bias
         self.register_buffer("texts", texts)
 
     def cache_identity(self) -> str:
         """Return what identifies the classifier beside its weights."""
         return f"clip {self.about} {self.scale}"
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C)."""
+    def embed(self, images: Tensor) -> Tensor:
+        """Return embeddings (B, D) of unit length in float32."""
         embeddings = self.encode(images)
         embeddings = embeddings[0] if isinstance(embeddings, tuple) else embeddings
-        return self.scale * nn.functional.normalize(embeddings.float(), dim=-1) @ self.texts.float().T
+        return nn.functional.normalize(embeddings.float(), dim=-1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C)."""
+        return self.scale * self.embed(images) @ self.texts.float().T + self.bias
 
 
 @register_teacher("clip")
 def open_clip_model(name: str, request: Request) -> Opened:
-    """Open a CLIP or SigLIP model of open_clip as a zero-shot classifier of the classes of the data.
+    """Open a CLIP or SigLIP model of open_clip, or behind ``hf:`` of transformers, as a zero-shot classifier of the
+    classes of the data.
 
     Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020).
     """
-    import open_clip
-
     names = list(request.class_names or ())
     if not names:
         raise UserError("a zero-shot classifier needs the names of the classes, and the data has none, or the same one "
@@ -374,6 +428,10 @@ def open_clip_model(name: str, request: Request) -> Opened:
     double = next((text for text in names if names.count(text) > 1), None)
     if double is not None:
         raise UserError(f"the class name '{double}' occurs twice; expected a name of its own for each class")
+    if name.startswith("hf:"):
+        return _open_transformers_clip(name.removeprefix("hf:"), names, request.prompts)
+    import open_clip
+
     architecture, _, weights = name.partition("/")
     _check_clip(architecture, weights, open_clip)
     with _without_chatter():
@@ -397,6 +455,45 @@ def open_clip_model(name: str, request: Request) -> Opened:
     about = json.dumps(dict(architecture=architecture, class_names=names, prompts=list(request.prompts)))
     return Opened(ZeroShotClassifier(model.visual, texts.detach().clone(), scale, about), config, names,
                   {**_clip_origin(architecture, weights, open_clip), "prompts": list(request.prompts)})
+
+
+class ImageTower(nn.Module):
+    """The half of a CLIP or SigLIP model of transformers that sees images, from these to embeddings (B, D)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.tower, self.project = model.vision_model, getattr(model, "visual_projection", nn.Identity())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.project(self.tower(pixel_values=images).pooler_output)
+
+
+def _open_transformers_clip(name: str, names: list[str], prompts: Sequence[str]) -> Opened:
+    """Open a CLIP or SigLIP model of transformers. SigLIP's logits, scale and bias with them, are those of pairs of
+    image and text, each for itself; here they are taken for those of classes that exclude one another.
+
+    Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023 (arXiv 2303.15343).
+    """
+    from transformers import AutoModel
+
+    model, absent, config, origin, tokenizer = load_transformers(f"{CLIP_HF}{name}", name, AutoModel, texts=True)
+    if absent:
+        raise UserError(f"its weights are not those of CLIP or SigLIP: {absent}")
+    pairs = model.config.model_type == "siglip"  # trained on texts of one length, filled up, without a mask
+    length = model.config.text_config.max_position_embeddings
+    texts = []
+    with torch.inference_mode():
+        for text in names:
+            tokens = tokenizer([prompt.replace("{}", text.replace("_", " ")) for prompt in prompts], truncation=True,
+                               padding="max_length" if pairs else True, max_length=length, return_tensors="pt")
+            found = model.get_text_features(**({"input_ids": tokens["input_ids"]} if pairs else tokens))
+            found = nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
+            texts.append(nn.functional.normalize(found.mean(dim=0), dim=-1))
+        scale, bias = float(model.logit_scale.exp()), float(getattr(model, "logit_bias", 0.0))
+    about = json.dumps(dict(architecture=network_of(model, model.config.vision_config), class_names=names,
+                            prompts=list(prompts), bias=bias))
+    return Opened(ZeroShotClassifier(ImageTower(model), torch.stack(texts).clone(), scale, about, bias), config, names,
+                  {**origin, "prompts": list(prompts)})
 
 
 def _check_clip(architecture: str, weights: str, open_clip: object) -> None:

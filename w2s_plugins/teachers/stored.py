@@ -1,25 +1,31 @@
 """A frozen model asked about a whole dataset, once, and its stored answers in its place."""
 
+import dataclasses
+import functools
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from ..data import LoaderSettings, Subset, TrainLoader, create_eval_loader
 from ..data.keys import data_identity, sample_keys
 from ..data.unreadable import UNREADABLE, SkippedSamples
 from ..data.views import ViewKey
+from ..data.wrapper import without_transform
 from ..distributed.world import World
 from ..labels.format import Manifest, Part
 from ..labels.reader import LabelReader
 from ..labels.writer import Answers
 from ..models.class_names import names_of_data
 from .identity import teacher_identity
-from .teacher import TeacherModel, combine
+from .teacher import Teacher, TeacherModel, combine
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,41 @@ def label_images(
         LoaderSettings(how.batch_size, how.workers, how.world.device, decoder=how.decoder))
     outputs = ((_frozen(ask, images), labels.cpu() != UNREADABLE) for images, labels in loader)
     yield from _by_part(keys, outputs, dataset, skipped)
+
+
+def own_loader(member: TeacherModel, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> DataLoader:
+    """Return an evaluation loader of a split in a model's own transform, whose batches have the samples that those of
+    the student's have; arguments as for `create_eval_loader`.
+    """
+    return create_eval_loader(
+        without_transform(dataset), member.data_config, dataclasses.replace(settings, dtype=torch.float32), **kwargs)
+
+
+def own_features(
+        member: TeacherModel, dataset: Dataset, settings: LoaderSettings,
+) -> tuple[Callable[[Tensor], Tensor], DataLoader]:
+    """Return what gives a model's features (B, D) of images in its own form, and a loader of a split in that form."""
+    return functools.partial(_frozen, member.encode), own_loader(member, dataset, settings)
+
+
+def answers_to(
+        teacher: Teacher, dataset: Dataset, settings: LoaderSettings, **kwargs: object) -> Callable[[Tensor], Tensor]:
+    """Return what gives the teacher's logits (B, C) of each batch of one pass over an evaluation split, in order.
+
+    Each model looks at the plain images through its own evaluation transform, whatever the student sees of them: so a
+    teacher has one accuracy. Of a stream, whose order nothing promises, it is asked about the student's view.
+    """
+    if isinstance(dataset, IterableDataset):
+        _logger.info("Teacher: the evaluation split is a stream, of which it sees the student's view")
+        return teacher
+    batches = zip(*(own_loader(member, dataset, settings, **kwargs) for member in teacher.members))
+
+    def answer(_: Tensor) -> Tensor:
+        views = [images.to(settings.device) for images, _ in next(batches)]
+        for images in views if settings.device.type == "cuda" else ():
+            images.record_stream(torch.cuda.current_stream(settings.device))  # the loader fills freed memory on its own
+        return teacher.of_own_views(views)
+    return answer
 
 
 def label_views(
@@ -188,6 +229,8 @@ class CachedTargets:
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,): of those who say something of a sample, the mean."""
+        if len(self.readers) == 1 or all(reader.complete for reader in self.readers):
+            return combine(list(self.by_member(index)))
         index = index.cpu()
         has = torch.stack([reader.has(index) for reader in self.readers])
         if has.all() or not has.any(dim=0).all():  # a reader says of whom it has nothing

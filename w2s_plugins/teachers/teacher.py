@@ -130,9 +130,15 @@ class TeacherModel(nn.Module):
         logits, features = self.extractor(self.fast, self._arrange(images))
         return self._student_classes(logits), features
 
+    @property
+    def embeds(self) -> bool:
+        """True where it has features of an image that can be had: models of timm, and kinds with a method ``embed``."""
+        return hasattr(self.model, "forward_head") or hasattr(self.model, "embed")
+
     def encode(self, images: Tensor) -> Tensor:
-        """Return the pooled pre-logits (B, D) in float32 for images in the teacher's own form."""
-        return pooled_features(self.fast, self._arrange(images)).float()
+        """Return the pooled pre-logits, or what ``embed`` gives, (B, D) in float32, for images in its own form."""
+        images = self._arrange(images)
+        return (self.fast.embed(images) if hasattr(self.fast, "embed") else pooled_features(self.fast, images)).float()
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
@@ -174,6 +180,10 @@ class Teacher(nn.Module):
     def encode(self, images: Tensor) -> list[Tensor]:
         """Return the pooled pre-logits (B, D) of every member in float32."""
         return self._frozen(images, lambda: [member.encode(member.adapt(images)) for member in self.members])
+
+    def of_own_views(self, views: Sequence[Tensor]) -> Tensor:
+        """Return logits as `forward`, where each member is given its own images of the same samples."""
+        return self._frozen(views[0], lambda: combine([member(own) for member, own in zip(self.members, views)]))
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels for `with_features`. Raises `UserError` for an ensemble."""

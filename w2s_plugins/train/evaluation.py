@@ -100,7 +100,7 @@ def evaluate(
         loader: timm's evaluation loader.
         precision: autocast.
         settings: what is averaged, counted and shared.
-        teacher: also evaluate this, on the same batches.
+        teacher: also evaluate what this answers to each batch, in the order of the loader.
         teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
