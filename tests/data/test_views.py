@@ -12,8 +12,10 @@ from torch.utils.data import default_collate
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
+from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
+from w2s_plugins.train.task import mix_answers
 
 CONFIG = dict(
     input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation="bilinear", crop_pct=0.9,
@@ -201,6 +203,27 @@ def test_mixing_is_that_of_timm(loader):
     lam = mixed.target[row, clean.target[row]]
     torch.testing.assert_close(mixed.target, lam * hard + (1 - lam) * hard.flip(0))
     torch.testing.assert_close(mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-prefetcher",)])
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("kind", [("--mixup", "0.8"), ("--mixup", "0.8", "--cutmix", "1", "--reprob", "0.5")])
+def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, kind, mode, flags):
+    """One-hot labels become timm's mixed targets, and neither images nor ground truth change for it."""
+    flags = (*kind, "--mixup-mode", mode, "--mixup-prob", "0.8", *flags)
+    stored = ("--teacher", "resnet18", "--teacher-targets", "cached")
+    classes, shares = torch.tensor(labels_of(create_dataset("", str(folder), "train"))), []
+    for smoothing in ("0", "0.1"):
+        timms = epochs(loader(*flags, "--smoothing", smoothing))
+        ours = epochs(loader(*flags, "--smoothing", smoothing, *stored, workers=2))
+        for a, b in zip(ours, timms, strict=True):
+            assert torch.equal(a.input, b.input) and b.share is None
+            torch.testing.assert_close(a.target, b.target)
+            if smoothing == "0":
+                said = torch.nn.functional.one_hot(classes[a.index], 3).clamp(min=1e-38).log()
+                torch.testing.assert_close(mix_answers(said, a.share).softmax(1), b.target)
+                shares += a.share.flatten().tolist()
+    assert 1.0 in shares and 0.0 < min(shares) < 0.9
 
 
 def test_views_are_those_of_timm(loader, folder):

@@ -28,6 +28,7 @@ class Data:
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
         class_names: of all classes, None where they have none.
+        labelled: samples that are trained on beside a training set without labels.
     """
 
     train: Dataset
@@ -41,6 +42,7 @@ class Data:
     selection: Selection | None = None
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
+    labelled: Dataset | None = None
 
     @property
     def hashes(self) -> list[str]:
