@@ -47,6 +47,7 @@ def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, 
     assert (splits["train"]["name"], splits["train"]["num_samples"]) == ("unlabeled", 90 if semi else 100)
     assert (splits["labelled"]["split"], splits["labelled"]["num_samples"]) == ("train", 30 if semi else 40)
     assert record["selected"]["split"].endswith("scored against the teacher") == semi
+    assert f"| labelled samples beside these | {30 if semi else 40} |" in (whole / "export/README.md").read_text()
     assert "top1" in record["metrics"] and record["loss"]["task_loss_weight"] == 0.5
     kinds = {kind for e in events if e["event"] == "weights" for w in e["weights"].values() for kind in w}
     assert kinds <= {"agree", "disagree"} and bool(kinds) == ("--log-beta" in flags)

@@ -143,7 +143,7 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         "labelled": asdict(describe(data.labelled, args.dataset, args.train_split))}
     return dict(
         dataset=args.dataset or train.name,
-        train_split=args.train_split,
+        train_split=train.split,
         val_split=args.val_split,
         train_samples=train.num_samples,
         val_samples=val.num_samples if val else None,

@@ -134,7 +134,7 @@ def is_semi_supervised(args: argparse.Namespace) -> bool:
 def is_scored_by_teacher(args: argparse.Namespace) -> bool:
     """True where a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
     weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)[0]
-    return bool(args.teacher) and (weight == 0 or args.unlabeled is not None)
+    return bool(args.teacher and (weight == 0 or args.unlabeled))
 
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:

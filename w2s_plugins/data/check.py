@@ -89,9 +89,9 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False, unlabeled
         report.layout = (f"training takes these as images without labels, whatever folders they are in: --unlabeled "
                          f"{root} --teacher NAME")
     elif beside := _beside(root, splits, images):
-        report.layout = (f"training does not read {', '.join(map(str, beside))}, which is no split: --unlabeled "
-                         f"{beside[0]} --teacher NAME takes it as images without labels, and with --data-dir {root} "
-                         "--task-loss-weight W batches have labelled ones too")
+        report.layout = (f"no split, and not read by training: {', '.join(map(str, beside))}; --unlabeled {beside[0]} "
+                         f"--teacher NAME takes it as images without labels, and with --data-dir {root} "
+                         "--task-loss-weight W each batch has labelled ones too")
     hashes: dict[str, list[str]] = defaultdict(list)
     with ProcessPoolExecutor(max(1, workers)) as pool:
         done = [result for results in pool.map(_check_archive, archives) for result in results]

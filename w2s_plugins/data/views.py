@@ -311,29 +311,29 @@ class TwoPartSampler(Sampler):
         unlabelled: keys of an epoch; its indices begin at 0.
         labelled: number of labelled samples; their indices follow.
         batch_size: samples in a batch.
-        share: how many of them are labelled.
+        count: how many of them are labelled.
     """
 
-    def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, share: int):
-        self.unlabelled, self.batch_size, self.share = unlabelled, batch_size, share
-        self.rest = BatchSampler(unlabelled, batch_size - share, drop_last=True)
+    def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
+        self.unlabelled, self.batch_size, self.count = unlabelled, batch_size, count
+        self.rest = BatchSampler(unlabelled, batch_size - count, drop_last=True)
         ranks = unlabelled.world_size
         self.labelled = CycledSampler(
-            labelled, unlabelled.size, len(self.rest) * share * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
-            world_size=ranks, replace_within=share * ranks if unlabelled.replace_within else 0)
+            labelled, unlabelled.size, len(self.rest) * count * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
+            world_size=ranks, replace_within=count * ranks if unlabelled.replace_within else 0)
 
     def __len__(self) -> int:
         return len(self.rest)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and the number of batches to skip."""
-        self.unlabelled.set_epoch(epoch, start * (self.batch_size - self.share))
-        self.labelled.set_epoch(epoch, start * self.share)
+        self.unlabelled.set_epoch(epoch, start * (self.batch_size - self.count))
+        self.labelled.set_epoch(epoch, start * self.count)
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         labelled = iter(self.labelled)
         for keys in self.rest:
-            yield [*itertools.islice(labelled, self.share), *keys]
+            yield [*itertools.islice(labelled, self.count), *keys]
 
 
 class KeyedErasing:
