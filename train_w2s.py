@@ -254,7 +254,7 @@ def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch
         if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
             return task(images, batch.target)
         task.set_progress(done)
-        weak = task.ask_teacher(images, batch.index)
+        weak = task.ask_teacher(images, batch.index, batch.share)
         strong = task.ask_student(images, weak, batch.target, batch.index)
         return task.add_up(strong, batch.target)
 

@@ -41,12 +41,13 @@ def train_loader(
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
+        labelled: Dataset | None = None,
 ) -> TrainLoader:
     """The training loader of a run with these flags, on a CPU."""
     world = World(torch.device("cpu"), rank, world_size, world_size > 1)
     return create_train_loader(
         dataset, train_views(args, data_config, args.num_classes), data_config,
-        loader_settings(args, Precision(world.device, dtype), world))
+        loader_settings(args, Precision(world.device, dtype), world), labelled=labelled)
 
 
 def small_model(seed: int = 0, name: str = "w2s_cnn2", num_classes: int = 10) -> nn.Module:

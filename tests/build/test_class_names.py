@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from timm.models import save_for_hf
 
 from tests.parts import small_model, train_args, write_folder
@@ -16,7 +17,7 @@ from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.splits import Data
-from w2s_plugins.models.class_names import CLASS_NAMES, names_of_data
+from w2s_plugins.models.class_names import CLASS_NAMES, imagenet_names, match_classes, names_of_data
 
 NAMES = ["class0", "class1", "class2"]
 
@@ -144,6 +145,41 @@ def test_a_class_that_the_teacher_does_not_have(root: Path, weak: Path) -> None:
     (root / "validation" / "class1").rename(root / "validation" / "clas1")
     with pytest.raises(UserError, match=r"'clas1' of 'validation' is none of the 3 of --teacher .* \(nearest"):
         unlabeled(root, "--teacher", f"local-dir:{weak}", "--data-dir", str(root))
+
+
+def test_labelled_samples_beside_images_without_labels(
+        root: Path, weak: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ("--teacher", f"local-dir:{weak}", "--data-dir", str(root), "--val-split", "", "--task-loss-weight", "0.5")
+    data = unlabeled(root, *flags, "--train-slice", "0:6")
+    assert (data.class_names, len(data.train), len(data.labelled)) == ([*reversed(NAMES)], 9, 6)
+    files = data.labelled.filenames()
+    assert [data.class_names[label] for label in labels_of(data.labelled)] == [Path(f).parent.name for f in files]
+    assert [data.labelled[i][1] for i in range(6)] == labels_of(data.labelled)
+    for split in ("train", "validation"):
+        (root / split / "class1").rename(root / split / "owl")
+    data = unlabeled(root, *flags)  # a class that the teacher never names
+    assert (data.class_names, data.num_classes) == ([*reversed(NAMES), "owl"], 4)
+    assert sorted(set(labels_of(data.labelled))) == [0, 2, 3]
+    for number in (0, 2):
+        (root / "train" / f"class{number}").rename(root / "train" / f"cat{number}")
+    with pytest.raises(UserError, match=r"none of its 3 classes \('class2', 'class1', ...\) is one of the 3 of the "
+                                        r"data \('cat0', 'cat2', ...\)"):
+        unlabeled(root, *flags)
+    (root / "map.json").write_text("[0, 1, 2]")
+    assert unlabeled(root, *flags, "--teacher-class-map", str(root / "map.json")).class_names == ["cat0", "cat2", "owl"]
+
+
+def test_names_of_imagenet_are_matched_in_synsets_and_words() -> None:
+    model = small_model(num_classes=1000)
+    synsets, words = (list(names) for names in (ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()))
+    for names in (synsets[1:], words[::-1], ["tench", "goldfish", "plane"]):
+        theirs = imagenet_names(model, names)
+        found = match_classes("teacher", theirs, names)
+        assert all(names[new] in (synsets[old], words[old], words[old].split(",")[0])
+                   for old, new in enumerate(found.tolist()) if new >= 0)
+        assert (found >= 0).sum() == len(names)
+    assert imagenet_names(model, synsets) is None and imagenet_names(model, [*synsets[:999], "owl"]) is None
+    assert imagenet_names(model, ["cat", "dog"]) is None  # there are kinds of them only
 
 
 def test_classes_that_nothing_says(root: Path, tmp_path: Path) -> None:

@@ -263,7 +263,6 @@ MIX = ("--mixup", "0.2")
     ((*MIX, "--batch-size", "5"), "--batch-size 5 must be even"),
     (("--cutmix-minmax", "0.2", "0.8", "--batch-size", "5"), "--batch-size 5 must be even"),
     ((*MIX, "--train-img-sizes", "24", "32", "--train-batch-sizes", "8", "7"), "--batch-size 7 must be even"),
-    ((*MIX, "--teacher", "resnet18", "--teacher-targets", "cached"), "use online with mixup or cutmix"),
     (("--aug-splits", "2", "--teacher", "resnet18", "--teacher-targets", "cached"), "--aug-splits needs"),
     (("--aug-splits", "2", "--train-img-sizes", "24", "32"), "--train-img-sizes cannot be combined"),
     (("--train-img-sizes", "24", "32", "--train-batch-sizes", "8"), "--train-batch-sizes has 1 values for 2 sizes"),
@@ -291,6 +290,20 @@ MIX = ("--mixup", "0.2")
 ])
 def test_combination_refused(argv, message):
     assert message in refused(*DIGITS, *argv)
+
+
+@pytest.mark.parametrize("argv, message", [
+    (MIX, "mixup and cutmix: cannot be combined with labelled samples in the batches of --unlabeled"),
+    (("--train-img-sizes", "24", "32"), "--train-img-sizes: cannot be combined with labelled samples"),
+    (("--linear-probe",), "--linear-probe: cannot be combined with labelled samples"),
+    (("--episodic", "5x1"), "--episodic is about labels"),
+    (("--batch-size", "1"), "--batch-size 1 has no room for labelled samples"),
+    (("--dataset", ""), "--task-loss-weight 0.5 is about labels, which the images of --unlabeled do not have"),
+    (("--labeled-share", "1.5"), "--labeled-share 1.5: expected 0 to 1"),
+])
+def test_labelled_samples_beside_others_refused(argv, message):
+    semi = (*DIGITS, "--unlabeled", "photos", "--teacher", "resnet18", "--task-loss-weight", "0.5")
+    assert message in refused(*semi, *argv)
 
 
 def test_sync_bn_on_several_cpus_refused(monkeypatch):

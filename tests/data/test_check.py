@@ -115,6 +115,10 @@ def test_images_without_labels(folder: Path, capsys: pytest.CaptureFixture, monk
     assert capsys.readouterr().out.splitlines() == [layout, "13 images, 0 errors, 0 notes"]
     (folder / "validation" / "class0" / "000.jpg").rename(folder / "flat.jpg")
     assert not check_folder(folder).layout  # there are splits
+    photos = write_folder(folder, {"photos": 2}) / "photos"
+    assert f"no split, and not read by training: {photos}; --unlabeled {photos} --teacher NAME takes it as " \
+        f"images without labels, and with --data-dir {folder} --task-loss-weight W" in check_folder(folder).layout
+    shutil.rmtree(photos)
     shutil.rmtree(folder / "train")
     shutil.rmtree(folder / "validation")
     assert [*check_folder(folder).lines()] == [layout, "1 images, 0 errors, 0 notes"]

@@ -12,13 +12,16 @@ from torch.utils.data import default_collate
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
+from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.views import KeyedSampler, ViewKey, hash_seed, seeded
 from w2s_plugins.errors import UserError
+from w2s_plugins.train.task import mix_answers
 
 CONFIG = dict(
     input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation="bilinear", crop_pct=0.9,
     crop_mode="center")
 COUNT = 26
+STORED = ("--teacher", "resnet18", "--teacher-targets", "cached")
 
 PLAIN = {
     "crop, flip and jitter": (),
@@ -59,6 +62,7 @@ BATCHES = {
         "--train-img-sizes", "24", "32", "--train-size-schedule", "progressive", "--epochs", "3",
         "--train-batches-per-epoch", "9"),
     "sizes, mixup": ("--train-img-sizes", "24", "32", "--mixup", "0.5"),
+    "mixed, for stored labels": ("--mixup", "0.8", "--cutmix", "1.0", "--mixup-mode", "elem", *STORED),
 }
 ALL = {**PLAIN, **MIXING, **BATCHES}
 
@@ -88,6 +92,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
         assert torch.equal(a.index, b.index)
         assert torch.equal(a.target, b.target)
         assert torch.equal(a.input, b.input)
+        assert a.share is b.share is None or torch.equal(a.share, b.share)
 
 
 def by_sample(batches: list[Batch]) -> dict[int, torch.Tensor]:
@@ -201,6 +206,22 @@ def test_mixing_is_that_of_timm(loader):
     lam = mixed.target[row, clean.target[row]]
     torch.testing.assert_close(mixed.target, lam * hard + (1 - lam) * hard.flip(0))
     torch.testing.assert_close(mixed.input, lam * clean.input + (1 - lam) * clean.input.flip(0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-prefetcher",)])
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_stored_labels_are_mixed_as_timm_mixes_classes(loader, folder, mode, flags):
+    """One-hot labels become timm's mixed targets, and neither images nor ground truth change for it."""
+    flags = ("--mixup", "0.8", "--cutmix", "1", "--mixup-prob", "0.8", "--mixup-mode", mode, *flags)
+    classes, shares = torch.tensor(labels_of(create_dataset("", str(folder), "train"))), []
+    for ours, timms in zip(epochs(loader(*flags, *STORED)), epochs(loader(*flags)), strict=True):
+        assert torch.equal(ours.input, timms.input) and timms.share is None
+        torch.testing.assert_close(ours.target, timms.target)
+        said = torch.nn.functional.one_hot(classes[ours.index], 3).clamp(min=1e-38).log()
+        smoothed = mix_answers(said, ours.share).softmax(1) * 0.9 + 0.1 / 3
+        torch.testing.assert_close(smoothed, timms.target)
+        shares += ours.share.flatten().tolist()
+    assert 1.0 in shares and 0.0 < min(shares) < 0.9
 
 
 def test_views_are_those_of_timm(loader, folder):

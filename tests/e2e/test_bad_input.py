@@ -102,7 +102,6 @@ def test_names_and_values(here: Run, flags: list[str], parts: list[str]) -> None
     (["--loss", "bce"], ["--loss bce", "--task-loss bce"]),
     (["--loss", "ce"], ["--loss ce", "--teacher w2s_cnn2", "--task-loss ce"]),
     (["--kd-model-name", "resnet18"], ["--teacher and --kd-model-name"]),
-    (["--teacher-targets", "cached", "--mixup", "0.2"], ["--teacher-targets", "online"]),
     (["--ceiling-acc", "3"], ["ceiling", "3.00"]),
 ])
 def test_distillation_flags(here: Run, weak: Path, flags: list[str], parts: list[str]) -> None:
@@ -179,9 +178,9 @@ def test_classes_of_teacher(here: Run, weak: Path, tmp_path: Path) -> None:
     flags = [*FOLDER, "data", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak]
     assert_says(here(*flags).error, "--teacher w2s_cnn2", "10 classes", "student 2", "--teacher-class-map")
     (tmp_path / "map.json").write_text(json.dumps({"0": 0, "1": 2}))
-    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "1 -> 2", "0 to 1")
+    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "student class 2", "0 to 1")
     (tmp_path / "map.json").write_text("{")
-    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "mapping of class numbers")
+    assert_says(here(*flags, "--teacher-class-map", "map.json").error, "map.json", "mapping of classes")
 
 
 # ---------------------------------------------------------------- files of weights

@@ -15,7 +15,7 @@ from tests.parts import random_images, write_folder
 from w2s_plugins.data import create_dataset
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.class_names import names_of_data
-from w2s_plugins.teachers.teacher import StudentInput, create_teacher
+from w2s_plugins.teachers.teacher import UNMAPPED_LOGIT, StudentInput, create_teacher
 
 from .conftest import Done
 
@@ -54,10 +54,18 @@ def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, cap
         assert caplog.text.count("its classes are those of the data in another order (class 0 is 'class2' there, "
                                  "'class0' here); its logits are matched by name") == 1
         caplog.clear()
-        assert torch.equal(ask(["cat", "class1", "class0"], name, *map(str, checkpoint)), plain)
-        assert "have other names than those of the data (class 0 is 'class2' there, 'cat' here)" in caplog.text
-        caplog.clear()
-        assert torch.equal(ask(None, name, *map(str, checkpoint)), plain) and "class" not in caplog.messages[-1]
+        partly = ask(["cat", "class1", "class0"], name, *map(str, checkpoint))
+        torch.testing.assert_close(partly.softmax(1)[:, 1:], plain[:, [2, 1]].softmax(1))
+        assert (partly[:, 0] == UNMAPPED_LOGIT).all()
+        assert "1 of its classes are not in the data (class2); 1 classes of the data it does not know (cat)" in (
+            caplog.text)
+        with pytest.raises(UserError, match=r"none of its 3 classes \('class2', 'class0', ...\) is one of the 3 of the "
+                                            r"data \('cat', 'dog', ...\).*--teacher-class-map FILE"):
+            ask(["cat", "dog", "hen"], name, *map(str, checkpoint))
+        for nameless in (None, ["1", "2", "0"]):
+            caplog.clear()
+            assert torch.equal(ask(nameless, name, *map(str, checkpoint)), plain)
+            assert "its classes are taken by position" in caplog.messages[-1]
         caplog.clear()
 
 
@@ -77,9 +85,7 @@ def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, fla
         folder.rename(folder.with_name("cat"))
     Path("before").rename("data")
     done = here(*run, "--experiment", "other").ok()
-    assert "WARNING: --teacher w2s_cnn2: its classes have other names than those of the data" in done.err
-    record = json.loads(Path("output/train/other/result.json").read_text())
-    assert sum("have other names than the data" in warning for warning in record["warnings"]) == 2
+    assert "WARNING: --teacher w2s_cnn2: 3 classes are matched with the 3 of the data by name: 1 of its" in done.err
 
 
 def test_a_map_of_ones_own_is_not_questioned(here: Run, teacher: Path) -> None:
@@ -128,8 +134,9 @@ def test_a_run_does_not_go_on_with_classes_in_another_order(here: Run, teacher: 
 @pytest.mark.parametrize("content", ["[1, 2, 3]", '["a", "a", "b"]', '["a"]', "{}", '{"0": "a", "5": "b"}', "null"])
 def test_names_that_are_none_are_left_aside(teacher: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     (teacher / "class_names.json").write_text(content)
+    caplog.set_level("INFO")
     ask(sorted(NAMES), "w2s_cnn2", str(teacher / "last.pth.tar"))
-    assert "name" not in caplog.text.replace("class_names", "")
+    assert "its classes are taken by position" in caplog.text
     (teacher / "class_names.json").write_text("{")
     with pytest.raises(UserError, match="not a JSON file"):
         ask(sorted(NAMES), "w2s_cnn2", str(teacher / "last.pth.tar"))

@@ -166,7 +166,8 @@ def test_resume(ranks: Run, weak: Path, tmp_path: Path) -> None:
     one crash comes a step before that and one a step after it. The ends are the same to the last bit."""
     flags = [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 8,
              "--val-interval", 2, "--recovery-interval", 1, "--plugins", "crash.py", "--loss", "crash", "--model-ema",
-             "--drop", 0.2, "--mixup", 0.2, "--no-teacher-eval", "--output", tmp_path, "--experiment"]
+             "--drop", 0.2, "--mixup", 0.2, "--teacher-targets", "cached", "--no-teacher-eval", "--output", tmp_path,
+             "--experiment"]
     (tmp_path / "crash.py").write_text(CRASH.format(call=0))
     ranks(*flags, "whole", cwd=tmp_path, processes=2).ok()
     for call in (4, 5):

@@ -52,7 +52,8 @@ def test_the_order_of_rows_and_how_they_are_written_change_nothing(here: Run, ro
 
 
 @pytest.mark.parametrize("flags", [
-    [], ["--amp", "--model-ema"], ["--grad-accum-steps", 2, "--loss", "elr"],
+    [], ["--amp", "--model-ema", "--mixup", 0.3, "--cutmix", 1, "--no-prefetcher"],
+    ["--grad-accum-steps", 2, "--loss", "elr"],
     ["--select-split", 0.3, "--select", "best"],
     ["--task-loss-weight", 1, "--teacher", "labels:crowd.csv", "--labels-combine", "dawid-skene"]])
 def test_an_interrupted_run_goes_on_exactly(here: Run, rows: list, flags: list) -> None:  # noqa: F811

@@ -35,7 +35,7 @@ SETTINGS = {
     "float16": ["--amp", "--amp-dtype", "float16", "--opt", "lookahead_momentum"],
     "sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive"],
     "cached": ["--teacher-targets", "cached", "--select", "best", "--select-split", "0.15", "--task-loss-weight", "0",
-               "--loss", "augconf"],
+               "--loss", "augconf", "--mixup", "0.3", "--cutmix", "1", "--mixup-mode", "elem"],
     "memory by sample": ["--loss", "sop"],
     "everything": [
         "--amp", "--amp-dtype", "bfloat16", "--loss", "elr", "--mixup", "0.2", "--cutmix", "0.5", "--reprob", "0.5",

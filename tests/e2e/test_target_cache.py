@@ -84,8 +84,6 @@ def test_two_runs_at_once_and_two_processes_share_a_cache(ranks: Run, weak: Path
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--teacher-targets", "cached-views:2", "--mixup", "0.2"], "use online with mixup or cutmix"),
-    (["--teacher-targets", "cached-views:2", "--cutmix", "1"], "use online with mixup or cutmix"),
     (["--teacher-targets", "cached-views:2", "--aug-repeats", "2"], "--aug-repeats"),
     (["--teacher-targets", "cached-views:2", "--reprob", "0.5", "--resplit"], "--resplit"),
     (["--teacher-targets", "cached-views:2", "--train-img-sizes", "8", "16"], "--train-img-sizes"),

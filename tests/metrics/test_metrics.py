@@ -47,7 +47,7 @@ def test_chance_level():
 def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
-        "select": "best", "select_split": None, "val_split": "validation", **kwargs})
+        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
@@ -60,6 +60,7 @@ VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "lo
     ({}, {"val": VAL, "select": SELECT}, 70.0),
     ({"task_loss_weight": 0.0}, {"val": VAL, "select": SELECT}, 50.0),
     ({"task_loss_weight": 0.0, "teacher": None}, {"select": SELECT}, 70.0),
+    ({"task_loss_weight": 0.5, "unlabeled": "photos"}, {"val": VAL, "select": SELECT}, 50.0),
     ({}, {}, -0.5),
     ({"eval_metric": "loss"}, {}, 0.5),
 ])
@@ -86,7 +87,7 @@ def test_the_best_epoch_is_one_that_was_saved():
 
 def test_selection_on_the_reported_split_is_said():
     def warnings(args: argparse.Namespace) -> list[str]:
-        return list_warnings(args, {"val": VAL}, Position(), [])
+        return list_warnings(args, {"val": VAL}, Position())
 
     assert ranked_by(flags(select="last"), {"val": VAL}) == "validation" and warnings(flags(select="last")) == []
     (warning,) = warnings(flags())

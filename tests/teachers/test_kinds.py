@@ -454,8 +454,8 @@ def test_a_zero_shot_classifier_needs_names(names: list | None, said: str) -> No
 
 
 def test_another_number_of_classes() -> None:
-    for names in (None, list("abcd")):
-        with pytest.raises(UserError, match="--teacher hf:vit: it has 3 classes, the student 4"):
+    for names, said in ((None, "it has 3 classes, the student 4"), (list("abcd"), "none of its 3 classes")):
+        with pytest.raises(UserError, match=f"--teacher hf:vit: {said}"):
             open_member("hf:vit", None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
     with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
         make_onnx(Path("two.onnx"), class_names=["a", "b"])

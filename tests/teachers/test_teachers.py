@@ -223,26 +223,32 @@ def test_map_classes_sums_probabilities():
     torch.testing.assert_close(map_classes(logits, permutation, 5)[:, permutation], logits)
 
 
+TEACHERS, STUDENTS = (["dog", "hen", "fox", "wolf"], 4), (["cat", "dog", "wolf"], 3)
+
+
 @pytest.mark.parametrize("name, text, expected", [
     ("map.json", "[1, null, 0, -1]", [1, -1, 0, -1]),
     ("map.json", '{"0": 1, "2": 0}', [1, -1, 0, -1]),
     ("map.json", "[2]", [2, -1, -1, -1]),
     ("map.yaml", "- 1\n- null\n- 0\n- 2\n", [1, -1, 0, 2]),
     ("map.yaml", "3: 0\n0: 2\n", [2, -1, -1, 0]),
+    ("map.json", '{"fox": "cat", "0": "dog", "wolf": 2}', [1, -1, 0, 2]),
+    ("map.yaml", "- dog\n- null\n- 0\n", [1, -1, 0, -1]),
 ])
 def test_read_class_map(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
-    assert read_class_map(str(tmp_path / name), 4, 3).tolist() == expected
+    assert read_class_map(str(tmp_path / name), TEACHERS, STUDENTS).tolist() == expected
 
 
 @pytest.mark.parametrize("text, message", [
-    ("[1, 2, 3]", "2 -> 3 is out of range; teacher classes are 0 to 3, student classes 0 to 2"),
-    ('{"4": 0}', "4 -> 0 is out of range"),
-    ('{"-1": 0}', "-1 -> 0 is out of range"),
-    ("[0, 1, 2, 0, 1]", "4 -> 1 is out of range"),
+    ("[1, 2, 3]", "student class 3 is out of range, expected 0 to 2"),
+    ('{"4": 0}', "teacher class 4 is out of range, expected 0 to 3"),
+    ('{"-1": 0}', "teacher class -1 is out of range"),
+    ("[0, 1, 2, 0, 1]", "teacher class 4 is out of range"),
     ("[null]", "no teacher class is mapped"),
     ("{}", "no teacher class is mapped"),
-    ('["cat"]', "expected a list or a mapping of class numbers"),
+    ('["cats"]', "student has no class 'cats' (nearest: cat)"),
+    ('{"fox": [1]}', "student has no class '[1]'"),
     ("7", "expected a list or a mapping"),
     ("[1,", "expected a list or a mapping"),
     ("", "expected a list or a mapping"),
@@ -250,10 +256,10 @@ def test_read_class_map(tmp_path, name, text, expected):
 def test_class_map_refused(tmp_path, text, message):
     (tmp_path / "map.json").write_text(text)
     with pytest.raises(UserError, match="--teacher-class-map") as error:
-        read_class_map(str(tmp_path / "map.json"), 4, 3)
+        read_class_map(str(tmp_path / "map.json"), TEACHERS, STUDENTS)
     assert message in str(error.value)
     with pytest.raises(UserError, match="no such file"):
-        read_class_map(str(tmp_path / "absent.json"), 4, 3)
+        read_class_map(str(tmp_path / "absent.json"), TEACHERS, STUDENTS)
 
 
 def test_other_class_count_needs_a_map(tmp_path, weights):

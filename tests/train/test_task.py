@@ -56,6 +56,30 @@ def terms_of(task, images, target=None) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------- terms and total
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_ground_truth_and_teacher_each_have_their_part_of_a_batch(tmp_path, cached):
+    images, index, target = random_images(), torch.tensor([16, 17, 3, 1, 4, 0, 5, 9]), TARGET.clone()
+    target[2:] = -1
+    teacher, stored = small_model(1).eval(), torch.zeros(16, 10)
+    logits = teacher(images).detach()
+    stored[index[2:]] = logits[2:]
+    task = WeakToStrongTask(
+        small_model(0, "w2s_cnn5"), store_targets(tmp_path, stored[None]) if cached else teacher, create_loss("elr"),
+        task_loss_weight=0.3, distill_loss_weight=0.7, num_samples=16, labelled=2, cached=cached, verbose=False)
+    result = task(images, target, index)
+    student = copy.deepcopy(task.student)(images)
+    torch.testing.assert_close(result["output"], student)
+    torch.testing.assert_close(result["task"], F.cross_entropy(student[:2], target[:2]))
+    alone = make("elr", task_loss_weight=0.0, num_samples=16)
+    terms = alone.loss(LossInputs(student[2:], logits[2:], index=index[2:]))
+    for name, term in terms.items():
+        torch.testing.assert_close(result[name], term)
+    torch.testing.assert_close(result["loss"], 0.3 * result["task"] + 0.7 * sum(terms.values()))
+    for (name, a), b in zip(task.loss.named_buffers(), alone.loss.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)  # memory is of those without labels
+    assert task.teacher_logits.shape == (6, 10)
+
+
 @pytest.mark.parametrize("task_weight, distill_weight", [(1.0, 1.0), (0.25, 2.0), (0.0, 1.0), (1.0, 0.0)])
 def test_total_is_the_weighted_sum_of_the_terms(task_weight, distill_weight):
     task = make(task_loss_weight=task_weight, distill_loss_weight=distill_weight).eval()

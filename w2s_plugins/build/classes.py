@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch.utils.data import Dataset
 
 from ..data.datasets import check_labels, class_names_of, labels_of, num_classes_of
@@ -13,7 +12,7 @@ from ..data.unlabeled import is_unlabeled
 from ..errors import UserError, nearest
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
-from ..models.class_names import names_of_data, names_of_model, recorded_names
+from ..models.class_names import have_common_names, imagenet_names, names_of_data, names_of_model, recorded_names
 from ..models.loading import create_model
 from ..teachers.kinds import Request, kind_of, open_kind
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
@@ -30,18 +29,28 @@ SAME = ("give both the same class folders; splits of different classes are for f
 def common_classes(
         args: argparse.Namespace,
         train: Dataset,
+        labelled: Dataset | None,
         val: Dataset | None,
         labels: Sequence[FoundLabels] = (),
-) -> tuple[Dataset, Dataset | None, list[str] | None, int | None]:
-    """Return both splits with their labels as the numbers of common classes, the names of these, and how many there are
+) -> tuple[Dataset, Dataset | None, Dataset | None, list[str] | None, int | None]:
+    """Return the splits with their labels as the numbers of common classes, the names of these, and how many there are
     (None where neither data nor ``--num-classes`` say it, for a stream).
+
+    Args:
+        args: the flags.
+        train: training set.
+        labelled: samples beside a training set without labels, or None.
+        val: validation split, or None.
+        labels: in place of a teacher.
 
     Raises:
         UserError: the validation split has a class that training has not; names, flags and data contradict each other.
     """
     given = read_class_names(args.class_names) if args.class_names else None
     if is_unlabeled(train):
-        val, names, count = _classes_of_unlabeled(args, given, val, labels)
+        names, count, source = _classes_of_unlabeled(args, given, labelled, val, labels)
+        labelled, val = (by_name(split, names, name, source)
+                         for split, name in ((labelled, args.train_split), (val, args.val_split)))
         train.classes = names
     else:
         train, val, names = _names_of_labelled(args, given, train, val)
@@ -50,10 +59,10 @@ def common_classes(
         raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
                         "the flag out, or map classes with --class-map")
     count = args.num_classes if count is None else count
-    for dataset, split in ((train, args.train_split), (val, args.val_split)):
+    for dataset, split in ((train, args.train_split), (labelled, args.train_split), (val, args.val_split)):
         if dataset is not None and count is not None:
             check_labels(dataset, split, count)
-    return train, val, names, count
+    return train, labelled, val, names, count
 
 
 def _names_of_labelled(
@@ -83,26 +92,35 @@ def _names_of_labelled(
 def _classes_of_unlabeled(
         args: argparse.Namespace,
         given: list[str] | None,
+        labelled: Dataset | None,
         val: Dataset | None,
         labels: Sequence[FoundLabels],
-) -> tuple[Dataset | None, list[str] | None, int]:
-    """Return the validation split, the names, and the number of the classes that a teacher tells apart."""
-    names, count, of_val = given, None, names_of_data(val) if val is not None else None
-    source = "--class-names"
+) -> tuple[list[str] | None, int, str]:
+    """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
+    beside the images without labels have besides.
+    """
+    names, count, source = given, None, "--class-names"
+    of_labelled, of_val = (names_of_data(split) if split is not None else None for split in (labelled, val))
     if names is None and not args.teacher_class_map:
-        names, count = classes_of_teacher(args, labels)
+        names, count = classes_of_teacher(args, of_labelled or of_val, labels)
         source = f"--teacher {args.teacher}"
-    if names is None and of_val:
-        names, source = of_val, f"'{args.val_split}'"
+        if of_labelled and not have_common_names(source, names, of_labelled):
+            names = None
+        if names and (more := [name for name in of_labelled or () if name not in set(names)]):
+            names, source = [*names, *more], f"{source} and '{args.train_split}'"
+    for own, split in ((of_labelled, args.train_split), (of_val, args.val_split)):
+        if names is None and own:
+            names, source = own, f"'{split}'"
     if names is not None:
         _logger.info(f"Classes: {len(names)}, with the names of {source}: {shown(names)}")
-        return by_name(val, names, args.val_split, source), names, len(names)
-    count = args.num_classes or (val is not None and num_classes_of(val)) or count
+        return names, len(names), source
+    counts = (num_classes_of(split) for split in (labelled, val) if split is not None)
+    count = args.num_classes or next(filter(None, counts), count)
     if not count:
         raise UserError("--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name "
                         "a line, or --num-classes N")
     _logger.info(f"Classes: {count}, without names; --class-names FILE gives them some")
-    return val, None, count
+    return None, count, source
 
 
 def shown(names: Sequence[str], most: int = 5) -> str:
@@ -111,11 +129,12 @@ def shown(names: Sequence[str], most: int = 5) -> str:
 
 
 def classes_of_teacher(
-        args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> tuple[list[str] | None, int | None]:
+        args: argparse.Namespace,
+        of_data: Sequence[str] | None = None,
+        labels: Sequence[FoundLabels] = (),
+) -> tuple[list[str] | None, int | None]:
     """Return names and number of the classes of labels in place of a teacher, else of the first teacher, before it is
-    opened on the student's input.
-
-    Models of timm itself with a number of classes that one of ImageNet's sets has are taken to have its synsets.
+    opened on the student's input; ``of_data`` are names that these are to be compared with, where there are any.
     """
     if names := names_in_labels(labels):
         return names, len(names)
@@ -135,9 +154,7 @@ def classes_of_teacher(
     model = create_model(TEACHER_FLAGS[0], name, pretrained=False, inputs=dict(in_chans=channels),
                          **args.teacher_kwargs)
     names = names_of_model(model, None, TEACHER_FLAGS[0])
-    if names is None and ":" not in name and (subset := infer_imagenet_subset(model)):
-        names = list(ImageNetInfo(subset).label_names())
-    return names, model.num_classes
+    return names or (imagenet_names(model, of_data) if ":" not in name else None), model.num_classes
 
 
 def by_name(

@@ -29,7 +29,8 @@ from ..teachers.teacher import StudentInput, Teacher
 from ..train.few_shot import FewShotTest, create_test
 from .classes import common_classes
 from .labels import FoundLabels
-from .loaders import refuse_for_streams
+from .loaders import labelled_in_batch, refuse_for_streams
+from .resolve import is_semi_supervised
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
 
 
 def open_train_split(args: argparse.Namespace) -> Dataset:
-    """Open the whole training split."""
-    if args.unlabeled:
+    """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
+    if args.unlabeled and not is_semi_supervised(args):
         return open_images_of(args)
     return open_split(
         args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
@@ -88,7 +89,13 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
-    train, val, names, num_classes = common_classes(args, train, val, labels)
+    labelled = None
+    if is_semi_supervised(args):
+        labelled, train = train, open_images_of(args)
+        if isinstance(labelled, IterableDataset):
+            raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
+                            "that can be indexed")
+    train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
     groups = shot_groups(args, train, num_classes)
     streamed = isinstance(train, IterableDataset)
     if streamed:
@@ -97,19 +104,24 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
         noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
-    whole = train, val
-    train = take_slice(train, args.train_slice, args.slice_seed)
+    split = train if labelled is None else labelled
+    whole, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
     if args.val_slice and val is not None:
         val = take_slice(val, args.val_slice, args.slice_seed, "--val-slice")
-    check_disjoint(args, whole, train, val)
+    check_disjoint(args, whole, part, val)
+    train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)
     if noise is not None:  # after the cuts, which are then those of a run without noise
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
                      f"({100 * about['rate']:.2f} %) are not the clean ones")
+    if labelled is not None:
+        _logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
+                     f"the {len(labelled)} labelled ones in '{args.train_split}'")
     return Data(
-        train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names)
+        train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
+        labelled=labelled)
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:

@@ -22,7 +22,7 @@ from ..labels.splits import Data
 from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .resolve import view_epochs
+from .resolve import is_semi_supervised, mixes, view_epochs
 
 
 def loader_settings(args: argparse.Namespace, precision: Precision, world: World) -> LoaderSettings:
@@ -61,7 +61,16 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
         episodes=_episodes(args),
         max_unreadable=parse_data_errors(args.data_errors),
         worker_seeding=args.worker_seeding,
+        keeps_share=bool(args.teacher) and args.teacher_targets != "online",
+        labelled=labelled_in_batch(args),
     )
+
+
+def labelled_in_batch(args: argparse.Namespace) -> int:
+    """Return how many samples of a batch are labelled where the others are not; 0 where there are no such parts."""
+    if not is_semi_supervised(args):
+        return 0
+    return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
 def _transform(args: argparse.Namespace, data_config: dict) -> dict:
@@ -102,11 +111,6 @@ def _mixing(args: argparse.Namespace, num_classes: int | None) -> dict | None:
         label_smoothing=args.smoothing,
         num_classes=num_classes,
     )
-
-
-def mixes(args: argparse.Namespace) -> bool:
-    """True where images of a batch are mixed."""
-    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
 
 
 def _schedule(args: argparse.Namespace) -> dict | None:
@@ -164,7 +168,7 @@ def build_loaders(
 
     train = create_train_loader(
         data.train, train_views(args, data_config, data.num_classes), data_config,
-        loader_settings(args, precision, world))
+        loader_settings(args, precision, world), labelled=data.labelled)
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
         select = without_transform(select)

@@ -25,12 +25,11 @@ from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..labels.splits import Data
 from ..losses.base import loss_weights
-from ..models.class_names import DIFFER
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .resolve import LABELS, label_paths, split_names
+from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": list_warnings(args, chosen, outcome.position, sources),
+        "warnings": list_warnings(args, chosen, outcome.position),
     }
 
 
@@ -149,16 +148,18 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
     train = describe(data.train, args.dataset, args.train_split)
     val = describe(data.val, args.dataset, args.val_split) if data.val is not None else None
     select = describe(data.select, args.dataset, args.train_split) if data.select is not None else None
+    labelled = {} if data.labelled is None else {
+        "labelled": asdict(describe(data.labelled, args.dataset, args.train_split))}
     return dict(
         dataset=args.dataset or train.name,
-        train_split=args.train_split,
+        train_split=train.split,
         val_split=args.val_split,
         train_samples=train.num_samples,
         val_samples=val.num_samples if val else None,
         train_slice=args.train_slice,
         val_slice=args.val_slice,
         fingerprint=train.fingerprint,
-        splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select)),
+        splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select), **labelled),
         label_noise=data.noise and data.noise.record(data.candidates),
         clean_select=data.selection and data.selection.about,
         unreadable=sorted(unreadable),
@@ -180,14 +181,14 @@ def _episodes(args: argparse.Namespace, data: Data) -> dict:
 def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     """Return the data that ranked the epochs."""
     if args.select_split is not None:
-        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
-        return f"held-out part of the training split{', scored against the teacher' if blind else ''}"
+        how = ", scored against the teacher" if is_scored_by_teacher(args) else ""
+        return f"held-out part of the training split{how}"
     if args.eval_metric == "few-shot":
         return f"episodes of {args.few_shot_split}"
     return args.val_split if "val" in chosen else "training loss"
 
 
-def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, sources: list[dict]) -> list[str]:
+def list_warnings(args: argparse.Namespace, chosen: dict, position: Position) -> list[str]:
     """Return what a reader of the figures has to know."""
     warnings = []
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
@@ -200,6 +201,4 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, so
     if position.unreadable:
         warnings.append(f"{len(position.unreadable)} training sample(s) could not be read, others of their batches "
                         f"took their places (--data-errors {args.data_errors}); result.json names them")
-    warnings += [f"the classes of the teacher {source['name']} have {DIFFER}; they were taken by position"
-                 for source in sources if source.get("classes") == DIFFER]
     return warnings

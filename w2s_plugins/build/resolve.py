@@ -91,9 +91,8 @@ def resolve_data_dir(args: argparse.Namespace) -> None:
 
 
 def _resolve_unlabeled_data(args: argparse.Namespace, given: set[str]) -> None:
-    """Name the split that there is without labels; ``--data-dir`` and ``--dataset`` are for validation then."""
+    """Let ``--data-dir`` and ``--dataset`` be absent, and validation with them."""
     args.data_dir, args.data = args.data_dir or args.data, None
-    args.train_split = UNLABELED
     if args.dataset or (args.data_dir and not args.unlabeled.lower().startswith("torch/")):  # which are in --data-dir
         return
     if "val_split" in given and args.val_split:
@@ -103,24 +102,39 @@ def _resolve_unlabeled_data(args: argparse.Namespace, given: set[str]) -> None:
 
 
 def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
-    """Leave ground truth out of a training without it, and refuse what is about it."""
+    """Leave ground truth out of a training without it, unless a part of each batch is to have it, and refuse what is
+    about it.
+    """
     if not args.teacher:
         raise UserError("--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME "
                         "(and --teacher-checkpoint FILE)")
+    labelled = bool(args.data_dir or args.dataset)
     truth = {
-        f"--task-loss-weight {args.task_loss_weight}": args.task_loss_weight,
-        "--task-loss": "task_loss" in given,
+        f"--task-loss-weight {args.task_loss_weight}": args.task_loss_weight and not labelled,
+        "--task-loss": "task_loss" in given and not args.task_loss_weight,
         "--label-noise": args.label_noise,
         "--clean-select": args.clean_select,
         "--episodic": args.episodic,
         "--long-tail always": args.long_tail == "always",
         "--class-list": args.class_list,
-        "--few-shot-eval": args.few_shot_eval and not (args.data_dir or args.dataset),
+        "--few-shot-eval": args.few_shot_eval and not labelled,
     }
     for flag, broken in truth.items():
         if broken:
             raise UserError(f"{flag} is about labels, which the images of --unlabeled do not have: leave it out")
-    args.task_loss_weight = 0.0
+    if not args.task_loss_weight:
+        args.task_loss_weight, args.train_split = 0.0, UNLABELED
+
+
+def is_semi_supervised(args: argparse.Namespace) -> bool:
+    """True where each batch has labelled samples beside those of ``--unlabeled``."""
+    return bool(args.unlabeled and args.task_loss_weight)
+
+
+def is_scored_by_teacher(args: argparse.Namespace) -> bool:
+    """True where a held-out part has no ground truth, or none that is to be used: the teacher is right there."""
+    weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)[0]
+    return bool(args.teacher and (weight == 0 or args.unlabeled))
 
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
@@ -386,6 +400,24 @@ def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
         args.val_split = ""
 
 
+def _semi_supervised_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    if not is_semi_supervised(args):
+        return []
+    excluded = {"mixup and cutmix": mixes(args), "--aug-splits": args.aug_splits, "--resplit": args.resplit,
+                "--train-img-sizes": args.train_img_sizes, "--linear-probe": args.linear_probe}
+    return [
+        *((broken, f"{flag}: cannot be combined with labelled samples in the batches of --unlabeled; leave out "
+           f"--task-loss-weight {args.task_loss_weight:g}, or this") for flag, broken in excluded.items()),
+        (args.batch_size < 2, f"--batch-size {args.batch_size} has no room for labelled samples beside the others: "
+         "expected 2 or more"),
+    ]
+
+
+def mixes(args: argparse.Namespace) -> bool:
+    """True where images of a batch are mixed."""
+    return args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+
+
 def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if not args.fsdp:
         return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
@@ -439,7 +471,7 @@ def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if not args.episodic:
         return rules
     excluded = {
-        "--mixup and --cutmix": args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None,
+        "--mixup and --cutmix": mixes(args),
         "--aug-splits": args.aug_splits,
         "--aug-repeats": args.aug_repeats,
         "--train-img-sizes": args.train_img_sizes,
@@ -457,21 +489,21 @@ def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
 
 
 def _check_combinations(args: argparse.Namespace) -> None:
-    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
+    mixing = mixes(args)
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     distributed = count_processes() > 1
     teachers = len(split_names(args.teacher))
     cached = args.teacher and args.teacher_targets != "online"
-    mixes = args.teacher_assign == "student", args.teacher_weights == "learned"
+    choices = args.teacher_assign == "student", args.teacher_weights == "learned"
     rules = [
         (args.log_tensorboard and find_spec("tensorboard") is None,
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
         (args.detect_anomaly and (args.torchcompile or args.fsdp),
          "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
-        (any(mixes) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
+        (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
-        (all(mixes), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
+        (all(choices), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
         (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
@@ -484,8 +516,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
         (mixing and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
-        (mixing and cached, f"--teacher-targets {args.teacher_targets} are labels of single images, not of mixtures of "
-         "them: use online with mixup or cutmix"),
         (args.aug_splits and cached, "--aug-splits needs --teacher-targets online"),
         (view_epochs(args) and args.aug_repeats, "--teacher-targets cached-views:N keeps one view of a sample in an "
          "epoch: use online with --aug-repeats"),
@@ -499,6 +529,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_scheduled_size_rules(args),
         *_episode_rules(args),
         *_sharding_rules(args),
+        *_semi_supervised_rules(args),
         (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
@@ -509,8 +540,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
          "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
-        (args.select_split is not None and args.teacher and args.no_teacher_eval
-         and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0,
+        (args.select_split is not None and args.no_teacher_eval and is_scored_by_teacher(args),
          "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
          "--no-teacher-eval"),
         (args.select == "best" and not args.val_split and args.select_split is None and args.eval_metric != "few-shot",

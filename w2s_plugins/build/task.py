@@ -30,7 +30,8 @@ from ..teachers.teacher import Teacher
 from ..train.few_shot import EpisodicTask
 from ..train.task import WeakToStrongTask
 from .device import first_device
-from .resolve import split_names
+from .loaders import labelled_in_batch
+from .resolve import mixes, split_names
 
 _logger = logging.getLogger(__name__)
 
@@ -46,11 +47,10 @@ def build_task(
         world: World,
 ) -> TrainingTask:
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
-    mixing = args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None
     criterion = create_classification_loss(
         args.task_loss,
         smoothing=args.smoothing,
-        soft_targets=mixing,
+        soft_targets=mixes(args),
         bce_target_thresh=args.bce_target_thresh if args.task_loss == "bce" else None,
         bce_sum=args.bce_sum if args.task_loss == "bce" else False,
         pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
@@ -80,6 +80,7 @@ def build_task(
             mix=build_mix(args),
             log_weights=args.log_beta,
             cached=targets is not None,
+            labelled=labelled_in_batch(args),
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
             **shared,
         )

@@ -1,6 +1,7 @@
 """The teacher and its stored targets."""
 
 import argparse
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -84,9 +85,9 @@ def cached_targets(
     dataset = without_transform(data.train)
     if skipped is not None:
         dataset = Blanked(dataset)
+    views = dataclasses.replace(train_views(args, data_config, data.num_classes), mixing=None)  # labels are mixed later
     create_view_loader = functools.partial(
-        create_train_loader, dataset, train_views(args, data_config, data.num_classes), data_config,
-        loader_settings(args, precision, world))
+        create_train_loader, dataset, views, data_config, loader_settings(args, precision, world))
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
     readers = []

@@ -286,11 +286,15 @@ def add_dataset(add: Declare) -> None:
         help="folder of the data (default: the one that IMAGENET_DIR names)")
     add("--unlabeled", metavar="PATH[,PATH]", role=Role.WHERE | Role.DATA | Role.PLACE, help="train on images without "
         "labels: a folder, at any depth, a tar file, or several; shards as wds/PATH or hfids/ORG/NAME; or a "
-        "split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, sets --task-loss-weight 0; "
-        "--data-dir or --dataset beside it give the validation split only")
+        "split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, and sets --task-loss-weight "
+        "0, if that is not given; --data-dir or --dataset beside it give the validation split and, with "
+        "--task-loss-weight, labelled samples for each batch")
+    add("--labeled-share", type=float, default=0.25, metavar="S", low=0, high=1, role=Role.DATA | Role.TUNING,
+        needs=("task_loss_weight", "gt_loss_weight"), help="share of each batch that is labelled, with --unlabeled and "
+        "--task-loss-weight: at least one sample, and not all")
     add("--class-names", metavar="FILE|A,B,C", role=Role.DATA | Role.PLACE, help="names of the classes in their order: "
         "a text file with one a line, a json list, or the names themselves (default: those of the data; for "
-        "--unlabeled those of the teacher, else of the validation split)")
+        "--unlabeled those of the teacher, else of a labelled split)")
     add("--dataset", "-d", default="", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="dataset",
         help="TYPE/NAME, e.g. torch/cifar100, hfds/ORG/NAME, wds/..., w2s/digits; inat2018 or inat2021: json lists; "
         "empty: image folders or tar files")

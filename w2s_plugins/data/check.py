@@ -88,6 +88,10 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False, unlabeled
     if unlabeled:
         report.layout = (f"training takes these as images without labels, whatever folders they are in: --unlabeled "
                          f"{root} --teacher NAME")
+    elif beside := _beside(root, splits, images):
+        report.layout = (f"no split, and not read by training: {', '.join(map(str, beside))}; --unlabeled {beside[0]} "
+                         f"--teacher NAME takes it as images without labels, and with --data-dir {root} "
+                         "--task-loss-weight W each batch has labelled ones too")
     hashes: dict[str, list[str]] = defaultdict(list)
     with ProcessPoolExecutor(max(1, workers)) as pool:
         done = [result for results in pool.map(_check_archive, archives) for result in results]
@@ -214,6 +218,14 @@ def _splits(root: Path) -> dict[str, set[str]]:
         return {}
     folders = sorted(p for p in root.iterdir() if p.is_dir() and p.name in known) or [root]
     return {str(f): {c.name for c in f.iterdir() if c.is_dir()} for f in folders}
+
+
+def _beside(root: Path, splits: dict[str, set[str]], images: list[Path]) -> list[Path]:
+    """Return the folders with images that lie beside those of splits."""
+    if root.is_file() or str(root) in splits:
+        return []
+    folders = {root / image.relative_to(root).parts[0] for image in images if image.parent != root}
+    return sorted(folder for folder in folders if str(folder) not in splits)
 
 
 def _class_folders(splits: dict[str, set[str]]) -> list[Finding]:

@@ -209,7 +209,9 @@ def describe(dataset: Dataset, name: str, split: str) -> DataInfo:
     """Return the identity of a split, for the record of a run."""
     labels, unlabeled = labels_of(dataset), is_unlabeled(dataset)
     size = 0 if isinstance(dataset, IterableDataset) else len(dataset)
-    digest, name = None, UNLABELED if unlabeled else name
+    digest = None
+    if unlabeled:
+        name = split = UNLABELED
     if labels is not None or unlabeled:
         content = hashlib.sha256(f"{name}|{size}|".encode())
         content.update(",".join(map(str, labels or ())).encode())

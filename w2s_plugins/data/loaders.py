@@ -1,6 +1,7 @@
 """Loaders made of timm's transforms, collate functions and prefetcher."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.random_erasing import RandomErasing
 from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransformDataset
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
@@ -21,7 +22,16 @@ from .episodes import EpisodeSampler, EpisodeShape, check_shape
 from .shards import shard_bounds
 from .unlabeled import NO_LABEL
 from .unreadable import SkippedSamples
-from .views import KeyedCollate, KeyedDataset, KeyedErasing, KeyedSampler, hash_seed, seeded
+from .views import (
+    KeyedCollate,
+    KeyedDataset,
+    KeyedErasing,
+    KeyedSampler,
+    TwoPartSampler,
+    hash_seed,
+    mix_with_share,
+    seeded,
+)
 from .workers import SharedCollate, WorkerStart, fitting_workers
 
 
@@ -78,6 +88,8 @@ class TrainViews:
         episodes: batches of episodes in place of an order of all samples.
         max_unreadable: so many files may be unreadable; None where every such file is an error.
         worker_seeding: how timm seeds the workers of a stream.
+        keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
+        labelled: samples of a batch that are labelled, where the training set is not.
     """
 
     transform: dict
@@ -92,14 +104,24 @@ class TrainViews:
     episodes: Episodes | None = None
     max_unreadable: int | None = None
     worker_seeding: str = "all"
+    keeps_share: bool = False
+    labelled: int = 0
 
 
 class Batch(NamedTuple):
-    """One training batch on the device; the samples' positions stay on the CPU, where caches are read by them."""
+    """One training batch on the device; the samples' positions stay on the CPU, where caches are read by them.
+
+    Args:
+        input: (B, 3, H, W) normalised images.
+        target: (B,) classes, negative where there is none, or (B, C) soft labels.
+        index: (B,) positions in the training set.
+        share: (B, 1) of each sample in its mixed image, see `mix_with_share`; None where it is not kept.
+    """
 
     input: Tensor
     target: Tensor
     index: Tensor | None
+    share: Tensor | None = None
 
 
 class TrainLoader:
@@ -112,6 +134,7 @@ class TrainLoader:
         erasing: random erasing on the device.
         mixup: mixing on the device, where it is not done while collating.
         mixup_off_epoch: no mixing on the device from this epoch on.
+        keeps_share: keep which share of an image that is mixed on the device is of its own sample.
         skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
@@ -119,15 +142,17 @@ class TrainLoader:
             self,
             loader: DataLoader | PrefetchLoader,
             settings: LoaderSettings,
-            sampler: KeyedSampler | EpisodeSampler | ScheduledBatchSampler | None = None,
+            sampler: KeyedSampler | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler | None = None,
             *,
             erasing: KeyedErasing | None = None,
             mixup: Mixup | None = None,
             mixup_off_epoch: int = 0,
+            keeps_share: bool = False,
             skipped: SkippedSamples | None = None,
     ):
         self.loader, self.settings, self.sampler, self.skipped = loader, settings, sampler, skipped
-        self.erasing, self.mixup, self.mixup_off_epoch = erasing, mixup, mixup_off_epoch
+        self.erasing, self.mixup = erasing, mixup
+        self.mixup_off_epoch, self.keeps_share = mixup_off_epoch, keeps_share
         if sampler is not None:
             self._set_epoch(0, 0)
         self.num_batches = len(loader)
@@ -142,7 +167,7 @@ class TrainLoader:
             self._set_epoch(epoch, start)
         elif hasattr(self.loader.dataset, "set_epoch"):
             self.loader.dataset.set_epoch(epoch)
-        skip = 0 if isinstance(self.sampler, (KeyedSampler, EpisodeSampler)) else start
+        skip = 0 if isinstance(self.sampler, (KeyedSampler, EpisodeSampler, TwoPartSampler)) else start
         for number, (images, target) in enumerate(self.loader):
             if number < skip:
                 continue
@@ -151,16 +176,16 @@ class TrainLoader:
     def _set_epoch(self, epoch: int, start: int) -> None:
         if isinstance(self.sampler, KeyedSampler):
             self.sampler.set_epoch(epoch, start * loader_batch(self.loader))
-        elif isinstance(self.sampler, EpisodeSampler):
+        elif isinstance(self.sampler, (EpisodeSampler, TwoPartSampler)):
             self.sampler.set_epoch(epoch, start)
         else:
             self.sampler.set_epoch(epoch)
 
     def _finish(self, images: Tensor, target: object, epoch: int) -> Batch:
         if isinstance(target, Tensor):
-            label, index, seeds = target, None, None
+            label, index, seeds, share = target, None, None, None
         else:
-            label, index, seeds = target.label, target.index, target.view_seed
+            label, index, seeds, share = target.label, target.index, target.view_seed, target.share
             if self.skipped is not None:
                 self.skipped.add(target.unreadable)
         if not self.settings.prefetch:
@@ -169,12 +194,13 @@ class TrainLoader:
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
-                unlabeled = bool((label == NO_LABEL).all())
-                images, mixed = self.mixup(images, label.clamp(min=0))
-                label = label if unlabeled else mixed
+                if self.keeps_share or (label == NO_LABEL).all():
+                    images, label, share = mix_with_share(self.mixup, functools.partial(self.mixup, images), label)
+                else:
+                    images, label = self.mixup(images, label)
         if self.erasing is not None:
             images = self.erasing(images, seeds)
-        return Batch(images, label, index)
+        return Batch(images, label, index, share)
 
 
 def loader_batch(loader: DataLoader | PrefetchLoader) -> int:
@@ -189,6 +215,7 @@ def create_train_loader(
         data_config: dict,
         settings: LoaderSettings,
         keys: Sampler | None = None,
+        labelled: Dataset | None = None,
 ) -> TrainLoader:
     """Create the training loader.
 
@@ -198,6 +225,7 @@ def create_train_loader(
         data_config: timm's data configuration of the student (input_size, mean, std, interpolation, ...).
         settings: how batches are loaded.
         keys: load the views that these keys name, in their order, and no others.
+        labelled: samples of which each batch has some, before those of ``dataset``; their positions follow its own.
 
     Raises:
         UserError: the training set is smaller than one batch, or timm refuses an argument.
@@ -207,22 +235,26 @@ def create_train_loader(
     mixup, collate = _mixing(views, settings)
     workers = fitting_workers(
         settings.workers, _train_batch_bytes(views, data_config, settings), "training batches")
-    labelled, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
+    untransformed, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
     with _flag_errors("augmentation"):
         dataset = _with_transforms(dataset, views, data_config, settings)
     sampler = keys or KeyedSampler(
         len(dataset), views.seed, settings.rank, settings.world_size, views.repeats, views.epochs,
-        0 if views.max_unreadable is None else settings.batch_size * settings.world_size, shard_bounds(labelled))
+        0 if views.max_unreadable is None else settings.world_size * (settings.batch_size - views.labelled),
+        shard_bounds(untransformed))
     if views.episodes is not None:
-        batch_sampler = sampler = _episode_sampler(labelled, views, settings)
+        batch_sampler = sampler = _episode_sampler(untransformed, views, settings)
     elif views.sizes:
         with _flag_errors(f"--train-img-sizes, {samples}"):
             batch_sampler = ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
             sampler = batch_sampler
+    elif labelled is not None:
+        batch_sampler = sampler = TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
+        dataset = ConcatDataset([dataset, _with_transforms(labelled, views, data_config, settings)])
     else:
         batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
-        if len(batch_sampler) == 0:
-            raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
+    if not views.sizes and len(batch_sampler) == 0:
+        raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
     loader = DataLoader(
         KeyedDataset(dataset, views.seed),
         batch_sampler=batch_sampler,
@@ -230,7 +262,8 @@ def create_train_loader(
         collate_fn=SharedCollate(KeyedCollate(
             collate or (fast_collate if settings.prefetch else default_collate),
             collate if isinstance(collate, Mixup) else None,
-            views.mixup_off_epoch)),
+            views.mixup_off_epoch,
+            views.keeps_share)),
         pin_memory=settings.pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=WorkerStart(),
@@ -254,6 +287,7 @@ def create_train_loader(
         erasing=erasing,
         mixup=mixup,
         mixup_off_epoch=views.mixup_off_epoch,
+        keeps_share=views.keeps_share,
         skipped=None if keys or views.max_unreadable is None else SkippedSamples(
             views.max_unreadable, settings.world_size > 1),
     )

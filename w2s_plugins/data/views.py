@@ -8,6 +8,7 @@ workers, ranks or restarts.
 import contextlib
 import functools
 import hashlib
+import itertools
 import random
 import struct
 from bisect import bisect_right
@@ -17,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from timm.data.mixup import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from .unlabeled import NO_LABEL
 from .unreadable import UnreadableSample
@@ -105,19 +106,23 @@ class BatchTarget:
         index: (B,) positions of the samples in the training set.
         view_seed: (B,) seeds of the views.
         unreadable: messages about samples in whose place others are.
+        share: (B, 1) see `mix_with_share`, None where it is not kept.
     """
 
     label: Tensor
     index: Tensor
     view_seed: Tensor
     unreadable: list[str] = field(default_factory=list)
+    share: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
         move = {"device": device, "non_blocking": non_blocking}
-        return replace(self, label=self.label.to(**move))  # the others are read on the CPU
+        share = None if self.share is None else self.share.to(**move)
+        return replace(self, label=self.label.to(**move), share=share)  # the others are read on the CPU
 
     def pin_memory(self) -> "BatchTarget":
-        return replace(self, label=self.label.pin_memory())
+        share = None if self.share is None else self.share.pin_memory()
+        return replace(self, label=self.label.pin_memory(), share=share)
 
 
 class KeyedDataset(Dataset):
@@ -156,6 +161,31 @@ class KeyedDataset(Dataset):
         return image, label, key, view_seed
 
 
+def mix_with_share(
+        mixup: Mixup,
+        mix: Callable[[Tensor], tuple[Tensor, Tensor]],
+        labels: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix a batch; return the images, their labels, and the share (B, 1) that each sample has in its own image.
+
+    The rest of image i is of sample B - 1 - i, as timm pairs them. Labels that are none stay what they are.
+
+    Args:
+        mixup: says how classes are counted and smoothed.
+        mix: mixes the images by ``mixup``, with classes (B,) that it is given.
+        labels: (B,) true classes, or `NO_LABEL`.
+    """
+    half = torch.arange(len(labels), device=labels.device) * 2 // len(labels)  # as classes: those of a pair differ
+    num_classes, smoothing = mixup.num_classes, mixup.label_smoothing
+    mixup.num_classes, mixup.label_smoothing = 2, 0.0
+    images, shares = mix(half)
+    mixup.num_classes, mixup.label_smoothing = num_classes, smoothing
+    share = shares.gather(1, half.unsqueeze(1))
+    if (labels == NO_LABEL).all():
+        return images, labels, share
+    return images, mixup_target(labels, num_classes, share, smoothing), share
+
+
 class KeyedCollate:
     """timm's collate function with the randomness of mixing keyed by the batch.
 
@@ -163,29 +193,34 @@ class KeyedCollate:
         collate: turns a list of (image, label) into a batch.
         mixup: the `Mixup` that ``collate`` applies, or None.
         mixup_off_epoch: no mixing from this epoch on, 0 for never.
+        keeps_share: of each sample in its mixed image, for labels that are mixed later.
     """
 
-    def __init__(self, collate: Callable, mixup: Mixup | None = None, mixup_off_epoch: int = 0):
+    def __init__(self, collate: Callable, mixup: Mixup | None = None, mixup_off_epoch: int = 0,
+                 keeps_share: bool = False):
         self.collate = collate
         self.mixup = mixup
         self.mixup_off_epoch = mixup_off_epoch
+        self.keeps_share = keeps_share
 
     def __call__(self, batch: list[Sample]) -> tuple[Tensor, BatchTarget]:
         keys, view_seeds = [b.key for b in batch], [b.view_seed for b in batch]
         if self.mixup is not None:
             # decided here, by the key: workers live on and would not see a flag set in the main process
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and keys[0].epoch >= self.mixup_off_epoch)
+        share = None
         with seeded(hash_seed(*view_seeds)):
-            if self.mixup is not None and all(b.label == NO_LABEL for b in batch):  # which is no class to mix
-                images, _ = self.collate([(b.image, 0) for b in batch])
-                labels = torch.full((len(images),), NO_LABEL)
+            if self.mixup is not None and (self.keeps_share or all(b.label == NO_LABEL for b in batch)):
+                images, labels, share = mix_with_share(
+                    self.mixup, lambda half: self.collate([(b.image, h) for b, h in zip(batch, half.tolist())]),
+                    torch.tensor([b.label for b in batch]))
             else:
                 images, labels = self.collate([(b.image, b.label) for b in batch])
         repeats = len(labels) // len(batch)  # augmentation splits stack the batch
         index = torch.tensor([k.index for k in keys]).repeat(repeats)
         split_seeds = [hash_seed(seed, split) for split in range(2, repeats + 1) for seed in view_seeds]
         unreadable = [message for b in batch for message in b.unreadable]
-        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable)
+        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable, share)
 
 
 class ShardOrder:
@@ -255,8 +290,7 @@ class KeyedSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[ViewKey]:
-        seed = hash_seed(self.seed, self.epoch)
-        order = _permutation(self.size, seed) if self.bounds is None else ShardOrder(self.bounds, seed)
+        order = self._order(hash_seed(self.seed, self.epoch))
         for position in range(self.start, self.size // self.world_size):
             place = position * self.world_size + self.rank
             key = self._key(place, order)
@@ -264,6 +298,9 @@ class KeyedSampler(Sampler):
                 key = ReplaceableKey(*key)
                 key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
             yield key
+
+    def _order(self, seed: int) -> Tensor | ShardOrder:
+        return _permutation(self.size, seed) if self.bounds is None else ShardOrder(self.bounds, seed)
 
     def _key(self, place: int, order: Tensor | ShardOrder) -> ViewKey:
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
@@ -277,6 +314,62 @@ class KeyedSampler(Sampler):
         first = place - place % self.replace_within
         length = min(self.replace_within, self.size - first)
         return [first + (place - first + step) % length for step in range(1, min(length, STAND_INS + 1))]
+
+
+class CycledSampler(KeyedSampler):
+    """Keys of samples that come round as often as an epoch needs them, each time in another order and in other views.
+
+    Args:
+        samples: how many there are.
+        first: the index of the first of them.
+        size: views in an epoch, of all ranks together.
+        **keyed: further arguments of `KeyedSampler`.
+    """
+
+    def __init__(self, samples: int, first: int, size: int, **keyed: int):
+        super().__init__(size, **keyed)
+        self.samples, self.first = samples, first
+
+    def _order(self, seed: int) -> Tensor:
+        generator, rounds = torch.Generator().manual_seed(seed), -(-self.size // self.samples)
+        return torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)])
+
+    def _key(self, place: int, order: Tensor) -> ViewKey:
+        return ViewKey(self.epoch, self.first + int(order[place]), place // self.samples)
+
+
+class TwoPartSampler(Sampler):
+    """Batches of some labelled samples, which come first, and others without labels, which make the epoch.
+
+    Each part of batch k of all ranks together is that of batch k of a single process with the batch size of all.
+
+    Args:
+        unlabelled: keys of an epoch; its indices begin at 0.
+        labelled: number of labelled samples; their indices follow.
+        batch_size: samples in a batch.
+        count: how many of them are labelled.
+    """
+
+    def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
+        self.unlabelled, self.batch_size, self.count = unlabelled, batch_size, count
+        self.rest = BatchSampler(unlabelled, batch_size - count, drop_last=True)
+        ranks = unlabelled.world_size
+        self.labelled = CycledSampler(
+            labelled, unlabelled.size, len(self.rest) * count * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
+            world_size=ranks, replace_within=count * ranks if unlabelled.replace_within else 0)
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of batches to skip."""
+        self.unlabelled.set_epoch(epoch, start * (self.batch_size - self.count))
+        self.labelled.set_epoch(epoch, start * self.count)
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        labelled = iter(self.labelled)
+        for keys in self.rest:
+            yield [*itertools.islice(labelled, self.count), *keys]
 
 
 class KeyedErasing:

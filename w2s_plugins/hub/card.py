@@ -230,6 +230,7 @@ def _data(record: dict) -> str:
     names = ("dataset", "train_split", "train_samples", "train_slice", "val_split", "val_samples", "fingerprint")
     return _pairs([
         *((name.replace("_", " "), _code_or_none(_get(record, "data", name))) for name in names),
+        ("labelled samples beside these", _count(record, "data", "splits", "labelled", "num_samples")),
         *_labels(record),
     ])
 

@@ -29,6 +29,7 @@ class Data:
         selection: the samples that ``--clean-select`` has left in the training set.
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
         class_names: of all classes, None where they have none.
+        labelled: samples that are trained on beside a training set without labels.
     """
 
     train: Dataset
@@ -42,14 +43,16 @@ class Data:
     selection: Selection | None = None
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
+    labelled: Dataset | None = None
 
     @cached_property
     def hashes(self) -> list[str]:
         """Of the labels in place of a teacher, and of the whole training split, which a run that goes on needs again;
         a stream has none.
         """
-        samples = describe(whole_split(self.train), "", "").fingerprint
-        return [*(given.hash for given in self.given), *filter(None, [samples])]
+        splits = [describe(whole_split(split), "", "").fingerprint for split in (self.train, self.labelled)
+                  if split is not None]
+        return [*(given.hash for given in self.given), *(["+".join(splits)] if all(splits) else [])]
 
     @property
     def candidates(self) -> Dataset:

@@ -73,8 +73,8 @@ class LossInputs:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def rows(self, keep: Tensor) -> "LossInputs":
-        """Return the samples that ``keep`` (B,), a mask or indices, selects."""
+    def rows(self, keep: Tensor | slice) -> "LossInputs":
+        """Return the samples that ``keep``, a mask or indices (B,) or a slice, selects."""
         def chosen(value: object) -> object:
             if isinstance(value, list):
                 return [v[keep] for v in value]

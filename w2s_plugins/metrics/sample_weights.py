@@ -25,13 +25,14 @@ class WeightMeter:
 
         Args:
             result: what a task returned: ``output`` (B, C) and, where weights are logged, ``sample_weights`` with the
-                ``weights`` (B,) by name and the class that the ``teacher`` predicts (B,).
+                ``weights`` (N,) by name and the class that the ``teacher`` predicts (N,), of the last N samples.
             target: (B,) labels, negative where there is none, or (B, C) soft ones, whose largest entry counts.
         """
         found = result.get("sample_weights")
         if not found:
             return
-        kinds = kinds_of(result["output"].detach().argmax(dim=1), found["teacher"], target)
+        last = slice(-len(found["teacher"]), None)  # before them may be some that the teacher was not asked about
+        kinds = kinds_of(result["output"][last].detach().argmax(dim=1), found["teacher"], target[last])
         for name, weights in found["weights"].items():
             finite = torch.isfinite(weights)
             weights = weights.nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)

@@ -2,10 +2,12 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -18,7 +20,6 @@ from .loading import find_weights
 _logger = logging.getLogger(__name__)
 
 CLASS_NAMES = "class_names.json"  # in a run folder
-DIFFER = "other names than the data"  # in the record of a teacher
 
 
 def names_of_data(dataset: Dataset) -> list[str] | None:
@@ -94,42 +95,86 @@ def write_class_names(folder: Path, names: list[str] | None) -> None:
         write_text(file, json.dumps(names))
 
 
-def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
-    """Return the class of the data for each class of a model, by name, where only the order differs.
+def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str] | None:
+    """Return the names of the classes of a model with timm's own weights, where one of ImageNet's sets has as many.
 
-    A line of the log says so. Where the names differ it is a warning, and classes are taken by position.
+    Args:
+        model: it has no names of its own.
+        of_data: names of the data; the synsets, their words or the first of their words are taken, whichever of them
+            the data have. None for the synsets.
+
+    Returns:
+        None where the data have none of them, and where each that they have is at the same place as in ImageNet, whose
+        further classes then only have other names.
+    """
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    synsets, words = list(info.label_names()), info.label_descriptions()
+    if not of_data:
+        return synsets
+    first = [text.split(",")[0] for text in words]
+    once = {name for name, count in Counter(first).items() if count == 1}
+    first = [name if name in once else text for name, text in zip(first, words)]
+    names = max((synsets, words, first), key=lambda names: len(set(names) & set(of_data)))
+    common = set(names) & set(of_data)
+    same = len(names) == len(of_data) and all(a == b for a, b in zip(names, of_data) if {a, b} & common)
+    return names if common and not same else None
+
+
+def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> bool:
+    """Say whether classes of a model can be matched by name with those of the data.
+
+    Numbers in place of names name nothing where the others are none of them.
+
+    Raises:
+        UserError: both have names, and none in common.
+    """
+    if not theirs or not ours:
+        return False
+    if set(theirs) & set(ours):
+        return True
+    if any(all(map(str.isdecimal, names)) for names in (theirs, ours)):
+        return False
+    here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
+    raise UserError(f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the data "
+                    f"({here}, ...); rename the folders, name them by --class-names, or say which is which by "
+                    "--teacher-class-map FILE, from names to names")
+
+
+def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
+    """Return the class of the data, or -1, for each class of a model, by name; None where these are the same ones in
+    the same order, or classes can be taken by position only.
+
+    A line of the log says what was done; it is a warning where either side has classes that the other lacks.
 
     Args:
         who: the model, for messages.
         theirs: names of its classes, None where unknown.
         ours: those of the data.
+
+    Raises:
+        UserError: both have names, and none in common.
     """
-    if not theirs or not ours or list(theirs) == list(ours):
+    if not have_common_names(who, theirs, ours):
+        _logger.info(f"{who}: its classes are taken by position, as there are not names of them on both sides")
         return None
-    if sorted(theirs) != sorted(ours):
-        warn_of_names(who, theirs, ours)
-        return None
-    _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its logits "
-                 "are matched by name")
-    return torch.tensor([ours.index(name) for name in theirs])
-
-
-def match_some(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
-    """Return the class of the data, or -1, for each class of a model that has others too, or lacks some.
-
-    A line of the log says so. None where no name is in both.
-    """
-    if not theirs or not ours or not set(theirs) & set(ours):
+    if list(theirs) == list(ours):
         return None
     numbers = {name: number for number, name in enumerate(ours)}
-    parts = []
-    for names, others, what in ((theirs, ours, "of its classes are not in the data"), (
-            ours, theirs, "classes of the data it does not know")):
-        odd = [name for name in names if name not in set(others)]
-        if odd:
-            parts.append(f"{len(odd)} {what} ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})")
-    _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
-                    f"{'; '.join(parts)}")
+    if sorted(theirs) == sorted(ours):
+        _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
+                     "logits are matched by name")
+    else:
+        parts = []
+        for names, others, what in ((theirs, ours, "of its classes are not in the data"), (
+                ours, theirs, "classes of the data it does not know")):
+            odd = [name for name in names if name not in set(others)]
+            if odd:
+                parts.append(f"{len(odd)} {what} ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})")
+        _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
+                        f"{'; '.join(parts)}")
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
 

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from timm.utils import distribute_bn, unwrap_model
 
 from ..build.loaders import eval_loader_settings
+from ..build.resolve import is_scored_by_teacher
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import dealt_rows
-from ..losses.base import loss_weights
 from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
@@ -204,8 +204,7 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     if args.eval_metric == "few-shot" and "few_shot" in figures:
         return next(iter(figures["few_shot"].values()))
     if "select" in figures:
-        blind = args.teacher and loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] == 0
-        if not blind:
+        if not is_scored_by_teacher(args):
             return figures["select"][args.eval_metric]
         agreement = figures["select"]["agreement"]
         return -agreement if args.eval_metric == "loss" else agreement  # of a loss, less is better

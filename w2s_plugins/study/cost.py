@@ -66,7 +66,6 @@ class Recipe:
         images: in the training set.
         num_classes: of the student.
         img_size: of the student; None is its own.
-        mixes: mixup or cutmix is on, so targets cannot be cached.
     """
 
     name: str
@@ -76,15 +75,14 @@ class Recipe:
     images: int = IMAGENET
     num_classes: int = 1000
     img_size: int | None = None
-    mixes: bool = False
 
 
 # the settings of Vision Superalignment (arXiv 2402.03749); hparams/imagenet_v0.yaml and imagenet_mae.yaml
 PAPER = (
     Recipe("ImageNet v0", "resnet50", "resnet18", epochs=100),
-    Recipe("ImageNet transfer", "vit_base_patch16_224", "resnet50", epochs=100, mixes=True),
+    Recipe("ImageNet transfer", "vit_base_patch16_224", "resnet50", epochs=100),
     Recipe("iNaturalist 2018 transfer", "vit_base_patch16_224", "resnet50", epochs=100, images=437_513,
-           num_classes=8142, mixes=True),
+           num_classes=8142),
 )
 
 
@@ -160,9 +158,8 @@ def recipe_of(config: Sequence[str], images: int, flags: Mapping[str, object]) -
     values = {**parser.defaults(), **given}
     size = values["img_size"] or (values["input_size"] or [None])[-1]
     teacher = None if values["distiller"] == "vanilla" else values["teacher"] or values["kd_model_name"]
-    mixes = values["mixup"] > 0 or values["cutmix"] > 0 or values["cutmix_minmax"] is not None
     return Recipe(" ".join(config) or "run", values["model"], teacher, values["epochs"], images,
-                  values["num_classes"] or 1000, size, mixes)
+                  values["num_classes"] or 1000, size)
 
 
 @contextlib.contextmanager
@@ -260,7 +257,7 @@ def describe(recipe: Recipe, gpus: Sequence[str], num_gpus: int = 1, utilisation
     teacher = sum(flops.forward for flops, _ in members)
     seen = recipe.images * recipe.epochs
     online, alone = seen * (student.training + teacher), seen * student.training
-    cached = None if recipe.mixes or not teacher else alone + recipe.images * teacher
+    cached = alone + recipe.images * teacher
     sizes = ", ".join(f"{size} px" for _, size in members)
     lines = [
         f"{recipe.name}: {recipe.model}{f' <- {recipe.teacher}' if teacher else ''}, {size} px, {recipe.num_classes} "
@@ -269,16 +266,14 @@ def describe(recipe: Recipe, gpus: Sequence[str], num_gpus: int = 1, utilisation
         + (f"; teacher forward {teacher / 1e9:.2f} ({sizes})" if teacher else ""),
         f"EFLOPs of the run: {alone / 1e18:.3g} without teacher"
         + (f", {online / 1e18:.3g} with it online ({100 * (online / alone - 1):+.1f} %)" if teacher else "")
-        + (f", {cached / 1e18:.3g} with cached targets" if cached else ""),
+        + (f", {cached / 1e18:.3g} with cached targets" if teacher else ""),
     ]
-    if recipe.mixes and teacher:
-        lines.append("mixup or cutmix is on: targets of single images cannot be cached")
     reference = model_flops("--model", REFERENCE)[0]
     rows = []
     for name in gpus:
         share = utilisation or utilisation_of(name, reference)
         per_hour = GPUS[name].peak * share * num_gpus * 3600
-        hours = [None if work is None else f"{work / per_hour:.3g}" for work in (alone, online, cached)]
+        hours = [f"{work / per_hour:.3g}" for work in (alone, online, cached)]
         rows.append([name, f"{GPUS[name].peak / 1e12:.0f}", f"{share:.2f}", *(hours if teacher else hours[:1])])
     columns = ["without teacher", "online", "cached"] if teacher else ["hours"]
     return "\n".join([*lines, "", format_table(rows, ["estimated hours", "peak TFLOP/s", "share reached", *columns])])

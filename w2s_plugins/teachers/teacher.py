@@ -11,10 +11,10 @@ from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError, one_line
+from ..errors import UserError, nearest, one_line
 from ..files import file_sha256, read_plain
 from ..hub.source import hub_source
-from ..models.class_names import DIFFER, match_classes, match_some, names_of_model
+from ..models.class_names import imagenet_names, match_classes, names_of_model
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.inference import compile_mode, inference_form
 from ..models.loading import (
@@ -326,19 +326,19 @@ def open_member(
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
-    class_map = settings.class_map_file and read_class_map(
-        settings.class_map_file, model.num_classes, student.num_classes)
     own = opened[3] if opened else names_of_model(model, checkpoint, flags[1])
-    if class_map is None and student.num_classes not in (None, model.num_classes):
-        class_map = match_some(who, own, student.class_names)
+    if own is None and checkpoint is None and ":" not in name and student.class_names:
+        own = imagenet_names(model, student.class_names)
+    class_map = None
+    if settings.class_map_file:
+        class_map = read_class_map(
+            settings.class_map_file, (own, model.num_classes), (student.class_names, student.num_classes))
+    elif student.num_classes is not None:
+        class_map = match_classes(who, own, student.class_names)
     if class_map is None and student.num_classes not in (None, model.num_classes):
         remedy = ", or map classes with --teacher-class-map FILE" if flags == TEACHER_FLAGS else ""
         raise UserError(f"{who}: it has {model.num_classes} classes, the student {student.num_classes}; give weights "
                         f"that were trained on the student's classes ({flags[1]}){remedy}")
-    if class_map is None:
-        class_map = match_classes(who, own, student.class_names)
-        if own and student.class_names and class_map is None and own != list(student.class_names):
-            source["classes"] = DIFFER
     return TeacherModel(
         model, data_config, student, class_map=class_map, source=source,
         dtype=settings.dtype if any(True for _ in model.parameters()) else torch.float32,
@@ -440,33 +440,48 @@ def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:
     return None
 
 
-def read_class_map(file: str, teacher_classes: int, student_classes: int) -> Tensor:
+Classes = tuple[Sequence[str] | None, int]  # names, where there are any, and number
+
+
+def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     """Read a map from teacher classes to student classes.
 
     The file is json or yaml: a list with the student class (or null) of every teacher class, or a mapping from teacher
-    class to student class in which absent classes have none.
+    class to student class in which absent classes have none. A class is a name, or the number of its position.
 
     Returns:
         (T,) student classes, -1 for none.
 
     Raises:
-        UserError: unreadable, or classes out of range.
+        UserError: unreadable, or classes that there are not.
     """
-    path = Path(file)
+    path, where = Path(file), f"--teacher-class-map {file}"
     if not path.is_file():
-        raise UserError(f"--teacher-class-map {file}: no such file")
+        raise UserError(f"{where}: no such file")
     try:
         content = read_plain(path)
-        pairs = content.items() if isinstance(content, dict) else enumerate(content)
-        pairs = [(int(t), -1 if s is None else int(s)) for t, s in pairs]
-    except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"--teacher-class-map {file}: expected a list or a mapping of class numbers") from error
-    class_map = torch.full((teacher_classes,), -1, dtype=torch.long)
-    for teacher_class, student_class in pairs:
-        if not 0 <= teacher_class < teacher_classes or not -1 <= student_class < student_classes:
-            raise UserError(f"--teacher-class-map {file}: {teacher_class} -> {student_class} is out of range; teacher "
-                            f"classes are 0 to {teacher_classes - 1}, student classes 0 to {student_classes - 1}")
-        class_map[teacher_class] = student_class
+        pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{where}: expected a list or a mapping of classes") from error
+    class_map = torch.full((teacher[1],), -1, dtype=torch.long)
+    for theirs, ours in pairs:
+        number = _class_number(theirs, teacher, f"{where}: teacher")
+        class_map[number] = -1 if ours in (None, -1) else _class_number(ours, student, f"{where}: student")
     if (class_map < 0).all():
-        raise UserError(f"--teacher-class-map {file}: no teacher class is mapped")
+        raise UserError(f"{where}: no teacher class is mapped")
     return class_map
+
+
+def _class_number(said: object, classes: Classes, whose: str) -> int:
+    """Return the number of a class that a file names."""
+    names, count = classes
+    if isinstance(said, str) and said in (names or ()):
+        return list(names).index(said)
+    try:
+        number = int(said)
+    except (ValueError, TypeError, OverflowError) as error:
+        hint = nearest(str(said), names) if names else "; it has no names, expected numbers"
+        raise UserError(f"{whose} has no class {str(said)[:60]!r}{hint}") from error
+    if not 0 <= number < count:
+        raise UserError(f"{whose} class {number} is out of range, expected 0 to {count - 1}")
+    return number

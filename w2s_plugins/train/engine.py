@@ -201,6 +201,7 @@ def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool)
     broken = ~logits.isfinite().all(dim=-1)
     if broken.ndim == 2:  # of several teachers
         broken = broken.any(dim=0)
+    images = images[-len(broken):]  # those that it was asked about
     refuse_not_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
 
 

@@ -53,6 +53,7 @@ class StudentModule(nn.Module):
         extractor: gives logits and features in one pass, for losses that need features and for other logits than the
             student's own.
         mix: makes one target of several teachers, or None when the teacher gives one.
+        labelled: so many samples at the start of a batch are for the criterion on ground truth, not for this loss.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class StudentModule(nn.Module):
             loss: DistillationLoss,
             extractor: FeatureExtractor | None = None,
             mix: nn.Module | None = None,
+            labelled: int = 0,
     ):
         super().__init__()
         self.student = student
+        self.labelled = labelled
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
@@ -95,7 +98,10 @@ class StudentModule(nn.Module):
         """
         logits, features = self.runner(images)
         teacher_logits, teacher_features = self._awaited(teacher)
-        inputs = LossInputs(logits, teacher_logits, target, features, teacher_features, index, progress)
+        inputs = LossInputs(logits, None, target, features, None, index, progress)
+        if self.labelled:
+            inputs = inputs.rows(slice(self.labelled, None)).replace(target=None)
+        inputs = inputs.replace(teacher_logits=teacher_logits, teacher_features=teacher_features)
         if target is None:
             logits = logits.detach()
         if self.mix is None:
@@ -171,6 +177,8 @@ class WeakToStrongTask(TrainingTask):
         extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
         mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
         log_weights: also return what the loss weighs each sample with, as ``sample_weights``.
+        labelled: where only some samples have labels: how many at the start of a batch. The criterion is on these, and
+            the teacher is asked about the others; 0 where both are about all of them.
         device: where the task's own tensors live.
         dtype: dtype of the model.
         verbose: log.
@@ -190,6 +198,7 @@ class WeakToStrongTask(TrainingTask):
             extractor: FeatureExtractor | None = None,
             mix: nn.Module | None = None,
             log_weights: bool = False,
+            labelled: int = 0,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
             verbose: bool = True,
@@ -199,7 +208,7 @@ class WeakToStrongTask(TrainingTask):
         self.criterion = criterion if criterion is not None else nn.CrossEntropyLoss()
         self.task_loss_weight = task_loss_weight
         self.distill_loss_weight = distill_loss_weight
-        self.cached = cached
+        self.cached, self.labelled = cached, labelled
         self.progress = 0.0
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         loss.setup(LossContext(
@@ -209,7 +218,7 @@ class WeakToStrongTask(TrainingTask):
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
             device=self.device,
         ))
-        self.trainable_module = StudentModule(student, loss, extractor, mix).to(self.device)
+        self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.trainable_module.logs_weights = log_weights
         if self.device.type == "cuda" and not cached:
             self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
@@ -254,12 +263,13 @@ class WeakToStrongTask(TrainingTask):
         """
         return self.add_up(self.ask_student(input, self.ask_teacher(input, index), target, index), target)
 
-    def ask_teacher(self, input: Tensor, index: Tensor | None = None) -> WeakAnswer:
+    def ask_teacher(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> WeakAnswer:
         """Return what the teacher says of a batch, without autograd and autocast.
 
-        On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss.
+        On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
+        answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
-        query = index if self.cached else input
+        query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
         beside = contextlib.nullcontext()
@@ -270,7 +280,8 @@ class WeakToStrongTask(TrainingTask):
         with beside, torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
                 return WeakAnswer(*self.teacher.with_features(query))
-            return WeakAnswer((self.teacher if module.mix is None else self.teacher.by_member)(query))
+            logits = (self.teacher if module.mix is None else self.teacher.by_member)(query)
+            return WeakAnswer(logits if share is None or not self.cached else mix_answers(logits, share))
 
     def ask_student(
             self,
@@ -293,7 +304,8 @@ class WeakToStrongTask(TrainingTask):
         result = {"output": strong.logits, **strong.terms, **strong.figures}
         if self.task_loss_weight != 0 and target is not None:
             with torch.autocast(strong.logits.device.type, enabled=False):
-                result["task"] = self.criterion(strong.logits.float(), target)
+                known = slice(self.labelled or None)
+                result["task"] = self.criterion(strong.logits[known].float(), target[known])
             total = total + self.task_loss_weight * result["task"]
         return {"loss": total, **result}
 
@@ -344,6 +356,18 @@ class WeakToStrongTask(TrainingTask):
         module = unwrap_model(self.trainable_module)
         parts = {"loss": module.loss, "mix": module.mix, "extractor": module.extractor}
         return nn.ModuleDict({k: m for k, m in parts.items() if isinstance(m, nn.Module)})
+
+
+def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
+    """Return what is said of mixed images: the logarithm of the probabilities, mixed as the images are.
+
+    Args:
+        logits: (..., B, C) of the samples.
+        share: (B, 1) of sample i in image i, the rest of which is of sample B - 1 - i. Where it is 1, logits stay.
+    """
+    own = logits.log_softmax(dim=-1)
+    mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
+    return torch.where(share == 1, logits, mixed)
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:

@@ -1,0 +1,84 @@
+"""Batches of labelled samples and others: functions of (seed, epoch, number), whoever loads them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.data import Batch, TrainLoader, create_dataset, labels_of
+from w2s_plugins.data.unlabeled import NO_LABEL, open_unlabeled
+
+CONFIG = dict(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0)
+UNLABELLED, LABELLED = 43, 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("parts"), {"photos": UNLABELLED, "train": LABELLED})
+
+
+@pytest.fixture
+def loader(root: Path):
+    def make(batch: int, *flags: str, workers: int = 0, rank: int = 0, world_size: int = 1) -> TrainLoader:
+        args = train_args("--unlabeled", str(root / "photos"), "--data-dir", str(root), "--teacher", "resnet18",
+                          "--task-loss-weight", "0.5", "--num-classes", "3", "--batch-size", str(batch),
+                          "--workers", str(workers), *flags, dataset="")
+        return train_loader(open_unlabeled(args.unlabeled), args, CONFIG, rank=rank, world_size=world_size,
+                            labelled=create_dataset("", str(root), "train"))
+    return make
+
+
+def by_sample(batches: list[Batch]) -> list[tuple[int, int, bytes]]:
+    return sorted((int(i), int(t), image.numpy().tobytes())
+                  for b in batches for i, t, image in zip(b.index, b.target, b.input))
+
+
+def test_what_is_in_a_batch(loader, root: Path) -> None:
+    labels = labels_of(create_dataset("", str(root), "train"))
+    make, seen = loader(8), []
+    for epoch in range(2):
+        batches = list(make.epoch(epoch))
+        assert len(batches) == len(make) == UNLABELLED // 6
+        for batch in batches:
+            assert (batch.index >= UNLABELLED).tolist() == [True] * 2 + [False] * 6
+            assert batch.target.tolist() == [labels[i - UNLABELLED] for i in batch.index[:2]] + [NO_LABEL] * 6
+        others = torch.cat([b.index[2:] for b in batches]).tolist()
+        assert len(set(others)) == len(others) == 42
+        counts = Counter(torch.cat([b.index[:2] for b in batches]).tolist())
+        assert len(counts) == LABELLED and set(counts.values()) <= {2, 3}  # they come round
+        views = {image.numpy().tobytes() for b in batches for image in b.input}
+        assert len(views) == len(batches) * 8  # each time in another view
+        seen.append([b.index.tolist() for b in batches])
+    assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("share, count", [("0", 1), ("0.25", 2), ("0.6", 5), ("1", 7)])
+def test_how_many_are_labelled(loader, share: str, count: int) -> None:
+    batch = next(loader(8, "--labeled-share", share).epoch(0))
+    assert int((batch.target != NO_LABEL).sum()) == count
+
+
+def test_neither_ranks_nor_workers_nor_interruptions_change_a_batch(loader) -> None:
+    whole = list(loader(8).epoch(1))
+    assert [by_sample([b]) for b in loader(8, workers=2).epoch(1, 3)] == [by_sample([b]) for b in whole[3:]]
+    ranks = zip(*(loader(4, rank=rank, world_size=2).epoch(1) for rank in range(2)))
+    assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in whole]
+
+
+def test_another_of_its_kind_stands_in_for_a_file_that_cannot_be_read(loader, root: Path) -> None:
+    broken = [next((root / split).rglob("*.jpg")) for split in ("photos", "train")]
+    content = [file.read_bytes() for file in broken]
+    try:
+        for file in broken:
+            file.write_bytes(b"")
+        whole = loader(8, "--data-errors", "skip:2")
+        batches = list(whole.epoch(0))
+        assert len(whole.skipped.messages) == 2
+        assert all((b.target != NO_LABEL).tolist() == [True] * 2 + [False] * 6 for b in batches)
+        ranks = zip(*(loader(4, "--data-errors", "skip:2", rank=r, world_size=2).epoch(0) for r in range(2)))
+        assert [by_sample(both) for both in ranks] == [by_sample([b]) for b in batches]
+    finally:
+        for file, data in zip(broken, content):
+            file.write_bytes(data)

@@ -1,0 +1,68 @@
+"""Images without labels, and in each batch some labelled ones beside them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from w2s_plugins.data import create_dataset
+
+from .conftest import Done, Forked, differences, read_lines, read_run
+
+Run = Callable[..., Done]
+FLAGS = ["--unlabeled", "photos", "--data-dir", "data", "--task-loss-weight", 0.5, "--img-size", 8, "--batch-size", 16,
+         "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0, "--model", "w2s_cnn2", "--output", "out",
+         "--teacher", "w2s_cnn2", "--log-interval", 1]
+
+
+@pytest.fixture(autouse=True)
+def digits(tmp_path: Path) -> None:
+    images = create_dataset("w2s/digits", None, "train")
+    for number in range(200):
+        image, label = images[number]
+        folder = tmp_path / "photos" if number < 100 else (
+            tmp_path / "data" / ("train" if number < 140 else "validation") / str(label))
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("flags", [
+    ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--grad-accum-steps", 2, "--loss", "elr",
+     "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
+    ["--teacher-targets", "cached-views:2", "--log-beta", "--loss", "adaptconf"],
+    ["--loss", "fitnet", "--labeled-share", 0.5],
+])
+def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, tmp_path: Path) -> None:
+    run = [*FLAGS, "--teacher-checkpoint", weak, *flags, "--experiment"]
+    here(*run, "whole").ok()
+    here(*run, "parts", "--stop-epoch", 1).ok()
+    here(*run, "parts", "--resume", "auto").ok()
+    whole, parts = (tmp_path / "out" / name for name in ("whole", "parts"))
+    assert differences(read_run(whole), read_run(parts)) == []
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    record, events = json.loads((whole / "result.json").read_text()), read_lines(whole / "metrics.jsonl")
+    assert all("task" in event["terms"] for event in events if event["event"] == "train")
+    splits, semi = record["data"]["splits"], "--train-slice" in flags
+    assert (splits["train"]["name"], splits["train"]["num_samples"]) == ("unlabeled", 90 if semi else 100)
+    assert (splits["labelled"]["split"], splits["labelled"]["num_samples"]) == ("train", 30 if semi else 40)
+    assert record["selected"]["split"].endswith("scored against the teacher") == semi
+    assert f"| labelled samples beside these | {30 if semi else 40} |" in (whole / "export/README.md").read_text()
+    assert "top1" in record["metrics"] and record["loss"]["task_loss_weight"] == 0.5
+    kinds = {kind for e in events if e["event"] == "weights" for w in e["weights"].values() for kind in w}
+    assert kinds <= {"agree", "disagree"} and bool(kinds) == ("--log-beta" in flags)
+
+
+def test_labels_of_a_file_are_needed_of_images_without_labels_only(here: Run, tmp_path: Path) -> None:
+    rows = [f"{file.name},{number % 10}" for number, file in enumerate(sorted(Path("photos").iterdir()))]
+    Path("crowd.csv").write_text("\n".join(["filename,label", *rows]))
+    done = here(*FLAGS, "--teacher", "labels:crowd.csv", "--labels-missing", "error", "--loss", "kd").ok()
+    assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
+
+
+@pytest.mark.parametrize("flags", [["--fsdp"], ["--teacher-targets", "cached", "--loss", "elr"]])
+def test_two_ranks(fork: Callable[..., Forked], weak: Path, tmp_path: Path, flags: list) -> None:
+    run = fork(*FLAGS, "--teacher-checkpoint", weak, "--batch-size", 8, *flags, "--experiment", "two", processes=2)
+    assert run.wait() == [0, 0], run.text(0) + run.text(1)
+    (last,) = (e for e in read_lines(tmp_path / "out/two/metrics.jsonl") if e["event"] == "eval" and e["epoch"] == 1)
+    assert last["train"]["task"] > 0 and last["val"]["top1"] > 0
