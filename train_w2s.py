@@ -56,6 +56,7 @@ from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
+from w2s_plugins.students.tuning import hold_statistics
 from w2s_plugins.train import engine, fsdp
 from w2s_plugins.train.task import WeakToStrongTask
 
@@ -187,6 +188,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     buffers = engine.BufferUndo(task.get_trainable_module())
     good: bool | torch.Tensor = True
     task.train()
+    if not run.parts.student.tuning.trains_all:
+        hold_statistics(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
     optimizer.zero_grad()

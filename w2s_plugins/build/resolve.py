@@ -24,6 +24,7 @@ from ..labels.selection import parse_selection
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES, loss_weights
 from ..registry import load_plugins
+from ..students.tuning import parse_part
 from ..teachers.kinds import check_kind
 from .resolve_probe import resolve_probe
 
@@ -512,6 +513,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.aug_splits and args.no_prefetcher, "--aug-splits needs the prefetcher: leave out --no-prefetcher"),
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
+        *_tuning_rules(args),
         (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
         (args.sync_bn and args.device == "cpu" and distributed,
          "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
@@ -561,3 +563,19 @@ def _check_combinations(args: argparse.Namespace) -> None:
     for broken, message in rules:
         if broken:
             raise UserError(message)
+
+
+def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    part, _ = parse_part(args.tune)
+    lora = [f"--{name.replace('_', '-')}" for name, default in train_parser().defaults().items()
+            if name.startswith("lora_") and getattr(args, name) != default]
+    partly = args.tune != "all" or args.freeze
+    random = not (args.pretrained or args.pretrained_path or args.finetune or args.initial_checkpoint)
+    if partly and random:
+        _logger.warning("WARNING: --tune and --freeze on random weights: give --pretrained, --finetune FILE or "
+                        "--initial-checkpoint FILE")
+    return [
+        (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),
+        (bool(args.linear_probe and partly), "--linear-probe trains the head alone: leave out --tune and --freeze"),
+        (bool(args.unfreeze and not partly), "--unfreeze needs --tune or --freeze: all is trained without these"),
+    ]

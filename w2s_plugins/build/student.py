@@ -24,7 +24,9 @@ from ..models.loading import (
     load_weights,
     read_weights,
 )
+from ..students.adapters import Adapters
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
+from ..students.tuning import Tuning, choose_trained
 from .device import first_device
 
 _logger = logging.getLogger(__name__)
@@ -38,12 +40,14 @@ class Student(NamedTuple):
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
+        tuning: what of it is trained.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
     found: dict[str, object]
+    tuning: Tuning = Tuning()
 
 
 def build_student(
@@ -86,8 +90,19 @@ def build_student(
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
     if published is not None:
         warn_of_normalisation(published, data_config)
+    tuning = tuning_of(args)
+    choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
+    if not tuning.trains_all:
+        source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, gp=pool))
+                   dict(num_classes=model.num_classes, gp=pool), tuning)
+
+
+def tuning_of(args: argparse.Namespace) -> Tuning:
+    """Return what ``--tune`` and its like say of the student."""
+    return Tuning(
+        args.tune, tuple(args.freeze), tuple(args.unfreeze),
+        Adapters(args.lora_rank, args.lora_alpha, args.lora_dropout, tuple(args.lora_targets), args.lora_kind))
 
 
 def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:

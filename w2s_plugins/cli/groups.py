@@ -393,6 +393,7 @@ def add_model(add: Declare) -> None:
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
         "(docs/protocol.md)")
+    add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
@@ -425,6 +426,22 @@ def add_device(add: Declare) -> None:
         "backends to import")
 
 
+def add_tuning(add: Declare) -> None:
+    add("--tune", type=str, default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
+        "bias, last:N (blocks), lora (docs/students.md); all but the first train the head too")
+    add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
+    add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are trained after all")
+    lora = add.of(Role.START | Role.SHAPE | Role.STATE, needs=("tune",))
+    lora("--lora-rank", type=int, default=8, metavar="R", low=1, help="rank of the adapters of --tune lora")
+    lora("--lora-alpha", type=float, metavar="A", low=1e-6, help="scale of an adapter, over its rank (default: twice "
+         "the rank)")
+    lora("--lora-dropout", type=float, default=0.0, metavar="P", low=0, high=0.99, help="dropout before an adapter")
+    lora("--lora-targets", type=str, nargs="+", default=[], metavar="LAYER", help="names, or last parts of names, of "
+         "the layers that get an adapter (default: the linear layers, in convolutional networks convolutions)")
+    lora("--lora-kind", type=str, default="lora", metavar="KIND", choices=("lora", "dora", "rslora"),
+         help="lora, dora or rslora")
+
+
 def add_optimizer(add: Declare) -> None:
     add = add.of(Role.OPTIMIZER)
     add("--opt", type=str, default="sgd", metavar="NAME", role=Role.OPTIMIZER | Role.STATE,
@@ -440,6 +457,8 @@ def add_optimizer(add: Declare) -> None:
         "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
+    add("--lr-scale", type=str, nargs="+", default=[], metavar="PATTERN=X", role=Role.OPTIMIZER | Role.STATE,
+        help="factor on the learning rate of parameters, by name")
     add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
         help="more optimizer arguments")
 

@@ -258,7 +258,8 @@ def _student(record: dict) -> str:
         ("input size", code(" x ".join(map(str, size))) if size else None),
         ("started from", _INIT.get(init) if isinstance(init, str) else None),
         ("trained", "the last layer, on features of the frozen model" if _get(record, "model", "linear_probe") is True
-         else None),
+         else _code_or_none(_get(record, "model", "tune"))),
+        ("trained weights", _count(record, "model", "trained")),
         *((f"initial weights: {k}", _code_or_none(_get(record, "model", "source", k)))
           for k in ("repo", "revision", "file", "sha256")),
     ])

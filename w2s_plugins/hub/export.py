@@ -1,6 +1,7 @@
 """The export of a finished run: written, loaded back and compared."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -52,6 +53,7 @@ def export_model(
         data_config: dict,
         record: dict,
         class_names: list[str] | None = None,
+        save_adapter: Callable[[Path], None] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
 
@@ -63,6 +65,7 @@ def export_model(
         data_config: Preprocessing of evaluation, as ``timm.data.resolve_data_config`` returns it.
         record: Content of the run's ``result.json``, see `model_card`.
         class_names: Name of each class, for timm's ``label_names``; those of earlier training are left out.
+        save_adapter: Writes what was merged into the model to a new folder, in PEFT's format.
 
     Raises:
         UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -81,6 +84,8 @@ def export_model(
         if results := eval_results(record):
             (new / EVAL_RESULTS).parent.mkdir()
             (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
+        if save_adapter is not None:
+            save_adapter(new / "adapter")
         for file in new.rglob("*"):
             apply_umask(file)
         flush_folder(new)

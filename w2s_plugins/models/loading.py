@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import inspect
 import logging
 import re
@@ -368,3 +369,13 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
     return typed_flags({k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, shapes and dtypes."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return found.hexdigest()

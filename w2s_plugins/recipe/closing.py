@@ -18,6 +18,7 @@ from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.restore import stored_predictions
+from ..students.adapters import has_adapters, merge_adapters
 from .evaluation import evaluates_average
 from .run import Run
 
@@ -64,12 +65,15 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
     if best is not last:
         predictions["best"] = take_best(run, model, best)
-    data_config = parts.student.data_config
+    data_config, adapter = parts.student.data_config, None
+    if has_adapters(model):
+        some = next(model.parameters())
+        adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds))
     plain_batch_norm(model)
-    export_model(model, folder / "export", data_config, record, parts.data.class_names)
+    export_model(model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(folder / "export")

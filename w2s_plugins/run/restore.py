@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..cli.outcome import refuse_other_flags
 from ..distributed.world import count_processes, gather_objects
 from ..errors import UserError, one_line
+from .frozen import put_back
 from .position import Position
 
 
@@ -62,6 +63,7 @@ def restore(
     Raises:
         UserError: the checkpoint does not fit.
     """
+    put_back(checkpoint, task, path)
     with fitting(path):
         check_names(checkpoint.get("saver") or {})
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))

@@ -18,6 +18,7 @@ from ..errors import UserError, release, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
 from ..models.shards import EXTENSION
 from .find import checkpoints, place, recoveries
+from .frozen import frozen_parameters, leave_out
 from .position import Position
 from .sharded import copy_sharded, save_sharded
 
@@ -186,6 +187,8 @@ class Saver:
     ) -> None:
         """Save the state inside an epoch, in the background where memory allows; keeps the last two that were written.
 
+        What is not trained is not in it, unless the student is sharded.
+
         A failure is a warning, up to ``max_failures`` in a row; of a save in the background it is seen at the next one.
 
         Args:
@@ -202,6 +205,8 @@ class Saver:
         earlier = [file for file in recoveries(self.folder) if file != path]
         state = self._state(epoch, self.uncopied)
         state["w2s"]["rank_states"] = rank_states
+        if not self.sharded and (frozen := frozen_parameters(self.task)):
+            leave_out(state, frozen)
         if not background:
             self._write(state, path)
         elif not self.sharded and (copy := copy_state(state)) is not None:  # all ranks exchange while they write shards

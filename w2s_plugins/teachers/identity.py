@@ -4,11 +4,11 @@ import hashlib
 import logging
 import uuid
 
-import torch
 from timm.models import is_model, model_entrypoint
 from torch import nn
 
 from ..errors import UserError
+from ..models.loading import hash_tensors
 from .teacher import TeacherModel
 
 _logger = logging.getLogger(__name__)
@@ -22,16 +22,11 @@ def teacher_identity(member: TeacherModel) -> dict[str, object]:
     These do not tell all about a model with code of a plugin, so such a model says itself what it is, see
     `plugin_identity`.
     """
-    weights = hashlib.sha256()
-    for name, tensor in member.model.state_dict().items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        weights.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        weights.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
     architecture = getattr(member.model, "pretrained_cfg", {}).get("architecture") or type(member.model).__name__
     return dict(
         architecture=architecture,
         modules=hashlib.sha256(repr(member.model).encode()).hexdigest(),
-        sha256=weights.hexdigest(),
+        sha256=hash_tensors(member.model.state_dict()),
         class_map=None if member.class_map is None else member.class_map.tolist(),
         dtype=str(member.dtype).removeprefix("torch."),
         **plugin_identity(member.model, (member.source or {}).get("name")),

@@ -329,7 +329,7 @@ class WeakToStrongTask(TrainingTask):
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
                   **kwargs: object) -> nn.Module:
         """Keep an average of the student's weights; the loss has none."""
-        self.trainable_module_ema = ModelEmaV3(
+        self.trainable_module_ema = AverageOfTrained(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
         return self.trainable_module_ema
 
@@ -368,6 +368,24 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
+
+
+class AverageOfTrained(ModelEmaV3):
+    """timm's average of a model, in which what is not trained is the model's own: it is neither copied nor averaged.
+
+    An average on another device has copies.
+    """
+
+    def __init__(self, model: nn.Module, **settings: object):
+        super().__init__(model, **settings)
+        if settings.get("device") is None:
+            for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    self.module.get_parameter(name).data = parameter.data
+
+    def _foreach_lerp_(self, ema_values: list[Tensor], model_values: list[Tensor], weight: float) -> None:
+        apart = [(own, other) for own, other in zip(ema_values, model_values) if own.data_ptr() != other.data_ptr()]
+        super()._foreach_lerp_(*map(list, zip(*apart)), weight=weight)
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:

@@ -1,0 +1,94 @@
+"""``--tune``: runs of which a part is trained, and what is left of them."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from w2s_plugins.train import engine
+
+from .conftest import TINY, Done
+
+Run = Callable[..., Done]
+FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora", "--lora-rank", "2"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """Weights that the student starts from."""
+    torch.manual_seed(3)
+    torch.save(timm.create_model("w2s_cnn5").state_dict(), tmp_path / "start.pth")
+    return tmp_path / "start.pth"
+
+
+def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
+    """Plain timm loads the export; with the adapter beside it, PEFT makes the same of the weights at the start."""
+    here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
+         "--output", tmp_path, "--experiment", "run").ok()
+    export = tmp_path / "run" / "export"
+    merged = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    plain = timm.create_model("w2s_cnn5", num_classes=10)
+    plain.load_state_dict(torch.load(start))
+    assert {n for n, p in merged.state_dict().items() if not torch.equal(p, plain.state_dict()[n])} >= {
+        "fc.weight", "fc.bias"}
+    images = torch.randn(4, 3, 8, 8)
+    adapted = peft.PeftModel.from_pretrained(copy.deepcopy(plain), str(export / "adapter")).eval()
+    torch.testing.assert_close(merged(images), adapted(images), rtol=1e-5, atol=1e-5)
+    model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
+    assert model["tune"] == "lora" and model["trained"] < model["params"]
+    assert "trained weights" in (export / "README.md").read_text()
+
+
+def test_recovery_holds_the_trained_part(
+        here: Run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is smaller by what is not trained, and goes on from the same weights alone."""
+    flags = [*FLAGS, "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
+    steps = iter(range(3))
+
+    def seed_step(*key: int) -> None:
+        if next(steps, None) is None:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "seed_step", seed_step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            here(*flags, "--initial-checkpoint", start)
+    recovery = max((tmp_path / "run").glob("recovery-*"))
+    held = torch.load(recovery, weights_only=False)["state_dict"]
+    assert not any("base_layer.weight" in name for name in held) and any("lora_A" in name for name in held)
+    torch.manual_seed(4)
+    torch.save(timm.create_model("w2s_cnn5").state_dict(), tmp_path / "other.pth")
+    done = here(*flags, "--initial-checkpoint", tmp_path / "other.pth", "--resume", "auto", "--resume-changes",
+                "initial-checkpoint")
+    assert done.code == 2 and "the weights that are not trained are others" in done.err
+    here(*flags, "--initial-checkpoint", start, "--resume", "auto").ok()
+
+
+def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> None:
+    """They end with one student."""
+    done = ranks(*FLAGS, "--batch-size", 8, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "two",
+                 "--model-ema", processes=2, cwd=tmp_path).ok()
+    one = ranks(*FLAGS, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "one", "--model-ema",
+                processes=1, cwd=tmp_path).ok()
+    assert "weights of" in done.err and one.code == 0
+    two, one = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("two", "one"))
+    assert max((two[n] - one[n]).abs().max().item() for n in one) < 2e-2  # batch norm sees each rank's own batch
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, lora"),
+    (["--tune", "head", "--lora-rank", "4"], "--lora-rank is for --tune lora"),
+    (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
+    (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
+    (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
+    (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),
+])
+def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
+    done = here(*TINY, "--model", "w2s_cnn5", *flags)
+    assert done.code == 2 and message in done.err

@@ -1,0 +1,197 @@
+"""Low-rank adapters of Hugging Face PEFT in a timm model: added, merged, and written by themselves."""
+
+import copy
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest, one_line
+
+_logger = logging.getLogger(__name__)
+
+NAME = "default"  # of the adapter, PEFT's own
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA (Hu et al. 2021, arXiv 2106.09685), and its relatives in PEFT.
+
+    Args:
+        rank: of the product that is added to a weight.
+        alpha: the product is scaled by alpha / rank, with rsLoRA by alpha / sqrt(rank); None for twice the rank.
+        dropout: of the input of an adapter.
+        targets: patterns of the modules that get one, empty for the choice of `default_targets`.
+        kind: ``lora``, ``dora`` (arXiv 2402.09353) or ``rslora`` (arXiv 2312.03732).
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    kind: str = "lora"
+
+
+def peft() -> ModuleType:
+    """Import PEFT. Raises `UserError` where it is not installed."""
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(f"--tune lora needs PEFT ({one_line(error)}): pip install peft") from error
+    return peft
+
+
+def default_targets(model: nn.Module) -> list[str]:
+    """Return the modules that get an adapter: all linear layers but the classifier; of a network without such in its
+    blocks, the convolutions that join channels, all but the first and those of squeeze-and-excite.
+    """
+    head = {id(module) for module in model.get_classifier().modules()}
+    inner = [(name, module) for name, module in model.named_modules() if id(module) not in head]
+    linear = [name for name, module in inner if type(module) is nn.Linear and not _of_gate(name)]
+    if linear:
+        return linear
+    convs = [name for name, module in inner if isinstance(module, nn.Conv2d) and module.groups == 1]
+    return [name for name in convs[1:] if not _of_gate(name)]
+
+
+def _of_gate(name: str) -> bool:
+    return re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", name) is not None
+
+
+def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str) -> None:
+    """Add adapters to a model, in place, and freeze everything else.
+
+    Layers whose weights the model reads without calling them (the queries of EVA's attention) cannot have one.
+
+    Args:
+        model: a timm model.
+        adapters: which, and where.
+        images: (B, C, H, W), of any content.
+        name: of the model, for messages.
+
+    Raises:
+        UserError: PEFT is missing, nothing fits the targets, or a layer is narrower than the rank.
+    """
+    package = peft()
+    chosen = _chosen(model, adapters.targets, name)
+    targets = _called(model, chosen, images)
+    if passed := [place for place in chosen if place not in targets]:
+        if adapters.targets or not targets:
+            raise UserError(f"--lora-targets: {name} reads the weights of {passed[0]} without calling the layer, an "
+                            "adapter there would have no effect")
+        _logger.info(f"--tune lora: no adapter at {passed[0]} and the like ({len(passed)} layers), whose weights the "
+                     "model reads by itself")
+    narrow = [(min(_widths(model.get_submodule(t))), t) for t in targets]
+    width, where = min(narrow)
+    if adapters.rank > width:
+        raise UserError(f"--lora-rank {adapters.rank}: {where} of {name} is {width} wide; expected at most that, or "
+                        "other --lora-targets")
+    alpha = 2 * adapters.rank if adapters.alpha is None else adapters.alpha
+    config = package.LoraConfig(
+        r=adapters.rank, lora_alpha=alpha, lora_dropout=adapters.dropout, target_modules=targets,
+        use_dora=adapters.kind == "dora", use_rslora=adapters.kind == "rslora", modules_to_save=None)
+    try:
+        package.inject_adapter_in_model(config, model, NAME)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
+
+
+def _chosen(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
+    if not patterns:
+        targets = default_targets(model)
+        if not targets:
+            raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
+        return targets
+    can = [place for place, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    ends = sorted({place.rpartition(".")[2] for place in can})
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = [place for place in can if place == pattern or place.endswith(f".{pattern}")]
+        if not fits:
+            raise UserError(f"--lora-targets {pattern}: {name} has no such linear layer or convolution"
+                            f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
+        found.update(fits)
+    return sorted(found)
+
+
+@torch.inference_mode()
+def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str]:
+    """Return those of some modules that a forward pass calls."""
+    called, training = [], model.training
+    hooks = [model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.append(place))
+             for place in places]
+    model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return [place for place in places if place in set(called)]
+
+
+def _widths(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return module.in_channels, module.out_channels
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """An adapter by itself.
+
+    Args:
+        config: PEFT's configuration, as PEFT writes it.
+        tensors: its weights and those of the head, by PEFT's names.
+    """
+
+    config: object
+    tensors: dict[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, which PEFT reads."""
+        folder.mkdir()
+        save_file(self.tensors, folder / "adapter_model.safetensors")
+        self.config.save_pretrained(folder)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
+
+
+@torch.no_grad()
+def merge_adapters(model: nn.Module, images: Tensor) -> TakenOut:
+    """Add the adapters of a model to its weights, in place, so that it is a plain timm model; return them.
+
+    Args:
+        model: a model that `add_adapters` has changed.
+        images: (B, C, H, W): its logits are compared before and after.
+
+    Raises:
+        UserError: the merged model says something else, by more than 1e-5 of the largest logit in float32.
+    """
+    package = peft()
+    training, before = model.training, model.eval()(images).float()
+    config = model.peft_config[NAME]
+    head = next(name for name, module in model.named_modules() if module is model.get_classifier())
+    trained = {**package.get_peft_model_state_dict(model, adapter_name=NAME),
+               **{f"{head}.{name}": value for name, value in model.get_classifier().state_dict().items()}}
+    taken = TakenOut(copy.copy(config), {
+        f"base_model.model.{name}": value.detach().cpu().contiguous().clone() for name, value in trained.items()})
+    taken.config.modules_to_save, taken.config.inference_mode = [head], True
+    for name, module in list(model.named_modules()):
+        if isinstance(module, package.tuners.tuners_utils.BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+    del model.peft_config
+    after = model(images).float()
+    model.train(training)
+    near = 1e-5 if before.dtype == images.dtype else 0.05
+    if not torch.allclose(before, after, rtol=0, atol=near * before.abs().max().item()):
+        raise UserError("the adapters cannot be merged into the weights: the logits change by "
+                        f"{(before - after).abs().max():.1e}; the checkpoints of the run are kept")
+    return taken

@@ -1,0 +1,149 @@
+"""Which part of a student is trained: all of it, its head, its norms, its last blocks, or low-rank adapters."""
+
+import fnmatch
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+from .adapters import Adapters, add_adapters
+
+_logger = logging.getLogger(__name__)
+
+PARTS = ("all", "head", "norm", "bias", "last:N", "lora")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What of a student is trained.
+
+    Args:
+        part: one of `PARTS`. All but ``all`` train the head too.
+        freeze: patterns of parameters, as of a shell, that are not trained.
+        unfreeze: patterns of parameters that are, after ``freeze``.
+        adapters: of ``lora``.
+    """
+
+    part: str = "all"
+    freeze: tuple[str, ...] = ()
+    unfreeze: tuple[str, ...] = ()
+    adapters: Adapters = field(default_factory=Adapters)
+
+    @property
+    def trains_all(self) -> bool:
+        return self.part == "all" and not self.freeze
+
+
+def parse_part(text: str) -> tuple[str, int]:
+    """Return the part and, of ``last:N``, N. Raises `UserError` for anything else."""
+    part, _, number = text.partition(":")
+    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}", number):
+        return part, int(number)
+    if number or text not in PARTS:
+        raise UserError(f"--tune {text[:40]}: expected one of {', '.join(PARTS)}{nearest(text, PARTS)}")
+    return part, 0
+
+
+def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) -> None:
+    """Freeze what is not trained, in place; of adapters, add them.
+
+    Args:
+        model: a timm model with its weights, before it is compiled or wrapped.
+        tuning: what is trained.
+        images: (B, C, H, W) of any content, on the model's device.
+        name: of the model, for messages.
+
+    Raises:
+        UserError: a pattern that fits nothing, nothing to train, more blocks than there are.
+    """
+    if tuning.trains_all:
+        return
+    part, count = parse_part(tuning.part)
+    if part == "lora":
+        add_adapters(model, tuning.adapters, images, name)
+    elif part != "all":
+        trained = _names_of(model, part, count, name)
+        for parameter, value in model.named_parameters():
+            value.requires_grad_(parameter in trained)
+    if part != "all":
+        model.get_classifier().requires_grad_(True)
+    names = [parameter for parameter, _ in model.named_parameters()]
+    for flag, patterns, value in (("--freeze", tuning.freeze, False), ("--unfreeze", tuning.unfreeze, True)):
+        for parameter in matching(names, patterns, flag):
+            model.get_parameter(parameter).requires_grad_(value)
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    if not sizes:
+        raise UserError(f"--freeze {' '.join(tuning.freeze)}: nothing of {name} is left to train")
+    total = sum(p.numel() for p in model.parameters())
+    _logger.info(f"--tune {tuning.part}: {sum(sizes):,} weights of {total:,} are trained ({sum(sizes) / total:.2%}), "
+                 f"in {len(sizes)} tensors")
+
+
+def matching(names: Sequence[str], patterns: Iterable[str], flag: str) -> set[str]:
+    """Return the names that a pattern fits; one that fits the start of names up to a dot fits them too.
+
+    Raises:
+        UserError: a pattern that fits none.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = {name for name in names if fnmatch.fnmatchcase(name, pattern)
+                or fnmatch.fnmatchcase(name, f"{pattern}.*")}
+        if not fits:
+            parts = sorted({name[:end] for name in names for end, sign in enumerate(name) if sign == "."})
+            raise UserError(f"{flag} {pattern}: fits no parameter of the model{nearest(pattern, parts)}; expected a "
+                            f"pattern as of a shell, such as '{parts[0]}.*'")
+        found |= fits
+    return found
+
+
+def _names_of(model: nn.Module, part: str, count: int, name: str) -> set[str]:
+    if part == "norm":
+        return {f"{place}.{own}" for place, module in model.named_modules() if "Norm" in type(module).__name__
+                for own, _ in module.named_parameters(recurse=False)}
+    if part == "bias":
+        return {parameter for parameter, _ in model.named_parameters() if parameter.rpartition(".")[2] == "bias"}
+    return last_blocks(model, count, name) if part == "last" else set()
+
+
+def last_blocks(model: nn.Module, count: int, name: str) -> set[str]:
+    """Return the parameters of the last ``count`` blocks, as timm groups them for layer decay, and of what follows.
+
+    Raises:
+        UserError: the model says nothing of its blocks, or has fewer.
+    """
+    if not hasattr(model, "group_matcher"):
+        raise UserError(f"--tune last:{count}: {name} does not tell its blocks; name parameters with --freeze")
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    ids = sorted(set(layers.values()))
+    head = {layers[parameter] for parameter in layers if model.get_parameter(parameter) in _head(model)}
+    blocks = [i for i in ids if i not in head]
+    if count >= len(blocks):
+        raise UserError(f"--tune last:{count}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
+                        "everything")
+    return {parameter for parameter, layer in layers.items() if layer >= blocks[-count]}
+
+
+class _Parameters(set):
+    """Tensors by identity: their == compares values."""
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        return super().__contains__(id(parameter))
+
+
+def _head(model: nn.Module) -> _Parameters:
+    return _Parameters(id(p) for p in model.get_classifier().parameters())
+
+
+def hold_statistics(model: nn.Module) -> None:
+    """Leave the batch norms of which nothing is trained in evaluation mode: their statistics belong to their weights.
+
+    Models all of which is trained stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
