@@ -119,7 +119,7 @@ def epoch_of(loaders: list, epoch: int = 0) -> list[tuple]:
     merged = []
     for parts in steps:
         order = torch.arange(sum(len(p.index) for p in parts)).reshape(len(parts[0].index), -1).T.flatten().argsort()
-        merged.append(tuple(torch.cat(t)[order] for t in zip(*parts)))
+        merged.append(tuple(torch.cat(t)[order] for t in zip(*(p[:3] for p in parts))))
     return merged
 
 
@@ -196,4 +196,4 @@ def test_labels_out_of_range(folder: Path, tmp_path: Path) -> None:
         dataset = create_dataset("", str(folder), "train")
         dataset.reader.samples = [(file, mapping[Path(file).parent.name]) for file, _ in dataset.reader.samples]
         with pytest.raises(UserError, match=rf"split 'train': class1/001\.jpg has the label {label}; expected 0 to 2"):
-            common_classes(args, dataset, None)
+            common_classes(args, dataset, None, None)

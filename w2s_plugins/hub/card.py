@@ -203,12 +203,13 @@ def _teacher(record: dict) -> str:
 
 def _given(labels: list) -> str:
     """Table of the labels that stand in the place of a teacher, and of who has given them."""
-    heads = ("labels", "kind", "samples", "annotators", "combined by", "by the model", "SHA-256", "wrong (%)")
+    heads = ("labels", "revision", "kind", "samples", "annotators", "combined by", "by the model", "SHA-256", "wrong (%)")
     rows = []
     for given in labels:
         combined = _code_or_none(_get(given, "source", "combine")) if _count(given, "source", "annotators") else None
         wrong = _number(given, "wrong")
-        rows.append((code(_get(given, "name")), _code_or_none(_get(given, "kind")), _count(given, "samples"),
+        rows.append((code(_get(given, "name")), _code_or_none(_get(given, "source", "revision")),
+                     _code_or_none(_get(given, "kind")), _count(given, "samples"),
                      _count(given, "source", "annotators"), combined,
                      _code_or_none(_get(given, "source", "architecture")),
                      _code_or_none(_get(given, "source", "sha256")), None if wrong is None else f"{100 * wrong:.2f}"))
