@@ -203,7 +203,8 @@ def _teacher(record: dict) -> str:
 
 def _given(labels: list) -> str:
     """Table of the labels that stand in the place of a teacher, and of who has given them."""
-    heads = ("labels", "revision", "kind", "samples", "annotators", "combined by", "by the model", "SHA-256", "wrong (%)")
+    heads = ("labels", "revision", "kind", "samples", "annotators", "combined by", "by the model", "SHA-256",
+             "wrong (%)")
     rows = []
     for given in labels:
         combined = _code_or_none(_get(given, "source", "combine")) if _count(given, "source", "annotators") else None
