@@ -44,6 +44,7 @@ from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
+from w2s_plugins.protocol.chain import run_stages
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
 from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
@@ -69,9 +70,9 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    if args.protocol:
-        protocol.run_w2s({name: getattr(args, name) for name in given}, parser,
-                         lambda flags: train(*fill(parser, flags)))
+    if args.protocol or args.stages:
+        run = protocol.run_w2s if args.protocol else run_stages
+        run({name: getattr(args, name) for name in given}, parser, lambda flags: train(*fill(parser, flags)))
     else:
         train(args, given)
     end_process(0)

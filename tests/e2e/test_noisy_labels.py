@@ -123,7 +123,7 @@ def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, 
     (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-checkpoint"),
     (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
     (["--clean-select", "small-loss:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
-    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K or small-loss:R"),
+    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K, small-loss:R, entropy:R or confidence:P"),
     (["--clean-select", "knn:3", "--clean-select-checkpoint", "a.pth"], "needs --clean-select-model NAME"),
     (["--clean-select", "file:nowhere.txt"], "file:nowhere.txt: cannot be read"),
 ])

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data import hold_out, open_split, parse_shapes, take_slice
-from ..data.datasets import PREFIXES, class_names_of, describe, known_labels
+from ..data.datasets import PREFIXES, class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
 from ..data.shards import HUB, WDS, find_shards, open_shards
@@ -19,7 +19,7 @@ from ..distributed.world import World
 from ..errors import UserError
 from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
-from ..labels.selection import Selection, parse_selection, read_selection, selection_figures, take_selected
+from ..labels.selection import LABEL_RULES, Selection, parse_selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
 from ..monitor import Console
@@ -168,8 +168,9 @@ def select_clean(
     """
     if not args.clean_select:
         return
-    candidates, given = data.train, known_labels(data.train, "--clean-select")
     rule, value = parse_selection(args.clean_select)
+    candidates = data.train
+    given = known_labels(candidates, "--clean-select") if rule in LABEL_RULES else labels_of(candidates)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
     selected, origin = None, {}
     if saved is not None and saved.is_file():

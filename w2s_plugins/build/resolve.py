@@ -20,7 +20,7 @@ from ..data.episodes import parse_shapes
 from ..data.unreadable import parse_data_errors
 from ..errors import UserError, nearest
 from ..labels.noise import parse_noise
-from ..labels.selection import parse_selection
+from ..labels.selection import LABEL_RULES, parse_selection
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES, loss_weights
 from ..registry import load_plugins
@@ -114,7 +114,8 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
         f"--task-loss-weight {args.task_loss_weight}": args.task_loss_weight and not labelled,
         "--task-loss": "task_loss" in given and not args.task_loss_weight,
         "--label-noise": args.label_noise,
-        "--clean-select": args.clean_select,
+        f"--clean-select {args.clean_select}": args.clean_select and parse_selection(
+            args.clean_select)[0] in LABEL_RULES,
         "--episodic": args.episodic,
         "--long-tail always": args.long_tail == "always",
         "--class-list": args.class_list,
@@ -210,10 +211,11 @@ def _check_labels(args: argparse.Namespace) -> None:
         check_teacher_name("--clean-select-model", name)
     rules = [
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
-        ((name or args.clean_select_checkpoint) and rule not in ("knn", "small-loss"),
-         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K or small-loss:R"),
+        ((name or args.clean_select_checkpoint) and rule in (None, "file"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, small-loss:R, entropy:R or "
+         "confidence:P"),
         (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
-        (rule in ("knn", "small-loss") and not name and not args.teacher,
+        (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
     ]
     for broken, message in rules:

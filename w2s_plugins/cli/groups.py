@@ -129,6 +129,9 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
+    add("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, each "
+        "of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs --experiment "
+        "NAME, the folder of all")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
     add_val_slice(add)
@@ -190,8 +193,9 @@ def add_labels(add: Declare) -> None:
     add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
         help="seed of the label noise, the same for teacher and student whatever their --seed")
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
-        "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss), or "
-        "file:PATH (those that an earlier run selected)")
+        "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss); or "
+        "of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P (at least that "
+        "probable); or file:PATH (those that an earlier run selected)")
     add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
         "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
     add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "

@@ -16,8 +16,11 @@ from ..data.slices import Subset
 from ..errors import UserError, nearest, one_line
 from ..files import to_json
 
-RULES = ("knn", "small-loss", "file")
-EXPECTED = "expected knn:K (K neighbours), small-loss:R (a share R, 0 < R <= 1) or file:PATH"
+LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
+SURE_RULES = ("entropy", "confidence")  # a model alone does
+RULES = (*LABEL_RULES, *SURE_RULES, "file")
+EXPECTED = ("expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a "
+            "probability, 0 < P <= 1) or file:PATH")
 BLOCK = 2 ** 26  # similarities in memory at a time
 
 
@@ -51,7 +54,7 @@ def parse_selection(text: str) -> tuple[str, int | float | str]:
         value = rest if rule == "file" else int(rest) if rule == "knn" else float(rest)
     except ValueError:
         value = 0
-    if not value or (rule == "knn" and value < 1) or (rule == "small-loss" and not 0 < value <= 1):
+    if not value or (rule == "knn" and value < 1) or (rule not in ("knn", "file") and not 0 < value <= 1):
         raise UserError(f"--clean-select {text}: {EXPECTED}")
     return rule, value
 
@@ -124,7 +127,7 @@ def has_small_loss(losses: Tensor, share: float) -> Tensor:
 
 def selection_figures(
         selected: Sequence[bool] | Tensor,
-        given: Sequence[int],
+        given: Sequence[int] | None,
         clean: Sequence[int] | None,
         num_classes: int,
 ) -> dict[str, object]:
@@ -132,7 +135,7 @@ def selection_figures(
 
     Args:
         selected: (N,) which samples.
-        given: labels they were given.
+        given: labels they were given, None where there are none.
         clean: their clean labels, or None.
         num_classes: C.
 
@@ -141,7 +144,10 @@ def selection_figures(
         share of the selected samples whose label is clean, and ``recall``, the share of the samples with a clean label
         that are selected, None where unknown.
     """
-    kept, given = np.asarray(selected, dtype=bool), np.asarray(given)
+    kept = np.asarray(selected, dtype=bool)
+    if given is None:
+        return dict(candidates=len(kept), selected=int(kept.sum()), empty_classes=0, precision=None, recall=None)
+    given = np.asarray(given)
     before, after = (np.bincount(labels, minlength=num_classes) for labels in (given, given[kept]))
     figures = dict(candidates=len(given), selected=int(kept.sum()),
                    empty_classes=int(((before > 0) & (after == 0)).sum()), precision=None, recall=None)

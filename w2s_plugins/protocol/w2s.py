@@ -234,6 +234,7 @@ class Stages:
         folder: folder of the stages.
         train: trains one model and returns its record.
         go_on: a stage that is complete is not run again.
+        flag: that asked for them, for messages.
 
     Attributes:
         flags: flags that differ from the defaults, by stage.
@@ -241,8 +242,10 @@ class Stages:
         folders: run folders by stage.
     """
 
-    def __init__(self, given: Mapping[str, object], parser: Parser, folder: Path, train: Callable, go_on: bool):
+    def __init__(self, given: Mapping[str, object], parser: Parser, folder: Path, train: Callable, go_on: bool,
+                 flag: str = "--protocol w2s"):
         self.given, self.parser, self.folder, self.train, self.go_on = given, parser, folder, train, go_on
+        self.flag = flag
         self.flags: dict[str, dict[str, object]] = {}
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
@@ -304,10 +307,10 @@ class Stages:
             if changed := other_flags(folder, self.resolved(name), "--resume auto"):
                 raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
                                 "them, delete that folder, or give another --experiment")
-            _logger.info(f"--protocol w2s: {name} is complete: {folder}")
+            _logger.info(f"{self.flag}: {name} is complete: {folder}")
             self.done[name] = read_result(folder, "--resume auto")
         else:
-            _logger.info(f"--protocol w2s: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
+            _logger.info(f"{self.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
             self.done[name] = self.train(self.flags[name])
         return self.done[name]
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
-from ..labels.selection import agrees_with_neighbours, has_small_loss
+from ..labels.selection import SURE_RULES, agrees_with_neighbours, has_small_loss
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -36,7 +36,7 @@ def selection_models(
     """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
 
     Args:
-        rule: knn or small-loss.
+        rule: one of `selection.LABEL_RULES` or `selection.SURE_RULES`.
         name: timm name, Hub id or ``local-dir:PATH``; None for the teacher.
         checkpoint: weights for ``name``.
         teacher: the teacher.
@@ -55,8 +55,8 @@ def selection_models(
         raise UserError("--clean-select knn: several teachers have no common features; name one model with "
                         "--clean-select-model")
     for member in teacher.members:
-        if rule == "small-loss" and member.num_classes != student.num_classes:
-            raise UserError(f"--clean-select small-loss: the teacher has {member.num_classes} classes, the data "
+        if rule != "knn" and member.num_classes != student.num_classes:
+            raise UserError(f"--clean-select {rule}: the teacher has {member.num_classes} classes, the data "
                             f"{student.num_classes}; name a model of the same ones with --clean-select-model")
     return list(teacher.members)
 
@@ -73,8 +73,8 @@ def select_by_model(
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
     Args:
-        rule: knn or small-loss.
-        value: K, or the share that is kept.
+        rule: one of `selection.LABEL_RULES` or `selection.SURE_RULES`.
+        value: K, the share that is kept, or the least probability of the most likely class.
         models: those of `selection_models`.
         dataset: the training set; its transform is changed.
         num_classes: C.
@@ -92,7 +92,10 @@ def select_by_model(
                    progress("outputs for --clean-select")) for model in models]
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
-    labels, world = torch.tensor(labels_of(dataset)), how.world
+    world = how.world
+    if rule in SURE_RULES:
+        return sure_of(combine(outputs).softmax(dim=1), rule, value)
+    labels = torch.tensor(labels_of(dataset))
     if rule == "small-loss":
         return has_small_loss(F.cross_entropy(combine(outputs), labels, reduction="none"), value)
     agrees = agrees_with_neighbours(
@@ -103,6 +106,22 @@ def select_by_model(
         dist.all_reduce(counts)  # every sample was looked at by one rank
         agrees = counts > 0
     return agrees.cpu()
+
+
+def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
+    """Say of which samples (N,) a model with ``probabilities`` (N, C) is sure: the share ``value`` with the lowest
+    entropy, or those whose most likely class has at least the probability ``value``.
+
+    Raises:
+        UserError: there are none.
+    """
+    if rule == "entropy":
+        return has_small_loss(torch.special.entr(probabilities).sum(dim=1), value)
+    sure = probabilities.amax(dim=1)
+    if not (sure >= value).any():
+        raise UserError(f"--clean-select confidence:{value:g}: the model is that sure of no sample, at most "
+                        f"{sure.max():.3f}")
+    return sure >= value
 
 
 def outputs_of(

@@ -1,0 +1,82 @@
+"""``--stages``: students one after the other, each an ordinary run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from w2s_plugins.train import engine
+
+from .conftest import TINY, Done
+
+Run = Callable[..., Done]
+STAGES = """
+- name: head
+  linear_probe: true
+  no_aug: true
+- name: again
+  teacher: stage:head
+  teacher_targets: cached
+  clean_select: entropy:0.5
+  tune: last:1
+- name: all
+  initial_checkpoint: stage:again
+  lr: 0.001
+"""
+
+
+@pytest.fixture
+def flags(weak: Path, tmp_path: Path) -> list[object]:
+    (tmp_path / "stages.yaml").write_text(STAGES)
+    return [*TINY, "--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--stages",
+            tmp_path / "stages.yaml", "--output", tmp_path, "--experiment", "chain"]
+
+
+def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels and weights are handed on, a run that was interrupted goes on, and the ends are the same."""
+    done = here(*flags).ok()
+    folder, record = tmp_path / "chain", json.loads((tmp_path / "chain" / "result.json").read_text())["stages"]
+    assert list(record) == ["head", "again", "all"] and "trained weights" in done.out
+    assert record["again"]["teacher"]["models"][0]["source"]["sha256"] == record["head"]["export"]["model.safetensors"]
+    assert record["again"]["data"]["clean_select"]["selected"] == 32  # half of 64
+    start, end = (load_file(folder / name / "export" / "model.safetensors") for name in ("head", "again"))
+    assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
+    assert record["all"]["teacher"]["name"] == "w2s_cnn2" and not torch.equal(start["fc.weight"], end["fc.weight"])
+
+    taken, steps = engine.seed_step, iter(range(10))  # head 8, again 4 (2 epochs of 2): in the second stage
+
+    def seed_step(*key: int) -> None:
+        if next(steps, None) is None:
+            raise RuntimeError("power cut")
+        taken(*key)
+
+    parts = [*flags[:-1], "parts"]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "seed_step", seed_step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            here(*parts)
+    done = here(*parts, "--resume", "auto").ok()
+    assert "--stages: head is complete" in done.err
+    for name in record:
+        assert (tmp_path / "parts" / name / "export" / "model.safetensors").read_bytes() == (
+            folder / name / "export" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("text, message", [
+    ("name: x", "expected a list of stages"),
+    ("- linear_probe: true", "stage 1 has no name"),
+    ("- {name: a}\n- {name: a}", "two stages are called a"),
+    ("- {name: a, tuen: head}", "unknown key 'tuen'"),
+    ("- {name: a, tune: hed}", "a: --tune hed: expected one of all, head"),
+    ("- {name: a}\n- {name: b, teacher: 'stage:c'}", "b: teacher: stage:c: no stage of this name comes before it"),
+    ("- {name: a}\n- {name: b, model: 'stage:a'}", "b: model: stage:a: a stage gives nothing of this kind"),
+    ("- {name: a, output: x}", "a: output is that of all stages"),
+])
+def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "stages.yaml").write_text(text)
+    done = here(*flags)
+    assert done.code == 2 and message in done.err, done.err
+    assert not (tmp_path / "chain").exists()

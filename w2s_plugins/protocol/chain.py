@@ -1,0 +1,120 @@
+"""Several students one after the other (``--stages``): each may label for the next, or hand its weights on.
+
+Every stage is an ordinary run in a folder of its own. A file lists them:
+
+    - name: head
+      linear_probe: true
+    - name: lora
+      teacher: stage:head            # what the student of that stage says, stored as labels are
+      teacher_targets: cached
+      clean_select: entropy:0.8      # trained on the share of which it is most certain
+      tune: lora
+    - name: all
+      initial_checkpoint: stage:lora # goes on from its weights
+      lr: 1.0e-05
+
+A stage has the flags of the command line and its own, which win.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch.distributed as dist
+
+from ..cli.declare import Parser, Role
+from ..cli.parser import check_flags
+from ..errors import UserError, nearest, one_line
+from ..files import read_plain, write_json
+from ..monitor import format_table
+from .w2s import Stages
+
+EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
+# where a flag finds what an earlier stage has made, in its folder
+PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "{}",
+           "initial_checkpoint": "{}/export/model.safetensors"}
+OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map")
+FORM = "expected a list of stages, each with a name and flags"
+
+
+def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
+    """Train the students of ``--stages``, and write ``result.json`` with the record of each.
+
+    Args:
+        given: flags that were set by hand.
+        parser: knows the flags.
+        train: trains one model with the flags that it is given, and returns its record.
+
+    Raises:
+        UserError: a file of another form, flags that do not go together in a stage, an unknown stage.
+    """
+    file = str(given["stages"])
+    if not given.get("experiment"):
+        raise UserError("--stages makes several runs in one folder: name it with --experiment")
+    if given.get("resume") not in (None, "", "auto"):
+        raise UserError("--stages goes on with --resume auto")
+    folder = Path(str(given.get("output") or "./output/train")) / str(given["experiment"])
+    stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--stages")
+    listed = read_stages(file, parser)
+    for number, (name, flags) in enumerate(listed):
+        earlier = [other for other, _ in listed[:number]]
+        if "teacher" in flags:  # what was said of another one
+            flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
+        try:
+            stages.plan(name, found_products(flags, earlier, folder), given.get("train_slice"))
+        except UserError as error:
+            raise UserError(f"--stages {file}: {name}: {error}") from error
+    for name, _ in listed:
+        stages.run(name)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        write_json(folder / "result.json", dict(stages=stages.done))
+        print(closing_table(stages.done))
+        print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
+
+
+def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]]:
+    """Return the names and flags of the stages in a file. Raises `UserError` for anything else."""
+    where = f"--stages {file}"
+    try:
+        content = read_plain(Path(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
+    if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
+        raise UserError(f"{where}: {FORM}")
+    listed: list[tuple[str, dict[str, object]]] = []
+    for number, stage in enumerate(content, start=1):
+        name = stage.pop("name", None)
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,80}", name):
+            raise UserError(f"{where}: stage {number} has no name, of letters and digits; {FORM}")
+        if name in dict(listed):
+            raise UserError(f"{where}: two stages are called {name}")
+        flags = check_flags(stage, parser, f"{where}: {name}")
+        for flag in flags.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment", "resume", "train_slice"}:
+            raise UserError(f"{where}: {name}: {flag} is that of all stages: give --{flag.replace('_', '-')} on the "
+                            "command line")
+        listed.append((name, flags))
+    return listed
+
+
+def found_products(flags: Mapping[str, object], earlier: list[str], folder: Path) -> dict[str, object]:
+    """Return flags in which ``stage:NAME`` is what that stage has made. Raises `UserError` for one that comes later."""
+    found = dict(flags)
+    for flag, value in flags.items():
+        if not isinstance(value, str) or not value.startswith(EARLIER):
+            continue
+        name = value.removeprefix(EARLIER)
+        if flag not in PRODUCT:
+            raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for "
+                            f"{', '.join(PRODUCT)}")
+        if name not in earlier:
+            raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
+        found[flag] = PRODUCT[flag].format(folder / name)
+    return found
+
+
+def closing_table(records: Mapping[str, dict]) -> str:
+    """Return a table of the stages: accuracy, agreement with its teacher, trained weights, seconds."""
+    rows = [[name, *(record["metrics"].get(key) for key in ("top1", "agreement")),
+             record["model"].get("trained", record["model"]["params"]), record["seconds"]]
+            for name, record in records.items()]
+    return format_table(rows, ["stage", "top-1", "agreement", "trained weights", "seconds"])
