@@ -89,12 +89,13 @@ def test_sure() -> None:
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]])
     assert sure_of(shares, "entropy", 0.5).tolist() == [False, True, False, True]
     assert sure_of(shares, "confidence", 0.9).tolist() == [False, True, False, True]
-    with pytest.raises(UserError, match="confidence:0.95: the model is that sure of no sample, at most 0.900"):
+    with pytest.raises(UserError, match=r"confidence:0\.95: the model is that sure of no sample, at most 0\.900"):
         sure_of(shares[:3], "confidence", 0.95)
 
 
-@pytest.mark.parametrize("text", ["entropy:0", "confidence:1.5", "knn", "knn:0", "knn:-3", "knn:2.5", "small-loss:0", "small-loss:1.1", "file:",
-                                  "small-loss:nan", "kn:3", "small_loss:0.5", "10"])
+@pytest.mark.parametrize("text", [
+    "entropy:0", "confidence:1.5", "knn", "knn:0", "knn:-3", "knn:2.5", "small-loss:0", "small-loss:1.1", "file:",
+    "small-loss:nan", "kn:3", "small_loss:0.5", "10"])
 def test_parse_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
         parse_selection(text)
