@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+import validate
 from w2s_plugins.train import engine
 
 from .conftest import TINY, Done
@@ -27,7 +29,7 @@ def start(tmp_path: Path) -> Path:
     return tmp_path / "start.pth"
 
 
-def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
+def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain timm loads the export; with the adapter beside it, PEFT makes the same of the weights at the start."""
     here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
          "--output", tmp_path, "--experiment", "run").ok()
@@ -43,6 +45,14 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path) -> None:
     model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
     assert model["tune"] == "lora" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", [
+        "validate.py", "--checkpoint", str(tmp_path / "run"), "--results-file", str(tmp_path / "found.json"),
+        "--results-format", "json"])
+    validate.main()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["top1"] == json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["top1"]
+    done = here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", tmp_path / "run" / "last.pth.tar")
+    assert done.code == 2 and "has adapters beside its weights" in done.err
 
 
 def test_recovery_holds_the_trained_part(
@@ -84,6 +94,8 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("flags, message", [
     (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, lora"),
     (["--tune", "head", "--lora-rank", "4"], "--lora-rank is for --tune lora"),
+    (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
+     "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),

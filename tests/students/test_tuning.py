@@ -92,6 +92,17 @@ def test_last_blocks_of_a_transformer() -> None:
     assert {n.split(".")[1] for n in names if n.startswith("blocks")} == {"2"}
 
 
+def test_two_heads() -> None:
+    """Distilled transformers have two, and both are trained."""
+    torch.manual_seed(0)
+    plain = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5, **VIT).eval()
+    assert {n.split(".")[0] for n in trained(tune(copy.deepcopy(plain), "head"))} == {"head", "head_dist"}
+    model = tune(copy.deepcopy(plain), "lora", adapters=Adapters(rank=2))
+    taken = merge_adapters(model, IMAGES)
+    assert taken.config.modules_to_save == ["head", "head_dist"]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_patterns() -> None:
     model = tune(make("vit_tiny_patch16_224"), freeze=("blocks", "*_embed*"), unfreeze=("blocks.2.mlp",))
     assert not any(n.startswith(("blocks.0", "patch_embed", "pos_embed")) for n in trained(model))
@@ -106,6 +117,8 @@ def test_patterns() -> None:
     ("all", dict(freeze=("blcks",)), "--freeze blcks: fits no parameter of the model (nearest: blocks"),
     ("all", dict(freeze=("*",)), "--freeze *: nothing of student is left to train"),
     ("lora", dict(adapters=Adapters(rank=64)), "--lora-rank 64: blocks.0.attn.proj of student is 32 wide"),
+    ("lora", dict(adapters=Adapters(targets=("head",))), "--lora-targets: head is the head of student"),
+    ("lora", dict(unfreeze=("blocks.0",)), "--unfreeze blocks.0: blocks.0.attn.qkv.bias cannot be trained beside"),
     ("lora", dict(adapters=Adapters(targets=("qvk",))), "--lora-targets qvk: student has no such linear layer or "
      "convolution (nearest: qkv)"),
 ])

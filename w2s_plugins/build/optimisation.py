@@ -58,7 +58,7 @@ def scale_rates(optimizer: torch.optim.Optimizer, module: nn.Module, scales: Seq
     factors: dict[str, float] = {}
     for text in scales:
         pattern, _, number = text.rpartition("=")
-        if not pattern or not re.fullmatch(r"\d+(\.\d*)?(e-?\d+)?", number):
+        if not pattern or not re.fullmatch(r"\d{1,9}(\.\d*)?(e-\d{1,3})?", number):
             raise UserError(f"--lr-scale {text}: expected PATTERN=FACTOR, such as 'blocks.*=0.1'")
         factors |= dict.fromkeys(matching([*names.values()], [pattern], "--lr-scale"), float(number))
     parted: list[dict] = []

@@ -576,7 +576,11 @@ def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if partly and random:
         _logger.warning("WARNING: --tune and --freeze on random weights: give --pretrained, --finetune FILE or "
                         "--initial-checkpoint FILE")
+    leaves_head = args.loss and args.task_loss_weight == 0 and "+" not in args.loss and create_loss(
+        args.loss, **args.loss_kwargs).needs_features
     return [
+        (bool(args.tune == "head" and leaves_head), f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on "
+         "features does not reach the head, so nothing would be trained"),
         (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),
         (bool(args.linear_probe and partly), "--linear-probe trains the head alone: leave out --tune and --freeze"),
         (bool(args.unfreeze and not partly), "--unfreeze needs --tune or --freeze: all is trained without these"),

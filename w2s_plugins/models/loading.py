@@ -174,11 +174,13 @@ def check_folder(folder: Path, flag: str) -> None:
             check_archive(path)
 
 
-def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tensor]:
+def read_weights(
+        path: Path, flag: str, use_ema: bool = False, keep_adapters: bool = False) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
     DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
-    or, of self-distillation, ``teacher`` or ``student``.
+    or, of self-distillation, ``teacher`` or ``student``. Those of a run with adapters are read by itself alone, which
+    asks to ``keep_adapters``.
 
     Raises:
         UserError: truncated, not a checkpoint, or a pickle that would run code.
@@ -197,6 +199,9 @@ def read_weights(path: Path, flag: str, use_ema: bool = False) -> dict[str, Tens
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
     _check_extent(state, path, flag)
+    if not keep_adapters and any(".base_layer." in name for name in state):
+        raise UserError(f"{flag} {path}: has adapters beside its weights, which --resume alone reads; expected the "
+                        "run's export, export/model.safetensors, which it has when it has ended")
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 

@@ -46,7 +46,7 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
         delete(folder / report.PREDICTIONS["best"])
         return None
     if run.args.select == "best":
-        load_weights(model, read_weights(path, "--select", best["ema"]), str(path), "--select")
+        load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
     return stored_predictions(content.get("w2s") or {})
 
 

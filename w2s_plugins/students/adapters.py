@@ -16,6 +16,7 @@ from ..errors import UserError, nearest, one_line
 
 _logger = logging.getLogger(__name__)
 
+PREFIX = "lora_"  # of the weights of an adapter
 NAME = "default"  # of the adapter, PEFT's own
 
 
@@ -47,11 +48,17 @@ def peft() -> ModuleType:
     return peft
 
 
+def heads_of(model: nn.Module) -> list[nn.Module]:
+    """Return the classifiers of a model: one, of distilled transformers two."""
+    found = model.get_classifier()
+    return [*found] if isinstance(found, (tuple, list)) else [found]
+
+
 def default_targets(model: nn.Module) -> list[str]:
     """Return the modules that get an adapter: all linear layers but the classifier; of a network without such in its
     blocks, the convolutions that join channels, all but the first and those of squeeze-and-excite.
     """
-    head = {id(module) for module in model.get_classifier().modules()}
+    head = {id(module) for own in heads_of(model) for module in own.modules()}
     inner = [(name, module) for name, module in model.named_modules() if id(module) not in head]
     linear = [name for name, module in inner if type(module) is nn.Linear and not _of_gate(name)]
     if linear:
@@ -80,6 +87,9 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     """
     package = peft()
     chosen = _chosen(model, adapters.targets, name)
+    heads = {id(module) for head in heads_of(model) for module in head.modules()}
+    if whole := [place for place in chosen if id(model.get_submodule(place)) in heads]:
+        raise UserError(f"--lora-targets: {whole[0]} is the head of {name}, which is trained whole: leave it out")
     targets = _called(model, chosen, images)
     if passed := [place for place in chosen if place not in targets]:
         if adapters.targets or not targets:
@@ -176,12 +186,13 @@ def merge_adapters(model: nn.Module, images: Tensor) -> TakenOut:
     package = peft()
     training, before = model.training, model.eval()(images).float()
     config = model.peft_config[NAME]
-    head = next(name for name, module in model.named_modules() if module is model.get_classifier())
+    wholes = sorted({name.rpartition(".")[0] for name, p in model.named_parameters()
+                     if p.requires_grad and f".{PREFIX}" not in f".{name}"})  # what is trained without an adapter
     trained = {**package.get_peft_model_state_dict(model, adapter_name=NAME),
-               **{f"{head}.{name}": value for name, value in model.get_classifier().state_dict().items()}}
+               **{name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] in wholes}}
     taken = TakenOut(copy.copy(config), {
         f"base_model.model.{name}": value.detach().cpu().contiguous().clone() for name, value in trained.items()})
-    taken.config.modules_to_save, taken.config.inference_mode = [head], True
+    taken.config.modules_to_save, taken.config.inference_mode = wholes, True
     for name, module in list(model.named_modules()):
         if isinstance(module, package.tuners.tuners_utils.BaseTunerLayer):
             module.merge(safe_merge=True)

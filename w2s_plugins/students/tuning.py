@@ -10,7 +10,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from .adapters import Adapters, add_adapters
+from .adapters import Adapters, add_adapters, heads_of
 
 _logger = logging.getLogger(__name__)
 
@@ -70,10 +70,15 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         for parameter, value in model.named_parameters():
             value.requires_grad_(parameter in trained)
     if part != "all":
-        model.get_classifier().requires_grad_(True)
+        for head in heads_of(model):
+            head.requires_grad_(True)
     names = [parameter for parameter, _ in model.named_parameters()]
     for flag, patterns, value in (("--freeze", tuning.freeze, False), ("--unfreeze", tuning.unfreeze, True)):
         for parameter in matching(names, patterns, flag):
+            if value and part == "lora" and (".base_layer." in parameter or "." not in parameter):
+                raise UserError(f"{flag} {' '.join(patterns)}: {parameter.replace('.base_layer', '')} cannot be "
+                                "trained beside adapters, whose format holds whole layers without one; choose "
+                                "other --lora-targets")
             model.get_parameter(parameter).requires_grad_(value)
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     if not sizes:
@@ -120,23 +125,13 @@ def last_blocks(model: nn.Module, count: int, name: str) -> set[str]:
         raise UserError(f"--tune last:{count}: {name} does not tell its blocks; name parameters with --freeze")
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     ids = sorted(set(layers.values()))
-    head = {layers[parameter] for parameter in layers if model.get_parameter(parameter) in _head(model)}
+    own = {id(p) for head in heads_of(model) for p in head.parameters()}
+    head = {layers[parameter] for parameter in layers if id(model.get_parameter(parameter)) in own}
     blocks = [i for i in ids if i not in head]
     if count >= len(blocks):
         raise UserError(f"--tune last:{count}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
                         "everything")
     return {parameter for parameter, layer in layers.items() if layer >= blocks[-count]}
-
-
-class _Parameters(set):
-    """Tensors by identity: their == compares values."""
-
-    def __contains__(self, parameter: nn.Parameter) -> bool:
-        return super().__contains__(id(parameter))
-
-
-def _head(model: nn.Module) -> _Parameters:
-    return _Parameters(id(p) for p in model.get_classifier().parameters())
 
 
 def hold_statistics(model: nn.Module) -> None:
