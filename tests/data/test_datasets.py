@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from tests.parts import write_folder
 from w2s_plugins.data import Subset, create_dataset, labels_of, take_slice
@@ -62,7 +63,10 @@ def test_tar_file(folder, tmp_path):
         for split_class in sorted((folder / "train").iterdir()):
             tar.add(split_class, split_class.name)
     dataset = create_dataset("", str(tmp_path / "data.tar"), "train", flag="--train-split")
-    check(dataset, 9, [0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)
+    check(dataset, 9, [0, 0, 0, 1, 1, 1, 2, 2, 2], CLASSES)  # which has read it in this process
+    loaded = DataLoader(Subset(dataset, list(range(9)) * 20), batch_size=None, num_workers=3)
+    plain = [dataset[i][0].tobytes() for i in range(9)]
+    assert [image.tobytes() for image, _ in loaded] == plain * 20  # workers share no place in the file
     with pytest.raises(UserError, match=r"data.tar: one tar file is one split.*--val-split ''"):
         create_dataset("", str(tmp_path / "data.tar"), "validation", flag="--val-split")
 

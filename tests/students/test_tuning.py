@@ -118,7 +118,7 @@ def test_patterns() -> None:
     ("all", dict(freeze=("*",)), "--freeze *: nothing of student is left to train"),
     ("lora", dict(adapters=Adapters(rank=64)), "--lora-rank 64: blocks.0.attn.proj of student is 32 wide"),
     ("lora", dict(adapters=Adapters(targets=("head",))), "--lora-targets: head is the head of student"),
-    ("lora", dict(unfreeze=("blocks.0",)), "--unfreeze blocks.0: blocks.0.attn.qkv.bias cannot be trained beside"),
+    ("lora", dict(unfreeze=("blocks.0",)), "--unfreeze blocks.0: blocks.0.attn.proj.bias cannot be trained beside"),
     ("lora", dict(adapters=Adapters(targets=("qvk",))), "--lora-targets qvk: student has no such linear layer or "
      "convolution (nearest: qkv)"),
 ])

@@ -228,11 +228,11 @@ TEACHERS, STUDENTS = (["dog", "hen", "fox", "wolf"], 4), (["cat", "dog", "wolf"]
 
 @pytest.mark.parametrize("name, text, expected", [
     ("map.json", "[1, null, 0, -1]", [1, -1, 0, -1]),
-    ("map.json", '{"0": 1, "2": 0}', [1, -1, 0, -1]),
+    ("map.json", '{"0": null, "2": 0}', [-1, -1, 0, 2]),  # wolf is wolf
     ("map.json", "[2]", [2, -1, -1, -1]),
     ("map.yaml", "- 1\n- null\n- 0\n- 2\n", [1, -1, 0, 2]),
     ("map.yaml", "3: 0\n0: 2\n", [2, -1, -1, 0]),
-    ("map.json", '{"fox": "cat", "0": "dog", "wolf": 2}', [1, -1, 0, 2]),
+    ("map.json", '{"fox": "cat", "0": "cat", "wolf": null}', [0, -1, 0, -1]),
     ("map.yaml", "- dog\n- null\n- 0\n", [1, -1, 0, -1]),
 ])
 def test_read_class_map(tmp_path, name, text, expected):
@@ -246,7 +246,7 @@ def test_read_class_map(tmp_path, name, text, expected):
     ('{"-1": 0}', "teacher class -1 is out of range"),
     ("[0, 1, 2, 0, 1]", "teacher class 4 is out of range"),
     ("[null]", "no teacher class is mapped"),
-    ("{}", "no teacher class is mapped"),
+    ('{"dog": null, "wolf": null}', "no teacher class is mapped"),
     ('["cats"]', "student has no class 'cats' (nearest: cat)"),
     ('{"fox": [1]}', "student has no class '[1]'"),
     ("7", "expected a list or a mapping"),

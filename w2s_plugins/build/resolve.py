@@ -21,6 +21,7 @@ from ..data.unreadable import parse_data_errors
 from ..errors import UserError, nearest
 from ..labels.noise import parse_noise
 from ..labels.selection import LABEL_RULES, parse_selection
+from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES, loss_weights
 from ..registry import load_plugins
@@ -181,6 +182,11 @@ def check_model_name(flag: str, name: str) -> None:
 
 def check_teacher_name(flag: str, name: str) -> None:
     """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
+    if name.startswith(LABELS):
+        raise UserError(f"{flag} {name}: labels in a file say nothing of other images; train with them, or compare "
+                        "tables: python -m w2s_plugins.labels check --against")
+    if Path(name).is_file() and Path(name).suffix.lower() in SUFFIXES:
+        raise UserError(f"{flag} {name}: is a table of labels? Then {LABELS}{name}")
     if check_kind(flag, name):
         return
     if Path(name).is_dir() and not timm.is_model(name):

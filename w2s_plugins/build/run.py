@@ -97,7 +97,7 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = read_checkpoint(path, "--resume")
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        _refuse_other_data(args, list(getattr(saved.get("args"), "labels", hashes)), list(hashes), changed, path)
+        _refuse_other_data(args, list(getattr(saved.get("args"), "labels", hashes)), list(hashes), path)
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -124,13 +124,12 @@ def resume(
     return resumed
 
 
-def _refuse_other_data(
-        args: argparse.Namespace, before: list[str], now: list[str], changed: dict[str, object], path: Path) -> None:
+def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[str], path: Path) -> None:
     """Raise a `UserError` for labels or training samples that are not those of the checkpoint; flags that are allowed
     to change may name other samples, and one that was written before these were compared says nothing of them.
     """
     split = before[:len(now) - 1] == now[:-1]
-    if before == now or (split and (len(before) < len(now) or changed.keys() & train_parser().names(Role.DATA))):
+    if before == now or (split and (len(before) < len(now) or {*args.resume_changes} & train_parser().names(Role.DATA))):
         return
     samples = f"images of --unlabeled {args.unlabeled}" if args.unlabeled else (
         f"samples of --train-split {args.train_split}, or their labels,")

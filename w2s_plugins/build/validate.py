@@ -288,7 +288,8 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
         return dataset
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
     expected, names = subject.model.num_classes, subject.class_names
-    if names and counted is None and set(names_of_data(dataset) or names) < set(names):  # it lacks some of the classes
+    own = names_of_data(dataset)
+    if names and own and counted is None and own != names and set(own) <= set(names):  # in another order, or not all
         dataset = by_name(dataset, names, args.split, subject.candidate.name)
     classes = num_classes_of(dataset)
     if classes not in (None, expected) and counted is None:

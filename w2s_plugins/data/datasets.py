@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 
 import timm.data
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
@@ -115,6 +116,8 @@ def create_dataset(
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
         if type(dataset) is timm.data.ImageDataset:
+            if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
+                dataset.reader.cache_tarfiles = False
             dataset = FileDataset(
                 root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
             if flag != "--split":  # `validate.py --real-labels` needs no classes

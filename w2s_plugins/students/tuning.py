@@ -74,7 +74,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
             head.requires_grad_(True)
     names = [parameter for parameter, _ in model.named_parameters()]
     for flag, patterns, value in (("--freeze", tuning.freeze, False), ("--unfreeze", tuning.unfreeze, True)):
-        for parameter in matching(names, patterns, flag):
+        for parameter in sorted(matching(names, patterns, flag)):
             if value and part == "lora" and (".base_layer." in parameter or "." not in parameter):
                 raise UserError(f"{flag} {' '.join(patterns)}: {parameter.replace('.base_layer', '')} cannot be "
                                 "trained beside adapters, whose format holds whole layers without one; choose "

@@ -447,7 +447,8 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     """Read a map from teacher classes to student classes.
 
     The file is json or yaml: a list with the student class (or null) of every teacher class, or a mapping from teacher
-    class to student class in which absent classes have none. A class is a name, or the number of its position.
+    class to student class, in which absent classes have that of their name, if any. A class is a name, or the number of
+    its position.
 
     Returns:
         (T,) student classes, -1 for none.
@@ -464,11 +465,16 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{where}: expected a list or a mapping of classes") from error
     class_map = torch.full((teacher[1],), -1, dtype=torch.long)
+    if isinstance(content, dict) and teacher[0] and student[0]:  # it is for those whose names differ
+        numbers = {name: number for number, name in enumerate(student[0])}
+        class_map = torch.tensor([numbers.get(name, -1) for name in teacher[0]])
     for theirs, ours in pairs:
         number = _class_number(theirs, teacher, f"{where}: teacher")
         class_map[number] = -1 if ours in (None, -1) else _class_number(ours, student, f"{where}: student")
     if (class_map < 0).all():
         raise UserError(f"{where}: no teacher class is mapped")
+    _logger.info(f"{where}: {int((class_map >= 0).sum())} of {teacher[1]} classes of the teacher are mapped, to "
+                 f"{len(class_map[class_map >= 0].unique())} classes of the data")
     return class_map
 
 
