@@ -128,8 +128,8 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
     """Raise a `UserError` for labels or training samples that are not those of the checkpoint; flags that are allowed
     to change may name other samples, and one that was written before these were compared says nothing of them.
     """
-    split = before[:len(now) - 1] == now[:-1]
-    if before == now or (split and (len(before) < len(now) or {*args.resume_changes} & train_parser().names(Role.DATA))):
+    split, allowed = before[:len(now) - 1] == now[:-1], {*args.resume_changes} & train_parser().names(Role.DATA)
+    if before == now or (split and (len(before) < len(now) or allowed)):
         return
     samples = f"images of --unlabeled {args.unlabeled}" if args.unlabeled else (
         f"samples of --train-split {args.train_split}, or their labels,")
