@@ -189,7 +189,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     buffers = engine.BufferUndo(task.get_trainable_module())
     good: bool | torch.Tensor = True
     task.train()
-    if not run.parts.student.tuning.trains_all:
+    if args.tune != "all" or args.freeze:
         hold_statistics(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)

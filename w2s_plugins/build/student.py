@@ -40,14 +40,12 @@ class Student(NamedTuple):
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
-        tuning: what of it is trained.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
     found: dict[str, object]
-    tuning: Tuning = Tuning()
 
 
 def build_student(
@@ -95,7 +93,7 @@ def build_student(
     if not tuning.trains_all:
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, gp=pool), tuning)
+                   dict(num_classes=model.num_classes, gp=pool))
 
 
 def tuning_of(args: argparse.Namespace) -> Tuning:
