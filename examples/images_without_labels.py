@@ -36,9 +36,9 @@ from w2s_plugins.labels.reader import LabelReader  # noqa: E402
 from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
 
-COMMON = "--sched cosine --warmup-epochs 0 --batch-size 32 --epochs 30 --val-interval 30 --log-interval 10000"
-WEAK = f"{COMMON} --model w2s_cnn5 --img-size 32 --opt sgd --lr 0.05 --hflip 0 --smoothing 0"
-STRONG = f"{COMMON} --linear-probe --no-aug --opt adamw --lr 0.003 --weight-decay 0.05"
+COMMON = "--sched cosine --warmup-epochs 0 --batch-size 32 --val-interval 100 --log-interval 10000"
+WEAK = f"{COMMON} --model w2s_cnn5 --img-size 32 --epochs 15 --opt sgd --lr 0.05 --hflip 0 --smoothing 0"
+STRONG = f"{COMMON} --linear-probe --no-aug --epochs 30 --opt adamw --lr 0.003 --weight-decay 0.05"
 COLUMNS = ["teacher", "a", "b", "c", "ceiling", "PGR of a", "PGR of c"]
 
 
