@@ -178,6 +178,21 @@ def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: P
         "--unlabeled", "w2s/digits", *flags).error
 
 
+def test_other_labels_are_refused(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
+    """Before anything is labelled: here train-0003 is, and the others are not."""
+    shutil.copytree(labels / "train-0003", tmp_path / "labels/train-0003")
+    manifest, flags = tmp_path / "labels/train-0003/labels.json", [images, "--output", "labels", "--workers", 0]
+    cases = [(["--top-k", 2], "of another kind (logits, these would be top-k)"),
+             (["--all", "--img-size", 16], "of images in another size"), (["--all"], "by another model")]
+    for more, message in cases:
+        if message == "by another model":
+            content = json.loads(manifest.read_text())
+            manifest.write_text(json.dumps(content | {"who": content["who"] | {"sha256": "0"}}))
+        done = run(PREDICT, weak, *flags, *more, cwd=tmp_path)
+        assert done.code == 2 and f"labels/train-0003: its labels are {message}" in done.err
+    assert not [*tmp_path.glob("labels/train-0004*")]
+
+
 def test_what_is_wrong_is_said_in_one_line(here: Run, labels: Path, weak: Path, tmp_path: Path) -> None:
     teacher = [*FLAGS, "--teacher", f"labels:{labels}", "--experiment", "x", "--unlabeled"]
     good = (labels / "train-0000.tar").read_bytes()
