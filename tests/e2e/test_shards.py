@@ -271,8 +271,14 @@ def test_parts_and_indexes(labels: Path, tmp_path: Path) -> None:
     write_tar(path, {"x.png": png(0), "z.png": png(1)})
     after = open_shards(*find_shards(f"wds/{path}"), tmp_path)
     assert after.filename(1) == "a/z" and after.identity != before.identity
-    (tmp_path / "a.tar.index").write_bytes(b"damaged")
-    assert open_shards(*find_shards(f"wds/{path}"), tmp_path).identity == after.identity
+    index = tmp_path / "a.tar.index"
+    whole = index.read_text()
+    first, second = whole.splitlines()
+    for damaged in ("damaged", first, f"{first}\n{second[:-9]}\n", f"{first}\n[[], [1], []]\n",
+                    f"{json.dumps(dict(stamp=json.loads(first)['stamp']))}\n{second}\n"):
+        index.write_text(damaged)
+        again = open_shards(*find_shards(f"wds/{path}"), tmp_path)
+        assert (again.identity, again.filename(1), index.read_text()) == (after.identity, "a/z", whole)
     (tmp_path / "a.tar.index").unlink()
     (tmp_path / "a.tar.index").mkdir()  # nothing can be written there
     assert open_shards(*find_shards(f"wds/{path}"), tmp_path / "cache").identity == after.identity
