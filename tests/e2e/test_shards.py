@@ -178,6 +178,21 @@ def test_a_split_without_a_look_at_its_labels(here: Run, weak: Path, tmp_path: P
         "--unlabeled", "w2s/digits", *flags).error
 
 
+def test_other_labels_are_refused(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
+    """Before anything is labelled: here train-0003 is, and the others are not."""
+    shutil.copytree(labels / "train-0003", tmp_path / "labels/train-0003")
+    manifest, flags = tmp_path / "labels/train-0003/labels.json", [images, "--output", "labels", "--workers", 0]
+    cases = [(["--top-k", 2], "of another kind (logits, these would be top-k)"),
+             (["--all", "--img-size", 16], "of images in another size"), (["--all"], "by another model")]
+    for more, message in cases:
+        if message == "by another model":
+            content = json.loads(manifest.read_text())
+            manifest.write_text(json.dumps(content | {"who": content["who"] | {"sha256": "0"}}))
+        done = run(PREDICT, weak, *flags, *more, cwd=tmp_path)
+        assert done.code == 2 and f"labels/train-0003: its labels are {message}" in done.err
+    assert not [*tmp_path.glob("labels/train-0004*")]
+
+
 def test_what_is_wrong_is_said_in_one_line(here: Run, labels: Path, weak: Path, tmp_path: Path) -> None:
     teacher = [*FLAGS, "--teacher", f"labels:{labels}", "--experiment", "x", "--unlabeled"]
     good = (labels / "train-0000.tar").read_bytes()
@@ -256,8 +271,14 @@ def test_parts_and_indexes(labels: Path, tmp_path: Path) -> None:
     write_tar(path, {"x.png": png(0), "z.png": png(1)})
     after = open_shards(*find_shards(f"wds/{path}"), tmp_path)
     assert after.filename(1) == "a/z" and after.identity != before.identity
-    (tmp_path / "a.tar.index").write_bytes(b"damaged")
-    assert open_shards(*find_shards(f"wds/{path}"), tmp_path).identity == after.identity
+    index = tmp_path / "a.tar.index"
+    whole = index.read_text()
+    first, second = whole.splitlines()
+    for damaged in ("damaged", first, f"{first}\n{second[:-9]}\n", f"{first}\n[[], [1], []]\n",
+                    f"{json.dumps(dict(stamp=json.loads(first)['stamp']))}\n{second}\n"):
+        index.write_text(damaged)
+        again = open_shards(*find_shards(f"wds/{path}"), tmp_path)
+        assert (again.identity, again.filename(1), index.read_text()) == (after.identity, "a/z", whole)
     (tmp_path / "a.tar.index").unlink()
     (tmp_path / "a.tar.index").mkdir()  # nothing can be written there
     assert open_shards(*find_shards(f"wds/{path}"), tmp_path / "cache").identity == after.identity

@@ -554,6 +554,24 @@ def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):
     assert any(b"train_w2s.py --note hf_***" in f for f in files) and not any(TOKEN.encode() in f for f in files)
 
 
+def test_card_does_not_say_where_files_lie():
+    command = ("torchrun /home/me/w/train_w2s.py --unlabeled /home/me/photos,/home/me/a.tar --data-dir='/home/me/my d' "
+               "--teacher 'labels:/home/me/my labels/x.csv#a' --val 'wds//home/me/t-{0..9}.tar' --model hf-hub:me/home "
+               "--kwargs '{\"a\": \"/home/me/b.pt\"}' --teacher labels:hf://datasets/me/x --output out/run /home/me/")
+    card = model_card({
+        "model": {"name": "local-dir:/home/me/cnn/export", "class_names": ["/m/011k07"]}, "command": command,
+        "teacher": {"models": [{"name": "local-dir:/home/me/out/weak run/export"}, {"name": "onnx:/home/me/x.onnx"}]},
+        "data": {"dataset": "wds//home/me/train", "label_noise": {"kind": "labels:/home/me/n.csv", "rate": 0}},
+        "metrics": {"top1": 1.0}, "warnings": ["the run went on with --data-dir /home/me/new, it was '/home/me/old'"]})
+    assert "/home/" not in card
+    for text in ("# `cnn/export`", "name: cnn/export", "`weak run/export`", "`onnx:.../x.onnx`", "`wds/.../train`",
+                 "labels:.../n.csv", "`/m/011k07`", "--data-dir .../new, it was '.../old'",
+                 "torchrun .../train_w2s.py --unlabeled .../photos,.../a.tar --data-dir='.../my d' "
+                 "--teacher 'labels:.../x.csv#a' --val 'wds/.../t-{0..9}.tar' --model hf-hub:me/home "
+                 "--kwargs '{\"a\": \".../b.pt\"}' --teacher labels:hf://datasets/me/x --output out/run .../me\n"):
+        assert text in card
+
+
 def test_card_leaves_out_what_is_not_known():
     card = ModelCard(model_card({}))
     assert card.data.eval_results is None and card.data.base_model is None and card.data.datasets is None

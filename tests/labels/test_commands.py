@@ -201,7 +201,14 @@ def test_bad_input_is_one_line(labels, words, message):
     ("views me/x", "views: its answers are about the views of one student"),
     ("damaged me/x", "its checksum is not that of its content"),
     ("local.csv me/x", "local.csv: names its samples by paths of this machine, such as /home/me/x.png"),
+    ("two.csv me/x", "two.csv: names its samples by paths of this machine, such as ../me/x.png"),
+    ("windows.csv me/x", "such as C:\\me\\x.png"),
+    ("home.csv me/x", "such as ~/x.png"),
+    ("address.csv me/x", "such as file:///x.png"),
+    ("local me/x", "local: names its samples by paths of this machine, such as /home/me/x.png"),
     ("secret.csv me/x", "secret.csv: holds an access token or a password; it is not published"),
+    ("secret.npz me/x", "secret.npz: holds an access token or a password; it is not published"),
+    ("secret.parquet me/x", "secret.parquet: holds an access token or a password; it is not published"),
     ("a.csv m!e/x", "not a Hub id: "),
     (f"a.csv me/x --revision {'a' * 40}", "cannot push to the commit"),
 ])
@@ -209,7 +216,17 @@ def test_what_is_not_published(labels, words, message):
     """All of it is seen before anything is sent."""
     write("a.csv", "filename,label", "x,cat")
     write("local.csv", "filename,label", "/home/me/x.png,cat")
-    write("secret.csv", "filename,label,note", f"x,cat,hf_{'aB3' * 8}")
+    write("two.csv", "filename,path,label", "..x.png,x.png,cat", "y~/z:1.png,../me/x.png,cat")
+    write("windows.csv", "filename,label", "C:\\me\\x.png,cat")
+    write("home.csv", "filename,label", "~/x.png,cat")
+    write("address.csv", "filename,label", "file:///x.png,cat")
+    labels("import", "local.csv", "--output", "local").ok()
+    secret = dict(filename=["x"], label=["cat"], note=[f"hf_{'aB3' * 8}"])
+    write("secret.csv", ",".join(secret), *map(",".join, zip(*secret.values())))
+    np.savez("secret.npz", **secret | {"note": np.array([secret["note"]])})  # in two dimensions, which are no column
+    if "parquet" in words:
+        pyarrow, parquet = map(pytest.importorskip, ("pyarrow", "pyarrow.parquet"))
+        parquet.write_table(pyarrow.table(secret), "secret.parquet")
     Path("run").mkdir()
     Path("run/result.json").write_text('{"teacher": {"cache": null, "models": []}}')
     store_labels(Path("features"), torch.randn(4, 3), kind="features")

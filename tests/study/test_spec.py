@@ -59,6 +59,8 @@ def test_everything(tmp_path: Path) -> None:
     (changed(base=[1]), "base: expected a mapping of flags"),
     (changed(base={"teacher": "resnet18"}), "base: teacher is set by the study; in its place: the key weak"),
     (changed(base={"seed": 1}), "in its place: the key seeds"),
+    (changed(base={"unlabeled": "photos"}), "base: unlabeled: a study compares with ceilings, which need labels"),
+    (changed(protocols=[{"name": "x", "flags": {"labeled_share": 0.5}}]), "labeled_share: a study compares with ceil"),
     (changed(config="no.yaml"), "base: --config no.yaml: no such file"),
     (changed(config=[1]), r"config: \[1\] is not right; expected a list of files"),
     (changed(weak=[]), r"weak: \[\] is not right; expected a list of at least one item"),

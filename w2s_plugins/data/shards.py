@@ -174,6 +174,11 @@ def index_file(shard: Shard, cache: Path) -> Path:
     for path in places:
         if path.is_file() and read_about(path).get("stamp") == stamp:
             return path
+    return make_index(shard, stamp, places)
+
+
+def make_index(shard: Shard, stamp: str, places: Sequence[Path]) -> Path:
+    """Write the index of a shard to the first of the places where that can be done; raises as `index_file`."""
     found = shard.scan()
     twice, count = Counter(found.keys).most_common(1)[0]
     if count > 1:
@@ -198,16 +203,20 @@ def read_about(index: Path) -> dict[str, object]:
     try:
         with index.open() as file:
             about = json.loads(file.readline())
-        return about if isinstance(about, dict) else {}
-    except (OSError, ValueError):
+        return about if [type(about[name]) for name in ("stamp", "keys", "count")] == [str, str, int] else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def read_index(index: Path) -> Members:
-    """Return where the images of a shard lie."""
-    with index.open() as file:
-        file.readline()
-        return Members(*json.loads(file.readline()))
+def read_index(index: Path) -> Members | None:
+    """Return where the images of a shard lie, None where the index is damaged."""
+    try:
+        with index.open() as file:
+            file.readline()
+            found = Members(*json.loads(file.readline()))
+        return found if len({*map(len, found)}) == 1 else None
+    except (ValueError, TypeError):
+        return None
 
 
 # ---------------------------------------------------------------- the dataset
@@ -270,7 +279,8 @@ class ShardReader(Reader):
 
     def _read_index(self, number: int) -> Members:
         shard = self.shards[number]
-        table = read_index(index_file(shard, self.cache))
+        table = read_index(index_file(shard, self.cache)) or read_index(
+            make_index(shard, shard.stamp, shard.index_files(self.cache)))
         if len(table.keys) != self.bounds[number + 1] - self.bounds[number]:
             raise UserError(f"{FLAG} {shard.path}: has changed since it was opened")
         return table

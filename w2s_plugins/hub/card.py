@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -34,6 +35,8 @@ _TARGETS = {
     "cached": "the teacher labels each training image once, before training",
     "cached-views": "the teacher labels the training views of some epochs before training; then the views repeat",
 }
+_WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
+_PATH = re.compile(r"""(?:(?<![^\s=,:;'"(\[{])|(?<=wds/))(?:~[\w.-]*)?/(?!/)[^,'"]+""")  # an absolute one, in a word
 _CITATION = """@misc{guo2024vision,
   title         = {Vision Superalignment: Weak-to-Strong Generalization for Vision Foundation Models},
   author        = {Guo, Jianyuan and Chen, Hanting and Wang, Chengcheng and Han, Kai and Xu, Chang and Wang, Yunhe},
@@ -46,6 +49,8 @@ _CITATION = """@misc{guo2024vision,
 def model_card(record: dict) -> str:
     """Return the README.md of an exported student; all figures come from ``record`` and unknown ones are left out.
 
+    Where files lie on this machine is not said.
+
     Args:
         record: Content of a run's ``result.json``. Every key may be missing or None. Accuracies and agreement are in
             percent, PGR is a fraction. Strings may hold anything: none of them can break out of the YAML or add
@@ -54,6 +59,7 @@ def model_card(record: dict) -> str:
     Returns:
         YAML metadata followed by Markdown. `MODEL_ID` stands for the id on the Hub.
     """
+    record = _without_places(record)
     sections = [
         f"# {code(_get(record, 'model', 'name') or 'student')}",
         _introduction(record),
@@ -69,6 +75,19 @@ def model_card(record: dict) -> str:
     ]
     body = "\n\n".join(filter(None, sections))
     return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
+
+
+def _without_places(value: Any) -> Any:
+    """Return a part of a record with the last parts alone of absolute paths, and the last two of a local model's."""
+    if isinstance(value, dict):
+        return {k: v if k == "class_names" else _without_places(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [*map(_without_places, value)]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("local-dir:"):
+        return "/".join(PurePath(value.removeprefix("local-dir:")).parts[-2:])
+    return _WORD.sub(lambda word: _PATH.sub(lambda path: f".../{PurePath(path[0]).name}", word[0]), value)
 
 
 def eval_results(record: dict) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -64,11 +64,7 @@ def describe_folder(folder: Path, manifest: Manifest) -> Described:
 
 
 def describe_table(table: LabelTable) -> Described:
-    """Say what a table holds for its card. Raises `UserError` where it names samples by paths of one machine."""
-    local = next((key for key in table.keys if PurePath(str(key)).is_absolute()), None)
-    if local is not None:
-        raise UserError(f"{table.path}: names its samples by paths of this machine, such as {local}; expected paths "
-                        "relative to the folder of the images")
+    """Say what a table holds for its card."""
     classes = Counter(dict.fromkeys(table.class_names or (), 0))
     classes.update(label_names(table)[0])
     annotators = None if table.annotators is None else len(set(table.annotators))

@@ -1,9 +1,12 @@
 """Labels on the Hub: a dataset repository with a folder of labels or one table, fetched and published."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from ..errors import UserError
 from ..files import read_plain
@@ -13,9 +16,12 @@ from ..hub.push import push_command, push_dataset
 from ..tokens import holds_token
 from .card import add_record, describe_folder, describe_table, labels_card
 from .format import KEYS, MANIFEST, read_manifest
-from .table import SUFFIXES, read_label_table
+from .reader import read_keys
+from .table import FILE_COLUMNS, SUFFIXES, load_arrays, read_columns, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
+# how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
+_OUTSIDE = re.compile(r"(?is)\s*([\\/]|~[^\\/]*[\\/]|[a-z]:|[a-z][\w+.-]*:[\\/]|(.*[\\/])?\.\.([\\/]|$))")
 
 
 class Place(NamedTuple):
@@ -101,11 +107,15 @@ def push_labels(
                  *(labels / part.file for part in manifest.parts(0))]
         about = describe_folder(labels, manifest)
         about = add_record(about, record) if record else about
+        refuse_local_paths(labels, read_keys(labels, manifest))
     else:
         files, about = [labels], describe_table(read_label_table(labels))
+        columns = read_columns(labels, str(labels))
+        for name in columns:
+            if name.lower() in FILE_COLUMNS:  # several of which it may have
+                refuse_local_paths(labels, columns[name])
     for file in files:
-        if file.suffix.lower() in (".json", ".csv", ".tsv", ".jsonl", ".ndjson") and holds_token(
-                file.read_text(encoding="utf-8", errors="replace")):
+        if any(map(holds_token, _texts(file))):
             raise UserError(f"{file}: holds an access token or a password; it is not published")
 
     def card(full_id: str) -> str:
@@ -118,6 +128,31 @@ def push_labels(
     except UserError as error:
         again = push_command("labels", path, repo_id, private, revision, *(["--license", license] if license else []))
         raise UserError(f"{error}; {path} is as it was, repeat with: {again}") from error.__cause__
+
+
+def refuse_local_paths(labels: Path, keys: Iterable) -> None:
+    """Raise a `UserError` where a sample is named by a path that is not one inside of the folder of the images."""
+    local = next((key for key in keys if isinstance(key, str) and _OUTSIDE.match(key)), None)
+    if local is not None:
+        raise UserError(f"{labels}: names its samples by paths of this machine, such as {local[:200]}; expected paths "
+                        "relative to the folder of the images")
+
+
+def _texts(file: Path) -> Iterator[str]:
+    """Yield all that a manifest or a table says in words, also in columns that are no labels."""
+    suffix = file.suffix.lower()
+    if suffix in (".json", ".csv", ".tsv", ".jsonl", ".ndjson"):
+        yield file.read_text(encoding="utf-8", errors="replace")
+    elif suffix == ".pt":
+        yield str(load_arrays(file))
+    elif suffix != ".safetensors":
+        columns = np.load(file, allow_pickle=False) if suffix == ".npz" else read_columns(file, str(file))
+        yield str([*columns])
+        for values in columns.values():  # of a large table one at a time
+            if not isinstance(values, np.ndarray):
+                yield str(values)
+            elif values.dtype.kind not in "biufc":
+                yield str(values.tolist())
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:

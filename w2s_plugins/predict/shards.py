@@ -6,13 +6,13 @@ again by whoever comes by, at once where the process was one of the same machine
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
 from ..labels.answers import TableForm, check_form
-from ..labels.format import KEYS, MANIFEST, Manifest, refuse_not_finite, rows_by_size, write_part
+from ..labels.format import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
 from ..labels.names import read_class_names
 from ..monitor import setup_logging
 from ..registry import load_plugins
@@ -43,7 +43,7 @@ CLAIMS = ".claims"  # in the folder of the labels
 AGAIN = "give another folder with --output, or make room"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Claim:
     """A shard to be labelled; ``root`` is the folder of claims."""
 
@@ -59,7 +59,7 @@ def predict_shards(request: Request) -> None:
     """Label the shards that no other process labels, until none is left.
 
     Raises:
-        UserError: no such model or shards; a damaged shard; the disk is full.
+        UserError: no such model or shards; a damaged shard; other labels are there; the disk is full.
     """
     try:
         _predict_shards(request)
@@ -86,14 +86,38 @@ def _predict_shards(request: Request) -> None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     predictor = open_predictor(request, names, torch.device(device))
     check_form(TableForm(request.top_k, request.every), predictor.class_names, predictor.member.num_classes)
-    who = teacher_identity(predictor.member)
-    label, done = functools.partial(label_shard, predictor, who, request, output), 0
+    about = dict(
+        num_classes=predictor.member.num_classes, who=teacher_identity(predictor.member), topk=request.top_k,
+        kind="logits" if request.every else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
+    if labelled := [shard.name for shard in shards if (output / shard.name / MANIFEST).is_file()]:
+        refuse_others(output / labelled[0], about, predictor.member.data_config)
+    label, done = functools.partial(label_shard, predictor, about, request, output), 0
     while took := label_free_ones(shards, output, label):
         done += took
     left = [shard.name for shard in shards if not (output / shard.name / MANIFEST).is_file()]
     _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
                  f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"
                  f"{': the same command again labels what they leave' if left else ''}")
+
+
+def refuse_others(folder: Path, about: dict[str, object], transform: dict) -> None:
+    """Raise a `UserError` where labels that are there already are not such as would be written.
+
+    Args:
+        folder: of a shard that is labelled; all the others agree with it.
+        about: see `label_shard`.
+        transform: what the model sees of an image.
+    """
+    found = read_manifest(folder)
+    wanted = dataclasses.replace(found, **about, seen={**found.seen, "transform": transform}).content
+    for key, differs in {
+        "who": "by another model", "kind": f"of another kind ({found.kind}, these would be {about['kind']})",
+        "topk": f"the best {found.topk}, these would be the best {about['topk']}",
+        "class_names": "of classes with other names", "seen": "of images in another size or normalisation",
+    }.items():
+        if wanted[key] != found.content[key]:
+            raise UserError(f"{folder}: its labels are {differs}; give another folder with --output, or delete those "
+                            "that are there")
 
 
 def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shard, Path], None]) -> int:
@@ -146,14 +170,14 @@ def kept(lease: Lease) -> Iterator[None]:
 
 
 def label_shard(
-        predictor: Predictor, who: dict[str, object], request: Request, output: Path, shard: Shard, folder: Path,
+        predictor: Predictor, about: dict[str, object], request: Request, output: Path, shard: Shard, folder: Path,
 ) -> None:
     """Write the labels of a shard to a folder: logits with ``--all``, the best with ``--top-k``, else the class alone.
 
     Args:
         predictor: the model.
-        who: what identifies it.
-        request: form of the labels, and how images are loaded.
+        about: what the manifests of all shards have in common: the model, its classes, and the kind of labels.
+        request: how images are loaded.
         output: folder of all labels.
         shard: of which shard.
         folder: where they go.
@@ -163,10 +187,8 @@ def label_shard(
     dataset = open_shards(shard.path.parent, [shard], output, mode)
     keys = SampleKeys("filename", dataset.reader.indexes[0].keys)
     manifest = Manifest(
-        len(dataset), member.num_classes, who, dict(data=dict(shard=shard.name), transform=member.data_config),
-        "logits" if request.every else "top-k" if request.top_k else "hard", torch.float16, request.top_k,
-        class_names=predictor.class_names, keyed_by=keys.by, keys_sha256=keys.sha256,
-        part_rows=rows_by_size(member.num_classes))
+        len(dataset), **about, seen=dict(data=dict(shard=shard.name), transform=member.data_config), keyed_by=keys.by,
+        keys_sha256=keys.sha256, part_rows=rows_by_size(member.num_classes))
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
     with Progress(len(dataset), world) as progress:

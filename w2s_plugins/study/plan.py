@@ -160,7 +160,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
         try:
             args = resolve_command(fill_in(run.argv, root), parser)
             _check_run(vars(args))
-            split = args.unlabeled, args.dataset, args.data_dir, args.train_split, args.class_list
+            split = args.dataset, args.data_dir, args.train_split, args.class_list
             part = *split, args.train_slice, args.slice_seed
             if args.train_slice and part not in checked:
                 checked.add(part)

@@ -254,6 +254,9 @@ class Reader:
         for name in found:
             if instead := facts[name].in_study:
                 raise UserError(f"{self.file}: {place}: {name} is set by the study; in its place: {instead}")
+            if name in ("unlabeled", "labeled_share"):
+                raise UserError(f"{self.file}: {place}: {name}: a study compares with ceilings, which need labels of "
+                                "all images; train on images without labels by train_w2s.py itself")
         return found  # None among them undoes what the base says
 
     def mapping(self, value: object, where: str, keys: Sequence[str] | None = None) -> dict:
