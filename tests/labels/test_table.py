@@ -10,7 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.data.keys import SampleKeys
+from tests.parts import write_folder
+from w2s_plugins.data import create_dataset, hold_out
+from w2s_plugins.data.keys import SampleKeys, sample_keys
+from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.answers import TableForm, answer_columns, check_form
 from w2s_plugins.labels.imported import ImportSettings, import_labels
@@ -100,6 +103,21 @@ def test_import_by_names_that_are_numbers(tmp_path):
     table = read_label_table(tmp_path / "a.csv", names)
     folder = import_labels(table, keys, names, tmp_path / "out", ImportSettings(), "x")
     assert LabelReader(folder)(torch.arange(3), torch.device("cpu")).argmax(1).tolist() == [0, 0, 2]
+
+
+def test_positions_are_those_of_the_whole_split(tmp_path):
+    """Of files as of other samples, whatever part of them is trained on or held out."""
+    write_folder(tmp_path / "data", {"train": 30}, size=(8, 8))
+    images = create_dataset("", str(tmp_path / "data"), "train")
+    said = torch.randint(3, (len(images),))
+    np.save(tmp_path / "a.npy", said.numpy())
+    table = read_label_table(tmp_path / "a.npy")
+    train, held_out = hold_out(take_slice(images, "10:26", 0), 0.25, 0)
+    for part in (train, held_out, Subset(images, [*range(29, 19, -1)])):
+        keys = sample_keys(part)
+        folder = import_labels(table, keys, [*"abc"], tmp_path / "out", ImportSettings(), "x")
+        found = LabelReader(folder, keys)(torch.arange(len(part)), torch.device("cpu")).argmax(1)
+        assert found.tolist() == said[[images.filenames().index(name) for name in part.filenames()]].tolist()
 
 
 def test_rows_without_a_label_are_left_out(tmp_path, caplog):

@@ -145,7 +145,8 @@ def _folder(
     if labels.is_folder:
         return labels.place.path
     train, select = keys
-    both = train if select is None else SampleKeys(train.by, [*train.values, *select.values])
+    both = train if select is None else SampleKeys(
+        train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
     return import_labels(
         labels.table(class_names), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
         labels.flag)

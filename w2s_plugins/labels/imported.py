@@ -49,14 +49,14 @@ class Matched:
 
 
 def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> Matched:
-    """Find the sample of each row: by its path, by its base name where only one has it, or by its position.
+    """Find the sample of each row: by its path, by its base name where only one has it, or by its
+    position in the whole split.
 
     Raises:
         UserError: no row is about a sample of the data, or a base name is that of several.
     """
     if table.keyed_by == "id":
-        places: dict = {key: i for i, key in enumerate(keys.values)} if keys.by == "index" else dict(
-            enumerate(range(len(keys.values))))
+        places = {place: i for i, place in enumerate(keys.values if keys.by == "index" else keys.positions)}
         found = [places.get(key, -1) for key in table.keys]
     elif keys.by != "filename":
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
