@@ -110,9 +110,21 @@ def take_labels(
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
+    _refuse_gaps(args, data)
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
+
+
+def _refuse_gaps(args: argparse.Namespace, data: Data) -> None:
+    """Refuse to choose among teachers some of which say nothing of a sample."""
+    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
+              "--teacher-assign student" if args.teacher_assign == "student" else None)
+    for labels in data.given if choice else ():
+        index = torch.arange(len(data.train))
+        if isinstance(labels.train, LabelReader) and (absent := int((~labels.train.has(index)).sum())):
+            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {labels.shown} has none of "
+                            f"{absent} of {len(index)} training samples; leave it out, or label them")
 
 
 def _in_shards(folder: Path) -> bool:
