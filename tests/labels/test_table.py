@@ -85,6 +85,20 @@ def test_the_fullest_answer_counts(tmp_path):
     assert read(tmp_path, "filename,label,width,height\na,cat,3,4\n").kind == "hard"
 
 
+@pytest.mark.parametrize("header, rows", [
+    ("filename,a,b,fold", ["x,0.3,0.7,2", "y,0.9,0.1,4"]),
+    ("filename,a,b,sharpness,width", ["x,0.3,0.7,12.7,8", "y,0.9,0.1,3.5,8"]),
+    ("filename,a,b,sharpness", ["x,0.3,0.7,12.7", "y,0.9,0.1,3.5"]),
+    ("filename,a,b,fold", ["x,-0.3,4.7,2", "y,0.9,1.5,4"])])
+def test_a_number_of_something_else_is_no_class(tmp_path, header, rows):
+    """Unless classes are named: then a table has what it has of them."""
+    content = "\n".join([header, *rows])
+    with pytest.raises(UserError, match=f"is column {header.split(',')[-1]} a class"):
+        read(tmp_path, content)
+    assert read(tmp_path, content, names=["b", "c", "a"]).class_names == ["a", "b"]
+    assert read(tmp_path, content, names=header.split(",")[1:]).kind == "logits"
+
+
 def test_names_that_are_numbers(tmp_path):
     """A column is of names, or of numbers, but not now the one and then the other."""
     assert read(tmp_path, "filename,label\na,10\nb,2\n", names=["10", "2", "5"]).answers.tolist() == [0, 1]
