@@ -80,6 +80,8 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
     done = here(*flags, "--resume", "auto")
     assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
+    write(Path("b.csv"), rows[::-1])
+    here(*flags, "--teacher", "labels:b.csv", "--resume", "auto", "--resume-changes", "teacher").ok()
 
 
 def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811

@@ -466,8 +466,9 @@ def _refuse_other_things(
     """
     whole = np.array([all(_INTEGER.fullmatch(str(value).strip()) for value in columns[name]) for name in names])
     outside = ((answers < 0) | (answers > 1)).any(axis=0)
-    shares = answers[:, ~outside].sum(axis=1, dtype=np.float64)
-    odd = whole if not whole.all() and whole.any() else outside if (np.abs(shares - 1) <= SUM_TOLERANCE).all() else []
+    sums = answers[:, ~outside].sum(axis=1, dtype=np.float64)
+    beside = (~outside).sum() > 1 and (np.abs(sums - 1) <= SUM_TOLERANCE).all()
+    odd = whole if whole.any() and not whole.all() else outside if beside else []
     if any(odd):
         raise UserError(f"{flag}: is column {names[int(np.argmax(odd))]} a class? It is unlike "
                         f"{names[int(np.argmin(odd))]}, and the values of all columns are no probabilities; say what "
