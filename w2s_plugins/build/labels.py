@@ -142,9 +142,9 @@ def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Da
         labels.name, reader(data.train), None if data.select is None else reader(data.select), labels.place.commit)
 
 
-def names_in_labels(found: Sequence[FoundLabels]) -> list[str] | None:
-    """Return the names of the classes that the first labels with such names know of, or None."""
-    return next((list(names) for labels in found if (names := labels.class_names)), None)
+def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
+    """Return the names of the classes that labels know of, those of the first ones first."""
+    return list(dict.fromkeys(name for labels in found for name in labels.class_names or ()))
 
 
 def _folder(

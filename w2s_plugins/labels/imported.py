@@ -127,8 +127,8 @@ def first_rows(table: LabelTable, positions: np.ndarray) -> tuple[np.ndarray, np
     """Find what an annotator says of a sample again.
 
     Returns:
-        The rows without repetitions, by sample and annotator; for each row (R,) the first one by its annotator about its
-        sample, and whether it says something else (R,) than that one.
+        The rows without repetitions, by sample and annotator; for each row (R,) the first one of its annotator about
+        its sample, and whether it says something else (R,) than that one.
     """
     who = np.zeros(1, int) if table.annotators is None else np.unique(table.annotators, return_inverse=True)[1]
     _, distinct, group = np.unique(positions * (who.max() + 1) + who, return_index=True, return_inverse=True)
