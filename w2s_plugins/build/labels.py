@@ -99,6 +99,9 @@ def take_labels(
         return
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
+    if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
+        raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
+                        f"classes expected {1 / len(class_names):.3g} to 1")
     whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
     sharded = shard_reader(data.train) is not None
     folders = [labels.place.path if sharded and labels.in_shards else _folder(args, labels, whole, class_names)
@@ -134,7 +137,7 @@ def _in_shards(folder: Path) -> bool:
 
 def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Data) -> GivenLabels:
     def reader(dataset: Dataset) -> LabelReader | ShardedLabels:
-        confidence = args.labels_confidence or 1.0
+        confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
         if _in_shards(folder):
             return ShardedLabels(folder, dataset, confidence)
         return LabelReader(folder, sample_keys(dataset), confidence=confidence)
