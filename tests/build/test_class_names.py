@@ -13,9 +13,11 @@ from timm.models import save_for_hf
 from tests.parts import small_model, train_args, write_folder
 from w2s_plugins.build.classes import classes_of_teacher
 from w2s_plugins.build.data import build_data
+from w2s_plugins.build.labels import FoundLabels
 from w2s_plugins.data.datasets import class_names_of, labels_of, num_classes_of
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.names import read_class_names
+from w2s_plugins.labels.published import Place
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.models.class_names import CLASS_NAMES, imagenet_names, match_classes, names_of_data
 
@@ -132,6 +134,25 @@ def test_where_names_come_from(root: Path, weak: Path, tmp_path: Path) -> None:
     data = unlabeled(root, *teacher)
     assert (data.class_names, data.num_classes) == (None, 2)
     assert unlabeled(root, *teacher, "--num-classes", "2").num_classes == 2
+
+
+def test_names_of_labels_and_a_model(root: Path, weak: Path, tmp_path: Path) -> None:
+    """All that is named counts: files may have seen a part of the classes only."""
+    for name, lines in (("a", "0.png,owl\n1.png,class2"), ("b", "0.png,class2\n1.png,emu"), ("c", "0.png,7")):
+        (tmp_path / f"{name}.csv").write_text(f"filename,label\n{lines}\n")
+
+    def names(*names: str) -> list[str] | None:
+        found = [FoundLabels(name, Place(tmp_path / name)) for name in names]
+        teacher = ",".join([*(f"labels:{name}" for name in names), f"local-dir:{weak}"])
+        args = train_args("--unlabeled", str(root / "train"), "--teacher", teacher, dataset="")
+        return build_data(args, found).class_names
+
+    assert names("a.csv", "b.csv") == ["class2", "owl", "emu", "class1", "class0"]
+    assert names("b.csv", "a.csv", "c.csv") == ["class2", "emu", "owl", "class1", "class0"]
+    assert names("c.csv") == [*reversed(NAMES)]
+    (tmp_path / "a.csv").write_text("filename,label\n0.png,owl\n")
+    with pytest.raises(UserError, match=r"none of its 3 classes .* is one of the 1 of the data \('owl', ...\)"):
+        names("a.csv")
 
 
 def test_names_of_a_run_folder(root: Path, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_changed_labels_are_refused_by_a_resumed_run(here: Run, rows: list) -> N
     write(Path("a.csv"), [(file, "class0") for file, _ in rows])
     done = here(*flags, "--resume", "auto")
     assert done.code == 2 and "the labels of --teacher labels:a.csv are others than when it was written" in done.error
+    write(Path("b.csv"), rows[::-1])
+    here(*flags, "--teacher", "labels:b.csv", "--resume", "auto", "--resume-changes", "teacher").ok()
 
 
 def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> None:  # noqa: F811
@@ -148,6 +150,9 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
     (lambda rows: [(f, label.replace("class1", "clas1")) for f, label in rows], [],
      "'clas1' is no class (nearest: class1"),
     (lambda rows: [(f, "9") for f, _ in rows], [], "row 1: '9' is no class; expected the name of one"),
+    (lambda rows: rows[:-1], ["--teacher", "labels:a.csv,w2s_cnn2", "--teacher-weights", "learned"],
+     "--teacher-weights learned needs an answer of every teacher to each sample, but labels:a.csv has none of 1 of 60"),
+    (lambda rows: rows, ["--labels-confidence", 0], "--labels-confidence 0: is below chance; of 3 classes expected 0."),
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
     (lambda rows: rows, ["--episodic", "2x1"], "--episodic asks a teacher about images"),
     (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),

@@ -227,6 +227,7 @@ def test_models_of_other_packages(work, predict):
     (["out/weak", "data/validation", "--output", "x.csv", "--class-names", "a,b"], "2 names, but out/weak has 10 cl"),
     (["out/weak", "data/validation", "--output", "x.csv", "--top-k", "11"], "--top-k 11: there are 10 classes"),
     (["out", "data/validation", "--output", "x.csv"], "MODEL out: neither the folder of a run"),
+    (["labels:a.csv", "data/validation", "--output", "x.csv"], "MODEL labels:a.csv: labels cannot be asked about im"),
     (["resnet81", "data/validation", "--output", "x.csv"], r"MODEL: unknown model 'resnet81' \(nearest"),
     (["w2s_cnn2", "data/validation", "--output", "x.csv"], "MODEL w2s_cnn2: timm has no pretrained weights"),
     (["out/weak", "out/weak", "--output", "x.csv"], "out/weak: no images in it"),

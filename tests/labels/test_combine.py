@@ -74,3 +74,9 @@ def test_agreement_by_pairs():
 
 def test_the_command_line_knows_the_means():
     assert COMBINE == MEANS
+
+
+@pytest.mark.parametrize("how", ["majority", "mean"])
+def test_votes_without_weight_say_nothing(how):
+    said = combine_annotators(*map(np.array, ([0, 0, 1], [0, 1, 0], [1, 1, 0])), 2, how, np.array([0.0, 0, 1]))
+    assert said.tolist() == [[0.5, 0.5], [1, 0]]

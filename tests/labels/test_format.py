@@ -203,6 +203,10 @@ def test_labels_of_some_samples(tmp_path: Path) -> None:
     assert torch.equal(read(torch.tensor(part.indices), CPU), logits)
     with pytest.raises(UserError, match="has no label of 1$" if not labelled[1] else "has no label of "):
         read(torch.tensor([part.indices[0], int((~labelled).nonzero()[0])]), CPU)
+    whole = LabelReader(store_labels(tmp_path / "whole", torch.zeros(len(digits), 10)), sample_keys(digits))
+    unlabelled = (~labelled).nonzero().flatten()[:5]
+    mean = CachedTargets([read, whole], CPU)  # of a batch of which one of them knows nothing
+    assert torch.allclose(mean(unlabelled).softmax(1), torch.full((5, 10), 0.1))
     others = Subset(digits, (~labelled).nonzero().flatten().tolist())
     with pytest.raises(UserError, match=r"has no label of any of the 697 samples, such as .*of others, such as"):
         LabelReader(folder, sample_keys(others))

@@ -10,14 +10,20 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from w2s_plugins.data.keys import SampleKeys
+from tests.parts import write_folder
+from w2s_plugins.data import create_dataset, hold_out
+from w2s_plugins.data.keys import SampleKeys, sample_keys
+from w2s_plugins.data.slices import Subset, take_slice
 from w2s_plugins.errors import UserError
+from w2s_plugins.labels.agreement import fit_to_data
 from w2s_plugins.labels.answers import TableForm, answer_columns, check_form
 from w2s_plugins.labels.imported import ImportSettings, import_labels
 from w2s_plugins.labels.names import read_class_names
 from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.table import LabelTable, read_label_table
 from w2s_plugins.labels.table_writer import WRITABLE, check_writable, write_label_table
+
+CPU = torch.device("cpu")
 
 
 def read(tmp_path: Path, content: str | bytes, suffix: str = ".csv", names: list[str] | None = None) -> LabelTable:
@@ -82,6 +88,20 @@ def test_the_fullest_answer_counts(tmp_path):
     assert read(tmp_path, "filename,label,width,height\na,cat,3,4\n").kind == "hard"
 
 
+@pytest.mark.parametrize("header, rows", [
+    ("filename,a,b,fold", ["x,0.3,0.7,2", "y,0.9,0.1,4"]),
+    ("filename,a,b,sharpness,width", ["x,0.3,0.7,12.7,8", "y,0.9,0.1,3.5,8"]),
+    ("filename,a,b,sharpness", ["x,0.3,0.7,12.7", "y,0.9,0.1,3.5"]),
+    ("filename,a,b,fold", ["x,-0.3,4.7,2", "y,0.9,1.5,4"])])
+def test_a_number_of_something_else_is_no_class(tmp_path, header, rows):
+    """Unless classes are named: then a table has what it has of them."""
+    content = "\n".join([header, *rows])
+    with pytest.raises(UserError, match=f"is column {header.split(',')[-1]} a class"):
+        read(tmp_path, content)
+    assert read(tmp_path, content, names=["b", "c", "a"]).class_names == ["a", "b"]
+    assert read(tmp_path, content, names=header.split(",")[1:]).kind == "logits"
+
+
 def test_names_that_are_numbers(tmp_path):
     """A column is of names, or of numbers, but not now the one and then the other."""
     assert read(tmp_path, "filename,label\na,10\nb,2\n", names=["10", "2", "5"]).answers.tolist() == [0, 1]
@@ -99,7 +119,44 @@ def test_import_by_names_that_are_numbers(tmp_path):
     names = ["2", "4", "8"]
     table = read_label_table(tmp_path / "a.csv", names)
     folder = import_labels(table, keys, names, tmp_path / "out", ImportSettings(), "x")
-    assert LabelReader(folder)(torch.arange(3), torch.device("cpu")).argmax(1).tolist() == [0, 0, 2]
+    assert LabelReader(folder)(torch.arange(3), CPU).argmax(1).tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("header, rows", [
+    ("filename,label,confidence", ["a,cat,0.75", "b,dog,0.5", "c,cat,1"]),
+    ("filename,cat,dog", ["a,3,-1", "b,0.5,7", "c,1,1"]),
+    ("filename,label,annotator,confidence", ["a,cat,x,0.7", "a,dog,y,0.1", "b,dog,y,0.2", "a,dog,z,0.3", "c,cat,x,1"])])
+def test_a_row_given_twice_changes_nothing(tmp_path, header, rows):
+    """Nor does the order of rows: the hash of what is said is the same. To say two things is an error."""
+    keys, names, found = SampleKeys("filename", [*"abc"]), ["cat", "dog"], []
+    for number, lines in enumerate((rows, [rows[2], *rows[::-1]])):
+        (tmp_path / f"{number}.csv").write_text("\n".join([header, *lines]))
+        table = read_label_table(tmp_path / f"{number}.csv", names)
+        folder = import_labels(table, keys, names, tmp_path / "out", ImportSettings("mean"), "x")
+        reader = LabelReader(folder)
+        found.append((reader.manifest.kind, reader.manifest.who["answers"], reader(torch.arange(3), CPU).tolist()))
+    assert found[0] == found[1]
+    assert found[0][0] == ("logits" if header.endswith("dog") else "probabilities")
+    other = rows[0].replace("0.75", "0.7").replace("-1", "2").replace("cat,x", "dog,x")
+    table = read(tmp_path, "\n".join([header, *rows, other]), names=names)
+    assert fit_to_data(table, keys, None).errors.keys() == {"rows say something else of a sample than one before"}
+    with pytest.raises(UserError, match=r"1 row\(s\) say something else of a sample than one before, such as of a; "):
+        import_labels(table, keys, names, tmp_path / "out", ImportSettings(), "x")
+
+
+def test_positions_are_those_of_the_whole_split(tmp_path):
+    """Of files as of other samples, whatever part of them is trained on or held out."""
+    write_folder(tmp_path / "data", {"train": 30}, size=(8, 8))
+    images = create_dataset("", str(tmp_path / "data"), "train")
+    said = torch.randint(3, (len(images),))
+    np.save(tmp_path / "a.npy", said.numpy())
+    table = read_label_table(tmp_path / "a.npy")
+    train, held_out = hold_out(take_slice(images, "10:26", 0), 0.25, 0)
+    for part in (train, held_out, Subset(images, [*range(29, 19, -1)])):
+        keys = sample_keys(part)
+        folder = import_labels(table, keys, [*"abc"], tmp_path / "out", ImportSettings(), "x")
+        found = LabelReader(folder, keys)(torch.arange(len(part)), CPU).argmax(1)
+        assert found.tolist() == said[[images.filenames().index(name) for name in part.filenames()]].tolist()
 
 
 def test_rows_without_a_label_are_left_out(tmp_path, caplog):

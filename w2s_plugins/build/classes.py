@@ -133,11 +133,22 @@ def classes_of_teacher(
         of_data: Sequence[str] | None = None,
         labels: Sequence[FoundLabels] = (),
 ) -> tuple[list[str] | None, int | None]:
-    """Return names and number of the classes of labels in place of a teacher, else of the first teacher, before it is
+    """Return names and number of the classes of labels in place of a teacher and of the first model, before that is
     opened on the student's input; ``of_data`` are names that these are to be compared with, where there are any.
+
+    Raises:
+        UserError: labels and model have names, and none in common.
     """
-    if names := names_in_labels(labels):
-        return names, len(names)
+    said = names_in_labels(labels)
+    names, count = _classes_of_model(args, said or of_data)
+    if have_common_names(f"--teacher {args.teacher}", names, said):
+        said += [name for name in names if name not in set(said)]
+    return (said, len(said)) if said else (names, count)
+
+
+def _classes_of_model(
+        args: argparse.Namespace, of_data: Sequence[str] | None) -> tuple[list[str] | None, int | None]:
+    """Return names and number of the classes of the first model of a teacher, None where there is none."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
     name, checkpoint = next((pair for pair in pairs if not pair[0].startswith("clip:")), (None, None))
     if name is None:  # a zero-shot classifier has the classes that it is given

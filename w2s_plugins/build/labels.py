@@ -99,6 +99,9 @@ def take_labels(
         return
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
+    if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
+        raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
+                        f"classes expected {1 / len(class_names):.3g} to 1")
     whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
     sharded = shard_reader(data.train) is not None
     folders = [labels.place.path if sharded and labels.in_shards else _folder(args, labels, whole, class_names)
@@ -110,9 +113,21 @@ def take_labels(
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
+    _refuse_gaps(args, data)
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
+
+
+def _refuse_gaps(args: argparse.Namespace, data: Data) -> None:
+    """Refuse to choose among teachers some of which say nothing of a sample."""
+    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
+              "--teacher-assign student" if args.teacher_assign == "student" else None)
+    for labels in data.given if choice else ():
+        index = torch.arange(len(data.train))
+        if isinstance(labels.train, LabelReader) and (absent := int((~labels.train.has(index)).sum())):
+            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {labels.shown} has none of "
+                            f"{absent} of {len(index)} training samples; leave it out, or label them")
 
 
 def _in_shards(folder: Path) -> bool:
@@ -122,7 +137,7 @@ def _in_shards(folder: Path) -> bool:
 
 def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Data) -> GivenLabels:
     def reader(dataset: Dataset) -> LabelReader | ShardedLabels:
-        confidence = args.labels_confidence or 1.0
+        confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
         if _in_shards(folder):
             return ShardedLabels(folder, dataset, confidence)
         return LabelReader(folder, sample_keys(dataset), confidence=confidence)
@@ -130,9 +145,9 @@ def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Da
         labels.name, reader(data.train), None if data.select is None else reader(data.select), labels.place.commit)
 
 
-def names_in_labels(found: Sequence[FoundLabels]) -> list[str] | None:
-    """Return the names of the classes that the first labels with such names know of, or None."""
-    return next((list(names) for labels in found if (names := labels.class_names)), None)
+def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
+    """Return the names of the classes that labels know of, those of the first ones first."""
+    return list(dict.fromkeys(name for labels in found for name in labels.class_names or ()))
 
 
 def _folder(
@@ -145,7 +160,8 @@ def _folder(
     if labels.is_folder:
         return labels.place.path
     train, select = keys
-    both = train if select is None else SampleKeys(train.by, [*train.values, *select.values])
+    both = train if select is None else SampleKeys(
+        train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
     return import_labels(
         labels.table(class_names), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
         labels.flag)

@@ -32,6 +32,8 @@ from .resolve_probe import resolve_probe
 _logger = logging.getLogger(__name__)
 
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
+ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
+                "use_ema_teacher", "prompts")
 CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
 BATCHES_OF_EPISODES = 200  # in an epoch
 # element-wise ones: their step on a part of a parameter is that part of their step
@@ -120,6 +122,7 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
         "--episodic": args.episodic,
         "--long-tail always": args.long_tail == "always",
         "--class-list": args.class_list,
+        "--class-map": args.class_map and not labelled,
         "--few-shot-eval": args.few_shot_eval and not labelled,
     }
     for flag, broken in truth.items():
@@ -258,11 +261,15 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
     if "teacher_targets" in given and args.teacher_targets == "online":
         raise UserError(f"--teacher {name}: labels are stored, they cannot be asked about a view: leave out "
                         "--teacher-targets online")
+    models = teacher_models(args.teacher)
+    idle = {f"--{flag.replace('_', '-')}": getattr(args, flag) for flag in ABOUT_MODELS}
+    for flag, used in (*idle.items(), (f"--teacher-targets {args.teacher_targets}", view_epochs(args))):
+        if used and not models:
+            raise UserError(f"--teacher {name}: {flag} is about a model, and there are labels alone: leave it out")
     if args.teacher_targets == "online":
         args.teacher_targets = "cached"
-    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and len(
-            teacher_models(args.teacher)) > 0), ("--clean-select", args.clean_select and not args.clean_select_model
-                                                 and not teacher_models(args.teacher))):
+    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models), (
+            "--clean-select", args.clean_select and not args.clean_select_model and not models)):
         if used:
             raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 
@@ -560,6 +567,11 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         *_push_rules(args),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
+        (args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),
+         "--eval-metric agreement asks the teacher about the validation split: leave out --no-teacher-eval"),
+        (args.eval_metric == "agreement" and args.select_split is None and not teacher_models(args.teacher),
+         f"--eval-metric agreement: --teacher {args.teacher} says nothing of the validation split: give --select best "
+         "and --select-split, which holds out some of what has labels"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,

@@ -26,6 +26,6 @@ def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], 
             continue
         if not any(getattr(args, master) for master in masters):
             shown = " ".join(map(str, value)) if isinstance(value, list) else value
-            needed = " or ".join(f"{option(m)} {known[m].form}" for m in masters)
+            needed = " or ".join(f"{option(m)} {known[m].form}".rstrip() for m in masters)
             raise UserError(f"{option(name)} {shown} has no effect without {needed}: add it, or leave {option(name)} "
                             "out")

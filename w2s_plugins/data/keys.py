@@ -24,10 +24,12 @@ class SampleKeys:
         by: ``filename``, relative to the folder of the split or within its archive, or ``index``, the position in the
             whole split.
         values: one key a sample.
+        positions: of samples that are known by files, in the whole split, for those who count them; or None.
     """
 
     by: str
     values: Sequence[str] | Sequence[int]
+    positions: Sequence[int] | None = None
 
     @cached_property
     def text(self) -> str | None:
@@ -43,10 +45,8 @@ class SampleKeys:
 
 def sample_keys(dataset: Dataset) -> SampleKeys:
     """Return the keys of a dataset, or of a part of one."""
-    names = file_names(dataset)
-    if names:
-        return SampleKeys("filename", names)
-    return SampleKeys("index", positions_in_split(dataset, all_classes=True))
+    names, positions = file_names(dataset), positions_in_split(dataset, all_classes=True)
+    return SampleKeys("filename", names, positions) if names else SampleKeys("index", positions)
 
 
 def whole_split(dataset: Dataset) -> Dataset:

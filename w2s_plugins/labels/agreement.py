@@ -10,6 +10,7 @@ import numpy as np
 from ..data.keys import SampleKeys
 from ..errors import UserError, nearest
 from ..files import atomic_write
+from .imported import first_rows
 from .table import LabelTable
 
 MOST_NAMED = 40  # classes whose names a figure shows
@@ -71,14 +72,9 @@ def fit_to_data(table: LabelTable, keys: SampleKeys, class_names: Sequence[str] 
     positions, (labels, _) = positions_of(table, keys), label_names(table)
     known = positions >= 0
     labelled = set(positions[known].tolist())
-    said: dict[tuple[int, str], int] = {}  # first row of an annotator about a sample
-    again, otherwise = [], []
-    for row in known.nonzero()[0].tolist():
-        place = positions[row], table.annotators[row] if table.annotators is not None else ""
-        before = said.setdefault(place, row)
-        if before != row:
-            (again if labels[before] == labels[row] else otherwise).append(
-                f"{table.keys[row]} ('{labels[before]}', '{labels[row]}')")
+    _, first, other = first_rows(table, positions)
+    again, otherwise = ([f"{table.keys[row]} ('{labels[first[row]]}', '{labels[row]}')" for row in rows.nonzero()[0]]
+                        for rows in (known & ~other & (first != np.arange(len(first))), known & other))
     allowed = None if class_names is None else {*class_names} | (
         {*map(str, range(len(class_names)))} if table.class_names is None else set())
     errors = {

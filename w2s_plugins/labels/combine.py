@@ -28,6 +28,7 @@ def combine_annotators(
         return dawid_skene(samples, annotators, labels, num_classes)
     votes = np.zeros((samples.max() + 1, num_classes))
     np.add.at(votes, (samples, labels), 1.0 if weights is None else weights)
+    votes[~votes.any(axis=1)] = 1  # nobody is sure of anything
     if how == "majority":
         votes = (votes == votes.max(axis=1, keepdims=True)).astype(float)
     return votes / votes.sum(axis=1, keepdims=True)

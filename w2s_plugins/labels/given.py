@@ -37,7 +37,8 @@ class GivenLabels:
     @property
     def hash(self) -> str:
         """Of what they say, which a run that goes on needs again."""
-        return self.train.manifest.key + (f"@{self.commit}" if self.commit else "")
+        manifest = self.train.manifest
+        return str(manifest.who.get("answers", manifest.key)) + (f"@{self.commit}" if self.commit else "")
 
     @property
     def source(self) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """Tables of labels brought to the samples of a dataset, and stored in the format of labels."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -49,14 +51,14 @@ class Matched:
 
 
 def match_rows(table: LabelTable, keys: SampleKeys, flag: str) -> Matched:
-    """Find the sample of each row: by its path, by its base name where only one has it, or by its position.
+    """Find the sample of each row: by its path, by its base name where only one has it, or by its
+    position in the whole split.
 
     Raises:
         UserError: no row is about a sample of the data, or a base name is that of several.
     """
     if table.keyed_by == "id":
-        places: dict = {key: i for i, key in enumerate(keys.values)} if keys.by == "index" else dict(
-            enumerate(range(len(keys.values))))
+        places = {place: i for i, place in enumerate(keys.values if keys.by == "index" else keys.positions)}
         found = [places.get(key, -1) for key in table.keys]
     elif keys.by != "filename":
         raise UserError(f"{flag}: names its samples by files, but those of this dataset are not files; name them by "
@@ -102,41 +104,51 @@ def answers_by_sample(
     Raises:
         UserError: a sample has two labels that differ, and no annotator tells them apart.
     """
-    known = positions >= 0
-    samples, rows = np.unique(positions[known], return_inverse=True)
-    answers, size = table.answers[known], len(class_names)
-    if table.annotators is None and len(samples) < known.sum():
-        _refuse_contradictions(table, positions, answers, rows, flag)
+    kept = _distinct_rows(table, positions, flag)
+    samples, rows = np.unique(positions[kept], return_inverse=True)
+    answers, size = table.answers[kept], len(class_names)
+    sure = None if table.confidence is None else table.confidence[kept]
+    if len(samples) == len(kept):
+        return (samples, answers, table.kind) if sure is None else (
+            samples, _spread(answers, sure, size), "probabilities")
     if table.kind != "hard":
-        if len(samples) == known.sum():
-            return samples, answers[np.argsort(rows)], table.kind
         sums = np.zeros((len(samples), answers.shape[1]))
         np.add.at(sums, rows, answers if table.kind == "probabilities" else _softmax(answers))
         return samples, (sums / np.bincount(rows)[:, None]).astype(np.float32), "probabilities"
-    if len(samples) == known.sum():
-        first = np.argsort(rows)
-        if table.confidence is None:
-            return samples, answers[first], "hard"
-        return samples, _spread(answers[first], table.confidence[known][first], size), "probabilities"
-    if table.annotators is None:
-        return samples, answers[np.unique(rows, return_index=True)[1]], "hard"
-    who = np.unique(np.array(table.annotators)[known], return_inverse=True)[1]
-    weights = None if table.confidence is None else table.confidence[known]
-    shares = combine_annotators(rows, who, answers, size, settings.combine, weights)
+    who = np.unique(np.array(table.annotators)[kept], return_inverse=True)[1]
+    shares = combine_annotators(rows, who, answers, size, settings.combine, sure)
     agreement = agreement_of_annotators(rows, answers)
     _logger.info(f"{flag}: {who.max() + 1} annotators, {len(rows) / len(samples):.2f} answers a sample, combined by "
                  f"{settings.combine}; two of them agree in {100 * (agreement or 0):.1f} % of the cases")
     return samples, shares.astype(np.float32), "probabilities"
 
 
-def _refuse_contradictions(
-        table: LabelTable, positions: np.ndarray, answers: np.ndarray, rows: np.ndarray, flag: str) -> None:
-    first = answers[np.unique(rows, return_index=True)[1]]
-    odd = (answers != first[rows]).reshape(len(rows), -1).any(axis=1)
-    if odd.any():
-        key = np.array(table.keys, dtype=object)[positions >= 0][odd.argmax()]
-        raise UserError(f"{flag}: {odd.sum()} row(s) say something else of a sample than one before, such as of {key}; "
-                        "leave one out, or say in a column annotator who said what")
+def first_rows(table: LabelTable, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find what an annotator says of a sample again.
+
+    Returns:
+        The rows without repetitions, by sample and annotator; for each row (R,) the first one of its annotator about
+        its sample, and whether it says something else (R,) than that one.
+    """
+    who = np.zeros(1, int) if table.annotators is None else np.unique(table.annotators, return_inverse=True)[1]
+    _, distinct, group = np.unique(positions * (who.max() + 1) + who, return_index=True, return_inverse=True)
+    first, other = distinct[group], np.zeros(len(positions), bool)
+    again = (first != np.arange(len(first))).nonzero()[0]
+    for said in (table.answers, table.confidence):
+        if said is not None:
+            other[again] |= (said[again] != said[first[again]]).any(axis=tuple(range(1, said.ndim)))
+    return distinct, first, other
+
+
+def _distinct_rows(table: LabelTable, positions: np.ndarray, flag: str) -> np.ndarray:
+    """Return the rows about samples of the data, as `first_rows`. Raises `UserError` for those that contradict one."""
+    distinct, _, other = first_rows(table, positions)
+    odd = (other & (positions >= 0)).nonzero()[0]
+    if len(odd):
+        remedy = "say in a column annotator who said what" if table.annotators is None else "tell its annotators apart"
+        raise UserError(f"{flag}: {len(odd)} row(s) say something else of a sample than one before, such as of "
+                        f"{table.keys[odd[0]]}; leave one out, or {remedy}")
+    return distinct[positions[distinct] >= 0]
 
 
 def _spread(labels: np.ndarray, confidence: np.ndarray, size: int) -> np.ndarray:
@@ -212,10 +224,13 @@ def import_labels(
     who = dict(file=table.path.name, sha256=file_sha256(file_of(table.path)[0]), rows=len(table), **asdict(settings))
     if table.annotators is not None:
         who["annotators"] = len(set(table.annotators))
+    values = torch.from_numpy(np.ascontiguousarray(answers))
+    said = hashlib.sha256(json.dumps([kind, own.by, own.sha256, class_names]).encode())
+    said.update(values.numpy())
+    who["answers"] = said.hexdigest()  # whatever the file is called, and the order of its rows
     manifest = Manifest(
         len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
         keyed_by=own.by, keys_sha256=own.sha256)
-    values = torch.from_numpy(np.ascontiguousarray(answers))
 
     def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
         return (Answers(values[part.first:part.stop]) for part in parts)

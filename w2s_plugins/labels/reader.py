@@ -91,9 +91,9 @@ class LabelReader:
         found = {}
         for name, (shape, dtype) in self.manifest.layout.items():
             table = torch.empty(len(index), *shape, dtype=dtype, pin_memory=device.type == "cuda")
-            table[order] = torch.cat([
+            table[order] = torch.cat([table[:0], *(  # which makes no sample a batch, too
                 part[name][piece - number * self.manifest.rows]
-                for number, (part, piece) in enumerate(zip(self.parts, pieces)) if len(piece)])
+                for number, (part, piece) in enumerate(zip(self.parts, pieces)) if len(piece))])
             found[name] = table.to(device, non_blocking=True)
         return self.manifest.decode(found, self.confidence)
 

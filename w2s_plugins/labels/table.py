@@ -44,6 +44,7 @@ SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two 
 LARGEST_CLASS = 1_000_000  # number of a class that has no name
 MOST_VALUES = 2 ** 32  # of a table with all classes
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
+_INTEGER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,8 @@ def understand(
     if len(by_class) > 1:
         answer = None
         kind, answers, names = _by_class(columns, by_class, flag)
+        if kind == "logits" and not set(by_class) <= {*(class_names or ())}:
+            _refuse_other_things(columns, by_class, answers, flag)
     elif (answer := top or label) is None:
         raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
     used = {name: columns[name] for name in (key, answer, who, sure) if name is not None}
@@ -454,6 +457,22 @@ def _by_class(columns: dict[str, Sequence], names: list[str], flag: str) -> tupl
                             f"({one_line(error, 80)}); leave it out, or name the labels' column label") from error
     numbered = names == [str(i) for i in range(len(names))]
     return _checked(None, answers, flag), answers, None if numbered else names
+
+
+def _refuse_other_things(
+        columns: Mapping[str, Sequence], names: list[str], answers: np.ndarray, flag: str) -> None:
+    """Refuse what would be logits by the numbers, where some columns are of another sort than the others: those in
+    whole numbers, and those beside columns that are probabilities.
+    """
+    whole = np.array([all(_INTEGER.fullmatch(str(value).strip()) for value in columns[name]) for name in names])
+    outside = ((answers < 0) | (answers > 1)).any(axis=0)
+    sums = answers[:, ~outside].sum(axis=1, dtype=np.float64)
+    beside = (~outside).sum() > 1 and (np.abs(sums - 1) <= SUM_TOLERANCE).all()
+    odd = whole if whole.any() and not whole.all() else outside if beside else []
+    if any(odd):
+        raise UserError(f"{flag}: is column {names[int(np.argmax(odd))]} a class? It is unlike "
+                        f"{names[int(np.argmin(odd))]}, and the values of all columns are no probabilities; say what "
+                        "the classes are by --class-names, or leave it out")
 
 
 def _checked(kind: str | None, answers: np.ndarray, flag: str) -> str:

@@ -112,6 +112,8 @@ def check_kind(flag: str, name: str) -> bool:
         UserError: there is no such kind, or its package is absent.
     """
     before, colon, rest = name.partition(":")
+    if before == "labels":
+        raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
     if not colon or before in OTHER_NAMES:
         return False
     if kind_of(name) is None:
