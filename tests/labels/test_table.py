@@ -159,6 +159,18 @@ def test_positions_are_those_of_the_whole_split(tmp_path):
         assert found.tolist() == said[[images.filenames().index(name) for name in part.filenames()]].tolist()
 
 
+@pytest.mark.parametrize("before", ["photos/", "/home/me/photos/"])
+def test_a_folder_before_all_names_is_left_out(tmp_path, caplog, before):
+    table = read(tmp_path, f"filename,label\n{before}x/a,cat\n{before}y/a,dog\n", names=["cat", "dog"])
+    folder = import_labels(
+        table, SampleKeys("filename", ["y/a", "x/a"]), ["cat", "dog"], tmp_path / "out", ImportSettings(), "x")
+    assert LabelReader(folder)(torch.arange(2), CPU).argmax(1).tolist() == [1, 0]
+    assert f"without the folder that they are in, {before}" in caplog.text
+    with pytest.raises(UserError, match="is about other data"):  # not all of them are in it
+        import_labels(read(tmp_path, f"filename,label\n{before}x/a,cat\nz,dog\n", names=["cat", "dog"]),
+                      SampleKeys("filename", ["x/a"]), ["cat", "dog"], tmp_path / "out", ImportSettings(), "x")
+
+
 def test_rows_without_a_label_are_left_out(tmp_path, caplog):
     """As pandas writes them, which turns the other numbers into 1.0."""
     with caplog.at_level(logging.WARNING):

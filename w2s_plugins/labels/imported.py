@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -83,6 +84,11 @@ def _match_files(names: Sequence[str], files: Sequence[str], flag: str) -> list[
     by_name: dict[str, list[int]] = {}
     for i, file in enumerate(files):
         by_name.setdefault(PurePosixPath(file).name, []).append(i)
+    if not by_path.keys() & {*names} and (folder := _common_folder(names)):
+        bare = [name[len(folder):] for name in names]
+        if by_path.keys() & {*bare}:
+            _logger.warning(f"WARNING: {flag}: its names are taken without the folder that they are in, {folder}")
+            names = bare
     found = []
     for row, name in enumerate(names, start=1):
         place = by_path.get(name)
@@ -94,6 +100,15 @@ def _match_files(names: Sequence[str], files: Sequence[str], flag: str) -> list[
             place = same[0] if same else -1
         found.append(place)
     return found
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """Return the folder that all names are in, with the / behind it; empty where there is none."""
+    folders = {name.rpartition("/")[0] for name in names}
+    absolute = {folder.startswith("/") for folder in folders}
+    if "" in folders or len(absolute) > 1 or not (shared := os.path.commonpath(folders)):
+        return ""
+    return f"{shared}/"
 
 
 def answers_by_sample(
