@@ -110,6 +110,20 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, ro
     assert max((a - b).abs().max() for a, b in pairs if a.is_floating_point()) < 1e-5  # sums have another order
 
 
+def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:  # noqa: F811
+    """The held-out part may have labels of another file than the first, or none of that."""
+    write(Path("all.csv"), rows)
+    held = ["--select-split", 0.2, "--select", "best"]
+    here(*FLAGS, "--teacher", "labels:all.csv", *held, "--experiment", "whole").ok()
+    for name, part in (("parts", (rows[:25], rows[25:])), ("few", (rows[:2], rows[2:]))):
+        write(Path("a.csv"), part[0])
+        write(Path("b.csv"), part[1])
+        here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", *held, "--experiment", name).ok()
+        found = [[e["select"]["agreement"] for e in read_lines(run / "metrics.jsonl") if e["event"] == "eval"]
+                 for run in (Path("out/whole"), Path("out", name))]
+        assert found[0] == pytest.approx(found[1])
+
+
 def test_a_table_that_names_the_classes_is_read_once(here: Run, rows: list, monkeypatch) -> None:  # noqa: F811
     from w2s_plugins.build import labels
 
@@ -144,6 +158,8 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
 @pytest.mark.parametrize(("change", "flags", "message"), [
     (lambda rows: rows[:-1], [], "1 of 60 training samples have no label, such as class2/059.jpg"),
     (lambda rows: rows[:-1], ["--labels-missing", "skip"], None),
+    (lambda rows: rows[:1], ["--labels-missing", "skip", "--select", "best", "--select-split", 0.1],
+     "of 6 held-out samples have no label, such as class"),
     (lambda rows: [(f"x{f}", label) for f, label in rows], [], "is about other data: none of its 60 rows names one"),
     (lambda rows: [*rows, (rows[0][0], "class1" if rows[0][1] == "class0" else "class0")], [],
      "say something else of a sample than one before"),

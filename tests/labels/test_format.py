@@ -210,6 +210,7 @@ def test_labels_of_some_samples(tmp_path: Path) -> None:
     others = Subset(digits, (~labelled).nonzero().flatten().tolist())
     with pytest.raises(UserError, match=r"has no label of any of the 697 samples, such as .*of others, such as"):
         LabelReader(folder, sample_keys(others))
+    assert not LabelReader(folder, sample_keys(others), partial=True).has(torch.arange(697)).any()
     with pytest.raises(UserError, match="its labels are known by index, the samples of the data by filename"):
         LabelReader(folder, SampleKeys("filename", ["a.jpg"]))
 

@@ -140,7 +140,7 @@ def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Da
         confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
         if _in_shards(folder):
             return ShardedLabels(folder, dataset, confidence)
-        return LabelReader(folder, sample_keys(dataset), confidence=confidence)
+        return LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
     return GivenLabels(
         labels.name, reader(data.train), None if data.select is None else reader(data.select), labels.place.commit)
 
@@ -157,11 +157,12 @@ def _folder(
         class_names: list[str],
 ) -> Path:
     """Return the folder of labels, which is made of a table."""
-    if labels.is_folder:
-        return labels.place.path
     train, select = keys
     both = train if select is None else SampleKeys(
         train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
+    if labels.is_folder:
+        LabelReader(labels.place.path, both)  # refuses those of other data; a part of it may be without
+        return labels.place.path
     return import_labels(
         labels.table(class_names), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
         labels.flag)
@@ -183,12 +184,14 @@ def _refuse_other_classes(found: Sequence[FoundLabels], folders: list[Path], cla
 def _labelled(args: argparse.Namespace, dataset: Dataset, folders: list[Path], what: str = "training") -> Dataset:
     """Return the samples that have a label from anywhere."""
     keys, index = sample_keys(dataset), torch.arange(len(dataset))
-    has = torch.stack([LabelReader(folder, keys).has(index) for folder in folders]).any(dim=0)
+    has = torch.stack([LabelReader(folder, keys, partial=True).has(index) for folder in folders]).any(dim=0)
     absent = int((~has).sum())
     if not absent:
         return dataset
     example = keys.values[int((~has).nonzero()[0])]
     text = f"{absent} of {len(dataset)} {what} samples have no label, such as {example}"
+    if absent == len(dataset):
+        raise UserError(f"--teacher {args.teacher}: {text}")
     if args.labels_missing == "error" or (args.labels_missing is None and absent > USUAL_GAP * len(dataset)):
         raise UserError(f"--teacher {args.teacher}: {text}; --labels-missing skip trains on the others")
     _logger.warning(f"WARNING: --teacher {args.teacher}: {text}; they are left out")

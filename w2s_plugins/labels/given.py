@@ -56,6 +56,8 @@ class GivenLabels:
     def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
         """Return the same labels, with the share of them that is not the true one."""
         said = self.predictions(self.train, len(truth))
+        if not (said >= 0).any():
+            return self
         wrong = (said != torch.tensor(truth))[said >= 0].float().mean().item()
         _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {int((said >= 0).sum())} labels are not the ground truth")
         return replace(self, wrong=wrong)

@@ -26,18 +26,19 @@ class LabelReader:
             they count the rows.
         expected: what the folder has to hold; None for whatever its manifest says.
         confidence: see `Manifest.decode`.
+        partial: there may be no label of any of these samples.
 
     Raises:
         UserError: it holds something else, no label of these samples, or is damaged.
     """
 
     def __init__(self, folder: Path, keys: SampleKeys | None = None, expected: Manifest | None = None,
-                 confidence: float = 1.0):
+                 confidence: float = 1.0, partial: bool = False):
         if expected is not None:
             check_content(folder, expected)
         self.folder, self.confidence = folder, confidence
         self.manifest = read_manifest(folder) if expected is None else expected
-        self.keys = keys
+        self.keys, self.partial = keys, partial
         self.rows = None if keys is None else self._rows_of(keys)
         self.parts: list[dict[str, Tensor]] = []
         self.missing = torch.tensor([], dtype=torch.long)  # rows that nobody could be asked about
@@ -55,7 +56,7 @@ class LabelReader:
         own = read_keys(self.folder, manifest)
         places = {key: row for row, key in enumerate(own)}
         rows = torch.tensor([places.get(key, -1) for key in keys.values])
-        if (rows < 0).all():
+        if (rows < 0).all() and not self.partial:
             raise UserError(f"{self.folder}: has no label of any of the {len(rows)} samples, such as "
                             f"{keys.values[0]}; its {len(own)} labels are of others, such as {own[0]}")
         return rows

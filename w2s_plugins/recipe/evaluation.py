@@ -32,8 +32,10 @@ def first_evaluation(run: Run) -> None:
     args = run.args
     if run.parts.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
         first_few_shot(run)
-    for labels in run.parts.data.given[:1] if run.loaders["select"] is not None else ():
-        said = labels.predictions(labels.select, len(run.parts.data.select))
+    if run.parts.data.given and run.loaders["select"] is not None:
+        said = torch.full((len(run.parts.data.select),), -1)
+        for labels in run.parts.data.given:  # the first who says something
+            said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
         run.weak_predictions["select"] = said[run.world.rank::run.world.size]
     if run.parts.teacher is None or args.no_teacher_eval or args.speedtest:
         return
