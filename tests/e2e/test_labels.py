@@ -158,6 +158,7 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
 @pytest.mark.parametrize(("change", "flags", "message"), [
     (lambda rows: rows[:-1], [], "1 of 60 training samples have no label, such as class2/059.jpg"),
     (lambda rows: rows[:-1], ["--labels-missing", "skip"], None),
+    (lambda rows: [("", ""), (rows[0][0], "clas0"), *rows[1:]], ["--labels-missing", "skip"], None),
     (lambda rows: rows[:1], ["--labels-missing", "skip", "--select", "best", "--select-split", 0.1],
      "of 6 held-out samples have no label, such as class"),
     (lambda rows: [(f"x{f}", label) for f, label in rows], [], "is about other data: none of its 60 rows names one"),

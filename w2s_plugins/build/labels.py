@@ -23,7 +23,7 @@ from ..labels.published import Place, local_labels
 from ..labels.reader import LabelReader
 from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
-from ..labels.table import LabelTable, file_of, read_columns, read_label_table
+from ..labels.table import BadRows, LabelTable, WithoutRows, file_of, read_columns, read_label_table
 from .resolve import LABELS, label_paths, split_names
 
 _logger = logging.getLogger(__name__)
@@ -38,10 +38,12 @@ class FoundLabels:
     Args:
         name: as it was typed.
         place: where they are on this disk.
+        missing: ``--labels-missing``.
     """
 
     name: str
     place: Place
+    missing: str | None = None
 
     @property
     def flag(self) -> str:
@@ -65,14 +67,30 @@ class FoundLabels:
         return read_columns(file_of(self.place.path)[0], self.flag)
 
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
-        """Return what the table says in terms of some classes, or of those that it names itself."""
-        return read_label_table(self.place.path, class_names, self.flag, self.columns)
+        """Return what the table says in terms of some classes, or of those that it names itself.
+
+        Rows that say nothing that can be understood are left out as ``--labels-missing`` allows.
+        """
+        columns: Mapping[str, Sequence] = self.columns
+        while True:
+            try:
+                return read_label_table(self.place.path, class_names, self.flag, columns)
+            except BadRows as error:
+                if error.rows.all() or is_too_many(int(error.rows.sum()), len(error.rows), self.missing):
+                    raise
+                _logger.warning(f"WARNING: {error}; left out")
+                columns = WithoutRows(columns, error.rows)
 
     @property
     def class_names(self) -> Sequence[str] | None:
         if self.is_folder or self.in_shards:
             return manifest_at(self.place.path).class_names
         return self.table(None).class_names
+
+
+def is_too_many(bad: int, count: int, missing: str | None) -> bool:
+    """Whether so many of ``count`` samples or rows are an error, as ``--labels-missing`` says."""
+    return missing == "error" or (missing is None and bad > USUAL_GAP * count)
 
 
 def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
@@ -84,7 +102,7 @@ def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
     found = []
     for name in label_paths(args.teacher):
         place = agree(world.primary and local_labels(name, f"--teacher {LABELS}{name}"), world.distributed)
-        found.append(FoundLabels(name, place))
+        found.append(FoundLabels(name, place, args.labels_missing))
     return found
 
 
@@ -192,7 +210,7 @@ def _labelled(args: argparse.Namespace, dataset: Dataset, folders: list[Path], w
     text = f"{absent} of {len(dataset)} {what} samples have no label, such as {example}"
     if absent == len(dataset):
         raise UserError(f"--teacher {args.teacher}: {text}")
-    if args.labels_missing == "error" or (args.labels_missing is None and absent > USUAL_GAP * len(dataset)):
+    if is_too_many(absent, len(dataset), args.labels_missing):
         raise UserError(f"--teacher {args.teacher}: {text}; --labels-missing skip trains on the others")
     _logger.warning(f"WARNING: --teacher {args.teacher}: {text}; they are left out")
     return Subset(dataset, has.nonzero().flatten().tolist())

@@ -326,8 +326,14 @@ def understand(
         raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
     used = {name: columns[name] for name in (key, answer, who, sure) if name is not None}
     if answer is not None:
+        empty = _empty_rows(used[answer])
         used = _with_answer(used, answer, flag)
-        kind, answers, names = (_top if answer == top else _hard)(used[answer], class_names, flag)
+        try:
+            kind, answers, names = (_top if answer == top else _hard)(used[answer], class_names, flag)
+        except BadRows as error:  # it counts those that are left
+            rows = np.zeros(len(empty), dtype=bool)
+            rows[~empty] = error.rows
+            raise BadRows(str(error), rows) from error
     return LabelTable(
         path, "filename" if file else "id", _keys(used[key], file is None, key, flag), kind, answers, names,
         None if who is None else [_text(name) for name in used[who]],
@@ -343,9 +349,38 @@ def _is_empty(value: object) -> bool:
         isinstance(value, (float, np.floating)) and value != value)
 
 
+class BadRows(UserError):
+    """Some rows of a table that say nothing that can be understood; the others could be read without them.
+
+    Args:
+        message: see `UserError`.
+        rows: (R,) which.
+    """
+
+    def __init__(self, message: str, rows: np.ndarray):
+        super().__init__(message)
+        self.rows = rows
+
+
+class WithoutRows(Mapping):
+    """The columns of a file without some rows, each made when it is asked for."""
+
+    def __init__(self, columns: Mapping[str, Sequence], rows: np.ndarray):
+        self.columns, self.rows = columns, rows
+
+    def __getitem__(self, name: str) -> Sequence:
+        return [value for value, left_out in zip(self.columns[name], self.rows) if not left_out]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+
 def _with_answer(columns: dict[str, Sequence], answer: str, flag: str) -> dict[str, Sequence]:
     """Return the rows that say something. Raises `UserError` when there are none."""
-    kept = np.array([not _is_empty(value) for value in columns[answer]])
+    kept = ~_empty_rows(columns[answer])
     if kept.all():
         return columns
     if not kept.any():
@@ -353,6 +388,10 @@ def _with_answer(columns: dict[str, Sequence], answer: str, flag: str) -> dict[s
     _logger.warning(f"WARNING: {flag}: {(~kept).sum()} of {len(kept)} rows have no {answer} and are left out, the "
                     f"first of them row {int(kept.argmin()) + 1}")
     return {name: [value for value, keep in zip(values, kept) if keep] for name, values in columns.items()}
+
+
+def _empty_rows(values: Sequence) -> np.ndarray:
+    return np.array([_is_empty(value) for value in values], dtype=bool)
 
 
 def _keys(values: Sequence, numbers: bool, column: str, flag: str) -> list:
@@ -393,11 +432,12 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
     by_number = None not in numbers and not any(text in places for text in texts)
     if by_number:
         found = [number if 0 <= number < size else None for number in numbers]
-    odd = next((i for i, number in enumerate(found) if number is None), None)
-    if odd is not None:
-        text = texts[odd][:40]
-        raise UserError(f"{flag}: row {odd + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
-                        f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}")
+    odd = np.array([number is None for number in found], dtype=bool)
+    if odd.any():
+        text, more = texts[int(odd.argmax())][:40], f"; so are {odd.sum() - 1} more" if odd.sum() > 1 else ""
+        raise BadRows(f"{flag}: row {int(odd.argmax()) + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
+                      f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}{more}",
+                      odd)
     if names and by_number:
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names
@@ -479,8 +519,8 @@ def _checked(kind: str | None, answers: np.ndarray, flag: str) -> str:
     """Return the kind of the values of classes, by what they are. Raises `UserError` for none of the kinds."""
     bad = ~np.isfinite(answers).all(axis=1)
     if bad.any():
-        raise UserError(f"{flag}: {bad.sum()} row(s) with values that are not finite, the first of them row "
-                        f"{int(bad.argmax()) + 1}")
+        raise BadRows(f"{flag}: {bad.sum()} row(s) with values that are not finite, the first of them row "
+                      f"{int(bad.argmax()) + 1}", bad)
     sums = answers.sum(axis=1, dtype=np.float64)
     off = (np.abs(sums - 1) > SUM_TOLERANCE) | (answers < 0).any(axis=1) | (answers > 1 + SUM_TOLERANCE).any(axis=1)
     if not off.any():
@@ -491,8 +531,8 @@ def _checked(kind: str | None, answers: np.ndarray, flag: str) -> str:
     inside = bool(((answers >= 0) & (answers <= 1)).all())
     if kind == "probabilities" or inside or 2 * off.sum() < len(off):
         hint = "" if inside else "; the others do" if kind is None else "; of logits expected is one column a class"
-        raise UserError(f"{flag}: {off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them "
-                        f"row {row + 1} ({sums[row]:.4g}){hint}")
+        raise BadRows(f"{flag}: {off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them "
+                      f"row {row + 1} ({sums[row]:.4g}){hint}", off)
     _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
     return "logits"
 
