@@ -179,7 +179,7 @@ def test_stats(labels):
     ("export none --output x.csv", "none: no such folder of labels"),
     ("export . --output x.csv", "labels.json: no manifest of labels"),
     ("merge a.csv sub/a.csv --output x.csv", "a: two of the files have this name"),
-    ("merge a.csv b.csv --output ./a.csv", "--output a.csv: is one of the files that are joined"),
+    ("merge a.csv b.csv --output ./a.csv", "--output a.csv: is there already"),
     ("merge a.csv b.csv --output x.csv", "b.csv: has numbers for classes, a.csv has names"),
     ("merge a.csv c.csv --output x.csv", "c.csv: names its samples by id, a.csv by filename"),
     ("check a.csv --data-dir none", "none: no such folder or tar file"),

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import torch
 from torch.utils.data import Dataset
 
 from ..data.datasets import check_labels, class_names_of, labels_of, num_classes_of
@@ -140,7 +141,8 @@ def classes_of_teacher(
         UserError: labels and model have names, and none in common.
     """
     said = names_in_labels(labels)
-    names, count = _classes_of_model(args, said or of_data)
+    with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
+        names, count = _classes_of_model(args, said or of_data)
     if have_common_names(f"--teacher {args.teacher}", names, said):
         said += [name for name in names if name not in set(said)]
     return (said, len(said)) if said else (names, count)

@@ -130,6 +130,9 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"{flag} is about labels, which the images of --unlabeled do not have: leave it out")
     if not args.task_loss_weight:
         args.task_loss_weight, args.train_split = 0.0, UNLABELED
+    if not args.val_split and args.select_split is None:
+        _logger.warning("WARNING: nothing measures this run; --select best --select-split 0.1 holds out images, and "
+                        "reports agreement with the teacher, confidence and the share of each class there")
 
 
 def is_semi_supervised(args: argparse.Namespace) -> bool:
@@ -185,9 +188,6 @@ def check_model_name(flag: str, name: str) -> None:
 
 def check_teacher_name(flag: str, name: str) -> None:
     """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
-    if name.startswith(LABELS):
-        raise UserError(f"{flag} {name}: labels in a file say nothing of other images; train with them, or compare "
-                        "tables: python -m w2s_plugins.labels check --against")
     if Path(name).is_file() and Path(name).suffix.lower() in SUFFIXES:
         raise UserError(f"{flag} {name}: is a table of labels? Then {LABELS}{name}")
     if check_kind(flag, name):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..cli.parser import Parser
 from ..errors import run_main
-from .table_writer import WRITABLE, check_writable
+from .table_writer import WRITABLE, check_new
 
 # the function of each command; its flags are the arguments
 FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "push": "push",
@@ -24,7 +24,7 @@ def main() -> None:
     _add_questions(commands)
     command, values = parser.parse_command(commands)
     if command in ("export", "merge"):
-        check_writable(values["output"])
+        check_new(values["output"])
     getattr(import_module(".commands", __package__), FUNCTIONS[command])(**values)
 
 

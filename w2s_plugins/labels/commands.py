@@ -67,8 +67,6 @@ def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> 
 
 def merge_tables(files: Sequence[Path], output: Path) -> None:
     """Join the tables of several annotators."""
-    if output.resolve() in {file.resolve() for file in files}:
-        raise UserError(f"--output {output}: is one of the files that are joined; expected another name")
     stems = Counter(file.stem for file in files)
     twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice is not None:

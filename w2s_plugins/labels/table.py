@@ -435,9 +435,9 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
     odd = np.array([number is None for number in found], dtype=bool)
     if odd.any():
         text, more = texts[int(odd.argmax())][:40], f"; so are {odd.sum() - 1} more" if odd.sum() > 1 else ""
-        raise BadRows(f"{flag}: row {int(odd.argmax()) + 1}: '{text}' is no class{nearest(text, names or ())}; expected "
-                      f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}{more}",
-                      odd)
+        expected = f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}"
+        raise BadRows(f"{flag}: row {int(odd.argmax()) + 1}: '{text}' is no class{nearest(text, names or ())}; "
+                      f"expected {expected}{more}", odd)
     if names and by_number:
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names

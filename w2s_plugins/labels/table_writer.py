@@ -30,6 +30,13 @@ def check_writable(path: Path, flag: str = "--output") -> None:
         raise UserError(f"{flag} {path}: no folder {path.parent} to write to")
 
 
+def check_new(path: Path, flag: str = "--output") -> None:
+    """Raise a `UserError` as `check_writable`, and for a file that is there already."""
+    check_writable(path, flag)
+    if path.exists():
+        raise UserError(f"{flag} {path}: is there already; expected the name of a new file")
+
+
 def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
     """Write a table, whole or not at all; return the number of its rows.
 
