@@ -149,6 +149,18 @@ def test_cached_labels_are_found_again_in_another_place(
     assert manifest["class_names"] == NAMES
 
 
+def test_the_student_is_the_same_whoever_hands_the_labels_over(
+        here: Run, weak: Path, digits: Path, tmp_path: Path) -> None:
+    """A model whose answers are stored, and the stored answers without it: names, start and steps are the same."""
+    flags = ["--unlabeled", digits / "photos", *FLAGS]
+    here(*flags, "--teacher", weak, "--teacher-targets", "cached", "--teacher-cache-dtype", "float32",
+         "--experiment", "model").ok()
+    stored = record_of(tmp_path / "out/model")["teacher"]["cache"][0]["path"]
+    here(*flags, "--teacher", f"labels:{stored}", "--experiment", "labels").ok()
+    weights = [(tmp_path / "out" / run / "export/model.safetensors").read_bytes() for run in ("model", "labels")]
+    assert weights[0] == weights[1]
+
+
 def test_a_validation_split_with_fewer_classes(
         here: Run, train: Callable[..., Path], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture) -> None:
