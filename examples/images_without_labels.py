@@ -73,8 +73,9 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
                      f"--seed {100 * seed + number} --experiment weak{number}")
 
     def student(name: str, teacher: str) -> dict:
-        return train(f"{args.student} {STRONG} {here} --unlabeled {photos} --target-cache {args.output / 'targets'} "
-                     f"--loss {args.loss} --seed {seed} --experiment {name} --teacher {teacher}")
+        return train(f"{args.student} {STRONG} {here} --unlabeled {photos} --class-names {folder / 'names.txt'} "
+                     f"--target-cache {args.output / 'targets'} --loss {args.loss} --seed {seed} --experiment {name} "
+                     f"--teacher {teacher}")
 
     teachers = [weak(number) for number in range(3)]
     a = student("a", f"{folder / 'weak0'} --teacher-targets cached --teacher-cache-dtype float32")
@@ -88,7 +89,7 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
 
 
 def split(archive: Path, folder: Path, share: float, most: int | None, seed: int) -> None:
-    """Write ``labelled/CLASS/IMAGE``, ``photos/NUMBER.SUFFIX`` and, of the latter, ``truth.csv``."""
+    """Write ``labelled/CLASS/IMAGE``, ``photos/NUMBER.SUFFIX``, of the latter ``truth.csv``, and ``names.txt``."""
     rng, by_class = random.Random(seed), defaultdict(list)
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -108,6 +109,7 @@ def split(archive: Path, folder: Path, share: float, most: int | None, seed: int
             write(folder / "photos" / file, tar.extractfile(member).read())
             truth.append([file, name])
     write_csv(folder / "truth.csv", ["filename", "label"], truth)
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in sorted(by_class)), encoding="utf-8")
 
 
 def write_shuffled(labels: Path, file: Path, seed: int) -> None:

@@ -108,6 +108,8 @@ def test_names_that_are_numbers(tmp_path):
     assert read(tmp_path, "filename,label\na,0\nb,1\n", names=["10", "2", "5"]).answers.tolist() == [0, 1]
     with pytest.raises(UserError, match=r"row 1: '0' is no class \(nearest: 10\); expected the name of one"):
         read(tmp_path, "filename,label\na,0\nb,2\n", names=["10", "2", "5"])
+    table = read(tmp_path, "filename,label\na,01\nb,10\n")  # nobody writes a number so
+    assert (table.class_names, table.answers.tolist()) == (["01", "10"], [0, 1])
     with pytest.raises(UserError, match="row 2: '1' is no class; expected the name of one, or in all rows its"):
         read(tmp_path, "filename,label\na,cat\nb,1\n", names=["cat", "dog"])
 

@@ -416,6 +416,11 @@ def _whole(value: object) -> int | None:
     return int(match[1]) if match and not isinstance(value, bool) else None
 
 
+def _are_names(texts: Sequence[str]) -> bool:
+    """Whether digits are names: nobody writes the number of a class as 01."""
+    return any(len(text) > 1 and text[0] == "0" and text.isdecimal() for text in texts)
+
+
 def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tuple[str, np.ndarray, list[str] | None]:
     """Numbers where no label is the name of a class, which may be a number itself; else names."""
     odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
@@ -423,7 +428,7 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
         raise UserError(f"{flag}: row {odd + 1}: {str(values[odd])[:40]} is no class; expected a name or a number")
     texts, numbers = [_text(value) for value in values], [_whole(value) for value in values]
     if class_names is None:
-        names = None if None not in numbers else sorted(set(texts))
+        names = None if None not in numbers and not _are_names(texts) else sorted(set(texts))
     else:
         names = list(class_names)
     places = {name: i for i, name in enumerate(names or ())}
@@ -447,7 +452,7 @@ def _top(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tupl
     """Pairs of class and probability; the classes that are left share what is left evenly."""
     rows = [list(_pairs(value, i, flag)) for i, value in enumerate(values, start=1)]
     said = [name for row in rows for name, _ in row]
-    numbers = all(_whole(name) is not None for name in said)
+    numbers = all(_whole(name) is not None for name in said) and not _are_names(said)
     names = list(class_names) if class_names is not None else None if numbers else sorted(set(said))
     places = {name: i for i, name in enumerate(names or ())}
     if names and numbers and not set(said) <= set(names):
