@@ -6,7 +6,8 @@ same strong student
 
     a  with the first network as its teacher,
     b  with a CSV of that network's answers, its rows shuffled: to the last bit the student of a,
-    c  with the labels of all three, each of which has seen a part of the photographs, combined by Dawid-Skene,
+    c  with the labels of all three, each of which has seen a part of the photographs, combined by Dawid-Skene
+       (photographs that none has seen are left out),
     ceiling  with the true labels,
 
 every step by a command that is printed. The student is a linear layer on the features of a frozen network.
@@ -83,7 +84,7 @@ def run_seed(args: argparse.Namespace, seed: int, folder: Path) -> list[float]:
     b = student("b", f"labels:{folder / 'answers.csv'}")
     if a["export"]["model.safetensors"] != b["export"]["model.safetensors"]:
         raise SystemExit("a and b are not the same student")
-    c = student("c", f"labels:{ask_annotators(folder, seed)} --labels-combine dawid-skene")
+    c = student("c", f"labels:{ask_annotators(folder, seed)} --labels-combine dawid-skene --labels-missing skip")
     ceiling = student("ceiling", f"labels:{folder / 'truth.csv'}")
     return [run["metrics"]["top1"] for run in (teachers[0], a, b, c, ceiling)]
 
