@@ -30,7 +30,7 @@ from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.labels import find_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.resolve import resolve_train_args, trains_part
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
@@ -189,7 +189,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     buffers = engine.BufferUndo(task.get_trainable_module())
     good: bool | torch.Tensor = True
     task.train()
-    if args.tune != "all" or args.freeze:
+    if trains_part(args):
         hold_statistics(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)

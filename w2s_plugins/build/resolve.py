@@ -585,11 +585,16 @@ def _check_combinations(args: argparse.Namespace) -> None:
             raise UserError(message)
 
 
+def trains_part(args: argparse.Namespace) -> bool:
+    """True where something of the student keeps its weights."""
+    return args.tune != "all" or bool(args.freeze)
+
+
 def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     part, _ = parse_part(args.tune)
     lora = [f"--{name.replace('_', '-')}" for name, default in train_parser().defaults().items()
             if name.startswith("lora_") and getattr(args, name) != default]
-    partly = args.tune != "all" or args.freeze
+    partly = trains_part(args)
     random = not (args.pretrained or args.pretrained_path or args.finetune or args.initial_checkpoint)
     if partly and random:
         _logger.warning("WARNING: --tune and --freeze on random weights: give --pretrained, --finetune FILE or "

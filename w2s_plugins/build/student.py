@@ -28,6 +28,7 @@ from ..students.adapters import Adapters
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
+from .resolve import trains_part
 
 _logger = logging.getLogger(__name__)
 
@@ -88,9 +89,9 @@ def build_student(
         raise UserError(f"--model {args.model}: {one_line(error)}") from error
     if published is not None:
         warn_of_normalisation(published, data_config)
-    tuning = tuning_of(args)
-    choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
-    if not tuning.trains_all:
+    if trains_part(args):
+        choose_trained(
+            model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
                    dict(num_classes=model.num_classes, gp=pool))

@@ -33,10 +33,6 @@ class Tuning:
     unfreeze: tuple[str, ...] = ()
     adapters: Adapters = field(default_factory=Adapters)
 
-    @property
-    def trains_all(self) -> bool:
-        return self.part == "all" and not self.freeze
-
 
 def parse_part(text: str) -> tuple[str, int]:
     """Return the part and, of ``last:N``, N. Raises `UserError` for anything else."""
@@ -60,8 +56,6 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
     Raises:
         UserError: a pattern that fits nothing, nothing to train, more blocks than there are.
     """
-    if tuning.trains_all:
-        return
     part, count = parse_part(tuning.part)
     if part == "lora":
         add_adapters(model, tuning.adapters, images, name)

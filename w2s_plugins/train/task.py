@@ -378,12 +378,14 @@ class AverageOfTrained(ModelEmaV3):
 
     def __init__(self, model: nn.Module, **settings: object):
         super().__init__(model, **settings)
-        if settings.get("device") is None:
-            for name, parameter in model.named_parameters():
-                if not parameter.requires_grad:
-                    self.module.get_parameter(name).data = parameter.data
+        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        self.shares = bool(frozen) and settings.get("device") is None
+        for name in frozen if self.shares else ():
+            self.module.get_parameter(name).data = model.get_parameter(name).data
 
     def _foreach_lerp_(self, ema_values: list[Tensor], model_values: list[Tensor], weight: float) -> None:
+        if not self.shares:
+            return super()._foreach_lerp_(ema_values, model_values, weight=weight)
         apart = [(own, other) for own, other in zip(ema_values, model_values) if own.data_ptr() != other.data_ptr()]
         super()._foreach_lerp_(*map(list, zip(*apart)), weight=weight)
 
