@@ -165,6 +165,8 @@ def start(timeout: float) -> None:
     store = dist.distributed_c10d._get_default_store()
     _heartbeat = Heartbeat(store, dist.get_rank(), dist.get_world_size(), timeout)
     watch_others(_heartbeat)
+    store.set(f"w2s/joined{_heartbeat.rank}", "")  # rank 0 may end, and its store with it, only when all are connected
+    store.wait([f"w2s/joined{rank}" for rank in range(_heartbeat.size)])
 
 
 def note(doing: str) -> None:
