@@ -114,6 +114,17 @@ def test_recovery_holds_the_trained_part(
     assert differences(one, two) == []
 
 
+@pytest.mark.parametrize("name", ["naflexvit_base_patch16_map", "vit_small_patch16_dinov3"])
+def test_architectures_of_foundation_models(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
+    """A NaFlexVit learns from images of one size, as the others do, and each export is timm's."""
+    done = here(*TINY, "--epochs", 1, "--model", name, "--model-kwargs", "depth=2", "embed_dim=32", "num_heads=2",
+                "--img-size", 32, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--tune", "lora",
+                "--grad-checkpointing", "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--output", tmp_path,
+                "--experiment", "run").ok()
+    assert "exported to" in done.out
+    timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
+
+
 def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> None:
     """They end with one student."""
     done = ranks(*FLAGS, "--batch-size", 8, "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "two",
@@ -132,9 +143,22 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
+    (["--tune", "lora", "--lora-targets", "qkv"], "--lora-targets qkv: --model w2s_cnn5 has no such linear layer"),
+    (["--tune", "lora", "--lora-rank", "999"], "--lora-rank 999: "),
+    (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
     (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),
 ])
 def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
-    done = here(*TINY, "--model", "w2s_cnn5", *flags)
-    assert done.code == 2 and message in done.err
+    assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Its numbers mean nothing without their scales, and torch would take them as they are."""
+    state = torch.load(start)
+    torch.save({n: v.to(dtype) if v.ndim > 1 else v for n, v in state.items()}, tmp_path / "small.pth")
+    for flag in ("--initial-checkpoint", "--finetune", "--pretrained-path"):
+        done = here(*TINY, "--model", "w2s_cnn5", "--tune", "lora", flag, tmp_path / "small.pth")
+        assert done.error.startswith(f"{flag} {tmp_path / 'small.pth'}: has quantised weights (") and str(
+            dtype) in done.error
