@@ -146,9 +146,6 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
     if is_run:
         best = run.get("select") == "best"
-        if run.get("tune") == "lora":  # its checkpoints have the adapters beside the weights
-            args.checkpoint = str(path / "export" / "model.safetensors")
-            return run
         sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
         args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
     return run
