@@ -120,6 +120,28 @@ def test_a_head_on_the_features_of_the_plain_model(
     assert "Student features found" in probe.done.err and "to write" not in probe.done.err
 
 
+VIT = ["--model", "test_vit", "--img-size", 32, "--train-slice", "0:96", "--finetune", ""]
+
+
+def test_another_pooling(
+        probe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The student is timm's model with that pooling, in checkpoints and export, and for those who read them back."""
+    folder = probe("pool", *VIT, "--probe-pools", "avg")
+    plain = timm.create_model("test_vit", global_pool="avg", fc_norm=False, img_size=32, num_classes=10).eval()
+    plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
+    exported = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images), plain(images), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
+    capsys.readouterr()
+    validate.main()
+    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
+    assert found["loss"] == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
+    again = probe("again", "--config", folder / "args.yaml", *VIT)
+    assert differences(read_run(again), read_run(folder)) == []
+
+
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
              "--select", "best", "--select-split", 40, "--loss", "elr"]
@@ -167,6 +189,10 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
     (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),
+    (["--probe-pools", "token"], "w2s_cnn5 has no such pooling"),
+    (["--probe-pools", "both"], "has to export a model of timm, and none has the pooling both"),
+    (["--probe-pools", "avg", "--probe-blocks", 2], "give --probe-pools token or both with --probe-blocks"),
+    (["--probe-blocks", 2], "--probe-pools"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

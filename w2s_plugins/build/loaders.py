@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
+from ..students.pooling import candidate_pieces
 from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
@@ -195,12 +196,13 @@ def build_feature_loaders(
     labels = torch.tensor(strata(data.train, "--linear-probe"))
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
-    encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
-    width = student.get_classifier().in_features
+    pieces = candidate_pieces(args.probe_pools, args.probe_blocks)
+    encoder = create_encoder(  # a single pooling is the student's own by now
+        student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
 
     def features(dataset: Dataset, split: str) -> LabelReader:
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
-        return store.outputs(images, split, encoder, width)
+        return store.outputs(images, split, encoder.model, encoder.width)
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:

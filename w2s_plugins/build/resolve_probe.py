@@ -6,6 +6,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..losses import create_loss
+from ..students.pooling import POOLS, candidate_pieces
 
 
 def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
@@ -37,7 +38,7 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
 
 def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
     needs_features = args.teacher and args.loss and create_loss(args.loss, **args.loss_kwargs).needs_features
-    encoder = "trains no encoder"
+    encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
     off = {
         "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
         "--grad-checkpointing": args.grad_checkpointing, "--torchcompile": args.torchcompile,
@@ -54,6 +55,11 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "adaptconf"),
         (args.teacher and "teacher_targets" in given and args.teacher_targets != "cached",
          f"lets the teacher label each image once: leave out --teacher-targets {args.teacher_targets}"),
+        (candidates and not set(POOLS) & candidates.keys(), "has to export a model of timm, and none has the pooling "
+         f"{', '.join(candidates)}: name token or avg as well"),
+        (args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools), "takes class tokens from several "
+         "blocks: give --probe-pools token or both with --probe-blocks"),
+        (len(candidates) > 1, f"trains one head: choose one of {', '.join(candidates)}"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
           for flag, broken in off.items()),
     ]

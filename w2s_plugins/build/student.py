@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
+from timm.models import get_model_args
 from torch import nn
 
 from ..distributed.world import World
@@ -25,6 +26,7 @@ from ..models.loading import (
     read_weights,
 )
 from ..students.adapters import Adapters
+from ..students.pooling import candidate_pieces, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
@@ -66,12 +68,17 @@ def build_student(
     published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        if not (pool or args.model_kwargs.get("global_pool")):
+        if not (pool or args.model_kwargs.get("global_pool") or args.probe_pools):
             pool = choose_pool(published, args.model)
     model = create_student(args, num_classes, pool)
-    source = student_start(args, model, published)
+    source, found = student_start(args, model, published), dict(gp=pool)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        if len(candidate_pieces(args.probe_pools, args.probe_blocks)) == 1:
+            before = get_model_args(model)
+            set_pooling(model, args.probe_pools[0], f"--model {args.model}")
+            changed = {k: v for k, v in get_model_args(model).items() if before.get(k) != v}
+            found = dict(gp=changed.pop("global_pool", pool), model_kwargs={**args.model_kwargs, **changed})
         if source["init"] == "random":
             _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
                             "or --initial-checkpoint FILE")
@@ -94,7 +101,7 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, gp=pool))
+                   dict(num_classes=model.num_classes, **found))
 
 
 def tuning_of(args: argparse.Namespace) -> Tuning:

@@ -397,6 +397,12 @@ def add_model(add: Declare) -> None:
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
         "(docs/protocol.md)")
+    add("--probe-pools", type=str, nargs="+", default=[], metavar="POOL", needs=("linear_probe",),
+        choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
+        "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two")
+    add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("probe_pools",),
+        role=Role.START | Role.SHAPE, help="with token and both: from how many of the last blocks the class token is "
+        "taken; several numbers give several poolings")
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")

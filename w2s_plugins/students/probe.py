@@ -14,9 +14,11 @@ anew, since a pretrained one has seen labels. The teacher's logits of the evalua
 
 import copy
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
@@ -38,6 +40,7 @@ from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, label_images, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
+from .pooling import POOLS, Candidate, Pieces, set_pooling
 
 
 class TrainFeatures:
@@ -120,31 +123,75 @@ class Probe(nn.Module):
         return self.student.get_classifier()(features)
 
 
-def create_encoder(student: nn.Module, data_config: dict, precision: Precision, flag: str) -> TeacherModel:
-    """Return a frozen copy of a student that gives what its classifier sees, (B, D) in float32.
+class Encoder(NamedTuple):
+    """A frozen student without head.
+
+    Args:
+        model: gives features (B, D) in float32.
+        width: D.
+        candidates: the features that a head may be trained on, by name, in the order of the flags.
+    """
+
+    model: TeacherModel
+    width: int
+    candidates: dict[str, Candidate]
+
+
+def create_encoder(
+        student: nn.Module,
+        data_config: dict,
+        precision: Precision,
+        flag: str,
+        pieces: Mapping[str, Sequence[str | int]] | None = None,
+) -> Encoder:
+    """Return a frozen copy of a student that gives what its classifier sees.
+
+    Args:
+        student: a timm model.
+        data_config: timm's data configuration of it.
+        precision: device and dtype.
+        flag: named the model.
+        pieces: those of each candidate, from `candidate_pieces`, which are to lie side by side; without them there is
+            one candidate, the student's ``own`` pooling.
 
     Raises:
-        UserError: the head is not one linear layer on pooled features.
+        UserError: the head is not one linear layer on pooled features, or the student has no such pooling.
     """
-    heads = student.get_classifier() if hasattr(student, "get_classifier") else None
-    if not isinstance(heads, nn.Linear):
-        raise UserError(f"--linear-probe: the head of {flag} is not one linear layer; choose another model")
-    model = copy.deepcopy(student).eval()
-    parameter = heads.weight
-    images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(parameter)
-    with torch.inference_mode():
-        logits = model(images)
-        model.reset_classifier(0)
-        features = model(images)
-        again = heads(features) if features.ndim == 2 and features.shape[1] == heads.in_features else None
-    tolerance = 1e-4 if parameter.dtype == torch.float32 else 0.05
-    if again is None or not torch.allclose(again, logits, rtol=tolerance, atol=tolerance):
-        raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
-                        "another model")
+    model, some = copy.deepcopy(student).eval(), next(student.parameters())
+    images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
+    parts = dict.fromkeys(itertools.chain(*pieces.values())) if pieces else {}
+    plain = {}
+    for name in [name for name in {**parts, **pieces} if name in POOLS] if pieces else ["own"]:
+        if pieces:
+            set_pooling(model, name, flag)
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"--linear-probe: the head of {flag} is not one linear layer; choose another model")
+        with torch.inference_mode():
+            plain[name] = head, model(images)
+    if pieces:
+        encoder = Pieces(model, parts)
+        features, candidates = encoder.on_trial(images, pieces, flag)
+    else:
+        encoder = model
+        encoder.reset_classifier(0)
+        with torch.inference_mode():
+            features = encoder(images)
+        candidates = {"own": Candidate(torch.arange(features.shape[-1]))}
+    tolerance = 1e-4 if some.dtype == torch.float32 else 0.05
+    for name, (head, logits) in plain.items():
+        if name not in candidates:  # a part of some
+            continue
+        seen = features[:, candidates[name].columns.to(features.device)] if features.ndim == 2 else features
+        if features.ndim != 2 or seen.shape[1] != head.in_features or not torch.allclose(
+                head(seen), logits, rtol=tolerance, atol=tolerance):
+            raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
+                            "another model")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision.device, precision.amp_dtype)
     source = {"name": flag.removeprefix("--model ")}
-    return TeacherModel(model, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
+    frozen = TeacherModel(encoder, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
+    return Encoder(frozen, features.shape[1], candidates)
 
 
 @dataclass(frozen=True)
