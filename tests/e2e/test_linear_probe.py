@@ -160,6 +160,23 @@ def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], her
     assert "--linear-probe True -> False" in message
 
 
+def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
+    """What is stored of each view is what a frozen network sees of it, epoch by epoch."""
+    flags = [*with_teacher(files, "weak"), "--train-slice", "600:760", "--teacher-targets", "cached-views:2", "--epochs",
+             4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum", "--hflip", 0.5,
+             "--scale", 0.5, 1, "--reprob", 0.5]
+    views = probe("views", *flags)
+    assert "160 images x 2 views" in probe.done.err
+    plain = [f for f in FLAGS if f != "--linear-probe"]
+    here(*plain, "--finetune", files["backbone"], *flags, "--tune", "head", "--experiment", "tuned").ok()
+    ours, theirs = (load_file(f"output/train/{name}/export/model.safetensors") for name in ("views", "tuned"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+    parts = probe("parts", *flags, "--stop-epoch", 3)
+    probe("parts", *flags, "--resume", "auto")
+    assert differences(read_run(parts), read_run(views)) == []
+
+
 def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
     """Two processes write the same features and train the same head as one."""
     flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
@@ -178,8 +195,8 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
 
 @pytest.mark.parametrize("flags, message", [
     (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
-    (["--hflip", 0.5], "leave out --hflip 0.5, or add --no-aug"),
-    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, or add --no-aug"),
+    (["--hflip", 0.5], "leave out --hflip 0.5, add --no-aug, or store views"),
+    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, add --no-aug"),
     (["--aug-splits", 3], "leave out --aug-splits 3"),
     (["--episodic", "5x1"], "--episodic trains nothing else"),
     (["--few-shot-eval", "5x1"], "validate.py --few-shot"),

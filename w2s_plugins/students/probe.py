@@ -38,7 +38,7 @@ from ..labels.reader import LabelReader
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..teachers.stored import CachedTargets, Pass, label_images, model_manifest
+from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
 from .pooling import POOLS, Candidate, Pieces, set_pooling
 
@@ -68,7 +68,10 @@ class TrainFeatures:
         return self.num_batches
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from number ``start`` on."""
+        """Yield the batches of ``epoch`` from number ``start`` on: of the view of that epoch, where several are stored.
+        """
+        if self.read.manifest.views > 1:
+            self.read.set_view(epoch % self.read.manifest.views)
         self.sampler.set_epoch(epoch, start * self.batch_size)
         order = torch.tensor([key.index for key in self.sampler], dtype=torch.long)
         device = self.precision.device
@@ -208,19 +211,23 @@ class OutputStore:
     dataset: str
     settings: LoaderSettings
 
-    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None) -> LabelReader:
-        """Return the outputs of one model for one split; ``columns`` is the width of features, None for logits."""
+    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None,
+                views: StudentViews | None = None) -> LabelReader:
+        """Return the outputs of one model for the plain images of one split, or for the student's views of them;
+        ``columns`` is the width of features, None for logits.
+        """
         dataset, settings = without_transform(dataset), self.settings
         world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
 
         def make_manifest() -> Manifest:
             return model_manifest(
-                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns,
+                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns, views,
                 kind="features" if columns else "logits", dtype=torch.float32)
 
         manifest = agree(world.primary and make_manifest(), world.distributed)
         how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
-        labeller = functools.partial(label_images, member, member.data_config, dataset, how)
+        labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
+            label_images, member, member.data_config, dataset, how)
         folder = ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))
