@@ -17,6 +17,7 @@ import validate
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
 from w2s_plugins.data.views import KeyedSampler
+from w2s_plugins.students.beside import CLASSIFIERS
 
 from .conftest import Done, differences, read_lines, read_run
 
@@ -144,9 +145,9 @@ def test_another_pooling(
 
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
-             "--select", "best", "--select-split", 40, "--loss", "elr"]
+             "--select", "best", "--select-split", 40, "--loss", "elr", "--probe-also", "knn"]
     whole = probe("whole", *flags)
-    assert "teacher top-1" in probe.done.err
+    assert "teacher top-1" in probe.done.err and result(whole)["probe"]["knn"].keys() == {"val", "select"}
     parts = probe("parts", *flags, "--stop-epoch", 1, "--recovery-interval", 4)
     probe("parts", *flags, "--resume", "auto")
     assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
@@ -160,11 +161,30 @@ def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], her
     assert "--linear-probe True -> False" in message
 
 
+def test_classifiers_beside_the_probe(probe: Callable[..., Path], files: dict[str, Path]) -> None:
+    """They learn from what the teacher says, as the head does, and are measured with the ground truth."""
+    folder = probe("beside", *with_teacher(files, "weak"), "--train-slice", "600:1000", "--probe-also", "knn",
+                   "logistic", "--teacher-cache-dtype", "float32")
+    found = result(folder)["probe"]
+    assert "k-NN on the same features" in probe.done.out and "logistic regression on" in probe.done.out
+    student = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+    teacher = timm.create_model("w2s_cnn2").eval()
+    teacher.load_state_dict(load_file(files["weak"]))
+    (images, _), (others, truth) = digits("train", "600:1000"), digits("validation")
+    with torch.no_grad():
+        labels = teacher(images).argmax(1)
+        features, queries = (
+            student.forward_head(student.forward_features(part), pre_logits=True) for part in (images, others))
+    for name, classify in CLASSIFIERS.items():
+        right = classify(features, labels, queries) == truth
+        assert found[name] == {"val": pytest.approx(100 * right.double().mean().item(), abs=0.4)}, name
+
+
 def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     """What is stored of each view is what a frozen network sees of it, epoch by epoch."""
-    flags = [*with_teacher(files, "weak"), "--train-slice", "600:760", "--teacher-targets", "cached-views:2", "--epochs",
-             4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum", "--hflip", 0.5,
-             "--scale", 0.5, 1, "--reprob", 0.5]
+    flags = [*with_teacher(files, "weak"), "--train-slice", "600:760", "--teacher-targets", "cached-views:2",
+             "--epochs", 4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum",
+             "--hflip", 0.5, "--scale", 0.5, 1, "--reprob", 0.5]
     views = probe("views", *flags)
     assert "160 images x 2 views" in probe.done.err
     plain = [f for f in FLAGS if f != "--linear-probe"]
@@ -179,7 +199,7 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
 
 def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
     """Two processes write the same features and train the same head as one."""
-    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
+    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd", "--probe-also", "knn"]
     one = probe("one", *flags)
     ranks(*FLAGS, "--finetune", files["backbone"], *flags, "--experiment", "two", "--batch-size", 8, "-vb", 16,
           "--lr", 0.05, "--target-cache", "other", cwd=tmp_path, processes=2).ok()
@@ -188,6 +208,7 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"], atol=1e-5, rtol=1e-4)
     assert differences(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, theirs))) == []
     assert result(one)["metrics"]["top1"] == result(two)["metrics"]["top1"]
+    assert result(one)["probe"] == result(two)["probe"]
     caches = [{p.parent.name + p.name: p.read_bytes() for p in Path(root).rglob("*.safetensors")}
               for root in ("output/targets", "other")]
     assert caches[0] == caches[1] and len(caches[0]) >= 6
@@ -210,6 +231,7 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--probe-pools", "both"], "has to export a model of timm, and none has the pooling both"),
     (["--probe-pools", "avg", "--probe-blocks", 2], "give --probe-pools token or both with --probe-blocks"),
     (["--probe-blocks", 2], "--probe-pools"),
+    (["--probe-also", "knn", "--val-split", ""], "give --val-split"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

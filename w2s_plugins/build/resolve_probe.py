@@ -63,6 +63,8 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          f"{', '.join(candidates)}: name token or avg as well"),
         (args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools), "takes class tokens from several "
          "blocks: give --probe-pools token or both with --probe-blocks"),
+        (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
+         "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
         (len(candidates) > 1, f"trains one head: choose one of {', '.join(candidates)}"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
           for flag, broken in off.items()),

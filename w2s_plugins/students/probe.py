@@ -42,6 +42,8 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, TeacherModel
 from .pooling import POOLS, Candidate, Pieces, set_pooling
 
+_ROWS = 4096  # read at a time
+
 
 class TrainFeatures:
     """The batches of an epoch, as `TrainLoader` has them: same order of samples, features in place of images.
@@ -52,11 +54,12 @@ class TrainFeatures:
         sampler: the order of an epoch.
         batch_size: rows of a batch; a shorter last one is dropped.
         precision: device and dtype.
+        candidates: which of the features a head may see, as of `Encoder`.
     """
 
     def __init__(self, read: LabelReader, labels: Tensor, sampler: KeyedSampler, batch_size: int,
-                 precision: Precision):
-        self.read, self.labels, self.sampler = read, labels, sampler
+                 precision: Precision, candidates: dict[str, Candidate]):
+        self.read, self.labels, self.sampler, self.candidates = read, labels, sampler, candidates
         self.batch_size, self.precision = batch_size, precision
         self.average_batch_size = float(batch_size)
         self.num_batches = len(sampler) // batch_size
@@ -77,6 +80,13 @@ class TrainFeatures:
         device = self.precision.device
         for index in order[:(self.num_batches - start) * self.batch_size].split(self.batch_size):
             yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
+
+
+    def whole(self) -> Tensor:
+        """Return the features (N, D) of all samples on the device, of the first view where several are stored."""
+        if self.read.manifest.views > 1:
+            self.read.set_view(0)
+        return _all_rows(self.read, len(self.labels), self.precision.device)
 
 
 class EvalFeatures:
@@ -100,6 +110,15 @@ class EvalFeatures:
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
         return self.targets(self.index)
+
+
+    def whole(self) -> Tensor:
+        """Return the features (N, D) of all samples on the device."""
+        return _all_rows(self.read, len(self.labels), self.device)
+
+
+def _all_rows(read: LabelReader, count: int, device: torch.device) -> Tensor:
+    return torch.cat([read(index, device) for index in torch.arange(count).split(_ROWS)])
 
 
 class Probe(nn.Module):
