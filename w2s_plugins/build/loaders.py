@@ -230,6 +230,7 @@ def build_feature_loaders(
 
     train = TrainFeatures(
         features(data.train, args.train_split, student_views(args, data_config, precision, world)), labels,
-        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision, encoder.candidates)
+        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision,
+        encoder.candidates)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)
