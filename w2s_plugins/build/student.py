@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from ..models.loading import (
     find_weights,
     load_weights,
     read_weights,
+    settings_beside,
 )
 from ..students.adapters import Adapters
 from ..students.pooling import candidate_pieces, set_pooling
@@ -194,6 +196,16 @@ def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names:
         warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
 
 
+def warn_of_pooling(model: nn.Module, file: Path, flag: str) -> None:
+    """Warn of an export whose head has seen features of another pooling than those of the student."""
+    theirs, own = settings_beside(file, flag).get("model_kwargs") or {}, get_model_args(model).get("global_pool")
+    pool = theirs.get("global_pool", own)
+    if pool != own:
+        norms = [f"{name}={theirs[name]}" for name in ("fc_norm", "use_fc_norm") if name in theirs]
+        _logger.warning(f"WARNING: {flag}: its head was trained behind pooling {pool}, the student has {own}: give "
+                        f"--gp {pool}{' --model-kwargs ' if norms else ''}{' '.join(norms)}")
+
+
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
@@ -208,6 +220,8 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         check_finite(state, str(file), flag)
         report = load_weights(model, state, str(file), flag)
         _logger.info(f"Student {args.model}: {report}")
+        if not args.linear_probe:
+            warn_of_pooling(model, file, f"{flag} {args.initial_checkpoint}")
         source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
     if published is not None:
         _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
