@@ -395,8 +395,8 @@ def add_model(add: Declare) -> None:
     add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
         help="load this checkpoint after creation")
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
-        "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
-        "(docs/protocol.md)")
+        "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
+        "cached-views:N), and kept under --target-cache (docs/protocol.md)")
     add("--probe-pools", type=str, nargs="+", default=[], metavar="POOL", needs=("linear_probe",),
         choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
         "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two")

@@ -21,12 +21,12 @@ def knn(features: Tensor, labels: Tensor, queries: Tensor, k: int = NEIGHBOURS) 
         queries: (M, D).
         k: neighbours.
     """
-    samples, votes = F.normalize(features, dim=1), []
-    for rows in F.normalize(queries, dim=1).split(max(1, _CHUNK // max(len(samples), int(labels.max()) + 1))):
+    samples, classes, said = F.normalize(features, dim=1), int(labels.max()) + 1, []
+    for rows in F.normalize(queries, dim=1).split(max(1, _CHUNK // max(len(samples), classes))):
         nearness, index = (rows @ samples.T).topk(min(k, len(samples)), dim=1)
-        sums = rows.new_zeros(len(rows), int(labels.max()) + 1)
-        votes.append(sums.scatter_add_(1, labels[index], (nearness / TEMPERATURE).exp()).argmax(dim=1))
-    return torch.cat(votes)
+        votes = rows.new_zeros(len(rows), classes).scatter_add_(1, labels[index], (nearness / TEMPERATURE).exp())
+        said.append(votes.argmax(dim=1))
+    return torch.cat(said)
 
 
 def logistic(features: Tensor, labels: Tensor, queries: Tensor) -> Tensor:

@@ -181,9 +181,9 @@ def create_encoder(
     """
     model, some = copy.deepcopy(student).eval(), next(student.parameters())
     images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
-    parts = dict.fromkeys(itertools.chain(*pieces.values())) if pieces else {}
+    parts = sorted(set(itertools.chain(*pieces.values())), key=str) if pieces else []  # stored alike in any order
     plain = {}
-    for name in [name for name in {**parts, **pieces} if name in POOLS] if pieces else ["own"]:
+    for name in dict.fromkeys(name for name in (*parts, *pieces) if name in POOLS) if pieces else ["own"]:
         if pieces:
             set_pooling(model, name, flag)
         head = model.get_classifier() if hasattr(model, "get_classifier") else None
