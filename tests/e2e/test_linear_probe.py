@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,13 +135,19 @@ def test_another_pooling(
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(exported(images), plain(images), rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
-    capsys.readouterr()
-    validate.main()
-    found = json.loads(capsys.readouterr().out.split("--result\n")[1])
-    assert found["loss"] == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
     again = probe("again", "--config", folder / "args.yaml", *VIT)
     assert differences(read_run(again), read_run(folder)) == []
+
+    def evaluated() -> float:
+        monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
+        capsys.readouterr()
+        validate.main()
+        return json.loads(capsys.readouterr().out.split("--result\n")[1])["loss"]
+    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
+    flags = yaml.safe_load((folder / "args.yaml").read_text())
+    several = flags | dict(probe_pools=["token", "avg"], gp=None, model_kwargs={})  # of which one was chosen at the end
+    (folder / "args.yaml").write_text(yaml.safe_dump(several))
+    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
 
 
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
