@@ -19,6 +19,7 @@ from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
+from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
 from ..train.evaluation import Evaluation, EvaluationSettings, evaluate
 from ..train.few_shot import extract_features
@@ -132,6 +133,28 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     return EpochFigures(
         figures, metric, gather_predictions(run, found["val"]) if "val" in found else None,
         class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None)
+
+
+def measure_beside(run: Run) -> dict[str, dict[str, float]]:
+    """Return the top-1 of each classifier of ``--probe-also`` by split, where that has ground truth.
+
+    They are fitted on the stored features of the training samples (of their first view, where several are stored) and
+    the classes that the teacher, or without one ground truth, says them to be.
+    """
+    train, targets = run.loaders["train"], run.parts.targets
+    features, labels = train.whole(), train.labels.to(run.world.device)
+    if targets is not None:
+        targets.set_epoch(0)
+        labels = torch.cat([targets(index).argmax(dim=1) for index in torch.arange(len(labels)).split(4096)])
+    splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
+              and not is_unlabeled(getattr(run.parts.data, split))}
+    queries, truth = torch.cat([loader.whole() for loader in splits.values()]), [s.labels for s in splits.values()]
+    found = {}
+    for name in run.args.probe_also:
+        said = CLASSIFIERS[name](features, labels, queries).cpu().split([len(own) for own in truth])
+        found[name] = {split: 100 * (own == right).double().mean().item()
+                       for split, own, right in zip(splits, said, truth)}
+    return found
 
 
 def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:
