@@ -98,7 +98,8 @@ def student(args: argparse.Namespace, way: str, rate: float, seed: int, held_out
         flags = flags.format(head=first["folder"])
     record = train(
         args, f"{args.student} {STRONG} {flags} --epochs {args.epochs} --lr {rate} --train-slice {args.photos} "
-        f"--loss {args.loss} --teacher {args.output}/seed{seed}/weak" + (" --select best --select-split 0.15" if held_out else ""),
+        f"--loss {args.loss} --teacher {args.output}/seed{seed}/weak"
+        + (" --select best --select-split 0.15" if held_out else ""),
         name, seed)
     if first is not None:
         record["cost"]["cpu"] += first["cost"]["cpu"]
