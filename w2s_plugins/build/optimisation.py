@@ -14,6 +14,8 @@ from torch import nn
 
 from ..errors import UserError, one_line
 from ..students.tuning import matching
+from ..train.heads import HeadsTask
+from .resolve_probe import grid
 
 
 class Schedule(NamedTuple):
@@ -31,7 +33,15 @@ class Schedule(NamedTuple):
 
 
 def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
-    """Create timm's optimizer of everything in the task that is trained."""
+    """Create timm's optimizer of everything in the task that is trained; heads side by side each have their own groups.
+    """
+    if isinstance(task, HeadsTask):
+        optimizer, *others = (
+            create_optimizer(argparse.Namespace(**{**vars(args), **settings._asdict()}), own)
+            for settings, own in zip(grid(args), task.tasks))
+        for group in (group for other in others for group in other.param_groups):
+            optimizer.add_param_group(group)
+        return optimizer
     module = task.get_trainable_module()
     try:
         optimizer = create_optimizer_v2(module, **optimizer_kwargs(cfg=args), **args.opt_kwargs)

@@ -1,11 +1,46 @@
 """The flags of a linear probe: what makes no sense on features of plain images is refused, the rest set."""
 
 import argparse
+from typing import NamedTuple
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..losses import create_loss
+
+
+class HeadSettings(NamedTuple):
+    """In what a head of a grid differs from the others."""
+
+    lr: float
+    weight_decay: float
+
+    def __str__(self) -> str:
+        return f"lr {self.lr:g}, weight decay {self.weight_decay:g}"
+
+
+def grid(args: argparse.Namespace) -> list[HeadSettings]:
+    """Return the settings of the heads that are trained side by side; of a single one there are none."""
+    if not (args.probe_lrs or args.probe_weight_decays):
+        return []
+    return [HeadSettings(rate, decay) for rate in args.probe_lrs or [args.lr]
+            for decay in args.probe_weight_decays or [args.weight_decay]]
+
+
+def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    """Return what cannot be where heads are trained side by side, and what to say of it."""
+    if not (args.probe_lrs or args.probe_weight_decays):
+        return []
+    flag = "--probe-lrs" if args.probe_lrs else "--probe-weight-decays"
+    return [
+        (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
+         "--select-split 0.1"),
+        (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
+        (args.log_beta, f"{flag}: --log-beta is about one head: leave it out"),
+        (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
+        (args.amp and args.amp_dtype == "float16", f"{flag}: float16 would scale the losses of all heads alike: give "
+         "--amp-dtype bfloat16"),
+    ]
 
 
 def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:

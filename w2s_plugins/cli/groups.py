@@ -397,6 +397,7 @@ def add_model(add: Declare) -> None:
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
         "(docs/protocol.md)")
+    add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
@@ -428,6 +429,14 @@ def add_device(add: Declare) -> None:
         "environment wins")
     add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
         "backends to import")
+
+
+def add_heads(add: Declare) -> None:
+    """The grid of heads of a linear probe."""
+    add("--probe-lrs", type=float, nargs="+", default=[], metavar="LR", low=0, help="train a head of --linear-probe "
+        "with each of these learning rates, in place of --lr, all at once; --select-split holds out what chooses one")
+    add("--probe-weight-decays", type=float, nargs="+", default=[], metavar="W", low=0, help="and with each of these "
+        "weight decays, in place of --weight-decay")
 
 
 def add_tuning(add: Declare) -> None:

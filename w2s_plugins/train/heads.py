@@ -1,0 +1,188 @@
+"""Linear heads that are trained side by side on the same batches: one product gives the logits of all of them.
+
+Each head has an ordinary task of its own, with its own copy of the loss, of its parameters and of its memory, and its
+own groups in the optimizer; so each is what a run of its own would make of it, but for rounding. A loss without
+parameters and memory is computed for all heads at once, others head by head. A head whose gradient is not finite skips
+that step alone.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..students.probe import Probe
+from .engine import BufferUndo
+from .task import AverageOfTrained, WeakAnswer, WeakToStrongTask
+
+_logger = logging.getLogger(__name__)
+
+
+def product(features: Tensor, heads: Sequence[nn.Linear]) -> Tensor:
+    """Return the logits (G, B, C) of G heads for features (B, D)."""
+    weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+    return F.linear(features, weight, bias).unflatten(1, (len(heads), -1)).transpose(0, 1)
+
+
+def outcome(
+        task: TrainingTask,
+        logits: Tensor,
+        weak: WeakAnswer | None,
+        target: Tensor,
+        index: Tensor,
+) -> dict[str, Tensor]:
+    """Return what the task of a head makes of the head's logits (B, C): ``loss`` and its terms, all scalars."""
+    if not isinstance(task, WeakToStrongTask):
+        return {"loss": task.criterion(logits, target)}
+    module = unwrap_model(task.trainable_module)
+    strong = module.compare(
+        logits, None, weak, target if task.task_loss_weight != 0 else None, index, task.progress)
+    return {name: value for name, value in task.add_up(strong, target).items() if name != "output"}
+
+
+class Heads(nn.Module):
+    """The heads with their losses, so that DDP, optimizer and clipping see the parameters of all.
+
+    Args:
+        tasks: one for each head.
+    """
+
+    def __init__(self, tasks: Sequence[TrainingTask]):
+        super().__init__()
+        vars(self)["tasks"] = tasks  # not a second registration of their parameters
+        self.members = nn.ModuleList(task.get_trainable_module() for task in tasks)
+        first = self.members[0]
+        self.at_once = len([*first.parameters(), *first.buffers()]) == 2  # the head's own: the loss has none
+
+    def forward(self, features: Tensor, weak: WeakAnswer | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms of each head, (G,).
+
+        Args:
+            features: (B, D).
+            weak: what the teacher says, or None.
+            target: (B,) ground truth.
+            index: (B,) positions in the training set.
+        """
+        logits = product(features, [task.get_eval_model() for task in self.tasks])
+        if self.at_once:
+            try:
+                return torch.vmap(lambda own: outcome(self.tasks[0], own, weak, target, index))(logits)
+            except RuntimeError as error:  # it asks for a value, or draws numbers
+                _logger.debug(f"the loss is computed head by head: {error}")
+                self.at_once = False
+        found = [outcome(task, own, weak, target, index) for task, own in zip(self.tasks, logits.unbind())]
+        return {name: torch.stack([result[name] for result in found]) for name in found[0]}
+
+
+class HeadsTask(TrainingTask):
+    """Trains heads side by side. The student that is evaluated and saved is the model with one of them, see `take`.
+
+    Args:
+        student: the model; its classifier is the one that was taken last.
+        tasks: one for each head.
+        names: of the heads, for messages.
+    """
+
+    def __init__(self, student: Probe, tasks: Sequence[TrainingTask], names: Sequence[str]):
+        super().__init__(device=tasks[0].device, dtype=tasks[0].dtype)
+        self.eval_model = student
+        vars(self)["tasks"], self.names = tasks, names
+        self.trainable_module = Heads(tasks)
+        self.broken: set[int] = set()
+
+    @property
+    def heads(self) -> nn.ModuleList:
+        """The heads."""
+        return nn.ModuleList(task.get_eval_model() for task in self.tasks)
+
+    @property
+    def teacher_logits(self) -> Tensor | None:
+        """What the teacher has said of the last batch."""
+        return getattr(self.tasks[0], "teacher_logits", None)
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the losses which share of training, in [0, 1], is done."""
+        for task in self.tasks:
+            task.progress = progress
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell stored targets which epoch follows."""
+        if isinstance(self.tasks[0], WeakToStrongTask):
+            self.tasks[0].set_epoch(epoch)
+
+    def forward(self, input: Tensor, target: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms: means over the heads, of which the loss has the gradient of the sum.
+
+        Heads whose loss is not finite are left out of the means.
+        """
+        first, weak = self.tasks[0], None
+        if isinstance(first, WeakToStrongTask):
+            weak = first.ask_teacher(input, index)
+            first.teacher_logits = weak.logits
+        found = self.trainable_module(input, weak, target, index.to(input.device, non_blocking=True))
+        loss, finite = found["loss"].sum(), found["loss"].isfinite()
+        means = {name: values.detach().where(finite, torch.nan).nanmean() for name, values in found.items()}
+        return {**means, "loss": means["loss"] + (loss - loss.detach())}
+
+    @torch.no_grad()
+    def leave_out_broken(self, buffers: BufferUndo) -> None:
+        """Let heads whose gradient is not finite skip this step, unless these are all of them.
+
+        Args:
+            buffers: has noted the memory of the losses before the step.
+        """
+        members = unwrap_model(self.trainable_module).members
+        parameters = [[p for p in member.parameters() if p.grad is not None] for member in members]
+        norms = torch._foreach_norm([p.grad for own in parameters for p in own])
+        parts = torch.stack(norms).isfinite().split([len(own) for own in parameters])
+        broken = {number for number, part in enumerate(parts) if not part.all()}
+        for number in broken if len(broken) < len(members) else ():
+            for parameter in parameters[number]:
+                parameter.grad = None
+            buffers.put_back(members[number])
+            if number not in self.broken:
+                _logger.warning(f"head {self.names[number]}: its gradient is not finite; it skips such steps")
+        self.broken |= broken
+
+    def logits(self, features: Tensor, ema: bool = False) -> Tensor:
+        """Return the logits (G, B, C) of all heads, or of their averages."""
+        return product(features, self.trainable_module_ema.module if ema else self.heads)
+
+    def take(self, number: int) -> None:
+        """Make one of the heads the student's classifier, and its average that of the student's average."""
+        self.eval_model.student.get_classifier().load_state_dict(self.heads[number].state_dict())
+        if self.has_ema():
+            average = self.trainable_module_ema.module[number]
+            self.eval_model_ema.student.get_classifier().load_state_dict(average.state_dict())
+
+    def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
+                  **kwargs: object) -> nn.Module:
+        """Keep an average of each head, and a student with one of these."""
+        self.eval_model_ema = AverageOfTrained(self.eval_model, device=device).module
+        self.trainable_module_ema = AverageOfTrained(
+            self.heads, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
+        return self.trainable_module_ema
+
+    def update_ema(self, step: int | None = None) -> None:
+        if self.has_ema():
+            self.trainable_module_ema.update(self.heads, step=step)
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "HeadsTask":
+        """Wrap heads and losses in DDP; the memory of losses is the same on all ranks."""
+        self.trainable_module = DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, **{**ddp_kwargs, "broadcast_buffers": False})
+        return self
+
+    def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
+        """All heads with the parameters and memory of their losses, or their averages."""
+        return (self.trainable_module_ema.module if ema else unwrap_model(self.trainable_module)).state_dict()
+
+    def load_task_state(self, state: dict | None, strict: bool = True, module: nn.Module | None = None,
+                        ema: bool = False) -> None:
+        (self.trainable_module_ema.module if ema else unwrap_model(self.trainable_module)).load_state_dict(
+            state or {}, strict=strict)
