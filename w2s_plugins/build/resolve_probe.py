@@ -37,6 +37,8 @@ def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          "--select-split 0.1"),
         (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
         (args.log_beta, f"{flag}: --log-beta is about one head: leave it out"),
+        ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
+         "another one, such as adamw"),
         (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
         (args.amp and args.amp_dtype == "float16", f"{flag}: float16 would scale the losses of all heads alike: give "
          "--amp-dtype bfloat16"),

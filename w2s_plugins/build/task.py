@@ -59,7 +59,7 @@ def build_task(
         first = build_task(args, head, teacher, targets, data, data_config, precision, world)
         shared = {id(part): part for part in (teacher, targets)}
         others = [copy.deepcopy(first, dict(shared)) for _ in settings[1:]]
-        return HeadsTask(student, [first, *others], [*map(str, settings)])
+        return HeadsTask(student, [first, *others], [*map(str, settings)], len(data.train))
     criterion = create_classification_loss(
         args.task_loss,
         smoothing=args.smoothing,

@@ -10,12 +10,15 @@ import logging
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
+from ..losses.undo import Undo
 from ..students.probe import Probe
 from .engine import BufferUndo
 from .task import AverageOfTrained, WeakAnswer, WeakToStrongTask
@@ -29,35 +32,102 @@ def product(features: Tensor, heads: Sequence[nn.Linear]) -> Tensor:
     return F.linear(features, weight, bias).unflatten(1, (len(heads), -1)).transpose(0, 1)
 
 
-def outcome(
-        task: TrainingTask,
-        logits: Tensor,
-        weak: WeakAnswer | None,
-        target: Tensor,
-        index: Tensor,
-) -> dict[str, Tensor]:
-    """Return what the task of a head makes of the head's logits (B, C): ``loss`` and its terms, all scalars."""
-    if not isinstance(task, WeakToStrongTask):
-        return {"loss": task.criterion(logits, target)}
-    module = unwrap_model(task.trainable_module)
-    strong = module.compare(
-        logits, None, weak, target if task.task_loss_weight != 0 else None, index, task.progress)
-    return {name: value for name, value in task.add_up(strong, target).items() if name != "output"}
+class Outcome(nn.Module):
+    """What the task of a head makes of the head's logits; with the task's parameters and the memory of its loss.
+
+    Args:
+        task: of the head.
+    """
+
+    def __init__(self, task: TrainingTask):
+        super().__init__()
+        vars(self)["task"] = task  # not a second registration of its parameters
+        self.module = task.get_trainable_module()
+
+    def forward(self, logits: Tensor, weak: WeakAnswer | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms, scalars; see `Heads.forward`."""
+        task = self.task
+        if not isinstance(task, WeakToStrongTask):
+            return {"loss": task.criterion(logits, target)}
+        strong = self.module.compare(
+            logits, None, weak, target if task.task_loss_weight != 0 else None, index, task.progress)
+        return {name: value for name, value in task.add_up(strong, target).items() if name != "output"}
+
+
+class MeanOfSum(torch.autograd.Function):
+    """The mean of values (G,) that are finite, with the gradient of the sum of all: each head has that of its own."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        ctx.count = len(values)
+        return values.where(values.isfinite(), torch.nan).nanmean()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient.expand(ctx.count)
+
+
+class NotedElsewhere(Undo):
+    """Of the loss of a head, whose memory is part of a `StackedMemory`, which notes what changes."""
+
+    def keep(self) -> None:
+        pass
+
+
+class StackedMemory(Undo):
+    """The memory of the losses of all heads, stacked; that of a head are views of it.
+
+    Args:
+        members: one for each head, alike.
+        num_samples: size of the training set: a memory of so many rows changes in those of the batch.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], num_samples: int):
+        super().__init__()
+        self.num_samples = num_samples
+        self.stacks: dict[str, Tensor] = {}
+        for name, _ in members[0].named_buffers():
+            self.stacks[name] = torch.stack([member.get_buffer(name) for member in members])
+            owner, _, own = name.rpartition(".")
+            for member, view in zip(members, self.stacks[name]):
+                setattr(member.get_submodule(owner), own, view)
+                member.get_submodule(owner).undo = NotedElsewhere()
+
+    def note_batch(self, index: Tensor) -> None:
+        """Note what the samples ``index`` (B,) of a batch may change."""
+        for stack in self.stacks.values():
+            self.note(stack, (slice(None), index) if stack.shape[1] == self.num_samples else None)
+
+    def put_back_head(self, number: int) -> None:
+        """Put back what a head has noted: it skips the step."""
+        for stack, index, before in reversed(self._noted or ()):
+            stack[number][... if index is None else index[1]] = before[number]
 
 
 class Heads(nn.Module):
     """The heads with their losses, so that DDP, optimizer and clipping see the parameters of all.
 
+    A loss without parameters is computed for all heads at once where its memory can be put back (`Undo`), unless it
+    asks for the value of a tensor.
+
     Args:
         tasks: one for each head.
+        num_samples: size of the training set.
     """
 
-    def __init__(self, tasks: Sequence[TrainingTask]):
+    def __init__(self, tasks: Sequence[TrainingTask], num_samples: int):
         super().__init__()
-        vars(self)["tasks"] = tasks  # not a second registration of their parameters
-        self.members = nn.ModuleList(task.get_trainable_module() for task in tasks)
+        self.members = nn.ModuleList(map(Outcome, tasks))
         first = self.members[0]
-        self.at_once = len([*first.parameters(), *first.buffers()]) == 2  # the head's own: the loss has none
+        owners = [m for m in first.modules() if [*m.named_buffers(recurse=False)]]
+        self.at_once = len([*first.parameters()]) == 2 and not (owners and dist.is_initialized()) and all(
+            hasattr(owner, "undo") for owner in owners)
+        self.undo = StackedMemory(self.members, num_samples) if self.at_once else None
+
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """The heads."""
+        return [member.task.get_eval_model() for member in self.members]
 
     def forward(self, features: Tensor, weak: WeakAnswer | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Return ``loss`` and its terms of each head, (G,).
@@ -68,14 +138,18 @@ class Heads(nn.Module):
             target: (B,) ground truth.
             index: (B,) positions in the training set.
         """
-        logits = product(features, [task.get_eval_model() for task in self.tasks])
+        logits = product(features, self.heads)
+        if self.undo is not None:
+            self.undo.note_batch(index)
         if self.at_once:
             try:
-                return torch.vmap(lambda own: outcome(self.tasks[0], own, weak, target, index))(logits)
+                return torch.vmap(lambda memory, own: functional_call(
+                    self.members[0], memory, (own, weak, target, index)))(self.undo.stacks, logits)
             except RuntimeError as error:  # it asks for a value, or draws numbers
-                _logger.debug(f"the loss is computed head by head: {error}")
+                _logger.warning(f"the loss is computed head by head: {error}")
+                self.undo.put_back()
                 self.at_once = False
-        found = [outcome(task, own, weak, target, index) for task, own in zip(self.tasks, logits.unbind())]
+        found = [member(own, weak, target, index) for member, own in zip(self.members, logits.unbind())]
         return {name: torch.stack([result[name] for result in found]) for name in found[0]}
 
 
@@ -86,19 +160,20 @@ class HeadsTask(TrainingTask):
         student: the model; its classifier is the one that was taken last.
         tasks: one for each head.
         names: of the heads, for messages.
+        num_samples: size of the training set.
     """
 
-    def __init__(self, student: Probe, tasks: Sequence[TrainingTask], names: Sequence[str]):
+    def __init__(self, student: Probe, tasks: Sequence[TrainingTask], names: Sequence[str], num_samples: int):
         super().__init__(device=tasks[0].device, dtype=tasks[0].dtype)
         self.eval_model = student
         vars(self)["tasks"], self.names = tasks, names
-        self.trainable_module = Heads(tasks)
+        self.trainable_module = Heads(tasks, num_samples)
         self.broken: set[int] = set()
 
     @property
-    def heads(self) -> nn.ModuleList:
+    def heads(self) -> list[nn.Linear]:
         """The heads."""
-        return nn.ModuleList(task.get_eval_model() for task in self.tasks)
+        return unwrap_model(self.trainable_module).heads
 
     @property
     def teacher_logits(self) -> Tensor | None:
@@ -116,18 +191,13 @@ class HeadsTask(TrainingTask):
             self.tasks[0].set_epoch(epoch)
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms: means over the heads, of which the loss has the gradient of the sum.
-
-        Heads whose loss is not finite are left out of the means.
-        """
+        """Return ``loss`` and its terms over all heads, see `MeanOfSum`."""
         first, weak = self.tasks[0], None
         if isinstance(first, WeakToStrongTask):
             weak = first.ask_teacher(input, index)
             first.teacher_logits = weak.logits
         found = self.trainable_module(input, weak, target, index.to(input.device, non_blocking=True))
-        loss, finite = found["loss"].sum(), found["loss"].isfinite()
-        means = {name: values.detach().where(finite, torch.nan).nanmean() for name, values in found.items()}
-        return {**means, "loss": means["loss"] + (loss - loss.detach())}
+        return {name: MeanOfSum.apply(values) for name, values in found.items()}
 
     @torch.no_grad()
     def leave_out_broken(self, buffers: BufferUndo) -> None:
@@ -136,7 +206,8 @@ class HeadsTask(TrainingTask):
         Args:
             buffers: has noted the memory of the losses before the step.
         """
-        members = unwrap_model(self.trainable_module).members
+        all_of_them = unwrap_model(self.trainable_module)
+        members = all_of_them.members
         parameters = [[p for p in member.parameters() if p.grad is not None] for member in members]
         norms = torch._foreach_norm([p.grad for own in parameters for p in own])
         parts = torch.stack(norms).isfinite().split([len(own) for own in parameters])
@@ -145,6 +216,8 @@ class HeadsTask(TrainingTask):
             for parameter in parameters[number]:
                 parameter.grad = None
             buffers.put_back(members[number])
+            if all_of_them.undo is not None:
+                all_of_them.undo.put_back_head(number)
             if number not in self.broken:
                 _logger.warning(f"head {self.names[number]}: its gradient is not finite; it skips such steps")
         self.broken |= broken
@@ -165,12 +238,12 @@ class HeadsTask(TrainingTask):
         """Keep an average of each head, and a student with one of these."""
         self.eval_model_ema = AverageOfTrained(self.eval_model, device=device).module
         self.trainable_module_ema = AverageOfTrained(
-            self.heads, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
+            nn.ModuleList(self.heads), decay=decay, use_warmup=use_warmup, device=device, **kwargs)
         return self.trainable_module_ema
 
     def update_ema(self, step: int | None = None) -> None:
         if self.has_ema():
-            self.trainable_module_ema.update(self.heads, step=step)
+            self.trainable_module_ema.update(nn.ModuleList(self.heads), step=step)
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "HeadsTask":
         """Wrap heads and losses in DDP; the memory of losses is the same on all ranks."""
