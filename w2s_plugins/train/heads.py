@@ -146,7 +146,7 @@ class Heads(nn.Module):
                 return torch.vmap(lambda memory, own: functional_call(
                     self.members[0], memory, (own, weak, target, index)))(self.undo.stacks, logits)
             except RuntimeError as error:  # it asks for a value, or draws numbers
-                _logger.warning(f"the loss is computed head by head: {error}")
+                _logger.debug(f"the loss is computed head by head: {error}")
                 self.undo.put_back()
                 self.at_once = False
         found = [member(own, weak, target, index) for member, own in zip(self.members, logits.unbind())]
