@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ import validate
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
 from w2s_plugins.data.views import KeyedSampler
+from w2s_plugins.students.beside import CLASSIFIERS
 
 from .conftest import Done, differences, read_lines, read_run
 
@@ -120,11 +122,39 @@ def test_a_head_on_the_features_of_the_plain_model(
     assert "Student features found" in probe.done.err and "to write" not in probe.done.err
 
 
+VIT = ["--model", "test_vit", "--img-size", 32, "--train-slice", "0:96", "--finetune", ""]
+
+
+def test_another_pooling(
+        probe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The student is timm's model with that pooling, in checkpoints and export, and for those who read them back."""
+    folder = probe("pool", *VIT, "--probe-pools", "avg")
+    plain = timm.create_model("test_vit", global_pool="avg", fc_norm=False, img_size=32, num_classes=10).eval()
+    plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
+    exported = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images), plain(images), rtol=1e-5, atol=1e-5)
+    again = probe("again", "--config", folder / "args.yaml", *VIT)
+    assert differences(read_run(again), read_run(folder)) == []
+
+    def evaluated() -> float:
+        monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
+        capsys.readouterr()
+        validate.main()
+        return json.loads(capsys.readouterr().out.split("--result\n")[1])["loss"]
+    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
+    flags = yaml.safe_load((folder / "args.yaml").read_text())
+    several = flags | dict(probe_pools=["token", "avg"], gp=None, model_kwargs={})  # of which one was chosen at the end
+    (folder / "args.yaml").write_text(yaml.safe_dump(several))
+    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
+
+
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
-             "--select", "best", "--select-split", 40, "--loss", "elr"]
+             "--select", "best", "--select-split", 40, "--loss", "elr", "--probe-also", "knn"]
     whole = probe("whole", *flags)
-    assert "teacher top-1" in probe.done.err
+    assert "teacher top-1" in probe.done.err and result(whole)["probe"]["knn"].keys() == {"val", "select"}
     parts = probe("parts", *flags, "--stop-epoch", 1, "--recovery-interval", 4)
     probe("parts", *flags, "--resume", "auto")
     assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
@@ -138,9 +168,56 @@ def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], her
     assert "--linear-probe True -> False" in message
 
 
+def test_classifiers_beside_the_probe(probe: Callable[..., Path], files: dict[str, Path]) -> None:
+    """They learn from what the teacher says, as the head does, and are measured with the ground truth."""
+    folder = probe("beside", *with_teacher(files, "weak"), "--train-slice", "600:1000", "--probe-also", "knn",
+                   "logistic", "--teacher-cache-dtype", "float32")
+    found = result(folder)["probe"]
+    assert "k-NN on the same features" in probe.done.out and "logistic regression on" in probe.done.out
+    student = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+    teacher = timm.create_model("w2s_cnn2").eval()
+    teacher.load_state_dict(load_file(files["weak"]))
+    (images, _), (others, truth) = digits("train", "600:1000"), digits("validation")
+    with torch.no_grad():
+        labels = teacher(images).argmax(1)
+        features, queries = (
+            student.forward_head(student.forward_features(part), pre_logits=True) for part in (images, others))
+    for name, classify in CLASSIFIERS.items():
+        right = classify(features, labels, queries) == truth
+        assert found[name] == {"val": pytest.approx(100 * right.double().mean().item(), abs=0.4)}, name
+
+
+def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
+    """What is stored of each view is what a frozen network sees of it, epoch by epoch."""
+    flags = [*with_teacher(files, "weak"), "--train-slice", "600:760", "--teacher-targets", "cached-views:2",
+             "--epochs", 4, "--head-init-scale", 0, "--teacher-cache-dtype", "float32", "--opt", "momentum",
+             "--hflip", 0.5, "--scale", 0.5, 1, "--reprob", 0.5]
+    views = probe("views", *flags)
+    assert "160 images x 2 views" in probe.done.err
+    plain = [f for f in FLAGS if f != "--linear-probe"]
+    here(*plain, "--finetune", files["backbone"], *flags, "--tune", "head", "--experiment", "tuned").ok()
+    ours, theirs = (load_file(f"output/train/{name}/export/model.safetensors") for name in ("views", "tuned"))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+    parts = probe("parts", *flags, "--stop-epoch", 3)
+    probe("parts", *flags, "--resume", "auto")
+    assert differences(read_run(parts), read_run(views)) == []
+
+
+def test_the_ceiling_sees_the_views_of_the_student(here: Run, files: dict[str, Path]) -> None:
+    flags = [*FLAGS, *with_teacher(files, "weaker"), "--finetune", files["backbone"], "--train-slice", "600:1000",
+             "--weak-fraction", 0, "--protocol", "w2s", "--probe-pools", "max", "--hflip", 0, "--scale", 0.8, 1]
+    done = here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views").ok()
+    assert done.err.count("x 2 views") == 2  # features, which student and ceiling share, and the teacher's answers
+    here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views", "--resume", "auto").ok()
+    error = here(*flags, "--teacher-targets", "cached-views:3", "--experiment", "other", "--ceiling-checkpoint",
+                 "output/train/views/ceiling").error
+    assert "--teacher-targets cached-views:2 -> cached-views:3" in error
+
+
 def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
     """Two processes write the same features and train the same head as one."""
-    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
+    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd", "--probe-also", "knn"]
     one = probe("one", *flags)
     ranks(*FLAGS, "--finetune", files["backbone"], *flags, "--experiment", "two", "--batch-size", 8, "-vb", 16,
           "--lr", 0.05, "--target-cache", "other", cwd=tmp_path, processes=2).ok()
@@ -149,6 +226,7 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"], atol=1e-5, rtol=1e-4)
     assert differences(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, theirs))) == []
     assert result(one)["metrics"]["top1"] == result(two)["metrics"]["top1"]
+    assert result(one)["probe"] == result(two)["probe"]
     caches = [{p.parent.name + p.name: p.read_bytes() for p in Path(root).rglob("*.safetensors")}
               for root in ("output/targets", "other")]
     assert caches[0] == caches[1] and len(caches[0]) >= 6
@@ -156,8 +234,8 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
 
 @pytest.mark.parametrize("flags, message", [
     (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
-    (["--hflip", 0.5], "leave out --hflip 0.5, or add --no-aug"),
-    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, or add --no-aug"),
+    (["--hflip", 0.5], "leave out --hflip 0.5, add --no-aug, or store views"),
+    (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, add --no-aug"),
     (["--aug-splits", 3], "leave out --aug-splits 3"),
     (["--episodic", "5x1"], "--episodic trains nothing else"),
     (["--few-shot-eval", "5x1"], "validate.py --few-shot"),
@@ -167,6 +245,11 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
     (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),
+    (["--probe-pools", "token"], "w2s_cnn5 has no such pooling"),
+    (["--probe-pools", "both"], "has to export a model of timm, and none has the pooling both"),
+    (["--probe-pools", "avg", "--probe-blocks", 2], "give --probe-pools token or both with --probe-blocks"),
+    (["--probe-blocks", 2], "--probe-pools"),
+    (["--probe-also", "knn", "--val-split", ""], "give --val-split"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

@@ -56,6 +56,30 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     assert done.code == 2 and "has adapters beside its weights" in done.err
 
 
+def test_attentive_pooling(here: Run, tmp_path: Path) -> None:
+    """It is trained with the head on weights that have none, and exported."""
+    flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
+    torch.manual_seed(3)
+    start = timm.create_model("test_vit", num_classes=10, img_size=32).state_dict()
+    torch.save(start, tmp_path / "start.pth")
+    here(*flags, "--finetune", tmp_path / "start.pth", "--model-kwargs", "global_pool=map", "--tune", "head",
+         "--unfreeze", "attn_pool", "--experiment", "map").ok()
+    export = load_file(tmp_path / "map" / "export" / "model.safetensors")
+    plain = timm.create_model("test_vit", num_classes=10, img_size=32, global_pool="map")
+    plain.load_state_dict(export)
+    assert {n for n in start if not torch.equal(start[n], export[n])} == {"head.weight", "head.bias"}
+    assert any(n.startswith("attn_pool.") for n in export.keys() - start.keys())
+
+
+def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
+    flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
+    here(*flags, "--linear-probe", "--probe-pools", "avg", "--experiment", "head").ok()
+    export = ["--initial-checkpoint", tmp_path / "head" / "export" / "model.safetensors", "--speedtest", "--epochs", 1]
+    assert "give --gp avg --model-kwargs fc_norm=False" in here(*flags, *export, "--experiment", "other").err
+    kwargs = ["--gp", "avg", "--model-kwargs", "fc_norm=False"]
+    assert "give --gp" not in here(*flags, *export, *kwargs, "--experiment", "all").ok().err
+
+
 def test_recovery_holds_the_trained_part(
         here: Run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is smaller by what is not trained, and goes on from the same weights alone."""

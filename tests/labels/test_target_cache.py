@@ -14,7 +14,7 @@ import torch
 from tests.parts import random_images, small_model, train_args, write_folder
 from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.loaders import build_loaders
+from w2s_plugins.build.loaders import build_loaders, student_views
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.teacher import build_teacher, cached_targets, targets_manifest
 from w2s_plugins.data import LoaderSettings, create_eval_loader
@@ -44,7 +44,9 @@ class Parts:
     world: World
 
     def manifest(self) -> Manifest:
-        return targets_manifest(self.args, self.teacher.members[0], self.data, self.data_config, self.precision)
+        return targets_manifest(
+            self.args, self.teacher.members[0], self.data,
+            student_views(self.args, self.data_config, self.precision, self.world))
 
     def targets(self) -> CachedTargets:
         return cached_targets(self.args, self.teacher, self.data, self.data_config, self.precision, self.world)

@@ -19,8 +19,9 @@ from ..errors import UserError
 from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
+from ..students.pooling import candidate_pieces
 from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, create_encoder
-from ..teachers.stored import CachedTargets
+from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import is_semi_supervised, mixes, view_epochs
 
@@ -64,6 +65,20 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
         keeps_share=bool(args.teacher) and args.teacher_targets != "online",
         labelled=labelled_in_batch(args),
     )
+
+
+def student_views(
+        args: argparse.Namespace, data_config: dict, precision: Precision, world: World) -> StudentViews | None:
+    """Return the training views about which models are asked once, None where these see plain images."""
+    epochs, settings = view_epochs(args), loader_settings(args, precision, world)
+    if not epochs:
+        return None
+    views = dataclasses.replace(train_views(args, data_config, None), mixing=None)  # answers are mixed later
+    seen = dict(seed=args.seed, input_size=data_config["input_size"], dtype=precision.dtype,
+                prefetcher=not args.no_prefetcher, **views.transform)
+    return StudentViews(
+        epochs, seen, lambda dataset, keys: create_train_loader(dataset, views, data_config, settings, keys=keys),
+        args.batch_size)
 
 
 def labelled_in_batch(args: argparse.Namespace) -> int:
@@ -195,12 +210,13 @@ def build_feature_loaders(
     labels = torch.tensor(strata(data.train, "--linear-probe"))
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
-    encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
-    width = student.get_classifier().in_features
+    pieces = candidate_pieces(args.probe_pools, args.probe_blocks)
+    encoder = create_encoder(  # a single pooling is the student's own by now
+        student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
 
-    def features(dataset: Dataset, split: str) -> LabelReader:
+    def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
-        return store.outputs(images, split, encoder, width)
+        return store.outputs(images, split, encoder.model, encoder.width, views)
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:
@@ -213,7 +229,8 @@ def build_feature_loaders(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
     train = TrainFeatures(
-        features(data.train, args.train_split), labels,
-        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision)
+        features(data.train, args.train_split, student_views(args, data_config, precision, world)), labels,
+        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision,
+        encoder.candidates)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)

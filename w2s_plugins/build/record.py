@@ -4,7 +4,8 @@
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
 split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`,
-`versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
+`versions`, `warnings`, `probe` (top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an
+export is loaded from).
 """
 
 import argparse

@@ -263,7 +263,8 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
                         "--teacher-targets online")
     models = teacher_models(args.teacher)
     idle = {f"--{flag.replace('_', '-')}": getattr(args, flag) for flag in ABOUT_MODELS}
-    for flag, used in (*idle.items(), (f"--teacher-targets {args.teacher_targets}", view_epochs(args))):
+    for flag, used in (*idle.items(), (
+            f"--teacher-targets {args.teacher_targets}", view_epochs(args) and not args.linear_probe)):
         if used and not models:
             raise UserError(f"--teacher {name}: {flag} is about a model, and there are labels alone: leave it out")
     if args.teacher_targets == "online":
@@ -293,9 +294,9 @@ def split_names(names: str | None) -> list[str]:
 
 
 def view_epochs(args: argparse.Namespace) -> int:
-    """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds."""
+    """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds. Features are stored alike."""
     kind, _, number = args.teacher_targets.partition(":")
-    return int(number) if args.teacher and kind == "cached-views" else 0
+    return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
 
 
 def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
@@ -312,7 +313,7 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
         args.distiller = None
     if args.kd_model_name and args.teacher:
         raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
-    if args.teacher_targets != "online" and not args.teacher:
+    if args.teacher_targets != "online" and not args.teacher and not view_epochs(args):
         _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is ignored")
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"

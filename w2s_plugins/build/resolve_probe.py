@@ -7,6 +7,7 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..losses import create_loss
+from ..students.pooling import POOLS, candidate_pieces
 
 
 class HeadSettings(NamedTuple):
@@ -53,12 +54,14 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
     """
     if not args.linear_probe:
         return
-    facts = train_parser().facts()
+    facts, stores_views = train_parser().facts(), args.teacher_targets.startswith("cached-views")
     of_views, of_batches = ({n: f.off for n, f in facts.items() if f.role & role} for role in (Role.VIEW, Role.MIXING))
+    if stores_views:
+        of_views = {}
     for name, plain in {**({} if args.no_aug else of_views), **of_batches}.items():
         value = getattr(args, name)
         if name in given and value not in (plain, None, "") and value != 0:
-            remedy = ", or add --no-aug" if name in of_views else ""
+            remedy = ", add --no-aug, or store views with --teacher-targets cached-views:N" if name in of_views else ""
             shown = " ".join(map(str, value)) if isinstance(value, list) else value
             raise UserError(f"--linear-probe sees every image once, without augmentation: leave out "
                             f"--{name.replace('_', '-')} {shown}{remedy}")
@@ -67,14 +70,16 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"--linear-probe {message}")
     for name, plain in (of_views | of_batches).items():
         setattr(args, name, plain)
-    args.no_aug, args.dist_bn = True, ""  # there is neither a view nor a statistic to share
-    if args.teacher:
-        args.teacher_targets = "cached"
+    args.dist_bn = ""  # there is no statistic to share
+    if not stores_views:
+        args.no_aug = True
+        if args.teacher:
+            args.teacher_targets = "cached"
 
 
 def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
     needs_features = args.teacher and args.loss and create_loss(args.loss, **args.loss_kwargs).needs_features
-    encoder = "trains no encoder"
+    encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
     off = {
         "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
         "--grad-checkpointing": args.grad_checkpointing, "--torchcompile": args.torchcompile,
@@ -89,8 +94,15 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "of --kd-model-name"),
         (needs_features, f"has no feature maps: --loss {args.loss} needs them; use a loss on logits, such as "
          "adaptconf"),
-        (args.teacher and "teacher_targets" in given and args.teacher_targets != "cached",
-         f"lets the teacher label each image once: leave out --teacher-targets {args.teacher_targets}"),
+        (args.teacher and "teacher_targets" in given and args.teacher_targets == "online",
+         "lets the teacher label each image once: leave out --teacher-targets online"),
+        (candidates and not set(POOLS) & candidates.keys(), "has to export a model of timm, and none has the pooling "
+         f"{', '.join(candidates)}: name token or avg as well"),
+        (args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools), "takes class tokens from several "
+         "blocks: give --probe-pools token or both with --probe-blocks"),
+        (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
+         "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
+        (len(candidates) > 1, f"trains one head: choose one of {', '.join(candidates)}"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
           for flag, broken in off.items()),
     ]

@@ -2,11 +2,13 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
+from timm.models import get_model_args
 from torch import nn
 
 from ..distributed.world import World
@@ -23,8 +25,10 @@ from ..models.loading import (
     find_weights,
     load_weights,
     read_weights,
+    settings_beside,
 )
 from ..students.adapters import Adapters
+from ..students.pooling import candidate_pieces, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
@@ -66,12 +70,17 @@ def build_student(
     published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        if not (pool or args.model_kwargs.get("global_pool")):
+        if not (pool or args.model_kwargs.get("global_pool") or args.probe_pools):
             pool = choose_pool(published, args.model)
     model = create_student(args, num_classes, pool)
-    source = student_start(args, model, published)
+    source, found = student_start(args, model, published), dict(gp=pool)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+        if len(candidate_pieces(args.probe_pools, args.probe_blocks)) == 1:
+            before = get_model_args(model)
+            set_pooling(model, args.probe_pools[0], f"--model {args.model}")
+            changed = {k: v for k, v in get_model_args(model).items() if before.get(k) != v}
+            found = dict(gp=changed.pop("global_pool", pool), model_kwargs={**args.model_kwargs, **changed})
         if source["init"] == "random":
             _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
                             "or --initial-checkpoint FILE")
@@ -94,7 +103,7 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, gp=pool))
+                   dict(num_classes=model.num_classes, **found))
 
 
 def tuning_of(args: argparse.Namespace) -> Tuning:
@@ -187,6 +196,16 @@ def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names:
         warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
 
 
+def warn_of_pooling(model: nn.Module, file: Path, flag: str) -> None:
+    """Warn of an export whose head has seen features of another pooling than those of the student."""
+    theirs, own = settings_beside(file, flag).get("model_kwargs") or {}, get_model_args(model).get("global_pool")
+    pool = theirs.get("global_pool", own)
+    if pool != own:
+        norms = [f"{name}={theirs[name]}" for name in ("fc_norm", "use_fc_norm") if name in theirs]
+        _logger.warning(f"WARNING: {flag}: its head was trained behind pooling {pool}, the student has {own}: give "
+                        f"--gp {pool}{' --model-kwargs ' if norms else ''}{' '.join(norms)}")
+
+
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
     source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
@@ -201,6 +220,8 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         check_finite(state, str(file), flag)
         report = load_weights(model, state, str(file), flag)
         _logger.info(f"Student {args.model}: {report}")
+        if not args.linear_probe:
+            warn_of_pooling(model, file, f"{flag} {args.initial_checkpoint}")
         source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
     if published is not None:
         _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")

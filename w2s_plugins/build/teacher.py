@@ -1,7 +1,6 @@
 """The teacher and its stored targets."""
 
 import argparse
-import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..data import create_train_loader
 from ..data.datasets import describe
 from ..data.keys import sample_keys
 from ..data.unreadable import Blanked, SkippedSamples
@@ -22,11 +20,11 @@ from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..teachers.kinds import read_prompts
-from ..teachers.stored import CachedTargets, Pass, label_images, label_views, model_manifest
+from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
-from .loaders import loader_settings, train_views
-from .resolve import split_names, teacher_models, view_epochs
+from .loaders import student_views
+from .resolve import split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ def build_teacher(
             prompts=read_prompts(args.prompts),
         ),
     )
-    teacher.log_input(whole=args.teacher_targets == "cached" or args.linear_probe)
+    teacher.log_input(whole=args.teacher_targets == "cached")
     return teacher
 
 
@@ -81,23 +79,18 @@ def cached_targets(
     """
     if args.teacher_targets == "online" or (teacher is None and not data.given):
         return None
-    epochs = view_epochs(args)
     dataset = without_transform(data.train)
     if skipped is not None:
         dataset = Blanked(dataset)
-    views = dataclasses.replace(train_views(args, data_config, data.num_classes), mixing=None)  # labels are mixed later
-    create_view_loader = functools.partial(
-        create_train_loader, dataset, views, data_config, loader_settings(args, precision, world))
+    views = student_views(args, data_config, precision, world)
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
     readers = []
     for number, member in enumerate(teacher.members if teacher else (), start=1):
-        manifest = agree(world.primary and targets_manifest(args, member, data, data_config, precision),
-                         world.distributed)
-        if epochs:
+        manifest = agree(world.primary and targets_manifest(args, member, data, views), world.distributed)
+        if views:
             labeller = functools.partial(
-                label_views, member, dataset, lambda keys: create_view_loader(keys=keys), args.batch_size,
-                channels_last=args.channels_last, skipped=skipped)
+                label_views, member, dataset, views, channels_last=args.channels_last, skipped=skipped)
         else:
             labeller = functools.partial(label_images, member, member.data_config, dataset, how, skipped=skipped)
         folder = ensure_labels(
@@ -109,8 +102,8 @@ def cached_targets(
         how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
         _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at "
                      f"most, {mean:.2g} in the mean")
-    if epochs and readers:
-        _logger.info(f"Training views repeat after {epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
+    if views and readers:
+        _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets([*readers, *(labels.train for labels in data.given)], world.device)
 
 
@@ -118,20 +111,10 @@ def targets_manifest(
         args: argparse.Namespace,
         member: TeacherModel,
         data: Data,
-        data_config: dict,
-        precision: Precision,
+        views: StudentViews | None,
 ) -> Manifest:
     """Return what the stored targets of one model are, by which they are found again."""
-    epochs = view_epochs(args)
-    views = dict(
-        seed=args.seed,
-        input_size=data_config["input_size"],
-        dtype=precision.dtype,
-        prefetcher=not args.no_prefetcher,
-        **train_views(args, data_config, data.num_classes).transform,
-    )
     return model_manifest(
         member, without_transform(data.train), describe(data.train, args.dataset, args.train_split).fingerprint,
-        args.decoder, student_views=views if epochs else None, views=max(1, epochs),
-        kind="logits" if args.teacher_topk is None else "top-k", topk=args.teacher_topk,
+        args.decoder, views=views, kind="logits" if args.teacher_topk is None else "top-k", topk=args.teacher_topk,
         dtype=getattr(torch, args.teacher_cache_dtype))

@@ -27,11 +27,12 @@ from ..errors import UserError, one_line
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from ..models.class_names import names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
-from ..models.loading import create_model, find_weights, load_weights, read_weights
+from ..models.loading import create_model, find_weights, load_weights, read_weights, settings_beside
 from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
+from ..students.pooling import candidate_pieces
 from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
@@ -149,6 +150,9 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         if run.get("tune") == "lora":  # its checkpoints have the adapters beside the weights
             args.checkpoint = str(path / "export" / "model.safetensors")
             return run
+        if len(candidate_pieces(run.get("probe_pools") or [], run.get("probe_blocks") or [])) > 1:
+            args.checkpoint = str(path / "export" / "model.safetensors")  # which says what pooling was chosen
+            return {**run, **settings_beside(Path(args.checkpoint), "--checkpoint")}
         sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
         args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
     return run

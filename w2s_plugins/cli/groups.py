@@ -395,8 +395,17 @@ def add_model(add: Declare) -> None:
     add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
         help="load this checkpoint after creation")
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
-        "features of the frozen student that are computed once, without augmentation, and kept under --target-cache "
-        "(docs/protocol.md)")
+        "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
+        "cached-views:N), and kept under --target-cache (docs/protocol.md)")
+    add("--probe-pools", type=str, nargs="+", default=[], metavar="POOL", needs=("linear_probe",),
+        choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
+        "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two")
+    add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("probe_pools",),
+        role=Role.START | Role.SHAPE, help="with token and both: from how many of the last blocks the class token is "
+        "taken; several numbers give several poolings")
+    add("--probe-also", type=str, nargs="+", default=[], metavar="NAME", choices=("knn", "logistic"),
+        needs=("linear_probe",), role=Role.EVALUATION, help="measure these classifiers on the same features and labels "
+        "at the end: knn (of 20 neighbours, as DINO), logistic (regression)")
     add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",

@@ -23,7 +23,8 @@ def other_values(theirs: Mapping[str, object], ours: Mapping[str, object]) -> di
     """
     ignored = train_parser().names(NEUTRAL)
     if not ours.get("teacher"):
-        ignored = ignored | (train_parser().names(Role.TEACHER) - {"teacher", "loss"})
+        ignored = ignored | (train_parser().names(Role.TEACHER) - {
+            "teacher", "loss", *(["teacher_targets"] if ours.get("linear_probe") else ())})
     if not ours.get("amp"):
         ignored = ignored | {"amp_dtype"}  # its default is that of the device
     if ours.get("loss"):

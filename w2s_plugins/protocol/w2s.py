@@ -77,7 +77,8 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     trains_teacher = first and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
     weak_source = str(folder / "weak") if trains_teacher else flags["teacher_checkpoint"]
     stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
-    stages.plan("ceiling", defaults(parser, NOT_OF["ceiling"]), second, instead=flags["ceiling_checkpoint"])
+    stages.plan("ceiling", {**defaults(parser, NOT_OF["ceiling"]), **stored_views(flags)}, second,
+                instead=flags["ceiling_checkpoint"])
     if trains_teacher:
         plan_teacher(flags, parser, stages, first)
         check_data(flags, stages, second)
@@ -91,6 +92,12 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         write_json(folder / "result.json", record)
         print(closing_table(record))
         print(f"* {folder / 'result.json'}")
+
+
+def stored_views(flags: Mapping[str, object]) -> dict[str, object]:
+    """Return the flag of the teacher that the ceiling of a probe shares: of which views features are stored."""
+    targets = str(flags.get("teacher_targets"))
+    return {"teacher_targets": targets} if flags.get("linear_probe") and targets.startswith("cached-views") else {}
 
 
 def check_flags(flags: Mapping[str, object]) -> None:

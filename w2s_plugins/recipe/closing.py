@@ -21,7 +21,7 @@ from ..run.find import find_best
 from ..run.record import best_number
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from .evaluation import evaluates_average
+from .evaluation import evaluates_average, measure_beside
 from .run import Run
 
 _logger = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds, list_heads(run, best)))
+    if args.probe_also:
+        record["probe"] = measure_beside(run)
     plain_batch_norm(model)
     export_model(model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
     if module := record["model"]["plugin_module"]:

@@ -21,6 +21,7 @@ from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..run.record import best_number
+from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
 from ..train.evaluation import Evaluation, EvaluationSettings, evaluate, evaluate_heads
 from ..train.few_shot import extract_features
@@ -156,6 +157,28 @@ def compare_heads(run: Run) -> tuple[list[dict], int]:
     head = best_number([figures["metric"] for figures in heads], run.args.eval_metric == "loss")
     run.task.take(head)
     return heads, head
+
+
+def measure_beside(run: Run) -> dict[str, dict[str, float]]:
+    """Return the top-1 of each classifier of ``--probe-also`` by split, where that has ground truth.
+
+    They are fitted on the stored features of the training samples (of their first view, where several are stored) and
+    the classes that the teacher, or without one ground truth, says them to be.
+    """
+    train, targets = run.loaders["train"], run.parts.targets
+    features, labels = train.whole(), train.labels.to(run.world.device)
+    if targets is not None:
+        targets.set_epoch(0)
+        labels = torch.cat([targets(index).argmax(dim=1) for index in torch.arange(len(labels)).split(4096)])
+    splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
+              and not is_unlabeled(getattr(run.parts.data, split))}
+    queries, truth = torch.cat([loader.whole() for loader in splits.values()]), [s.labels for s in splits.values()]
+    found = {}
+    for name in run.args.probe_also:
+        said = CLASSIFIERS[name](features, labels, queries).cpu().split([len(own) for own in truth])
+        found[name] = {split: 100 * (own == right).double().mean().item()
+                       for split, own, right in zip(splits, said, truth)}
+    return found
 
 
 def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:

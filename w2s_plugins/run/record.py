@@ -16,6 +16,7 @@ from ..models.class_names import write_class_names
 from ..monitor import format_table
 
 LABELS, SELECTED = "labels.csv", "selected.txt"
+BESIDE = {"knn": "k-NN", "logistic": "logistic regression"}
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
@@ -86,6 +87,9 @@ def closing_table(record: dict) -> str:
         rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
                      event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
                      *(episodes[name].get(s) for s in shapes), *(event.get(s) for s in shots)])
+    for name, top1 in record.get("probe", {}).items():
+        rows.append([f"{BESIDE[name]} on the same features", top1.get("val", top1.get("select")), None, None, None,
+                     *(None for _ in (*shapes, *shots))])
     if record["ceiling_acc"] is not None:
         rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
                      *(None for _ in (*shapes, *shots))])

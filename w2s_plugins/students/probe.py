@@ -14,9 +14,11 @@ anew, since a pretrained one has seen labels. The teacher's logits of the evalua
 
 import copy
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from timm.data.distributed_sampler import OrderedDistributedSampler
@@ -36,8 +38,11 @@ from ..labels.reader import LabelReader
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..teachers.stored import CachedTargets, Pass, label_images, model_manifest
+from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
+from .pooling import POOLS, Candidate, Pieces, set_pooling
+
+_ROWS = 4096  # read at a time
 
 
 class TrainFeatures:
@@ -49,11 +54,12 @@ class TrainFeatures:
         sampler: the order of an epoch.
         batch_size: rows of a batch; a shorter last one is dropped.
         precision: device and dtype.
+        candidates: which of the features a head may see, as of `Encoder`.
     """
 
     def __init__(self, read: LabelReader, labels: Tensor, sampler: KeyedSampler, batch_size: int,
-                 precision: Precision):
-        self.read, self.labels, self.sampler = read, labels, sampler
+                 precision: Precision, candidates: dict[str, Candidate]):
+        self.read, self.labels, self.sampler, self.candidates = read, labels, sampler, candidates
         self.batch_size, self.precision = batch_size, precision
         self.average_batch_size = float(batch_size)
         self.num_batches = len(sampler) // batch_size
@@ -65,12 +71,22 @@ class TrainFeatures:
         return self.num_batches
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from number ``start`` on."""
+        """Yield the batches of ``epoch`` from number ``start`` on: of the view of that epoch, where several are stored.
+        """
+        if self.read.manifest.views > 1:
+            self.read.set_view(epoch % self.read.manifest.views)
         self.sampler.set_epoch(epoch, start * self.batch_size)
         order = torch.tensor([key.index for key in self.sampler], dtype=torch.long)
         device = self.precision.device
         for index in order[:(self.num_batches - start) * self.batch_size].split(self.batch_size):
             yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
+
+
+    def whole(self) -> Tensor:
+        """Return the features (N, D) of all samples on the device, of the first view where several are stored."""
+        if self.read.manifest.views > 1:
+            self.read.set_view(0)
+        return _all_rows(self.read, len(self.labels), self.precision.device)
 
 
 class EvalFeatures:
@@ -94,6 +110,15 @@ class EvalFeatures:
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
         return self.targets(self.index)
+
+
+    def whole(self) -> Tensor:
+        """Return the features (N, D) of all samples on the device."""
+        return _all_rows(self.read, len(self.labels), self.device)
+
+
+def _all_rows(read: LabelReader, count: int, device: torch.device) -> Tensor:
+    return torch.cat([read(index, device) for index in torch.arange(count).split(_ROWS)])
 
 
 class Probe(nn.Module):
@@ -120,31 +145,75 @@ class Probe(nn.Module):
         return self.student.get_classifier()(features)
 
 
-def create_encoder(student: nn.Module, data_config: dict, precision: Precision, flag: str) -> TeacherModel:
-    """Return a frozen copy of a student that gives what its classifier sees, (B, D) in float32.
+class Encoder(NamedTuple):
+    """A frozen student without head.
+
+    Args:
+        model: gives features (B, D) in float32.
+        width: D.
+        candidates: the features that a head may be trained on, by name, in the order of the flags.
+    """
+
+    model: TeacherModel
+    width: int
+    candidates: dict[str, Candidate]
+
+
+def create_encoder(
+        student: nn.Module,
+        data_config: dict,
+        precision: Precision,
+        flag: str,
+        pieces: Mapping[str, Sequence[str | int]] | None = None,
+) -> Encoder:
+    """Return a frozen copy of a student that gives what its classifier sees.
+
+    Args:
+        student: a timm model.
+        data_config: timm's data configuration of it.
+        precision: device and dtype.
+        flag: named the model.
+        pieces: those of each candidate, from `candidate_pieces`, which are to lie side by side; without them there is
+            one candidate, the student's ``own`` pooling.
 
     Raises:
-        UserError: the head is not one linear layer on pooled features.
+        UserError: the head is not one linear layer on pooled features, or the student has no such pooling.
     """
-    heads = student.get_classifier() if hasattr(student, "get_classifier") else None
-    if not isinstance(heads, nn.Linear):
-        raise UserError(f"--linear-probe: the head of {flag} is not one linear layer; choose another model")
-    model = copy.deepcopy(student).eval()
-    parameter = heads.weight
-    images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(parameter)
-    with torch.inference_mode():
-        logits = model(images)
-        model.reset_classifier(0)
-        features = model(images)
-        again = heads(features) if features.ndim == 2 and features.shape[1] == heads.in_features else None
-    tolerance = 1e-4 if parameter.dtype == torch.float32 else 0.05
-    if again is None or not torch.allclose(again, logits, rtol=tolerance, atol=tolerance):
-        raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
-                        "another model")
+    model, some = copy.deepcopy(student).eval(), next(student.parameters())
+    images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
+    parts = sorted(set(itertools.chain(*pieces.values())), key=str) if pieces else []  # stored alike in any order
+    plain = {}
+    for name in dict.fromkeys(name for name in (*parts, *pieces) if name in POOLS) if pieces else ["own"]:
+        if pieces:
+            set_pooling(model, name, flag)
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"--linear-probe: the head of {flag} is not one linear layer; choose another model")
+        with torch.inference_mode():
+            plain[name] = head, model(images)
+    if pieces:
+        encoder = Pieces(model, parts)
+        features, candidates = encoder.on_trial(images, pieces, flag)
+    else:
+        encoder = model
+        encoder.reset_classifier(0)
+        with torch.inference_mode():
+            features = encoder(images)
+        candidates = {"own": Candidate(torch.arange(features.shape[-1]))}
+    tolerance = 1e-4 if some.dtype == torch.float32 else 0.05
+    for name, (head, logits) in plain.items():
+        if name not in candidates:  # a part of some
+            continue
+        seen = features[:, candidates[name].columns.to(features.device)] if features.ndim == 2 else features
+        if features.ndim != 2 or seen.shape[1] != head.in_features or not torch.allclose(
+                head(seen), logits, rtol=tolerance, atol=tolerance):
+            raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
+                            "another model")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision.device, precision.amp_dtype)
     source = {"name": flag.removeprefix("--model ")}
-    return TeacherModel(model, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
+    frozen = TeacherModel(encoder, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
+    return Encoder(frozen, features.shape[1], candidates)
 
 
 @dataclass(frozen=True)
@@ -161,19 +230,23 @@ class OutputStore:
     dataset: str
     settings: LoaderSettings
 
-    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None) -> LabelReader:
-        """Return the outputs of one model for one split; ``columns`` is the width of features, None for logits."""
+    def outputs(self, dataset: Dataset, split: str, member: TeacherModel, columns: int | None = None,
+                views: StudentViews | None = None) -> LabelReader:
+        """Return the outputs of one model for the plain images of one split, or for the student's views of them;
+        ``columns`` is the width of features, None for logits.
+        """
         dataset, settings = without_transform(dataset), self.settings
         world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
 
         def make_manifest() -> Manifest:
             return model_manifest(
-                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns,
+                member, dataset, describe(dataset, self.dataset, split).fingerprint, settings.decoder, columns, views,
                 kind="features" if columns else "logits", dtype=torch.float32)
 
         manifest = agree(world.primary and make_manifest(), world.distributed)
         how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
-        labeller = functools.partial(label_images, member, member.data_config, dataset, how)
+        labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
+            label_images, member, member.data_config, dataset, how)
         folder = ensure_labels(
             self.folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=Console(world.primary, 0).wrap(f"{manifest.title.capitalize()} of '{split}'"))

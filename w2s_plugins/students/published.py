@@ -39,6 +39,7 @@ MODELS = {
 }
 MOCO_SMALL = (384, 12)  # width and heads of MoCo v3's ViT-S; any other ViT-S has 6 heads
 NORMS = ("norm.", "fc_norm.")  # of all tokens before pooling, and of the pooled ones
+ATTENTIVE = "attn_pool."
 
 
 @dataclass
@@ -143,7 +144,7 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     """Load a checkpoint into a model, whose head may be another, and say what became of its tensors.
 
     The head of a pretraining is never taken. MAE's and others' ``norm`` acts before pooling, timm's ``fc_norm`` behind
-    it: a model that has the other one of the two starts with a new one.
+    it: a model that has the other one of the two starts with a new one, as one with attentive pooling that they lack.
 
     Returns:
         Counts and some names of what was loaded, ignored, and is new.
@@ -159,7 +160,8 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
         ignored += [k for k in state if k.startswith(heads)]
         state = {k: v for k, v in state.items() if not k.startswith(heads)}
     theirs, own = ({n for n in NORMS if f"{n}weight" in s} for s in (state, model.state_dict()))
-    allow = (*heads, "decoder", "mask_token", *(NORMS if theirs and own and theirs != own else ()))
+    allow = (*heads, "decoder", "mask_token", *(NORMS if theirs and own and theirs != own else ()),
+             *(() if any(k.startswith(ATTENTIVE) for k in state) else (ATTENTIVE,)))
     try:
         report = load_weights(model, state, str(published.path), flag, allow=allow)
     except UserError as error:

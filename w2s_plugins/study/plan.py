@@ -18,7 +18,7 @@ from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol.w2s import NOT_OF, refuse_seen, split_slice, weak_labels_only
+from ..protocol.w2s import NOT_OF, refuse_seen, split_slice, stored_views, weak_labels_only
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 
@@ -117,7 +117,8 @@ class Planner:
 def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
     """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
     left_out = train_parser().names(NOT_OF[stage])
-    return {k: v for k, v in flags.items() if k not in left_out}
+    kept = {k: v for k, v in flags.items() if k not in left_out}
+    return kept | stored_views(flags) if stage == "ceiling" else kept
 
 
 def lies_within(text: str, part: str) -> bool:

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +44,22 @@ class Pass:
     batch_size: int
     workers: int = 0
     decoder: str = "auto"
+
+
+class StudentViews(NamedTuple):
+    """The student's training views of some epochs, about which a model is asked once.
+
+    Args:
+        epochs: how many.
+        seen: what makes them, for the manifest.
+        load: makes a training loader of the views of a dataset that a sampler of keys names.
+        batch_size: views at a time.
+    """
+
+    epochs: int
+    seen: dict[str, object]
+    load: Callable[[Dataset, Sampler], TrainLoader]
+    batch_size: int
 
 
 class PartKeys(Sampler):
@@ -130,28 +147,26 @@ def answers_to(
 def label_views(
         member: TeacherModel,
         dataset: Dataset,
-        create_loader: Callable[[Sampler], TrainLoader],
-        batch_size: int,
+        views: StudentViews,
         parts: Sequence[Part],
         *,
         channels_last: bool = False,
         skipped: SkippedSamples | None = None,
 ) -> Iterator[Answers]:
-    """Yield what a teacher says of the student's own training views, as it would beside the student.
+    """Yield what a model says of the student's own training views, as a teacher would beside the student.
 
     Args:
-        member: the teacher.
+        member: the model.
         dataset: as for `label_images`.
-        create_loader: makes a training loader of the views that a sampler of keys names.
-        batch_size: views at a time.
+        views: how they are loaded.
         parts: what to label.
         channels_last: memory layout of the images.
         skipped: counts the samples that could not be read.
     """
-    keys = PartKeys(parts, batch_size)
+    keys = PartKeys(parts, views.batch_size)
 
     def outputs() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in create_loader(keys).epoch(0):
+        for batch in views.load(dataset, keys).epoch(0):
             images = batch.input
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
@@ -187,7 +202,7 @@ def model_manifest(
         fingerprint: str | None,
         decoder: str,
         columns: int | None = None,
-        student_views: dict | None = None,
+        views: StudentViews | None = None,
         **storage: object,
 ) -> Manifest:
     """Return the manifest of what a model says of a dataset.
@@ -198,16 +213,16 @@ def model_manifest(
         fingerprint: that of `describe`.
         decoder: ``--decoder``.
         columns: width of the model's outputs, where these are no logits.
-        student_views: what makes the student's views, None where the plain images are seen.
+        views: the student's, None where the plain images are seen.
         **storage: further fields of `Manifest`.
     """
     seen = dict(data=data_identity(dataset, fingerprint), transform=dict(member.data_config, decoder=decoder),
-                student_views=student_views)
+                student_views=views and views.seen)
     keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
     return Manifest(
         len(dataset), columns, teacher_identity(member), seen,
         class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
-        keyed_by=keys.by, keys_sha256=keys.sha256, **storage)
+        keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
 
 
 class CachedTargets:
