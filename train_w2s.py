@@ -32,7 +32,7 @@ from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args, trains_part
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
-from w2s_plugins.build.student import build_student
+from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets
 from w2s_plugins.data import Batch
@@ -127,7 +127,8 @@ def prepare(args: Settings) -> Run:
         build_feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     if args.linear_probe:
-        model = Probe(model)
+        candidates = loaders["train"].candidates
+        model = Probe(model, initial_heads(args, student, candidates), candidates)
     few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N

@@ -37,7 +37,7 @@ def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.opti
     """
     if isinstance(task, HeadsTask):
         optimizer, *others = (
-            create_optimizer(argparse.Namespace(**{**vars(args), **settings._asdict()}), own)
+            create_optimizer(argparse.Namespace(**{**vars(args), **settings.about()}), own)
             for settings, own in zip(grid(args), task.tasks))
         for group in (group for other in others for group in other.param_groups):
             optimizer.add_param_group(group)

@@ -11,28 +11,34 @@ from ..students.pooling import POOLS, candidate_pieces
 
 
 class HeadSettings(NamedTuple):
-    """In what a head of a grid differs from the others."""
+    """In what a head of a grid differs from the others; without ``pool`` all see the features of the student's own."""
 
+    pool: str | None
     lr: float
     weight_decay: float
 
     def __str__(self) -> str:
-        return f"lr {self.lr:g}, weight decay {self.weight_decay:g}"
+        return f"{f'pool {self.pool}, ' if self.pool else ''}lr {self.lr:g}, weight decay {self.weight_decay:g}"
+
+    def about(self) -> dict[str, str | float]:
+        """Return what is said of it in records."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def grid(args: argparse.Namespace) -> list[HeadSettings]:
     """Return the settings of the heads that are trained side by side; of a single one there are none."""
-    if not (args.probe_lrs or args.probe_weight_decays):
+    pools = [*candidate_pieces(args.probe_pools, args.probe_blocks)]
+    if not (args.probe_lrs or args.probe_weight_decays or len(pools) > 1):
         return []
-    return [HeadSettings(rate, decay) for rate in args.probe_lrs or [args.lr]
-            for decay in args.probe_weight_decays or [args.weight_decay]]
+    return [HeadSettings(pool, rate, decay) for pool in (pools if len(pools) > 1 else [None])
+            for rate in args.probe_lrs or [args.lr] for decay in args.probe_weight_decays or [args.weight_decay]]
 
 
 def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     """Return what cannot be where heads are trained side by side, and what to say of it."""
-    if not (args.probe_lrs or args.probe_weight_decays):
+    if not grid(args):
         return []
-    flag = "--probe-lrs" if args.probe_lrs else "--probe-weight-decays"
+    flag = "--probe-lrs" if args.probe_lrs else "--probe-weight-decays" if args.probe_weight_decays else "--probe-pools"
     return [
         (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
          "--select-split 0.1"),
@@ -102,7 +108,6 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "blocks: give --probe-pools token or both with --probe-blocks"),
         (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
          "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
-        (len(candidates) > 1, f"trains one head: choose one of {', '.join(candidates)}"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
           for flag, broken in off.items()),
     ]

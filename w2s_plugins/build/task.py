@@ -54,12 +54,14 @@ def build_task(
     a grid.
     """
     if isinstance(student, Probe) and (settings := grid(args)):
-        head = copy.deepcopy(student.student.get_classifier())
-        head.num_classes = student.num_classes
-        first = build_task(args, head, teacher, targets, data, data_config, precision, world)
+        first = {}
+        for pool in dict.fromkeys(own.pool for own in settings):
+            head = copy.deepcopy(student.heads[pool] if pool else student.student.get_classifier())
+            head.num_classes, head.pool = student.num_classes, pool
+            first[pool] = build_task(args, head, teacher, targets, data, data_config, precision, world)
         shared = {id(part): part for part in (teacher, targets)}
-        others = [copy.deepcopy(first, dict(shared)) for _ in settings[1:]]
-        return HeadsTask(student, [first, *others], [*map(str, settings)], len(data.train))
+        tasks = [copy.deepcopy(first[own.pool], dict(shared)) for own in settings]
+        return HeadsTask(student, tasks, [*map(str, settings)], len(data.train))
     criterion = create_classification_loss(
         args.task_loss,
         smoothing=args.smoothing,

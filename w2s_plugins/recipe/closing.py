@@ -48,6 +48,8 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
         delete(folder / report.PREDICTIONS["best"])
         return None
     if run.args.select == "best":
+        if "head" in best:
+            run.task.take(best["head"])  # its pooling
         load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
     return stored_predictions(content.get("w2s") or {})
 
@@ -105,7 +107,7 @@ def list_heads(run: Run, best: dict) -> list[dict] | None:
         own = [event["heads"][number] for event in evaluations]
         place = best_number([figures["metric"] for figures in own], run.args.eval_metric == "loss")
         figures = {split: own[place][split] for split in ("select", "val") if split in own[place]}
-        found.append(dict(**settings._asdict(), epoch=evaluations[place]["epoch"], **figures,
+        found.append(dict(**settings.about(), epoch=evaluations[place]["epoch"], **figures,
                           chosen=number == best["head"]))
     return found or None
 

@@ -144,7 +144,8 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
 
 def compare_heads(run: Run) -> tuple[list[dict], int]:
     """Measure all heads, or their averages, on all splits, and make the best on the held-out part the student's
-    classifier; the first one among equals. Return the figures of each and the number of the best; all ranks take part.
+    classifier, the first one among equals, of those with which it is a plain timm model. Return the figures of each and
+    the number of that one; all ranks take part.
     """
     found = {
         split: evaluate_heads(
@@ -154,7 +155,8 @@ def compare_heads(run: Run) -> tuple[list[dict], int]:
     }
     heads = [dict(zip(found, figures)) for figures in zip(*found.values())]
     heads = [dict(metric=selection_metric(run.args, figures, {}), **figures) for figures in heads]
-    head = best_number([figures["metric"] for figures in heads], run.args.eval_metric == "loss")
+    takeable = run.task.takeable
+    head = takeable[best_number([heads[number]["metric"] for number in takeable], run.args.eval_metric == "loss")]
     run.task.take(head)
     return heads, head
 
@@ -165,14 +167,15 @@ def measure_beside(run: Run) -> dict[str, dict[str, float]]:
     They are fitted on the stored features of the training samples (of their first view, where several are stored) and
     the classes that the teacher, or without one ground truth, says them to be.
     """
-    train, targets = run.loaders["train"], run.parts.targets
-    features, labels = train.whole(), train.labels.to(run.world.device)
+    train, targets, probe = run.loaders["train"], run.parts.targets, unwrap_model(run.task.get_eval_model())
+    features, labels = probe.seen(train.whole(), probe.pool), train.labels.to(run.world.device)
     if targets is not None:
         targets.set_epoch(0)
         labels = torch.cat([targets(index).argmax(dim=1) for index in torch.arange(len(labels)).split(4096)])
     splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
               and not is_unlabeled(getattr(run.parts.data, split))}
-    queries, truth = torch.cat([loader.whole() for loader in splits.values()]), [s.labels for s in splits.values()]
+    queries = probe.seen(torch.cat([loader.whole() for loader in splits.values()]), probe.pool)
+    truth = [loader.labels for loader in splits.values()]
     found = {}
     for name in run.args.probe_also:
         said = CLASSIFIERS[name](features, labels, queries).cpu().split([len(own) for own in truth])

@@ -101,8 +101,9 @@ def closing_table(record: dict) -> str:
 def heads_table(heads: list[dict]) -> str:
     """Return the table of a grid of heads, each at its best epoch; a star marks the one that was exported."""
     settings = [name for name in heads[0] if name not in ("epoch", "select", "val", "chosen")]
-    rows = [[f"head {number}{' *' if head['chosen'] else ''}", *(f"{head[name]:g}" for name in settings),
-             head["epoch"] + 1, *(head["select"].get(name) for name in ("agreement", "top1")),
+    rows = [[f"head {number}{' *' if head['chosen'] else ''}",
+             *(format(head[name], "" if name == "pool" else "g") for name in settings), head["epoch"] + 1,
+             *(head["select"].get(name) for name in ("agreement", "top1")),
              head.get("val", {}).get("top1")] for number, head in enumerate(heads)]
     return format_table(rows, ["", *(name.replace("_", " ") for name in settings), "epoch", "held-out agreement",
                                "held-out top-1", "top-1"])

@@ -6,8 +6,9 @@ parameters and memory is computed for all heads at once, others head by head. A 
 that step alone.
 """
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -26,10 +27,15 @@ from .task import AverageOfTrained, WeakAnswer, WeakToStrongTask
 _logger = logging.getLogger(__name__)
 
 
-def product(features: Tensor, heads: Sequence[nn.Linear]) -> Tensor:
-    """Return the logits (G, B, C) of G heads for features (B, D)."""
-    weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-    return F.linear(features, weight, bias).unflatten(1, (len(heads), -1)).transpose(0, 1)
+def product(features: Tensor, heads: Iterable[nn.Linear], probe: Probe) -> Tensor:
+    """Return the logits (G, B, C) of G heads for features (B, D), of which those of each ``pool`` see their own."""
+    logits = []
+    for pool, group in itertools.groupby(heads, key=lambda head: head.pool):
+        alike = [*group]
+        weight, bias = torch.cat([head.weight for head in alike]), torch.cat([head.bias for head in alike])
+        seen = probe.seen(features, pool)
+        logits.append(F.linear(seen, weight, bias).unflatten(1, (len(alike), -1)).transpose(0, 1))
+    return torch.cat(logits) if len(logits) > 1 else logits[0]
 
 
 class Outcome(nn.Module):
@@ -111,12 +117,15 @@ class Heads(nn.Module):
     asks for the value of a tensor.
 
     Args:
+        probe: knows what each head sees.
         tasks: one for each head.
         num_samples: size of the training set.
     """
 
-    def __init__(self, tasks: Sequence[TrainingTask], num_samples: int):
+    def __init__(self, probe: Probe, tasks: Sequence[TrainingTask], num_samples: int):
         super().__init__()
+        vars(self)["probe"] = probe  # it is no part of this module
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))  # number of the student's head
         self.members = nn.ModuleList(map(Outcome, tasks))
         first = self.members[0]
         owners = [m for m in first.modules() if [*m.named_buffers(recurse=False)]]
@@ -138,7 +147,7 @@ class Heads(nn.Module):
             target: (B,) ground truth.
             index: (B,) positions in the training set.
         """
-        logits = product(features, self.heads)
+        logits = product(features, self.heads, self.probe)
         if self.undo is not None:
             self.undo.note_batch(index)
         if self.at_once:
@@ -157,7 +166,7 @@ class HeadsTask(TrainingTask):
     """Trains heads side by side. The student that is evaluated and saved is the model with one of them, see `take`.
 
     Args:
-        student: the model; its classifier is the one that was taken last.
+        student: the model; its classifier is the one that was taken last. A head knows its ``pool``.
         tasks: one for each head.
         names: of the heads, for messages.
         num_samples: size of the training set.
@@ -167,8 +176,11 @@ class HeadsTask(TrainingTask):
         super().__init__(device=tasks[0].device, dtype=tasks[0].dtype)
         self.eval_model = student
         vars(self)["tasks"], self.names = tasks, names
-        self.trainable_module = Heads(tasks, num_samples)
+        self.trainable_module = Heads(student, tasks, num_samples)
         self.broken: set[int] = set()
+        self.takeable = [number for number, head in enumerate(self.heads)
+                         if head.pool is None or student.candidates[head.pool].exportable]
+        self.take(self.takeable[0])
 
     @property
     def heads(self) -> list[nn.Linear]:
@@ -224,14 +236,15 @@ class HeadsTask(TrainingTask):
 
     def logits(self, features: Tensor, ema: bool = False) -> Tensor:
         """Return the logits (G, B, C) of all heads, or of their averages."""
-        return product(features, self.trainable_module_ema.module if ema else self.heads)
+        return product(features, self.trainable_module_ema.module if ema else self.heads, self.eval_model)
 
     def take(self, number: int) -> None:
         """Make one of the heads the student's classifier, and its average that of the student's average."""
-        self.eval_model.student.get_classifier().load_state_dict(self.heads[number].state_dict())
+        head = self.heads[number]
+        unwrap_model(self.trainable_module).taken.fill_(number)
+        self.eval_model.take(head, head.pool)
         if self.has_ema():
-            average = self.trainable_module_ema.module[number]
-            self.eval_model_ema.student.get_classifier().load_state_dict(average.state_dict())
+            self.eval_model_ema.take(self.trainable_module_ema.module[number], head.pool)
 
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
                   **kwargs: object) -> nn.Module:
@@ -250,6 +263,13 @@ class HeadsTask(TrainingTask):
         self.trainable_module = DistributedDataParallel(
             self.trainable_module, device_ids=device_ids, **{**ddp_kwargs, "broadcast_buffers": False})
         return self
+
+    def load_checkpoint_state(self, state_dict: dict, task_state: dict | None = None, ema: bool = False,
+                              strict: bool = True) -> None:
+        """Load a student, which has the head that was taken, and all heads."""
+        self.load_task_state(task_state, strict, ema=ema)
+        self.take(int(unwrap_model(self.trainable_module).taken))  # for its pooling: it has learned since
+        super().load_checkpoint_state(state_dict, task_state, ema, strict)
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Tensor]:
         """All heads with the parameters and memory of their losses, or their averages."""
