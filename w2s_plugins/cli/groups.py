@@ -404,8 +404,8 @@ def add_model(add: Declare) -> None:
         role=Role.START | Role.SHAPE, help="with token and both: from how many of the last blocks the class token is "
         "taken; several numbers give several poolings")
     add("--probe-also", type=str, nargs="+", default=[], metavar="NAME", choices=("knn", "logistic"),
-        needs=("linear_probe",), role=Role.EVALUATION, help="measure these classifiers on the same features and labels "
-        "at the end: knn (of 20 neighbours, as DINO), logistic (regression)")
+        needs=("linear_probe",), role=Role.START | Role.REPORT, help="measure these classifiers on the same features "
+        "and labels at the end: knn (of 20 neighbours, as DINO), logistic (regression)")
     add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
