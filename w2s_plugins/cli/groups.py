@@ -399,7 +399,8 @@ def add_model(add: Declare) -> None:
         "cached-views:N), and kept under --target-cache (docs/protocol.md)")
     add("--probe-pools", type=str, nargs="+", default=[], metavar="POOL", needs=("linear_probe",),
         choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
-        "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two")
+        "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two; of "
+        "several, each has a head, as with --probe-lrs")
     add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("probe_pools",),
         role=Role.START | Role.SHAPE, help="with token and both: from how many of the last blocks the class token is "
         "taken; several numbers give several poolings")
