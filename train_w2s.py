@@ -32,7 +32,7 @@ from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import resolve_train_args, trains_part
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
-from w2s_plugins.build.student import build_student
+from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets
 from w2s_plugins.data import Batch
@@ -59,6 +59,7 @@ from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import hold_statistics
 from w2s_plugins.train import engine, fsdp
+from w2s_plugins.train.heads import HeadsTask
 from w2s_plugins.train.task import WeakToStrongTask
 
 
@@ -126,7 +127,8 @@ def prepare(args: Settings) -> Run:
         build_feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     if args.linear_probe:
-        model = Probe(model)
+        candidates = loaders["train"].candidates
+        model = Probe(model, initial_heads(args, student, candidates), candidates)
     few_shot = build_few_shot_test(args, data)
     folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
@@ -191,7 +193,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     task.train()
     if trains_part(args):
         hold_statistics(task.get_trainable_module())
-    if isinstance(task, WeakToStrongTask):
+    if isinstance(task, (WeakToStrongTask, HeadsTask)):
         task.set_epoch(epoch)
     optimizer.zero_grad()
     for number, batch in engine.whole_updates(position, loader, updates, buffers, watch.waiting):
@@ -211,6 +213,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if not updates.ends(number):
             continue
 
+        if isinstance(task, HeadsTask):
+            task.leave_out_broken(buffers)
         taken = engine.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
@@ -255,6 +259,9 @@ def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch
     if run.args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with run.precision.autocast():
+        if isinstance(task, HeadsTask):
+            task.set_progress(done)
+            return task(images, batch.target, batch.index)
         if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
             return task(images, batch.target)
         task.set_progress(done)
@@ -274,11 +281,12 @@ def clip_gradients(run: Run) -> None:
     """Clip the gradients as ``--clip-grad`` and ``--clip-mode`` say."""
     if run.args.clip_grad is None:
         return
-    if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
-        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-    else:
-        parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
-    dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
+    for task in run.task.tasks if isinstance(run.task, HeadsTask) else [run.task]:
+        if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
+            parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        else:
+            parameters = task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
+        dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
 
 
 def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:

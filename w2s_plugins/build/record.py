@@ -3,8 +3,9 @@
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`,
-`probe` (top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an export is loaded from).
+split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`,
+`versions`, `warnings`, `probe` (top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an
+export is loaded from).
 """
 
 import argparse
@@ -42,6 +43,7 @@ class Outcome:
         weak: figures of the teacher by split, where measured.
         position: where the run ended, with what became of it on the way.
         seconds: duration of the run.
+        heads: of a grid: settings of each head, figures at its best epoch, and which one was ``chosen``.
     """
 
     last: dict
@@ -49,6 +51,7 @@ class Outcome:
     weak: dict[str, dict]
     position: Position
     seconds: float
+    heads: list[dict] | None = None
 
 
 def make_record(
@@ -85,6 +88,7 @@ def make_record(
         "loss": _loss(args),
         "data": _data(args, data, outcome.position.unreadable),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
+        **({} if outcome.heads is None else {"heads": outcome.heads}),
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),

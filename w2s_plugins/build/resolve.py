@@ -27,7 +27,7 @@ from ..losses.base import LOSSES, loss_weights
 from ..registry import load_plugins
 from ..students.tuning import parse_part
 from ..teachers.kinds import check_kind
-from .resolve_probe import resolve_probe
+from .resolve_probe import grid_rules, resolve_probe
 
 _logger = logging.getLogger(__name__)
 
@@ -388,6 +388,7 @@ def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
 
 def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
     """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
+    args.lr = args.probe_lrs[0] if args.probe_lrs else args.lr
     if args.lr:
         return
     sizes = args.train_batch_sizes or [args.batch_size]
@@ -553,6 +554,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_episode_rules(args),
         *_sharding_rules(args),
         *_semi_supervised_rules(args),
+        *grid_rules(args),
         (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "

@@ -1,12 +1,55 @@
 """The flags of a linear probe: what makes no sense on features of plain images is refused, the rest set."""
 
 import argparse
+from typing import NamedTuple
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..losses import create_loss
 from ..students.pooling import POOLS, candidate_pieces
+
+
+class HeadSettings(NamedTuple):
+    """In what a head of a grid differs from the others; without ``pool`` all see the features of the student's own."""
+
+    pool: str | None
+    lr: float
+    weight_decay: float
+
+    def __str__(self) -> str:
+        return f"{f'pool {self.pool}, ' if self.pool else ''}lr {self.lr:g}, weight decay {self.weight_decay:g}"
+
+    def about(self) -> dict[str, str | float]:
+        """Return what is said of it in records."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def grid(args: argparse.Namespace) -> list[HeadSettings]:
+    """Return the settings of the heads that are trained side by side; of a single one there are none."""
+    pools = [*candidate_pieces(args.probe_pools, args.probe_blocks)]
+    if not (args.probe_lrs or args.probe_weight_decays or len(pools) > 1):
+        return []
+    return [HeadSettings(pool, rate, decay) for pool in (pools if len(pools) > 1 else [None])
+            for rate in args.probe_lrs or [args.lr] for decay in args.probe_weight_decays or [args.weight_decay]]
+
+
+def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    """Return what cannot be where heads are trained side by side, and what to say of it."""
+    if not grid(args):
+        return []
+    flag = "--probe-lrs" if args.probe_lrs else "--probe-weight-decays" if args.probe_weight_decays else "--probe-pools"
+    return [
+        (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
+         "--select-split 0.1"),
+        (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
+        (args.log_beta, f"{flag}: --log-beta is about one head: leave it out"),
+        ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
+         "another one, such as adamw"),
+        (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
+        (args.amp and args.amp_dtype == "float16", f"{flag}: float16 would scale the losses of all heads alike: give "
+         "--amp-dtype bfloat16"),
+    ]
 
 
 def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
@@ -65,7 +108,6 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "blocks: give --probe-pools token or both with --probe-blocks"),
         (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
          "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
-        (len(candidates) > 1, f"trains one head: choose one of {', '.join(candidates)}"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
           for flag, broken in off.items()),
     ]

@@ -12,6 +12,7 @@ import torch
 from timm.models import safe_model_name
 from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
+from torch.utils._pytree import tree_leaves
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
@@ -26,6 +27,7 @@ from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
+from ..train.heads import HeadsTask
 from .optimisation import Schedule
 
 _logger = logging.getLogger(__name__)
@@ -170,7 +172,8 @@ def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
         UserError: not even one checkpoint can take the place of another.
     """
     model = task.get_trainable_module()
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    saved = task.get_checkpoint_state() if isinstance(task, HeadsTask) else model.state_dict()
+    weights = sum(t.numel() * t.element_size() for t in tree_leaves(saved))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
     states = info.num_betas if info.has_betas else int(info.has_momentum)

@@ -1,7 +1,9 @@
 """The student and how it starts."""
 
 import argparse
+import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ from ..models.loading import (
     settings_beside,
 )
 from ..students.adapters import Adapters
-from ..students.pooling import candidate_pieces, set_pooling
+from ..students.pooling import Candidate, candidate_pieces, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
@@ -45,12 +47,14 @@ class Student(NamedTuple):
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
+        random_state: of the random numbers that the head behind another pooling begins with.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
     found: dict[str, object]
+    random_state: torch.Tensor
 
 
 def build_student(
@@ -76,6 +80,8 @@ def build_student(
     source, found = student_start(args, model, published), dict(gp=pool)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
+    random_state = torch.get_rng_state()
+    if args.linear_probe:
         if len(candidate_pieces(args.probe_pools, args.probe_blocks)) == 1:
             before = get_model_args(model)
             set_pooling(model, args.probe_pools[0], f"--model {args.model}")
@@ -86,7 +92,7 @@ def build_student(
                             "or --initial-checkpoint FILE")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
-    scale_head(model, args.head_init_scale, args.head_init_bias)
+    scale_head(model.get_classifier(), args.head_init_scale, args.head_init_bias)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -103,7 +109,27 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, **found))
+                   dict(num_classes=model.num_classes, **found), random_state)
+
+
+def initial_heads(
+        args: argparse.Namespace, student: Student, candidates: Mapping[str, Candidate]) -> dict[str, nn.Linear]:
+    """Return the head that a probe on each of several candidates begins with; the student is left behind the last
+    pooling.
+    """
+    heads, model = {}, student.model
+    some = model.get_classifier().weight
+    for name, candidate in candidates.items() if len(candidates) > 1 else ():
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(student.random_state)
+            if candidate.exportable:
+                set_pooling(model, name, f"--model {args.model}")
+                heads[name] = copy.deepcopy(model.get_classifier())
+            else:
+                heads[name] = nn.Linear(len(candidate.columns), model.num_classes)
+        scale_head(heads[name].requires_grad_(False), args.head_init_scale, args.head_init_bias)
+        heads[name].requires_grad_(True).to(some)
+    return heads
 
 
 def tuning_of(args: argparse.Namespace) -> Tuning:
@@ -147,9 +173,8 @@ def create_student(args: argparse.Namespace, num_classes: int | None, pool: str 
 
 
 @torch.no_grad()
-def scale_head(model: nn.Module, scale: float | None, bias: float | None) -> None:
+def scale_head(head: nn.Module, scale: float | None, bias: float | None) -> None:
     """Scale the initial weights and bias of the head, and set its bias, where asked for."""
-    head = model.get_classifier()
     if scale is not None:
         head.weight.mul_(scale)
         head.bias.mul_(scale)

@@ -43,6 +43,7 @@ def setup_logging(primary: bool) -> None:
     logging.getLogger("huggingface_hub").propagate = False  # it shows its warnings itself
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # timm's tasks take no other name
     warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a refused file has its own message
+    warnings.filterwarnings("ignore", message="There is a performance drop because we have not yet")  # of torch.vmap
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # timm's default of 4 workers is kept
     for noisy in ("httpx", "httpx2", "httpcore", "filelock", "timm.models._builder", "timm.utils.checkpoint_saver",
                   "timm.models._helpers", "timm.models._hub", "huggingface_hub", "torch.distributed"):

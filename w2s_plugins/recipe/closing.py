@@ -8,6 +8,7 @@ import torch
 from timm.utils import unwrap_model
 
 from ..build.record import Outcome, make_record
+from ..build.resolve_probe import grid
 from ..build.student import plain_batch_norm
 from ..errors import UserError
 from ..files import delete, write_json
@@ -17,6 +18,7 @@ from ..labels.published import push_labels
 from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
+from ..run.record import best_number
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from .evaluation import evaluates_average, measure_beside
@@ -46,6 +48,8 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
         delete(folder / report.PREDICTIONS["best"])
         return None
     if run.args.select == "best":
+        if "head" in best:
+            run.task.take(best["head"])  # its pooling
         load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
     return stored_predictions(content.get("w2s") or {})
 
@@ -71,7 +75,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds))
+        Outcome(last, best, run.weak_metrics, run.position, seconds, list_heads(run, best)))
     if args.probe_also:
         record["probe"] = measure_beside(run)
     plain_batch_norm(model)
@@ -89,6 +93,23 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     print(f"* exported to {folder / 'export'}")
     publish(args, folder)
     return record
+
+
+def list_heads(run: Run, best: dict) -> list[dict] | None:
+    """Return the heads of a grid, each at its best epoch; None where there is no grid.
+
+    Args:
+        run: the run.
+        best: evaluation of the epoch that is exported.
+    """
+    found, evaluations = [], run.files.metrics.evaluations
+    for number, settings in enumerate(grid(run.args)):
+        own = [event["heads"][number] for event in evaluations]
+        place = best_number([figures["metric"] for figures in own], run.args.eval_metric == "loss")
+        figures = {split: own[place][split] for split in ("select", "val") if split in own[place]}
+        found.append(dict(**settings.about(), epoch=evaluations[place]["epoch"], **figures,
+                          chosen=number == best["head"]))
+    return found or None
 
 
 def publish(args: argparse.Namespace, folder: Path) -> None:

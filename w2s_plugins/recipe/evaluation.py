@@ -1,6 +1,7 @@
 """The figures of a run: of teacher and student before the first step, of the student after an epoch."""
 
 import argparse
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -19,10 +20,12 @@ from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
+from ..run.record import best_number
 from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
-from ..train.evaluation import Evaluation, EvaluationSettings, evaluate
+from ..train.evaluation import Evaluation, EvaluationSettings, evaluate, evaluate_heads
 from ..train.few_shot import extract_features
+from ..train.heads import HeadsTask
 from .run import Run
 
 _logger = logging.getLogger(__name__)
@@ -88,12 +91,16 @@ class EpochFigures(NamedTuple):
         metric: ranks the epoch; infinite where it is not a number.
         predictions: columns and rows of what is said of each sample of the validation split, or None.
         shares: how many samples of a held-out part without labels each class is said to have, by whom; or None.
+        heads: of a grid of heads: ``metric`` and figures by split of each; or None.
+        head: the number of the one that ``figures`` are of.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], torch.Tensor] | None
     shares: dict[str, list[int]] | None = None
+    heads: list[dict] | None = None
+    head: int | None = None
 
 
 def average_batch_norm(run: Run, due: bool) -> None:
@@ -115,6 +122,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         watch: stops at a signal.
     """
     args = run.args
+    heads, head = compare_heads(run) if isinstance(run.task, HeadsTask) else (None, None)
     model = run.task.get_eval_model(ema=evaluates_average(run))
     found = {
         split: evaluate_split(
@@ -127,12 +135,30 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         encoder = unwrap_model(model).eval()
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
-    metric = selection_metric(args, figures, terms)
-    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
-        metric = math.inf if args.eval_metric == "loss" else -math.inf
     return EpochFigures(
-        figures, metric, gather_predictions(run, found["val"]) if "val" in found else None,
-        class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None)
+        figures, selection_metric(args, figures, terms),
+        gather_predictions(run, found["val"]) if "val" in found else None,
+        class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None,
+        heads, head)
+
+
+def compare_heads(run: Run) -> tuple[list[dict], int]:
+    """Measure all heads, or their averages, on all splits, and make the best on the held-out part the student's
+    classifier, the first one among equals, of those with which it is a plain timm model. Return the figures of each and
+    the number of that one; all ranks take part.
+    """
+    found = {
+        split: evaluate_heads(
+            functools.partial(run.task.logits, ema=evaluates_average(run)), run.loaders[split], run.precision,
+            split_settings(run, split), run.weak_predictions.get(split))
+        for split in ("val", "select") if run.loaders[split] is not None
+    }
+    heads = [dict(zip(found, figures)) for figures in zip(*found.values())]
+    heads = [dict(metric=selection_metric(run.args, figures, {}), **figures) for figures in heads]
+    takeable = run.task.takeable
+    head = takeable[best_number([heads[number]["metric"] for number in takeable], run.args.eval_metric == "loss")]
+    run.task.take(head)
+    return heads, head
 
 
 def measure_beside(run: Run) -> dict[str, dict[str, float]]:
@@ -141,14 +167,15 @@ def measure_beside(run: Run) -> dict[str, dict[str, float]]:
     They are fitted on the stored features of the training samples (of their first view, where several are stored) and
     the classes that the teacher, or without one ground truth, says them to be.
     """
-    train, targets = run.loaders["train"], run.parts.targets
-    features, labels = train.whole(), train.labels.to(run.world.device)
+    train, targets, probe = run.loaders["train"], run.parts.targets, unwrap_model(run.task.get_eval_model())
+    features, labels = probe.seen(train.whole(), probe.pool), train.labels.to(run.world.device)
     if targets is not None:
         targets.set_epoch(0)
         labels = torch.cat([targets(index).argmax(dim=1) for index in torch.arange(len(labels)).split(4096)])
     splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
               and not is_unlabeled(getattr(run.parts.data, split))}
-    queries, truth = torch.cat([loader.whole() for loader in splits.values()]), [s.labels for s in splits.values()]
+    queries = probe.seen(torch.cat([loader.whole() for loader in splits.values()]), probe.pool)
+    truth = [loader.labels for loader in splits.values()]
     found = {}
     for name in run.args.probe_also:
         said = CLASSIFIERS[name](features, labels, queries).cpu().split([len(own) for own in truth])
@@ -172,10 +199,14 @@ def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:
 
 def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
     """Evaluate on ``val`` or ``select`` as the flags say."""
-    settings = EvaluationSettings(
+    return evaluate(model, run.loaders[split], run.precision, split_settings(run, split), **kwargs)
+
+
+def split_settings(run: Run, split: str) -> EvaluationSettings:
+    """Return how ``val`` or ``select`` is evaluated."""
+    return EvaluationSettings(
         run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups,
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
-    return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
 
 def evaluate_few_shot(
@@ -224,8 +255,15 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     """Return what ranks this epoch: the held-out part where there is one, else the validation split, else the loss.
 
     Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
-    Of several kinds of episodes the first one counts.
+    Of several kinds of episodes the first one counts. What is not a number is the worst.
     """
+    metric = _metric(args, figures, terms)
+    if not math.isfinite(metric):  # nothing compares with NaN: the first epoch to have it would stay the best
+        metric = math.inf if args.eval_metric == "loss" else -math.inf
+    return metric
+
+
+def _metric(args: argparse.Namespace, figures: dict, terms: dict[str, float]) -> float:
     if args.eval_metric == "few-shot" and "few_shot" in figures:
         return next(iter(figures["few_shot"].values()))
     if "select" in figures:

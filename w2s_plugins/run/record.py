@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -53,6 +54,11 @@ def best_of(evaluations: list[dict], epoch: int | None) -> dict:
     return next((event for event in evaluations if event["epoch"] == epoch), evaluations[-1])
 
 
+def best_number(metrics: Sequence[float], decreasing: bool) -> int:
+    """Return the place of the best of some metrics, of equals the first; ``decreasing``: less is better."""
+    return metrics.index((min if decreasing else max)(metrics))
+
+
 def registering_module(model: nn.Module) -> str:
     """Return the module that registered a model's architecture with timm, else that of its class."""
     name = model.pretrained_cfg.get("architecture") or ""
@@ -88,4 +94,16 @@ def closing_table(record: dict) -> str:
         rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
                      *(None for _ in (*shapes, *shots))])
     heads = [s.replace("top1_", "top-1 ") for s in shots]
-    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
+    table = format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
+    return f"{heads_table(record['heads'])}\n\n{table}" if record.get("heads") else table
+
+
+def heads_table(heads: list[dict]) -> str:
+    """Return the table of a grid of heads, each at its best epoch; a star marks the one that was exported."""
+    settings = [name for name in heads[0] if name not in ("epoch", "select", "val", "chosen")]
+    rows = [[f"head {number}{' *' if head['chosen'] else ''}",
+             *(format(head[name], "" if name == "pool" else "g") for name in settings), head["epoch"] + 1,
+             *(head["select"].get(name) for name in ("agreement", "top1")),
+             head.get("val", {}).get("top1")] for number, head in enumerate(heads)]
+    return format_table(rows, ["", *(name.replace("_", " ") for name in settings), "epoch", "held-out agreement",
+                               "held-out top-1", "top-1"])

@@ -68,7 +68,7 @@ def restore(
         check_names(checkpoint.get("saver") or {})
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
         if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
-            task.load_checkpoint_state(checkpoint["state_dict_ema"], ema=True)
+            task.load_checkpoint_state(checkpoint["state_dict_ema"], checkpoint.get("task_state_ema"), ema=True)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:

@@ -125,11 +125,22 @@ class Probe(nn.Module):
     """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
 
     Its parameters and buffers are the student's, under the student's names.
+
+    Args:
+        student: a timm model.
+        heads: initial heads of several candidates, by name, of which `take` chooses one.
+        candidates: what of the features each of them sees.
     """
 
-    def __init__(self, student: nn.Module):
+    def __init__(self, student: nn.Module, heads: Mapping[str, nn.Linear] | None = None,
+                 candidates: Mapping[str, Candidate] | None = None):
         super().__init__()
         vars(self)["student"] = student  # not a second registration of its parameters
+        vars(self).update(heads=heads or {}, candidates=candidates or {}, pool=None)
+        self._register()
+
+    def _register(self) -> None:
+        student = self.student
         for name, module in student.named_children():
             self.add_module(name, module)
         for name, parameter in student.named_parameters(recurse=False):
@@ -142,7 +153,20 @@ class Probe(nn.Module):
         student.get_classifier().requires_grad_(True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.student.get_classifier()(features)
+        return self.student.get_classifier()(self.seen(features, self.pool))
+
+    def seen(self, features: Tensor, pool: str | None) -> Tensor:
+        """Return what of the stored features (B, D) a head sees; all of them without ``pool``."""
+        return features if pool is None else features[:, self.candidates[pool].columns.to(features.device)]
+
+    def take(self, head: nn.Linear, pool: str | None) -> None:
+        """Copy a head into the student's classifier, behind the pooling of a candidate."""
+        if pool != self.pool:
+            set_pooling(self.student, pool, "the student")
+            self.student.get_classifier().to(head.weight)
+            self.pool = pool
+            self._register()
+        self.student.get_classifier().load_state_dict(head.state_dict())
 
 
 class Encoder(NamedTuple):

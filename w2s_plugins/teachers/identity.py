@@ -23,8 +23,10 @@ def teacher_identity(member: TeacherModel) -> dict[str, object]:
     `plugin_identity`.
     """
     architecture = getattr(member.model, "pretrained_cfg", {}).get("architecture") or type(member.model).__name__
+    pool = getattr(member.model, "global_pool", None)
     return dict(
         architecture=architecture,
+        **({"pool": pool} if isinstance(pool, str) else {}),  # where no module does it
         modules=hashlib.sha256(repr(member.model).encode()).hexdigest(),
         sha256=hash_tensors(member.model.state_dict()),
         class_map=None if member.class_map is None else member.class_map.tolist(),

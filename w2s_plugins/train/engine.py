@@ -110,7 +110,8 @@ class BufferUndo:
     """
 
     def __init__(self, module: nn.Module):
-        self.memories = [m.undo for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
+        self.module = module
+        self.memories = [m for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
         others = [m for m in module.modules() if not isinstance(getattr(m, "undo", None), Undo)]
         self.places = [(m, name) for m in others for name, b in m.named_buffers(recurse=False)]
         self.kept: list[Tensor] = []
@@ -128,19 +129,23 @@ class BufferUndo:
         elif buffers:
             torch._foreach_copy_(self.kept, buffers)
         for memory in self.memories:
-            memory.keep()
+            memory.undo.keep()
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Put them back: the update was skipped."""
+    def put_back(self, part: nn.Module | None = None) -> None:
+        """Put them back, or those of a part of the module: the update was skipped."""
+        within = set((part or self.module).modules())
         for (module, name), kept in zip(self.places, self.kept):
+            if module not in within:
+                continue
             buffer = module.get_buffer(name)
             if buffer.shape == kept.shape:
                 buffer.copy_(kept)
             else:  # it has grown
                 setattr(module, name, kept.clone())
         for memory in self.memories:
-            memory.put_back()
+            if memory in within:
+                memory.undo.put_back()
 
 
 @torch.no_grad()

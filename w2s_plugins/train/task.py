@@ -96,7 +96,18 @@ class StudentModule(nn.Module):
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
-        logits, features = self.runner(images)
+        return self.compare(*self.runner(images), teacher, target, index, progress)
+
+    def compare(
+            self,
+            logits: Tensor,
+            features: list[Tensor] | None,
+            teacher: WeakAnswer,
+            target: Tensor | None,
+            index: Tensor | None,
+            progress: float,
+    ) -> StrongAnswer:
+        """Compare what the student has said with the teacher."""
         teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
