@@ -2,8 +2,8 @@
 
 From two tar files of CLASS/IMAGE: a small network learns from a share of the labelled images, and the same pretrained
 student is taught by it on others, whose labels nobody gives, once for each way of ``--tune``, and once with its head
-first and everything after that (LP-FT). The learning rate of each way is the one whose student agrees most with the
-teacher on held-out images of seed 0: no true label is looked at. Time is that of the processor, with the start of the
+first and everything after that (LP-FT). Each run holds out 15 % of its images, and the learning rate of each way is the
+one whose student of seed 0 agrees most with the teacher on these: no true label is looked at. Time is that of the processor, with the start of the
 process; memory is the most that it had; the checkpoint is the recovery checkpoint.
 
     python benchmarks/tuning.py train.tar validation.tar --photos 0.4:1 --student \\
@@ -32,7 +32,7 @@ from w2s_plugins.monitor import format_table  # noqa: E402
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --batch-size 32 --val-interval 1000 --workers 0"
 WEAK = "--model w2s_cnn5 --img-size 32 --epochs 15 --opt sgd --lr 0.05 --smoothing 0"
 STRONG = "--task-loss-weight 0 --opt adamw --weight-decay 0.05 --scale 0.7 1 --color-jitter 0 --recovery-interval 20 " \
-    "--teacher-targets cached --teacher-cache-dtype float32"
+    "--teacher-targets cached --teacher-cache-dtype float32 --select best --select-split 0.15"
 WAYS = {
     "head": ("--tune head", (3e-3, 1e-2)),
     "norm": ("--tune norm", (3e-3, 1e-2)),
@@ -78,29 +78,24 @@ def make_row(way: str, rate: float, runs: list[dict]) -> list[object]:
 
 def choose_rate(args: argparse.Namespace, way: str) -> float:
     """Return the rate whose student agrees most with the teacher on held-out images."""
-    def agreement(rate: float) -> float:
-        return student(args, way, rate, 0, held_out=True)["selected_agreement"]
-
-    return max(WAYS[way][1], key=agreement)
+    return max(WAYS[way][1], key=lambda rate: student(args, way, rate, 0)["held_out_agreement"])
 
 
 def weak(args: argparse.Namespace, seed: int) -> dict:
     return train(args, f"{WEAK} --train-slice 0:{args.photos.split(':')[0]}", f"seed{seed}/weak", seed)
 
 
-def student(args: argparse.Namespace, way: str, rate: float, seed: int, held_out: bool = False) -> dict:
-    """Train one student; that of LP-FT starts from the head's best run of this seed, and has its time as well."""
+def student(args: argparse.Namespace, way: str, rate: float, seed: int) -> dict:
+    """Train one student; that of LP-FT starts from the head's run of this seed, and has its time as well."""
     weak(args, seed)
-    name = f"seed{seed}/{way.replace(':', '')}-{rate:g}{'-held-out' * held_out}"
     flags, first = WAYS[way][0], None
     if way == "LP-FT":
-        first = student(args, "head", choose_rate(args, "head"), seed, held_out)
+        first = student(args, "head", choose_rate(args, "head"), seed)
         flags = flags.format(head=first["folder"])
     record = train(
         args, f"{args.student} {STRONG} {flags} --epochs {args.epochs} --lr {rate} --train-slice {args.photos} "
-        f"--loss {args.loss} --teacher {args.output}/seed{seed}/weak"
-        + (" --select best --select-split 0.15" if held_out else ""),
-        name, seed)
+        f"--loss {args.loss} --teacher {args.output}/seed{seed}/weak",
+        f"seed{seed}/{way.replace(':', '')}-{rate:g}", seed)
     if first is not None:
         record["cost"]["cpu"] += first["cost"]["cpu"]
     return record
@@ -122,7 +117,7 @@ def train(args: argparse.Namespace, flags: str, name: str, seed: int) -> dict:
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [event for event in events if event["event"] == "eval"][-1]
     return record | dict(cost=json.loads(cost.read_text(encoding="utf-8")), folder=str(folder),
-                         selected_agreement=last.get("select", {}).get("agreement"))
+                         held_out_agreement=last.get("select", {}).get("agreement"))
 
 
 def measure(command: list[str], folder: Path) -> dict:
