@@ -3,8 +3,8 @@
 From two tar files of CLASS/IMAGE: a small network learns from a share of the labelled images, and the same pretrained
 student is taught by it on others, whose labels nobody gives, once for each way of ``--tune``, and once with its head
 first and everything after that (LP-FT). Each run holds out 15 % of its images, and the learning rate of each way is the
-one whose student of seed 0 agrees most with the teacher on these: no true label is looked at. Time is that of the processor, with the start of the
-process; memory is the most that it had; the checkpoint is the recovery checkpoint.
+one whose student of seed 0 agrees most with the teacher on these: no true label is looked at. Time is that of the
+processor, with the start of the process; memory is the most that it had; the checkpoint is the recovery checkpoint.
 
     python benchmarks/tuning.py train.tar validation.tar --photos 0.4:1 --student \\
         "--model tf_efficientnet_lite0 --finetune lite0.safetensors --img-size 96"
