@@ -572,6 +572,12 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.eval_metric == "agreement" and args.select_split is None and not teacher_models(args.teacher),
          f"--eval-metric agreement: --teacher {args.teacher} says nothing of the validation split: give --select best "
          "and --select-split, which holds out some of what has labels"),
+        (args.teacher_until_passed and not loss_weights(args.task_loss_weight, args.distill_loss_weight)[0],
+         "--teacher-until-passed goes on with ground truth, which --task-loss-weight 0 leaves out"),
+        (args.teacher_until_passed and (args.no_teacher_eval or args.speedtest or not teacher_models(args.teacher) or (
+            not args.val_split and (args.select_split is None or args.unlabeled))),
+         "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "
+         "truth: give --val-split or --select-split, and leave out --no-teacher-eval and --speedtest"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,

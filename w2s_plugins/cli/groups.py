@@ -111,6 +111,9 @@ def add_loss(add: Declare) -> None:
         "distillation weight is 1 - W (default: both 1)")
     add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
         help="weight of the distillation loss")
+    add("--teacher-until-passed", type=int, metavar="N", low=1, needs=("teacher",), help="once the student was better "
+        "than its teacher in N evaluations in a row, go on with ground truth alone; the held-out part decides where "
+        "there is one, else the validation split")
     add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
         help="list the distillation losses with their kwargs, and exit")
 

@@ -22,7 +22,7 @@ class WeakAnswer(NamedTuple):
     """What the teacher says of a batch.
 
     Args:
-        logits: (B, C); (M, B, C) of several teachers that are mixed later; None of no teacher.
+        logits: (B, C); (M, B, C) of several teachers that are mixed later; None where no teacher is asked.
         features: by level, for losses that need them.
     """
 
@@ -97,6 +97,8 @@ class StudentModule(nn.Module):
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
         logits, features = self.runner(images)
+        if teacher.logits is None:
+            return StrongAnswer(logits, {}, {})
         teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
@@ -210,6 +212,7 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
+        self.asks_teacher = True
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         loss.setup(LossContext(
             num_classes=getattr(extractor, "num_classes", student.num_classes),
@@ -243,6 +246,11 @@ class WeakToStrongTask(TrainingTask):
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
 
+    def leave_teacher(self) -> None:
+        """Go on with ground truth alone. A loss with parameters is still computed: DDP waits for their gradients."""
+        self.distill_loss_weight = 0.0
+        self.asks_teacher = next(self.loss.parameters(), None) is not None
+
     def set_epoch(self, epoch: int) -> None:
         """Tell cached targets whose views differ from epoch to epoch which one follows."""
         if self.cached:
@@ -269,6 +277,8 @@ class WeakToStrongTask(TrainingTask):
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
+        if not self.asks_teacher:
+            return WeakAnswer(None)
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
