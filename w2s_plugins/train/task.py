@@ -111,8 +111,8 @@ class StudentModule(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
-        terms = self._kept_terms(inputs, mixed.keep)
-        return StrongAnswer(logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)})
+        return StrongAnswer(
+            logits, self._kept_terms(inputs, mixed.keep), {**mixed.figures, **self._sample_weights(inputs)})
 
     @torch.no_grad()
     def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
