@@ -45,6 +45,7 @@ from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.protocol.chain import run_stages
+from w2s_plugins.protocol.folds import run_folds
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
@@ -77,8 +78,8 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    if args.protocol or args.stages:
-        run = protocol.run_w2s if args.protocol else run_stages
+    if args.protocol or args.stages or args.folds:
+        run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
         run({name: getattr(args, name) for name in given}, parser, lambda flags: train(*fill(parser, flags)))
     else:
         train(args, given)

@@ -135,8 +135,12 @@ def add_protocol(add: Declare) -> None:
     add("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, each "
         "of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs --experiment "
         "NAME, the folder of all")
+    add("--folds", in_study="it trains no student", type=int, metavar="K", low=2, help="cut the training slice into K "
+        "parts, train a model on all but each, and write what it says of the part that it has not seen as a table of "
+        "labels (docs/labels.md); needs --experiment NAME, the folder of all")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
-        "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
+        "(0:0.3, 0.3:1.0) or counts (0:40, 40:), or several, separated by commas; slices that do not overlap are "
+        "disjoint")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
         "reported")

@@ -145,7 +145,7 @@ def outputs_of(
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now
-            _logger.info(f"Clean selection: batch {done} of {len(own)}, "
+            _logger.info(f"Asking a model: batch {done} of {len(own)}, "
                          f"{(now - started) / done * (len(own) - done):.0f} s left")
     if world.distributed:
         gathered: list[list[Tensor]] = [[]] * world.size
