@@ -43,9 +43,13 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
         assert splits["train"]["num_samples"] == 64 - len(indices) and splits["val"]["num_samples"] == len(indices)
     record = json.loads((tmp_path / "oof" / "result.json").read_text())
     assert record["out_of_fold"] == {"samples": 64, "top1": pytest.approx(100 * right / 64)}
-    assert "out of fold" in done.out
+    assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
     again = here(*flags, "--resume", "auto").ok()
     assert "--folds: fold3 is complete" in again.err
+    rule = f"trust:0.5:{tmp_path / 'oof' / 'out_of_fold.csv'}"
+    here(*TINY, "--train-slice", "64:128", "--model", "w2s_cnn2", "--teacher", tmp_path / "oof" / "fold1", "--loss", "kd",
+         "--clean-select", rule, "--output", tmp_path, "--experiment", "student").ok()
+    assert len((tmp_path / "student" / "selected.txt").read_text().splitlines()) == 1 + 32
 
 
 def test_slices() -> None:

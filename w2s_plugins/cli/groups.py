@@ -202,7 +202,8 @@ def add_labels(add: Declare) -> None:
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
         "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss); or "
         "of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P (at least that "
-        "probable); or file:PATH (those that an earlier run selected)")
+        "probable), trust:R:FILE (the share R on which it is right in the opinion of a network that has learned that "
+        "from a table of --folds); or file:PATH (those that an earlier run selected)")
     add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
         "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
     add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "

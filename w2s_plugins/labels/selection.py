@@ -17,10 +17,10 @@ from ..errors import UserError, nearest, one_line
 from ..files import to_json
 
 LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
-SURE_RULES = ("entropy", "confidence")  # a model alone does
+SURE_RULES = ("entropy", "confidence", "trust")  # a model alone does
 RULES = (*LABEL_RULES, *SURE_RULES, "file")
 EXPECTED = ("expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a "
-            "probability, 0 < P <= 1) or file:PATH")
+            "probability, 0 < P <= 1), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
 BLOCK = 2 ** 26  # similarities in memory at a time
 
 
@@ -41,22 +41,27 @@ class Selection:
         return f"# {to_json(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
 
 
-def parse_selection(text: str) -> tuple[str, int | float | str]:
-    """Parse ``--clean-select``: the rule and its number or file.
+def parse_selection(text: str) -> tuple[str, int | float, str]:
+    """Parse ``--clean-select``: the rule, its number (1 where it has none) and its file.
 
     Raises:
         UserError: of no such form.
     """
     rule, _, rest = text.partition(":")
+    file = ""
+    if rule == "file":
+        rest, file = "1", rest
+    elif rule == "trust":
+        rest, _, file = rest.partition(":")
     if rule not in RULES:
         raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {EXPECTED}")
     try:
-        value = rest if rule == "file" else int(rest) if rule == "knn" else float(rest)
+        value = int(rest) if rule == "knn" else float(rest)
     except ValueError:
         value = 0
-    if not value or (rule == "knn" and value < 1) or (rule not in ("knn", "file") and not 0 < value <= 1):
+    if not (value >= 1 if rule == "knn" else 0 < value <= 1) or (rule in ("file", "trust") and not file):
         raise UserError(f"--clean-select {text}: {EXPECTED}")
-    return rule, value
+    return rule, value, file
 
 
 def agrees_with_neighbours(

@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
+from ..labels.trust import TRUTH
 from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.stored import Pass
@@ -105,5 +106,7 @@ def _columns(stages: Stages, right: list[bool]) -> Iterator[Mapping[str, Sequenc
             world, args.validation_batch_size or args.batch_size, args.workers, args.decoder))
         labels, keys = known_labels(held_out, "--folds"), sample_keys(held_out)
         right += [said == label for said, label in zip(logits.argmax(dim=1).tolist(), labels)]
-        yield answer_columns(keys.values, keys.by, logits.softmax(dim=1).numpy(), getattr(held_out, "classes", None),
-                             TableForm(top_k=logits.shape[1]))
+        names = getattr(held_out, "classes", None) or range(logits.shape[1])
+        columns = answer_columns(
+            keys.values, keys.by, logits.softmax(dim=1).numpy(), names, TableForm(top_k=logits.shape[1]))
+        yield {**columns, TRUTH: [names[label] for label in labels]}

@@ -16,6 +16,7 @@ from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
 from ..labels.selection import SURE_RULES, agrees_with_neighbours, has_small_loss
+from ..labels.trust import trust_in
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -69,6 +70,7 @@ def select_by_model(
         num_classes: int,
         how: Pass,
         progress: Progress = lambda text: None,
+        known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
@@ -80,6 +82,7 @@ def select_by_model(
         num_classes: C.
         how: how the models go over the dataset.
         progress: takes a heading, returns what wraps a sequence to show progress.
+        known: for trust, that of `trust.read_known`.
 
     Returns:
         (N,) bool on the CPU.
@@ -93,6 +96,8 @@ def select_by_model(
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     world = how.world
+    if rule == "trust":
+        return has_small_loss(-trust_in(combine(outputs).softmax(dim=1), *known), value)
     if rule in SURE_RULES:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
     labels = torch.tensor(labels_of(dataset))
