@@ -47,8 +47,8 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
     again = here(*flags, "--resume", "auto").ok()
     assert "--folds: fold3 is complete" in again.err
     rule = f"trust:0.5:{tmp_path / 'oof' / 'out_of_fold.csv'}"
-    here(*TINY, "--train-slice", "64:128", "--model", "w2s_cnn2", "--teacher", tmp_path / "oof" / "fold1", "--loss", "kd",
-         "--clean-select", rule, "--output", tmp_path, "--experiment", "student").ok()
+    here(*TINY, "--train-slice", "64:128", "--model", "w2s_cnn2", "--teacher", tmp_path / "oof" / "fold1",
+         "--loss", "kd", "--clean-select", rule, "--output", tmp_path, "--experiment", "student").ok()
     assert len((tmp_path / "student" / "selected.txt").read_text().splitlines()) == 1 + 32
 
 

@@ -15,6 +15,7 @@ from w2s_plugins.labels import selection as module
 from w2s_plugins.labels.selection import (
     Selection,
     agrees_with_neighbours,
+    beyond_the_weak,
     has_small_loss,
     parse_selection,
     read_selection,
@@ -78,6 +79,20 @@ def test_small_loss() -> None:
     assert has_small_loss(losses, 0.2).tolist() == [False, True, False, False, False]  # of equals the first
     assert has_small_loss(losses, 0.01).sum() == 1
     assert has_small_loss(losses, 1.0).all()
+
+
+def test_projection_by_whole_kernels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weak, strong, y = (torch.randn(40, size, generator=generator, dtype=torch.float64) for size in (3, 60, 4))
+    y = (y + strong[:, :4]).softmax(dim=1)
+    smoothers = []
+    for x in (weak.numpy(), strong.numpy()):
+        k = x @ x.T / 40
+        smoothers.append(k @ np.linalg.inv(k + 0.1 * np.trace(k) / 40 * np.eye(40)))
+    expected = smoothers[1] @ (np.eye(40) - smoothers[0]) @ (y - y.mean(dim=0)).numpy()
+    found = beyond_the_weak(weak.float(), strong.float(), y)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
+    assert beyond_the_weak(strong, weak, y).norm() < found.norm()
 
 
 def test_figures() -> None:

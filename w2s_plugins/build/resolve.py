@@ -222,7 +222,10 @@ def _check_labels(args: argparse.Namespace) -> None:
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
         ((name or args.clean_select_checkpoint) and rule in (None, "file"),
          "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, small-loss:R, entropy:R, "
-         "confidence:P or trust:R:FILE"),
+         "confidence:P, projection:R or trust:R:FILE"),
+        (rule == "projection" and not (name and args.teacher),
+         f"--clean-select {args.clean_select} compares features of the --teacher with those of a stronger model: give "
+         "--clean-select-model NAME, the student with its pretrained weights"),
         (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
         (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
@@ -269,7 +272,8 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
     if args.teacher_targets == "online":
         args.teacher_targets = "cached"
     for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models), (
-            "--clean-select", args.clean_select and not args.clean_select_model and not models)):
+            f"--clean-select {args.clean_select}", args.clean_select and not models and (
+                not args.clean_select_model or parse_selection(args.clean_select)[0] == "projection"))):
         if used:
             raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 

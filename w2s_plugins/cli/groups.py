@@ -203,7 +203,8 @@ def add_labels(add: Declare) -> None:
         "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss); or "
         "of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P (at least that "
         "probable), trust:R:FILE (the share R on which it is right in the opinion of a network that has learned that "
-        "from a table of --folds); or file:PATH (those that an earlier run selected)")
+        "from a table of --folds), projection:R (the share R of which the features of --clean-select-model can say "
+        "most that the teacher's cannot); or file:PATH (those that an earlier run selected)")
     add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
         "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
     add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "

@@ -17,10 +17,12 @@ from ..errors import UserError, nearest, one_line
 from ..files import to_json
 
 LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
-SURE_RULES = ("entropy", "confidence", "trust")  # a model alone does
+SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
+FEATURE_RULES = ("knn", "projection")  # by features of a model
 RULES = (*LABEL_RULES, *SURE_RULES, "file")
 EXPECTED = ("expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a "
-            "probability, 0 < P <= 1), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
+            "probability, 0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or "
+            "file:PATH")
 BLOCK = 2 ** 26  # similarities in memory at a time
 
 
@@ -128,6 +130,29 @@ def has_small_loss(losses: Tensor, share: float) -> Tensor:
     """
     chosen = losses.argsort(stable=True)[:max(1, int(share * len(losses) + 0.5))]
     return torch.zeros(len(losses), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
+
+
+def beyond_the_weak(weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
+    """Return what of the labels strong features can express and weak ones cannot: P_s (I - P_w) y, (N, C).
+
+    P = K (K + r tr(K) / N I)^-1 with K = X X' / N and r = 0.1 smooths by features X; y are the labels less their mean
+    (Representations Shape Weak-to-Strong Generalization, 2025, arXiv 2502.00620).
+
+    Args:
+        weak: (N, D) features of the teacher.
+        strong: (N, E) features of the student before it is trained.
+        labels: (N, C) probabilities.
+    """
+    y = labels.double() - labels.double().mean(dim=0)
+    return _smoothed(strong, y - _smoothed(weak, y))
+
+
+def _smoothed(features: Tensor, y: Tensor, r: float = 0.1) -> Tensor:
+    """Return P y, by way of (D, D) matrices in place of (N, N) ones."""
+    x = features.double() / len(features) ** 0.5
+    gram = x.T @ x
+    ridge = r * gram.trace() / len(features)
+    return x @ torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y)
 
 
 def selection_figures(
