@@ -120,10 +120,11 @@ def add_loss(add: Declare) -> None:
 
 def add_protocol(add: Declare) -> None:
     add = add.of(Role.PROTOCOL)
-    add("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
-        help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
-        "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder of "
-        "the three")
+    several = add.exclusive()
+    several("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
+            help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
+            "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
+            "of the three")
     add("--weak-fraction", type=share_or_count, default=0.5, metavar="N", needs=("protocol",),
         help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
@@ -132,12 +133,12 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
-    add("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, each "
-        "of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs --experiment "
-        "NAME, the folder of all")
-    add("--folds", in_study="it trains no student", type=int, metavar="K", low=2, help="cut the training slice into K "
-        "parts, train a model on all but each, and write what it says of the part that it has not seen as a table of "
-        "labels (docs/labels.md); needs --experiment NAME, the folder of all")
+    several("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, "
+            "each of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs "
+            "--experiment NAME, the folder of all")
+    several("--folds", in_study="it trains no student", type=int, metavar="K", low=2, help="cut the training slice "
+            "into K parts, train a model on all but each, and write what it says of the part that it has not seen as a "
+            "table of labels (docs/labels.md); needs --experiment NAME, the folder of all")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:), or several, separated by commas; slices that do not overlap are "
         "disjoint")
