@@ -160,7 +160,7 @@ def jsd_kd(
     paper="Xu et al. 2025, 2505.24313",
 )
 def reverse_ce(inputs: LossInputs) -> dict[str, Tensor]:
-    """Reverse cross-entropy -sum p log q (A Bias-Variance Perspective on weak-to-strong, 2025, arXiv 2505.24313).
+    """Reverse cross-entropy -sum p log q (On the Emergence of Weak-to-Strong Generalization, 2025, arXiv 2505.24313).
 
     It is reverse KL plus the student's entropy, so its minimum is all of p on the teacher's likeliest class. A teacher
     that finds all classes alike gives no gradient.

@@ -102,10 +102,10 @@ def select_by_model(
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     world = how.world
     if rule == "projection":
-        weak, strong, said = outputs
-        found, y = beyond_the_weak(weak, strong, said.softmax(dim=1)), said.softmax(dim=1)
-        _logger.info(f"Projection: of what the teacher says, {100 * (found.norm() / (y - y.mean(dim=0)).norm()):.1f} % "
-                     "can be had of the features of the model and not of its own")
+        weak, strong, labels = *outputs[:2], outputs[2].softmax(dim=1)
+        found, spread = beyond_the_weak(weak, strong, labels), labels - labels.mean(dim=0)
+        _logger.info(f"Projection: of what the teacher says, {100 * found.norm() / spread.norm():.1f} % can be had of "
+                     "the features of the model and not of its own")
         return has_small_loss(-found.norm(dim=1), value)
     if rule == "trust":
         return has_small_loss(-trust_in(combine(outputs).softmax(dim=1), *known), value)
