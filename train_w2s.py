@@ -45,8 +45,16 @@ from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.protocol.chain import run_stages
+from w2s_plugins.protocol.folds import run_folds
 from w2s_plugins.recipe.closing import finish, trained_student
-from w2s_plugins.recipe.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
+from w2s_plugins.recipe.evaluation import (
+    average_batch_norm,
+    count_passing,
+    evaluate_epoch,
+    evaluation_due,
+    first_evaluation,
+    has_passed,
+)
 from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
 from w2s_plugins.recipe.run import Output, Parts, Run
 from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
@@ -71,8 +79,8 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    if args.protocol or args.stages:
-        run = protocol.run_w2s if args.protocol else run_stages
+    if args.protocol or args.stages or args.folds:
+        run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
         run({name: getattr(args, name) for name in given}, parser, lambda flags: train(*fill(parser, flags)))
     else:
         train(args, given)
@@ -195,6 +203,8 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         hold_statistics(task.get_trainable_module())
     if isinstance(task, (WeakToStrongTask, HeadsTask)):
         task.set_epoch(epoch)
+        if has_passed(run):
+            task.leave_teacher()
     optimizer.zero_grad()
     for number, batch in engine.whole_updates(position, loader, updates, buffers, watch.waiting):
         if updates.begins(number):
@@ -310,6 +320,7 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
         found = None
     if found is not None:
         log_epoch(run, epoch, terms, found)
+        count_passing(run, found.figures)
     if scheduler is not None:
         scheduler.step(epoch + 1, metric=None if found is None else found.metric)
     if found is not None:

@@ -73,6 +73,8 @@ def test_shares_and_counts(digits):
     assert len(take_slice(digits, "40:", 0)) == size - 40
     assert len(take_slice(digits, ":", 0)) == size
     assert take_slice(digits, None, 0) is digits
+    both = take_slice(digits, "0:40,60:80", 0)
+    assert both.indices == sorted(i for text in ("0:40", "60:80") for i in take_slice(digits, text, 0).indices)
     assert Counter(take_slice(digits, "0:40", 0).targets) == dict.fromkeys(range(10), 4)
 
 

@@ -88,6 +88,10 @@ def test_selection_by_another_model(here: Run, weak: Path) -> None:
     here(*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--experiment",
          "teacher").ok()
     assert selected("folder") == selected("file") == selected("teacher")
+    done = here(*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "projection:0.5", "--clean-select-model",
+                weak, "--epochs", "1", "--experiment", "both").ok()
+    assert "Projection: of what the teacher says" in done.err and len(selected("both")) == 100
+    assert len(result("both")["clean_select"]["models"]) == 2
 
 
 def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
@@ -123,8 +127,9 @@ def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, 
     (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-checkpoint"),
     (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
     (["--clean-select", "small-loss:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
-    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K, small-loss:R, entropy:R or confidence:P"),
+    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K, small-loss:R, entropy:R"),
     (["--clean-select", "knn:3", "--clean-select-checkpoint", "a.pth"], "needs --clean-select-model NAME"),
+    (["--clean-select", "projection:0.5", "--clean-select-model", "WEAK"], "of the --teacher with those of a stronger"),
     (["--clean-select", "file:nowhere.txt"], "file:nowhere.txt: cannot be read"),
 ])
 def test_refused(here: Run, weak: Path, flags: list[str], message: str) -> None:

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.train import engine
 
-from .conftest import TINY, Done
+from .conftest import ROOT, TINY, Done
 
 Run = Callable[..., Done]
 STAGES = """
@@ -64,6 +66,26 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     for name in record:
         assert (tmp_path / "parts" / name / "export" / "model.safetensors").read_bytes() == (
             folder / name / "export" / "model.safetensors").read_bytes()
+
+
+def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
+    """The file that is shipped: the second student sees the samples of which the first one is most certain."""
+    probe = ["--linear-probe", "--no-aug", "--loss", "kd", "--loss-kwargs", "temperature=1"]
+    here(*flags, *probe, "--stages", ROOT / "hparams" / "stages" / "enhanced.yaml").ok()
+    first, again = json.loads((tmp_path / "chain" / "result.json").read_text())["stages"].values()
+    assert (first["loss"]["name"], again["loss"]["name"]) == ("kd", "gce")
+    (model,) = again["data"]["clean_select"]["models"]
+    assert model["source"]["sha256"] == first["export"]["model.safetensors"]
+    student = timm.create_model(f"local-dir:{tmp_path / 'chain' / 'first' / 'export'}", pretrained=True).eval()
+    images = create_dataset("w2s/digits", None, "train")
+    images.transform = timm.data.create_transform(**timm.data.resolve_data_config(model=student), is_training=False)
+    indices = take_slice(images, "0:64", 0).indices
+    with torch.no_grad():
+        said = student(torch.stack([images[i][0] for i in indices])).softmax(dim=1)
+    entropy = -(said * said.log()).sum(dim=1)
+    lowest = {indices[i] for i in entropy.argsort()[:38]}  # 0.6 of 64
+    lines = (tmp_path / "chain" / "again" / "selected.txt").read_text().splitlines()[1:]
+    assert set(map(int, lines)) == lowest
 
 
 @pytest.mark.parametrize("text, message", [

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from w2s_plugins.data import Subset, create_dataset, take_slice
 from w2s_plugins.errors import UserError
@@ -13,12 +15,14 @@ from w2s_plugins.labels import selection as module
 from w2s_plugins.labels.selection import (
     Selection,
     agrees_with_neighbours,
+    beyond_the_weak,
     has_small_loss,
     parse_selection,
     read_selection,
     selection_figures,
     take_selected,
 )
+from w2s_plugins.labels.trust import read_known, traits, trust_in
 from w2s_plugins.teachers.clean_select import sure_of
 
 
@@ -77,6 +81,20 @@ def test_small_loss() -> None:
     assert has_small_loss(losses, 1.0).all()
 
 
+def test_projection_by_whole_kernels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weak, strong, y = (torch.randn(40, size, generator=generator, dtype=torch.float64) for size in (3, 60, 4))
+    y = (y + strong[:, :4]).softmax(dim=1)
+    smoothers = []
+    for x in (weak.numpy(), strong.numpy()):
+        k = x @ x.T / 40
+        smoothers.append(k @ np.linalg.inv(k + 0.1 * np.trace(k) / 40 * np.eye(40)))
+    expected = smoothers[1] @ (np.eye(40) - smoothers[0]) @ (y - y.mean(dim=0)).numpy()
+    found = beyond_the_weak(weak.float(), strong.float(), y)
+    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
+    assert beyond_the_weak(strong, weak, y).norm() < found.norm()
+
+
 def test_figures() -> None:
     selected, given, clean = [True, True, True, False, False], [0, 1, 1, 0, 2], [0, 1, 0, 0, 1]
     figures = selection_figures(selected, given, clean, 4)
@@ -93,9 +111,42 @@ def test_sure() -> None:
         sure_of(shares[:3], "confidence", 0.95)
 
 
+def teacher_with_a_blind_spot(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and whether they are right: sure and wrong of class 2, elsewhere right as often as it says."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = (2 * torch.randn(count, 6, generator=generator)).softmax(dim=1)
+    sure, label = shares.max(dim=1)
+    return shares, torch.rand(count, generator=generator) < torch.where(label == 2, 0.1, sure)
+
+
+def test_trust_finds_what_confidence_does_not() -> None:
+    known, right = teacher_with_a_blind_spot(800, 0)
+    shares, truly = teacher_with_a_blind_spot(4000, 1)
+    before = torch.random.get_rng_state()
+    trust = trust_in(shares, known, right)
+    assert torch.random.get_rng_state().equal(before) and trust.equal(trust_in(shares, known, right))
+    simple = LogisticRegression(class_weight="balanced").fit(traits(known), right).decision_function(traits(shares))
+    ours, linear, confidence = (roc_auc_score(truly, score) for score in (trust, simple, shares.amax(dim=1)))
+    assert ours > linear - 0.02 and ours > confidence + 0.05
+    chosen = has_small_loss(-trust, 0.5)
+    assert chosen.sum() == 2000 and (shares.argmax(dim=1)[chosen] == 2).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("content, message", [
+    ("id,label,top_k\n0,1,0:0.3;1:0.7\n", "expected the columns label and truth"),
+    ("id,label,truth\n0,1,1\n1,0,1\n", "has classes alone; expected the probability of each class"),
+    ("id,label,top_k,truth\n0,1,0:0.3;1:0.7,1\n", "all of its 1 labels are right"),
+    ("id,label,top_k,truth\n0,1,0:0.3;1:0.3;2:0.4,1\n", "has 3 classes, the data 2"),
+])
+def test_trust_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_known(str(tmp_path / "a.csv"), None, 2)
+
+
 @pytest.mark.parametrize("text", [
     "entropy:0", "confidence:1.5", "knn", "knn:0", "knn:-3", "knn:2.5", "small-loss:0", "small-loss:1.1", "file:",
-    "small-loss:nan", "kn:3", "small_loss:0.5", "10"])
+    "small-loss:nan", "trust:0.5", "trust:2:a.csv", "trust:a.csv", "kn:3", "small_loss:0.5", "10"])
 def test_parse_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
         parse_selection(text)

@@ -74,6 +74,19 @@ def jsd_kd(inputs, beta=0.5, temperature=1.0, logit_standardization=False):
     return temperature ** 2 * mean(one(z, w) for z, w in pairs(inputs, logit_standardization))
 
 
+def reverse_ce(inputs):
+    return mean(cross_entropy(softmax(z), softmax(w)) for z, w in pairs(inputs))
+
+
+def hellinger(inputs):
+    return mean(2 - 2 * sum(torch.sqrt(a * b) for a, b in zip(softmax(z), softmax(w))) for z, w in pairs(inputs))
+
+
+def chi2(inputs, floor=0.01):
+    return mean(sum((a - b) ** 2 / max(number(b), floor) for a, b in zip(softmax(z), softmax(w)))
+                for z, w in pairs(inputs))
+
+
 def dkd(inputs, alpha=1.0, beta=8.0, temperature=4.0, logit_standardization=False):
     total = 0
     for i, (z, w) in enumerate(pairs(inputs, logit_standardization)):
@@ -394,7 +407,7 @@ class SOP:
 
 STATELESS = {
     f.__name__: f for f in (
-        adaptconf, augconf, bkd, bootstrap, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard, jsd_kd,
-        kd, logconf, mlkd, nce_rce, nkd, product, reverse_kl, sce, small_loss, ttm, wttm)
+        adaptconf, augconf, bkd, bootstrap, chi2, conf_weighted, confidence_mask, dist, dkd, evidential, gce, hard,
+        hellinger, jsd_kd, kd, logconf, mlkd, nce_rce, nkd, product, reverse_ce, reverse_kl, sce, small_loss, ttm, wttm)
 }
 WITH_MEMORY = {"elr": ELR, "balanced_elr": BalancedELR, "temporal": Temporal, "sop": SOP}

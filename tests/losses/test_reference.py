@@ -14,6 +14,7 @@ VARIANTS = {
     "adaptconf": [{"temperature": 2.0, "ramp": 0.5}, {"ramp": 0.25, "kd_temperature": 3.0}],
     "augconf": [{"alpha": 0.3, "ramp": 0.6}],
     "bootstrap": [{"hard": True}, {"beta": 0.4}, {"beta": 0.6, "hard": True}],
+    "chi2": [{"floor": 0.2}, {"floor": 1e-6}],
     "conf_weighted": [{"temperature": 3.0}],
     "confidence_mask": [
         {"threshold": 0.5}, {"threshold": 0.6, "source": "teacher"}, {"threshold": 0.6, "source": "student"}],

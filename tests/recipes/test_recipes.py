@@ -29,7 +29,7 @@ from w2s_plugins.losses import list_losses
 from w2s_plugins.models.loading import create_model
 
 # folders whose recipes want other data than those below, and have a file of tests to themselves
-ELSEWHERE = ("burns", "studies")
+ELSEWHERE = ("burns", "studies", "stages")
 FILES = sorted(
     str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml") if p.parent.name not in ELSEWHERE)
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()

@@ -21,6 +21,7 @@ from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import LABEL_RULES, Selection, parse_selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
+from ..labels.trust import read_known
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
@@ -168,7 +169,7 @@ def select_clean(
     """
     if not args.clean_select:
         return
-    rule, value = parse_selection(args.clean_select)
+    rule, value, file = parse_selection(args.clean_select)
     candidates = data.train
     given = known_labels(candidates, "--clean-select") if rule in LABEL_RULES else labels_of(candidates)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
@@ -177,9 +178,10 @@ def select_clean(
         selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
     if origin.get("rule") != args.clean_select:
         if rule == "file":
-            selected, made_by = read_selection(value, candidates, data.split_size, fingerprint)
+            selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
             origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
         else:
+            known = read_known(file, data.class_names, data.num_classes) if rule == "trust" else None
             models = selection_models(
                 rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
                 StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
@@ -188,7 +190,7 @@ def select_clean(
             selected = select_by_model(
                 rule, value, models, without_transform(candidates), data.num_classes,
                 Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
-                Console(world.primary, 0).wrap)
+                Console(world.primary, 0).wrap, known)
             origin = dict(made_by=None, models=[model.source for model in models])
     figures = selection_figures(
         selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)

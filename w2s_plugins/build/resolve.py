@@ -225,8 +225,11 @@ def _check_labels(args: argparse.Namespace) -> None:
     rules = [
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
         ((name or args.clean_select_checkpoint) and rule in (None, "file"),
-         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, small-loss:R, entropy:R or "
-         "confidence:P"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, small-loss:R, entropy:R, "
+         "confidence:P, projection:R or trust:R:FILE"),
+        (rule == "projection" and not (name and args.teacher),
+         f"--clean-select {args.clean_select} compares features of the --teacher with those of a stronger model: give "
+         "--clean-select-model NAME, the student with its pretrained weights"),
         (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
         (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
@@ -274,7 +277,8 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
     if args.teacher_targets == "online":
         args.teacher_targets = "cached"
     for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models), (
-            "--clean-select", args.clean_select and not args.clean_select_model and not models)):
+            f"--clean-select {args.clean_select}", args.clean_select and not models and (
+                not args.clean_select_model or parse_selection(args.clean_select)[0] == "projection"))):
         if used:
             raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 
@@ -580,6 +584,12 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.eval_metric == "agreement" and args.select_split is None and not teacher_models(args.teacher),
          f"--eval-metric agreement: --teacher {args.teacher} says nothing of the validation split: give --select best "
          "and --select-split, which holds out some of what has labels"),
+        (args.teacher_until_passed and not loss_weights(args.task_loss_weight, args.distill_loss_weight)[0],
+         "--teacher-until-passed goes on with ground truth, which --task-loss-weight 0 leaves out"),
+        (args.teacher_until_passed and (args.no_teacher_eval or args.speedtest or not teacher_models(args.teacher) or (
+            not args.val_split and (args.select_split is None or args.unlabeled))),
+         "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "
+         "truth: give --val-split or --select-split, and leave out --no-teacher-eval and --speedtest"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,

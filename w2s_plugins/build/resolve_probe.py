@@ -43,7 +43,8 @@ def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
          "--select-split 0.1"),
         (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
-        (args.log_beta, f"{flag}: --log-beta is about one head: leave it out"),
+        *((given, f"{flag}: {name} is about one head: leave it out") for given, name in (
+            (args.log_beta, "--log-beta"), (args.teacher_until_passed, "--teacher-until-passed"))),
         ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
          "another one, such as adamw"),
         (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),

@@ -111,16 +111,20 @@ def add_loss(add: Declare) -> None:
         "distillation weight is 1 - W (default: both 1)")
     add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
         help="weight of the distillation loss")
+    add("--teacher-until-passed", type=int, metavar="N", low=1, needs=("teacher",), help="once the student was better "
+        "than its teacher in N evaluations in a row, go on with ground truth alone; the held-out part decides where "
+        "there is one, else the validation split")
     add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
         help="list the distillation losses with their kwargs, and exit")
 
 
 def add_protocol(add: Declare) -> None:
     add = add.of(Role.PROTOCOL)
-    add("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
-        help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
-        "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder of "
-        "the three")
+    several = add.exclusive()
+    several("--protocol", in_study="the key protocols", choices=["w2s"], form="w2s",
+            help="w2s: train the teacher on the first part of the training slice, the ceiling and the student on the "
+            "second, and report the performance gap recovered with its interval; needs --experiment NAME, the folder "
+            "of the three")
     add("--weak-fraction", type=share_or_count, default=0.5, metavar="N", needs=("protocol",),
         help="the teacher's part with --protocol: a share (0.5) or a count (500); 0 for a teacher that is trained "
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
@@ -129,11 +133,15 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
-    add("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, each "
-        "of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs --experiment "
-        "NAME, the folder of all")
+    several("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, "
+            "each of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs "
+            "--experiment NAME, the folder of all")
+    several("--folds", in_study="it trains no student", type=int, metavar="K", low=2, help="cut the training slice "
+            "into K parts, train a model on all but each, and write what it says of the part that it has not seen as a "
+            "table of labels (docs/labels.md); needs --experiment NAME, the folder of all")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
-        "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
+        "(0:0.3, 0.3:1.0) or counts (0:40, 40:), or several, separated by commas; slices that do not overlap are "
+        "disjoint")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
         "reported")
@@ -195,7 +203,9 @@ def add_labels(add: Declare) -> None:
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
         "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss); or "
         "of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P (at least that "
-        "probable); or file:PATH (those that an earlier run selected)")
+        "probable), trust:R:FILE (the share R on which it is right in the opinion of a network that has learned that "
+        "from a table of --folds), projection:R (the share R of which the features of --clean-select-model can say "
+        "most that the teacher's cannot); or file:PATH (those that an earlier run selected)")
     add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
         "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
     add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "

@@ -102,8 +102,13 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     """
     if not text:
         return dataset
-    start, stop = parse_slice(text, flag)
     order = cutting_order(dataset, flag, seed)
+    stretches = [_stretch(order, part, flag) for part in text.split(",")]
+    return _part(dataset, stretches[0] if len(stretches) == 1 else sorted(set().union(*stretches)))
+
+
+def _stretch(order: Sequence[int], text: str, flag: str) -> Sequence[int]:
+    start, stop = parse_slice(text, flag)
     if isinstance(start, float) or isinstance(stop, float):
         start, stop = (None if s is None else math.floor(s * len(order) + 0.5) for s in (start, stop))
     if stop is not None and stop > len(order):
@@ -111,7 +116,7 @@ def take_slice(dataset: Dataset, text: str | None, seed: int, flag: str = "--tra
     indices = order[start or 0:stop]
     if not indices:
         raise UserError(f"{flag} {text}: no sample is left of {len(order)}")
-    return _part(dataset, indices)
+    return indices
 
 
 def hold_out(dataset: Dataset, amount: float | int | None, seed: int) -> tuple[Dataset, Dataset | None]:

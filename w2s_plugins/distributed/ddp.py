@@ -35,12 +35,13 @@ def ddp_options(task: TrainingTask, *, broadcast_buffers: bool, accum_steps: int
 def skip_buffers(module: nn.Module, *, statistics: bool = False) -> None:
     """Let DDP leave out buffers that need not be sent at every step.
 
-    They are tables that the constructor makes, which are in no checkpoint and never change; the memory of a loss, which
-    is the same on every rank, and large; and with ``statistics`` those of batch norm, see `share_statistics`.
+    They are tables that the constructor makes, which are in no checkpoint and never change; the memory of a loss and
+    the weights of teachers, which are the same on every rank; and with ``statistics`` those of batch norm, see
+    `share_statistics`.
     """
     kept = module.state_dict().keys()
     names = {name for name, _ in module.named_buffers()
-             if name not in kept or name.removeprefix("_orig_mod.").startswith("loss.")
+             if name not in kept or name.removeprefix("_orig_mod.").startswith(("loss.", "mix."))
              or (statistics and name.endswith(STATISTICS))}
     names.update(getattr(module, "_ddp_params_and_buffers_to_ignore", ()))
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)

@@ -17,10 +17,12 @@ from ..errors import UserError, nearest, one_line
 from ..files import to_json
 
 LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
-SURE_RULES = ("entropy", "confidence")  # a model alone does
+SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
+FEATURE_RULES = ("knn", "projection")  # by features of a model
 RULES = (*LABEL_RULES, *SURE_RULES, "file")
 EXPECTED = ("expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a "
-            "probability, 0 < P <= 1) or file:PATH")
+            "probability, 0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or "
+            "file:PATH")
 BLOCK = 2 ** 26  # similarities in memory at a time
 
 
@@ -41,22 +43,27 @@ class Selection:
         return f"# {to_json(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
 
 
-def parse_selection(text: str) -> tuple[str, int | float | str]:
-    """Parse ``--clean-select``: the rule and its number or file.
+def parse_selection(text: str) -> tuple[str, int | float, str]:
+    """Parse ``--clean-select``: the rule, its number (1 where it has none) and its file.
 
     Raises:
         UserError: of no such form.
     """
     rule, _, rest = text.partition(":")
+    file = ""
+    if rule == "file":
+        rest, file = "1", rest
+    elif rule == "trust":
+        rest, _, file = rest.partition(":")
     if rule not in RULES:
         raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {EXPECTED}")
     try:
-        value = rest if rule == "file" else int(rest) if rule == "knn" else float(rest)
+        value = int(rest) if rule == "knn" else float(rest)
     except ValueError:
         value = 0
-    if not value or (rule == "knn" and value < 1) or (rule not in ("knn", "file") and not 0 < value <= 1):
+    if not (value >= 1 if rule == "knn" else 0 < value <= 1) or (rule in ("file", "trust") and not file):
         raise UserError(f"--clean-select {text}: {EXPECTED}")
-    return rule, value
+    return rule, value, file
 
 
 def agrees_with_neighbours(
@@ -123,6 +130,29 @@ def has_small_loss(losses: Tensor, share: float) -> Tensor:
     """
     chosen = losses.argsort(stable=True)[:max(1, int(share * len(losses) + 0.5))]
     return torch.zeros(len(losses), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
+
+
+def beyond_the_weak(weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
+    """Return what of the labels strong features can express and weak ones cannot: P_s (I - P_w) y, (N, C).
+
+    P = K (K + r tr(K) / N I)^-1 with K = X X' / N and r = 0.1 smooths by features X; y are the labels less their mean
+    (Representations Shape Weak-to-Strong Generalization, 2025, arXiv 2502.00620).
+
+    Args:
+        weak: (N, D) features of the teacher.
+        strong: (N, E) features of the student before it is trained.
+        labels: (N, C) probabilities.
+    """
+    y = labels.double() - labels.double().mean(dim=0)
+    return _smoothed(strong, y - _smoothed(weak, y))
+
+
+def _smoothed(features: Tensor, y: Tensor, r: float = 0.1) -> Tensor:
+    """Return P y, by way of (D, D) matrices in place of (N, N) ones."""
+    x = features.double() / len(features) ** 0.5
+    gram = x.T @ x
+    ridge = r * gram.trace() / len(features)
+    return x @ torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y)
 
 
 def selection_figures(

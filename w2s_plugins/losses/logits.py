@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LossInputs, Positive, ProperShare, label_of, register_loss
+from .base import LossInputs, Positive, PositiveShare, ProperShare, label_of, register_loss
 
 _STD_EPS = 1e-7  # keeps constant logits finite
 _EXCLUDED = -1e30  # a logit whose probability is exactly 0, finite so that 0 * log 0 is 0
@@ -152,6 +152,42 @@ def jsd_kd(
     log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log(1 - beta))
     jsd = beta * divergence(log_m, log_q) + (1 - beta) * divergence(log_m, log_p)
     return {"jsd_kd": jsd.mean() * temperature ** 2}
+
+
+@register_loss(
+    "reverse_ce",
+    summary="cross-entropy from student to teacher: draws the student to one class",
+    paper="Xu et al. 2025, 2505.24313",
+)
+def reverse_ce(inputs: LossInputs) -> dict[str, Tensor]:
+    """Reverse cross-entropy -sum p log q (On the Emergence of Weak-to-Strong Generalization, 2025, arXiv 2505.24313).
+
+    It is reverse KL plus the student's entropy, so its minimum is all of p on the teacher's likeliest class. A teacher
+    that finds all classes alike gives no gradient.
+    """
+    return {"reverse_ce": F.cross_entropy(inputs.teacher_logits, inputs.student_logits.softmax(dim=1))}
+
+
+@register_loss("hellinger", summary="squared Hellinger distance to the teacher", paper="Yao et al. 2025, 2506.03109")
+def hellinger(inputs: LossInputs) -> dict[str, Tensor]:
+    """Squared Hellinger distance, sum (sqrt p - sqrt q)^2 (Weak-to-Strong and f-Divergence, 2025, arXiv 2506.03109).
+
+    From 0 to 2. A class that the student holds impossible pulls with sqrt p, so a sure student keeps its mind.
+    """
+    log_p, log_q = soft_log_probabilities(inputs, 1.0)
+    return {"hellinger": ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(dim=1).mean()}
+
+
+@register_loss("chi2", summary="chi-square divergence from the teacher", paper="Yao et al. 2025, 2506.03109")
+def chi2(inputs: LossInputs, *, floor: PositiveShare = 0.01) -> dict[str, Tensor]:
+    """Pearson's chi-square divergence, sum (p - q)^2 / q (Weak-to-Strong and f-Divergence, 2025, arXiv 2506.03109).
+
+    Args:
+        inputs: logits.
+        floor: least q in the denominator; without it a sure teacher has an infinite gradient. 1 is the Brier score.
+    """
+    p, q = inputs.student_logits.softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
+    return {"chi2": ((p - q).square() / q.clamp(min=floor)).sum(dim=1).mean()}
 
 
 @register_loss(

@@ -31,7 +31,7 @@ from .w2s import Stages
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 # where a flag finds what an earlier stage has made, in its folder
-PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "{}",
+PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "local-dir:{}/export",
            "initial_checkpoint": "{}/export/model.safetensors"}
 OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map")
 FORM = "expected a list of stages, each with a name and flags"

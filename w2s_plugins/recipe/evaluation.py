@@ -184,6 +184,25 @@ def measure_beside(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
+def count_passing(run: Run, figures: dict[str, dict[str, float]]) -> None:
+    """Count the evaluations in a row in which the student is better than its teacher, up to ``--teacher-until-passed``.
+    """
+    needed, position = run.args.teacher_until_passed, run.position
+    if has_passed(run) or needed is None:
+        return
+    split = "select" if "top1" in figures.get("select", ()) else "val"
+    ahead = figures[split]["top1"] > run.weak_metrics[split]["top1"]
+    position.passed = position.passed + 1 if ahead else 0
+    if has_passed(run):
+        _logger.info(f"--teacher-until-passed {needed}: the student is better than its teacher, top-1 "
+                     f"{figures[split]['top1']:.2f} against {run.weak_metrics[split]['top1']:.2f}, and goes on without")
+
+
+def has_passed(run: Run) -> bool:
+    """True where the student goes on with ground truth alone."""
+    return run.args.teacher_until_passed is not None and run.position.passed >= run.args.teacher_until_passed
+
+
 def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:
     """Return how many samples the student, and the teacher where it was asked, say to be of each class, over all ranks.
     """

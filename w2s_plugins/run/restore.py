@@ -121,6 +121,7 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
         epoch=_count(checkpoint["epoch"]) + finished,
         batch=0 if finished else _count(extra["batch"]),
         bad_steps=_count(extra.get("bad_steps", 0)),
+        passed=_count(extra.get("passed", 0)),
         taken=_count(extra.get("taken", 0)),
         unreadable=list(extra.get("unreadable", ())),
         changes=list(extra.get("changes", ())),

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
-from ..labels.selection import SURE_RULES, agrees_with_neighbours, has_small_loss
+from ..labels.selection import FEATURE_RULES, SURE_RULES, agrees_with_neighbours, beyond_the_weak, has_small_loss
+from ..labels.trust import trust_in
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -33,7 +34,8 @@ def selection_models(
         student: StudentInput,
         device: torch.device,
 ) -> list[TeacherModel]:
-    """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
+    """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's; for
+    projection the teacher's and that.
 
     Args:
         rule: one of `selection.LABEL_RULES` or `selection.SURE_RULES`.
@@ -46,19 +48,21 @@ def selection_models(
     Raises:
         UserError: several teachers have no common features; another number of classes.
     """
+    named = []
     if name is not None:
-        if rule == "knn":  # by features, whatever the classes
-            student = replace(student, num_classes=None, class_names=None)
-        return [open_member(name if checkpoint else find_export(name), checkpoint, student, device,
-                            flags=("--clean-select-model", "--clean-select-checkpoint"))]
-    if rule == "knn" and len(teacher.members) > 1:
-        raise UserError("--clean-select knn: several teachers have no common features; name one model with "
-                        "--clean-select-model")
+        kind = replace(student, num_classes=None, class_names=None) if rule in FEATURE_RULES else student
+        named = [open_member(name if checkpoint else find_export(name), checkpoint, kind, device,
+                             flags=("--clean-select-model", "--clean-select-checkpoint"))]
+        if rule != "projection":
+            return named
+    if rule in FEATURE_RULES and len(teacher.members) > 1:
+        raise UserError(f"--clean-select {rule}: several teachers have no common features; name one"
+                        + (" model with --clean-select-model" if rule == "knn" else ""))
     for member in teacher.members:
         if rule != "knn" and member.num_classes != student.num_classes:
             raise UserError(f"--clean-select {rule}: the teacher has {member.num_classes} classes, the data "
                             f"{student.num_classes}; name a model of the same ones with --clean-select-model")
-    return list(teacher.members)
+    return [*teacher.members, *named]
 
 
 def select_by_model(
@@ -69,6 +73,7 @@ def select_by_model(
         num_classes: int,
         how: Pass,
         progress: Progress = lambda text: None,
+        known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
@@ -80,6 +85,7 @@ def select_by_model(
         num_classes: C.
         how: how the models go over the dataset.
         progress: takes a heading, returns what wraps a sequence to show progress.
+        known: for trust, that of `trust.read_known`.
 
     Returns:
         (N,) bool on the CPU.
@@ -88,11 +94,21 @@ def select_by_model(
         UserError: K is not below the number of samples; the model gives values that are not finite.
     """
     outputs = [
-        outputs_of(model.encode if rule == "knn" else model, model.data_config, dataset, how,
+        outputs_of(model.encode if rule in FEATURE_RULES else model, model.data_config, dataset, how,
                    progress("outputs for --clean-select")) for model in models]
+    if rule == "projection":
+        outputs.append(outputs_of(models[0], models[0].data_config, dataset, how, progress("labels")))
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
     world = how.world
+    if rule == "projection":
+        weak, strong, labels = *outputs[:2], outputs[2].softmax(dim=1)
+        found, spread = beyond_the_weak(weak, strong, labels), labels - labels.mean(dim=0)
+        _logger.info(f"Projection: of what the teacher says, {100 * found.norm() / spread.norm():.1f} % can be had of "
+                     "the features of the model and not of its own")
+        return has_small_loss(-found.norm(dim=1), value)
+    if rule == "trust":
+        return has_small_loss(-trust_in(combine(outputs).softmax(dim=1), *known), value)
     if rule in SURE_RULES:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
     labels = torch.tensor(labels_of(dataset))
@@ -145,7 +161,7 @@ def outputs_of(
         now = time.monotonic()
         if now - said > LOG_SECONDS:
             said = now
-            _logger.info(f"Clean selection: batch {done} of {len(own)}, "
+            _logger.info(f"Asking a model: batch {done} of {len(own)}, "
                          f"{(now - started) / done * (len(own) - done):.0f} s left")
     if world.distributed:
         gathered: list[list[Tensor]] = [[]] * world.size

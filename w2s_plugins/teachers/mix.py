@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -11,13 +12,11 @@ class Mixed(NamedTuple):
 
     Args:
         logits: (B, C), the target made of all teachers.
-        terms: further terms of the loss, by name.
         figures: scalars for the log, by name.
         keep: (B,) samples to train on, or None for all.
     """
 
     logits: Tensor
-    terms: dict[str, Tensor]
     figures: dict[str, Tensor]
     keep: Tensor | None = None
 
@@ -35,36 +34,48 @@ class NearestTeacher(nn.Module):
         chosen = divergence.argmin(dim=0)
         shares = torch.bincount(chosen, minlength=len(teachers)) / len(chosen)
         logits = teachers[chosen, torch.arange(len(chosen), device=chosen.device)]
-        return Mixed(logits, {}, {f"teacher{i}_share": share for i, share in enumerate(shares)})
+        return Mixed(logits, {f"teacher{i}_share": share for i, share in enumerate(shares)})
 
 
 class LearnedTeacherWeights(nn.Module):
-    """Learns a weight for each teacher with the student (RAVEN, 2025, arXiv 2510.21332).
+    """Learns a weight for each teacher with the student, as the code of RAVEN does (2025, arXiv 2510.21332).
 
-    The target is the weighted mean of the teachers' probabilities. The weights, a softmax of parameters that start
-    equal, follow the gradient of the cross-entropy between that target and the student. At first only samples on which
-    all teachers agree are trained on.
+    The target is the weighted mean of the teachers' probabilities. The weights start equal and have an SGD of their
+    own: after each batch in training mode a step on the cross-entropy of target and student, over the samples of all
+    ranks that are trained on; then they are raised to `LEAST` and scaled to sum 1. At first only samples on which all
+    teachers agree are trained on.
 
     Args:
         num_teachers: M.
         agreement_share: share of training, in [0, 1], with samples of agreement only.
     """
 
+    RATE, LEAST = 1e-3, 1e-6  # those of the code
+
     def __init__(self, num_teachers: int, agreement_share: float):
         super().__init__()
-        self.scores = nn.Parameter(torch.zeros(num_teachers))
+        self.register_buffer("weights", torch.full((num_teachers,), 1 / num_teachers))
         self.agreement_share = agreement_share
 
     def forward(self, teachers: Tensor, student: Tensor, progress: float) -> Mixed:
         """Mix teacher logits (M, B, C) for student logits (B, C); the weight of each teacher is a figure."""
-        weights = self.scores.softmax(dim=0)
-        target = torch.einsum("m,mbc->bc", weights, teachers.softmax(dim=2))
-        cross_entropy = -(target * student.detach().float().log_softmax(dim=1)).sum(dim=1).mean()
+        shares = teachers.softmax(dim=2)
+        target = torch.einsum("m,mbc->bc", self.weights, shares)
+        figures = {f"teacher{i}_weight": weight for i, weight in enumerate(self.weights.clone())}
         keep = None
         if progress < self.agreement_share:
             votes = teachers.argmax(dim=2)
             keep = (votes == votes[0]).all(dim=0)
-        logits = target.detach().clamp(min=torch.finfo(target.dtype).tiny).log()
-        figures = {f"teacher{i}_weight": weight.detach() for i, weight in enumerate(weights)}
-        # Only its gradient counts, which is that of the loss by the weights; its value is in the loss already.
-        return Mixed(logits, {"teacher_weights": cross_entropy - cross_entropy.detach()}, figures, keep)
+        if self.training:
+            losses = -(shares * student.detach().float().log_softmax(dim=1)).sum(dim=2)
+            self._step(losses if keep is None else losses[:, keep])
+        return Mixed(target.clamp(min=torch.finfo(target.dtype).tiny).log(), figures, keep)
+
+    def _step(self, losses: Tensor) -> None:
+        """Follow the gradient of the mean of the cross-entropies (M, B) with each teacher, at weights that sum to 1."""
+        total = torch.cat([losses.sum(dim=1), losses.new_tensor([losses.shape[1]])])
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        mean = total[:-1] / total[-1].clamp(min=1)
+        moved = (self.weights - self.RATE * (mean - self.weights @ mean)).clamp(min=self.LEAST)
+        self.weights.copy_(moved / moved.sum())

@@ -22,7 +22,7 @@ class WeakAnswer(NamedTuple):
     """What the teacher says of a batch.
 
     Args:
-        logits: (B, C); (M, B, C) of several teachers that are mixed later; None of no teacher.
+        logits: (B, C); (M, B, C) of several teachers that are mixed later; None where no teacher is asked.
         features: by level, for losses that need them.
     """
 
@@ -108,6 +108,8 @@ class StudentModule(nn.Module):
             progress: float,
     ) -> StrongAnswer:
         """Compare what the student has said with the teacher."""
+        if teacher.logits is None:
+            return StrongAnswer(logits, {}, {})
         teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
@@ -120,8 +122,8 @@ class StudentModule(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
-        terms = self._kept_terms(inputs, mixed.keep)
-        return StrongAnswer(logits, {**terms, **mixed.terms}, {**mixed.figures, **self._sample_weights(inputs)})
+        return StrongAnswer(
+            logits, self._kept_terms(inputs, mixed.keep), {**mixed.figures, **self._sample_weights(inputs)})
 
     @torch.no_grad()
     def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
@@ -221,6 +223,7 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
+        self.asks_teacher = True
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         loss.setup(LossContext(
             num_classes=getattr(extractor, "num_classes", student.num_classes),
@@ -254,6 +257,11 @@ class WeakToStrongTask(TrainingTask):
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
 
+    def leave_teacher(self) -> None:
+        """Go on with ground truth alone. A loss with parameters is still computed: DDP waits for their gradients."""
+        self.distill_loss_weight = 0.0
+        self.asks_teacher = next(self.loss.parameters(), None) is not None
+
     def set_epoch(self, epoch: int) -> None:
         """Tell cached targets whose views differ from epoch to epoch which one follows."""
         if self.cached:
@@ -280,6 +288,8 @@ class WeakToStrongTask(TrainingTask):
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
+        if not self.asks_teacher:
+            return WeakAnswer(None)
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream

@@ -1,0 +1,61 @@
+"""``--folds``: what models say of labelled samples that they have not learned."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from w2s_plugins.data import create_dataset, take_slice
+from w2s_plugins.errors import UserError
+from w2s_plugins.protocol.folds import fold_slices
+
+from .conftest import TINY, Done
+
+Run = Callable[..., Done]
+
+
+def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tmp_path: Path) -> None:
+    flags = [*TINY, "--model", "w2s_cnn2", "--folds", "3", "--output", tmp_path, "--experiment", "oof"]
+    done = here(*flags).ok()
+    images = create_dataset("w2s/digits", None, "train")
+    slice_of_all = set(take_slice(images, "0:64", 0).indices)
+    with (tmp_path / "oof" / "out_of_fold.csv").open() as file:
+        rows = {int(row["id"]): row for row in csv.DictReader(file)}
+    assert set(rows) == slice_of_all
+    right = 0
+    for number, part in enumerate(("0:21", "21:43", "43:64"), start=1):
+        folder = tmp_path / "oof" / f"fold{number}"
+        model = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
+        config = timm.data.resolve_data_config(model=model)
+        images.transform = timm.data.create_transform(**config, is_training=False)
+        indices = take_slice(images, part, 0).indices
+        with torch.no_grad():
+            said = model(torch.stack([images[i][0] for i in indices])).softmax(dim=1)
+        for i, shares in zip(indices, said):
+            found = dict(pair.split(":") for pair in rows[i]["top_k"].split(";"))
+            torch.testing.assert_close(torch.tensor([float(found[str(c)]) for c in range(10)]), shares)
+            right += int(shares.argmax() == images.targets[i])
+        splits = json.loads((folder / "result.json").read_text())["data"]["splits"]
+        assert splits["train"]["num_samples"] == 64 - len(indices) and splits["val"]["num_samples"] == len(indices)
+    record = json.loads((tmp_path / "oof" / "result.json").read_text())
+    assert record["out_of_fold"] == {"samples": 64, "top1": pytest.approx(100 * right / 64)}
+    assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
+    again = here(*flags, "--resume", "auto").ok()
+    assert "--folds: fold3 is complete" in again.err
+    rule = f"trust:0.5:{tmp_path / 'oof' / 'out_of_fold.csv'}"
+    here(*TINY, "--train-slice", "64:128", "--model", "w2s_cnn2", "--teacher", tmp_path / "oof" / "fold1",
+         "--loss", "kd", "--clean-select", rule, "--output", tmp_path, "--experiment", "student").ok()
+    assert len((tmp_path / "student" / "selected.txt").read_text().splitlines()) == 1 + 32
+
+
+def test_slices() -> None:
+    assert fold_slices("10:20", 2) == [("15:20", "10:15"), ("10:15", "15:20")]
+    assert fold_slices(None, 4)[1] == ("0.0:0.25,0.5:1.0", "0.25:0.5")
+    with pytest.raises(UserError, match="the slice has no end"):
+        fold_slices("10:", 2)
+    with pytest.raises(UserError, match="expected as many or more"):
+        fold_slices("0:3", 4)

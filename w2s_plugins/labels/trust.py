@@ -1,0 +1,79 @@
+"""How far a teacher can be trusted, learned from samples whose class is known (``--clean-select trust:R:FILE``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .table import read_columns, read_label_table
+
+TRUTH = "truth"  # the column of the true class, beside that of the label
+BEST = 5  # so many of the largest probabilities are looked at
+LEAST = 1e-6  # smaller probabilities are taken for this one
+WIDTH, STEPS, RATE, DECAY = 64, 300, 1e-2, 10.0  # without much decay it learns a few hundred samples by heart
+
+
+def read_known(file: str, class_names: Sequence[str] | None, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return what was said of samples whose class is known, probabilities (N, C), and whether it was right (N,).
+
+    Args:
+        file: a table of labels with the probability of each class and a column ``truth``, as ``--folds`` writes it.
+        class_names: names of the classes, in the order of the columns that are returned.
+        num_classes: C.
+
+    Raises:
+        UserError: not such a table, or all of it is right, or none.
+    """
+    flag = f"--clean-select trust: {file}"
+    columns = read_columns(Path(file), flag)
+    if not {"label", TRUTH} <= columns.keys():
+        raise UserError(f"{flag}: expected the columns label and {TRUTH}, as in the table that --folds writes; it has "
+                        f"{', '.join(list(columns)[:8])}")
+    table = read_label_table(Path(file), class_names, flag, columns)
+    if table.kind == "hard":
+        raise UserError(f"{flag}: has classes alone; expected the probability of each class")
+    if table.answers.shape[1] != num_classes:
+        raise UserError(f"{flag}: has {table.answers.shape[1]} classes, the data {num_classes}")
+    answers, right = torch.from_numpy(table.answers), torch.tensor(
+        [str(said).strip() == str(true).strip() for said, true in zip(columns["label"], columns[TRUTH])])
+    if right.all() or not right.any():
+        raise UserError(f"{flag}: {'all' if right.all() else 'none'} of its {len(right)} labels are right: there is "
+                        "nothing to learn about which are")
+    return (answers if table.kind == "probabilities" else answers.softmax(dim=1)), right
+
+
+def trust_in(shares: Tensor, known: Tensor, right: Tensor) -> Tensor:
+    """Return for each sample the logit (N,) of the probability that the likeliest class is right.
+
+    A network of one hidden layer learns it from the class and the largest probabilities, by cross-entropy with both
+    outcomes weighted alike (after Trust Functions, 2026, arXiv 2606.01000, where it sees the teacher's hidden state,
+    which the models of ``--folds`` have no common one of).
+
+    Args:
+        shares: (N, C) probabilities of the samples.
+        known: (M, C) probabilities of samples whose class is known, by models that have not learned it.
+        right: (M,) whether the likeliest class was right, of both kinds.
+    """
+    inputs, wanted = traits(known), right.float()
+    mean, scale = inputs.mean(dim=0), inputs.std(dim=0) + 1e-3  # a class that is never said has no spread
+    weight = torch.where(right, 0.5 / wanted.mean(), 0.5 / (1 - wanted.mean()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(inputs.shape[1], WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        said = network((inputs - mean) / scale).squeeze(1)
+        F.binary_cross_entropy_with_logits(said, wanted, weight).backward()
+        optimizer.step()
+    with torch.no_grad():
+        return network((traits(shares) - mean) / scale).squeeze(1)
+
+
+def traits(shares: Tensor) -> Tensor:
+    """Return what of probabilities (N, C) is looked at, (N, D): which class is the likeliest, and how much so."""
+    best = shares.topk(min(BEST, shares.shape[1]), dim=1)
+    return torch.cat([best.values.clamp(min=LEAST).log(), F.one_hot(best.indices[:, 0], shares.shape[1])], dim=1)

@@ -1,0 +1,112 @@
+"""What models say of labelled samples that they have not learned (``--folds K``).
+
+The training slice is cut into K parts. K ordinary runs follow one another, each trained on all parts but one, which is
+its validation split and which it labels at the end. So each sample gets the probabilities of a model that has not seen
+it: what says how far a teacher that is trained on all of them can be trusted on others, which its answers about its own
+training samples do not.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch.distributed as dist
+
+from ..build.data import build_data
+from ..build.device import join_group
+from ..cli.declare import Parser
+from ..cli.parser import fill
+from ..data.datasets import known_labels
+from ..data.keys import sample_keys
+from ..data.slices import parse_slice
+from ..data.wrapper import without_transform
+from ..errors import UserError
+from ..files import write_json
+from ..labels.answers import TableForm, answer_columns
+from ..labels.table_writer import write_label_table
+from ..labels.trust import TRUTH
+from ..monitor import format_table
+from ..teachers.clean_select import outputs_of
+from ..teachers.stored import Pass
+from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
+from .w2s import Stages
+
+TABLE = "out_of_fold.csv"
+
+
+def run_folds(given: Mapping[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
+    """Train the models of ``--folds``, and write what each says of the part that it has not seen as a table of labels.
+
+    Args:
+        given: flags that were set by hand.
+        parser: knows the flags.
+        train: trains one model with the flags that it is given, and returns its record.
+
+    Raises:
+        UserError: flags that do not go with it.
+    """
+    args, _ = fill(parser, given)
+    for broken, message in (
+            (not args.experiment, "--folds makes several runs in one folder: name it with --experiment"),
+            (args.unlabeled, "--folds holds out labelled samples, which the images of --unlabeled are not"),
+            (args.resume not in ("", "auto"), "--folds goes on with --resume auto"),
+            (args.select == "best" and args.select_split is None, "--folds --select best would choose the epoch by the "
+             "part that is held out: give --select-split, or --select last")):
+        if broken:
+            raise UserError(message)
+    folder = Path(args.output or "./output/train") / args.experiment
+    stages = Stages(given, parser, folder, train, go_on=bool(args.resume), flag="--folds")
+    for number, (rest, part) in enumerate(fold_slices(args.train_slice, args.folds), start=1):
+        stages.plan(f"fold{number}", dict(val_split=args.train_split, val_slice=part), rest)
+    for name in stages.flags:
+        stages.run(name)
+    right: list[bool] = []
+    table = list(_columns(stages, right))
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        write_label_table(folder / TABLE, table)
+        top1 = 100 * sum(right) / len(right)
+        write_json(folder / "result.json", dict(stages=stages.done, out_of_fold=dict(samples=len(right), top1=top1)))
+        rows = [[name, record["metrics"]["top1"], record["seconds"]] for name, record in stages.done.items()]
+        print(format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"]))
+        print(f"* what each model says of the part that it has not seen: {folder / TABLE}")
+
+
+def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
+    """Return for each of ``folds`` parts of the slice ``text`` the slice of all others, and its own.
+
+    Raises:
+        UserError: a slice of counts without an end, or with fewer samples than parts.
+    """
+    start, stop = parse_slice(text) if text else (0.0, 1.0)
+    if stop is None and not isinstance(start, float):
+        raise UserError(f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares")
+    start, stop = start or 0, 1.0 if stop is None else stop
+    cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
+    if isinstance(stop, int):
+        cuts = [round(cut) for cut in cuts]
+        if stop - start < folds:
+            raise UserError(f"--folds {folds}: --train-slice {text} has {stop - start} samples; expected as many or "
+                            "more")
+    return [(",".join(f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b), f"{low}:{high}")
+            for low, high in pairwise(cuts)]
+
+
+def _columns(stages: Stages, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:
+    """Yield the columns of each part; ``right`` gets for each sample whether its model is. All ranks take part."""
+    for name in stages.flags:
+        args = argparse.Namespace(**stages.resolved(name))
+        world = join_group(args.device, args.dist_timeout)
+        held_out = build_data(args).val
+        model, config, source = load_frozen_model(
+            f"local-dir:{stages.folders[name] / 'export'}", None, None, TeacherSettings())
+        student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
+        member = TeacherModel(model, config, student, source=source).to(world.device)
+        logits = outputs_of(member, config, without_transform(held_out), Pass(
+            world, args.validation_batch_size or args.batch_size, args.workers, args.decoder))
+        labels, keys = known_labels(held_out, "--folds"), sample_keys(held_out)
+        right += [said == label for said, label in zip(logits.argmax(dim=1).tolist(), labels)]
+        names = getattr(held_out, "classes", None) or range(logits.shape[1])
+        columns = answer_columns(
+            keys.values, keys.by, logits.softmax(dim=1).numpy(), names, TableForm(top_k=logits.shape[1]))
+        yield {**columns, TRUTH: [names[label] for label in labels]}
