@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_plugins.protocol.w2s import intervals
+from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict

@@ -3,14 +3,15 @@
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`,
-`export` (SHA-256 of what an export is loaded from).
+split), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `ceiling_acc`, `pgr`, `command`, `versions`,
+`warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..labels.splits import Data
 from ..losses.base import loss_weights
+from ..metrics.pgr import turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
@@ -42,6 +44,7 @@ class Outcome:
         weak: figures of the teacher by split, where measured.
         position: where the run ended, with what became of it on the way.
         seconds: duration of the run.
+        evaluations: all of them.
     """
 
     last: dict
@@ -49,6 +52,7 @@ class Outcome:
     weak: dict[str, dict]
     position: Position
     seconds: float
+    evaluations: Sequence[dict]
 
 
 def make_record(
@@ -91,6 +95,7 @@ def make_record(
         "few_shot": None if data.few_shot is None else dict(
             **_episodes(args, data), teacher=outcome.weak.get("few_shot"), last=last.get("few_shot"),
             best=best.get("few_shot"), metrics=chosen.get("few_shot")),
+        "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),

@@ -542,6 +542,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "must not depend: use --teacher-targets online"),
         (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher NAME and "
          "--teacher-targets cached or cached-views:N"),
+        (args.epoch_slice and (view_epochs(args) or args.aug_repeats or args.episodic or args.unlabeled),
+         "--epoch-slice lets labelled samples come round again, which --teacher-targets cached-views:N, --aug-repeats, "
+         "--episodic and --unlabeled cannot: leave one out"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
         *_episode_rules(args),

@@ -14,6 +14,7 @@ class TargetKinds(tuple):
         return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
 
 
+CONTROLS = ("direct", "same-size", "strong-to-strong")  # of a protocol
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
@@ -129,11 +130,21 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
+    add("--controls", in_study="the key controls", nargs="+", default=[], metavar="NAME", needs=("protocol",),
+        form="NAME", choices=CONTROLS, help="with --protocol, also train what its student is to be compared with: "
+        "direct (the student's model on the teacher's own labelled part), same-size (the teacher's model on the weak "
+        "labels), strong-to-strong (the student's model on the labels of direct)")
+    add("--direct-sizes", in_study="the key direct_sizes", type=share_or_count, nargs="+", default=[], metavar="N",
+        needs=("controls",), help="train direct on these shares of the labelled part as well, or on so many labels "
+        "from its start, of the student's part too: how many labels is the student worth?")
     add("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, each "
         "of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs --experiment "
         "NAME, the folder of all")
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:); slices that do not overlap are disjoint")
+    add("--epoch-slice", metavar="A:B", role=Role.TRAINING, help="an epoch has at least as many samples as this part "
+        "of the training split: those of a smaller --train-slice come round again, so that few samples get as many "
+        "updates")
     add_val_slice(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
         "reported")

@@ -30,6 +30,7 @@ class Data:
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
         class_names: of all classes, None where they have none.
         labelled: samples that are trained on beside a training set without labels.
+        epoch_size: samples in an epoch, where that is more than there are and they come round again.
     """
 
     train: Dataset
@@ -44,6 +45,7 @@ class Data:
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
     labelled: Dataset | None = None
+    epoch_size: int = 0
 
     @cached_property
     def hashes(self) -> list[str]:

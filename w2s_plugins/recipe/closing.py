@@ -71,7 +71,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds))
+        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations))
     plain_batch_norm(model)
     export_model(model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
     if module := record["model"]["plugin_module"]:

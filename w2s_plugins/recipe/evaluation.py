@@ -20,7 +20,7 @@ from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..teachers.stored import answers_to, own_features
-from ..train.evaluation import Evaluation, EvaluationSettings, evaluate
+from ..train.evaluation import Evaluation, EvaluationSettings, Said, evaluate
 from ..train.few_shot import extract_features
 from .run import Run
 
@@ -36,7 +36,7 @@ def first_evaluation(run: Run) -> None:
         said = torch.full((len(run.parts.data.select),), -1)
         for labels in run.parts.data.given:  # the first who says something
             said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
-        run.weak_predictions["select"] = said[run.world.rank::run.world.size]
+        run.weak_said["select"] = Said(said[run.world.rank::run.world.size])
     if run.parts.teacher is None or args.no_teacher_eval or args.speedtest:
         return
     for split in ("val", "select"):
@@ -47,7 +47,7 @@ def first_evaluation(run: Run) -> None:
             run.parts.teacher, getattr(run.parts.data, split), eval_loader_settings(args, run.precision, run.world))
         found = evaluate_split(
             run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
-        run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
+        run.weak_metrics[split], run.weak_said[split] = found.teacher_metrics, found.teacher_said
         name = args.val_split if split == "val" else "held-out part"
         what, key = ("top-1", "top1") if "top1" in found.metrics else ("mean confidence", "confidence")
         _logger.info(f"Before training, {name}: teacher {what} {found.teacher_metrics[key]:.2f}, student {what} "
@@ -117,7 +117,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     model = run.task.get_eval_model(ema=evaluates_average(run))
     found = {
         split: evaluate_split(
-            run, split, model, teacher_predictions=run.weak_predictions.get(split),
+            run, split, model, teacher_said=run.weak_said.get(split),
             progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }

@@ -17,7 +17,7 @@ from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
-from ..protocol.w2s import read_predictions
+from ..protocol.figures import read_predictions
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..tokens import scrub
