@@ -72,7 +72,8 @@ def test_chance_level():
 def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
-        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, **kwargs})
+        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "sched": "cosine",
+        "warmup_epochs": 5, "lr": 0.1, **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
@@ -112,7 +113,7 @@ def test_the_best_epoch_is_one_that_was_saved():
 
 def test_selection_on_the_reported_split_is_said():
     def warnings(args: argparse.Namespace) -> list[str]:
-        return list_warnings(args, {"val": VAL}, Position())
+        return list_warnings(args, {"val": VAL}, Position(), None, 300)
 
     assert ranked_by(flags(select="last"), {"val": VAL}) == "validation" and warnings(flags(select="last")) == []
     (warning,) = warnings(flags())
@@ -120,6 +121,17 @@ def test_selection_on_the_reported_split_is_said():
     assert ranked_by(flags(select_split=0.1), {"val": VAL}) == "held-out part of the training split"
     assert warnings(flags(select_split=0.1)) == []
     assert ranked_by(flags(), {}) == "training loss"
+
+
+def test_runs_that_cannot_tell_anything_say_so():
+    def warnings(epochs=300, weak=VAL["top1"], **changes):
+        return list_warnings(flags(select="last", **changes), {"val": VAL}, Position(), {"top1": weak}, epochs)
+
+    assert warnings() == [] == warnings(epochs=2, warmup_epochs=0) == warnings(epochs=6, warmup_epochs=5)
+    (warning,) = warnings(epochs=5, warmup_epochs=5)
+    assert "the warm-up of 5 epochs does not end within the 5 that are trained" in warning
+    (warning,) = warnings(weak=VAL["top1"] + 1)
+    assert "the student is below its teacher" in warning
 
 
 def test_recovered():

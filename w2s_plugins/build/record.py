@@ -31,6 +31,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from .hints import warm_up_hint
 from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
 
 
@@ -106,7 +107,7 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": list_warnings(args, chosen, outcome.position),
+        "warnings": list_warnings(args, chosen, outcome.position, weak, last["epoch"] + 1),
     }
 
 
@@ -193,9 +194,21 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def list_warnings(args: argparse.Namespace, chosen: dict, position: Position) -> list[str]:
-    """Return what a reader of the figures has to know."""
-    warnings = []
+def list_warnings(
+        args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None, epochs: int) -> list[str]:
+    """Return what a reader of the figures has to know.
+
+    Args:
+        args: parsed flags.
+        chosen: evaluation of the selected epoch.
+        position: where the run ended.
+        weak: figures of the teacher on the validation split.
+        epochs: that were trained.
+    """
+    warnings = [*filter(None, [warm_up_hint(args, epochs)])]
+    if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
+        warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
+                        f"{weak['top1']:.2f}")
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
                         "--select-split holds out a part of the training split instead")

@@ -56,7 +56,7 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         protocol="w2s",
         **figures,
         **gain_of(student),
-        **compare(compared, figures["student"]["value"], done),
+        **compare(compared, figures, done),
         splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in done.items()}),
         selected={name: record["selected"] for name, record in done.items()},
@@ -71,23 +71,28 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
 
 def gain_of(student: dict) -> dict[str, object]:
     """Return misfit and gain of a run in nats, and its gain by epoch, as far as its record has them."""
-    misfit, loss = student["metrics"].get("misfit"), (student["teacher"] or {}).get("loss")
-    return dict(misfit=None if None in (misfit, loss) else dict(kl=misfit, gain=loss - student["metrics"]["loss"]),
+    metrics, loss = student.get("metrics", {}), (student["teacher"] or {}).get("loss")
+    known = loss is not None and "misfit" in metrics
+    return dict(misfit=dict(kl=metrics["misfit"], gain=loss - metrics["loss"]) if known else None,
                 gain=student.get("gain"))
 
 
-def compare(controls: dict[str, dict], student: float, done: Mapping[str, dict]) -> dict[str, object]:
+def compare(
+        controls: dict[str, dict], figures: Mapping[str, dict], done: Mapping[str, dict]) -> dict[str, object]:
     """Return controls, what the student is worth in labels, and what a reader has to be told.
 
     Args:
         controls: figures of each, with ``student_above``, the difference of the student from it, and its ``labels``.
-        student: accuracy of the student.
+        figures: of teacher, student and ceiling.
         done: records by stage.
     """
+    student = figures["student"]["value"]
     curve = [(figure["labels"], figure["value"]) for name, figure in controls.items() if name.startswith("direct")]
     found: dict[str, object] = dict(
         controls=controls, worth_in_labels=worth_in_labels(curve, student) if curve else None,
-        warnings=list(done["student"].get("warnings", [])))
+        warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
+    if reason := figures["pgr"].get("no_interval"):
+        found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
     if direct := controls.get("direct"):
         above, images = direct["student_above"], done["student"]["data"]["train_samples"]
         told = (f"the strong student trained directly on the teacher's {direct['labels']} labels has "
