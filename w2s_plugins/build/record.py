@@ -3,15 +3,15 @@
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `ceiling_acc`, `pgr`, `command`, `versions`,
-`warnings`, `export` (SHA-256 of what an export is loaded from).
+split), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name, `ceiling_acc`, `pgr`,
+`command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from ..train.evaluation import Evaluation
 from .hints import warm_up_hint
 from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
 
@@ -46,6 +47,7 @@ class Outcome:
         position: where the run ended, with what became of it on the way.
         seconds: duration of the run.
         evaluations: all of them.
+        tests: evaluations of the selected student on the test sets beside the validation split.
     """
 
     last: dict
@@ -54,6 +56,7 @@ class Outcome:
     position: Position
     seconds: float
     evaluations: Sequence[dict]
+    tests: Mapping[str, Evaluation]
 
 
 def make_record(
@@ -97,6 +100,8 @@ def make_record(
             **_episodes(args, data), teacher=outcome.weak.get("few_shot"), last=last.get("few_shot"),
             best=best.get("few_shot"), metrics=chosen.get("few_shot")),
         "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
+        "test_sets": {name: dict(samples=len(found.targets), **found.metrics, teacher=found.teacher_metrics)
+                      for name, found in outcome.tests.items()},
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),

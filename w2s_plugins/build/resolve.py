@@ -455,6 +455,8 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          "--model-ema-force-cpu"),
         (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
          "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
+        (args.fsdp_teacher and (args.val_sets or args.corruptions), "--fsdp-teacher needs all processes in every pass, "
+         "but --val-sets and --corruptions are measured by one: leave it out"),
         (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
          f"{args.teacher_targets} are made by each on its own: leave one out"),
         (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),

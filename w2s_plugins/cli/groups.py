@@ -146,6 +146,7 @@ def add_protocol(add: Declare) -> None:
         "of the training split: those of a smaller --train-slice come round again, so that few samples get as many "
         "updates")
     add_val_slice(add)
+    add_test_sets(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
         "reported")
     add("--select-split", type=share_or_count, metavar="N", role=Role.SELECTION, help="hold out this share (0.1) or "
@@ -161,6 +162,17 @@ def add_val_slice(add: Declare) -> None:
         "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
     add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
         help="seed of the slices, the same for teacher and student")
+
+
+def add_test_sets(add: Declare) -> None:
+    """Further test sets: shared by training and validation."""
+    add = add.of(Role.DATA)
+    add("--val-sets", nargs="+", default=[], metavar="NAME=PATH", role=Role.DATA | Role.PLACE, evaluation="val_sets",
+        help="also measure on these test sets at the end: a folder of class folders, a tar file, or TYPE/NAME:SPLIT; "
+        "their classes are matched by name and may be fewer, those of ImageNet-A, -R, -V2 and -Sketch are known")
+    add("--corruptions", nargs="+", default=[], metavar="KIND:N", evaluation="corruptions", help="also measure on the "
+        "validation split with such corruptions, of severity 1 to 5, the same pixels for all models: gaussian_noise:3, "
+        "defocus_blur:2, ... (docs/protocol.md)")
 
 
 def add_few_shot(add: Declare) -> None:
@@ -674,6 +686,7 @@ def add_validation_data(add: Declare) -> None:
         "image folders or tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add_val_slice(add)
+    add_test_sets(add)
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",

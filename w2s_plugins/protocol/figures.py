@@ -9,7 +9,7 @@ divergences like this one by the same theorem of Pythagoras). So gain = misfit i
 import csv
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import UserError, one_line
 from ..metrics.pgr import performance_gap_recovered, worth_in_labels
 from ..monitor import format_table
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, predictions_on
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 TRAINED = ("weak", "ceiling", "student")  # the other stages are controls
@@ -35,19 +35,11 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     Raises:
         UserError: predictions are missing, or of other test samples; the ceiling is not above the teacher.
     """
-    student = done["student"]
-    said = {name: read_predictions(folders[name] / PREDICTIONS[record["selected"]["rule"]])
-            for name, record in done.items() if name != "weak"}
-    target = said["student"]["target"]
-    if odd := [name for name, columns in said.items() if not np.array_equal(columns["target"], target)]:
-        raise UserError(f"--protocol w2s: student and {odd[0]} were evaluated on different test samples")
-    hits = {name: columns["student"] == target for name, columns in said.items()}
-    hits["weak"] = said["student"]["teacher"] == target
-    controls = [name for name in done if name not in TRAINED]
-    more = {name: hits[name] for name in controls}
-    more |= {f"above {name}": 1.0 * hits["student"] - hits[name] for name in controls}
-    figures = intervals(
-        hits["weak"], hits["student"], hits["ceiling"], said["student"]["student"] == said["student"]["teacher"], more)
+    student, controls = done["student"], [name for name in done if name not in TRAINED]
+    figures = figures_on(
+        {name: folders[name] / PREDICTIONS[record["selected"]["rule"]] for name, record in done.items()}, controls)
+    shifted = {test: figures_on({name: folders[name] / predictions_on(test) for name in done}, controls, refuse=False)
+               for test in student.get("test_sets", {})}
     compared = {name: dict(figures.pop(name), student_above=figures.pop(f"above {name}"),
                            labels=done[name]["data"]["train_samples"]) for name in controls}
     home = folders["student"].parent
@@ -57,6 +49,7 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         **figures,
         **gain_of(student),
         **compare(compared, figures, done),
+        test_sets=shifted,
         splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
                     **{name: record["data"]["splits"]["train"] for name, record in done.items()}),
         selected={name: record["selected"] for name, record in done.items()},
@@ -67,6 +60,29 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
         runs={name: path.name if path.parent == home else str(path) for name, path in folders.items()},
     )
+
+
+def figures_on(files: Mapping[str, Path], controls: Sequence[str], refuse: bool = True) -> dict[str, dict]:
+    """Return the figures of all models on one test set; those of a control also as ``above NAME``, the difference.
+
+    Args:
+        files: predictions by stage; the teacher's are the student's to tell.
+        controls: stages beside teacher, ceiling and student.
+        refuse: a ceiling that is not above the teacher.
+
+    Raises:
+        UserError: predictions are missing, or of other test samples; the ceiling is not above the teacher.
+    """
+    said = {name: read_predictions(file) for name, file in files.items() if name != "weak"}
+    target = said["student"]["target"]
+    if odd := [name for name, columns in said.items() if not np.array_equal(columns["target"], target)]:
+        raise UserError(f"--protocol w2s: student and {odd[0]} were evaluated on different test samples")
+    hits = {name: columns["student"] == target for name, columns in said.items()}
+    more = {name: hits[name] for name in controls}
+    more |= {f"above {name}": 1.0 * hits["student"] - hits[name] for name in controls}
+    teacher = said["student"]["teacher"]
+    return intervals(
+        teacher == target, hits["student"], hits["ceiling"], said["student"]["student"] == teacher, more, refuse)
 
 
 def gain_of(student: dict) -> dict[str, object]:
@@ -117,6 +133,7 @@ def intervals(
         ceiling: np.ndarray,
         agrees: np.ndarray,
         more: Mapping[str, np.ndarray] | None = None,
+        refuse: bool = True,
 ) -> dict[str, dict]:
     """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
 
@@ -126,6 +143,7 @@ def intervals(
         ceiling: (N,) whether the ceiling is.
         agrees: (N,) whether student and teacher say the same.
         more: (N,) of anything else whose mean, times 100, is asked for.
+        refuse: a ceiling that is not above the teacher; else there is no PGR.
 
     Returns:
         ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
@@ -139,7 +157,7 @@ def intervals(
     more = more or {}
     rows = np.stack([weak, student, ceiling, agrees, *more.values()]).astype(np.float64)
     values = 100 * rows.mean(axis=1)
-    pgr = performance_gap_recovered(*values[:3])
+    pgr = performance_gap_recovered(*values[:3]) if refuse or values[2] > values[0] else math.nan
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         means = np.stack([100 * s.mean(axis=axis) for s in samples])
@@ -155,7 +173,7 @@ def intervals(
             confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
     names, bounds = ("weak", "student", "ceiling", "agreement", *more, "pgr"), found.confidence_interval
     figures: dict[str, dict] = {
-        name: dict(value=float(value), low=_finite(low), high=_finite(high))
+        name: dict(value=_finite(value), low=_finite(low), high=_finite(high))
         for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
     }
     if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
@@ -165,7 +183,7 @@ def intervals(
 
 
 def _finite(value: float) -> float | None:
-    """None where a resample had no gap, so that the bound is not known."""
+    """None where there is no gap, or none in a resample, so that the bound is not known."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -194,7 +212,19 @@ def closing_table(record: dict) -> str:
         heads += ["student above it", "95 % interval"]
         rows = [[*row, *(above_text(f["student_above"]) if "student_above" in f else (None, None))]
                 for row, (_, f) in zip(rows, named)]
-    return "\n".join([format_table(rows, heads), *remarks(record)])
+    tables = [format_table(rows, heads)]
+    if sets := record.get("test_sets"):
+        names = ["weak", "student", "ceiling", *controls, "pgr"]
+        tables += ["", format_table(
+            [[test, *(_with_interval(found[name]) for name in names)] for test, found in sets.items()],
+            ["test set", *("PGR" if name == "pgr" else name for name in names)]), ""]
+    return "\n".join([*tables, *remarks(record)])
+
+
+def _with_interval(figure: dict) -> str:
+    if figure["value"] is None:
+        return "-"
+    return f"{figure['value']:.2f} ({_interval(figure)})"
 
 
 def _interval(figure: dict, form: str = ".2f") -> str:

@@ -12,9 +12,10 @@ from timm.utils import distribute_bn, unwrap_model
 
 from ..build.loaders import eval_loader_settings
 from ..build.resolve import is_scored_by_teacher
+from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
-from ..distributed.world import dealt_rows
+from ..distributed.world import World, dealt_rows
 from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
@@ -155,6 +156,24 @@ def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Eva
     return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
 
+def evaluate_test_sets(run: Run, model: torch.nn.Module) -> dict[str, Evaluation]:
+    """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
+    """
+    found, alone = {}, World(run.world.device, 0, 1, False)
+    settings = eval_loader_settings(run.args, run.precision, alone)
+    teacher = None if run.args.no_teacher_eval else run.parts.teacher
+    for name, test in run.parts.data.tests.items():
+        loader = create_eval_loader(test.dataset, run.parts.student.data_config, settings)
+        found[name] = evaluate(
+            model.to(run.world.device), loader, run.precision,
+            EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
+            teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+        figures = found[name]
+        of_teacher = f", teacher {figures.teacher_metrics['top1']:.2f}" if teacher else ""
+        _logger.info(f"Test set {name}: student top-1 {figures.metrics['top1']:.2f}{of_teacher}")
+    return found
+
+
 def evaluate_few_shot(
         run: Run,
         encode: Callable[[torch.Tensor], torch.Tensor],
@@ -184,10 +203,16 @@ def evaluates_average(run: Run) -> bool:
 
 def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Tensor]:
     """Return what the student says of each sample of the validation split, as columns and rows; all ranks take part."""
+    columns, rows = predictions_of(found)
+    return columns, dealt_rows(rows, run.world.distributed)
+
+
+def predictions_of(found: Evaluation) -> tuple[list[str], torch.Tensor]:
+    """Return what was said on this rank, as columns and rows."""
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
-    return list(columns), dealt_rows(torch.stack(list(columns.values()), dim=1).int(), run.world.distributed)
+    return list(columns), torch.stack(list(columns.values()), dim=1).int()
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:

@@ -19,6 +19,11 @@ LABELS, SELECTED = "labels.csv", "selected.txt"
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
 
+def predictions_on(name: str) -> str:
+    """Return the file with what the selected student says of a test set beside the validation split."""
+    return f"predictions_on_{name}.csv"
+
+
 def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
     """Write predicted classes: a header, then a line a sample in the order of the data.
 
@@ -80,6 +85,11 @@ def closing_table(record: dict) -> str:
         rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
                      event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
                      *(episodes[name].get(s) for s in shapes), *(event.get(s) for s in shots)])
+    for name, found in record.get("test_sets", {}).items():
+        for who, figures in (("teacher", found["teacher"]), ("student", found)):
+            if figures:
+                rows.append([f"{who}, {name}", figures["top1"], figures["top5"], figures.get("agreement"), None,
+                             *(None for _ in (*shapes, *shots))])
     if record["ceiling_acc"] is not None:
         rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
                      *(None for _ in (*shapes, *shots))])
