@@ -166,10 +166,10 @@ def add_val_slice(add: Declare) -> None:
 
 def add_test_sets(add: Declare) -> None:
     """Further test sets: shared by training and validation."""
-    add = add.of(Role.DATA)
-    add("--val-sets", nargs="+", default=[], metavar="NAME=PATH", role=Role.DATA | Role.PLACE, evaluation="val_sets",
-        help="also measure on these test sets at the end: a folder of class folders, a tar file, or TYPE/NAME:SPLIT; "
-        "their classes are matched by name and may be fewer, those of ImageNet-A, -R, -V2 and -Sketch are known")
+    add = add.of(Role.EVALUATION | Role.TESTS)
+    add("--val-sets", nargs="+", default=[], metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE,
+        evaluation="val_sets", help="also measure on these test sets at the end: a folder of class folders, a tar "
+        "file, or TYPE/NAME:SPLIT; their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)")
     add("--corruptions", nargs="+", default=[], metavar="KIND:N", evaluation="corruptions", help="also measure on the "
         "validation split with such corruptions, of severity 1 to 5, the same pixels for all models: gaussian_noise:3, "
         "defocus_blur:2, ... (docs/protocol.md)")

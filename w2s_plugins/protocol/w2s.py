@@ -45,8 +45,8 @@ from .figures import closing_table, make_record, read_predictions
 _logger = logging.getLogger(__name__)
 
 # flags of the student that are left out of the other stages
-NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION, "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE}
-NOT_OF["direct"] = NOT_OF["weak"]
+NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
+          "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
 # of one teacher alone: another one has its defaults
 OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher",
                   "teacher_stages")
@@ -300,7 +300,8 @@ def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
 def of_the_task(parser: Parser) -> set[str]:
     """Return what a student of another network shares with the student: labels, loss, choices, length of training."""
     rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
-    return parser.names(Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE) - rates
+    return parser.names(
+        Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS) - rates
 
 
 def exported(folder: Path | str) -> str:
