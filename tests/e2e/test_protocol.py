@@ -188,7 +188,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
 
 def test_controls(here: Run, whole: Path) -> None:
     """What the student is compared with: the same test samples and updates, its flags but for model or teacher."""
-    flags = [*CHOSEN[:-2], "--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling",
+    flags = [*CHOSEN, "--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling",
              "--controls", "direct", "same-size", "strong-to-strong", "--direct-sizes", 0.5, "--experiment", "c"]
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = result(folder), ["direct", "direct-0.5", "same-size", "strong-to-strong"]

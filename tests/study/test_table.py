@@ -138,6 +138,28 @@ def test_controls(tmp_path: Path) -> None:
     assert float(rows["kd"]["direct_mean"]) > 60 and rows["hard"]["worth_in_labels"] == "more than 100 more than 100"
 
 
+def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
+    """With the predictions on them, and nothing of what was measured on the validation split."""
+    for seed in range(2):
+        student = write_run(tmp_path, "kd", seed, 0.6, ceiling_acc=80.0)
+        lines = (student / "predictions_last.csv").read_text().splitlines()
+        for folder in (student, student.with_name("ceiling")):
+            rows = (folder / "predictions_last.csv").read_text().splitlines()[:101]
+            (folder / "predictions_on_sketch.csv").write_text("\n".join(rows) + "\n")
+        record = json.loads((student / "result.json").read_text())
+        record |= dict(test_sets={"sketch": {}}, metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
+        (student / "result.json").write_text(json.dumps(record))
+    table = make_table(collect(tmp_path))
+    whole, sketch = table["groups"]
+    assert (whole["protocol"], sketch["protocol"]) == ("", "on sketch") and len(lines) == 401
+    assert (whole["samples"], sketch["samples"]) == (400, 100)
+    assert whole["cells"][0]["gain"]["mean"] == pytest.approx(0.5) and sketch["cells"][0]["gain"] is None
+    first = [line.split(",") for line in lines[1:101]]
+    assert sketch["cells"][0]["student"]["values"][1] == pytest.approx(sum(row[0] == row[1] for row in first))
+    assert sketch["cells"][0]["pgr"]["n"] == 2
+    assert summary(table)[0][0].startswith("2 finished students, 1 loss, 2 pairs")
+
+
 def test_seeds_are_paired(tmp_path: Path) -> None:
     """Only seeds that both have are compared."""
     for seed in range(4):

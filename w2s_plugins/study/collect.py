@@ -20,7 +20,7 @@ from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered, worth_in_labels
 from ..protocol.figures import gain_of, read_predictions
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
@@ -58,6 +58,7 @@ class StudentRun:
         teacher: (N,) what its teacher says.
         ceiling: (N,) what the student trained on ground truth says, or None.
         controls: by name, direct on fewer or more labels than the teacher's as ``direct-N``.
+        test: name of the test set, where it is not the validation split.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class StudentRun:
     teacher: np.ndarray = field(repr=False)
     ceiling: np.ndarray | None = field(repr=False)
     controls: dict[str, Control] = field(default_factory=dict, repr=False)
+    test: str = ""
 
     @cached_property
     def group(self) -> tuple[str, str, str]:
@@ -183,7 +185,7 @@ def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
         if run not in waiting:
             with _noting(run.path, left_out):
                 labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
-                found.append(read_student(run.path, labels, args, read_result(run), ceiling, beside))
+                found += read_student(run.path, labels, args, read_result(run), ceiling, beside)
     return found
 
 
@@ -215,8 +217,7 @@ def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
             label = dict(weak=str(args.get("teacher") or args["kd_model_name"]), strong=str(args["model"]),
                          protocol=protocol, loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
             beside = {p.name: p for p in records if p.parent == path.parent and p.name.startswith(CONTROLS)}
-            students.append(read_student(
-                path, label, args, record, ceiling, beside if path.name == "student" else {}))
+            students += read_student(path, label, args, record, ceiling, beside if path.name == "student" else {})
     return students
 
 
@@ -271,29 +272,51 @@ def read_student(
         record: dict,
         ceiling: Path | None,
         controls: dict[str, Path],
-) -> StudentRun:
-    """Read the predictions of a finished student, of its ceiling and of its controls.
+) -> list[StudentRun]:
+    """Read the predictions of a finished student, of its ceiling and of its controls: on the validation split and, as
+    further runs with a protocol of their own, on other test sets, where nothing is known of its training.
 
     Raises:
         UserError: they are missing, or of other test samples.
     """
-    columns = read_predictions(folder / PREDICTIONS[record["selected"]["rule"]])
+    labels = {part: scrub(label) for part, label in labels.items()}
+    found = [_read_on("", folder, labels, args, record, ceiling, controls)]
+    for test in record.get("test_sets", {}):
+        own = {**labels, "protocol": ", ".join(filter(None, (labels["protocol"], f"on {test}")))}
+        of_test = {k: v for k, v in record.items() if k not in ("metrics", "gain")}
+        found.append(_read_on(test, folder, own, {**args, "ceiling_acc": None}, of_test, ceiling, controls))
+    return found
+
+
+def _read_on(
+        test: str,
+        folder: Path,
+        labels: dict[str, str],
+        args: dict,
+        record: dict,
+        ceiling: Path | None,
+        controls: dict[str, Path],
+) -> StudentRun:
+    columns, _ = _read_said(folder, record, test)
     if "teacher" not in columns:
         raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
-    said = {name: _read_control(path, columns["target"], folder) for name, path in controls.items()}
-    top = None if ceiling is None else _read_control(ceiling, columns["target"], folder).said
-    labels = {part: scrub(label) for part, label in labels.items()}
-    return StudentRun(folder, labels, record["seed"], args, record, columns["target"], columns["student"],
-                      columns["teacher"], top, said)
+    beside = {**controls, **({"ceiling": ceiling} if ceiling is not None else {})}
+    said = {}
+    for name, path in beside.items():
+        theirs, samples = _read_said(path, read_json(path / RESULT) or {}, test)
+        if not np.array_equal(theirs["target"], columns["target"]):
+            raise UserError(f"{folder}: {path}, which it is compared with, was evaluated on other test samples")
+        said[name] = Control(samples, theirs["student"])
+    top = said.pop("ceiling", None)
+    return StudentRun(folder / f"on {test}" if test else folder, labels, record["seed"], args, record,
+                      columns["target"], columns["student"], columns["teacher"], top and top.said, said, test)
 
 
-def _read_control(path: Path, target: np.ndarray, student: Path) -> Control:
-    """Read a run that a student is compared with. Raises `UserError` for one on other test samples than ``target``."""
-    record = read_json(path / RESULT) or {}
-    theirs = read_predictions(path / PREDICTIONS[record.get("selected", {}).get("rule", "last")])
-    if not np.array_equal(theirs["target"], target):
-        raise UserError(f"{student}: {path}, which it is compared with, was evaluated on other test samples")
-    return Control(record.get("data", {}).get("train_samples", 0), theirs["student"])
+def _read_said(folder: Path, record: dict, test: str) -> tuple[dict[str, np.ndarray], int]:
+    """Return the predictions of a run on a test set, and how many training samples it had."""
+    rule = record.get("selected", {}).get("rule", "last")
+    columns = read_predictions(folder / (predictions_on(test) if test else PREDICTIONS[rule]))
+    return columns, record.get("data", {}).get("train_samples", 0)
 
 
 def _without_twins(students: Iterable[StudentRun], left_out: list[str]) -> list[StudentRun]:

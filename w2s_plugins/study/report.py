@@ -106,7 +106,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
 def summary(table: dict) -> list[Sentences]:
     """Say in plain words what the statistics allow to say, a paragraph for each group."""
     groups = table["groups"]
-    students = sum(len(cell["seeds"]) for group in groups for cell in group["cells"])
+    students = sum(len(cell["seeds"]) for group in groups if not group["test"] for cell in group["cells"])
     losses = {cell["loss"] for group in groups for cell in group["cells"]}
     first = [f"{count(students, 'finished student')}, {count(len(losses), 'loss', 'losses')}, "
              f"{count(len(groups), 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}."]

@@ -93,7 +93,8 @@ def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: 
                      key=lambda cell: -cell["student"]["mean"])
     chosen = choose_reference(records, reference)
     against = (chosen or records[0])["loss"]
-    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records)
+    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records,
+                 test=runs[0].test)
     if not comparable:
         group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
     elif len(records) > 1:
