@@ -37,10 +37,12 @@ from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows
 from w2s_plugins.files import to_csv, to_json, write_text
+from w2s_plugins.labels.splits import TestSet
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
+from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 from w2s_plugins.train.evaluation import Evaluation, EvaluationSettings, evaluate
@@ -71,8 +73,15 @@ def main() -> None:
         exit_now(0)
 
 
-def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
-    """Evaluate one model, its teacher and its ceiling; returns the row of the results."""
+def validate(
+        args: argparse.Namespace,
+        candidate: Candidate,
+        world: World,
+        batch_size: int,
+        keep: dict[str, Evaluation] | None = None,
+) -> dict:
+    """Evaluate one model, its teacher and its ceiling; returns the row of the results, and keeps its evaluations."""
+    keep = {} if keep is None else keep
     random_seed(args.seed)
     counted = build.read_valid_labels(args.valid_labels)
     subject = build.create_subject(args, candidate, world.device)
@@ -85,7 +94,7 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
         figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
     else:
         real_labels = build.open_real_labels(args.real_labels, dataset, subject) if args.real_labels else None
-        found = evaluate(
+        found = keep[""] = evaluate(
             build.compiled(args, subject.model),
             loader,
             precision,
@@ -103,8 +112,15 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
             **(averaged_metrics(found, args.metrics_avg, world) if args.metrics_avg else {}),
             **{k: subject.data_config[k] for k in ("crop_pct", "interpolation")},
         }
+        ceilings = ceilings_of(args, candidate, world, batch_size)
         if teacher is not None:
-            figures.update(teacher_figures(found, ceiling_top1(args, candidate, world, batch_size)))
+            figures.update(teacher_figures(found, ceilings.get(""), world))
+        sets = {}
+        for name, test in build.open_tests(args, subject, dataset, counted).items():
+            keep[name] = on_test_set(args, test, subject, settings, teacher, precision)
+            sets[name] = student_figures(keep[name]) | (
+                teacher_figures(keep[name], ceilings.get(name), world, refuse=False) if teacher is not None else {})
+        figures |= {"test_sets": sets} if sets else {}
     return dict(
         model=candidate.model,
         **figures,
@@ -113,6 +129,21 @@ def validate(args: argparse.Namespace, candidate: Candidate, world: World, batch
         **(dict(checkpoint=candidate.checkpoint) if candidate.checkpoint else {}),
         **(dict(teacher=args.teacher) if args.teacher else {}),
     )
+
+
+def on_test_set(
+        args: argparse.Namespace,
+        test: TestSet,
+        subject: Subject,
+        settings: LoaderSettings,
+        teacher: Teacher | None,
+        precision: Precision,
+) -> Evaluation:
+    """Evaluate the model, and its teacher, on a test set beside the split."""
+    return evaluate(
+        build.compiled(args, subject.model), build.create_loader(args, test.dataset, subject, settings), precision,
+        EvaluationSettings(settings.world_size > 1, args.channels_last, valid_labels=test.counted),
+        teacher=teacher and answers_to(teacher, test.dataset, settings, tf_preprocessing=args.tf_preprocessing))
 
 
 def student_figures(found: Evaluation) -> dict[str, float]:
@@ -135,22 +166,50 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
     return {f"{average}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}
 
 
-def teacher_figures(found: Evaluation, ceiling: float | None) -> dict[str, float]:
-    """Return the teacher's accuracy and the agreement with it, and the PGR where there is a ceiling."""
+def teacher_figures(
+        found: Evaluation, ceiling: Evaluation | float | None, world: World, refuse: bool = True) -> dict[str, float]:
+    """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling.
+
+    Args:
+        found: evaluation of student and teacher.
+        ceiling: its accuracy or, for intervals over test samples, its evaluation.
+        world: all ranks take part.
+        refuse: a ceiling that is not above the teacher; else there is no PGR.
+    """
     figures = {f"teacher_{k}": v for k, v in found.teacher_metrics.items() if k.startswith("top1")}
-    figures["agreement"] = found.metrics["agreement"]
+    figures |= {name: found.metrics[name] for name in ("agreement", "copied", "misfit")}
+    if isinstance(ceiling, Evaluation):
+        figures |= bounds(found, ceiling, world, refuse)
+        ceiling = ceiling.metrics["top1"]
     if ceiling is not None:
         figures["ceiling_top1"] = ceiling
-        figures["pgr"] = performance_gap_recovered(found.teacher_metrics["top1"], found.metrics["top1"], ceiling)
+        if refuse or ceiling > found.teacher_metrics["top1"]:
+            figures["pgr"] = performance_gap_recovered(
+                found.teacher_metrics["top1"], found.metrics["top1"], ceiling)
     return {k: round(v, 4) for k, v in figures.items()}
 
 
-def ceiling_top1(args: argparse.Namespace, student: Candidate, world: World, batch_size: int) -> float | None:
-    """Return the top-1 of the ceiling: given, or of a run or a checkpoint on the same data; None without one."""
+def bounds(found: Evaluation, ceiling: Evaluation, world: World, refuse: bool) -> dict[str, float]:
+    """Return the ends of the intervals over test samples that ``--protocol w2s`` reports, as far as there are any."""
+    said = (found.teacher_predictions, found.predictions, ceiling.predictions)
+    rows = torch.stack([*(who == found.targets for who in said), said[0] == said[1]], dim=1)
+    figures = intervals(*dealt_rows(rows, world.distributed).T.numpy(), refuse=refuse)
+    names = dict(weak="teacher_top1", student="top1", ceiling="ceiling_top1", agreement="agreement", pgr="pgr")
+    return {f"{name}_{end}": figures[key][end] for key, name in names.items() for end in ("low", "high")
+            if figures[key][end] is not None}
+
+
+def ceilings_of(
+        args: argparse.Namespace, student: Candidate, world: World, batch_size: int) -> dict[str, Evaluation | float]:
+    """Return the ceiling by test set, that of the split under no name: its accuracy where that is given, or what a run
+    or a checkpoint reaches on the same data; empty without one.
+    """
     if not args.ceiling_checkpoint:
-        return args.ceiling_acc
+        return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
     own, ceiling = build.resolve_ceiling(args, student)
-    return validate(own, ceiling, world, batch_size)["top1"]
+    found: dict[str, Evaluation | float] = {}
+    validate(own, ceiling, world, batch_size, found)
+    return {name: one.metrics["top1"] for name, one in found.items()} if args.real_labels else found
 
 
 def few_shot_figures(
@@ -222,26 +281,39 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
 # ---------------------------------------------------------------- results
 
 
+def flat(results: dict | list[dict]) -> list[dict]:
+    """Return a row for each model and, below it, for each of its test sets."""
+    rows = []
+    for result in results if isinstance(results, list) else [results]:
+        own = {k: v for k, v in result.items() if k != "test_sets"}
+        sets = result.get("test_sets", {})
+        told = {k: own[k] for k in ("model", "checkpoint", "teacher") if k in own}
+        rows += [{**own, **({"test_set": ""} if sets else {})},
+                 *({**told, "test_set": name, **figures} for name, figures in sets.items())]
+    return rows
+
+
 def results_table(results: dict | list[dict]) -> str:
     """Return the results as a table for people."""
     columns = {"top1": "top-1", "top5": "top-5", "top1_many": "top-1 many", "top1_medium": "top-1 medium",
                "top1_few": "top-1 few", "loss": "loss", "teacher_top1": "teacher top-1",
                "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR", "param_count": "M params",
                "img_size": "px"}
-    rows = results if isinstance(results, list) else [results]
+    rows = flat(results)
     shapes = [k.removesuffix("_ci95") for k in rows[0] if k.endswith("_ci95")]  # few-shot
     columns = {**{s: s.replace("_", " ") for s in shapes}, **columns}
     rows = [{**r, **format_figures({k: r[k] for s in shapes for k in (s, f"{s}_ci95")})} for r in rows]
     shown = [c for c in columns if any(c in r for r in rows)]
-    names = [Path(r["checkpoint"]).name if len(rows) > 1 and "checkpoint" in r else r["model"] for r in rows]
+    several = isinstance(results, list)
+    names = [Path(r["checkpoint"]).name if several and "checkpoint" in r else r["model"] for r in rows]
+    names = [f"{name}, {r['test_set']}" if r.get("test_set") else name for name, r in zip(names, rows)]
     return format_table(
         [[name, *(r.get(c) for c in shown)] for name, r in zip(names, rows)], ["", *(columns[c] for c in shown)])
 
 
 def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
     """Write the results to a file, as csv or json."""
-    rows = results if isinstance(results, list) else [results]
-    write_text(path, to_json(results, indent=4) + "\n" if fmt == "json" else to_csv(rows))
+    write_text(path, to_json(results, indent=4) + "\n" if fmt == "json" else to_csv(flat(results)))
 
 
 if __name__ == "__main__":

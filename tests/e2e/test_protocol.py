@@ -14,7 +14,7 @@ import torch
 from timm.data import create_transform
 
 from w2s_plugins.data import open_split
-from w2s_plugins.protocol.w2s import read_predictions
+from w2s_plugins.protocol.figures import read_predictions
 from w2s_plugins.train import engine
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
@@ -45,7 +45,9 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert record["agreement"]["value"] == pytest.approx(runs["student"]["metrics"]["agreement"])
     assert record["pgr"]["value"] == pytest.approx(runs["student"]["pgr"])
     assert record["weak"]["low"] <= record["weak"]["value"] <= record["weak"]["high"]
-    assert "PGR" in done.out.splitlines()[-2] and "95 % interval" in done.out
+    assert re.search(r"^PGR +-?\d", done.out, re.MULTILINE) and "95 % interval" in done.out
+    kept = {name: runs["student"]["metrics"][name] for name in ("copied", "misfit")}
+    assert 0 <= kept["copied"] <= 100 and record["misfit"]["kl"] == kept["misfit"] > 0
     table = read_predictions(folder / "student" / "predictions_last.csv")
     assert 100 * (table["student"] == table["target"]).mean() == pytest.approx(runs["student"]["metrics"]["top1"])
     assert 100 * (table["teacher"] == table["target"]).mean() == pytest.approx(runs["weak"]["metrics"]["top1"])
@@ -85,7 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHOSEN = [*FLAGS, "--weak-fraction", 40, "--epochs", 8, "--val-interval", 2, "--select", "best", "--select-split", 0.2,
-          "--label-noise", "symmetric:0.3", "--recovery-interval", 4]
+          "--label-noise", "symmetric:0.3", "--recovery-interval", 4, "--corruptions", "gaussian_noise:3"]
 
 
 def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
@@ -184,7 +186,45 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     assert "--ceiling-checkpoint is for --protocol w2s" in here(*TINY, "--ceiling-checkpoint", whole / "ceiling").error
 
 
+def test_controls(here: Run, whole: Path) -> None:
+    """What the student is compared with: the same test samples and updates, its flags but for model or teacher."""
+    flags = [*CHOSEN, "--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling",
+             "--controls", "direct", "same-size", "strong-to-strong", "--direct-sizes", 0.5, "--experiment", "c"]
+    done, folder = here(*flags).ok(), Path("output/train/c")
+    record, names = result(folder), ["direct", "direct-0.5", "same-size", "strong-to-strong"]
+    assert list(record["controls"]) == names
+    runs = {name: result(folder / name) for name in ("student", *names)}
+    for name in names:
+        assert runs[name]["data"]["splits"]["val"] == record["splits"]["test"]
+        figure, top1 = record["controls"][name], runs[name]["metrics"]["top1"]
+        assert figure["value"] == pytest.approx(top1) and figure["low"] < top1 < figure["high"]
+        assert figure["student_above"]["value"] == pytest.approx(record["student"]["value"] - top1)
+    assert runs["direct"]["data"]["splits"]["train"] == record["splits"]["weak"], "the teacher's own samples"
+    assert runs["direct"]["data"]["label_noise"]["rate"] == record["label_noise"]["weak"]["rate"], "and labels"
+    assert [runs[n]["data"]["train_samples"] for n in names] == [40, 20, 128, 128]
+    assert [runs[n]["model"]["name"] for n in names] == ["w2s_cnn5", "w2s_cnn5", "w2s_cnn2", "w2s_cnn5"]
+    assert runs["strong-to-strong"]["teacher"]["top1"] == pytest.approx(runs["direct"]["metrics"]["top1"])
+    assert runs["same-size"]["teacher"]["top1"] == pytest.approx(record["weak"]["value"])
+    assert runs["same-size"]["loss"] == runs["strong-to-strong"]["loss"] == runs["student"]["loss"]
+    shifted, test = record["test_sets"]["gaussian_noise-3"], runs["student"]["test_sets"]["gaussian_noise-3"]
+    assert shifted["student"]["value"] == pytest.approx(test["top1"])
+    assert shifted["weak"]["value"] == pytest.approx(test["teacher"]["top1"])
+    ceiling = result(whole / "ceiling")["test_sets"]["gaussian_noise-3"]["top1"]
+    assert shifted["ceiling"]["value"] == pytest.approx(ceiling) and shifted["direct"]["low"] > 0
+    gap = (shifted["student"]["value"] - shifted["weak"]["value"]) / (ceiling - shifted["weak"]["value"])
+    assert shifted["pgr"]["value"] == pytest.approx(gap) and result(whole / "weak")["test_sets"] == {}
+    steps = {n: (folder / n / "metrics.jsonl").read_text().count('"event": "train"') for n in ("student", "direct")}
+    assert steps["direct"] == 80 > steps["student"] == 64, "an epoch of direct has the samples before --select-split"
+    assert all(f"\n{name}" in done.out for name in names) and "is worth " in done.out
+    (folder / "direct/result.json").unlink()
+    again = here(*flags, "--resume", "auto").ok()
+    assert again.err.count("is complete") == 4 and result(folder) == record
+
+
 @pytest.mark.parametrize(("flags", "message"), [
+    (["--controls", "direct", "--weak-fraction", 0], "--weak-fraction 0 leaves no labelled part to train on"),
+    (["--controls", "direct", "--direct-sizes", 2000], "--direct-sizes: direct-2000, slice 0:2000: the split has only"),
+    (["--direct-sizes", 2], "--direct-sizes 2 has no effect without --controls NAME"),
     (["--teacher", ""], "needs a --teacher"),
     (["--experiment", ""], "name it with --experiment"),
     (["--select", "best"], "would choose the checkpoint by test labels"),

@@ -28,7 +28,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     train("--model", "w2s_cnn2", "--experiment", "weak")
     train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
     train("--model", "w2s_cnn5", "--teacher", "w2s_cnn2", "--teacher-checkpoint", folder / "weak",
-          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student")
+          "--task-loss-weight", "0", "--model-ema", "--model-ema-decay", "0.5", "--experiment", "student",
+          "--val-sets", "twin=w2s/digits:test", "--corruptions", "gaussian_noise:3", "pixelate:5")
     return folder
 
 
@@ -74,6 +75,28 @@ def test_teacher_agreement_and_recovered_gap(runs: Path, validate) -> None:
     assert result["agreement"] == round(student["agreement"], 4)
     assert result["ceiling_top1"] == round(ceiling, 4)
     assert result["pgr"] == pytest.approx((student["top1"] - weak) / (ceiling - weak), abs=1e-4)
+
+
+def test_further_test_sets(runs: Path, validate) -> None:
+    """The figures of the run, on any number of processes and workers; of the same images those of the split."""
+    record = json.loads((runs / "student/result.json").read_text())
+    expected = {name: found["loss"] for name, found in record["test_sets"].items()}
+    assert list(expected) == ["twin", "gaussian_noise-3", "pixelate-5"]
+    assert expected["twin"] == pytest.approx(record["metrics"]["loss"]) and len(set(expected.values())) == 3
+    assert record["test_sets"]["twin"]["agreement"] == pytest.approx(record["metrics"]["agreement"])
+    said = (runs / "student/predictions_on_twin.csv").read_text().splitlines()
+    assert said[0] == "target,student,teacher" and len(said) == 601
+    result = validate(
+        "--checkpoint", runs / "student", "--teacher", "w2s_cnn2", "--teacher-checkpoint", runs / "weak",
+        "--ceiling-checkpoint", runs / "ceiling", "--workers", 1, "--batch-size", 7, "--results-file", runs / "s.csv",
+        processes=2)
+    assert {name: found["loss"] for name, found in result["test_sets"].items()} == pytest.approx(expected, abs=2e-6)
+    twin = result["test_sets"]["twin"]
+    assert twin["pgr"] == result["pgr"] and twin["top1_low"] < twin["top1"] < twin["top1_high"] == result["top1_high"]
+    assert result["test_sets"]["pixelate-5"]["teacher_top1"] == round(
+        record["test_sets"]["pixelate-5"]["teacher"]["top1"], 4)
+    rows = list(csv.DictReader((runs / "s.csv").open()))
+    assert [row["test_set"] for row in rows] == ["", *expected] and rows[1]["pgr"] == rows[0]["pgr"]
 
 
 def test_a_ceiling_is_evaluated_on_the_same_samples_as_the_student(runs: Path, validate, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.errors import UserError
-from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered
+from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered, turning_points, worth_in_labels
 from w2s_plugins.recipe.evaluation import selection_metric
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, recovered
@@ -30,6 +30,31 @@ def test_pgr_is_the_share_of_the_gap(weak, gap, share):
     assert performance_gap_recovered(weak, ceiling, ceiling) == 1
 
 
+@pytest.mark.parametrize(("accuracy", "labels", "bound"), [
+    (49.0, 100, "less"), (50.0, 100, None), (60.0, 200, None), (55.0, 141, None), (70.0, 400, None),
+    (71.0, 400, "more"),
+])
+def test_worth_in_labels(accuracy, labels, bound):
+    """Between two numbers on the logarithm; of 300 labels that gave less than 200 nothing is held against it."""
+    curve = [(400, 70.0), (100, 50.0), (200, 60.0), (300, 58.0)]
+    found = worth_in_labels(curve, accuracy)
+    assert found["bound"] == bound and found["labels"] == pytest.approx(labels, rel=0.05)
+    assert worth_in_labels(curve[:1], accuracy - 0.5)["bound"] == ("more" if accuracy > 70.5 else "less")
+
+
+def test_turning_points():
+    """It passes its teacher, is least alike in its mistakes after that, and copies them again."""
+    def evaluations(*rows):
+        return [dict(epoch=2 * i, val=dict(top1=t, agreement=80.0, copied=c)) for i, (t, c) in enumerate(rows)]
+
+    found = turning_points(evaluations((40, 10), (61, 50), (64, 40), (62, 60)), 60.0, 1000)
+    assert (found["passes_teacher"], found["copies_again"]) == (2, 4) and len(found["by_epoch"]) == 4
+    assert turning_points(evaluations((61, 50), (62, 48), (62, 52)), 60.0, 1000)["copies_again"] is None, "chance"
+    never = turning_points(evaluations((40, 10), (50, 60)), 60.0, 1000)
+    assert never["passes_teacher"] is never["copies_again"] is None
+    assert turning_points([dict(epoch=0, val=dict(top1=40))], 60.0, 1000) is None
+
+
 @pytest.mark.parametrize("ceiling", [80.0, 79.0])
 def test_no_gap_to_recover(ceiling):
     with pytest.raises(UserError, match=r"the ceiling \(.*\) is not above the weak teacher \(80.00\)"):
@@ -47,7 +72,8 @@ def test_chance_level():
 def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
-        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, **kwargs})
+        "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "sched": "cosine",
+        "warmup_epochs": 5, "lr": 0.1, **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}
@@ -87,7 +113,7 @@ def test_the_best_epoch_is_one_that_was_saved():
 
 def test_selection_on_the_reported_split_is_said():
     def warnings(args: argparse.Namespace) -> list[str]:
-        return list_warnings(args, {"val": VAL}, Position())
+        return list_warnings(args, {"val": VAL}, Position(), None, 300)
 
     assert ranked_by(flags(select="last"), {"val": VAL}) == "validation" and warnings(flags(select="last")) == []
     (warning,) = warnings(flags())
@@ -95,6 +121,17 @@ def test_selection_on_the_reported_split_is_said():
     assert ranked_by(flags(select_split=0.1), {"val": VAL}) == "held-out part of the training split"
     assert warnings(flags(select_split=0.1)) == []
     assert ranked_by(flags(), {}) == "training loss"
+
+
+def test_runs_that_cannot_tell_anything_say_so():
+    def warnings(epochs=300, weak=VAL["top1"], **changes):
+        return list_warnings(flags(select="last", **changes), {"val": VAL}, Position(), {"top1": weak}, epochs)
+
+    assert warnings() == [] == warnings(epochs=2, warmup_epochs=0) == warnings(epochs=6, warmup_epochs=5)
+    (warning,) = warnings(epochs=5, warmup_epochs=5)
+    assert "the warm-up of 5 epochs does not end within the 5 that are trained" in warning
+    (warning,) = warnings(weak=VAL["top1"] + 1)
+    assert "the student is below its teacher" in warning
 
 
 def test_recovered():

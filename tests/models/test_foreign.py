@@ -18,7 +18,7 @@ from tests.hub.test_hub import python
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401
 from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
-from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments
+from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
 from w2s_plugins.models.loading import INPUT_KEYS, create_model, settings_beside
 from w2s_plugins.protocol.earlier import read_result
 from w2s_plugins.run.args_file import read_run_args
@@ -138,6 +138,14 @@ def test_weights_come_from_the_named_place_alone(exported: Path, address: Addres
     expected = load_file(exported / "model.safetensors")
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
     assert not address.fetched
+
+
+@pytest.mark.parametrize("place", ["hfds/me/x:train", "HFIDS/me/x:train", "wds/pipe:id:train", "http://host/x.tar"])
+def test_a_run_names_no_test_set_elsewhere(place: str) -> None:
+    local = ["a=/data/x", "b=data/x.tar", "c=w2s/digits:test", "d=torch/cifar10:test"]
+    refuse_addresses({"val_sets": local}, {"val_sets": "val_sets"}, "run")
+    with pytest.raises(UserError, match="nothing that a run names is fetched: if it is meant, give --val-sets"):
+        refuse_addresses({"val_sets": [*local, f"e={place}"]}, {"val_sets": "val_sets"}, "run")
 
 
 MAKE = """

@@ -74,6 +74,34 @@ def test_parts_of_the_training_slice(plan: Plan) -> None:
     assert weights == {"w2s": "0.0", "supervised": None}
 
 
+def test_controls(plan: Plan) -> None:
+    """Direct is shared by losses and teachers of one slice, its labels by the students of strong-to-strong."""
+    few = {"name": "few", "flags": {"model": "w2s_cnn2", "train_slice": "0:20", "img_size": 16}}
+    strong = [{"name": "s", "flags": {"model": "w2s_cnn5", "lr": 0.5, "epochs": 7}}]
+    runs = plan(weak=[*models("a"), few], strong=strong, protocols=["w2s", "supervised"], direct_sizes=[0.5, 100],
+                controls=["direct", "same-size", "strong-to-strong"])
+    kinds = Counter(run.kind for run in runs)
+    assert (kinds["direct"], kinds["same-size"], kinds["strong-to-strong"]) == (5, 4, 4)
+    by_id = {run.id: run for run in runs}
+    assert all(not run.controls for run in runs if run.kind != "student" or run.protocol == "supervised")
+    for run in (run for run in runs if run.controls):
+        direct, *_, strong, same = (by_id[i] for i in run.controls)
+        sizes = [by_id[i].flag("--train-slice") for i in run.controls if by_id[i].kind == "direct"]
+        assert sizes == {"a": ["0:64", "0:32", "0:100"], "few": ["0:20", "0:10", "0:100"]}[run.weak]
+        assert direct.flag("--epoch-slice") == run.flag("--train-slice") and direct.flag("--teacher") is None
+        assert direct.flag("--lr") == run.flag("--lr") == strong.flag("--lr") == "0.5"
+        assert strong.needs == [direct.id] and strong.flag("--teacher-checkpoint") is None
+        assert strong.flag("--teacher") == f"local-dir:{{study}}/runs/{direct.id}/export"
+        assert (same.flag("--model"), same.flag("--epochs")) == ("w2s_cnn2", "7"), "its own, but for the length"
+        assert same.flag("--lr") == ("0.01" if run.weak == "a" else "0.1")
+        assert same.flag("--img-size") == ("8" if run.weak == "a" else "16")
+        for control in (strong, same):
+            for flag in ("--loss", "--train-slice", "--task-loss-weight", "--teacher-targets"):
+                assert control.flag(flag) == run.flag(flag)
+        assert same.flag("--teacher-checkpoint") == run.flag("--teacher-checkpoint")
+        assert set(same.needs) < set(run.needs)
+
+
 def test_slices_of_seeds(plan: Plan) -> None:
     assert {run.flag("--slice-seed") for run in plan(seeds=2)} == {None}
     assert {(run.flag("--seed"), run.flag("--slice-seed")) for run in plan(seeds=[3, 5], slices="by_seed")} == {

@@ -9,7 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from w2s_plugins.protocol.w2s import intervals
+from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.study.statistics import bounds, compare, holm, mcnemar, resampled_means, sample_share, t_interval
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_plugins.protocol.w2s import intervals
+from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
+from w2s_plugins.study.report import summary
 from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
 
 from .conftest import Cli
@@ -98,6 +99,65 @@ def test_one_seed(tmp_path: Path) -> None:
     text = to_markdown(table)
     assert "]†" in text and "better |" not in text
     assert cells["adaptconf"]["versus"]["mcnemar"][0]["p"] < 0.05
+
+
+def test_controls(tmp_path: Path) -> None:
+    """Runs beside the student of a protocol are no students of their own, and what they say stands in the table."""
+    for seed in range(2):
+        for loss, accuracy in (("kd", 0.6), ("hard", 0.85)):
+            student = write_run(tmp_path, loss, seed, accuracy)
+            for name, labels, share in (("direct", 100, 0.75), ("direct-0.5", 50, 0.55), ("same-size", 300, 0.5)):
+                other = write_run(tmp_path / name, loss, seed, share).rename(student.with_name(name))
+                record = json.loads((other / "result.json").read_text())
+                record["data"]["train_samples"] = labels
+                record["teacher"] = record["teacher"] if name == "same-size" else None
+                (other / "result.json").write_text(json.dumps(record))
+            record = json.loads((student / "result.json").read_text())
+            record |= dict(teacher=dict(record["teacher"], loss=1.5), metrics=dict(loss=1.2, misfit=0.4),
+                           gain=dict(passes_teacher=1, copies_again=None, by_epoch=[]))
+            (student / "result.json").write_text(json.dumps(record))
+    found = collect(tmp_path)
+    assert len(found.students) == 4 and {s.labels["strong"] for s in found.students} == {"w2s_cnn5"}
+    table = make_table(found)
+    cells = cells_of(table)
+    for cell in cells.values():
+        above = np.mean([s.figures["student"] - s.figures["direct"] for s in found.students if s.loss == cell["loss"]])
+        assert cell["above_direct"]["mean"] == pytest.approx(above)
+        assert cell["same-size"]["mean"] < cell["direct"]["mean"] and cell["strong-to-strong"] is None
+        assert (cell["misfit"]["mean"], cell["gain"]["mean"]) == pytest.approx((0.4, 0.3))
+        assert cell["passes_teacher"]["mean"] == 2 and cell["copies_again"] is None
+    assert {w["bound"] for w in cells["hard"]["worth_in_labels"]} == {"more"}
+    assert all(50 < w["labels"] < 100 for w in cells["kd"]["worth_in_labels"])
+    two, direct = table["groups"][0]["warnings"]
+    assert two.startswith("Two seeds cannot decide")
+    assert direct.startswith("Weak-to-strong was not worth doing with 1 of 2 losses")
+    text = to_markdown(table)
+    assert "more than 100 |" in text and "| above direct |" in text and "Direct: the student's model" in text
+    assert two in text and direct in text and direct in "".join(summary(table)[1])
+    rows = {row["loss"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
+    assert float(rows["kd"]["direct_mean"]) > 60 and rows["hard"]["worth_in_labels"] == "more than 100 more than 100"
+
+
+def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
+    """With the predictions on them, and nothing of what was measured on the validation split."""
+    for seed in range(2):
+        student = write_run(tmp_path, "kd", seed, 0.6, ceiling_acc=80.0)
+        lines = (student / "predictions_last.csv").read_text().splitlines()
+        for folder in (student, student.with_name("ceiling")):
+            rows = (folder / "predictions_last.csv").read_text().splitlines()[:101]
+            (folder / "predictions_on_sketch.csv").write_text("\n".join(rows) + "\n")
+        record = json.loads((student / "result.json").read_text())
+        record |= dict(test_sets={"sketch": {}}, metrics=dict(loss=1.0, misfit=0.5), teacher=dict(name="t", loss=1.5))
+        (student / "result.json").write_text(json.dumps(record))
+    table = make_table(collect(tmp_path))
+    whole, sketch = table["groups"]
+    assert (whole["protocol"], sketch["protocol"]) == ("", "on sketch") and len(lines) == 401
+    assert (whole["samples"], sketch["samples"]) == (400, 100)
+    assert whole["cells"][0]["gain"]["mean"] == pytest.approx(0.5) and sketch["cells"][0]["gain"] is None
+    first = [line.split(",") for line in lines[1:101]]
+    assert sketch["cells"][0]["student"]["values"][1] == pytest.approx(sum(row[0] == row[1] for row in first))
+    assert sketch["cells"][0]["pgr"]["n"] == 2
+    assert summary(table)[0][0].startswith("2 finished students, 1 loss, 2 pairs")
 
 
 def test_seeds_are_paired(tmp_path: Path) -> None:

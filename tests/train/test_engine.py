@@ -28,7 +28,7 @@ from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
 from w2s_plugins.train.engine import Updates
-from w2s_plugins.train.evaluation import EvaluationSettings, evaluate
+from w2s_plugins.train.evaluation import EvaluationSettings, Said, evaluate
 from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
@@ -529,15 +529,20 @@ def test_figures_equal_those_of_scikit_learn(validation, batch_size):
     assert not model.training
     p, target = outputs(model, validation)
     q, _ = outputs(teacher, validation)
-    agreement = 100 * (p.argmax(1) == q.argmax(1)).mean()
-    assert found.metrics == pytest.approx({**expected_metrics(p, target), "agreement": agreement}, rel=1e-5)
+    alike, wrong = p.argmax(1) == q.argmax(1), q.argmax(1) != target
+    assert found.metrics["misfit"] == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-2)
+    assert found.metrics == pytest.approx({
+        **expected_metrics(p, target), "agreement": 100 * alike.mean(), "copied": 100 * alike[wrong].mean(),
+        "misfit": found.metrics["misfit"]}, rel=1e-5)
     assert found.teacher_metrics == pytest.approx(expected_metrics(q, target), rel=1e-5)
     assert found.predictions.tolist() == p.argmax(1).tolist()
     assert found.teacher_predictions.tolist() == q.argmax(1).tolist()
     assert found.targets.tolist() == target.tolist() == validation.targets
     again = evaluate(
-        model, eval_loader(validation), Precision(CPU), teacher_predictions=found.teacher_predictions)
+        model, eval_loader(validation), Precision(CPU), teacher_said=found.teacher_said)
     assert again.metrics == pytest.approx(found.metrics)
+    classes = evaluate(model, eval_loader(validation), Precision(CPU), teacher_said=Said(found.teacher_predictions))
+    assert classes.metrics == pytest.approx({k: v for k, v in found.metrics.items() if k != "misfit"})
     assert again.teacher_metrics is None
     alone = evaluate(model, eval_loader(validation), Precision(CPU))
     assert "agreement" not in alone.metrics

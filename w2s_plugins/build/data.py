@@ -32,6 +32,7 @@ from .classes import common_classes
 from .labels import FoundLabels
 from .loaders import labelled_in_batch, refuse_for_streams
 from .resolve import is_semi_supervised
+from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     if args.val_slice and val is not None:
         val = take_slice(val, args.val_slice, args.slice_seed, "--val-slice")
     check_disjoint(args, whole, part, val)
+    tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
+    epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)
     if noise is not None:  # after the cuts, which are then those of a run without noise
@@ -122,7 +125,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
                      f"the {len(labelled)} labelled ones in '{args.train_split}'")
     return Data(
         train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
-        labelled=labelled)
+        labelled=labelled, epoch_size=epoch_size, tests=tests)
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:

@@ -1,4 +1,4 @@
-"""What a run could do to be faster, in one line."""
+"""What a run could do to be faster, and where it cannot tell anything, each in one line."""
 
 import argparse
 
@@ -20,3 +20,11 @@ def speed_hint(args: argparse.Namespace, device_type: str, bfloat16_units: bool 
     elif device_type != "cpu" or not bfloat16_units:
         unused = []
     return f"Training is usually faster with {' '.join(unused)}" if unused else None
+
+
+def warm_up_hint(args: argparse.Namespace, epochs: int) -> str | None:
+    """Return a line that says that the warm-up takes longer than all ``epochs`` of the training, or None."""
+    if args.sched in ("none", "constant") or epochs > args.warmup_epochs or not args.warmup_epochs:
+        return None
+    return (f"the warm-up of {args.warmup_epochs} epochs does not end within the {epochs} that are trained: the rate "
+            f"never reaches --lr {args.lr:g}; give a smaller --warmup-epochs")

@@ -12,7 +12,7 @@ from ..data import create_eval_loader, create_train_loader, parse_shapes
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
 from ..data.unreadable import parse_data_errors
-from ..data.views import KeyedSampler
+from ..data.views import create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
@@ -161,6 +161,7 @@ def refuse_for_streams(args: argparse.Namespace) -> None:
         "--aug-splits": args.aug_splits,
         "--aug-repeats": args.aug_repeats,
         "--train-img-sizes": args.train_img_sizes,
+        "--epoch-slice": args.epoch_slice,
         "--decoder torchvision": args.decoder == "torchvision",
     }
     for flag, given in needs_index.items():
@@ -182,7 +183,8 @@ def build_loaders(
         return None if dataset is None else create_eval_loader(dataset, data_config, settings)
 
     train = create_train_loader(
-        data.train, train_views(args, data_config, data.num_classes), data_config,
+        data.train,
+        dataclasses.replace(train_views(args, data_config, data.num_classes), epoch_size=data.epoch_size), data_config,
         loader_settings(args, precision, world), labelled=data.labelled)
     select = data.select
     if select is not None:  # it shares the training images, but not their transform
@@ -230,7 +232,7 @@ def build_feature_loaders(
 
     train = TrainFeatures(
         features(data.train, args.train_split, student_views(args, data_config, precision, world)), labels,
-        KeyedSampler(len(data.train), args.seed, world.rank, world.size), args.batch_size, precision,
-        encoder.candidates)
+        create_sampler(len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size),
+        args.batch_size, precision, encoder.candidates)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)

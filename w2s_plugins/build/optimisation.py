@@ -1,6 +1,7 @@
 """Optimizer and schedule."""
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,10 @@ from torch import nn
 from ..errors import UserError, one_line
 from ..students.tuning import matching
 from ..train.heads import HeadsTask
+from .hints import warm_up_hint
 from .resolve_probe import grid
+
+_logger = logging.getLogger(__name__)
 
 
 class Schedule(NamedTuple):
@@ -113,4 +117,6 @@ def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, 
             updates_per_epoch=updates_per_epoch)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
+    if hint := warm_up_hint(args, min(num_epochs, args.stop_epoch or num_epochs)):
+        _logger.warning(f"WARNING: {hint}")
     return Schedule(scheduler, num_epochs, updates_per_epoch)

@@ -3,15 +3,16 @@
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `ceiling_acc`, `pgr`, `command`,
-`versions`, `warnings`, `probe` (top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an
-export is loaded from).
+split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name,
+`ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `probe` (top-1 of each classifier of `--probe-also` by split),
+`export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
 import platform
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,10 +27,13 @@ from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..labels.splits import Data
 from ..losses.base import loss_weights
+from ..metrics.pgr import turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from ..train.evaluation import Evaluation
+from .hints import warm_up_hint
 from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
 
 
@@ -43,6 +47,8 @@ class Outcome:
         weak: figures of the teacher by split, where measured.
         position: where the run ended, with what became of it on the way.
         seconds: duration of the run.
+        evaluations: all of them.
+        tests: evaluations of the selected student on the test sets beside the validation split.
         heads: of a grid: settings of each head, figures at its best epoch, and which one was ``chosen``.
     """
 
@@ -51,6 +57,8 @@ class Outcome:
     weak: dict[str, dict]
     position: Position
     seconds: float
+    evaluations: Sequence[dict]
+    tests: Mapping[str, Evaluation]
     heads: list[dict] | None = None
 
 
@@ -95,6 +103,9 @@ def make_record(
         "few_shot": None if data.few_shot is None else dict(
             **_episodes(args, data), teacher=outcome.weak.get("few_shot"), last=last.get("few_shot"),
             best=best.get("few_shot"), metrics=chosen.get("few_shot")),
+        "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
+        "test_sets": {name: dict(samples=len(found.targets), **found.metrics, teacher=found.teacher_metrics)
+                      for name, found in outcome.tests.items()},
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
@@ -105,7 +116,7 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": list_warnings(args, chosen, outcome.position),
+        "warnings": list_warnings(args, chosen, outcome.position, weak, last["epoch"] + 1),
     }
 
 
@@ -192,9 +203,21 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def list_warnings(args: argparse.Namespace, chosen: dict, position: Position) -> list[str]:
-    """Return what a reader of the figures has to know."""
-    warnings = []
+def list_warnings(
+        args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None, epochs: int) -> list[str]:
+    """Return what a reader of the figures has to know.
+
+    Args:
+        args: parsed flags.
+        chosen: evaluation of the selected epoch.
+        position: where the run ended.
+        weak: figures of the teacher on the validation split.
+        epochs: that were trained.
+    """
+    warnings = [*filter(None, [warm_up_hint(args, epochs)])]
+    if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
+        warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
+                        f"{weak['top1']:.2f}")
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
                         "--select-split holds out a part of the training split instead")

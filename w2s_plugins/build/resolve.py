@@ -465,6 +465,8 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          "--model-ema-force-cpu"),
         (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
          "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
+        (args.fsdp_teacher and (args.val_sets or args.corruptions), "--fsdp-teacher needs all processes in every pass, "
+         "but --val-sets and --corruptions are measured by one: leave it out"),
         (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
          f"{args.teacher_targets} are made by each on its own: leave one out"),
         (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),
@@ -553,6 +555,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "must not depend: use --teacher-targets online"),
         (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher NAME and "
          "--teacher-targets cached or cached-views:N"),
+        (args.epoch_slice and (view_epochs(args) or args.aug_repeats or args.episodic or args.unlabeled),
+         "--epoch-slice lets labelled samples come round again, which --teacher-targets cached-views:N, --aug-repeats, "
+         "--episodic and --unlabeled cannot: leave one out"),
         (args.train_img_sizes and args.aug_splits, "--train-img-sizes cannot be combined with --aug-splits"),
         *_scheduled_size_rules(args),
         *_episode_rules(args),

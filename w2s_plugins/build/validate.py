@@ -1,6 +1,7 @@
 """The parts of an evaluation by ``validate.py``, made from its flags."""
 
 import argparse
+import dataclasses
 import logging
 import shlex
 from collections.abc import Iterable
@@ -20,12 +21,14 @@ from torch.utils.data import Dataset, IterableDataset
 from ..cli.declare import Role
 from ..cli.parser import train_parser, validate_parser
 from ..data import create_eval_loader, open_split, parse_shapes, take_slice
+from ..data.corruptions import Corrupted
 from ..data.datasets import check_dataset_name, num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import World
 from ..errors import UserError, one_line
+from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
-from ..models.class_names import names_of_data, names_of_model, warn_of_names
+from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.loading import create_model, find_weights, load_weights, read_weights, settings_beside
 from ..models.shards import is_sharded
@@ -37,6 +40,7 @@ from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
 from .resolve import check_model_name, check_teacher_name, resolve_data_dir, resolve_precision, split_names
+from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
 
@@ -97,8 +101,10 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
         parse_shapes(args.few_shot, args.queries, "--few-shot")
         if len(split_names(args.teacher)) > 1:
             raise UserError("--few-shot: several teachers have no common features; give one --teacher")
-        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or "train_counts" in given:
-            raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts or a ceiling")
+        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or given & {
+                "train_counts", "val_sets", "corruptions"}:
+            raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, "
+                            "--corruptions or a ceiling")
     recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
     return list_candidates(args, recorded, run.get("plugins") or [])
 
@@ -111,7 +117,7 @@ def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argpa
     own = argparse.Namespace(**{
         **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
         "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
-    run = take_run_flags(own, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE) | {
+    run = take_run_flags(own, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE | Role.TESTS) | {
         "batch_size", "train_counts"})
     check_known(own.model, run.get("plugins") or [])
     recorded = run.get("model_kwargs") or {}
@@ -300,6 +306,17 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
         names = [names[i] for i in counted if 0 <= i < len(names)]
     warn_of_names(subject.candidate.name, names, names_of_data(dataset))
     return dataset
+
+
+def open_tests(
+        args: argparse.Namespace, subject: Subject, dataset: Dataset, counted: list[int] | None) -> dict[str, TestSet]:
+    """Open the test sets beside the split ``dataset``, of whose classes the model's in ``counted`` count."""
+    own, size = names_of_data(dataset), subject.model.num_classes
+    names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
+    mode = args.input_img_mode or ("RGB" if subject.data_config["input_size"][0] == 3 else "L")
+    found = open_test_sets(args, dataset, names, size, mode)
+    return {name: dataclasses.replace(test, counted=counted) if isinstance(test.dataset, Corrupted) else test
+            for name, test in found.items()}
 
 
 def create_loader(args: argparse.Namespace, dataset: Dataset, subject: Subject, settings: LoaderSettings) -> Iterable:

@@ -14,6 +14,7 @@ class TargetKinds(tuple):
         return text in ("online", "cached") or bool(re.fullmatch(r"cached-views:[1-9]\d*", str(text)))
 
 
+CONTROLS = ("direct", "same-size", "strong-to-strong")  # of a protocol
 SCHEDULERS = ("constant", "cosine", "multistep", "none", "plateau", "poly", "rsqrt", "step", "tanh", "wsd")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 IMAGE_MODES = ("1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "LAB", "La", "P", "PA",
@@ -133,6 +134,13 @@ def add_protocol(add: Declare) -> None:
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
+    add("--controls", in_study="the key controls", nargs="+", default=[], metavar="NAME", needs=("protocol",),
+        form="NAME", choices=CONTROLS, help="with --protocol, also train what its student is to be compared with: "
+        "direct (the student's model on the teacher's own labelled part), same-size (the teacher's model on the weak "
+        "labels), strong-to-strong (the student's model on the labels of direct)")
+    add("--direct-sizes", in_study="the key direct_sizes", type=share_or_count, nargs="+", default=[], metavar="N",
+        needs=("controls",), help="train direct on these shares of the labelled part as well, or on so many labels "
+        "from its start, of the student's part too: how many labels is the student worth?")
     several("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, "
             "each of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs "
             "--experiment NAME, the folder of all")
@@ -142,7 +150,11 @@ def add_protocol(add: Declare) -> None:
     add("--train-slice", metavar="A:B", role=Role.SLICE, help="class-stratified part of the training split: fractions "
         "(0:0.3, 0.3:1.0) or counts (0:40, 40:), or several, separated by commas; slices that do not overlap are "
         "disjoint")
+    add("--epoch-slice", metavar="A:B", role=Role.TRAINING, help="an epoch has at least as many samples as this part "
+        "of the training split: those of a smaller --train-slice come round again, so that few samples get as many "
+        "updates")
     add_val_slice(add)
+    add_test_sets(add)
     add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
         "reported")
     add("--select-split", type=share_or_count, metavar="N", role=Role.SELECTION, help="hold out this share (0.1) or "
@@ -158,6 +170,17 @@ def add_val_slice(add: Declare) -> None:
         "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
     add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
         help="seed of the slices, the same for teacher and student")
+
+
+def add_test_sets(add: Declare) -> None:
+    """Further test sets: shared by training and validation."""
+    add = add.of(Role.EVALUATION | Role.TESTS)
+    add("--val-sets", nargs="+", default=[], metavar="NAME=PATH", role=Role.EVALUATION | Role.TESTS | Role.PLACE,
+        evaluation="val_sets", help="also measure on these test sets at the end: a folder of class folders, a tar "
+        "file, or TYPE/NAME:SPLIT; their classes are matched by name and may be fewer (ImageNet-A, -R, -V2, -Sketch)")
+    add("--corruptions", nargs="+", default=[], metavar="KIND:N", evaluation="corruptions", help="also measure on the "
+        "validation split with such corruptions, of severity 1 to 5, the same pixels for all models: gaussian_noise:3, "
+        "defocus_blur:2, ... (docs/protocol.md)")
 
 
 def add_few_shot(add: Declare) -> None:
@@ -692,6 +715,7 @@ def add_validation_data(add: Declare) -> None:
         "image folders or tar files")
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add_val_slice(add)
+    add_test_sets(add)
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",

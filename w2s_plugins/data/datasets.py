@@ -264,8 +264,8 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     if (path / name).exists() or any((path / s).exists() for s in synonyms):
         return
     unsplit = not any(e in split_synonyms() for e in entries)
-    if flag == "--split" and unsplit:
-        return  # validate.py may be given the folder of one split itself
+    if flag in ("--split", "--val-sets") and unsplit:
+        return  # these may be given the folder of one split itself
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
     raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "

@@ -28,6 +28,7 @@ from .views import (
     KeyedErasing,
     KeyedSampler,
     TwoPartSampler,
+    create_sampler,
     hash_seed,
     mix_with_share,
     seeded,
@@ -90,6 +91,7 @@ class TrainViews:
         worker_seeding: how timm seeds the workers of a stream.
         keeps_share: keep which share of a mixed image is of its own sample, for labels that are mixed later.
         labelled: samples of a batch that are labelled, where the training set is not.
+        epoch_size: samples in an epoch; where there are fewer they come round again.
     """
 
     transform: dict
@@ -106,6 +108,7 @@ class TrainViews:
     worker_seeding: str = "all"
     keeps_share: bool = False
     labelled: int = 0
+    epoch_size: int = 0
 
 
 class Batch(NamedTuple):
@@ -238,10 +241,10 @@ def create_train_loader(
     untransformed, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
     with _flag_errors("augmentation"):
         dataset = _with_transforms(dataset, views, data_config, settings)
-    sampler = keys or KeyedSampler(
-        len(dataset), views.seed, settings.rank, settings.world_size, views.repeats, views.epochs,
-        0 if views.max_unreadable is None else settings.world_size * (settings.batch_size - views.labelled),
-        shard_bounds(untransformed))
+    sampler = keys or create_sampler(
+        len(dataset), views.epoch_size, seed=views.seed, rank=settings.rank, world_size=settings.world_size,
+        repeats=views.repeats, view_epochs=views.epochs, bounds=shard_bounds(untransformed), replace_within=0
+        if views.max_unreadable is None else settings.world_size * (settings.batch_size - views.labelled))
     if views.episodes is not None:
         batch_sampler = sampler = _episode_sampler(untransformed, views, settings)
     elif views.sizes:

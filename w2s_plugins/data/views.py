@@ -338,6 +338,17 @@ class CycledSampler(KeyedSampler):
         return ViewKey(self.epoch, self.first + int(order[place]), place // self.samples)
 
 
+def create_sampler(samples: int, epoch_size: int, **keyed: object) -> KeyedSampler:
+    """Return the keys of an epoch: each sample once or, where that makes fewer than ``epoch_size``, round and round.
+
+    Args:
+        samples: how many there are.
+        epoch_size: samples in an epoch, 0 for each once.
+        **keyed: further arguments of `KeyedSampler`.
+    """
+    return CycledSampler(samples, 0, epoch_size, **keyed) if epoch_size > samples else KeyedSampler(samples, **keyed)
+
+
 class TwoPartSampler(Sampler):
     """Batches of some labelled samples, which come first, and others without labels, which make the epoch.
 

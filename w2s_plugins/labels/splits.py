@@ -13,6 +13,19 @@ from .noise import LabelNoise
 from .selection import Selection
 
 
+@dataclass(frozen=True)
+class TestSet:
+    """A test set beside the validation split.
+
+    Args:
+        dataset: of images.
+        counted: classes of the model that count, in the order of those of the dataset; None for all.
+    """
+
+    dataset: Dataset
+    counted: list[int] | None = None
+
+
 @dataclass
 class Data:
     """The splits of a run.
@@ -30,6 +43,8 @@ class Data:
         groups: the classes by their number of samples in the whole training split, where accuracy is measured by them.
         class_names: of all classes, None where they have none.
         labelled: samples that are trained on beside a training set without labels.
+        epoch_size: samples in an epoch, where that is more than there are and they come round again.
+        tests: test sets beside the validation split, by name.
     """
 
     train: Dataset
@@ -44,6 +59,8 @@ class Data:
     groups: ShotGroups | None = None
     class_names: list[str] | None = None
     labelled: Dataset | None = None
+    epoch_size: int = 0
+    tests: dict[str, TestSet] = field(default_factory=dict)
 
     @cached_property
     def hashes(self) -> list[str]:

@@ -1,5 +1,7 @@
 """Figures of weak-to-strong generalisation."""
 
+from collections.abc import Sequence
+
 from ..errors import UserError
 
 
@@ -20,6 +22,59 @@ def performance_gap_recovered(weak: float, student: float, ceiling: float) -> fl
     if ceiling <= weak:
         raise UserError(f"PGR is not defined: the ceiling ({ceiling:.2f}) is not above the weak teacher ({weak:.2f})")
     return (student - weak) / (ceiling - weak)
+
+
+def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict[str, object]:
+    """Return how many true labels give an accuracy: between two numbers, linear in the logarithm of the number.
+
+    A larger number of labels counts as no worse than a smaller one.
+
+    Args:
+        curve: numbers of labels, and what was reached with them.
+        accuracy: what was reached without.
+
+    Returns:
+        ``labels`` and ``bound``: None, or ``more`` or ``less`` where the accuracy is not within the curve.
+    """
+    (few, low), *others = sorted(curve)
+    if accuracy <= low:
+        return dict(labels=few, bound="less" if accuracy < low else None)
+    for many, found in others:
+        high = max(low, found)
+        if accuracy <= high:
+            return dict(labels=round(few * (many / few) ** ((accuracy - low) / (high - low))), bound=None)
+        few, low = many, high
+    return dict(labels=few, bound="more")
+
+
+def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:
+    """Return the gain of a student by epoch: when it passes its teacher, and when it begins to copy its mistakes again.
+
+    Weak-to-strong correction comes early and longer training undoes it (arXiv 2510.24812).
+
+    Args:
+        evaluations: each with ``epoch`` and, under ``val``, ``top1``, ``agreement`` and ``copied``, the share of the
+            teacher's errors that the student makes as well, in percent.
+        teacher: accuracy of the teacher.
+        samples: that were evaluated.
+
+    Returns:
+        ``passes_teacher``, the first epoch in which the student is above it; ``copies_again``, the epoch with the
+        lowest ``copied`` from there on, where that has risen since by more than chance (1.96 standard errors of the
+        difference of two shares); each None where there is none; and ``by_epoch``. None without such evaluations.
+    """
+    rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied", "misfit")
+                                          if k in event["val"]})
+            for event in evaluations if "copied" in event.get("val", ())]
+    if not rows:
+        return None
+    passes = next((number for number, row in enumerate(rows) if row["top1"] > teacher), None)
+    least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
+    shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
+    noise = 1.96 * (sum(share * (1 - share) for share in shares) / wrong) ** 0.5
+    again = passes is not None and shares[1] - shares[0] > noise
+    return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],
+                copies_again=least["epoch"] if again else None, by_epoch=rows)
 
 
 def chance_level(num_classes: int) -> float:

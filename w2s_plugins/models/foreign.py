@@ -261,6 +261,9 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)
+        if name == "val_sets" and isinstance(value, list):
+            places = [str(text).partition("=")[2] for text in value]
+            value = next((p for p in places if ":" in p and p.split("/")[0].lower() not in ("torch", "w2s")), None)
         if not isinstance(value, str):
             continue
         odd = ":" in value  # as in an address

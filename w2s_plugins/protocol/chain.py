@@ -27,13 +27,12 @@ from ..cli.parser import check_flags
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain, write_json
 from ..monitor import format_table
-from .w2s import Stages
+from .w2s import OF_ONE_TEACHER, Stages
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 # where a flag finds what an earlier stage has made, in its folder
 PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "local-dir:{}/export",
            "initial_checkpoint": "{}/export/model.safetensors"}
-OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map")
 FORM = "expected a list of stages, each with a name and flags"
 
 

@@ -2,7 +2,8 @@
 
 The training set is split in two. The teacher sees the first part with ground truth; the student sees the second with
 the teacher's labels only; the ceiling is the student trained on the second part with ground truth. All three are
-evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run.
+evaluated on one test set (Weak-to-Strong Generalization, 2023, arXiv 2312.09390). Each is an ordinary run, and so are
+those that the student is compared with (``--controls``).
 
 ``--label-noise`` is that of the labels one has: the teacher is trained on it, and the student where it sees labels;
 ``label_noise: null`` in ``--weak-config`` gives the teacher clean labels. The ceiling always sees the clean labels of
@@ -12,14 +13,11 @@ out for student and ceiling; epochs of the student are ranked against its teache
 
 import argparse
 import contextlib
-import csv
 import logging
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch.distributed as dist
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
@@ -34,22 +32,24 @@ from ..data.overlap import sample_names
 from ..data.slices import parse_slice
 from ..errors import UserError, one_line
 from ..files import write_json
-from ..metrics.pgr import performance_gap_recovered
 from ..models.class_names import names_of_data
 from ..models.foreign import refuse_addresses
-from ..monitor import format_table
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
 from .earlier import check_same_run, other_flags, read_result, resolved
+from .figures import closing_table, make_record, read_predictions
 
 _logger = logging.getLogger(__name__)
 
-RESAMPLES, CONFIDENCE = 2000, 0.95
 # flags of the student that are left out of the other stages
-NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION, "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE}
+NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
+          "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
+# of one teacher alone: another one has its defaults
+OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher",
+                  "teacher_stages")
 
 
 def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
@@ -85,11 +85,16 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         stages.run("weak")
     else:
         take_trained_teacher(flags, second, stages)
+    plan_controls(flags, stages, first, second)
     ceiling = stages.run("ceiling")
     stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
+    for name in stages.flags:
+        stages.run(name)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(flags, stages)
+        record = make_record(flags, stages.done, stages.folders)
         write_json(folder / "result.json", record)
+        for warning in record["warnings"]:
+            _logger.warning(f"WARNING: {warning}")
         print(closing_table(record))
         print(f"* {folder / 'result.json'}")
 
@@ -171,8 +176,13 @@ def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
 
 def defaults(parser: Parser, role: Role) -> dict[str, object]:
     """Return the default values of the flags about something."""
+    return defaults_of(parser, sorted(parser.names(role)))
+
+
+def defaults_of(parser: Parser, names: Iterable[str]) -> dict[str, object]:
+    """Return the default values of some flags."""
     values = parser.defaults()
-    return {name: values[name] for name in sorted(parser.names(role))}
+    return {name: values[name] for name in names}
 
 
 def plan_teacher(flags: Mapping[str, object], parser: Parser, stages: "Stages", first: str) -> None:
@@ -230,6 +240,80 @@ def check_weak_values(
 def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
     start, stop = parse_slice(text, flag)
     return start or 0, stop
+
+
+# ---------------------------------------------------------------- controls
+
+
+def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, second: str | None) -> None:
+    """Plan the runs of ``--controls``.
+
+    Args:
+        flags: of the student.
+        stages: the teacher, where it is trained, is planned already.
+        first: the teacher's slice of the training split, empty where it has none.
+        second: the student's.
+
+    Raises:
+        UserError: a teacher without a labelled part, one that is no network of timm's, or sizes that cannot be cut.
+    """
+    parser, given, chosen = stages.parser, stages.given, flags["controls"]
+    if {"direct", "strong-to-strong"} & set(chosen):
+        if not first:
+            raise UserError(f"--controls {' '.join(chosen)}: --weak-fraction 0 leaves no labelled part to train on: "
+                            "give --weak-fraction N, the part that the teacher has seen")
+        of_teacher, whole = stages.flags.get("weak", {}), open_train_split(argparse.Namespace(**flags))
+        labels = {name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()}
+        for name, part in direct_slices(first, flags["direct_sizes"]).items():
+            take_slice(whole, part, flags["slice_seed"], f"--direct-sizes: {name}, slice")
+            stages.plan(name, {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}, part)
+    shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **weak_labels_only(given)}
+    if "same-size" in chosen:
+        if kind_of(flags["teacher"]):
+            raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
+                            "trained")
+        network = {name: value for name, value in weak_flags(flags, parser, first).items()
+                   if name not in of_the_task(parser)}
+        taught = {"teacher_checkpoint": stages.flags["student"]["teacher_checkpoint"]}
+        stages.plan("same-size", {**shared, **network, **taught}, second)
+    if "strong-to-strong" in chosen:
+        stages.plan("strong-to-strong", {**shared, **defaults_of(parser, OF_ONE_TEACHER),
+                                         "teacher": exported(stages.folder / "direct")}, second)
+
+
+def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
+    """Return the slices of the direct runs by their names: the labelled part, shares of it, counts from its start on.
+
+    Args:
+        first: the labelled part of the training split, a slice.
+        sizes: of ``--direct-sizes``; a count may go on into the student's part.
+
+    Raises:
+        UserError: not a share, or a count where the part begins at a share of the split.
+    """
+    start, slices = first.partition(":")[0], {"direct": first}
+    for size in sizes:
+        if isinstance(size, float) and not 0 < size <= 1:
+            raise UserError(f"--direct-sizes {size}: expected a share of the labelled part, or a count of labels")
+        if size != 1:
+            whole = first if isinstance(size, float) else f"{start}:" if float(start) else None
+            try:
+                slices[f"direct-{size}"] = split_slice(whole, size)[0]
+            except UserError as error:
+                raise UserError(f"--direct-sizes {size}: {error}") from error
+    return slices
+
+
+def of_the_task(parser: Parser) -> set[str]:
+    """Return what a student of another network shares with the student: labels, loss, choices, length of training."""
+    rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
+    return parser.names(
+        Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS) - rates
+
+
+def exported(folder: Path | str) -> str:
+    """Return the name of the model that a run exports."""
+    return f"local-dir:{folder}/export"
 
 
 class Stages:
@@ -449,113 +533,3 @@ def refuse_overlap(
             raise UserError(f"{flag}: {len(shared)} of the {len(seen)} samples that it was trained on are among "
                             f"{whose.format(len(part))}; give disjoint parts, or leave the flag out and the teacher is "
                             "trained on the first part")
-
-
-# ---------------------------------------------------------------- figures
-
-
-def make_record(flags: Mapping[str, object], stages: Stages) -> dict:
-    """Collect the figures of the three models and their intervals over test samples."""
-    student = stages.done["student"]
-    columns, top = (read_predictions(stages.folders[name] / PREDICTIONS[stages.done[name]["selected"]["rule"]])
-                    for name in ("student", "ceiling"))
-    if not np.array_equal(columns["target"], top["target"]):
-        raise UserError("--protocol w2s: student and ceiling were evaluated on different test samples")
-    hits = [columns[who] == columns["target"] for who in ("teacher", "student")] + [top["student"] == top["target"]]
-    figures = intervals(*hits, columns["student"] == columns["teacher"])
-    return dict(
-        schema=1,
-        protocol="w2s",
-        **figures,
-        splits=dict(test=student["data"]["splits"]["val"], held_out=student["data"]["splits"]["select"],
-                    **{name: record["data"]["splits"]["train"] for name, record in stages.done.items()}),
-        selected={name: record["selected"] for name, record in stages.done.items()},
-        label_noise={name: noise_of(record) for name, record in stages.done.items()},
-        loss=student["loss"],
-        models=dict(weak=flags["teacher"], strong=flags["model"]),
-        seed=flags["seed"],
-        bootstrap=dict(resamples=RESAMPLES, confidence=CONFIDENCE, method="percentile, paired over test samples"),
-        runs={name: path.name if path.parent == stages.folder else str(path) for name, path in stages.folders.items()},
-    )
-
-
-def noise_of(record: dict) -> dict | None:
-    """Return kind and rate of the label noise that a run was trained on."""
-    noise = record["data"]["label_noise"]
-    return noise and {k: v for k, v in noise.items() if k != "confusion"}
-
-
-def intervals(weak: np.ndarray, student: np.ndarray, ceiling: np.ndarray, agrees: np.ndarray) -> dict[str, dict]:
-    """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
-
-    Args:
-        weak: (N,) whether the teacher is right.
-        student: (N,) whether the student is.
-        ceiling: (N,) whether the ceiling is.
-        agrees: (N,) whether student and teacher say the same.
-
-    Returns:
-        ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
-        and teacher are too close for one.
-
-    Raises:
-        UserError: the ceiling is not above the teacher.
-    """
-    from scipy.stats import DegenerateDataWarning, bootstrap  # takes most of a second, in every run
-
-    rows = np.stack([weak, student, ceiling, agrees]).astype(np.float64)
-    values = 100 * rows.mean(axis=1)
-    pgr = performance_gap_recovered(*values[:3])
-
-    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        means = np.stack([100 * s.mean(axis=axis) for s in samples])
-        gap = means[2] - means[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(gap > 0, (means[1] - means[0]) / gap, np.nan)
-        return np.concatenate([means, ratio[None]])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # the reason is given below
-        found = bootstrap(
-            tuple(rows), statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, batch=64,
-            confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0))
-    names, bounds = ("weak", "student", "ceiling", "agreement", "pgr"), found.confidence_interval
-    figures: dict[str, dict] = {
-        name: dict(value=float(value), low=_finite(low), high=_finite(high))
-        for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
-    }
-    if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
-        figures["pgr"]["no_interval"] = (
-            f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
-    return figures
-
-
-def _finite(value: float) -> float | None:
-    """None where a resample had no gap, so that the bound is not known."""
-    return float(value) if math.isfinite(value) else None
-
-
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Read what `report.write_predictions` wrote: column name to (N,) classes."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the predictions that every evaluation of a run writes")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        table = np.array(rows, dtype=np.int64).reshape(len(rows), len(header))
-    except (OSError, ValueError, OverflowError, csv.Error) as error:
-        raise UserError(f"{path}: not the predictions that a run writes: {one_line(error)}") from error
-    return dict(zip(header, table.T))
-
-
-def closing_table(record: dict) -> str:
-    """Return the table that the protocol ends with."""
-    def interval(figure: dict) -> str:
-        low, high = figure["low"], figure["high"]
-        return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
-
-    rows = [[name, record[key]["value"], interval(record[key])]
-            for name, key in (("weak teacher", "weak"), ("strong student", "student"), ("ceiling", "ceiling"),
-                              ("agreement", "agreement"), ("PGR", "pgr"))]
-    reason = record["pgr"].get("no_interval")
-    return format_table(rows, ["", "value", "95 % interval"]) + (f"\nPGR: no interval, {reason}" if reason else "")

@@ -21,7 +21,7 @@ from ..run.find import find_best
 from ..run.record import best_number
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from .evaluation import evaluates_average, measure_beside
+from .evaluation import evaluate_test_sets, evaluates_average, measure_beside, predictions_of
 from .run import Run
 
 _logger = logging.getLogger(__name__)
@@ -73,9 +73,11 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if has_adapters(model):
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
+    tests = evaluate_test_sets(run, model)
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, list_heads(run, best)))
+        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests,
+                list_heads(run, best)))
     if args.probe_also:
         record["probe"] = measure_beside(run)
     plain_batch_norm(model)
@@ -86,6 +88,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     for name, found in predictions.items():
         if found is not None:
             report.write_predictions(folder / report.PREDICTIONS[name], *found)
+    for name, found in tests.items():
+        report.write_predictions(folder / report.predictions_on(name), *predictions_of(found))
     write_json(folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")

@@ -13,9 +13,10 @@ from timm.utils import distribute_bn, unwrap_model
 
 from ..build.loaders import eval_loader_settings
 from ..build.resolve import is_scored_by_teacher
+from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
-from ..distributed.world import dealt_rows
+from ..distributed.world import World, dealt_rows
 from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
@@ -23,7 +24,7 @@ from ..monitor import Console
 from ..run.record import best_number
 from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
-from ..train.evaluation import Evaluation, EvaluationSettings, evaluate, evaluate_heads
+from ..train.evaluation import Evaluation, EvaluationSettings, Said, evaluate, evaluate_heads
 from ..train.few_shot import extract_features
 from ..train.heads import HeadsTask
 from .run import Run
@@ -40,7 +41,7 @@ def first_evaluation(run: Run) -> None:
         said = torch.full((len(run.parts.data.select),), -1)
         for labels in run.parts.data.given:  # the first who says something
             said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
-        run.weak_predictions["select"] = said[run.world.rank::run.world.size]
+        run.weak_said["select"] = Said(said[run.world.rank::run.world.size])
     if run.parts.teacher is None or args.no_teacher_eval or args.speedtest:
         return
     for split in ("val", "select"):
@@ -51,7 +52,7 @@ def first_evaluation(run: Run) -> None:
             run.parts.teacher, getattr(run.parts.data, split), eval_loader_settings(args, run.precision, run.world))
         found = evaluate_split(
             run, split, run.task.get_eval_model(), teacher=teacher, progress=console.wrap("before training"))
-        run.weak_metrics[split], run.weak_predictions[split] = found.teacher_metrics, found.teacher_predictions
+        run.weak_metrics[split], run.weak_said[split] = found.teacher_metrics, found.teacher_said
         name = args.val_split if split == "val" else "held-out part"
         what, key = ("top-1", "top1") if "top1" in found.metrics else ("mean confidence", "confidence")
         _logger.info(f"Before training, {name}: teacher {what} {found.teacher_metrics[key]:.2f}, student {what} "
@@ -126,7 +127,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     model = run.task.get_eval_model(ema=evaluates_average(run))
     found = {
         split: evaluate_split(
-            run, split, model, teacher_predictions=run.weak_predictions.get(split),
+            run, split, model, teacher_said=run.weak_said.get(split),
             progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
     }
@@ -228,6 +229,24 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
 
 
+def evaluate_test_sets(run: Run, model: torch.nn.Module) -> dict[str, Evaluation]:
+    """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
+    """
+    found, alone = {}, World(run.world.device, 0, 1, False)
+    settings = eval_loader_settings(run.args, run.precision, alone)
+    teacher = None if run.args.no_teacher_eval else run.parts.teacher
+    for name, test in run.parts.data.tests.items():
+        loader = create_eval_loader(test.dataset, run.parts.student.data_config, settings)
+        found[name] = evaluate(
+            model.to(run.world.device), loader, run.precision,
+            EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
+            teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+        figures = found[name]
+        of_teacher = f", teacher {figures.teacher_metrics['top1']:.2f}" if teacher else ""
+        _logger.info(f"Test set {name}: student top-1 {figures.metrics['top1']:.2f}{of_teacher}")
+    return found
+
+
 def evaluate_few_shot(
         run: Run,
         encode: Callable[[torch.Tensor], torch.Tensor],
@@ -257,10 +276,16 @@ def evaluates_average(run: Run) -> bool:
 
 def gather_predictions(run: Run, found: Evaluation) -> tuple[list[str], torch.Tensor]:
     """Return what the student says of each sample of the validation split, as columns and rows; all ranks take part."""
+    columns, rows = predictions_of(found)
+    return columns, dealt_rows(rows, run.world.distributed)
+
+
+def predictions_of(found: Evaluation) -> tuple[list[str], torch.Tensor]:
+    """Return what was said on this rank, as columns and rows."""
     columns = {"target": found.targets, "student": found.predictions}
     if found.teacher_predictions is not None:
         columns["teacher"] = found.teacher_predictions
-    return list(columns), dealt_rows(torch.stack(list(columns.values()), dim=1).int(), run.world.distributed)
+    return list(columns), torch.stack(list(columns.values()), dim=1).int()
 
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:

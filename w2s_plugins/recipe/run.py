@@ -17,6 +17,7 @@ from ..run.position import Position
 from ..run.saver import Saver
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from ..train.evaluation import Said
 from ..train.few_shot import FewShotTest
 
 
@@ -54,7 +55,7 @@ class Run:
     parts: Parts | None = None
     output: Output | None = None
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
-    weak_predictions: dict[str, torch.Tensor] = field(default_factory=dict)  # this rank's
+    weak_said: dict[str, Said] = field(default_factory=dict)  # the teacher, on this rank
 
     @property
     def files(self) -> RunFiles | None:

@@ -21,6 +21,11 @@ BESIDE = {"knn": "k-NN", "logistic": "logistic regression"}
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
 
+def predictions_on(name: str) -> str:
+    """Return the file with what the selected student says of a test set beside the validation split."""
+    return f"predictions_on_{name}.csv"
+
+
 def write_predictions(path: Path, columns: list[str], rows: Tensor) -> None:
     """Write predicted classes: a header, then a line a sample in the order of the data.
 
@@ -90,6 +95,11 @@ def closing_table(record: dict) -> str:
     for name, top1 in record.get("probe", {}).items():
         rows.append([f"{BESIDE[name]} on the same features", top1.get("val", top1.get("select")), None, None, None,
                      *(None for _ in (*shapes, *shots))])
+    for name, found in record.get("test_sets", {}).items():
+        for who, figures in (("teacher", found["teacher"]), ("student", found)):
+            if figures:
+                rows.append([f"{who}, {name}", figures["top1"], figures["top5"], figures.get("agreement"), None,
+                             *(None for _ in (*shapes, *shots))])
     if record["ceiling_acc"] is not None:
         rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
                      *(None for _ in (*shapes, *shots))])

@@ -15,17 +15,32 @@ import numpy as np
 
 from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
+from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
-from ..metrics.pgr import performance_gap_recovered
-from ..protocol.w2s import read_predictions
+from ..metrics.pgr import performance_gap_recovered, worth_in_labels
+from ..protocol.figures import gain_of, read_predictions
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
+from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
+EPOCHS = ("passes_teacher", "copies_again")  # of the gain of a run, counted from 0
 PARTS = ("weak", "strong", "protocol", "loss")
 # flags that make no other protocol, since the names of `PARTS` and the seed tell them apart
 _NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint"}
+
+
+@dataclass(frozen=True)
+class Control:
+    """A finished run that a student is compared with.
+
+    Args:
+        labels: training samples that it had.
+        said: (N,) what it says of the test samples.
+    """
+
+    labels: int
+    said: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,8 @@ class StudentRun:
         student: (N,) what it says.
         teacher: (N,) what its teacher says.
         ceiling: (N,) what the student trained on ground truth says, or None.
+        controls: by name, direct on fewer or more labels than the teacher's as ``direct-N``.
+        test: name of the test set, where it is not the validation split.
     """
 
     folder: Path
@@ -53,6 +70,8 @@ class StudentRun:
     student: np.ndarray = field(repr=False)
     teacher: np.ndarray = field(repr=False)
     ceiling: np.ndarray | None = field(repr=False)
+    controls: dict[str, Control] = field(default_factory=dict, repr=False)
+    test: str = ""
 
     @cached_property
     def group(self) -> tuple[str, str, str]:
@@ -65,24 +84,40 @@ class StudentRun:
 
     @cached_property
     def hits(self) -> dict[str, np.ndarray]:
-        """(N,) booleans: where ``weak``, ``student`` and ``ceiling`` are right, and ``agreement``."""
+        """(N,) where ``weak``, ``student``, ``ceiling`` and controls are right, ``agreement``, and how much more often
+        the student is right than direct, ``above_direct``.
+        """
         rows = {"weak": self.teacher == self.target, "student": self.student == self.target,
                 "agreement": self.student == self.teacher}
         if self.ceiling is not None:
             rows["ceiling"] = self.ceiling == self.target
+        rows |= {name: self.controls[name].said == self.target for name in CONTROLS if name in self.controls}
+        if "direct" in rows:
+            rows["above_direct"] = rows["student"].astype(np.float64) - rows["direct"]
         return rows
 
     @cached_property
     def figures(self) -> dict[str, float | None]:
-        """``weak``, ``student``, ``agreement`` and ``ceiling`` in percent, and ``pgr``; None where it is not known.
+        """What `hits` has, in percent, ``pgr``, and what `gain_of` reads of its record; None where it is not known.
 
-        A ceiling that is not above the teacher leaves no gap to recover, hence no PGR.
+        A ceiling that is not above the teacher leaves no gap to recover, hence no PGR. Epochs are counted from 1.
         """
         found: dict[str, float | None] = {"ceiling": self.args.get("ceiling_acc"), "pgr": None}
+        about = gain_of(self.record)
+        misfit, gain = about["misfit"] or {}, about["gain"] or {}
+        found |= {"misfit": misfit.get("kl"), "gain": misfit.get("gain")}
+        found |= {name: None if gain.get(name) is None else gain[name] + 1 for name in EPOCHS}
         found |= {name: 100 * float(row.mean()) for name, row in self.hits.items()}
         if found["ceiling"] is not None and found["ceiling"] > found["weak"]:
             found["pgr"] = performance_gap_recovered(found["weak"], found["student"], found["ceiling"])
         return found
+
+    @cached_property
+    def worth_in_labels(self) -> dict | None:
+        """How many true labels give what it has, by its direct controls; None without such."""
+        curve = [(control.labels, 100 * float((control.said == self.target).mean()))
+                 for name, control in self.controls.items() if name.startswith("direct")]
+        return worth_in_labels(curve, self.figures["student"]) if curve else None
 
 
 @dataclass
@@ -144,10 +179,13 @@ def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
     found = []
     for run in students:
         ceiling = next((by_id[i].path for i in run.needs if by_id[i].kind == "ceiling" and finished(by_id[i])), None)
+        beside: dict[str, Path] = {}
+        for other in (by_id[i] for i in run.controls if i in by_id and finished(by_id[i])):
+            beside.setdefault(other.kind if other.kind not in beside else other.id, other.path)
         if run not in waiting:
             with _noting(run.path, left_out):
                 labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
-                found.append(read_student(run.path, labels, args, read_result(run), ceiling))
+                found += read_student(run.path, labels, args, read_result(run), ceiling, beside)
     return found
 
 
@@ -168,7 +206,7 @@ def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
     plain = {path: record for path, record in records.items() if not record.get("teacher")}
     runs = []
     for path, record in records.items():
-        if not record.get("teacher"):
+        if not record.get("teacher") or (path.name in CONTROLS and path.with_name("student") in records):
             continue
         with _noting(path, left_out):
             runs.append((path, read_run_args(path, "study"), record, _ceiling_of(path, record, plain)))
@@ -178,7 +216,8 @@ def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
         with _noting(path, left_out):
             label = dict(weak=str(args.get("teacher") or args["kd_model_name"]), strong=str(args["model"]),
                          protocol=protocol, loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
-            students.append(read_student(path, label, args, record, ceiling))
+            beside = {p.name: p for p in records if p.parent == path.parent and p.name.startswith(CONTROLS)}
+            students += read_student(path, label, args, record, ceiling, beside if path.name == "student" else {})
     return students
 
 
@@ -232,25 +271,52 @@ def read_student(
         args: dict,
         record: dict,
         ceiling: Path | None,
-) -> StudentRun:
-    """Read the predictions of a finished student and of its ceiling.
+        controls: dict[str, Path],
+) -> list[StudentRun]:
+    """Read the predictions of a finished student, of its ceiling and of its controls: on the validation split and, as
+    further runs with a protocol of their own, on other test sets, where nothing is known of its training.
 
     Raises:
         UserError: they are missing, or of other test samples.
     """
-    columns = read_predictions(folder / PREDICTIONS[record["selected"]["rule"]])
+    labels = {part: scrub(label) for part, label in labels.items()}
+    found = [_read_on("", folder, labels, args, record, ceiling, controls)]
+    for test in record.get("test_sets", {}):
+        own = {**labels, "protocol": ", ".join(filter(None, (labels["protocol"], f"on {test}")))}
+        of_test = {k: v for k, v in record.items() if k not in ("metrics", "gain")}
+        found.append(_read_on(test, folder, own, {**args, "ceiling_acc": None}, of_test, ceiling, controls))
+    return found
+
+
+def _read_on(
+        test: str,
+        folder: Path,
+        labels: dict[str, str],
+        args: dict,
+        record: dict,
+        ceiling: Path | None,
+        controls: dict[str, Path],
+) -> StudentRun:
+    columns, _ = _read_said(folder, record, test)
     if "teacher" not in columns:
         raise UserError(f"{folder}: no predictions of the teacher in it (--no-teacher-eval)")
-    top = None
-    if ceiling is not None:
-        rule = (read_json(ceiling / RESULT) or {}).get("selected", {}).get("rule", "last")
-        theirs = read_predictions(ceiling / PREDICTIONS[rule])
+    beside = {**controls, **({"ceiling": ceiling} if ceiling is not None else {})}
+    said = {}
+    for name, path in beside.items():
+        theirs, samples = _read_said(path, read_json(path / RESULT) or {}, test)
         if not np.array_equal(theirs["target"], columns["target"]):
-            raise UserError(f"{folder}: its ceiling {ceiling} was evaluated on other test samples")
-        top = theirs["student"]
-    labels = {part: scrub(label) for part, label in labels.items()}
-    return StudentRun(folder, labels, record["seed"], args, record, columns["target"], columns["student"],
-                      columns["teacher"], top)
+            raise UserError(f"{folder}: {path}, which it is compared with, was evaluated on other test samples")
+        said[name] = Control(samples, theirs["student"])
+    top = said.pop("ceiling", None)
+    return StudentRun(folder / f"on {test}" if test else folder, labels, record["seed"], args, record,
+                      columns["target"], columns["student"], columns["teacher"], top and top.said, said, test)
+
+
+def _read_said(folder: Path, record: dict, test: str) -> tuple[dict[str, np.ndarray], int]:
+    """Return the predictions of a run on a test set, and how many training samples it had."""
+    rule = record.get("selected", {}).get("rule", "last")
+    columns = read_predictions(folder / (predictions_on(test) if test else PREDICTIONS[rule]))
+    return columns, record.get("data", {}).get("train_samples", 0)
 
 
 def _without_twins(students: Iterable[StudentRun], left_out: list[str]) -> list[StudentRun]:

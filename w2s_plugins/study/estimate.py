@@ -87,11 +87,11 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
     for run in plan:
         timing = measured[kinds[run.id]][1]
         seconds[run.id] = timing.seconds
-        if run.kind != "student":
+        if not run.needs:
             continue
-        teacher = next((measured[kinds[i]][1].eval_image for i in run.needs if by_id[i].kind == "weak"), 0.0)
+        teacher = next((measured[kinds[i]][1].eval_image for i in run.needs if by_id[i].kind != "ceiling"), 0.0)
         seconds[run.id] += timing.val_images * (timing.eval_image + teacher)
-        cache = run.flag("--teacher-checkpoint"), run.flag("--train-slice")
+        cache = run.flag("--teacher"), run.flag("--teacher-checkpoint"), run.flag("--train-slice")
         if (run.flag("--teacher-targets") or "online") != "online" and cache not in caches:
             caches.add(cache)
             seconds[run.id] += timing.train_images * teacher
@@ -120,11 +120,13 @@ def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timi
     args = resolve_command(argv, parser)
     train, train_images = open_part(open_train_split(args), args.train_slice, args.slice_seed)
     val, val_images = open_part(open_val_split(args), args.val_slice, args.slice_seed)
-    per_update = args.batch_size * args.grad_accum_steps
+    per_update, epoch_images = args.batch_size * args.grad_accum_steps, train_images
+    if args.epoch_slice:
+        epoch_images = max(train_images, open_part(train, args.epoch_slice, args.slice_seed)[1])
     few = min(train_images, per_update * (WARM + STEPS))
     few_val = min(val_images, EVAL_BATCHES * (args.validation_batch_size or args.batch_size))
     epochs = min(args.epochs, args.stop_epoch or args.epochs)
-    left_out = parser.names(Role.NOISE | Role.SELECTION | Role.STUDENT) | {"log_wandb"}
+    left_out = parser.names(Role.NOISE | Role.SELECTION | Role.STUDENT) | {"log_wandb", "epoch_slice"}
     flags = {name: value for name, value in parser.take(argv).items() if name not in left_out}
     flags.update(
         train_slice=narrowed(args.train_slice, few, train), val_slice=narrowed(args.val_slice, few_val, val),
@@ -132,7 +134,7 @@ def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timi
     steps, evaluated, total = clock(encode(flags, parser), env)
     warm = min(WARM, len(steps) - 2) if len(steps) > 2 else 0
     step = (steps[-1] - steps[warm]) / max(1, len(steps) - 1 - warm)
-    return Timing(total - (evaluated - steps[0]), step, epochs * -(-train_images // per_update),
+    return Timing(total - (evaluated - steps[0]), step, epochs * -(-epoch_images // per_update),
                   (evaluated - steps[-1]) / few_val, -(-epochs // args.val_interval), train_images, val_images)
 
 

@@ -80,7 +80,8 @@ def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
             for student in runs:
                 by_loss[student.loss].append(student)
             gallery = open_gallery(runs, notes)
-            of_group = [pgr_bars(group), agreement_scatter(group, numbers), learning_curves(group, by_loss, numbers),
+            of_group = [pgr_bars(group), agreement_scatter(group, numbers), misfit_scatter(group, numbers),
+                        learning_curves(group, by_loss, numbers), learning_curves(group, by_loss, numbers, "copied"),
                         *(weight_maps(loss, members) for loss, members in by_loss.items()),
                         mistakes(by_loss), confusions(group, by_loss, gallery), pictures(group, by_loss, gallery)]
             for item in filter(None, of_group):
@@ -334,6 +335,25 @@ def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
     return Drawn("agreement", figure, "Agreement with the teacher against accuracy", alt)
 
 
+def misfit_scatter(group: dict, numbers: dict[str, int]) -> Drawn | None:
+    """Gain against misfit, a point for each loss, with the line on which theory has them."""
+    cells = [cell for cell in most_telling(group["cells"], group["reference"]) if cell["gain"]]
+    if not cells:
+        return None
+    figure, (axes,) = new_figure(2.3)
+    for cell in cells:
+        axes.errorbar(cell["misfit"]["mean"], cell["gain"]["mean"], half(cell["gain"]), half(cell["misfit"]),
+                      elinewidth=0.5, label=short(cell["loss"]), **{**look(numbers[cell["loss"]]), "linestyle": ""})
+    axes.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle="--", label="gain = misfit")
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set(xlabel="misfit: KL from the teacher (nats)", ylabel="gain in cross-entropy (nats)")
+    legend_below(figure, axes)
+    alt = ("Gain in cross-entropy over the teacher against the misfit, in nats, with the line on which they are equal. "
+           + ". ".join(f"{c['loss']}: misfit {c['misfit']['mean']:.2f}, gain {c['gain']['mean']:.2f}" for c in cells)
+           + ".")
+    return Drawn("misfit", figure, "Gain against misfit", alt)
+
+
 def read_events(folder: Path, kind: str) -> list[dict]:
     """Return the events of a kind in a run's metrics.jsonl; none where there is no such file."""
     path = folder / "metrics.jsonl"
@@ -346,17 +366,24 @@ def read_events(folder: Path, kind: str) -> list[dict]:
         raise UserError(f"{path}: cannot be read ({one_line(error)}); expected the events that a run writes") from error
 
 
+CURVES = {  # what is drawn by epoch: label of the axis, name and title of the figure
+    "top1": ("accuracy (%)", "curves", "Learning curves"),
+    "copied": ("copied of the teacher's mistakes (%)", "copied", "Mistakes that the students copy, over training"),
+}
+
+
 def learning_curves(
-        group: dict, by_loss: dict[str, list[StudentRun]], numbers: dict[str, int]) -> Drawn | None:
-    """Accuracy on the test samples after each evaluated epoch, mean over seeds."""
+        group: dict, by_loss: dict[str, list[StudentRun]], numbers: dict[str, int], key: str = "top1") -> Drawn | None:
+    """What is measured on the test samples after each evaluated epoch, mean over seeds."""
     figure, (axes,) = new_figure(2.3)
+    label, name, title = CURVES[key]
     parts = []
     for cell in most_telling(group["cells"], group["reference"]):
         runs: dict[int, list[float]] = {}
         for student in by_loss[cell["loss"]]:
             for event in read_events(student.folder, "eval"):
-                if "val" in event:
-                    runs.setdefault(event["epoch"] + 1, []).append(event["val"]["top1"])
+                if key in event.get("val", ()):
+                    runs.setdefault(event["epoch"] + 1, []).append(event["val"][key])
         complete = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
         if complete:
             line = look(numbers[cell["loss"]])
@@ -368,15 +395,16 @@ def learning_curves(
                          f"{last}")
     if not parts:
         return None
-    for name, dash in (("weak", "--"), ("ceiling", ":")):
-        figure_of = group["cells"][0][name]
+    for who, dash in (("weak", "--"), ("ceiling", ":")) if key == "top1" else ():
+        figure_of = group["cells"][0][who]
         if figure_of:
             axes.axhline(figure_of["mean"], color="grey", linewidth=0.8, linestyle=dash,
-                         label="teacher" if name == "weak" else "ceiling")
-    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+                         label="teacher" if who == "weak" else "ceiling")
+    axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, axes)
-    return Drawn("curves", figure, "Learning curves", f"Accuracy in percent over training. {'; '.join(parts)}.")
+    what = "Accuracy" if key == "top1" else "Share of the teacher's mistakes that the student makes as well,"
+    return Drawn(name, figure, title, f"{what} in percent over training. {'; '.join(parts)}.")
 
 
 # ---------------------------------------------------------------- weights of samples

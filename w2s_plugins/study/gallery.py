@@ -43,8 +43,10 @@ class Gallery:
 
 
 def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
-    """Open the test split of some runs; where that fails, add the reason to ``notes`` and return None."""
+    """Open the validation split of some runs; where that fails, add the reason to ``notes`` and return None."""
     args = runs[0].args
+    if runs[0].test:
+        return None
     try:
         dataset = open_split(
             args.get("dataset") or "", args.get("data_dir") or args.get("data"), args.get("val_split", "validation"),

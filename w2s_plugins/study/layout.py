@@ -23,7 +23,7 @@ from pathlib import Path
 from ..errors import UserError, nearest, one_line, write_errors
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
-KINDS = ("weak", "ceiling", "student")
+KINDS = ("weak", "ceiling", "student", "direct", "same-size", "strong-to-strong")
 AGAIN = "start the same command again"
 DEFAULT_ROOT = Path("output/studies")
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
@@ -35,16 +35,18 @@ class PlannedRun:
 
     Args:
         id: names it in ``state/`` and on the command line; changes when its command does.
-        kind: weak (a teacher), ceiling (a student on ground truth) or student.
+        kind: weak (a teacher), ceiling (a student on ground truth), student, or the name of a control.
         folder: its run folder is ``runs/FOLDER``.
-        weak: label of the weak teacher; None for a ceiling.
-        strong: label of the student; None for a weak teacher.
-        loss: label of the loss; None but for students.
+        weak: label of the weak teacher; None for what does not depend on one.
+        strong: label of the student; None for a weak teacher, and for a student of its size.
+        loss: label of the loss; None where none is distilled.
         protocol: label of the protocol; None but for students, since several protocols may share a teacher.
         seed: its ``--seed``.
         argv: flags of train_w2s.py.
         needs: ids of the runs that must be finished before it: its teacher and its ceiling.
         root: folder of the study.
+        controls: ids of the runs that a student is compared with, direct on all of the teacher's labels first of its
+            kind.
     """
 
     id: str
@@ -58,6 +60,7 @@ class PlannedRun:
     argv: list[str]
     needs: list[str] = field(default_factory=list)
     root: Path = Path()
+    controls: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -110,8 +113,8 @@ def _planned(entry: dict, root: Path) -> PlannedRun:
                 not name.isprintable()):
             raise ValueError(f"{name!r:.60} is no name of a run")
     labels = [label for label in (run.kind, run.weak, run.strong, run.loss, run.protocol) if label is not None]
-    if not all(isinstance(text, str) for text in (*labels, *run.argv, *run.needs)) or type(run.seed) is not int \
-            or run.kind not in KINDS:
+    texts = *labels, *run.argv, *run.needs, *run.controls
+    if not all(isinstance(text, str) for text in texts) or type(run.seed) is not int or run.kind not in KINDS:
         raise ValueError(f"the run {run.id} is not what `study plan` writes")
     return run
 

@@ -12,13 +12,25 @@ from torch.utils.data import Dataset
 
 from ..build.data import open_train_split
 from ..build.resolve import resolve_train_args
-from ..cli.declare import Parser, words_of
+from ..cli.declare import Parser, Role, words_of
+from ..cli.groups import CONTROLS
 from ..cli.parser import parse, train_parser
 from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol.w2s import NOT_OF, refuse_seen, split_slice, stored_views, weak_labels_only
+from ..protocol.w2s import (
+    NOT_OF,
+    OF_ONE_TEACHER,
+    direct_slices,
+    exported,
+    of_the_task,
+    refuse_seen,
+    split_slice,
+    stored_views,
+    weak_labels_only,
+)
+from ..teachers.kinds import kind_of
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 
@@ -57,7 +69,7 @@ class Planner:
         return sorted(self.runs.values(), key=lambda run: (place[run.seed], KINDS.index(run.kind)))
 
     def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
-        """Add a student, and its teacher and ceiling unless they are there already."""
+        """Add a student, and its teacher, ceiling and controls unless they are there already."""
         first, second = self.slices(weak, protocol)
         flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
         if protocol.split:
@@ -79,8 +91,56 @@ class Planner:
             flags["teacher_img_size"] = weak.flags.get("img_size")
         if flags.get("teacher_targets", "online") != "online":
             flags.setdefault("target_cache", f"{STUDY}/targets")
-        return self.add("student", flags, seed, needs, weak=weak.name, strong=strong.name, loss=loss.name,
-                        protocol=protocol.name)
+        names = dict(weak=weak.name, strong=strong.name, loss=loss.name, protocol=protocol.name)
+        controls = self.controls(weak, flags, first, seed, needs[:-1], names) if protocol.split else []
+        return self.add("student", flags, seed, needs, controls, **names)
+
+    def controls(
+            self,
+            weak: Part,
+            flags: Mapping[str, object],
+            first: str | None,
+            seed: int,
+            needs: Sequence[str],
+            names: Mapping[str, str],
+    ) -> list[str]:
+        """Add what a student is compared with, as ``--protocol w2s --controls`` does; return the ids.
+
+        Args:
+            weak: its teacher.
+            flags: of the student.
+            first: the part of the training slice that is for teachers.
+            seed: of all.
+            needs: id of its teacher, where that is trained.
+            names: labels of the student.
+
+        Raises:
+            UserError: a teacher without a labelled part, or whose network cannot be trained.
+        """
+        chosen, found, task = self.study.controls, [], of_the_task(self.parser)
+        if {"direct", "strong-to-strong"} & set(chosen):
+            part = weak.flags.get("train_slice") or first
+            if not part:
+                raise UserError(f"weak {weak.name}: controls {', '.join(chosen)} need a part with labels, and "
+                                "weak_fraction 0 leaves none")
+            noise = {k: v for k, v in weak.flags.items() if k in self.parser.names(Role.NOISE)}
+            own = {**of_stage("direct", flags), **noise, "epoch_slice": flags["train_slice"]}
+            found = [self.add("direct", {**own, "train_slice": slice_}, seed, strong=names["strong"]).id
+                     for slice_ in direct_slices(part, self.study.direct_sizes).values()]
+        if "strong-to-strong" in chosen:
+            others = {k: v for k, v in flags.items() if k not in OF_ONE_TEACHER}
+            teacher = exported(f"{STUDY}/{RUNS}/{found[0]}")
+            labels = {k: v for k, v in names.items() if k != "weak"}
+            found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
+        if "same-size" in chosen:
+            if kind_of(str(weak.flags["model"])):
+                raise UserError(f"weak {weak.name}: controls: same-size: {weak.flags['model']} is no network of timm's "
+                                "that could be trained")
+            network = {k: v for k, v in {**self.study.base, **weak.flags}.items() if k not in task}
+            network.update({k: v for k, v in flags.items() if k in task}, train_slice=flags["train_slice"])
+            labels = {k: v for k, v in names.items() if k != "strong"}
+            found.append(self.add("same-size", network, seed, needs, **labels).id)
+        return found
 
     def slices(self, weak: Part, protocol: Protocol) -> tuple[str | None, str | None]:
         """Return the parts of teacher and student."""
@@ -101,7 +161,15 @@ class Planner:
                                 "weak_fraction cuts off; the rest is for the students")
         return first, second
 
-    def add(self, kind: str, flags: dict, seed: int, needs: Iterable[str] = (), **labels: str) -> PlannedRun:
+    def add(
+            self,
+            kind: str,
+            flags: dict,
+            seed: int,
+            needs: Iterable[str] = (),
+            controls: Iterable[str] = (),
+            **labels: str,
+    ) -> PlannedRun:
         """Add a run under a name that its command decides, unless it is there already."""
         flags = {**{k: v for k, v in flags.items() if k != "weak_fraction"}, "seed": seed}
         if self.study.slices == "by_seed":
@@ -111,7 +179,8 @@ class Planner:
         name = "-".join([kind, *labels.values(), f"s{seed}", digest])
         labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
         return self.runs.setdefault(name, PlannedRun(
-            name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs)))
+            name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs),
+            controls=list(controls)))
 
 
 def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
@@ -216,6 +285,7 @@ def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
     table = format_table(
         list(rows.values()), ["run", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"])
     kinds = Counter(run.kind for run in plan)
+    controls = sum(kinds[name] for name in CONTROLS)
     caches = {(run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
               for run in plan if run.flag("--teacher-targets") not in (None, "online")}
     lines = [
@@ -223,7 +293,8 @@ def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
         f"{len(study.protocols)} protocols x {len(study.seeds)} seeds", "", table, "",
         f"losses: {', '.join(loss.name for loss in study.losses)}",
         f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
-        f"{kinds['student']} students" + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
+        f"{kinds['student']} students" + (f", beside {controls} controls" if controls else "")
+        + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
     ]
     if study.slices == "by_seed" and len(study.seeds) > 1 and any(run.flag("--val-slice") for run in plan):
         lines.append("losses will not be compared: slices by_seed draws the test samples of val_slice anew for each "

@@ -22,12 +22,12 @@ from .figures import Drawn, draw_all, save
 from .layout import SPEC
 from .table import (
     MARKS,
-    RULE,
     WRITERS,
     heading_of,
     make_folder,
     make_table,
     rows_of,
+    rule_of,
     title_of,
     to_markdown,
     write_table,
@@ -106,7 +106,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
 def summary(table: dict) -> list[Sentences]:
     """Say in plain words what the statistics allow to say, a paragraph for each group."""
     groups = table["groups"]
-    students = sum(len(cell["seeds"]) for group in groups for cell in group["cells"])
+    students = sum(len(cell["seeds"]) for group in groups if not group["test"] for cell in group["cells"])
     losses = {cell["loss"] for group in groups for cell in group["cells"]}
     first = [f"{count(students, 'finished student')}, {count(len(losses), 'loss', 'losses')}, "
              f"{count(len(groups), 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}."]
@@ -141,6 +141,7 @@ def group_summary(group: dict) -> Sentences:
     parts: Sentences = [Name(title_of(group)), f": {heading_of(group)}. ", Name(best["loss"]),
                         f" has the highest mean accuracy, {best['student']['mean']:.2f} %"]
     parts.append(f" (PGR {best['pgr']['mean']:.2f})." if best["pgr"] else ".")
+    parts += [f" {warning}" for warning in group["warnings"]]
     by_verdict: dict[str | None, list[dict]] = {}
     for cell in cells:
         by_verdict.setdefault(cell["verdict"], []).append(cell)
@@ -204,7 +205,7 @@ def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, fol
     ]
     marks = {text: verdict for verdict, text in MARKS.items()}
     return environment.get_template("report.html.j2").render(
-        title=title, summary=summary(table), groups=groups, rule=RULE, marks=marks, figures=figures,
+        title=title, summary=summary(table), groups=groups, rule=rule_of(table), marks=marks, figures=figures,
         left_out=table["left_out"], specification=specification, script=Markup(script),
         script_hash=f"sha256-{digest}")
 

@@ -87,10 +87,9 @@ class Submission:
             activate=f"source {shlex.quote(str(Path(self.activate).resolve()))} || exit 1" if self.activate else "",
             python="python" if self.activate else shlex.quote(sys.executable), root=shlex.quote(str(self.root)),
             package=shlex.quote(str(ROOT)), requeues=MAX_REQUEUES))
-        students = [run for run in runs if run.kind == "student"]
-        needed = [run for run in runs if run.kind != "student"]
+        first, later = ([run for run in runs if bool(run.needs) == waits] for waits in (False, True))
         stamp, stages = time.strftime("%Y%m%d-%H%M%S"), []
-        for number, stage in enumerate(filter(None, (needed, students)), start=1):
+        for number, stage in enumerate(filter(None, (first, later)), start=1):
             arrays = []
             for first in range(0, len(stage), LARGEST_ARRAY):
                 part = stage[first:first + LARGEST_ARRAY]

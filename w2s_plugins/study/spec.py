@@ -1,7 +1,7 @@
 """The specification of a study: a YAML file, read with every key checked, and written back with its defaults filled in.
 
-Keys: ``base`` and ``config`` (flags of every run), ``weak``, ``strong``, ``losses``, ``protocols``, ``seeds`` and
-``slices``; docs/studies.md explains them.
+Keys: ``base`` and ``config`` (flags of every run), ``weak``, ``strong``, ``losses``, ``protocols``, ``seeds``,
+``slices``, ``controls`` and ``direct_sizes``; docs/studies.md explains them.
 """
 
 import itertools
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import yaml
 
+from ..cli.groups import CONTROLS
 from ..cli.parser import Parser, check_flags, read_config
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
 from ..tokens import LOGIN, holds_token
 
-KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices")
+KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls",
+        "direct_sizes")
 SLICES = ("fixed", "by_seed")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
@@ -86,6 +88,8 @@ class Study:
         protocols: what they learn from.
         seeds: of all runs.
         slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
+        controls: what students are compared with besides their ceiling.
+        direct_sizes: shares and counts of labels that direct is trained on besides all that the teacher has.
     """
 
     name: str
@@ -96,6 +100,8 @@ class Study:
     protocols: list[Protocol]
     seeds: list[int]
     slices: str = "fixed"
+    controls: list[str] = field(default_factory=list)
+    direct_sizes: list[float | int] = field(default_factory=list)
 
     def to_yaml(self) -> str:
         """Return the specification with everything filled in; `read_spec` reads it as the same study."""
@@ -153,7 +159,15 @@ class Reader:
             protocols=self.items({"protocols": ["w2s"], **fields}, "protocols", self.protocol),
             seeds=self.seeds(fields.get("seeds", 1)),
             slices=fields.get("slices", "fixed"),
+            controls=fields.get("controls", []),
+            direct_sizes=fields.get("direct_sizes", []),
         )
+        if not isinstance(study.controls, list) or not all(name in CONTROLS for name in study.controls):
+            raise self.wrong("controls", study.controls, f"a list of some of {', '.join(CONTROLS)}")
+        sizes = study.direct_sizes
+        if not isinstance(sizes, list) or not all(type(size) in (int, float) and size > 0 for size in sizes) or (
+                sizes and "direct" not in study.controls):
+            raise self.wrong("direct_sizes", sizes, "a list of shares and counts of labels, beside controls: [direct]")
         if study.slices not in SLICES:
             raise self.wrong("slices", study.slices, f"one of {', '.join(SLICES)}")
         if study.slices == "by_seed" and "slice_seed" in base:

@@ -10,17 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..files import to_csv as rows_to_csv
 from ..files import to_json as value_to_json
 from ..files import write_json, write_text
 from ..hub.markdown import code, markdown_table
-from .collect import PARTS, Collected, StudentRun, collect
+from ..protocol.figures import worth_text
+from .collect import EPOCHS, PARTS, Collected, StudentRun, collect
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
 LEVEL = 0.05
-FIGURES = ("weak", "student", "ceiling", "agreement", "pgr")
-HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR"}
+FIGURES = ("weak", "student", "ceiling", "agreement", "pgr", *CONTROLS, "above_direct", "misfit", "gain", *EPOCHS)
+HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR",
+         "direct": "direct", "above_direct": "above direct", "same-size": "same size",
+         "strong-to-strong": "strong to strong", "misfit": "misfit (nats)", "gain": "gain (nats)",
+         "passes_teacher": "passes teacher in epoch", "copies_again": "copies again after epoch"}
+MORE = ("above_direct", "same-size", "strong-to-strong", "misfit", "gain", *EPOCHS)  # shown where a cell has them
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
 ORDER = {"worse": 0, "tie": 1, "one seed": 1, "reference": 2, "better": 3}  # of verdicts, where a table is sorted
 RULE = (
@@ -31,6 +37,12 @@ RULE = (
     "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
     f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. "
     f"McNemar: on how many of the seeds the exact test of the two single models has p < {LEVEL:.2f}, uncorrected.")
+RULE_OF_MORE = (
+    " Direct: the student's model trained on the teacher's own labels. Same size: the teacher's model on the weak "
+    "labels. Strong to strong: the student's model on the labels of direct. Misfit: mean KL divergence of the "
+    "student's probabilities from the teacher's. Gain: the teacher's cross-entropy minus the student's, which is the "
+    "misfit in theory. Worth in labels: how many true labels give direct the student's accuracy, from seed to seed.")
+
 
 
 def make_folder(folder: Path) -> None:
@@ -81,12 +93,29 @@ def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: 
                      key=lambda cell: -cell["student"]["mean"])
     chosen = choose_reference(records, reference)
     against = (chosen or records[0])["loss"]
-    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records)
+    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records,
+                 test=runs[0].test)
     if not comparable:
         group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
     elif len(records) > 1:
         compare_losses(cells, group, all_pairs=chosen is None)
+    group["warnings"] = warnings_of(records)
     return group
+
+
+def warnings_of(cells: list[dict]) -> list[str]:
+    """Return what the cells of a group cannot tell, and where weak-to-strong was not worth doing."""
+    found, seeds = [], max(len(cell["seeds"]) for cell in cells)
+    if seeds == 2:
+        found.append("Two seeds cannot decide: the interval of their mean is 12.7 standard errors to either side.")
+    if low := [cell for cell in cells if cell["ceiling"] and cell["weak"]["mean"] >= cell["ceiling"]["mean"]]:
+        found.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
+                     f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
+    compared = [cell for cell in cells if cell["direct"]]
+    if worse := [cell for cell in compared if cell["above_direct"]["mean"] <= 0]:
+        found.append(f"Weak-to-strong was not worth doing with {len(worse)} of {len(compared)} losses: trained "
+                     f"directly on the teacher's own labels, the student's model has {worse[0]['direct']['mean']:.2f}.")
+    return found
 
 
 def choose_reference(cells: list[dict], wanted: str | None) -> dict | None:
@@ -104,8 +133,9 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     record = dict(loss=loss, name=about["name"], kwargs=about["kwargs"] or {}, seeds=[r.seed for r in runs],
                   verdict=None)
     for name in FIGURES:
-        values = [r.figures[name] for r in runs if r.figures[name] is not None]
+        values = [r.figures[name] for r in runs if r.figures.get(name) is not None]
         record[name] = {**t_interval(values), "values": values, "over": "seeds"} if values else None
+    record["worth_in_labels"] = [run.worth_in_labels for run in runs if run.worth_in_labels] or None
     if len(runs) == 1:
         for name, (low, high) in sample_intervals(runs[0]).items():
             record[name].update(low=low, high=high, over="test samples")
@@ -192,6 +222,14 @@ def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
         for name in ("student", "agreement", "pgr"):
             figure = cell[name]
             row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
+        for name in MORE:
+            if any(c[name] for c in group["cells"]):
+                figure = cell[name]
+                row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
+        if any(c["worth_in_labels"] for c in group["cells"]):
+            ends = sorted(cell["worth_in_labels"] or [], key=lambda worth: worth["labels"])
+            texts = dict.fromkeys(worth_text(worth) for worth in (*ends[:1], *ends[-1:]))
+            row["worth in labels"] = " to ".join(texts) or "-", ends[0]["labels"] if ends else None
         if any(c.get("versus") for c in group["cells"]):
             adjusted, tests = versus.get("p_holm"), versus.get("mcnemar", [])
             below = sum(test["p"] < LEVEL for test in tests)
@@ -235,11 +273,17 @@ def heading_of(group: dict) -> str:
     """Say what the teacher and the ceiling reach, and what the differences are taken from."""
     seeds = max(len(cell["seeds"]) for cell in group["cells"])
     parts = []
-    for name in ("weak", "ceiling"):
+    for name in ("weak", "ceiling", "direct"):
         figures = [cell[name] for cell in group["cells"] if cell[name] and len(cell["seeds"]) == seeds]
         if figures:
             parts.append(f"{HEADS[name]} {figures[0]['mean']:.2f}")
     return f"{', '.join(parts)} (mean of {seeds} seed{'s' * (seeds > 1)}), {group['samples']:,} test samples"
+
+
+def rule_of(table: dict) -> str:
+    """Return how the tables are to be read."""
+    more = any(cell[name] for group in table["groups"] for cell in group["cells"] for name in MORE)
+    return RULE + RULE_OF_MORE * more
 
 
 def to_markdown(table: dict) -> str:
@@ -249,9 +293,8 @@ def to_markdown(table: dict) -> str:
         rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows_of(group)]
         text = f"### {code(title_of(group))}\n\n{heading_of(group)}; differences from {code(group['reference'])}.\n\n"
         parts.append(text + markdown_table(rows[0], [tuple(row.values()) for row in rows]))
-        if group["note"]:
-            parts.append(group["note"])
-    parts.append(RULE)
+        parts += [*filter(None, [group["note"]]), *group["warnings"]]
+    parts.append(rule_of(table))
     if table["left_out"]:
         parts.append("Left out:\n\n" + "\n".join(f"- {code(reason)}" for reason in table["left_out"]))
     return "\n\n".join(parts)
@@ -267,6 +310,7 @@ def to_csv(table: dict) -> str:
                 **{part: group[part] for part in PARTS[:3]}, "loss": cell["loss"], "seeds": len(cell["seeds"]),
                 **{f"{name}_{key}": (cell[name] or {}).get(key) for name in FIGURES
                    for key in ("mean", "sd", "low", "high", "n", "over")},
+                "worth_in_labels": " ".join(map(worth_text, cell["worth_in_labels"] or [])),
                 "reference": group["reference"],
                 **{key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")},
                 "verdict": cell["verdict"],

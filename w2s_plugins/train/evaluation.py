@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,24 +16,43 @@ from ..metrics.long_tail import ShotGroups
 from .task import first_output
 
 
+class Said(NamedTuple):
+    """What a model has said of a split on this rank, in order, on the CPU.
+
+    Args:
+        classes: (N,) that it predicts.
+        log_probs: (N, C) in float16, None where only the classes are known.
+    """
+
+    classes: Tensor
+    log_probs: Tensor | None = None
+
+
 @dataclass
 class Evaluation:
     """The outcome of one pass over a split.
 
     Args:
-        metrics: ``loss``, ``top1``, ``top5`` in percent, ``agreement`` in percent where there is a teacher, and those
-            of `ShotGroups` where there are such; ``confidence`` in place of the first three without ground truth.
+        metrics: ``loss``, ``top1``, ``top5`` in percent, and those of `ShotGroups` where there are such; ``confidence``
+            in place of the first three without ground truth. Where there is a teacher also ``agreement`` in percent,
+            ``copied``, the share of the teacher's errors that the student makes as well, in percent, and ``misfit``,
+            the mean KL divergence of the student's probabilities from the teacher's, in nats.
         teacher_metrics: the same of the teacher, where it was evaluated.
         predictions: this rank's predicted classes, in order.
-        teacher_predictions: those of the teacher.
+        teacher_said: of the teacher on this rank.
         targets: this rank's labels.
     """
 
     metrics: dict[str, float]
     teacher_metrics: dict[str, float] | None
     predictions: Tensor
-    teacher_predictions: Tensor | None
+    teacher_said: Said | None
     targets: Tensor
+
+    @property
+    def teacher_predictions(self) -> Tensor | None:
+        """This rank's predicted classes of the teacher."""
+        return None if self.teacher_said is None else self.teacher_said.classes
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,7 @@ def evaluate(
         settings: EvaluationSettings = EvaluationSettings(),
         *,
         teacher: Callable[[Tensor], Tensor] | None = None,
-        teacher_predictions: Tensor | None = None,
+        teacher_said: Said | None = None,
         on_output: Callable[[Tensor, Tensor], None] | None = None,
         progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Evaluation:
@@ -101,7 +121,7 @@ def evaluate(
         precision: autocast.
         settings: what is averaged, counted and shared.
         teacher: also evaluate what this answers to each batch, in the order of the loader.
-        teacher_predictions: predicted classes of the teacher on this rank, from an earlier pass.
+        teacher_said: what the teacher has said of the split in an earlier pass.
         on_output: called with each batch of logits and labels.
         progress: wraps the loader to show progress.
 
@@ -122,7 +142,8 @@ def evaluate(
     create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
     meter = create_meter(device, max_samples=limit)
     teacher_meter = create_meter(device, max_samples=limit) if teacher is not None else None
-    predictions, teacher_rows, teacher_broken, targets = [], [], [], []
+    predictions, teacher_rows, teacher_broken, targets, misfits, seen = [], [], [], [], [], 0
+    known = None if teacher_said is None else teacher_said.log_probs
     for images, target in (progress(loader) if progress else loader):
         target = target.to(device)
         if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
@@ -138,8 +159,13 @@ def evaluate(
         if teacher_meter is not None:
             teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
-            teacher_rows.append(teacher_logits.argmax(dim=1))
             teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
+            teacher_rows.append(Said(teacher_logits.argmax(dim=1).cpu(),
+                                     teacher_logits.float().log_softmax(dim=1).half().cpu()))
+        if teacher_rows or known is not None:
+            of_teacher = teacher_rows[-1].log_probs if teacher_rows else known[seen:seen + len(logits)]
+            misfits.append(misfit(logits[:len(of_teacher)], of_teacher))  # what is more is padding
+        seen += len(logits)
         if on_output:
             on_output(logits, target)
     if teacher_broken:
@@ -148,15 +174,34 @@ def evaluate(
     teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
     predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
     if teacher_rows:
-        teacher_predictions = torch.cat(teacher_rows)[:limit].cpu()
-    if teacher_predictions is not None and len(teacher_predictions) == len(predicted):
-        metrics["agreement"] = _percentage(predicted == teacher_predictions, device, distributed)
+        teacher_said = Said(*(torch.cat(rows)[:limit] for rows in zip(*teacher_rows)))
+    if teacher_said is not None and len(teacher_said.classes) == len(predicted):
+        agrees = predicted == teacher_said.classes
+        metrics["agreement"] = _percentage(agrees, device, distributed)
+        if settings.labelled:
+            metrics["copied"] = _percentage(agrees[teacher_said.classes != labels], device, distributed)
+    if misfits:
+        metrics["misfit"] = _mean(torch.cat(misfits)[:limit], distributed)
     if settings.groups is not None:
         metrics.update(settings.groups.evaluate(predicted, labels, device, distributed))
         if teacher_metrics is not None:
-            teacher_metrics.update(settings.groups.evaluate(teacher_predictions, labels, device, distributed))
+            teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
     note("after an evaluation")
-    return Evaluation(metrics, teacher_metrics, predicted, teacher_predictions, labels)
+    return Evaluation(metrics, teacher_metrics, predicted, teacher_said, labels)
+
+
+def misfit(logits: Tensor, of_teacher: Tensor) -> Tensor:
+    """Return the KL divergence (B,) of a student's probabilities, by its logits (B, C), from its teacher's logs (B, C).
+    """
+    own = logits.float().log_softmax(dim=1)
+    return (own.exp() * (own - of_teacher.to(device=own.device, dtype=own.dtype))).sum(dim=1)
+
+
+def _mean(rows: Tensor, distributed: bool) -> float:
+    sums = torch.stack([rows.double().sum(), torch.tensor(len(rows), dtype=torch.float64, device=rows.device)])
+    if distributed:
+        dist.all_reduce(sums)
+    return float(sums[0] / sums[1].clamp(min=1))
 
 
 @torch.inference_mode()

@@ -1,0 +1,96 @@
+"""Further test sets: ``--val-sets`` and ``--corruptions``."""
+
+import argparse
+import logging
+import os
+import pkgutil
+import re
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ..data import open_split
+from ..data.corruptions import Corrupted, parse_corruption
+from ..data.datasets import PREFIXES, check_labels, num_classes_of
+from ..errors import UserError
+from ..labels.splits import TestSet
+from ..models.class_names import names_of_data
+from .classes import by_name
+
+_logger = logging.getLogger(__name__)
+
+SPLIT = "validation"  # where a folder has several
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")
+# sets with 200 of ImageNet's classes, by convention the only ones that count there, and timm's lists of these
+SHIFTED = {"ImageNet-A": "_info/imagenet_a_synsets.txt", "ImageNet-R": "_info/imagenet_r_synsets.txt"}
+
+
+def open_test_sets(
+        args: argparse.Namespace,
+        val: Dataset | None,
+        names: Sequence[str] | None,
+        num_classes: int | None,
+        mode: str,
+) -> dict[str, TestSet]:
+    """Open the test sets that the flags name.
+
+    Args:
+        args: the flags.
+        val: the validation split, with the classes of the model, of which corrupted images are made.
+        names: of the classes of the model, None where they have none.
+        num_classes: how many there are.
+        mode: of Pillow, that images are converted to.
+
+    Raises:
+        UserError: not NAME=PATH, a set that cannot be opened or has other classes, a kind that is not known.
+    """
+    found: dict[str, TestSet] = {}
+
+    def add(name: str, test: TestSet) -> None:
+        if name in found or name in ("last", "best"):
+            raise UserError(f"--val-sets: the name '{name}' is taken; give that set another one")
+        found[name] = test
+
+    for text in args.val_sets:
+        name, _, place = text.partition("=")
+        if not NAME.fullmatch(name) or not place:
+            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch")
+        try:
+            add(name, matched(_open(args, place, mode), name, names, num_classes))
+        except UserError as error:
+            raise UserError(f"--val-sets {text}: {error}") from error
+    for text in args.corruptions:
+        corruption = parse_corruption(text)
+        if val is None or isinstance(val, IterableDataset):
+            raise UserError(f"--corruptions {text}: needs a validation split that can be indexed")
+        add(corruption.name, TestSet(Corrupted(val, corruption)))
+    return found
+
+
+def _open(args: argparse.Namespace, place: str, mode: str) -> Dataset:
+    name, _, split = ("", "", SPLIT) if os.path.exists(place) else place.rpartition(":")
+    if name.lower().startswith(PREFIXES):
+        return open_split(name, args.data_dir, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
+    return open_split("", place, SPLIT, None, flag="--val-sets", is_training=False, input_img_mode=mode)
+
+
+def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classes: int | None) -> TestSet:
+    """Return a test set with its classes numbered as those of the model; of ImageNet-A and -R only their own count.
+
+    Raises:
+        UserError: it has a class that the model has not.
+    """
+    own = names_of_data(dataset)
+    numbered = own is not None and own == [str(number) for number in range(len(own))]  # as ImageNet-V2 has them
+    if names and own and not (numbered and len(own) == len(names)):
+        places = {class_name: place for place, class_name in enumerate(names)}
+        for title, file in SHIFTED.items():
+            if set(own) == set(pkgutil.get_data("timm.data", file).decode().split()) <= places.keys():
+                _logger.info(f"--val-sets {name}: the classes of {title}; of the model's {len(names)} only these count")
+                return TestSet(dataset, [places[class_name] for class_name in own])
+        dataset = by_name(dataset, list(names), name, "the model")
+    elif num_classes is not None:
+        if (count := num_classes_of(dataset)) not in (None, num_classes):
+            raise UserError(f"has {count} classes, and the model, whose classes have no names, {num_classes}")
+        check_labels(dataset, name, num_classes)
+    return TestSet(dataset)
