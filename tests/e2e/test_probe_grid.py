@@ -10,6 +10,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from w2s_plugins.errors import UserError
+from w2s_plugins.models.loading import settings_beside
+
 from .conftest import Done, Forked, differences, read_lines, read_run
 from .test_linear_probe import FLAGS, VIT, digits, files, probe, result, with_teacher  # noqa: F401  (fixtures)
 
@@ -138,6 +141,9 @@ def test_poolings(probe: Callable[..., Path], files: dict[str, Path]) -> None:  
     exported = load_file(grid / "export" / "model.safetensors")
     assert differences(dict(exported), read_run(grid, "model_best.pth.tar")["state_dict"]) == []
 
+    with pytest.raises(UserError, match="does not say behind which of its poolings the head was trained"):
+        settings_beside(grid / "last.pth.tar", "--checkpoint")
+
     parts = probe("parts", *flags, *pools, "--probe-lrs", *RATES, "--stop-epoch", 2)
     probe("parts", *flags, *pools, "--probe-lrs", *RATES, "--resume", "auto")
     for name in ("last.pth.tar", "model_best.pth.tar"):
@@ -164,6 +170,7 @@ def test_a_head_that_breaks_skips_alone(probe: Callable[..., Path], files: dict[
     ([*HELD_OUT, "--probe-weight-decays", -1], "--probe-weight-decays -1.0: expected at least 0"),
     ([*HELD_OUT, "--probe-lrs", 0.1, "--log-beta"], "--log-beta is about one head"),
     ([*HELD_OUT, "--probe-lrs", 0.1, "--amp", "--amp-dtype", "float16"], "give --amp-dtype bfloat16"),
+    ([*HELD_OUT, "--probe-lrs", 0.1, "--sched", "plateau"], "--sched plateau would lower the rates of all heads"),
     ([*HELD_OUT, "--probe-lrs", 0.1, "--opt", "lamb"], "--opt lamb clips the gradients of all parameters together"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

@@ -1,6 +1,7 @@
 """``--stages``: students one after the other, each an ordinary run."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     for name in record:
         assert (tmp_path / "parts" / name / "export" / "model.safetensors").read_bytes() == (
             folder / name / "export" / "model.safetensors").read_bytes()
+
+
+def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
+    """What was made of a stage that has been trained again does not count as its continuation."""
+    stages = tmp_path / "stages.yaml"
+    stages.write_text("[{name: one, lr: 0.1}, {name: two, initial_checkpoint: 'stage:one', lr: 0.1}]")
+    here(*flags, "--epochs", 1).ok()
+    shutil.rmtree(tmp_path / "chain" / "one")
+    stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
+    assert "two is complete, but made from another one than that in" in here(
+        *flags, "--epochs", 1, "--resume", "auto").error
 
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:

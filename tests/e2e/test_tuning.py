@@ -42,8 +42,9 @@ def start(tmp_path: Path) -> Path:
 
 def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain timm loads the export; with the adapter beside it, PEFT makes the same of the weights at the start."""
-    here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
-         "--output", tmp_path, "--experiment", "run").ok()
+    done = here(*FLAGS, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--initial-checkpoint", start,
+                "--output", tmp_path, "--experiment", "run").ok()
+    assert "--tune lora: lora of rank 2 at 1 x " in done.err
     export = tmp_path / "run" / "export"
     merged = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     plain = timm.create_model("w2s_cnn5", num_classes=10)
@@ -103,6 +104,12 @@ def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
     here(*flags, "--linear-probe", "--probe-pools", "avg", "--experiment", "head").ok()
     export = ["--initial-checkpoint", tmp_path / "head" / "export" / "model.safetensors", "--speedtest", "--epochs", 1]
     assert "give --gp avg --model-kwargs fc_norm=False" in here(*flags, *export, "--experiment", "other").err
+    last = tmp_path / "head" / "last.pth.tar"  # of an epoch: the same is known
+    assert "give --gp avg --model-kwargs fc_norm=False" in here(
+        *flags, "--initial-checkpoint", last, *export[2:], "--experiment", "other").err
+    here(*flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught").ok()
+    taught, own = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("taught", "head"))
+    assert taught["teacher"]["top1"] == own["metrics"]["top1"]
     kwargs = ["--gp", "avg", "--model-kwargs", "fc_norm=False"]
     assert "give --gp" not in here(*flags, *export, *kwargs, "--experiment", "all").ok().err
 
@@ -168,6 +175,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
     (["--tune", "lora", "--lora-targets", "qkv"], "--lora-targets qkv: --model w2s_cnn5 has no such linear layer"),
+    (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn makes new batch norms"),
     (["--tune", "lora", "--lora-rank", "999"], "--lora-rank 999: "),
     (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),

@@ -136,6 +136,11 @@ def test_bad_input(part: str, settings: dict, message: str) -> None:
         tune(make("vit_tiny_patch16_224"), part, **settings)
 
 
+def test_convolutions_in_groups() -> None:
+    with pytest.raises(UserError, match="conv_dw of student is a convolution in groups"):
+        tune(timm.create_model("test_efficientnet"), "lora", adapters=Adapters(rank=4, targets=("conv_dw",)))
+
+
 def test_nothing_to_adapt() -> None:
     class Embedding(nn.Embedding):
         def get_classifier(self) -> nn.Module:

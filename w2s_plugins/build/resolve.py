@@ -532,8 +532,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(choices), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
-        (args.naflex_loader, "--naflex-loader: timm's loader gives batches of patches without saying of which samples, "
-         "by which teacher, views and resumption go: a NaFlexVit trains here on images of one size, without the flag"),
+        (args.naflex_loader, "--naflex-loader: timm's NaFlexMapDatasetWrapper gives batches of patches and does not "
+         "say of which samples, by which teacher, views and resumption go: a NaFlexVit trains here on images of one "
+         "size, without the flag"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
@@ -627,6 +628,8 @@ def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     return [
         (bool(args.tune == "head" and leaves_head), f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on "
          "features does not reach the head, so nothing would be trained"),
+        (bool(partly and args.split_bn), "--split-bn makes new batch norms, all of which would be trained: leave out "
+         "--tune and --freeze, or --split-bn"),
         (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),
         (bool(args.linear_probe and partly), "--linear-probe trains the head alone: leave out --tune and --freeze"),
         (bool(args.unfreeze and not partly), "--unfreeze needs --tune or --freeze: all is trained without these"),

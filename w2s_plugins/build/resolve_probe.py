@@ -47,6 +47,8 @@ def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
             (args.log_beta, "--log-beta"), (args.teacher_until_passed, "--teacher-until-passed"))),
         ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
          "another one, such as adamw"),
+        ("plateau" in args.sched, f"{flag}: --sched plateau would lower the rates of all heads by the figures "
+         "of one: take another one, such as cosine"),
         (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
         (args.amp and args.amp_dtype == "float16", f"{flag}: float16 would scale the losses of all heads alike: give "
          "--amp-dtype bfloat16"),

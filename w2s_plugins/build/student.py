@@ -29,7 +29,7 @@ from ..models.loading import (
     read_weights,
     settings_beside,
 )
-from ..students.adapters import Adapters
+from ..students.adapters import Adapters, heads_of
 from ..students.pooling import Candidate, candidate_pieces, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
@@ -92,7 +92,8 @@ def build_student(
                             "or --initial-checkpoint FILE")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
-    scale_head(model.get_classifier(), args.head_init_scale, args.head_init_bias)
+    for head in heads_of(model):
+        scale_head(head, args.head_init_scale, args.head_init_bias)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -175,10 +176,9 @@ def create_student(args: argparse.Namespace, num_classes: int | None, pool: str 
 @torch.no_grad()
 def scale_head(head: nn.Module, scale: float | None, bias: float | None) -> None:
     """Scale the initial weights and bias of the head, and set its bias, where asked for."""
-    if scale is not None:
-        head.weight.mul_(scale)
-        head.bias.mul_(scale)
-    if bias is not None:
+    for parameter in head.parameters() if scale is not None else ():
+        parameter.mul_(scale)
+    if bias is not None and head.bias is not None:
         nn.init.constant_(head.bias, bias)
 
 

@@ -151,9 +151,12 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         args.use_train_size = True
     if "use_ema" not in given:
         args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
+    pools = len(candidate_pieces(run.get("probe_pools") or [], run.get("probe_blocks") or []))
+    if path.suffix == ".tar" and pools > 1:
+        settings_beside(path, "--checkpoint")  # refuses it
     if is_run:
         best = run.get("select") == "best"
-        if len(candidate_pieces(run.get("probe_pools") or [], run.get("probe_blocks") or [])) > 1:
+        if pools > 1:
             args.checkpoint = str(path / "export" / "model.safetensors")  # which says what pooling was chosen
             return {**run, **settings_beside(Path(args.checkpoint), "--checkpoint")}
         sharded = path / (SHARDED_BEST if best else SHARDED_LAST)

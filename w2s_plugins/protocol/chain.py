@@ -16,6 +16,7 @@ Every stage is an ordinary run in a folder of its own. A file lists them:
 A stage has the flags of the command line and its own, which win.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,12 +66,32 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
         except UserError as error:
             raise UserError(f"--stages {file}: {name}: {error}") from error
         earlier[name] = classes
-    for name, _ in listed:
-        stages.run(name)
+    for name, flags in listed:
+        check_origin(name, stages.run(name), {other: stages.done[other] for other in _named(flags)}, folder)
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_json(folder / "result.json", dict(stages=stages.done))
         print(closing_table(stages.done))
         print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
+
+
+def _named(flags: Mapping[str, object]) -> list[str]:
+    return [value.removeprefix(EARLIER) for value in flags.values()
+            if isinstance(value, str) and value.startswith(EARLIER)]
+
+
+def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: Path) -> None:
+    """Raise a `UserError` where a stage was made of what an earlier one was before it was trained again.
+
+    Args:
+        name: of the stage.
+        record: its record, which has the hashes of the models that it started from or was taught by.
+        earlier: records of these stages.
+        folder: of all stages.
+    """
+    for other, theirs in earlier.items():
+        if theirs["export"]["model.safetensors"] not in json.dumps(record):
+            raise UserError(f"--resume auto: {folder / name} is complete, but made from another {other} than that in "
+                            f"{folder / other}: delete the folders of {name} and of the stages after it")
 
 
 def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]]:

@@ -106,14 +106,31 @@ def list_heads(run: Run, best: dict) -> list[dict] | None:
         run: the run.
         best: evaluation of the epoch that is exported.
     """
-    found, evaluations = [], run.files.metrics.evaluations
+    found, ranked, evaluations = [], [], run.files.metrics.evaluations
     for number, settings in enumerate(grid(run.args)):
         own = [event["heads"][number] for event in evaluations]
         place = best_number([figures["metric"] for figures in own], run.args.eval_metric == "loss")
+        ranked.append(own[place]["metric"])
         figures = {split: own[place][split] for split in ("select", "val") if split in own[place]}
         found.append(dict(**settings.about(), epoch=evaluations[place]["epoch"], **figures,
                           chosen=number == best["head"]))
+    if found:
+        say_better_head(run, ranked, best["head"])
     return found or None
+
+
+def say_better_head(run: Run, ranked: list[float], chosen: int) -> None:
+    """Say it where the head that is best on the held-out part is one that no plain timm model has.
+
+    Args:
+        run: of a grid.
+        ranked: best figure of each head on the held-out part.
+        chosen: the head that is exported.
+    """
+    top = best_number(ranked, run.args.eval_metric == "loss")
+    if top not in run.task.takeable and ranked[top] != ranked[chosen]:
+        _logger.warning(f"head {run.task.names[top]}: {ranked[top]:.2f} on the held-out part, the one that is exported "
+                        f"({run.task.names[chosen]}) {ranked[chosen]:.2f}; the first is no model of timm")
 
 
 def publish(args: argparse.Namespace, folder: Path) -> None:

@@ -42,7 +42,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
     save_recovery(run, max(done - 1, 0), background=False)
     if run.files:
         _logger.warning(f"{interruption}: stopped in epoch {run.position.epoch + 1}, step {done}; go on with "
-                        f"the same command and --resume {run.output.folder}")
+                        f"the same command and --resume {run.output.folder} (a command of several runs: --resume auto)")
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     run_lock.release()

@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
         name: of the model, for messages.
 
     Raises:
-        UserError: PEFT is missing, nothing fits the targets, or a layer is narrower than the rank.
+        UserError: PEFT is missing, nothing fits the targets, or a layer is narrower than the rank or in groups.
     """
     package = peft()
     chosen = _chosen(model, adapters.targets, name)
@@ -97,12 +98,18 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
                             "adapter there would have no effect")
         _logger.info(f"--tune lora: no adapter at {passed[0]} and the like ({len(passed)} layers), whose weights the "
                      "model reads by itself")
+    if grouped := [place for place in targets if getattr(model.get_submodule(place), "groups", 1) > 1]:
+        raise UserError(f"--lora-targets: {grouped[0]} of {name} is a convolution in groups, to whose weights PEFT "
+                        "cannot add an adapter: leave it out")
     narrow = [(min(_widths(model.get_submodule(t))), t) for t in targets]
     width, where = min(narrow)
     if adapters.rank > width:
         raise UserError(f"--lora-rank {adapters.rank}: {where} of {name} is {width} wide; expected at most that, or "
                         "other --lora-targets")
     alpha = 2 * adapters.rank if adapters.alpha is None else adapters.alpha
+    layers = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", "", place).strip(".") for place in targets)
+    _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at "
+                 + ", ".join(f"{count} x {layer}" for layer, count in layers.items()))
     config = package.LoraConfig(
         r=adapters.rank, lora_alpha=alpha, lora_dropout=adapters.dropout, target_modules=targets,
         use_dora=adapters.kind == "dora", use_rslora=adapters.kind == "rslora", modules_to_save=None)
@@ -119,7 +126,8 @@ def _chosen(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
             raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
         return targets
     can = [place for place, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    ends = sorted({place.rpartition(".")[2] for place in can})
+    heads = {id(head) for head in heads_of(model)}
+    ends = sorted({place.rpartition(".")[2] for place in can if id(model.get_submodule(place)) not in heads})
     found: set[str] = set()
     for pattern in patterns:
         fits = [place for place in can if place == pattern or place.endswith(f".{pattern}")]

@@ -6,6 +6,7 @@ parameters and memory is computed for all heads at once, others head by head. A 
 that step alone.
 """
 
+import copy
 import itertools
 import logging
 from collections.abc import Iterable, Sequence
@@ -178,6 +179,7 @@ class HeadsTask(TrainingTask):
         vars(self)["tasks"], self.names = tasks, names
         self.trainable_module = Heads(student, tasks, num_samples)
         self.broken: set[int] = set()
+        self.skipping: set[int] = set()  # in this step
         self.takeable = [number for number, head in enumerate(self.heads)
                          if head.pool is None or student.candidates[head.pool].exportable]
         self.take(self.takeable[0])
@@ -224,7 +226,8 @@ class HeadsTask(TrainingTask):
         norms = torch._foreach_norm([p.grad for own in parameters for p in own])
         parts = torch.stack(norms).isfinite().split([len(own) for own in parameters])
         broken = {number for number, part in enumerate(parts) if not part.all()}
-        for number in broken if len(broken) < len(members) else ():
+        self.skipping = broken if len(broken) < len(members) else set()
+        for number in self.skipping:
             for parameter in parameters[number]:
                 parameter.grad = None
             buffers.put_back(members[number])
@@ -255,8 +258,13 @@ class HeadsTask(TrainingTask):
         return self.trainable_module_ema
 
     def update_ema(self, step: int | None = None) -> None:
-        if self.has_ema():
-            self.trainable_module_ema.update(nn.ModuleList(self.heads), step=step)
+        if not self.has_ema():
+            return
+        averages = self.trainable_module_ema.module
+        kept = {number: copy.deepcopy(averages[number].state_dict()) for number in self.skipping}
+        self.trainable_module_ema.update(nn.ModuleList(self.heads), step=step)
+        for number, state in kept.items():
+            averages[number].load_state_dict(state)
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "HeadsTask":
         """Wrap heads and losses in DDP; the memory of losses is the same on all ranks."""
