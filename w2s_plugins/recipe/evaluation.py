@@ -151,7 +151,7 @@ def compare_heads(run: Run) -> tuple[list[dict], int]:
     found = {
         split: evaluate_heads(
             functools.partial(run.task.logits, ema=evaluates_average(run)), run.loaders[split], run.precision,
-            split_settings(run, split), run.weak_predictions.get(split))
+            split_settings(run, split), run.weak_said.get(split))
         for split in ("val", "select") if run.loaders[split] is not None
     }
     heads = [dict(zip(found, figures)) for figures in zip(*found.values())]

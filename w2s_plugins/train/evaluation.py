@@ -210,10 +210,10 @@ def evaluate_heads(
         loader: Iterable,
         precision: Precision,
         settings: EvaluationSettings = EvaluationSettings(),
-        teacher_predictions: Tensor | None = None,
+        teacher_said: Said | None = None,
 ) -> list[dict[str, float]]:
-    """Return for each of G heads the figures that `evaluate` gives, without those of groups; ``logits_of`` maps a batch
-    to logits (G, B, C).
+    """Return for each of G heads what `evaluate` gives of loss, accuracy and agreement; ``logits_of`` maps a batch to
+    logits (G, B, C).
     """
     device, limit = precision.device, evaluation_sample_limit(loader)
     create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
@@ -227,9 +227,9 @@ def evaluate_heads(
         rows.append(logits.argmax(dim=2))
     found = [dict(meter.compute(distributed=settings.distributed)) for meter in meters]
     predicted = torch.cat(rows, dim=1)[:, :limit].cpu()
-    if teacher_predictions is not None and len(teacher_predictions) == predicted.shape[1]:
+    if teacher_said is not None and len(teacher_said.classes) == predicted.shape[1]:
         for figures, own in zip(found, predicted):
-            figures["agreement"] = _percentage(own == teacher_predictions, device, settings.distributed)
+            figures["agreement"] = _percentage(own == teacher_said.classes, device, settings.distributed)
     return found
 
 
