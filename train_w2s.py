@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 import time
 
 import torch
@@ -45,6 +46,7 @@ from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.protocol.chain import run_stages
+from w2s_plugins.recipe import together
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
 from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
@@ -102,6 +104,30 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     run.loaders.clear()  # ends the data workers
     run_lock.release()
     return agree(record, run.world.distributed)
+
+
+def train_together(commands: list[list[str]]) -> list[dict]:
+    """Train the runs of several command lines; probes that fit are trained in lockstep."""
+    runs, records, started = [], [], time.monotonic()
+    for words in commands:
+        sys.argv[1:] = words
+        args, given = parse(train_parser())
+        resolve_train_args(args, given)
+        runs.append(prepare(Settings(args)))
+    for alike in together.group(runs):
+        for run in alike:
+            first_evaluation(run)
+        with watch_signals(alike[0]) as watch:
+            consoles = [Console(run.world.primary, run.schedule.updates_per_epoch * run.stop) for run in alike]
+            lockstep = together.Together(alike)
+            while alike[0].position.epoch < alike[0].stop:
+                for run, terms in zip(alike, lockstep.train_epoch(consoles)):
+                    finish_epoch(run, terms, watch)
+        for run in alike:
+            records.append(finish(run, trained_student(run), time.monotonic() - started))
+            run.loaders.clear()
+    run_lock.release()
+    return records
 
 
 def prepare(args: Settings) -> Run:
