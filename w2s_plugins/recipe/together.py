@@ -5,6 +5,7 @@ heads are one batched product on batches of each run's own, losses that are the 
 once where they have neither parameters nor memory, and features that runs share are in memory once.
 """
 
+import copy
 import json
 from collections.abc import Iterable
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..build.resolve import SHARDED_OPTIMIZERS
 from ..monitor import Console
 from ..train.heads import Outcome
 from ..train.task import WeakAnswer, WeakToStrongTask
@@ -28,7 +30,11 @@ def fits(run: Run) -> tuple | None:
              or hasattr(run.task, "tasks") or position.bad_steps)
     loader = run.loaders["train"]
     shape = tuple(run.task.get_eval_model().student.get_classifier().weight.shape)
-    return None if alone else (shape, loader.batch_size, len(loader), run.schedule.num_epochs, position.epoch, run.stop)
+    optimizer = json.dumps([{**group, "params": [p.shape for p in group["params"]]}
+                            for group in run.optimizer.param_groups], default=str)
+    alone = alone or args.opt.lower() not in SHARDED_OPTIMIZERS or args.clip_grad is not None
+    return None if alone else (shape, loader.batch_size, len(loader), run.schedule.num_epochs, position.epoch, run.stop,
+                               args.opt, str(args.sched), args.epochs, args.log_interval, optimizer)
 
 
 class Together:
@@ -62,43 +68,96 @@ class Together:
             stateful = isinstance(run.task, WeakToStrongTask) and bool(state)
             groups.setdefault(json.dumps([alike, number if stateful else None], default=str), []).append(number)
         self.groups = list(groups.values())
+        self.optimizer = self.stack_parameters()
+
+    def stack_parameters(self) -> torch.optim.Optimizer:
+        """Let the parameters of all heads, and what the optimizers remember of them, be views of stacked ones; return
+        the optimizer of these. It is elementwise, so that its step is that of each run's own.
+        """
+        whole = copy.deepcopy(self.runs[0].optimizer)
+        self.stacks = {}
+        for place, group in enumerate(whole.param_groups):
+            for number, _ in enumerate(group["params"]):
+                own = [run.optimizer.param_groups[place]["params"][number] for run in self.runs]
+                stack = torch.nn.Parameter(torch.stack([p.detach() for p in own]))
+                for parameter, view in zip(own, stack.detach()):
+                    parameter.data = view
+                group["params"][number] = stack
+                name = "weight" if own[0] is self.heads[0].weight else "bias"
+                self.stacks[name] = stack
+                remembered = [run.optimizer.state.get(p, {}) for run, p in zip(self.runs, own)]
+                whole.state[stack] = {
+                    key: torch.stack([m[key] for m in remembered]) if value.ndim else value.clone()
+                    for key, value in remembered[0].items()}
+        whole.state = type(whole.state)(whole.state.default_factory, {
+            p: s for p, s in whole.state.items() if any(p is q for q in self.stacks.values()) and s})
+        return whole
+
+    def share_state(self) -> None:
+        """Give each run's optimizer its part of what the stacked one remembers."""
+        for place, group in enumerate(self.optimizer.param_groups):
+            for number, stack in enumerate(group["params"]):
+                for at, run in enumerate(self.runs):
+                    own = run.optimizer.param_groups[place]["params"][number]
+                    run.optimizer.state[own] = {
+                        key: value[at] if value.ndim else value.clone()
+                        for key, value in self.optimizer.state[stack].items()}
 
     def train_epoch(self, consoles: list[Console]) -> list[dict[str, float]]:
         """Train for one epoch; return for each run the averages of the loss and of its terms."""
         epoch, first = self.runs[0].position.epoch, self.runs[0]
         orders, batches = [], len(first.loaders["train"])
+        self.sums: list[dict[str, Tensor]] = [{} for _ in self.groups]
         for run in self.runs:
             sampler = run.loaders["train"].sampler
             sampler.set_epoch(epoch, 0)
             orders.append(torch.tensor([key.index for key in sampler]))
             run.task.get_trainable_module().train()
-            run.optimizer.zero_grad()
         size = first.loaders["train"].batch_size
         for number in range(batches):
             index = [order[number * size:(number + 1) * size] for order in orders]
             done = (epoch * batches + number) / (first.schedule.num_epochs * batches)
-            results = self.step(index, done)
+            for group, own in zip(self.optimizer.param_groups, first.optimizer.param_groups):
+                group["lr"] = own["lr"]
+            self.optimizer.zero_grad()
+            found = self.step(index, done)
+            self.optimizer.step()
             update = epoch * batches + number
-            targets = [own[rows] for own, rows in zip(self.labels, index)]
-            for run, console, result, target in zip(self.runs, consoles, results, targets):
-                run.optimizer.step()
-                run.position.taken += 1
+            logged = number % first.args.log_interval == 0 or number + 1 == batches
+            for at, (group, result) in enumerate(zip(self.groups, found)):
+                self.count(at, result, size)
+                for place, n in enumerate(group):
+                    run = self.runs[n]
+                    if "sample_weights" in result:
+                        run.position.weights.update(
+                            tree_map(lambda value, place=place: value[place], result), self.labels[n][index[n]])
+                    if logged:
+                        run.position.meter.sums = {name: sums[place] for name, sums in self.sums[at].items()}
+            for run, console in zip(self.runs, consoles):
+                run.position.taken, run.position.batch = run.position.taken + 1, number + 1
                 run.task.update_ema(step=update + 1)
-                run.optimizer.zero_grad()
-                run.position.count(result, target, number)
-                if number % run.args.log_interval == 0 or number + 1 == batches:
+                if logged:
                     log_update(run, console, update, None, number)
                 if run.schedule.scheduler is not None:
                     run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
+        self.share_state()
         return [run.position.meter.average() for run in self.runs]
 
-    def step(self, index: list[Tensor], done: float) -> list[dict[str, Tensor]]:
-        """Compute losses and gradients of one batch of each run; return what the task of each makes of it."""
+    def count(self, at: int, result: dict, size: int) -> None:
+        """Add up the terms of the runs of a group, as `TermMeter` does of one."""
+        terms = {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 1}
+        weight = terms["loss"].isfinite().double() * size
+        terms["count"] = torch.ones_like(terms["loss"])
+        for name, value in terms.items():
+            value = value.double().nan_to_num(0.0, 0.0, 0.0) * weight
+            self.sums[at][name] = self.sums[at][name] + value if name in self.sums[at] else value
+
+    def step(self, index: list[Tensor], done: float) -> list[dict]:
+        """Compute losses and gradients of one batch of each run; return what comes of each group, stacked."""
         device = self.labels[0].device
         inputs = torch.stack([own[rows] for own, rows in zip(self.features, index)])
-        weight, bias = torch.stack([h.weight for h in self.heads]), torch.stack([h.bias for h in self.heads])
-        logits = torch.bmm(weight, inputs.mT).mT + bias.unsqueeze(1)
-        losses, results = [], [{} for _ in self.runs]
+        logits = torch.bmm(self.stacks["weight"], inputs.mT).mT + self.stacks["bias"].unsqueeze(1)
+        results = []
         for run in self.runs:
             run.task.progress = done
         for group in self.groups:
@@ -113,13 +172,11 @@ class Together:
 
             if len(group) > 1:
                 found = torch.vmap(outcome)(logits[group], said, target, rows)
-                own = [tree_map(lambda value, place=place: value[place], found) for place in range(len(group))]
             else:
-                own = [outcome(logits[group[0]], said[0], target[0], rows[0])]
-            for number, result in zip(group, own):
-                results[number] = {**result, "output": logits[number].detach()}
-                losses.append(result["loss"])
-        torch.stack(losses).sum().backward()
+                found = tree_map(lambda value: value.unsqueeze(0), outcome(
+                    logits[group[0]], said[0], target[0], rows[0]))
+            results.append({**found, "output": logits[group].detach()})
+        sum(found["loss"].sum() for found in results).backward()
         return results
 
 
