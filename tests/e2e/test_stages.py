@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from w2s_plugins.train import engine
@@ -73,6 +74,8 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     ("- {name: a, tune: hed}", "a: --tune hed: expected one of all, head"),
     ("- {name: a}\n- {name: b, teacher: 'stage:c'}", "b: teacher: stage:c: no stage of this name comes before it"),
     ("- {name: a}\n- {name: b, model: 'stage:a'}", "b: model: stage:a: a stage gives nothing of this kind"),
+    ("- {name: a, num_classes: 10}\n- {name: b, initial_checkpoint: 'stage:a', num_classes: 12}",
+     "b: initial_checkpoint: stage:a: that stage has num_classes 10, this one 12"),
     ("- {name: a, output: x}", "a: output is that of all stages"),
 ])
 def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:
@@ -80,3 +83,17 @@ def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, me
     done = here(*flags)
     assert done.code == 2 and message in done.err, done.err
     assert not (tmp_path / "chain").exists()
+
+
+def test_classes_that_the_data_tells(here: Run, flags: list[object], tmp_path: Path) -> None:
+    """Other data than those of the stage before: found when they are there, and that stage is kept."""
+    for number in range(64):
+        folder = tmp_path / "data" / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    (tmp_path / "stages.yaml").write_text(
+        "- {name: a, epochs: 1}\n"
+        f"- {{name: b, initial_checkpoint: 'stage:a', dataset: '', data_dir: {tmp_path / 'data'}, val_split: ''}}")
+    error = here(*flags).error
+    assert error.startswith("--initial-checkpoint") and "fc.weight is (10, " in error and "expected (2, " in error
+    assert (tmp_path / "chain" / "a" / "result.json").is_file()

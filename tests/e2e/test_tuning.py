@@ -3,22 +3,33 @@
 import copy
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peft
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 import validate
+from w2s_plugins.models.loading import read_weights
+from w2s_plugins.models.shards import RUN_FILE
 from w2s_plugins.train import engine
 
-from .conftest import TINY, Done
+from .conftest import TINY, Done, differences
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora", "--lora-rank", "2"]
+
+
+@pytest.fixture(autouse=True)
+def no_group_left() -> Iterator[None]:
+    """A sharded run of one process that ends with an error leaves its group behind."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.fixture
@@ -52,8 +63,24 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     found = json.loads((tmp_path / "found.json").read_text())
     own = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["top1"]
     assert found["top1"] == pytest.approx(own, abs=1e-4)
-    done = here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", tmp_path / "run" / "last.pth.tar")
-    assert done.code == 2 and "has adapters beside its weights" in done.err
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "rslora"])
+def test_adapters_are_read_as_weights(here: Run, start: Path, tmp_path: Path, kind: str) -> None:
+    """The checkpoint of an epoch gives the weights of the export, to whoever reads it."""
+    here(*FLAGS, "--lora-kind", kind, "--lora-alpha", 3, "--model-ema", "--model-ema-decay", 0.5,
+         "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "run").ok()
+    last, export = tmp_path / "run" / "last.pth.tar", load_file(tmp_path / "run" / "export" / "model.safetensors")
+    averaged, plain = read_weights(last, "test", use_ema=True), read_weights(last, "test")
+    assert averaged.keys() == export.keys() and not torch.equal(averaged["fc.weight"], plain["fc.weight"])
+    for name, tensor in export.items():
+        torch.testing.assert_close(averaged[name], tensor, rtol=1e-5, atol=1e-6)
+    here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", last, "--output", tmp_path, "--experiment", "next").ok()
+    content = torch.load(last, weights_only=False)
+    del content["args"]
+    torch.save(content, tmp_path / "bare.pth.tar")
+    done = here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", tmp_path / "bare.pth.tar")
+    assert "has adapters without the weights or the settings that go with them" in done.error
 
 
 def test_attentive_pooling(here: Run, tmp_path: Path) -> None:
@@ -80,10 +107,11 @@ def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
     assert "give --gp" not in here(*flags, *export, *kwargs, "--experiment", "all").ok().err
 
 
+@pytest.mark.parametrize("sharded", [[], ["--fsdp"]])
 def test_recovery_holds_the_trained_part(
-        here: Run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        here: Run, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sharded: list[str]) -> None:
     """It is smaller by what is not trained, and goes on from the same weights alone."""
-    flags = [*FLAGS, "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
+    flags = [*FLAGS, *sharded, "--model-ema", "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
     steps = iter(range(3))
 
     def seed_step(*key: int) -> None:
@@ -95,14 +123,30 @@ def test_recovery_holds_the_trained_part(
         with pytest.raises(RuntimeError, match="power cut"):
             here(*flags, "--initial-checkpoint", start)
     recovery = max((tmp_path / "run").glob("recovery-*"))
-    held = torch.load(recovery, weights_only=False)["state_dict"]
-    assert not any("base_layer.weight" in name for name in held) and any("lora_A" in name for name in held)
+    file = recovery / RUN_FILE if sharded else recovery
+    for section in ("state_dict", "state_dict_ema"):
+        held = torch.load(file, weights_only=False)[section]
+        assert not any("base_layer.weight" in name for name in held) and any("lora_A" in name for name in held)
     torch.manual_seed(4)
     torch.save(timm.create_model("w2s_cnn5").state_dict(), tmp_path / "other.pth")
     done = here(*flags, "--initial-checkpoint", tmp_path / "other.pth", "--resume", "auto", "--resume-changes",
                 "initial-checkpoint")
     assert done.code == 2 and "the weights that are not trained are others" in done.err
     here(*flags, "--initial-checkpoint", start, "--resume", "auto").ok()
+    here(*flags[:-1], "whole", "--initial-checkpoint", start).ok()
+    one, two = (load_file(tmp_path / name / "export" / "model.safetensors") for name in ("run", "whole"))
+    assert differences(one, two) == []
+
+
+@pytest.mark.parametrize("name", ["naflexvit_base_patch16_map", "vit_small_patch16_dinov3"])
+def test_architectures_of_foundation_models(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
+    """A NaFlexVit learns from images of one size, as the others do, and each export is timm's."""
+    done = here(*TINY, "--epochs", 1, "--model", name, "--model-kwargs", "depth=2", "embed_dim=32", "num_heads=2",
+                "--img-size", 32, "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--tune", "lora",
+                "--grad-checkpointing", "--amp", "--amp-dtype", "bfloat16", "--val-split", "", "--output", tmp_path,
+                "--experiment", "run").ok()
+    assert "exported to" in done.out
+    timm.create_model(f"local-dir:{tmp_path / 'run' / 'export'}", pretrained=True)
 
 
 def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> None:
@@ -123,9 +167,22 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
+    (["--tune", "lora", "--lora-targets", "qkv"], "--lora-targets qkv: --model w2s_cnn5 has no such linear layer"),
+    (["--tune", "lora", "--lora-rank", "999"], "--lora-rank 999: "),
+    (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
     (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),
 ])
 def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) -> None:
-    done = here(*TINY, "--model", "w2s_cnn5", *flags)
-    assert done.code == 2 and message in done.err
+    assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Its numbers mean nothing without their scales, and torch would take them as they are."""
+    state = torch.load(start)
+    torch.save({n: v.to(dtype) if v.ndim > 1 else v for n, v in state.items()}, tmp_path / "small.pth")
+    for flag in ("--initial-checkpoint", "--finetune", "--pretrained-path"):
+        done = here(*TINY, "--model", "w2s_cnn5", "--tune", "lora", flag, tmp_path / "small.pth")
+        assert done.error.startswith(f"{flag} {tmp_path / 'small.pth'}: has quantised weights (") and str(
+            dtype) in done.error

@@ -15,17 +15,26 @@ from w2s_plugins.students.adapters import Adapters, merge_adapters
 from w2s_plugins.students.tuning import Tuning, choose_trained, hold_statistics, matching
 
 VIT = dict(depth=3, embed_dim=32, num_heads=2, patch_size=16, img_size=64)
+SMALL = dict(depth=2, embed_dim=32, num_heads=2, img_size=64)
 FAMILIES = {
     "vit_tiny_patch16_224": VIT,
-    "eva02_tiny_patch14_224": dict(depth=2, embed_dim=32, num_heads=2, patch_size=16, img_size=64),
+    "eva02_tiny_patch14_224": dict(SMALL, patch_size=16),
     "convnext_atto": dict(depths=(1, 1, 2, 1), dims=(8, 16, 32, 64)),
     "tf_efficientnet_lite0": {},
+    "vit_small_patch16_dinov3": SMALL,
+    "vit_base_patch16_siglip_224": SMALL,  # pools by attention
+    "vit_base_patch16_clip_224": SMALL,
+    "naflexvit_base_patch16_gap": SMALL,
     "swin_tiny_patch4_window7_224": dict(embed_dim=24, depths=(1, 2), num_heads=(1, 2), window_size=4, img_size=64),
     "resnet18": {},
 }
 ADAPTED = {
     "vit_tiny_patch16_224": {"qkv", "proj", "fc1", "fc2"},
     "eva02_tiny_patch14_224": {"proj", "fc1", "fc2"},  # its queries are read without calling the layer
+    "vit_small_patch16_dinov3": {"qkv", "proj", "fc1", "fc2"},
+    "vit_base_patch16_siglip_224": {"qkv", "q", "kv", "proj", "fc1", "fc2"},
+    "vit_base_patch16_clip_224": {"qkv", "proj", "fc1", "fc2"},
+    "naflexvit_base_patch16_gap": {"qkv", "proj", "fc1", "fc2"},
     "convnext_atto": {"fc1", "fc2"},
     "tf_efficientnet_lite0": {"conv_pw", "conv_pwl", "conv_head"},
     "swin_tiny_patch4_window7_224": {"qkv", "proj", "fc1", "fc2", "reduction"},
@@ -125,6 +134,15 @@ def test_patterns() -> None:
 def test_bad_input(part: str, settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         tune(make("vit_tiny_patch16_224"), part, **settings)
+
+
+def test_nothing_to_adapt() -> None:
+    class Embedding(nn.Embedding):
+        def get_classifier(self) -> nn.Module:
+            return self
+
+    with pytest.raises(UserError, match="--tune lora: student has no linear layer or convolution to adapt"):
+        tune(Embedding(3, 4), "lora")
 
 
 def test_statistics_belong_to_their_weights() -> None:

@@ -3,10 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.optim import create_optimizer_v2, get_optimizer_info, optimizer_kwargs
+from timm.optim._optim_factory import default_registry
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
@@ -46,6 +48,7 @@ def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.opti
                 group["fused"] = True
         return optimizer
     module = task.get_trainable_module()
+    take_bitsandbytes(args.opt)
     try:
         optimizer = create_optimizer_v2(module, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
@@ -53,6 +56,23 @@ def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.opti
     if args.lr_scale:
         scale_rates(optimizer, module, args.lr_scale, constant=args.sched == "none")
     return optimizer
+
+
+def take_bitsandbytes(opt: str) -> None:
+    """Let timm make an optimizer of bitsandbytes where there is no CUDA, which timm asks for and that package does not.
+
+    Raises:
+        UserError: the package is not there.
+    """
+    info = get_optimizer_info(opt.lower().removeprefix("lookahead_"))
+    if not str(info.opt_class).startswith("bitsandbytes."):
+        return
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(f"--opt {opt} needs a package ({one_line(error)}): pip install bitsandbytes") from error
+    own = getattr(bitsandbytes.optim, info.opt_class.rpartition(".")[2])
+    default_registry._optimizers[info.name] = replace(info, opt_class=own)  # `register` would warn
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, module: nn.Module, scales: Sequence[str], constant: bool) -> None:

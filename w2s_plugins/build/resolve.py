@@ -170,6 +170,12 @@ def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) ->
         raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
 
 
+def check_optimizer(name: str) -> None:
+    """Raise a `UserError` unless timm has the optimizer."""
+    if name.lower().removeprefix("lookahead_") not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
+
+
 def check_model_name(flag: str, name: str) -> None:
     """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
@@ -204,9 +210,7 @@ def _check_choices(args: argparse.Namespace) -> None:
         check_teacher_name("--teacher", name)
     if args.kd_model_name:
         check_model_name("--kd-model-name", args.kd_model_name)
-    optimizer = args.opt.lower().removeprefix("lookahead_")
-    if optimizer not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{args.opt}'{nearest(args.opt, list_optimizers())}")
+    check_optimizer(args.opt)
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
 
@@ -522,7 +526,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(choices), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
-        (args.naflex_loader, "--naflex-loader gives patches, but a teacher takes images: use timm's train.py"),
+        (args.naflex_loader, "--naflex-loader: timm's loader gives batches of patches without saying of which samples, "
+         "by which teacher, views and resumption go: a NaFlexVit trains here on images of one size, without the flag"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),

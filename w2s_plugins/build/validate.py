@@ -147,9 +147,6 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
     if is_run:
         best = run.get("select") == "best"
-        if run.get("tune") == "lora":  # its checkpoints have the adapters beside the weights
-            args.checkpoint = str(path / "export" / "model.safetensors")
-            return run
         if len(candidate_pieces(run.get("probe_pools") or [], run.get("probe_blocks") or [])) > 1:
             args.checkpoint = str(path / "export" / "model.safetensors")  # which says what pooling was chosen
             return {**run, **settings_beside(Path(args.checkpoint), "--checkpoint")}

@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -24,6 +24,7 @@ from timm.models import (
 )
 from timm.models._hub import download_from_hf
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
@@ -35,6 +36,7 @@ from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import check_model_args, read_model_config, typed_flags
+from .merged import has_adapters, merge_state
 from .shards import RUN_FILE, is_sharded, read_section
 
 _logger = logging.getLogger(__name__)
@@ -179,15 +181,25 @@ def read_weights(
     """Read a state dict from a safetensors file or a checkpoint, never running code from it.
 
     DDP and compile prefixes are removed; the state may be plain or under ``state_dict``, ``state_dict_ema``, ``model``,
-    or, of self-distillation, ``teacher`` or ``student``. Those of a run with adapters are read by itself alone, which
-    asks to ``keep_adapters``.
+    or, of self-distillation, ``teacher`` or ``student``. Adapters are added to the weights, unless the run itself asks
+    to ``keep_adapters``.
 
     Raises:
-        UserError: truncated, not a checkpoint, or a pickle that would run code.
+        UserError: truncated, not a checkpoint, a pickle that would run code, or quantised weights.
     """
     if is_sharded(path):
         averaged = use_ema and has_ema(path, flag)
-        return read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
+        state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
+    else:
+        state = _read_state(path, flag, use_ema)
+    packed = [f"{k} is {v.dtype}" for k, v in state.items() if k.endswith("weight") and v.dtype.itemsize == 1]
+    if packed:  # torch would take the numbers as they are, without the scales that belong to them
+        raise UserError(f"{flag} {path}: has quantised weights ({packed[0]}, {len(packed)} in all), of which a student "
+                        "cannot be made; expected weights in float32, float16 or bfloat16")
+    return state if keep_adapters or not has_adapters(state) else _merged(state, path, flag)
+
+
+def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         check_export(path.parent, flag)
     with _read_errors(path, flag), warnings.catch_warnings():
@@ -199,10 +211,17 @@ def read_weights(
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
     _check_extent(state, path, flag)
-    if not keep_adapters and any(".base_layer." in name for name in state):
-        raise UserError(f"{flag} {path}: has adapters beside its weights, which --resume alone reads; expected the "
-                        "run's export, export/model.safetensors, which it has when it has ended")
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
+    names = ("lora_rank", "lora_alpha", "lora_kind")
+    flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, names)
+    try:
+        return merge_state(state, *map(flags.get, names))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{flag} {path}: has adapters without the weights or the settings that go with them; expected "
+                        "last.pth.tar of the run, or its export, export/model.safetensors") from error
 
 
 def has_ema(path: Path, flag: str) -> bool:
@@ -370,17 +389,22 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": cfg.get("num_classes")}
+    return _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs"))
+
+
+def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, object]:
+    """Return those of some flags that a checkpoint says something of."""
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
-    keys = (*INPUT_KEYS, "num_classes", "model_kwargs")
-    return typed_flags({k: saved[k] for k in keys if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")
+    return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors with their names, shapes and dtypes."""
+    """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
     found = hashlib.sha256()
     for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        flat = whole.detach().cpu().contiguous().reshape(-1)
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
     return found.hexdigest()

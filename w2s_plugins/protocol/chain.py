@@ -56,14 +56,16 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
     folder = Path(str(given.get("output") or "./output/train")) / str(given["experiment"])
     stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--stages")
     listed = read_stages(file, parser)
-    for number, (name, flags) in enumerate(listed):
-        earlier = [other for other, _ in listed[:number]]
+    earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
+    for name, flags in listed:
         if "teacher" in flags:  # what was said of another one
             flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
+        classes = flags.get("num_classes", given.get("num_classes"))
         try:
-            stages.plan(name, found_products(flags, earlier, folder), given.get("train_slice"))
+            stages.plan(name, found_products(flags, earlier, classes, folder), given.get("train_slice"))
         except UserError as error:
             raise UserError(f"--stages {file}: {name}: {error}") from error
+        earlier[name] = classes
     for name, _ in listed:
         stages.run(name)
     if not dist.is_initialized() or dist.get_rank() == 0:
@@ -96,8 +98,19 @@ def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]
     return listed
 
 
-def found_products(flags: Mapping[str, object], earlier: list[str], folder: Path) -> dict[str, object]:
-    """Return flags in which ``stage:NAME`` is what that stage has made. Raises `UserError` for one that comes later."""
+def found_products(
+        flags: Mapping[str, object], earlier: Mapping[str, object], classes: object, folder: Path) -> dict[str, object]:
+    """Return flags in which ``stage:NAME`` is what that stage has made.
+
+    Args:
+        flags: of a stage.
+        earlier: stages before it, with the number of their classes where one is given.
+        classes: its own, or None.
+        folder: of all stages.
+
+    Raises:
+        UserError: one that comes later, or whose weights are for other classes.
+    """
     found = dict(flags)
     for flag, value in flags.items():
         if not isinstance(value, str) or not value.startswith(EARLIER):
@@ -108,6 +121,9 @@ def found_products(flags: Mapping[str, object], earlier: list[str], folder: Path
                             f"{', '.join(PRODUCT)}")
         if name not in earlier:
             raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
+        if flag == "initial_checkpoint" and len({earlier[name], classes} - {None}) > 1:
+            raise UserError(f"{flag}: {value}: that stage has num_classes {earlier[name]}, this one {classes}: the "
+                            "head of one does not fit the other")
         found[flag] = PRODUCT[flag].format(folder / name)
     return found
 

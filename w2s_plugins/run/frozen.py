@@ -19,12 +19,12 @@ def frozen_parameters(task: TrainingTask) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
 
 
-def leave_out(state: dict, frozen: Mapping[str, Tensor]) -> None:
-    """Take what is not trained out of a checkpoint, in place; a hash of it stays."""
+def leave_out(state: dict, frozen: Mapping[str, Tensor], digest: str) -> None:
+    """Take what is not trained out of a checkpoint, in place; ``digest``, its hash, stays."""
     for section in SECTIONS:
         if section in state:
             state[section] = {name: value for name, value in state[section].items() if name not in frozen}
-    state["w2s"]["frozen"] = hash_tensors(frozen)
+    state["w2s"]["frozen"] = digest
 
 
 def put_back(checkpoint: dict, task: TrainingTask, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..distributed.world import count_processes
 from ..errors import UserError, release, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
+from ..models.loading import hash_tensors
 from ..models.shards import EXTENSION
 from .find import checkpoints, place, recoveries
 from .frozen import frozen_parameters, leave_out
@@ -74,6 +75,7 @@ class Saver:
         self.best_epoch: int | None = None
         self.best_metric: float | None = None
         self.uncopied: tuple[int, float] | None = None  # epoch and metric of `last`, until its copies are made
+        self._frozen = ""  # hash of what is not trained
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
 
@@ -187,7 +189,7 @@ class Saver:
     ) -> None:
         """Save the state inside an epoch, in the background where memory allows; keeps the last two that were written.
 
-        What is not trained is not in it, unless the student is sharded.
+        What is not trained is not in it, but a hash, which is made once.
 
         A failure is a warning, up to ``max_failures`` in a row; of a save in the background it is seen at the next one.
 
@@ -205,8 +207,9 @@ class Saver:
         earlier = [file for file in recoveries(self.folder) if file != path]
         state = self._state(epoch, self.uncopied)
         state["w2s"]["rank_states"] = rank_states
-        if not self.sharded and (frozen := frozen_parameters(self.task)):
-            leave_out(state, frozen)
+        if frozen := frozen_parameters(self.task):
+            self._frozen = self._frozen or hash_tensors(frozen)
+            leave_out(state, frozen, self._frozen)
         if not background:
             self._write(state, path)
         elif not self.sharded and (copy := copy_state(state)) is not None:  # all ranks exchange while they write shards

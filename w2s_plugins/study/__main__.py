@@ -120,7 +120,8 @@ def _add_stale(parser: argparse.ArgumentParser) -> None:
 def _add_cost(commands: argparse._SubParsersAction) -> None:
     cost = commands.add_parser("cost", help="what a training run, or labelling images, costs", description=(
         "FLOPs per image of student and teacher, and estimated GPU hours. Without --model and --config: the settings "
-        "of the paper. With --label: bytes, files and hours of a --teacher that labels images in shards."))
+        "of the paper. With --label: bytes, files and hours of a --teacher that labels images in shards. With "
+        "--memory: bytes of a training step, by what of the student is trained."))
     add = cost.add_argument
     add("-c", "--config", nargs="+", default=[], metavar="FILE", help="YAML files of train_w2s.py; flags win over them")
     add("--model", metavar="NAME", help="student")
@@ -132,6 +133,12 @@ def _add_cost(commands: argparse._SubParsersAction) -> None:
     add("--label", action="store_true", help="what it costs that --teacher labels images")
     add("--shard-size", type=count, default=10_000, metavar="N", help="images of a shard (default: 10000)")
     add("--top-k", type=count, default=10, metavar="K", help="K of top-k labels (default: 10)")
+    add("--memory", action="store_true", help="what memory a training step takes, and a recovery checkpoint")
+    add("--tune", nargs="+", metavar="PART", help="parts to train with --memory (default: all lora last:1 norm bias "
+        "head)")
+    add("--precision", nargs="+", choices=("float32", "amp", "bfloat16"), help="of --memory (default: all three)")
+    add("--batch-size", type=count, metavar="B", help="images of a step with --memory (default: 128)")
+    add("--opt", metavar="NAME", help="optimizer of --memory (default: sgd)")
     add("--throughput", type=rate, metavar="R|here", help="images per second of the teacher; here: measured")
     add("--gpu", nargs="+", metavar="NAME", help="some of v100, a100, h100, rtx3090, rtx4090 (default: all)")
     add("--num-gpus", type=count, default=1, metavar="G", help="divide the work among so many, without loss")

@@ -6,7 +6,6 @@ estimates: they take it that a model keeps a GPU as busy as ResNet-50 does in pu
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from ..errors import UserError, nearest, one_line
 from ..models.loading import create_model
 from ..monitor import format_table
 from .label_cost import describe_labelling, throughput_here
+from .memory import FORMULAS, PRECISIONS, TUNES, Setting, describe_memory
 
 REFERENCE = "resnet50"  # whose published throughput the hours are made of, at its 224 px
 IMAGENET = 1_281_167
@@ -105,6 +105,7 @@ def run_cost(
         config: Sequence[str],
         images: int | None,
         label: bool = False,
+        memory: bool = False,
         **flags: object,
 ) -> None:
     """Print the cost of one run, or of the paper's settings, or of labelling images by a teacher.
@@ -116,9 +117,14 @@ def run_cost(
         config: YAML files of train_w2s.py.
         images: in the training set, those of ImageNet where None; of labelling, `LABELLED` where None.
         label: of labelling images by a teacher, not of training.
+        memory: that of a training step, not time.
         **flags: of train_w2s.py, over those files; None where not given; ``shard_size``, ``top_k`` and ``throughput``
-            are for ``label``.
+            are for ``label``, ``tune``, ``precision``, ``batch_size`` and ``opt`` for ``memory``.
     """
+    tunes, precisions = flags.pop("tune"), flags.pop("precision")
+    if memory:
+        print(describe_memory(setting_of(config, flags), tunes or TUNES, precisions or tuple(PRECISIONS)))
+        return
     for name in gpu or ():
         if name.lower() not in GPUS:
             raise UserError(f"--gpu: unknown GPU '{name}'{nearest(name, GPUS)}; one of {', '.join(GPUS)}")
@@ -142,11 +148,11 @@ def run_cost(
     print(footnotes(gpus, num_gpus, utilisation))
 
 
-def recipe_of(config: Sequence[str], images: int, flags: Mapping[str, object]) -> Recipe:
-    """Return the run that YAML files, and flags over them, describe.
+def flags_of(config: Sequence[str], flags: Mapping[str, object]) -> dict[str, object]:
+    """Return all flags of the run that YAML files, and flags over them, describe.
 
     Raises:
-        UserError: a file that cannot be read, no model, or one that timm does not know.
+        UserError: a file that cannot be read, or no model.
     """
     parser = train_parser()
     given: dict[str, object] = {}
@@ -154,12 +160,25 @@ def recipe_of(config: Sequence[str], images: int, flags: Mapping[str, object]) -
         given.update(read_config(file, parser))
     given.update({name: value for name, value in flags.items() if value is not None})
     if "model" not in given:
-        raise UserError(f"cost: {' '.join(config)} names no student; give --model NAME")
+        raise UserError(f"cost: {' '.join(config) or '--memory'} names no student; give --model NAME")
     values = {**parser.defaults(), **given}
-    size = values["img_size"] or (values["input_size"] or [None])[-1]
-    teacher = None if values["distiller"] == "vanilla" else values["teacher"] or values["kd_model_name"]
-    return Recipe(" ".join(config) or "run", values["model"], teacher, values["epochs"], images,
-                  values["num_classes"] or 1000, size)
+    values["img_size"] = values["img_size"] or (values["input_size"] or [None])[-1]
+    values["teacher"] = None if values["distiller"] == "vanilla" else values["teacher"] or values["kd_model_name"]
+    return values
+
+
+def recipe_of(config: Sequence[str], images: int, flags: Mapping[str, object]) -> Recipe:
+    """Return the run that YAML files, and flags over them, describe. Raises `UserError` as `flags_of`."""
+    values = flags_of(config, flags)
+    return Recipe(" ".join(config) or "run", values["model"], values["teacher"], values["epochs"], images,
+                  values["num_classes"] or 1000, values["img_size"])
+
+
+def setting_of(config: Sequence[str], flags: Mapping[str, object]) -> Setting:
+    """Return what a step is made of. Raises `UserError` as `flags_of`."""
+    values = flags_of(config, flags)
+    return Setting(values["model"], values["teacher"], values["batch_size"], values["num_classes"] or 1000,
+                   values["img_size"], values["opt"])
 
 
 @contextlib.contextmanager
@@ -173,24 +192,6 @@ def _plain_attention() -> Iterator[None]:
         set_fused_attn(was, experimental)
 
 
-def _convolution_backward(
-        grad_shape: Sequence[int],
-        input_shape: Sequence[int],
-        weight_shape: Sequence[int],
-        *args: object,
-        out_shape: object = None,
-        **kwargs: object,
-) -> int:
-    """FLOPs of a convolution's backward pass: those of its forward pass for each of the two gradients.
-
-    torch (2.13 at least) counts the gradient of the weight of a grouped convolution as if it had one group: forty times
-    the forward pass for an EfficientNet.
-    """
-    transposed, mask = args[4], args[7]
-    places = (input_shape if transposed else grad_shape)[2:]
-    return 2 * grad_shape[0] * math.prod(places) * math.prod(weight_shape) * (bool(mask[0]) + bool(mask[1]))
-
-
 def count_flops(model: nn.Module, input_size: tuple[int, int, int], backward: bool = True) -> Flops:
     """Count the FLOPs of one image, without computing anything.
 
@@ -201,11 +202,10 @@ def count_flops(model: nn.Module, input_size: tuple[int, int, int], backward: bo
     """
     batch = 2  # batch norm wants more than one
     images = torch.empty(batch, *input_size, device="meta")
-    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
     with torch.set_grad_enabled(backward):
-        with FlopCounterMode(display=False, custom_mapping=mapping) as forward_counter:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as forward_counter:
             output = model(images)
-        backward_counter = FlopCounterMode(display=False, custom_mapping=mapping)
+        backward_counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         if backward:
             with backward_counter:
                 (output if isinstance(output, torch.Tensor) else output[0]).sum().backward()
