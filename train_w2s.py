@@ -22,6 +22,7 @@ import functools
 import os
 import sys
 import time
+from pathlib import Path
 
 import torch
 from timm.utils import dispatch_clip_grad
@@ -106,28 +107,36 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     return agree(record, run.world.distributed)
 
 
-def train_together(commands: list[list[str]]) -> list[dict]:
-    """Train the runs of several command lines; probes that fit are trained in lockstep."""
-    runs, records, started = [], [], time.monotonic()
-    for words in commands:
-        sys.argv[1:] = words
-        args, given = parse(train_parser())
-        resolve_train_args(args, given)
-        runs.append(prepare(Settings(args)))
-    for alike in together.group(runs):
-        for run in alike:
-            first_evaluation(run)
-        with watch_signals(alike[0]) as watch:
-            consoles = [Console(run.world.primary, run.schedule.updates_per_epoch * run.stop) for run in alike]
-            lockstep = together.Together(alike)
-            while alike[0].position.epoch < alike[0].stop:
-                for run, terms in zip(alike, lockstep.train_epoch(consoles)):
-                    finish_epoch(run, terms, watch)
-        for run in alike:
-            records.append(finish(run, trained_student(run), time.monotonic() - started))
-            run.loaders.clear()
+def train_together(orders: list[dict[str, object]]) -> None:
+    """Train several runs in this process, probes that are alike in lockstep. What goes wrong with one ends it alone.
+
+    Args:
+        orders: of each run the ``argv``, and the ``log`` that its output goes to.
+    """
+    sys.argv[0] = __file__
+    setup_logging(primary=True)
+    started, members, watch = time.monotonic(), [], SignalWatch((), distributed=False)
+    for order in orders:
+        member = together.Member(order["argv"], Path(order["log"]))
+        with member.speaking():
+            args, given = parse(train_parser())
+            resolve_train_args(args, given)
+            member.run = prepare(Settings(args))
+            first_evaluation(member.run)
+            members.append(member)
+    for alike in together.group(members):
+        lockstep = together.Lockstep(alike) if len(alike) > 1 else None
+        while lockstep and (left := [m for m in alike if not m.failed]) and left[0].run.position.epoch < left[0].run.stop:
+            lockstep.train_epoch()
+            for member in [member for member in left if not member.failed]:
+                with member.speaking():
+                    finish_epoch(member.run, member.run.position.meter.average(), watch)
+        for member in [member for member in alike if not member.failed]:
+            with member.speaking():
+                fit(member.run, watch)  # of one that is trained alone
+                finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders))
+            member.run = None
     run_lock.release()
-    return records
 
 
 def prepare(args: Settings) -> Run:
