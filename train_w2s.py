@@ -59,7 +59,7 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
-from w2s_plugins.students.probe import Probe
+from w2s_plugins.students.probe import Encoder, Probe
 from w2s_plugins.students.tuning import hold_statistics
 from w2s_plugins.train import engine, fsdp
 from w2s_plugins.train.heads import HeadsTask
@@ -116,22 +116,23 @@ def train_together(orders: list[dict[str, object]]) -> None:
     sys.argv[0] = __file__
     setup_logging(primary=True)
     started, members, watch = time.monotonic(), [], SignalWatch((), distributed=False)
+    encoders: dict[str, Encoder] = {}
     for order in orders:
         member = together.Member(order["argv"], Path(order["log"]))
         with member.speaking():
             args, given = parse(train_parser())
             resolve_train_args(args, given)
-            member.run = prepare(Settings(args))
+            member.run = prepare(Settings(args), encoders)
             first_evaluation(member.run)
             members.append(member)
     for alike in together.group(members):
         lockstep = together.Lockstep(alike) if len(alike) > 1 else None
-        while lockstep and (left := [m for m in alike if not m.failed]) and left[0].run.position.epoch < left[0].run.stop:
+        while lockstep and lockstep.goes_on():
             lockstep.train_epoch()
-            for member in [member for member in left if not member.failed]:
+            for member in lockstep.left():
                 with member.speaking():
                     finish_epoch(member.run, member.run.position.meter.average(), watch)
-        for member in [member for member in alike if not member.failed]:
+        for member in alike if lockstep is None else lockstep.left():
             with member.speaking():
                 fit(member.run, watch)  # of one that is trained alone
                 finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders))
@@ -139,8 +140,13 @@ def train_together(orders: list[dict[str, object]]) -> None:
     run_lock.release()
 
 
-def prepare(args: Settings) -> Run:
-    """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
+def prepare(args: Settings, encoders: dict[str, Encoder] | None = None) -> Run:
+    """Build data, models, task and optimizer, and go back to where an earlier run stopped.
+
+    Args:
+        args: all flags.
+        encoders: of probes of this process, which share them.
+    """
     if args.push_to_hub:
         check_login(args.push_to_hub)
     if args.push_labels:
@@ -159,7 +165,7 @@ def prepare(args: Settings) -> Run:
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
-        build_feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
+        build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     if args.linear_probe:
         candidates = loaders["train"].candidates

@@ -31,8 +31,8 @@ from ..train.task import WeakAnswer, WeakToStrongTask
 from .logs import log_update
 from .run import Run
 
-APART = ("loss", "loss_kwargs", "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "ceiling_acc",
-         "seed", "slice_seed", "experiment")  # flags in which runs of one lockstep may differ
+APART = ("loss", "loss_kwargs", "kd_temperature", "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size",
+         "ceiling_acc", "seed", "slice_seed", "experiment")  # flags in which runs of one lockstep may differ
 
 
 @dataclass
@@ -167,6 +167,14 @@ class Lockstep:
         self.losses = [Losses([run.task for run in runs[place]], len(self.labels[0])) for place in self.places]
         self.optimizer = self.stack_parameters(runs)
 
+    def left(self) -> list[Member]:
+        """Return the runs that have not failed."""
+        return [member for member in self.members if not member.failed]
+
+    def goes_on(self) -> bool:
+        """True when there is something left to train."""
+        return any(member.run.position.epoch < member.run.stop for member in self.left())
+
     @staticmethod
     def loss_of(run: Run) -> str:
         """Return what is the same for runs whose losses are computed at once."""
@@ -204,7 +212,7 @@ class Lockstep:
 
     def train_epoch(self) -> None:
         """Train for one epoch, or until every run has failed."""
-        first = next(member.run for member in self.members if not member.failed)
+        first = self.left()[0].run
         epoch, orders = first.position.epoch, []
         size, batches = first.loaders["train"].batch_size, len(first.loaders["train"])
         self.sums: list[dict[str, Tensor]] = [{} for _ in self.places]
@@ -212,7 +220,6 @@ class Lockstep:
             sampler = member.run.loaders["train"].sampler
             sampler.set_epoch(epoch, 0)
             orders.append(torch.tensor([key.index for key in sampler]))
-            member.run.task.train()
         order = torch.stack(orders)
         for number in range(batches):
             update, rows = epoch * batches + number, order[:, number * size:(number + 1) * size]

@@ -135,7 +135,7 @@ class Leases:
 
     def refresh(self) -> bool:
         """As `Lease.refresh`; False when one has been lost."""
-        return all([lease.refresh() for lease in self.held])
+        return all(list(map(Lease.refresh, self.held)))  # each of them
 
 
 def acquire(run: Work, stale: float) -> Lease | None:
