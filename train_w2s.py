@@ -117,12 +117,14 @@ def train_together(orders: list[dict[str, object]]) -> None:
     setup_logging(primary=True)
     started, members, watch = time.monotonic(), [], SignalWatch((), distributed=False)
     encoders: dict[str, Encoder] = {}
+    students: dict[str, torch.nn.Module] = {}
     for order in orders:
         member = together.Member(order["argv"], Path(order["log"]))
         with member.speaking():
             args, given = parse(train_parser())
             resolve_train_args(args, given)
             member.run = prepare(Settings(args), encoders)
+            together.share_frozen(member.run, students)
             first_evaluation(member.run)
             members.append(member)
     for alike in together.group(members):

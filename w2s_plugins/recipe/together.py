@@ -24,6 +24,7 @@ from ..build.resolve import SHARDED_OPTIMIZERS
 from ..errors import UserError
 from ..losses.undo import Undo
 from ..monitor import Console
+from ..students.probe import identify
 from ..tokens import scrub
 from ..train.engine import seed_step
 from ..train.heads import HeadsTask, Outcome, StackedMemory
@@ -65,6 +66,20 @@ class Member:
                 known = isinstance(error, UserError)
                 print(scrub(f"error: {error}" if known else "".join(traceback.format_exception(error))), flush=True)
                 self.failed = True
+
+
+def share_frozen(run: Run, known: dict[str, torch.nn.Module]) -> None:
+    """Let students that differ in their heads alone have the weights that are not trained in memory once.
+
+    Args:
+        run: a probe.
+        known: the first student of each kind.
+    """
+    student = run.parts.student.model
+    first = known.setdefault(identify(student), student)
+    for own, other in zip(student.parameters(), first.parameters()):
+        if not own.requires_grad:
+            own.data = other.data
 
 
 def group(members: Iterable[Member]) -> list[list[Member]]:

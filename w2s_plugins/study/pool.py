@@ -163,13 +163,13 @@ class Pool:
                 self.out.failed[run.id] = state.get("error", "")
             elif not look(run, self.stale).free:
                 self.held[run.id] = now + LOOK_AGAIN
-            elif run.id in self.alone or "--linear-probe" not in run.argv:
+            elif run.id in self.alone or "--linear-probe" not in run.argv or "--log-wandb" in run.argv:
                 return [run]
             else:
                 probes.append(run)
         alike = [run for run in probes if kind_of(run) == kind_of(probes[0])]
         alike.sort(key=lambda run: run.loss or "")  # what is the same loss is computed at once
-        return alike[:min(AT_ONCE, -(-len(alike) // len(self.slots)))]
+        return alike[:min(AT_ONCE, -(-len(alike) // sum(slot.worker is None for slot in self.slots)))]
 
     def collect(self, slot: Slot) -> None:
         """Note how the work on runs ended. Raises what ended it."""

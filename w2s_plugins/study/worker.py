@@ -129,8 +129,10 @@ def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Map
         if orders:
             code = _train(states[0][0], [sys.executable, "-c", TOGETHER], Leases(held), stop, stale, env, orders)
     finally:
-        for lease in held if code is not None else ():
-            lease.release(finished(lease.run))
+        for lease in held:
+            with contextlib.suppress(OSError):
+                if lease.refresh():
+                    lease.release(finished(lease.run))
     for run, state in states if code is not None else ():
         seconds = state["earlier"] + (time.time() - state["started"]) / len(states)
         ended = "done" if finished(run) else "stopped"
