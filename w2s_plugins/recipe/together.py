@@ -226,7 +226,7 @@ class Lockstep:
                         for key, value in self.optimizer.state.get(stack, {}).items()}
 
     def train_epoch(self) -> None:
-        """Train for one epoch, or until every run has failed."""
+        """Train for one epoch."""
         first = self.left()[0].run
         epoch, orders = first.position.epoch, []
         size, batches = first.loaders["train"].batch_size, len(first.loaders["train"])
