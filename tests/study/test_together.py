@@ -57,7 +57,7 @@ def test_together(tmp_path: Path, runner: Runners, cli: Cli) -> None:  # noqa: F
     for run in broken:
         assert "loss or gradient is not finite; the run goes on by itself" in run.state_file("log").read_text()
         assert f"FAILED {run.id}: exit code 2: " in second.text and starts(run) == 4
-    assert "Resumed from" in good[0].state_file("log").read_text()
+    assert ": goes on with epoch" in good[0].state_file("log").read_text()
 
     # ---- each is what it is alone
     for run in good:
