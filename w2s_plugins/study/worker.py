@@ -124,8 +124,7 @@ def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Map
                 state="running", host=socket.gethostname(), started=time.time(), attempt=1,
                 earlier=read_state(run).get("seconds", 0.0))))
             write_json(run.state_file("json"), states[-1][1])
-            with write_errors(run.state_file("log"), AGAIN), run.state_file("log").open("a") as file:
-                file.write(f"$ {shlex.join([sys.executable, str(SCRIPT), *orders[-1]['argv']])}\n")
+            _write_command(run, [sys.executable, str(SCRIPT), *orders[-1]["argv"]])
         if orders:
             code = _train(states[0][0], [sys.executable, "-c", TOGETHER], Leases(held), stop, stale, env, orders)
     finally:
@@ -155,6 +154,7 @@ def _try_twice(
     for attempt in range(1, TRIES + 1):
         state.update(attempt=attempt)
         write_json(run.state_file("json"), state)
+        _write_command(run, command)
         code = _train(run, command, lease, stop, stale, env)
         if code is None:
             say(f"{run.id}: another runner has taken it over")
@@ -173,6 +173,12 @@ def _try_twice(
     return FAILED
 
 
+def _write_command(run: PlannedRun, command: Sequence[str]) -> None:
+    """Let the log of a run say what follows."""
+    with write_errors(run.state_file("log"), AGAIN), run.state_file("log").open("ab", buffering=0) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+
+
 def _train(
         run: PlannedRun,
         command: list[str],
@@ -188,8 +194,6 @@ def _train(
     Without a sign of life for half of ``stale`` it is stopped, before others may take it over.
     """
     log = run.state_file("log")
-    with write_errors(log, AGAIN), log.open("ab", buffering=0) as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
     with log.open("ab") as file, tempfile.TemporaryFile() as given:
         given.write(json.dumps(told).encode())
         given.seek(0)
