@@ -20,7 +20,9 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 import time
+from pathlib import Path
 
 import torch
 from timm.utils import dispatch_clip_grad
@@ -46,6 +48,7 @@ from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.protocol.chain import run_stages
 from w2s_plugins.protocol.folds import run_folds
+from w2s_plugins.recipe import together
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
@@ -64,7 +67,7 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
-from w2s_plugins.students.probe import Probe
+from w2s_plugins.students.probe import Encoder, Probe
 from w2s_plugins.students.tuning import hold_statistics
 from w2s_plugins.train import engine, fsdp
 from w2s_plugins.train.heads import HeadsTask
@@ -112,8 +115,48 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     return agree(record, run.world.distributed)
 
 
-def prepare(args: Settings) -> Run:
-    """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
+def train_together(orders: list[dict[str, object]]) -> None:
+    """Train several runs in this process, probes that are alike in lockstep. What goes wrong with one ends it alone.
+
+    Args:
+        orders: of each run the ``argv``, and the ``log`` that its output goes to.
+    """
+    sys.argv[0] = __file__
+    setup_logging(primary=True)
+    started, members, watch = time.monotonic(), [], SignalWatch((), distributed=False)
+    encoders: dict[str, Encoder] = {}
+    students: dict[str, torch.nn.Module] = {}
+    for order in orders:
+        member = together.Member(order["argv"], Path(order["log"]))
+        with member.speaking():
+            args, given = parse(train_parser())
+            resolve_train_args(args, given)
+            member.run = prepare(Settings(args), encoders)
+            together.share_frozen(member.run, students)
+            first_evaluation(member.run)
+            members.append(member)
+    for alike in together.group(members):
+        lockstep = together.Lockstep(alike) if len(alike) > 1 else None
+        while lockstep and lockstep.goes_on():
+            lockstep.train_epoch()
+            for member in lockstep.left():
+                with member.speaking():
+                    finish_epoch(member.run, member.run.position.meter.average(), watch)
+        for member in alike if lockstep is None else lockstep.left():
+            with member.speaking():
+                fit(member.run, watch)  # of one that is trained alone
+                finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders))
+            member.run = None
+    run_lock.release()
+
+
+def prepare(args: Settings, encoders: dict[str, Encoder] | None = None) -> Run:
+    """Build data, models, task and optimizer, and go back to where an earlier run stopped.
+
+    Args:
+        args: all flags.
+        encoders: of probes of this process, which share them.
+    """
     if args.push_to_hub:
         check_login(args.push_to_hub)
     if args.push_labels:
@@ -132,7 +175,7 @@ def prepare(args: Settings) -> Run:
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     loaders = (
-        build_feature_loaders(args, data, model, teacher, data_config, precision, world) if args.linear_probe
+        build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))
     if args.linear_probe:
         candidates = loaders["train"].candidates

@@ -37,6 +37,7 @@ from ..labels.format import Manifest
 from ..labels.reader import LabelReader
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
+from ..models.loading import hash_tensors
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
@@ -181,6 +182,13 @@ class Encoder(NamedTuple):
     model: TeacherModel
     width: int
     candidates: dict[str, Candidate]
+
+
+def identify(student: nn.Module) -> str:
+    """Return what students have in common that differ in their heads alone: modules, and a hash of the weights."""
+    head = {*map(id, student.get_classifier().parameters())}
+    tensors = itertools.chain(student.named_parameters(), student.named_buffers())
+    return f"{student} {hash_tensors({name: tensor for name, tensor in tensors if id(tensor) not in head})}"
 
 
 def create_encoder(

@@ -17,7 +17,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -116,6 +116,26 @@ class Lease:
         """Let others have the run. The number of a run that is not finished is kept: it must not be given twice."""
         with contextlib.suppress(OSError):
             self.path.unlink() if finished else self.write(released=True)
+
+
+class Leases:
+    """The right to work on several runs at once, as long as none of them is lost.
+
+    Args:
+        held: the right to work on each.
+    """
+
+    def __init__(self, held: Sequence[Lease]):
+        self.held, self.path = held, held[0].path
+
+    def write(self, **content: object) -> None:
+        """As `Lease.write`."""
+        for lease in self.held:
+            lease.write(**content)
+
+    def refresh(self) -> bool:
+        """As `Lease.refresh`; False when one has been lost."""
+        return all(list(map(Lease.refresh, self.held)))  # each of them
 
 
 def acquire(run: Work, stale: float) -> Lease | None:

@@ -1,5 +1,6 @@
 """Runs of a study side by side, on GPUs or CPU cores of this machine, shared with runners on others."""
 
+import functools
 import os
 import signal
 import threading
@@ -11,30 +12,35 @@ from pathlib import Path
 from ..monitor.console import duration
 from .layout import PlannedRun, finished, read_state, read_top1
 from .lease import STALE, look
-from .worker import BUSY, DONE, Stop, last_line, work
+from .worker import BUSY, Stop, last_line, work, work_together
 
 PAUSE = 0.1
+AT_ONCE = 32  # probes of one process
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker(threading.Thread):
-    """Works on one run; a second Ctrl-C does not wait for it.
+    """Works on one run, or on several probes at once; a second Ctrl-C does not wait for it.
+
+    Args:
+        tasks: the runs.
+        work: what brings them to their end.
 
     Attributes:
-        code: what `work` returned.
+        code: what ``work`` returned.
         error: what it raised in place of that.
     """
 
-    def __init__(self, run: PlannedRun, *how: object):
+    def __init__(self, tasks: list[PlannedRun], work: Callable[[], int | None]):
         super().__init__(daemon=True)
-        self.task, self.how, self.began = run, how, time.monotonic()
-        self.code, self.error = 0, None
+        self.tasks, self.work, self.began = tasks, work, time.monotonic()
+        self.code, self.error = None, None
 
     def run(self) -> None:
-        """Bring the run to its end."""
+        """Bring the runs to their end."""
         try:
-            self.code = work(self.task, *self.how)
+            self.code = self.work()
         except BaseException as error:
             self.error = error
 
@@ -84,6 +90,7 @@ class Pool:
     ):
         self.plan, self.slots, self.stale, self.say = plan, slots, stale, say
         self.out = Outcome({run.id for run in plan if finished(run)})
+        self.alone: set[str] = set()  # probes that did not come to their end beside others
         self.held: dict[str, float] = {}  # runs that others work on: when to look again
         self.began = time.time()
         self.waiting = False
@@ -112,8 +119,11 @@ class Pool:
                 self.collect(slot)
         self.block()
         for slot in self.slots:
-            if slot.worker is None and (run := self.next_run()) is not None:
-                slot.worker = Worker(run, self.stop, self.stale, self.say, child_env(slot.env))
+            if slot.worker is None and (runs := self.next_runs()):
+                env = child_env(slot.env)
+                slot.worker = Worker(runs, functools.partial(
+                    work, runs[0], self.stop, self.stale, self.say, env) if len(runs) == 1 else functools.partial(
+                    work_together, runs, self.stop, self.stale, env))
                 slot.worker.start()
                 self.waiting = False
         busy = any(slot.worker for slot in self.slots)
@@ -134,9 +144,13 @@ class Pool:
             if lost and self.is_open(run):
                 self.out.blocked.add(run.id)
 
-    def next_run(self) -> PlannedRun | None:
-        """Return the first run that nobody works on and that has all it needs; notice what others have done."""
-        now, mine = time.monotonic(), {slot.worker.task.id for slot in self.slots if slot.worker is not None}
+    def next_runs(self) -> list[PlannedRun]:
+        """Return the first run that nobody works on and that has all it needs, or probes of one student: after all
+        other runs, when most of what they need is there. Notice what others have done.
+        """
+        now = time.monotonic()
+        mine = {run.id for slot in self.slots if slot.worker is not None for run in slot.worker.tasks}
+        probes = []
         for run in self.plan:
             if not self.is_open(run) or run.id in mine or not self.out.done.issuperset(run.needs):
                 continue
@@ -147,30 +161,36 @@ class Pool:
                 self.out.done.add(run.id)
             elif state.get("state") == "failed" and state.get("ended", 0.0) > self.began:
                 self.out.failed[run.id] = state.get("error", "")
-            elif look(run, self.stale).free:
-                return run
-            else:
+            elif not look(run, self.stale).free:
                 self.held[run.id] = now + LOOK_AGAIN
-        return None
+            elif run.id in self.alone or "--linear-probe" not in run.argv or "--log-wandb" in run.argv:
+                return [run]
+            else:
+                probes.append(run)
+        alike = [run for run in probes if kind_of(run) == kind_of(probes[0])]
+        alike.sort(key=lambda run: run.loss or "")  # what is the same loss is computed at once
+        return alike[:min(AT_ONCE, -(-len(alike) // sum(slot.worker is None for slot in self.slots)))]
 
     def collect(self, slot: Slot) -> None:
-        """Note how the work on a run ended. Raises what ended it."""
-        worker, run = slot.worker, slot.worker.task
-        slot.worker = None
+        """Note how the work on runs ended. Raises what ended it."""
+        worker, slot.worker = slot.worker, None
         if worker.error is not None:
             raise worker.error
-        if worker.code == BUSY:
-            self.held[run.id] = time.monotonic() + LOOK_AGAIN
-        elif worker.code == DONE:
-            self.out.done.add(run.id)
-            top1 = read_top1(run)
-            figure = "" if top1 is None else f", top-1 {top1:.2f}"
-            self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: "
-                     f"{duration(time.monotonic() - worker.began)}{figure}")
-        else:
-            error = read_state(run).get("error") or last_line(run.state_file("log"))
-            self.out.failed[run.id] = error
-            self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
+        for run in worker.tasks:
+            if finished(run):
+                self.out.done.add(run.id)
+                top1 = read_top1(run)
+                figure = "" if top1 is None else f", top-1 {top1:.2f}"
+                took = duration((time.monotonic() - worker.began) / len(worker.tasks))
+                self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {took}{figure}")
+            elif worker.code is None:  # one of several
+                self.alone.add(run.id)
+            elif worker.code == BUSY:
+                self.held[run.id] = time.monotonic() + LOOK_AGAIN
+            else:
+                error = read_state(run).get("error") or last_line(run.state_file("log"))
+                self.out.failed[run.id] = error
+                self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
 
     def end_workers(self) -> None:
         """Let every worker end its process, which saves a checkpoint, and wait for them."""
@@ -181,6 +201,11 @@ class Pool:
         self.stop.signum = self.stop.signum or signal.SIGTERM
         for worker in workers:
             worker.join()
+
+
+def kind_of(run: PlannedRun) -> tuple[str | None, ...]:
+    """Return what runs have in common that one process may train."""
+    return run.kind, run.strong, run.protocol
 
 
 def make_slots(jobs: int | None, devices: Sequence[str], threads: int | None) -> list[Slot]:

@@ -2,21 +2,25 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import write_errors
 from .layout import AGAIN, PlannedRun, finished, load_plan, read_state, read_top1, write_json
-from .lease import BEATS, STALE, Lease, acquire
+from .lease import BEATS, STALE, Lease, Leases, acquire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
+TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
+            "train_w2s.train_together(json.load(sys.stdin))")
 DONE, FAILED, BUSY = 0, 1, 75  # EX_TEMPFAIL: somebody else works on it
 TRIES = 2
 GRACE = 60.0  # seconds for the step in hand and its checkpoint, after SIGTERM
@@ -93,6 +97,47 @@ def work(
     return code
 
 
+def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Mapping[str, str]) -> None:
+    """Bring probes on as far as one process for all of them can; those that it leaves unfinished are for `work`.
+
+    Args:
+        runs: the runs; those that they need are finished. What others work on is left to them.
+        stop: as of `work`.
+        stale: as of `work`.
+        env: environment of the training, in which the package can be imported.
+
+    Raises:
+        UserError: as `work`.
+    """
+    held, orders, states, code = [], [], [], None
+    try:
+        plan = load_plan(runs[0].root)
+        for run in runs:
+            if (lease := acquire(run, stale)) is None:
+                continue
+            held.append(lease)
+            if finished(run):
+                continue
+            more = ceiling_flags([other for other in plan if other.id in run.needs])
+            orders.append(dict(argv=[*run.argv, *more], log=str(run.state_file("log"))))
+            states.append((run, dict(
+                state="running", host=socket.gethostname(), started=time.time(), attempt=1,
+                earlier=read_state(run).get("seconds", 0.0))))
+            write_json(run.state_file("json"), states[-1][1])
+            _write_command(run, [sys.executable, str(SCRIPT), *orders[-1]["argv"]])
+        if orders:
+            code = _train(states[0][0], [sys.executable, "-c", TOGETHER], Leases(held), stop, stale, env, orders)
+    finally:
+        for lease in held:
+            with contextlib.suppress(OSError):
+                if lease.refresh():
+                    lease.release(finished(lease.run))
+    for run, state in states if code is not None else ():
+        seconds = state["earlier"] + (time.time() - state["started"]) / len(states)
+        ended = "done" if finished(run) else "stopped"
+        write_json(run.state_file("json"), {**state, "state": ended, "seconds": seconds})
+
+
 def _try_twice(
         run: PlannedRun,
         more: list[str],
@@ -109,6 +154,7 @@ def _try_twice(
     for attempt in range(1, TRIES + 1):
         state.update(attempt=attempt)
         write_json(run.state_file("json"), state)
+        _write_command(run, command)
         code = _train(run, command, lease, stop, stale, env)
         if code is None:
             say(f"{run.id}: another runner has taken it over")
@@ -127,24 +173,32 @@ def _try_twice(
     return FAILED
 
 
+def _write_command(run: PlannedRun, command: Sequence[str]) -> None:
+    """Let the log of a run say what follows."""
+    with write_errors(run.state_file("log"), AGAIN), run.state_file("log").open("ab", buffering=0) as file:
+        file.write(f"$ {shlex.join(command)}\n".encode())
+
+
 def _train(
         run: PlannedRun,
         command: list[str],
-        lease: Lease,
+        lease: Lease | Leases,
         stop: Stop,
         stale: float,
         env: Mapping[str, str] | None,
+        told: object = None,
 ) -> int | None:
-    """Run the script to its end; return its exit code, None when the lock was lost on the way.
+    """Run the script to its end; return its exit code, None when the lock was lost on the way. It reads what it is told
+    from its standard input.
 
     Without a sign of life for half of ``stale`` it is stopped, before others may take it over.
     """
     log = run.state_file("log")
-    with write_errors(log, AGAIN), log.open("ab", buffering=0) as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
-    with log.open("ab") as file:
+    with log.open("ab") as file, tempfile.TemporaryFile() as given:
+        given.write(json.dumps(told).encode())
+        given.seek(0)
         child = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            command, env=env, stdin=given, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=_ends_with(os.getpid()))
     try:
         with write_errors(lease.path, AGAIN):

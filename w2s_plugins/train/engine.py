@@ -18,6 +18,7 @@ from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
 from ..run.position import Position, scalar_terms
+from ..students.probe import Probe
 from .evaluation import refuse_not_finite
 
 _logger = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ class BufferUndo:
     def __init__(self, module: nn.Module):
         self.module = module
         self.memories = [m for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
-        others = [m for m in module.modules() if not isinstance(getattr(m, "undo", None), Undo)]
+        unused = {part for m in module.modules() if isinstance(m, Probe) for part in m.modules()}  # but for its head
+        others = [m for m in module.modules() if m not in unused and not isinstance(getattr(m, "undo", None), Undo)]
         self.places = [(m, name) for m in others for name, b in m.named_buffers(recurse=False)]
         self.kept: list[Tensor] = []
 

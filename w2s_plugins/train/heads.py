@@ -93,7 +93,7 @@ class StackedMemory(Undo):
         super().__init__()
         self.num_samples = num_samples
         self.stacks: dict[str, Tensor] = {}
-        for name, _ in members[0].named_buffers():
+        for name in [name for name, _ in members[0].named_buffers() if not name.startswith("module.student.")]:
             self.stacks[name] = torch.stack([member.get_buffer(name) for member in members])
             owner, _, own = name.rpartition(".")
             for member, view in zip(members, self.stacks[name]):
