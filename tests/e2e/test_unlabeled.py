@@ -73,7 +73,7 @@ def test_a_held_out_part_is_scored_against_the_teacher(
     run = tmp_path / "out" / "held"
     events = read_lines(run / "metrics.jsonl")
     evaluations, shares = ([e for e in events if e["event"] == kind] for kind in ("eval", "shares"))
-    assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement"}] * 2
+    assert [{*e["select"]} for e in evaluations] == [{"confidence", "agreement", "misfit"}] * 2
     assert [e["metric"] for e in evaluations] == [e["select"]["agreement"] for e in evaluations]
     assert [sum(s[who]) for s in shares for who in ("student", "teacher")] == [30] * 4
     record = record_of(run)

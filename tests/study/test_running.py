@@ -354,12 +354,14 @@ def test_a_training_without_a_lock_to_touch_is_stopped(
     script = tmp_path / "saves.py"  # in place of a training
     script.write_text("import signal, sys, time\n"
                       "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(143)))\n"
+                      "print('ready', flush=True)\n"
                       "time.sleep(60)\n")
     monkeypatch.setattr(worker, "SCRIPT", script)
 
     class ReadOnly(Stop):
         def __bool__(self) -> bool:
-            if "child" in weak.state_file("1.lock").read_text():
+            log = tmp_path / "log"
+            if "child" in weak.state_file("1.lock").read_text() and log.is_file() and "ready" in log.read_text():
                 remount(disk, "ro")
             return super().__bool__()
 

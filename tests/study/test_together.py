@@ -32,7 +32,8 @@ def alone(run: PlannedRun, plan: list[PlannedRun], output: Path) -> Path:
 @pytest.mark.timeout(600)  # four processes are started one after another
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_together(tmp_path: Path, runner: Runners, cli: Cli) -> None:  # noqa: F811
-    spec = write(tmp_path, changed(base=BASE, strong=[{"name": "p", "flags": PROBE}], losses=LOSSES, seeds=2))
+    base = {**BASE, "target_cache": str(tmp_path / "targets")}
+    spec = write(tmp_path, changed(base=base, strong=[{"name": "p", "flags": PROBE}], losses=LOSSES, seeds=2))
     root = tmp_path / "out"
     cli("plan", spec, "--output", root, "--no-estimate")
     plan = load_plan(root)

@@ -82,10 +82,11 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     if trains_teacher:
         plan_teacher(flags, parser, stages, first)
         check_data(flags, stages, second)
+    plan_controls(flags, stages, first, second)
+    if trains_teacher:
         stages.run("weak")
     else:
         take_trained_teacher(flags, second, stages)
-    plan_controls(flags, stages, first, second)
     ceiling = stages.run("ceiling")
     stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
     for name in stages.flags:
