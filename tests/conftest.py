@@ -47,3 +47,8 @@ def remount(disk: Path, mode: str) -> None:
     """
     command = ["mount", "-o", "bind,ro", str(disk), str(disk)] if mode == "ro" else ["umount", "-l", str(disk)]
     subprocess.run(command, check=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file comes first: at the end the others would wait for it."""
+    items.sort(key=lambda item: "study/test_running.py" not in item.nodeid)
