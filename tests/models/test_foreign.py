@@ -234,7 +234,7 @@ def test_odd_values_in_parts_of_a_config_json(exported: Path, part: str) -> None
 
 def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path) -> None:
     model = timm.create_model("w2s_cnn2")
-    for key in (*INPUT_KEYS, "num_classes", "model_kwargs"):
+    for key in (*INPUT_KEYS, "num_classes", "model_kwargs", "gp", "probe_pools", "probe_blocks"):
         for value in [*ODD, {"pretrained": True}, {"inputs": 1}, {"features_only": True}, {"cache_dir": "x"}]:
             saved = argparse.Namespace(**{key: value})
             torch.save({"state_dict": model.state_dict(), "args": saved}, tmp_path / "x.pth")

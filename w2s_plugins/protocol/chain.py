@@ -28,7 +28,7 @@ from ..cli.parser import check_flags
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain, write_json
 from ..monitor import format_table
-from .w2s import OF_ONE_TEACHER, Stages
+from .w2s import OF_ONE_TEACHER, Stages, folder_of_runs
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 # where a flag finds what an earlier stage has made, in its folder
@@ -48,12 +48,7 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
     Raises:
         UserError: a file of another form, flags that do not go together in a stage, an unknown stage.
     """
-    file = str(given["stages"])
-    if not given.get("experiment"):
-        raise UserError("--stages makes several runs in one folder: name it with --experiment")
-    if given.get("resume") not in (None, "", "auto"):
-        raise UserError("--stages goes on with --resume auto")
-    folder = Path(str(given.get("output") or "./output/train")) / str(given["experiment"])
+    file, folder = str(given["stages"]), folder_of_runs(given, "--stages")
     stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--stages")
     listed = read_stages(file, parser)
     earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given

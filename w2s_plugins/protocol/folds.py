@@ -9,7 +9,6 @@ training samples do not.
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch.distributed as dist
 
@@ -30,7 +29,7 @@ from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
-from .w2s import Stages
+from .w2s import Stages, folder_of_runs
 
 TABLE = "out_of_fold.csv"
 
@@ -48,14 +47,12 @@ def run_folds(given: Mapping[str, object], parser: Parser, train: Callable[[dict
     """
     args, _ = fill(parser, given)
     for broken, message in (
-            (not args.experiment, "--folds makes several runs in one folder: name it with --experiment"),
             (args.unlabeled, "--folds holds out labelled samples, which the images of --unlabeled are not"),
-            (args.resume not in ("", "auto"), "--folds goes on with --resume auto"),
             (args.select == "best" and args.select_split is None, "--folds --select best would choose the epoch by the "
              "part that is held out: give --select-split, or --select last")):
         if broken:
             raise UserError(message)
-    folder = Path(args.output or "./output/train") / args.experiment
+    folder = folder_of_runs(vars(args), "--folds")
     stages = Stages(given, parser, folder, train, go_on=bool(args.resume), flag="--folds")
     for number, (rest, part) in enumerate(fold_slices(args.train_slice, args.folds), start=1):
         stages.plan(f"fold{number}", dict(val_split=args.train_split, val_slice=part), rest)

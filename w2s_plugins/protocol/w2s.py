@@ -70,9 +70,9 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     resolve_data_dir(filled)
     flags = vars(filled)
     check_flags(flags)
+    folder = folder_of_runs(flags, "--protocol w2s")
     whole, amount = flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
-    folder = Path(flags["output"] or "./output/train") / flags["experiment"]
     stages = Stages(given, parser, folder, train, go_on=bool(flags["resume"]))
     trains_teacher = first and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
     weak_source = str(folder / "weak") if trains_teacher else flags["teacher_checkpoint"]
@@ -106,6 +106,19 @@ def stored_views(flags: Mapping[str, object]) -> dict[str, object]:
     return {"teacher_targets": targets} if flags.get("linear_probe") and targets.startswith("cached-views") else {}
 
 
+def folder_of_runs(flags: Mapping[str, object], flag: str) -> Path:
+    """Return the folder of the runs of one command, which ``flag`` asked for.
+
+    Raises:
+        UserError: it has no name, or the command is to go on from a single checkpoint.
+    """
+    if not flags.get("experiment"):
+        raise UserError(f"{flag} makes several runs in one folder: name it with --experiment")
+    if flags.get("resume") not in (None, "", "auto"):
+        raise UserError(f"{flag} goes on with --resume auto")
+    return Path(str(flags.get("output") or "./output/train")) / str(flags["experiment"])
+
+
 def check_flags(flags: Mapping[str, object]) -> None:
     """Refuse what the protocol cannot do, before anything is trained."""
     amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
@@ -113,7 +126,6 @@ def check_flags(flags: Mapping[str, object]) -> None:
         (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
         (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
          "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
-        (not flags["experiment"], "--protocol w2s makes several runs in one folder: name it with --experiment"),
         (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
         (same_split(train, val) and not flags["val_slice"],
          f"--protocol w2s would test on what it trains on: --val-split {val} is --train-split {train}; give another "
@@ -127,7 +139,6 @@ def check_flags(flags: Mapping[str, object]) -> None:
         (isinstance(amount, float) and amount and not 0 < amount < 1,
          f"--weak-fraction {amount}: expected a share between 0 and 1, or a count, or 0 for a teacher that is trained "
          "already"),
-        (flags["resume"] not in ("", "auto"), "--protocol w2s goes on with --resume auto"),
         (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
