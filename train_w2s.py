@@ -67,7 +67,7 @@ from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
-from w2s_plugins.students.probe import Encoder, Probe
+from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import hold_statistics
 from w2s_plugins.train import engine, fsdp
 from w2s_plugins.train.heads import HeadsTask
@@ -109,7 +109,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
     note("at the end of the run")
     model = trained_student(run)
-    record = finish(run, model, time.monotonic() - started) if run.world.primary else None
+    record = finish(run, model, time.monotonic() - started, {}) if run.world.primary else None
     run.loaders.clear()  # ends the data workers
     run_lock.release()
     return agree(record, run.world.distributed)
@@ -123,16 +123,13 @@ def train_together(orders: list[dict[str, object]]) -> None:
     """
     sys.argv[0] = __file__
     setup_logging(primary=True)
-    started, members, watch = time.monotonic(), [], SignalWatch((), distributed=False)
-    encoders: dict[str, Encoder] = {}
-    students: dict[str, torch.nn.Module] = {}
+    started, members, watch, shared = time.monotonic(), [], SignalWatch((), distributed=False), together.Shared()
     for order in orders:
         member = together.Member(order["argv"], Path(order["log"]))
         with member.speaking():
             args, given = parse(train_parser())
             resolve_train_args(args, given)
-            member.run = prepare(Settings(args), encoders)
-            together.share_frozen(member.run, students)
+            member.run = prepare(Settings(args), shared)
             first_evaluation(member.run)
             members.append(member)
     for alike in together.group(members):
@@ -145,17 +142,18 @@ def train_together(orders: list[dict[str, object]]) -> None:
         for member in alike if lockstep is None else lockstep.left():
             with member.speaking():
                 fit(member.run, watch)  # of one that is trained alone
-                finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders))
+                finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders),
+                       shared.exports)
             member.run = None
     run_lock.release()
 
 
-def prepare(args: Settings, encoders: dict[str, Encoder] | None = None) -> Run:
+def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     """Build data, models, task and optimizer, and go back to where an earlier run stopped.
 
     Args:
         args: all flags.
-        encoders: of probes of this process, which share them.
+        shared: among probes of this process.
     """
     if args.push_to_hub:
         check_login(args.push_to_hub)
@@ -166,7 +164,8 @@ def prepare(args: Settings, encoders: dict[str, Encoder] | None = None) -> Run:
     resume_path = run_folder.hold_existing_run(place, world)
     labels = find_labels(args, world)
     data = build_data(args, labels)
-    student = build_student(args, world, data.num_classes, data.class_names)
+    make = functools.partial(build_student, args, world, data.num_classes, data.class_names)
+    student, encoders = (make(), {}) if shared is None else shared.student(args, data, make)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
     take_labels(args, data, labels, data.class_names)

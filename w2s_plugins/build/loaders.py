@@ -20,7 +20,7 @@ from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..students.pooling import candidate_pieces
-from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, create_encoder, identify
+from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import is_semi_supervised, mixes, view_epochs
@@ -201,12 +201,12 @@ def build_feature_loaders(
         data_config: dict,
         precision: Precision,
         world: World,
-        encoders: dict[str, Encoder] | None = None,
+        encoders: dict[str, Encoder],
 ) -> dict[str, object]:
     """Compute or find the features of all splits for ``--linear-probe``; return loaders of them.
 
     The teacher, where there is one, labels the evaluation splits once, unless ``--no-teacher-eval``. Runs of one
-    process share the ``encoders`` of students that are the same but for their heads.
+    process share the ``encoders`` of students that are the same but for their heads; what is missing is added.
 
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
@@ -215,11 +215,9 @@ def build_feature_loaders(
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
     pieces = candidate_pieces(args.probe_pools, args.probe_blocks)
-    identity = "" if encoders is None else f"{identify(student)} {data_config} {precision} {pieces} {args.model}"
-    encoder = (encoders or {}).get(identity) or create_encoder(  # a single pooling is the student's own by now
+    form = f"{data_config} {precision} {pieces} {args.model}"
+    encoder = encoders[form] = encoders.get(form) or create_encoder(  # a single pooling is the student's own by now
         student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
-    if encoders is not None:
-        encoders[identity] = encoder
 
     def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels

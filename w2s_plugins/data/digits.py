@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits as a dataset that needs no download."""
 
+import functools
+
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
@@ -15,18 +17,23 @@ class Digits(Dataset):
     SPLIT_SEED = 0  # the cut is part of the dataset, not of a run
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        images, targets = load_digits(return_X_y=True)
-        parts = train_test_split(
-            images, targets, test_size=self.TEST_SIZE, stratify=targets, random_state=self.SPLIT_SEED)
+        parts = self._parts()
         images, targets = (parts[0], parts[2]) if split in TRAIN_SPLITS else (parts[1], parts[3])
         self.images = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         self.targets = targets.tolist()
         self.classes = [str(c) for c in range(10)]
         self.input_img_mode = input_img_mode
         self.transform = None
+
+    @classmethod
+    @functools.cache
+    def _parts(cls) -> list[np.ndarray]:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        images, targets = load_digits(return_X_y=True)
+        return train_test_split(
+            images, targets, test_size=cls.TEST_SIZE, stratify=targets, random_state=cls.SPLIT_SEED)
 
     def __len__(self) -> int:
         return len(self.targets)

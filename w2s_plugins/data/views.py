@@ -299,10 +299,10 @@ class KeyedSampler(Sampler):
                 key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
             yield key
 
-    def _order(self, seed: int) -> Tensor | ShardOrder:
-        return _permutation(self.size, seed) if self.bounds is None else ShardOrder(self.bounds, seed)
+    def _order(self, seed: int) -> Sequence[int]:
+        return _permutation(self.size, seed).tolist() if self.bounds is None else ShardOrder(self.bounds, seed)
 
-    def _key(self, place: int, order: Tensor | ShardOrder) -> ViewKey:
+    def _key(self, place: int, order: Sequence[int]) -> ViewKey:
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
         sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
         if self.repeats > 1:

@@ -15,7 +15,10 @@ _ONE = 1 << 24  # sums of weights are kept in this fixed point
 
 
 class WeightMeter:
-    """Counts the weights of an epoch's samples by kind and size. Samples whose weight is not finite are left out."""
+    """Counts the weights of an epoch's samples by kind and size. Samples whose weight is not finite are left out.
+
+    Those of several runs are counted side by side where what they return has a dimension more, in front.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, Tensor] = {}  # by weight, (kinds, BINS + 1); the last column is the sum
@@ -31,18 +34,23 @@ class WeightMeter:
         found = result.get("sample_weights")
         if not found:
             return
-        last = slice(-len(found["teacher"]), None)  # before them may be some that the teacher was not asked about
-        kinds = kinds_of(result["output"][last].detach().argmax(dim=1), found["teacher"], target[last])
+        teacher, student = found["teacher"], result["output"].detach().argmax(dim=-1)
+        label = target.argmax(dim=-1) if target.ndim > student.ndim else target
+        last = (..., slice(-teacher.shape[-1], None))  # before them may be some that the teacher was not asked about
+        kinds = kinds_of(student[last], teacher, label[last])
+        runs = teacher.shape[:-1]
+        kinds = kinds + len(KINDS) * torch.arange(runs.numel(), device=kinds.device).view(*runs, 1)
         for name, weights in found["weights"].items():
             finite = torch.isfinite(weights)
             weights = weights.nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
             bins = (weights * BINS).long().clamp(max=BINS - 1)
             if name not in self.counts:
-                self.counts[name] = torch.zeros(len(KINDS), BINS + 1, dtype=torch.int64, device=weights.device)
+                self.counts[name] = torch.zeros(
+                    *runs, len(KINDS), BINS + 1, dtype=torch.int64, device=weights.device)
             flat = self.counts[name].view(-1)
             row = kinds * (BINS + 1)
-            flat.index_add_(0, row + bins, finite.long())
-            flat.index_add_(0, row + BINS, (weights * _ONE).round().long() * finite)
+            flat.index_add_(0, (row + bins).flatten(), finite.long().flatten())
+            flat.index_add_(0, (row + BINS).flatten(), ((weights * _ONE).round().long() * finite).flatten())
 
     def record(self, distributed: bool = False) -> dict[str, dict[str, dict]]:
         """Return for each weight and each kind with samples the ``mean`` and the ``counts`` by bin, over all ranks."""
@@ -67,15 +75,8 @@ class WeightMeter:
         self.counts = {name: counts.to(device, copy=True) for name, counts in state.items()}
 
 
-def kinds_of(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """Return the position in `KINDS` of each sample, (B,).
-
-    Args:
-        student: (B,) predicted classes.
-        teacher: (B,) predicted classes.
-        target: (B,) labels or (B, C) soft ones.
-    """
-    label = target.argmax(dim=1) if target.ndim == 2 else target
+def kinds_of(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
+    """Return the position in `KINDS` of each sample, from the classes that each says it to be."""
     agree = student == teacher
     known = torch.where(
         agree, (teacher != label).long(),

@@ -54,8 +54,15 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
     return stored_predictions(content.get("w2s") or {})
 
 
-def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
-    """Export the selected student, write result.json, print the closing table, publish; return the record."""
+def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, torch.nn.Module]) -> dict:
+    """Export the selected student, write result.json, print the closing table, publish; return the record.
+
+    Args:
+        run: the run.
+        model: its student.
+        seconds: that it took.
+        exports: of this process, see `export_model`.
+    """
     args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
     files.trackers.close()
     files.metrics.save()
@@ -74,14 +81,17 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     tests = evaluate_test_sets(run, model)
+    heads, ranked = list_heads(run, best)
+    if heads:
+        say_better_head(run, ranked, best["head"])
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests,
-                list_heads(run, best)))
+        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, heads or None))
     if args.probe_also:
         record["probe"] = measure_beside(run)
     plain_batch_norm(model)
-    export_model(model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
+    export_model(
+        model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save, exports)
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(folder / "export")
@@ -99,8 +109,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     return record
 
 
-def list_heads(run: Run, best: dict) -> list[dict] | None:
-    """Return the heads of a grid, each at its best epoch; None where there is no grid.
+def list_heads(run: Run, best: dict) -> tuple[list[dict], list[float]]:
+    """Return the heads of a grid, each at its best epoch, and the best figure of each on the held-out part.
 
     Args:
         run: the run.
@@ -114,9 +124,7 @@ def list_heads(run: Run, best: dict) -> list[dict] | None:
         figures = {split: own[place][split] for split in ("select", "val") if split in own[place]}
         found.append(dict(**settings.about(), epoch=evaluations[place]["epoch"], **figures,
                           chosen=number == best["head"]))
-    if found:
-        say_better_head(run, ranked, best["head"])
-    return found or None
+    return found, ranked
 
 
 def say_better_head(run: Run, ranked: list[float], chosen: int) -> None:

@@ -11,24 +11,27 @@ import copy
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from ..build.resolve import SHARDED_OPTIMIZERS
+from ..build.resolve_probe import grid
+from ..build.student import Student
+from ..cli.declare import Settings
 from ..errors import UserError
-from ..losses.undo import Undo
+from ..labels.splits import Data
+from ..metrics.sample_weights import WeightMeter
 from ..monitor import Console
-from ..students.probe import identify
+from ..run.position import TermMeter
+from ..students.probe import Encoder, identify
 from ..tokens import scrub
 from ..train.engine import seed_step
-from ..train.heads import HeadsTask, Outcome, StackedMemory
-from ..train.task import WeakAnswer, WeakToStrongTask
+from ..train.heads import HeadsTask, Outcome, Outcomes
+from ..train.task import WeakToStrongTask
 from .logs import log_update
 from .run import Run
 
@@ -68,18 +71,38 @@ class Member:
                 self.failed = True
 
 
-def share_frozen(run: Run, known: dict[str, torch.nn.Module]) -> None:
-    """Let students that differ in their heads alone have the weights that are not trained in memory once.
-
-    Args:
-        run: a probe.
-        known: the first student of each kind.
+class Shared:
+    """What runs of one process have once: what is not trained of their students, how that is run, and what an export of
+    one is compared with.
     """
-    student = run.parts.student.model
-    first = known.setdefault(identify(student), student)
-    for own, other in zip(student.parameters(), first.parameters()):
-        if not own.requires_grad:
-            own.data = other.data
+
+    def __init__(self) -> None:
+        self.students: dict[str, tuple[Student, torch.Tensor, str]] = {}
+        self.first: dict[str, torch.nn.Module] = {}
+        self.encoders: dict[str, dict[str, Encoder]] = {}
+        self.exports: dict[str, torch.nn.Module] = {}
+
+    def student(self, args: Settings, data: Data, make: Callable[[], Student]) -> tuple[Student, dict[str, Encoder]]:
+        """Return the student that ``make`` would, with a head of its own, and the encoders of what is not trained.
+        Random numbers go on as behind ``make``.
+        """
+        if grid(args):
+            return make(), {}  # its pooling changes
+        flags = {name: value for name, value in vars(args).items() if name == "seed" or name not in APART}
+        key = json.dumps([flags, data.num_classes, data.class_names], default=str)
+        if key not in self.students:
+            student = make()
+            identity, head = identify(student.model), {*map(id, student.model.get_classifier().parameters())}
+            first = self.first.setdefault(identity, student.model)
+            for own, other in zip(student.model.parameters(), first.parameters()):
+                if id(own) not in head:
+                    own.data = other.data
+            self.students[key] = student, torch.get_rng_state(), identity
+        student, random_state, identity = self.students[key]
+        torch.set_rng_state(random_state)
+        head = student.model.get_classifier()
+        known = {id(part): part for part in student.model.children() if head not in {*part.modules()}}
+        return student._replace(model=copy.deepcopy(student.model, known)), self.encoders.setdefault(identity, {})
 
 
 def group(members: Iterable[Member]) -> list[list[Member]]:
@@ -97,63 +120,17 @@ def likeness(run: Run) -> str | None:
     alone = (
         not args.linear_probe or isinstance(task, HeadsTask) or len(trained) != 2 or run.world.distributed or args.amp
         or args.grad_accum_steps > 1 or args.clip_grad is not None or args.recovery_interval or args.detect_anomaly
-        or args.save_images or args.opt.lower() not in SHARDED_OPTIMIZERS or hasattr(run.optimizer, "sync_lookahead")
-        or run.loaders["train"].read.manifest.views > 1 or position.batch or position.bad_steps)
+        or args.save_images or args.sched == "plateau" or args.opt.lower() not in SHARDED_OPTIMIZERS
+        or hasattr(run.optimizer, "sync_lookahead") or run.loaders["train"].read.manifest.views > 1
+        or position.batch or position.bad_steps)
     if isinstance(task, WeakToStrongTask):
         module = task.get_trainable_module()
         alone = alone or not task.cached or task.labelled or module.extractor or module.mix
     if alone:
         return None
     flags = {name: value for name, value in vars(args).items() if name not in APART}
-    shapes = [[*p.shape] for p in trained]
-    return json.dumps([flags, shapes, len(run.loaders["train"].labels), position.epoch], default=str, sort_keys=True)
-
-
-class Losses:
-    """What the losses of several runs make of their logits; losses are the same but for what they remember.
-
-    Args:
-        tasks: of the runs.
-        num_samples: size of the training sets.
-    """
-
-    def __init__(self, tasks: list, num_samples: int):
-        self.members = [Outcome(task) for task in tasks]
-        owners = [module for module in tasks[0].loss.modules() if [*module.named_buffers(recurse=False)]] if isinstance(
-            tasks[0], WeakToStrongTask) else []
-        self.at_once = len(tasks) > 1 and all(isinstance(getattr(owner, "undo", None), Undo) for owner in owners)
-        self.memory = StackedMemory(self.members, num_samples).stacks if self.at_once and owners else {}
-
-    def __call__(self, logits: Tensor, said: Tensor | None, target: Tensor, rows: Tensor, seeds: list[tuple]) -> dict:
-        """Return ``loss`` and its terms (R,) of R runs.
-
-        Args:
-            logits: (R, B, C).
-            said: (R, B, C) of the teachers, or None.
-            target: (R, B).
-            rows: (R, B) positions in the training sets.
-            seeds: arguments of `seed_step` of each run.
-        """
-        if self.at_once:
-            def outcome(memory: dict[str, Tensor], own: Tensor, said: Tensor | None, *rest: Tensor) -> dict:
-                words = own, said if said is None else WeakAnswer(said), *rest
-                first = self.members[0]
-                return functional_call(first, memory, words, tie_weights=False) if memory else first(*words)
-
-            before = {name: value.clone() for name, value in self.memory.items()} if self.memory else {}
-            try:
-                return torch.vmap(outcome, in_dims=(0, 0, None if said is None else 0, 0, 0))(
-                    self.memory, logits, said, target, rows)
-            except RuntimeError:  # it asks for a value, or draws numbers
-                for name, value in before.items():
-                    self.memory[name].copy_(value)
-                self.at_once = False
-        found = []
-        for number, member in enumerate(self.members):
-            seed_step(*seeds[number])
-            found.append(member(logits[number], said if said is None else WeakAnswer(said[number]), target[number],
-                                rows[number]))
-        return tree_map(lambda *values: torch.stack(values), *found)
+    others = [*(p.shape for p in trained)], type(task).__name__, len(run.loaders["train"].labels), position.epoch
+    return json.dumps([flags, others], default=str, sort_keys=True)
 
 
 class Lockstep:
@@ -164,22 +141,19 @@ class Lockstep:
     """
 
     def __init__(self, members: list[Member]):
-        self.members = sorted(members, key=lambda member: self.loss_of(member.run))
+        self.members = sorted(members, key=lambda member: loss_of(member.run))
         runs = [member.run for member in self.members]
         self.device = runs[0].world.device
         self.consoles = [Console(True, run.schedule.updates_per_epoch * run.stop) for run in runs]
-        known: dict[str, Tensor] = {}
-        for run in runs:
-            read = run.loaders["train"].read
-            if read.manifest.key not in known:
-                known[read.manifest.key] = run.loaders["train"].whole().to(run.precision.dtype)
-        self.features = [known[run.loaders["train"].read.manifest.key] for run in runs]
-        self.labels = [run.loaders["train"].labels.to(self.device) for run in runs]
-        self.answers = [run.parts.targets and run.parts.targets(torch.arange(len(own)))
-                        for run, own in zip(runs, self.labels)]
-        kinds = [self.loss_of(run) for run in runs]
+        self.labels = torch.stack([run.loaders["train"].labels for run in runs]).to(self.device)
+        samples = [run.loaders["train"].read.manifest.key for run in runs]
+        said = [f"{key} {run.parts.targets and run.parts.targets.record}" for key, run in zip(samples, runs)]
+        everyone = torch.arange(self.labels.shape[1])
+        self.features = once(samples, lambda at: runs[at].loaders["train"].whole().to(runs[at].precision.dtype))
+        self.answers = runs[0].parts.targets and once(said, lambda at: runs[at].parts.targets(everyone))
+        kinds = [loss_of(run) for run in runs]
         self.places = [slice(kinds.index(kind), kinds.index(kind) + kinds.count(kind)) for kind in dict.fromkeys(kinds)]
-        self.losses = [Losses([run.task for run in runs[place]], len(self.labels[0])) for place in self.places]
+        self.outcomes = [Outcomes([Outcome(run.task) for run in runs[place]], len(everyone)) for place in self.places]
         self.optimizer = self.stack_parameters(runs)
 
     def left(self) -> list[Member]:
@@ -189,11 +163,6 @@ class Lockstep:
     def goes_on(self) -> bool:
         """True when there is something left to train."""
         return any(member.run.position.epoch < member.run.stop for member in self.left())
-
-    @staticmethod
-    def loss_of(run: Run) -> str:
-        """Return what is the same for runs whose losses are computed at once."""
-        return json.dumps([run.args.loss, run.args.loss_kwargs, isinstance(run.task, WeakToStrongTask)], default=str)
 
     def stack_parameters(self, runs: list[Run]) -> torch.optim.Optimizer:
         """Let the heads be views of stacked ones, and return their optimizer. It is elementwise, so that its step is
@@ -228,78 +197,88 @@ class Lockstep:
     def train_epoch(self) -> None:
         """Train for one epoch."""
         first = self.left()[0].run
-        epoch, orders = first.position.epoch, []
-        size, batches = first.loaders["train"].batch_size, len(first.loaders["train"])
-        self.sums: list[dict[str, Tensor]] = [{} for _ in self.places]
-        for member in self.members:
-            sampler = member.run.loaders["train"].sampler
-            sampler.set_epoch(epoch, 0)
-            orders.append(torch.tensor([key.index for key in sampler]))
-        order = torch.stack(orders)
-        for number in range(batches):
-            update, rows = epoch * batches + number, order[:, number * size:(number + 1) * size]
+        epoch, loader = first.position.epoch, first.loaders["train"]
+        batches, size = len(loader), loader.batch_size
+        order = torch.stack([member.run.loaders["train"].order(epoch) for member in self.members])
+        meters = [(TermMeter(), WeightMeter()) for _ in self.places]
+        for number, rows in enumerate(order[:, :batches * size].split(size, dim=1)):
+            update = epoch * batches + number
             for stacked, own in zip(self.optimizer.param_groups, first.optimizer.param_groups):
                 stacked["lr"] = own["lr"]
             self.optimizer.zero_grad()
-            found = self.step(rows, epoch, number, update / (first.schedule.num_epochs * batches))
-            self.leave_broken(found, update)
+            results = self.step(rows, epoch, number, update / (first.schedule.num_epochs * batches), meters)
+            self.leave_broken(results, update)
             self.optimizer.step()
-            logged = number % first.args.log_interval == 0 or number + 1 == batches
-            for sums, place, result in zip(self.sums, self.places, found):
-                count(sums, result, size)
-                for at, member in enumerate(self.members[place]):
-                    self.after_update(member, update, tree_map(lambda value, at=at: value[at], result) if (
-                        "sample_weights" in result) else {}, self.labels[place.start + at][rows[place.start + at]])
-                    if logged and not member.failed:
-                        member.run.position.meter.sums = {name: value[at] for name, value in sums.items()}
-                        with member.speaking():
-                            log_update(member.run, self.consoles[place.start + at], update, None, number)
+            if number % first.args.log_interval == 0 or number + 1 == batches:
+                self.log(meters, update, number)
+            for member in self.left():
+                member.run.position.taken += 1
+                member.run.task.update_ema(step=update + 1)
+                if member.run.schedule.scheduler is not None:
+                    member.run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         self.share_state()
 
-    def after_update(self, member: Member, update: int, result: dict, target: Tensor) -> None:
-        """Note an update of a run."""
-        run = member.run
-        run.position.taken, run.position.batch = run.position.taken + 1, run.position.batch + 1
-        run.position.weights.update(result, target)
-        run.task.update_ema(step=update + 1)
-        if run.schedule.scheduler is not None:
-            run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
+    def step(self, rows: Tensor, epoch: int, number: int, done: float,
+             meters: list[tuple[TermMeter, WeightMeter]]) -> list[dict]:
+        """Compute losses and gradients of batch ``number`` of all runs, of their samples ``rows`` (R, B), and count
+        them; return what comes of each loss.
+        """
+        inputs, said, results = self.features(rows), self.answers and self.answers(rows), []
+        logits = torch.baddbmm(self.stacks["bias"].unsqueeze(1), inputs, self.stacks["weight"].mT)
+        index = rows.to(self.device)
+        target = self.labels.gather(1, index)
+        for place, outcomes, (terms, weights) in zip(self.places, self.outcomes, meters):
+            runs = [member.run for member in self.members[place]]
+            for run in runs:
+                run.task.progress = done
+            if outcomes.undo is not None:
+                outcomes.undo.keep()
+            found = outcomes(
+                logits[place], said if said is None else said[place], target[place], index[place],
+                lambda at, runs=runs: seed_step(self.device, runs[at].args.seed, 0, epoch, number))
+            results.append(found)
+            terms.update(found, rows.shape[1])
+            weights.update({**found, "output": logits[place]}, target[place])
+        sum(found["loss"].sum() for found in results).backward()
+        return results
 
-    def leave_broken(self, found: list[dict], update: int) -> None:
+    def leave_broken(self, results: list[dict], update: int) -> None:
         """Leave out the runs whose loss or gradient is not finite."""
         norms = [p.grad.flatten(1).norm(dim=1) for p in self.stacks.values()]
-        good = torch.stack([*norms, torch.cat([result["loss"].detach() for result in found])]).sum(0).isfinite()
+        good = torch.stack([*norms, torch.cat([found["loss"].detach() for found in results])]).sum(0).isfinite()
         for member, fine in zip(self.members, good.tolist()) if not good.all() else ():
             if not fine and not member.failed:
                 with member.speaking():
                     raise UserError(f"step {update}: loss or gradient is not finite; the run goes on by itself")
 
-    def step(self, rows: Tensor, epoch: int, number: int, done: float) -> list[dict]:
-        """Compute losses and gradients of batch ``number`` of all runs, of their samples ``rows`` (R, B); return what
-        comes of each loss.
-        """
-        inputs = torch.stack([own[index] for own, index in zip(self.features, rows)])
-        logits = torch.baddbmm(self.stacks["bias"].unsqueeze(1), inputs, self.stacks["weight"].mT)
-        results = []
-        for place, losses in zip(self.places, self.losses):
-            members, index = self.members[place], rows[place]
-            target = torch.stack([own[which] for own, which in zip(self.labels[place], index)])
-            said = None if self.answers[place.start] is None else torch.stack(
-                [own[which] for own, which in zip(self.answers[place], index)])
-            for member in members:
-                member.run.task.progress = done
-            seeds = [(self.device, member.run.args.seed, 0, epoch, number) for member in members]
-            found = losses(logits[place], said, target, index.to(self.device), seeds)
-            results.append({**found, "output": logits[place].detach()})
-        sum(found["loss"].sum() for found in results).backward()
-        return results
+    def log(self, meters: list[tuple[TermMeter, WeightMeter]], update: int, number: int) -> None:
+        """Let each run have what was counted of it, and log it."""
+        for place, (terms, weights) in zip(self.places, meters):
+            for at, (member, console) in enumerate(zip(self.members[place], self.consoles[place])):
+                position = member.run.position
+                position.meter.sums = {name: value[at] for name, value in terms.sums.items()}
+                position.weights.counts = {name: value[at] for name, value in weights.counts.items()}
+                if not member.failed:
+                    with member.speaking():
+                        log_update(member.run, console, update, None, number)
 
 
-def count(sums: dict[str, Tensor], result: dict, size: int) -> None:
-    """Add up the terms (R,) of several runs, as `TermMeter` does those of one."""
-    terms = {name: value.detach() for name, value in result.items() if isinstance(value, Tensor) and value.ndim == 1}
-    weight = terms["loss"].isfinite().double() * size
-    terms["count"] = torch.ones_like(terms["loss"])
-    for name, value in terms.items():
-        value = value.double().nan_to_num(0.0, 0.0, 0.0) * weight
-        sums[name] = sums[name] + value if name in sums else value
+def loss_of(run: Run) -> str:
+    """Return what is the same for runs whose losses are computed at once."""
+    return json.dumps([run.args.loss, run.args.loss_kwargs], default=str)
+
+
+def once(keys: list[str], load: Callable[[int], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Keep what several runs read in memory, once for those with the same key.
+
+    Args:
+        keys: of each run.
+        load: returns all rows (N, D) of the run with a number.
+
+    Returns:
+        What gives the rows (R, B, D) of samples (R, B).
+    """
+    first = list(dict.fromkeys(keys))
+    whole = torch.stack([load(keys.index(key)) for key in first])
+    which = torch.tensor([[first.index(key)] for key in keys], device=whole.device)
+    return lambda rows: whole[which, rows.to(whole.device)]

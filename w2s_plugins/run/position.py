@@ -10,7 +10,10 @@ from ..metrics.sample_weights import WeightMeter
 
 
 class TermMeter:
-    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out."""
+    """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out.
+
+    Those of several runs are counted side by side where the loss is (R,).
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -47,7 +50,7 @@ class TermMeter:
 
 def scalar_terms(result: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss and its terms from what a task returned, without gradient."""
-    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.ndim == 0}
+    return {k: v.detach() for k, v in result.items() if isinstance(v, Tensor) and v.shape == result["loss"].shape}
 
 
 @dataclass

@@ -76,12 +76,14 @@ class TrainFeatures:
         """
         if self.read.manifest.views > 1:
             self.read.set_view(epoch % self.read.manifest.views)
-        self.sampler.set_epoch(epoch, start * self.batch_size)
-        order = torch.tensor([key.index for key in self.sampler], dtype=torch.long)
-        device = self.precision.device
+        device, order = self.precision.device, self.order(epoch, start)
         for index in order[:(self.num_batches - start) * self.batch_size].split(self.batch_size):
             yield Batch(self.read(index, device).to(self.precision.dtype), self.labels[index].to(device), index)
 
+    def order(self, epoch: int, start: int = 0) -> Tensor:
+        """Return the positions of the samples of ``epoch`` from batch number ``start`` on."""
+        self.sampler.set_epoch(epoch, start * self.batch_size)
+        return torch.tensor([key.index for key in self.sampler], dtype=torch.long)
 
     def whole(self) -> Tensor:
         """Return the features (N, D) of all samples on the device, of the first view where several are stored."""
@@ -111,7 +113,6 @@ class EvalFeatures:
     def teacher(self, features: Tensor) -> Tensor:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
         return self.targets(self.index)
-
 
     def whole(self) -> Tensor:
         """Return the features (N, D) of all samples on the device."""

@@ -19,9 +19,15 @@ KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose m
 def teacher_identity(member: TeacherModel) -> dict[str, object]:
     """Identify a model of the teacher by its architecture, weights, class map and dtype.
 
-    These do not tell all about a model with code of a plugin, so such a model says itself what it is, see
-    `plugin_identity`.
+    It is found once, for such a model does not change. These do not tell all about a model with code of a plugin, so
+    such a model says itself what it is, see `plugin_identity`.
     """
+    if member.identity is None:
+        member.identity = _identify(member)
+    return member.identity
+
+
+def _identify(member: TeacherModel) -> dict[str, object]:
     architecture = getattr(member.model, "pretrained_cfg", {}).get("architecture") or type(member.model).__name__
     pool = getattr(member.model, "global_pool", None)
     return dict(

@@ -76,7 +76,10 @@ class TeacherModel(nn.Module):
     Attributes:
         model: the model as it was given, by which it is identified.
         fast: its inference form, which is the one that runs.
+        identity: what `teacher_identity` has found.
     """
+
+    identity: dict[str, object] | None = None
 
     def __init__(
             self,

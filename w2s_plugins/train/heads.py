@@ -9,7 +9,7 @@ that step alone.
 import copy
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 from ..losses.undo import Undo
 from ..students.probe import Probe
@@ -51,14 +52,24 @@ class Outcome(nn.Module):
         vars(self)["task"] = task  # not a second registration of its parameters
         self.module = task.get_trainable_module()
 
-    def forward(self, logits: Tensor, weak: WeakAnswer | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms, scalars; see `Heads.forward`."""
+    def forward(self, logits: Tensor, said: Tensor | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms, scalars; see `Outcomes`."""
         task = self.task
         if not isinstance(task, WeakToStrongTask):
             return {"loss": task.criterion(logits, target)}
         strong = self.module.compare(
-            logits, None, weak, target if task.task_loss_weight != 0 else None, index, task.progress)
+            logits, None, WeakAnswer(said), target if task.task_loss_weight != 0 else None, index, task.progress)
         return {name: value for name, value in task.add_up(strong, target).items() if name != "output"}
+
+    def beside(self) -> dict[str, nn.Module]:
+        """Return what the task has beside the student, by name."""
+        parts = [*self.module.named_children()] if isinstance(self.task, WeakToStrongTask) else []
+        return {f"module.{name}": part for name, part in parts if name != "student"}
+
+    def kept(self) -> list[tuple[str, nn.Module, str]]:
+        """Return full name, owner and own name of each buffer in there."""
+        return [(f"{name}.{own}", owner, own) for place, part in self.beside().items()
+                for name, owner in part.named_modules(prefix=place) for own, _ in owner.named_buffers(recurse=False)]
 
 
 class MeanOfSum(torch.autograd.Function):
@@ -89,33 +100,82 @@ class StackedMemory(Undo):
         num_samples: size of the training set: a memory of so many rows changes in those of the batch.
     """
 
-    def __init__(self, members: Sequence[nn.Module], num_samples: int):
+    def __init__(self, members: Sequence[Outcome], num_samples: int):
         super().__init__()
         self.num_samples = num_samples
         self.stacks: dict[str, Tensor] = {}
-        for name in [name for name, _ in members[0].named_buffers() if not name.startswith("module.student.")]:
-            self.stacks[name] = torch.stack([member.get_buffer(name) for member in members])
-            owner, _, own = name.rpartition(".")
-            for member, view in zip(members, self.stacks[name]):
-                setattr(member.get_submodule(owner), own, view)
-                member.get_submodule(owner).undo = NotedElsewhere()
+        for buffers in zip(*(member.kept() for member in members)):
+            name = buffers[0][0]
+            self.stacks[name] = torch.stack([owner.get_buffer(own) for _, owner, own in buffers])
+            for (_, owner, own), view in zip(buffers, self.stacks[name]):
+                setattr(owner, own, view)
+                owner.undo = NotedElsewhere()
 
     def note_batch(self, index: Tensor) -> None:
-        """Note what the samples ``index`` (B,) of a batch may change."""
+        """Note what the samples ``index`` (B,) of a batch, or (G, B) of batches of their own, may change."""
         for stack in self.stacks.values():
-            self.note(stack, (slice(None), index) if stack.shape[1] == self.num_samples else None)
+            heads = torch.arange(len(stack), device=index.device)[:, None]
+            self.note(stack, (heads, index.expand(len(stack), -1)) if stack.shape[1] == self.num_samples else None)
 
     def put_back_head(self, number: int) -> None:
         """Put back what a head has noted: it skips the step."""
         for stack, index, before in reversed(self._noted or ()):
-            stack[number][... if index is None else index[1]] = before[number]
+            stack[number][... if index is None else index[1][number]] = before[number]
+
+
+class Outcomes:
+    """What the tasks of heads make of the heads' logits.
+
+    A loss without parameters is computed for all heads at once where its memory can be put back (`Undo`), unless it
+    asks for the value of a tensor or draws random numbers.
+
+    Args:
+        members: one for each head, alike but for the memory of their losses.
+        num_samples: size of the training set.
+    """
+
+    def __init__(self, members: Sequence[Outcome], num_samples: int):
+        self.members, kept = members, members[0].kept()
+        trained = [p for part in members[0].beside().values() for p in part.parameters()]
+        self.at_once = not trained and not (kept and dist.is_initialized()) and all(
+            hasattr(owner, "undo") for _, owner, _ in kept)
+        self.undo = StackedMemory(members, num_samples) if self.at_once else None
+
+    def __call__(self, logits: Tensor, said: Tensor | None, target: Tensor, index: Tensor,
+                 begin: Callable[[int], object] = lambda number: None) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms of each head, (G,).
+
+        Args:
+            logits: (G, B, C).
+            said: (B, C) of the teacher, or None.
+            target: (B,) ground truth.
+            index: (B,) positions in the training set. Where it is (G, B), ``said`` and ``target`` are of each head.
+            begin: called with the number of each head before it is computed by itself.
+        """
+        each = index.ndim == 2
+        if self.undo is not None:
+            self.undo.note_batch(index)
+        if self.at_once:
+            place = 0 if each else None
+            try:
+                return torch.vmap(
+                    lambda memory, *words: functional_call(self.members[0], memory, words, tie_weights=False),
+                    in_dims=(0, 0, place if said is not None else None, place, place),
+                )(self.undo.stacks, logits, said, target, index)
+            except RuntimeError as error:
+                _logger.debug(f"the loss is computed head by head: {error}")
+                self.undo.put_back()
+                self.at_once = False
+        found = []
+        for number, member in enumerate(self.members):
+            begin(number)
+            found.append(member(logits[number], *(
+                words[number] if each and words is not None else words for words in (said, target, index))))
+        return tree_map(lambda *values: torch.stack(values), *found)
 
 
 class Heads(nn.Module):
     """The heads with their losses, so that DDP, optimizer and clipping see the parameters of all.
-
-    A loss without parameters is computed for all heads at once where its memory can be put back (`Undo`), unless it
-    asks for the value of a tensor.
 
     Args:
         probe: knows what each head sees.
@@ -128,39 +188,17 @@ class Heads(nn.Module):
         vars(self)["probe"] = probe  # it is no part of this module
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))  # number of the student's head
         self.members = nn.ModuleList(map(Outcome, tasks))
-        first = self.members[0]
-        owners = [m for m in first.modules() if [*m.named_buffers(recurse=False)]]
-        self.at_once = len([*first.parameters()]) == 2 and not (owners and dist.is_initialized()) and all(
-            hasattr(owner, "undo") for owner in owners)
-        self.undo = StackedMemory(self.members, num_samples) if self.at_once else None
+        self.outcomes = Outcomes(self.members, num_samples)
+        self.undo = self.outcomes.undo
 
     @property
     def heads(self) -> list[nn.Linear]:
         """The heads."""
         return [member.task.get_eval_model() for member in self.members]
 
-    def forward(self, features: Tensor, weak: WeakAnswer | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """Return ``loss`` and its terms of each head, (G,).
-
-        Args:
-            features: (B, D).
-            weak: what the teacher says, or None.
-            target: (B,) ground truth.
-            index: (B,) positions in the training set.
-        """
-        logits = product(features, self.heads, self.probe)
-        if self.undo is not None:
-            self.undo.note_batch(index)
-        if self.at_once:
-            try:
-                return torch.vmap(lambda memory, own: functional_call(
-                    self.members[0], memory, (own, weak, target, index)))(self.undo.stacks, logits)
-            except RuntimeError as error:  # it asks for a value, or draws numbers
-                _logger.debug(f"the loss is computed head by head: {error}")
-                self.undo.put_back()
-                self.at_once = False
-        found = [member(own, weak, target, index) for member, own in zip(self.members, logits.unbind())]
-        return {name: torch.stack([result[name] for result in found]) for name in found[0]}
+    def forward(self, features: Tensor, said: Tensor | None, target: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its terms of each head, (G,), for features (B, D); see `Outcomes`."""
+        return self.outcomes(product(features, self.heads, self.probe), said, target, index)
 
 
 class HeadsTask(TrainingTask):
@@ -206,11 +244,10 @@ class HeadsTask(TrainingTask):
 
     def forward(self, input: Tensor, target: Tensor, index: Tensor) -> dict[str, Tensor]:
         """Return ``loss`` and its terms over all heads, see `MeanOfSum`."""
-        first, weak = self.tasks[0], None
+        first, said = self.tasks[0], None
         if isinstance(first, WeakToStrongTask):
-            weak = first.ask_teacher(input, index)
-            first.teacher_logits = weak.logits
-        found = self.trainable_module(input, weak, target, index.to(input.device, non_blocking=True))
+            said = first.teacher_logits = first.ask_teacher(input, index).logits
+        found = self.trainable_module(input, said, target, index.to(input.device, non_blocking=True))
         return {name: MeanOfSum.apply(values) for name, values in found.items()}
 
     @torch.no_grad()
