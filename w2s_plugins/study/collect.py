@@ -25,7 +25,8 @@ from ..tokens import scrub
 from .layout import PLAN, RESULT, finished, load_plan, read_json, read_result
 
 EPOCHS = ("passes_teacher", "copies_again")  # of the gain of a run, counted from 0
-PARTS = ("weak", "strong", "protocol", "loss")
+PARTS = ("set", "weak", "strong", "protocol", "loss")  # the first where a study has several data sets
+Group = tuple[tuple[str, str], ...]  # parts, each with its label
 # flags that make no other protocol, since the names of `PARTS` and the seed tell them apart
 _NAMED = {"loss", "loss_kwargs", "kd_temperature", "model", "teacher", "teacher_checkpoint"}
 
@@ -74,9 +75,9 @@ class StudentRun:
     test: str = ""
 
     @cached_property
-    def group(self) -> tuple[str, str, str]:
-        """Weak model, strong model and protocol: what losses are compared within."""
-        return tuple(self.labels[part] for part in PARTS[:3])
+    def group(self) -> Group:
+        """Data set, weak model, strong model and protocol: what losses are compared within."""
+        return tuple((part, self.labels[part]) for part in PARTS[:-1] if part in self.labels)
 
     @property
     def loss(self) -> str:
@@ -134,9 +135,9 @@ class Collected:
     students: list[StudentRun]
     left_out: list[str] = field(default_factory=list)
 
-    def groups(self) -> dict[tuple[str, str, str], list[StudentRun]]:
-        """Students by weak model, strong model and protocol, in the order of the first of each."""
-        found: dict[tuple[str, str, str], list[StudentRun]] = {}
+    def groups(self) -> dict[Group, list[StudentRun]]:
+        """Students by data set, weak model, strong model and protocol, in the order of the first of each."""
+        found: dict[Group, list[StudentRun]] = {}
         for student in self.students:
             found.setdefault(student.group, []).append(student)
         return found
@@ -184,7 +185,8 @@ def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
             beside.setdefault(other.kind if other.kind not in beside else other.id, other.path)
         if run not in waiting:
             with _noting(run.path, left_out):
-                labels, args = {part: getattr(run, part) or "" for part in PARTS}, read_run_args(run.path, "study")
+                labels = {part: getattr(run, part) or "" for part in PARTS if part != "set" or run.set}
+                args = read_run_args(run.path, "study")
                 found += read_student(run.path, labels, args, read_result(run), ceiling, beside)
     return found
 

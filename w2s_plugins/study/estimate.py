@@ -91,7 +91,7 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
             continue
         teacher = next((measured[kinds[i]][1].eval_image for i in run.needs if by_id[i].kind != "ceiling"), 0.0)
         seconds[run.id] += timing.val_images * (timing.eval_image + teacher)
-        cache = run.flag("--teacher"), run.flag("--teacher-checkpoint"), run.flag("--train-slice")
+        cache = run.set, run.flag("--teacher"), run.flag("--teacher-checkpoint"), run.flag("--train-slice")
         if (run.flag("--teacher-targets") or "online") != "online" and cache not in caches:
             caches.add(cache)
             seconds[run.id] += timing.train_images * teacher
@@ -103,7 +103,7 @@ def kind_of(run: PlannedRun, parser: Parser) -> str:
     flags = {**parser.defaults(), **parser.take(run.argv)}
     cached = flags["teacher"] and flags["teacher_targets"] != "online"
     left_out = parser.names(SAME_TIME | Role.TEACHER if cached or not flags["teacher"] else SAME_TIME)
-    return json.dumps({k: v for k, v in sorted(flags.items()) if k not in left_out}, default=str)
+    return json.dumps([run.set, {k: v for k, v in sorted(flags.items()) if k not in left_out}], default=str)
 
 
 def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timing:

@@ -74,7 +74,11 @@ def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
     notes: list[str] = []
     numbers = line_numbers(table)
     with style():
-        drawn = [radar(table, numbers), *(sweep(table, name, key) for name, key in swept(table))]
+        means = table.get("over_sets", [])
+        families = [[group for group in table["groups"] if all(group[part] == mean[part] for part in PARTS[1:-1])]
+                    for mean in means] or [table["groups"]]
+        drawn = [*(radar({"groups": groups}, numbers) for groups in families), *map(mean_bars, means),
+                 *(sweep(table, name, key) for name, key in swept(table))]
         for number, (group, runs) in enumerate(zip(table["groups"], found.groups().values()), start=1):
             by_loss: dict[str, list[StudentRun]] = {cell["loss"]: [] for cell in group["cells"]}
             for student in runs:
@@ -277,7 +281,7 @@ def sweep(table: dict, name: str, key: str) -> Drawn:
 
 def differing_titles(groups: list[dict]) -> list[str]:
     """Return what tells each group from the others; nothing where there is one."""
-    parts = [part for part in PARTS[:3] if len({group[part] for group in groups}) > 1]
+    parts = [part for part in PARTS[:-1] if len({group.get(part) for group in groups}) > 1]
     return [", ".join(group[part] for part in parts) for group in groups]
 
 
@@ -311,6 +315,15 @@ def pgr_bars(group: dict) -> Drawn | None:
            f"{listed(((c['loss'], c['pgr']['mean']) for c in cells[::-1]), 2)}."
            + (" Some intervals go on beyond the frame." if cut else ""))
     return Drawn("pgr", figure, "Performance gap recovered", alt)
+
+
+def mean_bars(mean: dict) -> Drawn | None:
+    """Performance gap recovered by each loss over data sets."""
+    drawn = pgr_bars(mean)
+    if drawn:
+        drawn.name += "-over-sets"
+        drawn.title += f", mean over {', '.join(mean['sets'])} ({title_of(mean)})"
+    return drawn
 
 
 def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:

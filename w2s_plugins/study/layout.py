@@ -47,6 +47,7 @@ class PlannedRun:
         root: folder of the study.
         controls: ids of the runs that a student is compared with, direct on all of the teacher's labels first of its
             kind.
+        set: label of the data set; None where the study has one only, in its base.
     """
 
     id: str
@@ -61,6 +62,7 @@ class PlannedRun:
     needs: list[str] = field(default_factory=list)
     root: Path = Path()
     controls: list[str] = field(default_factory=list)
+    set: str | None = None
 
     @property
     def path(self) -> Path:
@@ -70,7 +72,8 @@ class PlannedRun:
     @property
     def label(self) -> str:
         """Kind and labels, without the seed: the cell of a table that it belongs to."""
-        return " ".join(part for part in (self.kind, self.weak, self.strong, self.loss, self.protocol) if part)
+        parts = self.kind, self.set, self.weak, self.strong, self.loss, self.protocol
+        return " ".join(part for part in parts if part)
 
     def state_file(self, suffix: str) -> Path:
         """Return a file of the runner: ``state/ID.SUFFIX``."""
@@ -112,7 +115,7 @@ def _planned(entry: dict, root: Path) -> PlannedRun:
         if not isinstance(name, str) or not re.fullmatch(r"[^/\\]{1,255}", name) or name in (".", "..") or (
                 not name.isprintable()):
             raise ValueError(f"{name!r:.60} is no name of a run")
-    labels = [label for label in (run.kind, run.weak, run.strong, run.loss, run.protocol) if label is not None]
+    labels = [x for x in (run.kind, run.set, run.weak, run.strong, run.loss, run.protocol) if x is not None]
     texts = *labels, *run.argv, *run.needs, *run.controls
     if not all(isinstance(text, str) for text in texts) or type(run.seed) is not int or run.kind not in KINDS:
         raise ValueError(f"the run {run.id} is not what `study plan` writes")

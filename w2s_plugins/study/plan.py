@@ -41,23 +41,26 @@ def make_plan(study: Study, parser: Parser) -> list[PlannedRun]:
     Raises:
         UserError: a teacher with samples of the student's part.
     """
-    return Planner(study, parser).plan()
+    runs = [run for name, own in study.by_set().items() for run in Planner(own, parser, name).plan()]
+    place = {seed: i for i, seed in enumerate(study.seeds)}
+    return sorted(runs, key=lambda run: (place[run.seed], KINDS.index(run.kind)))
 
 
 class Planner:
-    """Makes the runs of a study.
+    """Makes the runs of a study on one data set.
 
     Args:
         study: the specification.
         parser: knows the flags of train_w2s.py.
+        set: label of the data set, where the study has several.
     """
 
-    def __init__(self, study: Study, parser: Parser):
-        self.study, self.parser = study, parser
+    def __init__(self, study: Study, parser: Parser, set: str | None):
+        self.study, self.parser, self.set = study, parser, set
         self.runs: dict[str, PlannedRun] = {}
 
-    def plan(self) -> list[PlannedRun]:
-        """Return the runs, teachers and ceilings of a seed before its students."""
+    def plan(self) -> Iterable[PlannedRun]:
+        """Return the runs."""
         study = self.study
         for seed in study.seeds:
             for protocol in study.protocols:
@@ -65,8 +68,7 @@ class Planner:
                     for strong in study.strong:
                         for loss in study.losses:
                             self.student(weak, strong, loss, protocol, seed)
-        place = {seed: i for i, seed in enumerate(study.seeds)}
-        return sorted(self.runs.values(), key=lambda run: (place[run.seed], KINDS.index(run.kind)))
+        return self.runs.values()
 
     def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
         """Add a student, and its teacher, ceiling and controls unless they are there already."""
@@ -121,8 +123,8 @@ class Planner:
         if {"direct", "strong-to-strong"} & set(chosen):
             part = weak.flags.get("train_slice") or first
             if not part:
-                raise UserError(f"weak {weak.name}: controls {', '.join(chosen)} need a part with labels, and "
-                                "weak_fraction 0 leaves none")
+                raise self.wrong(weak, f"controls {', '.join(chosen)} need a part with labels, and weak_fraction 0 "
+                                 "leaves none")
             noise = {k: v for k, v in weak.flags.items() if k in self.parser.names(Role.NOISE)}
             own = {**of_stage("direct", flags), **noise, "epoch_slice": flags["train_slice"]}
             found = [self.add("direct", {**own, "train_slice": slice_}, seed, strong=names["strong"]).id
@@ -134,8 +136,8 @@ class Planner:
             found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
         if "same-size" in chosen:
             if kind_of(str(weak.flags["model"])):
-                raise UserError(f"weak {weak.name}: controls: same-size: {weak.flags['model']} is no network of timm's "
-                                "that could be trained")
+                raise self.wrong(weak, f"controls: same-size: {weak.flags['model']} is no network of timm's that "
+                                 "could be trained")
             network = {k: v for k, v in {**self.study.base, **weak.flags}.items() if k not in task}
             network.update({k: v for k, v in flags.items() if k in task}, train_slice=flags["train_slice"])
             labels = {k: v for k, v in names.items() if k != "strong"}
@@ -152,14 +154,18 @@ class Planner:
         if not fraction and not weak.trained_here:
             return None, base_slice
         if not fraction or (isinstance(fraction, float) and not 0 < fraction < 1):
-            raise UserError(f"weak {weak.name}: weak_fraction {fraction}: expected a share between 0 and 1, or a "
-                            "count; 0 is for a teacher that is trained already")
+            raise self.wrong(weak, f"weak_fraction {fraction}: expected a share between 0 and 1, or a count; 0 is for "
+                             "a teacher that is trained already")
         first, second = split_slice(base_slice, fraction)
         own = weak.flags.get("train_slice")
         if own and not lies_within(own, first):
-            raise UserError(f"weak {weak.name}: train_slice {own} is not within the teachers' part {first}, which "
-                                "weak_fraction cuts off; the rest is for the students")
+            raise self.wrong(weak, f"train_slice {own} is not within the teachers' part {first}, which weak_fraction "
+                             "cuts off; the rest is for the students")
         return first, second
+
+    def wrong(self, weak: Part, text: str) -> UserError:
+        """Return an error about a teacher."""
+        return UserError(f"{f'{self.set}: ' if self.set else ''}weak {weak.name}: {text}")
 
     def add(
             self,
@@ -176,11 +182,11 @@ class Planner:
             flags["slice_seed"] = seed
         argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
-        name = "-".join([kind, *labels.values(), f"s{seed}", digest])
+        name = "-".join(filter(None, [kind, self.set, *labels.values(), f"s{seed}", digest]))
         labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
         return self.runs.setdefault(name, PlannedRun(
             name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs),
-            controls=list(controls)))
+            controls=list(controls), set=self.set))
 
 
 def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
@@ -279,18 +285,20 @@ def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
     users = Counter(needed for run in plan for needed in run.needs)
     rows: dict[tuple, list] = {}
     for run in plan:
-        key = run.kind, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all"
+        key = run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all"
         row = rows.setdefault(key, [*key, run.flag("--epochs"), 0, users[run.id] or None])
         row[-2] += 1
-    table = format_table(
-        list(rows.values()), ["run", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"])
+    heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"]
+    shown = [place for place, head in enumerate(heads) if study.sets or head != "set"]
+    table = format_table([[row[i] for i in shown] for row in rows.values()], [heads[i] for i in shown])
     kinds = Counter(run.kind for run in plan)
     controls = sum(kinds[name] for name in CONTROLS)
-    caches = {(run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
+    caches = {(run.set, run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
               for run in plan if run.flag("--teacher-targets") not in (None, "online")}
     lines = [
-        f"{study.name}: {len(study.weak)} weak x {len(study.strong)} strong x {len(study.losses)} losses x "
-        f"{len(study.protocols)} protocols x {len(study.seeds)} seeds", "", table, "",
+        f"{study.name}: " + f"{len(study.sets)} sets x " * bool(study.sets) + f"{len(study.weak)} weak x "
+        f"{len(study.strong)} strong x {len(study.losses)} losses x {len(study.protocols)} protocols x "
+        f"{len(study.seeds)} seeds", "", table, "",
         f"losses: {', '.join(loss.name for loss in study.losses)}",
         f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
         f"{kinds['student']} students" + (f", beside {controls} controls" if controls else "")

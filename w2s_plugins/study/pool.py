@@ -205,7 +205,7 @@ class Pool:
 
 def kind_of(run: PlannedRun) -> tuple[str | None, ...]:
     """Return what runs have in common that one process may train."""
-    return run.kind, run.strong, run.protocol
+    return run.kind, run.set, run.strong, run.protocol
 
 
 def make_slots(jobs: int | None, devices: Sequence[str], threads: int | None) -> list[Slot]:

@@ -17,17 +17,18 @@ from ..hub.errors import check_login
 from ..hub.markdown import code, fenced
 from ..hub.push import push_folder
 from ..tokens import scrub
-from .collect import collect
+from .collect import PARTS, collect
 from .figures import Drawn, draw_all, save
 from .layout import SPEC
 from .table import (
     MARKS,
+    VERDICTS,
     WRITERS,
     heading_of,
     make_folder,
     make_table,
-    rows_of,
     rule_of,
+    tables_of,
     title_of,
     to_markdown,
     write_table,
@@ -36,7 +37,6 @@ from .table import (
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
 FILES = (PAGE, MARKDOWN, *(f"table.{kind}" for kind in WRITERS), f"{FIGURES}/*.svg", f"{FIGURES}/*.png")  # all of it
 MOST_NAMES = 6  # in a sentence
-VERDICTS = ("better", "tie", "worse")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -108,11 +108,15 @@ def summary(table: dict) -> list[Sentences]:
     groups = table["groups"]
     students = sum(len(cell["seeds"]) for group in groups if not group["test"] for cell in group["cells"])
     losses = {cell["loss"] for group in groups for cell in group["cells"]}
+    sets = {group["set"] for group in groups if "set" in group}
+    pairs = len({tuple(group[part] for part in PARTS[1:-1]) for group in groups})
     first = [f"{count(students, 'finished student')}, {count(len(losses), 'loss', 'losses')}, "
-             f"{count(len(groups), 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}."]
+             f"{count(pairs, 'pair of weak and strong model', 'pairs of weak and strong models or protocols')}"
+             + (f" on {count(len(sets), 'data set')}" if sets else "") + "."]
     if table["left_out"]:
         first.append(f" {count(len(table['left_out']), 'note')} at the end on what is missing.")
-    return [first, *overall(groups), *(group_summary(group) for group in groups)]
+    means = map(mean_summary, table.get("over_sets", ()))
+    return [first, *overall(groups), *means, *(group_summary(group) for group in groups)]
 
 
 def overall(groups: list[dict]) -> list[Sentences]:
@@ -129,6 +133,19 @@ def overall(groups: list[dict]) -> list[Sentences]:
     for number, (loss, tally) in enumerate(ordered):
         parts += [", " if number else ": ", Name(loss), f" {tally[0]} / {tally[1]} / {tally[2]}"]
     return [[*parts, ". Each group is tested on its own: among many, a few differ by chance."]]
+
+
+def mean_summary(mean: dict) -> Sentences:
+    """Say which loss recovers most over data sets, and on how many of them it is better or worse."""
+    best = mean["cells"][0]
+    parts: Sentences = [Name(title_of(mean)), f", mean over {len(mean['sets'])} data sets: "]
+    if not best["pgr"]:
+        return [*parts, "no PGR."]
+    parts += [Name(best["loss"]), f" has the highest mean PGR, {best['pgr']['mean']:.2f}"]
+    if best["loss"] != mean["reference"]:
+        better, tie, worse = (best["verdicts"].get(verdict, 0) for verdict in VERDICTS)
+        parts += ["; against ", Name(mean["reference"]), f" it is better / a tie / worse on {better} / {tie} / {worse}"]
+    return [*parts, f". {mean['note']}" if mean["note"] else "."]
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
@@ -194,9 +211,8 @@ def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, fol
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     groups = []
-    for group in table["groups"]:
-        rows = list(rows_of(group))
-        groups.append(dict(title=title_of(group), heading=heading_of(group), reference=group["reference"],
+    for group, heading, rows in tables_of(table):
+        groups.append(dict(title=title_of(group), heading=heading, reference=group["reference"],
                            note=group["note"], heads=list(rows[0]), rows=[list(row.values()) for row in rows]))
     figures = [
         dict(name=item.name, title=item.title, alt=item.alt,

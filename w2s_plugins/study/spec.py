@@ -1,13 +1,13 @@
 """The specification of a study: a YAML file, read with every key checked, and written back with its defaults filled in.
 
-Keys: ``base`` and ``config`` (flags of every run), ``weak``, ``strong``, ``losses``, ``protocols``, ``seeds``,
-``slices``, ``controls`` and ``direct_sizes``; docs/studies.md explains them.
+Keys: ``base`` and ``config`` (flags of every run), ``sets``, ``weak``, ``strong``, ``losses``, ``protocols``,
+``seeds``, ``slices``, ``controls`` and ``direct_sizes``; docs/studies.md explains them.
 """
 
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -18,7 +18,7 @@ from ..errors import UserError, nearest, one_line
 from ..files import read_plain
 from ..tokens import LOGIN, holds_token
 
-KEYS = ("name", "config", "base", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls",
+KEYS = ("name", "config", "base", "sets", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls",
         "direct_sizes")
 SLICES = ("fixed", "by_seed")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
@@ -32,16 +32,35 @@ class Part:
         name: its label.
         flags: of train_w2s.py, over those of the base.
         checkpoint: weights of a weak teacher that is trained already.
+        sets: the data sets that it is for, each with flags over the others; empty: all of them.
     """
 
     name: str
     flags: dict[str, object] = field(default_factory=dict)
     checkpoint: str | None = None
+    sets: dict[str, dict[str, object]] = field(default_factory=dict)
 
     @property
     def trained_here(self) -> bool:
         """False for a weak teacher that is taken as it is."""
         return not self.checkpoint and not {":", "/"} & set(str(self.flags["model"]))
+
+    def on(self, name: str) -> "Part":
+        """Return what it is on a data set."""
+        return replace(self, flags={**self.flags, **self.sets.get(name, {})}, sets={})
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is learned and tested on.
+
+    Args:
+        name: its label.
+        flags: of all runs on it, over those of the base.
+    """
+
+    name: str
+    flags: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,7 @@ class Study:
         slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
         controls: what students are compared with besides their ceiling.
         direct_sizes: shares and counts of labels that direct is trained on besides all that the teacher has.
+        sets: data sets; empty: that of the base.
     """
 
     name: str
@@ -102,13 +122,24 @@ class Study:
     slices: str = "fixed"
     controls: list[str] = field(default_factory=list)
     direct_sizes: list[float | int] = field(default_factory=list)
+    sets: list[DataSet] = field(default_factory=list)
+
+    def by_set(self) -> dict[str | None, "Study"]:
+        """Return the study of each data set, with flags and models as they are there; itself by None without sets."""
+        def there(parts: list[Part], name: str) -> list[Part]:
+            return [part.on(name) for part in parts if not part.sets or name in part.sets]
+
+        return {one.name: replace(self, base={**self.base, **one.flags}, weak=there(self.weak, one.name),
+                                  strong=there(self.strong, one.name), sets=[])
+                for one in self.sets} or {None: self}
 
     def to_yaml(self) -> str:
         """Return the specification with everything filled in; `read_spec` reads it as the same study."""
         content = asdict(self)
-        for part in content["weak"] + content["strong"]:
-            if part["checkpoint"] is None:
-                del part["checkpoint"]
+        for item in (content, *content["weak"], *content["strong"]):
+            for key in ("checkpoint", "sets"):
+                if not item.get(key, True):
+                    del item[key]
         return yaml.safe_dump(content, sort_keys=False)
 
 
@@ -161,6 +192,7 @@ class Reader:
             slices=fields.get("slices", "fixed"),
             controls=fields.get("controls", []),
             direct_sizes=fields.get("direct_sizes", []),
+            sets=self.items(fields, "sets", self.data_set) if "sets" in fields else [],
         )
         if not isinstance(study.controls, list) or not all(name in CONTROLS for name in study.controls):
             raise self.wrong("controls", study.controls, f"a list of some of {', '.join(CONTROLS)}")
@@ -170,11 +202,16 @@ class Reader:
             raise self.wrong("direct_sizes", sizes, "a list of shares and counts of labels, beside controls: [direct]")
         if study.slices not in SLICES:
             raise self.wrong("slices", study.slices, f"one of {', '.join(SLICES)}")
-        if study.slices == "by_seed" and "slice_seed" in base:
+        if study.slices == "by_seed" and any("slice_seed" in own.base for own in study.by_set().values()):
             raise UserError(f"{self.file}: slices by_seed and slice_seed say two things; leave one out")
-        for key in ("weak", "strong", "losses", "protocols"):
+        for key in ("sets", "weak", "strong", "losses", "protocols"):
             names = [item.name for item in getattr(study, key)]
             self.refuse_duplicates(names, key)
+        known = [one.name for one in study.sets]
+        for part in study.weak + study.strong:
+            if strange := [name for name in part.sets if name not in known]:
+                raise UserError(f"{self.file}: {part.name}.sets: no data set '{strange[0]}'"
+                                f"{nearest(strange[0], known)}; expected some of sets: {', '.join(known) or 'none'}")
         return study
 
     def items(self, fields: dict, key: str, read: Callable) -> list:
@@ -184,13 +221,20 @@ class Reader:
             raise self.wrong(key, values, "a list of at least one item")
         return [found for i, value in enumerate(values) for found in _as_list(read(value, f"{key}[{i}]"))]
 
+    def data_set(self, value: object, where: str) -> DataSet:
+        """Read a data set with its flags."""
+        fields = self.mapping(value, where, ("name", "flags", "config"))
+        return DataSet(self.label(fields.get("name"), f"{where}.name"), self.flags(fields, "flags", where))
+
     def part(self, value: object, where: str, *more: str) -> Part:
-        """Read a model with its flags."""
-        fields = self.mapping(value, where, ("name", "flags", "config", *more))
+        """Read a model with its flags, and those that it has on single data sets."""
+        fields = self.mapping(value, where, ("name", "flags", "config", "sets", *more))
         flags = self.flags(fields, "flags", where)
-        if "model" not in flags:
+        own = self.mapping(fields.get("sets", {}), f"{where}.sets")
+        sets = {name: self.flags({"flags": own[name]}, "flags", f"{where}.sets.{name}") for name in own}
+        if not all({**flags, **more}.get("model") for more in ({}, *sets.values())):
             raise UserError(f"{self.file}: {where}: no model; expected flags: {{model: NAME}}")
-        return Part(self.label(fields.get("name", flags["model"]), f"{where}.name"), flags)
+        return Part(self.label(fields.get("name", flags["model"]), f"{where}.name"), flags, sets=sets)
 
     def weak(self, value: object, where: str) -> Part:
         """Read a weak teacher, which may be trained already."""
@@ -198,14 +242,14 @@ class Reader:
         checkpoint = value.get("checkpoint")
         if checkpoint is not None and not (isinstance(checkpoint, str) and Path(checkpoint).exists()):
             raise self.wrong(f"{where}.checkpoint", checkpoint, "a file or run folder that is there")
-        if "," in part.flags["model"]:
-            raise UserError(f"{self.file}: {where}: model names several; expected one teacher")
-        part = Part(part.name, part.flags, checkpoint)
-        known = self.parser.facts()
-        surplus = [] if part.trained_here else [k for k in part.flags if not known[k].for_teacher]
-        if surplus:
-            raise UserError(f"{self.file}: {where}: {surplus[0]} has no meaning for a teacher that is taken as it is; "
-                            f"expected {', '.join(k for k in known if known[k].for_teacher)} only")
+        part, known = replace(part, checkpoint=checkpoint), self.parser.facts()
+        for own in map(part.on, part.sets or [""]):
+            if "," in own.flags["model"]:
+                raise UserError(f"{self.file}: {where}: model names several; expected one teacher")
+            surplus = [] if own.trained_here else [k for k in own.flags if not known[k].for_teacher]
+            if surplus:
+                raise UserError(f"{self.file}: {where}: {surplus[0]} has no meaning for a teacher that is taken as it "
+                                f"is; expected {', '.join(k for k in known if known[k].for_teacher)} only")
         return part
 
     def losses(self, value: object, where: str) -> list[LossChoice]:

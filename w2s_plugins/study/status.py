@@ -129,8 +129,8 @@ def makespan(plan: Sequence[PlannedRun], seconds: Mapping[str, float], slots: in
 
 
 def _keys(run: PlannedRun) -> list[tuple]:
-    return [(run.kind, run.weak, run.strong, run.loss, run.protocol), (run.kind, run.weak, run.strong),
-            (run.kind, run.strong or run.weak), (run.kind,)]
+    return [(run.label,), (run.kind, run.set, run.weak, run.strong), (run.kind, run.set, run.strong or run.weak),
+            (run.kind,)]
 
 
 def describe(root: Path, stale: float) -> str:

@@ -1,10 +1,11 @@
 """``study table``: mean, spread and interval of each cell, and which losses differ by more than noise.
 
-A cell is weak model x strong model x protocol x loss. Losses are compared inside a group (weak x strong x protocol) on
-accuracy, on the seeds that both have and on the same test samples.
+A cell is weak model x strong model x protocol x loss on a data set. Losses are compared inside a group (weak x strong x
+protocol on a data set) on accuracy, on the seeds that both have and on the same test samples.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ..files import to_json as value_to_json
 from ..files import write_json, write_text
 from ..hub.markdown import code, markdown_table
 from ..protocol.figures import worth_text
-from .collect import EPOCHS, PARTS, Collected, StudentRun, collect
+from .collect import EPOCHS, PARTS, Collected, Group, StudentRun, collect
 from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
 
 LEVEL = 0.05
@@ -28,6 +29,7 @@ HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreem
          "passes_teacher": "passes teacher in epoch", "copies_again": "copies again after epoch"}
 MORE = ("above_direct", "same-size", "strong-to-strong", "misfit", "gain", *EPOCHS)  # shown where a cell has them
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
+VERDICTS = ("better", "tie", "worse")
 ORDER = {"worse": 0, "tie": 1, "one seed": 1, "reference": 2, "better": 3}  # of verdicts, where a table is sorted
 RULE = (
     f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
@@ -79,11 +81,47 @@ def make_table(found: Collected, reference: str | None = None) -> dict:
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
                         f"are {', '.join(sorted(losses))}")
-    groups = [make_group(labels, runs, reference) for labels, runs in found.groups().items()]
-    return dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out)
+    by_group = found.groups()
+    groups = [make_group(labels, runs, reference) for labels, runs in by_group.items()]
+    table = dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out)
+    families: dict[Group, list[tuple[dict, list[StudentRun]]]] = {}
+    for (labels, runs), group in zip(by_group.items(), groups):
+        if "set" in group:
+            families.setdefault(labels[1:], []).append((group, runs))
+    means = [mean_over_sets(labels, members) for labels, members in families.items() if len(members) > 1]
+    return {**table, "over_sets": means} if means else table
 
 
-def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: str | None) -> dict:
+def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) -> dict:
+    """Return of each loss, best first, its PGR seed by seed as the mean over data sets, and its verdicts counted.
+
+    A data set on which a seed has no PGR is left out of the mean of every loss.
+
+    Args:
+        labels: of what is the same on all of them.
+        members: the group on each data set and its students.
+    """
+    counted = [runs for _, runs in members if all(run.figures["pgr"] is not None for run in runs)]
+    note = None if len(counted) == len(members) else (
+        f"In the mean are {len(counted)} of {len(members)} data sets; on the others a ceiling is below its teacher.")
+    cells = []
+    for loss in dict.fromkeys(cell["loss"] for group, _ in members for cell in group["cells"]):
+        own = {group["set"]: cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss}
+        gaps = [{run.seed: run.figures["pgr"] for run in runs if run.loss == loss} for runs in counted]
+        gaps = [by_seed for by_seed in gaps if by_seed]
+        seeds = sorted(set.intersection(*map(set, gaps))) if gaps else []
+        values = [float(np.mean([by_seed[seed] for by_seed in gaps])) for seed in seeds]
+        cells.append(dict(
+            loss=loss, sets=len(gaps), seeds=seeds, pgr={**t_interval(values), "values": values} if values else None,
+            by_set={name: cell["pgr"] and cell["pgr"]["mean"] for name, cell in own.items()},
+            verdicts=dict(Counter(cell["verdict"] for cell in own.values() if cell["verdict"]))))
+    cells.sort(key=lambda cell: -cell["pgr"]["mean"] if cell["pgr"] else float("inf"))
+    names, references = [group["set"] for group, _ in members], {group["reference"] for group, _ in members}
+    return dict(labels, sets=names, reference=references.pop() if len(references) == 1 else "best", note=note,
+                warnings=[], cells=cells)
+
+
+def make_group(labels: Group, runs: list[StudentRun], reference: str | None) -> dict:
     """Return the cells of one group, best first, and its comparisons."""
     cells: dict[str, list[StudentRun]] = {}
     for student in runs:
@@ -93,7 +131,7 @@ def make_group(labels: tuple[str, str, str], runs: list[StudentRun], reference: 
                      key=lambda cell: -cell["student"]["mean"])
     chosen = choose_reference(records, reference)
     against = (chosen or records[0])["loss"]
-    group = dict(zip(PARTS[:3], labels), samples=len(runs[0].target), reference=against, note=None, cells=records,
+    group = dict(labels, samples=len(runs[0].target), reference=against, note=None, cells=records,
                  test=runs[0].test)
     if not comparable:
         group["note"] = "The runs were evaluated on different test samples, so losses are not compared."
@@ -240,6 +278,28 @@ def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
         yield row
 
 
+def rows_of_mean(mean: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
+    """Yield a row for each loss of a mean over data sets, as `rows_of` does for a group."""
+    for cell in mean["cells"]:
+        row = {"loss": (cell["loss"], cell["loss"]), "sets": (str(cell["sets"]), cell["sets"]),
+               "PGR": (figure_text(cell["pgr"], len(cell["seeds"])), cell["pgr"] and cell["pgr"]["mean"])}
+        for name in mean["sets"]:
+            gap = cell["by_set"].get(name)
+            row[name] = "-" if gap is None else f"{gap:.2f}", gap
+        for found in VERDICTS:
+            number = cell["verdicts"].get(found, 0)
+            row[f"{found} on"] = str(number), number
+        yield row
+
+
+def tables_of(table: dict) -> Iterable[tuple[dict, str, list[dict[str, tuple[str, float | str | None]]]]]:
+    """Yield what each table is of, what stands above it, and its rows: means over data sets, then groups."""
+    for mean in table.get("over_sets", ()):
+        yield mean, f"PGR, mean over {len(mean['sets'])} data sets and on each", list(rows_of_mean(mean))
+    for group in table["groups"]:
+        yield group, heading_of(group), list(rows_of(group))
+
+
 def figure_text(figure: dict | None, seeds: int) -> str:
     """Return such as ``85.50 ± 1.20 (0.97)``; with one seed ``85.50 [83.10, 87.90]†``."""
     if figure is None:
@@ -265,8 +325,9 @@ def p_text(p: float) -> str:
 
 
 def title_of(group: dict) -> str:
-    """Return such as ``w2s_cnn2 → w2s_cnn5, epochs=12``."""
-    return f"{group['weak']} → {group['strong']}" + (f", {group['protocol']}" if group["protocol"] else "")
+    """Return such as ``w2s_cnn2 → w2s_cnn5, epochs=12``, after the data set where there are several."""
+    on = f"{group['set']}: " if "set" in group else ""
+    return f"{on}{group['weak']} → {group['strong']}" + (f", {group['protocol']}" if group["protocol"] else "")
 
 
 def heading_of(group: dict) -> str:
@@ -289,10 +350,11 @@ def rule_of(table: dict) -> str:
 def to_markdown(table: dict) -> str:
     """Return the tables of all groups, the rule for reading them, and what was left out."""
     parts = []
-    for group in table["groups"]:
-        rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows_of(group)]
-        text = f"### {code(title_of(group))}\n\n{heading_of(group)}; differences from {code(group['reference'])}.\n\n"
-        parts.append(text + markdown_table(rows[0], [tuple(row.values()) for row in rows]))
+    for group, heading, rows in tables_of(table):
+        rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows]
+        text = f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.\n\n"
+        heads = [code(head) if head in group.get("sets", ()) else head for head in rows[0]]
+        parts.append(text + markdown_table(heads, [tuple(row.values()) for row in rows]))
         parts += [*filter(None, [group["note"]]), *group["warnings"]]
     parts.append(rule_of(table))
     if table["left_out"]:
@@ -307,7 +369,8 @@ def to_csv(table: dict) -> str:
         for cell in group["cells"]:
             versus = cell.get("versus") or {}
             rows.append({
-                **{part: group[part] for part in PARTS[:3]}, "loss": cell["loss"], "seeds": len(cell["seeds"]),
+                **{part: group[part] for part in PARTS[:-1] if part in group},
+                "loss": cell["loss"], "seeds": len(cell["seeds"]),
                 **{f"{name}_{key}": (cell[name] or {}).get(key) for name in FIGURES
                    for key in ("mean", "sd", "low", "high", "n", "over")},
                 "worth_in_labels": " ".join(map(worth_text, cell["worth_in_labels"] or [])),
