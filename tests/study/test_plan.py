@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.study.estimate import narrowed
-from w2s_plugins.study.layout import PlannedRun, load_plan
+from w2s_plugins.study.layout import PlannedRun, fill_in, load_plan
 from w2s_plugins.study.plan import encode, lies_within, make_plan
+from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.study.status import makespan
 
@@ -100,6 +102,40 @@ def test_controls(plan: Plan) -> None:
                 assert control.flag(flag) == run.flag(flag)
         assert same.flag("--teacher-checkpoint") == run.flag("--teacher-checkpoint")
         assert set(same.needs) < set(run.needs)
+
+
+def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
+    """Flags of a set lie over those of the base and under those of models, which may be for some sets, in their way."""
+    few = {"name": "few", "flags": {"model": "w2s_cnn2", "lr": 0.3}, "sets": {"small": {"train_slice": "0:20"}}}
+    changes = dict(weak=[*models("a"), few], losses=["hard"], sets=[
+        {"name": "small"}, {"name": "large", "flags": {"train_slice": "0:320", "weak_fraction": 80, "lr": 0.5}}])
+    runs = plan(**changes)
+    by_id = {run.id: run for run in runs}
+    assert [(run.kind, run.set, run.weak, run.flag("--train-slice"), run.flag("--lr")) for run in runs] == [
+        ("weak", "small", "a", "0:64", "0.01"), ("weak", "small", "few", "0:20", "0.3"),
+        ("weak", "large", "a", "0:80", "0.01"), ("ceiling", "small", None, "64:160", "0.1"),
+        ("ceiling", "large", None, "80:320", "0.5"), ("student", "small", "a", "64:160", "0.1"),
+        ("student", "small", "few", "64:160", "0.1"), ("student", "large", "a", "80:320", "0.5")]
+    assert all(by_id[i].set == run.set and f"-{run.set}-" in i for run in runs for i in run.needs)
+    without = plan(**{**changes, "sets": [{"name": "small"}], "weak": models("a")})
+    plain = plan(weak=models("a"), losses=["hard"])
+    assert [run.id.replace("-small", "") for run in without][:2] == [run.id for run in plain][:2], "the same commands"
+    code, out, err = cli("plan", write(tmp_path, changed(**changes)), "--no-estimate", "--output", tmp_path / "out")
+    assert code == 0 and "small: 2 sets x 2 weak x 1 strong" in out, err
+    assert re.search(r"^student +large +a +s +w2s +80:320 +1 +1 +-$", out, re.M) and "; 3 caches of targets" in out
+    assert load_plan(tmp_path / "out") == [replace(run, root=tmp_path / "out", argv=fill_in(run.argv, tmp_path / "out"))
+                                           for run in runs]
+    few["sets"]["large"] = {"train_slice": "0:90"}
+    code, _, err = cli("plan", write(tmp_path, changed(**changes)))
+    assert code == 2 and "large: weak few: train_slice 0:90 is not within the teachers' part 0:80" in err
+
+
+def test_probes_of_one_data_set_are_trained_together(plan: Plan) -> None:
+    probe = {"name": "p", "flags": {"model": "w2s_cnn5", "linear_probe": True}}
+    runs = plan(strong=[probe], sets=[{"name": "small"}, {"name": "large", "flags": {"train_slice": "0:320"}}])
+    pool = Pool(runs, make_slots(1, [], None))
+    pool.out.done = {run.id for run in runs if run.kind != "student"}
+    assert [run.set for run in pool.next_runs()] == ["small"] * 2
 
 
 def test_slices_of_seeds(plan: Plan) -> None:
@@ -240,9 +276,10 @@ def test_shipped_studies(file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     code, out, err = cli("plan", file, "--no-estimate")
     assert code == 0, err
     study = read_spec(file, PARSER)
-    weak, strong, seeds = len(study.weak), len(study.strong), len(study.seeds)
-    runs = seeds * (weak + strong + weak * strong * len(study.losses))
-    assert f"{runs} runs: {weak * seeds} weak teachers and {strong * seeds} ceilings" in out
+    counts = [(len(own.weak), len(own.strong)) for own in study.by_set().values()]
+    weak, strong = (len(study.seeds) * sum(count) for count in zip(*counts))
+    students = len(study.seeds) * len(study.losses) * sum(a * b for a, b in counts)
+    assert f"{weak + strong + students} runs: {weak} weak teachers and {strong} ceilings" in out
 
 
 @pytest.mark.parametrize("name, seeds", [("digits", 5), ("fashion", 3)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.e2e.test_untrusted import BOMB
 from w2s_plugins.cli.parser import train_parser
 from w2s_plugins.errors import UserError
-from w2s_plugins.study.spec import PROTOCOLS, LossChoice, Part, Protocol, Study, read_spec
+from w2s_plugins.study.spec import PROTOCOLS, DataSet, LossChoice, Part, Protocol, Study, read_spec
 
 from .specs import BASE, SMALL, changed, write
 
@@ -30,14 +30,17 @@ def test_everything(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     study = read_spec(write(tmp_path, changed(
         name="all", config=str(tmp_path / "base.yaml"), seeds=[3, 1], base={"epochs": 2},
-        weak=[{"flags": {"model": "w2s_cnn2"}}, {"name": "own", "flags": {"model": "w2s_cnn5"},
-                                                 "checkpoint": str(tmp_path / "run")}],
+        sets=[{"name": "one"}, {"name": "two", "flags": {"data-dir": "data"}}],
+        weak=[{"flags": {"model": "w2s_cnn2"}, "sets": {"one": None, "two": {"lr": 2}}},
+              {"name": "own", "flags": {"model": "w2s_cnn5"}, "checkpoint": str(tmp_path / "run")}],
         losses=[{"loss": "adaptconf", "kwargs": {"ramp": 0.1},
                  "grid": {"temperature": [0.5, 1], "kd_temperature": [2]}}, {"name": "plain", "loss": "adaptconf"}],
         protocols=["supervised", {"name": "half", "split": True, "flags": {"task-loss-weight": 0.5}}],
     )), PARSER)
     assert study.base == {"epochs": 2, "lr": 1.0}, "the file below the base"
     assert [part.name for part in study.weak] == ["w2s_cnn2", "own"]
+    assert study.sets == [DataSet("one"), DataSet("two", {"data_dir": "data"})]
+    assert study.weak[0].sets == {"one": {}, "two": {"lr": 2.0}} and not study.weak[1].sets
     assert [part.trained_here for part in study.weak] == [True, False]
     assert study.losses == [
         LossChoice("adaptconf-temperature=0.5-kd_temperature=2", "adaptconf",
@@ -86,6 +89,19 @@ def test_everything(tmp_path: Path) -> None:
     (changed(seeds=[True]), "expected a count of at least 1, or a list"),
     (changed(slices="seed"), "slices: 'seed' is not right; expected one of fixed, by_seed"),
     (changed(slices="by_seed", base={"slice_seed": 1}), "slices by_seed and slice_seed say two things"),
+    (changed(slices="by_seed", sets=[{"name": "a", "flags": {"slice_seed": 1}}]), "by_seed and slice_seed say two"),
+    (changed(sets=[]), r"sets: \[\] is not right; expected a list of at least one item"),
+    (changed(sets=[{"flags": {"data_dir": "a"}}]), r"sets\[0\].name: is missing"),
+    (changed(sets=[{"name": "a", "flags": {"datadir": "a"}}]), r"sets\[0\].flags: unknown key 'datadir'"),
+    (changed(sets=[{"name": "a"}, {"name": "A"}]), "sets: 'A' is there twice"),
+    (changed(weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"a": None}}]), "w.sets: no data set 'a'; .* none"),
+    (changed(sets=[{"name": "digits"}], weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"digit": None}}]),
+     r"w.sets: no data set 'digit' \(nearest: digits\)"),
+    (changed(sets=[{"name": "a"}], weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"a": {"lr": "x"}}}]),
+     r"weak\[0\].sets.a.flags: lr: 'x' is a str"),
+    (changed(sets=[{"name": "a"}], weak=[{"name": "w", "flags": {"model": "x"}, "sets": {"a": {"model": "hf-hub:a/b",
+                                                                                          "lr": 1}}}]),
+     "lr has no meaning for a teacher"),
     (changed(name=3), "name: 3 is not right"),
 ])
 def test_errors(tmp_path: Path, content: object, message: str) -> None:
@@ -100,7 +116,8 @@ def test_no_file(tmp_path: Path) -> None:
         read_spec(tmp_path / "smal.yaml", PARSER)
 
 
-KEYS = st.sampled_from([*SMALL, "name", "config", "seeds", "protocols", "flags", "loss", "grid", "kwargs", "model"])
+KEYS = st.sampled_from([
+    *SMALL, "sets", "name", "config", "seeds", "protocols", "flags", "loss", "grid", "kwargs", "model"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["kd", "a", "", "w2s", "-", "é"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers(0, 1), inner, max_size=4),

@@ -11,7 +11,7 @@ import pytest
 from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
-from w2s_plugins.study.report import summary
+from w2s_plugins.study.report import summary, write_report
 from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
 
 from .conftest import Cli
@@ -256,6 +256,46 @@ def test_planned_study(tmp_path: Path) -> None:
     assert found.left_out == ["1 of 3 students are not finished: kd9"]
     assert all(s.figures["ceiling"] > 80 for s in found.students)
     assert make_table(found, "kd")["groups"][0]["reference"] == "soft", "by its name in the registry as well"
+
+
+def test_data_sets(tmp_path: Path) -> None:
+    """Groups of each; over them the mean PGR, seed by seed, without the set that has none, and the verdicts."""
+    plan = []
+    (tmp_path / "runs").mkdir()
+    for name, ceiling in (("cats", 0.9), ("dogs", 0.8), ("fish", 0.3)):
+        for seed in range(4):
+            for loss, accuracy in (("kd", 0.6), ("hard", 0.605 if name == "cats" else 0.75)):
+                student = write_run(tmp_path / name, loss, seed, accuracy, ceiling=ceiling)
+                top, run = (f"{kind}-{name}-{loss}-{seed}" for kind in ("ceiling", "student"))
+                for folder, target in ((student.with_name("ceiling"), top), (student, run)):
+                    folder.rename(tmp_path / "runs" / target)
+                plan += [PlannedRun(top, "ceiling", top, None, "big", None, None, seed, [], set=name),
+                         PlannedRun(run, "student", run, "small", "big", loss, "w2s", seed, [], [top], set=name)]
+    save_plan(tmp_path, plan)
+    found = collect(tmp_path)
+    table = make_table(found)
+    assert [group["set"] for group in table["groups"]] == ["cats", "dogs", "fish"]
+    (mean,) = table["over_sets"]
+    assert mean["sets"] == ["cats", "dogs", "fish"] and "set" not in mean and mean["reference"] == "kd"
+    hard = mean["cells"][0]
+    assert hard["loss"] == "hard" and hard["verdicts"] == {"tie": 1, "better": 2} and hard["by_set"]["fish"] is None
+    gaps = {run.labels["set"] + str(run.seed): run.figures["pgr"] for run in found.students if run.loss == "hard"}
+    expected = [(gaps[f"cats{seed}"] + gaps[f"dogs{seed}"]) / 2 for seed in range(4)]
+    assert hard["pgr"]["values"] == pytest.approx(expected) and hard["sets"] == 2
+    assert hard["pgr"]["low"] < hard["pgr"]["mean"] == pytest.approx(np.mean(expected))
+    assert hard["by_set"]["cats"] == cells_of(table)["hard"]["pgr"]["mean"]
+    words = ["".join(sentences) for sentences in summary(table)]
+    assert "1 pair of weak and strong model on 3 data sets." in words[0]
+    assert any("mean over 3 data sets: hard has the highest mean PGR" in text and "2 / 1 / 0" in text for text in words)
+    page = write_report(tmp_path, tmp_path / "report").read_text(encoding="utf-8")
+    assert '<h3>small → big, w2s</h3>' in page and '<h3>cats: small → big, w2s</h3>' in page
+    drawn = {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")}
+    assert {"radar", "pgr-over-sets", "pgr-1", "pgr-2"} <= drawn and "pgr-3" not in drawn
+    text = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
+    assert "| loss | sets | PGR | `cats` | `dogs` | `fish` | better on | tie on | worse on |" in text
+    assert "In the mean are 2 of 3 data sets" in text
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["set"] for row in rows] == ["cats"] * 2 + ["dogs"] * 2 + ["fish"] * 2
 
 
 def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
