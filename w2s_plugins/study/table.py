@@ -103,7 +103,7 @@ def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) 
     """
     counted = [runs for _, runs in members if all(run.figures["pgr"] is not None for run in runs)]
     note = None if len(counted) == len(members) else (
-        f"In the mean are {len(counted)} of {len(members)} data sets; on the others a ceiling is below its teacher.")
+        f"In the mean are {len(counted)} of {len(members)} data sets: on others some ceiling is not above its teacher.")
     cells = []
     for loss in dict.fromkeys(cell["loss"] for group, _ in members for cell in group["cells"]):
         own = {group["set"]: cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss}
