@@ -75,7 +75,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
     best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
     if best is not last:
-        predictions["best"] = take_best(run, model, best)
+        known = files.best if args.select == "last" else None  # they are in the checkpoint as well
+        predictions["best"] = known or take_best(run, model, best)
     data_config, adapter = parts.student.data_config, None
     if has_adapters(model):
         some = next(model.parameters())
