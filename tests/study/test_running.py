@@ -363,10 +363,13 @@ def test_a_training_without_a_lock_to_touch_is_stopped(
     monkeypatch.setattr(worker, "SCRIPT", script)
 
     class ReadOnly(Stop):
+        mounted = False
+
         def __bool__(self) -> bool:
-            log = tmp_path / "log"
-            if "child" in weak.state_file("1.lock").read_text() and log.is_file() and "ready" in log.read_text():
+            log, lock = tmp_path / "log", weak.state_file("1.lock")
+            if not self.mounted and "child" in lock.read_text() and log.is_file() and "ready" in log.read_text():
                 remount(disk, "ro")
+                self.mounted = True
             return super().__bool__()
 
     try:
