@@ -281,8 +281,8 @@ def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    run_script(*FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2).ok()
+def test_two_processes(ranks: Run, tmp_path: Path) -> None:
+    ranks(*FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2).ok()
     folder = tmp_path / "output/train/p"
     record = result(folder)
     assert record["student"]["value"] == pytest.approx(result(folder / "student")["metrics"]["top1"])

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from selenium.webdriver.common.by import By
 from tests.e2e.conftest import environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
+from tests.processes import python
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
@@ -265,10 +264,9 @@ def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Pa
     (tmp_path / "out/figures/old.png").write_bytes(b"")
     (tmp_path / "out/notes.txt").write_text("my own")
     (tmp_path / "out/keys.csv").symlink_to("/etc/hostname")
-    command = [sys.executable, "-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
+    command = ["-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
                "--push-to-hub", "me/models", "--title", "T"]
-    done = subprocess.run(command, env=hub_env(hub_server, tmp_path, TOKEN), capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2], check=False)
+    done = python(*command, env=hub_env(hub_server, tmp_path, TOKEN), cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"* {tmp_path / 'out/index.html'}",
                                         f"published at {hub_server.url}/me/models/tree/main/report"]
