@@ -66,20 +66,30 @@ def test_limits() -> None:
     assert (found["low"], found["high"]) == pytest.approx(bounds(draws), abs=0.002)
 
 
-@pytest.mark.parametrize(("seeds", "of_seed", "of_sample"), [(3, 0.0, 0.0), (3, 0.1, 0.5), (5, 0.1, 0.0)])
+@pytest.mark.parametrize(("seeds", "of_seed", "of_sample"), [
+    (2, 0.1, 0.0), (3, 0.0, 0.0), (3, 0.1, 0.5), (5, 0.1, 0.0)])
 def test_equal_losses_rarely_differ(seeds: int, of_seed: float, of_sample: float) -> None:
-    """Of 200 comparisons of equals at most 9 % are significant, 3 standard errors above the nominal 5 %."""
-    wrong = sum(two_losses(seeds, of_seed, of_sample, trial)["p"] < 0.05 for trial in range(200))
+    """Of 200 comparisons of equals at most 9 % are significant, 3 standard errors above the nominal 5 %: where the 95 %
+    interval, which never ends before that of the samples alone, leaves out 0.
+    """
+    wrong = 0
+    for trial in range(200):
+        found, alone = two_losses(seeds, of_seed, of_sample, trial)
+        wrong += found["p"] < 0.05
+        assert (found["p"] < 0.05) == (not found["low"] <= 0 <= found["high"]) or 0.04 < found["p"] < 0.06
+        assert found["low"] <= alone[0] + 1e-9 and found["high"] >= alone[1] - 1e-9
     assert wrong <= 18
 
 
 def test_a_real_difference_is_found() -> None:
-    found = [two_losses(3, 0.02, 0.2, trial, effect=0.5)["p"] < 0.05 for trial in range(20)]
+    found = [two_losses(3, 0.02, 0.2, trial, effect=0.5)[0]["p"] < 0.05 for trial in range(20)]
     assert sum(found) >= 16
 
 
-def two_losses(seeds: int, of_seed: float, of_sample: float, trial: int, effect: float = 0.0) -> dict:
-    """Compare two losses whose scores differ by seed and sample at random, on 300 samples."""
+def two_losses(seeds: int, of_seed: float, of_sample: float, trial: int, effect: float = 0.0) -> tuple[dict, tuple]:
+    """Compare two losses whose scores differ by seed and sample at random, on 300 samples; also return the ends of the
+    paired bootstrap over samples.
+    """
     rng = np.random.default_rng([7, trial])
     ease, sided = rng.normal(0, 1, 300), rng.normal(0, of_sample, 300) / 2
     shape = (seeds, 300)
@@ -87,7 +97,9 @@ def two_losses(seeds: int, of_seed: float, of_sample: float, trial: int, effect:
     a = base + sided + rng.normal(0, of_seed, (seeds, 1)) + rng.normal(0, 0.5, shape) + effect > 0
     b = base - sided + rng.normal(0, 0.5, shape) > 0
     differences = a.astype(float) - b
-    return compare(differences, resampled_means(differences.mean(axis=0)[None], 500, trial)[0], trial)
+    draws = resampled_means(differences.mean(axis=0)[None], 500, trial)[0]
+    low, high = bounds(draws - draws.mean() + differences.mean())
+    return compare(differences, draws, trial), (low, high)
 
 
 def test_large_studies_take_seconds() -> None:
