@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocol.figures import closing_table, intervals, read_predictions
+from w2s_plugins.protocol.figures import NOT_WORTH, closing_table, compare, intervals, read_predictions
 from w2s_plugins.protocol.w2s import direct_slices, split_slice
 from w2s_plugins.run.record import write_predictions
 
@@ -103,6 +103,15 @@ def test_a_gap_too_small_for_an_interval() -> None:
     assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
     assert f"PGR: no interval, {reason}" in closing_table(found).splitlines()
     assert "no_interval" not in intervals(*models())["pgr"] and "no interval" not in closing_table(intervals(*models()))
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (-5.0, -1.0, f"{NOT_WORTH}: "), (-4.0, 2.0, "it is not shown"), (-1.0, 3.0, "it is not shown"), (0.5, 3.0, None)])
+def test_not_worth_doing_is_said_beyond_chance_alone(low: float, high: float, said: str | None) -> None:
+    direct = dict(value=70.0, labels=80, student_above=dict(value=(low + high) / 2, low=low, high=high))
+    found = compare(dict(direct=direct), dict(student=dict(value=70.0), pgr={}),
+                    dict(student=dict(data=dict(train_samples=100))))
+    assert [warning.startswith(said or "-") for warning in found["warnings"]] == [True] * bool(said)
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

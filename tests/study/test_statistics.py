@@ -9,8 +9,9 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
+from w2s_plugins.metrics.resampling import resampled_means
 from w2s_plugins.protocol.figures import intervals
-from w2s_plugins.study.statistics import bounds, compare, holm, mcnemar, resampled_means, sample_share, t_interval
+from w2s_plugins.study.statistics import bounds, compare, holm, mcnemar, sample_share, t_interval
 
 
 def test_t_interval_is_that_of_statsmodels() -> None:
@@ -40,7 +41,7 @@ def test_mcnemar_is_that_of_statsmodels() -> None:
 def test_samples_are_resampled_as_the_protocol_does() -> None:
     draw = np.random.default_rng(1).random(1000)
     rows = np.stack([draw < 0.6, draw < 0.7, draw < 0.9, np.random.default_rng(2).random(1000) < 0.8])
-    means = 100 * resampled_means(rows)
+    means = 100 * resampled_means(rows, 5000)
     for name, row in zip(("weak", "student", "ceiling", "agreement"), means):
         theirs = intervals(*rows)[name]
         assert bounds(row) == pytest.approx((theirs["low"], theirs["high"]), abs=0.3)
@@ -53,14 +54,14 @@ def test_limits() -> None:
     rng = np.random.default_rng(3)
     seeds = np.array([0.01, 0.03, 0.02, 0.05])
     flat = np.tile(seeds[:, None], (1, 200)) + 1e-9 * rng.normal(size=(4, 200))
-    found = compare(flat, resampled_means(flat.mean(axis=0)[None])[0])
+    found = compare(flat, resampled_means(flat.mean(axis=0)[None], 5000)[0])
     expected = stats.ttest_1samp(seeds, 0)
     assert found["p"] == pytest.approx(expected.pvalue, abs=1e-3)
     assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-3)
 
     row = (rng.random(500) < 0.15).astype(float)
     same = np.tile(row, (4, 1))
-    draws = resampled_means(row[None])[0]
+    draws = resampled_means(row[None], 5000)[0]
     found = compare(same, draws)
     assert sample_share(same) == pytest.approx(1)
     assert (found["low"], found["high"]) == pytest.approx(bounds(draws), abs=0.002)
@@ -105,5 +106,5 @@ def two_losses(seeds: int, of_seed: float, of_sample: float, trial: int, effect:
 def test_large_studies_take_seconds() -> None:
     rows = np.random.default_rng(0).random((100, 10_000)) < 0.7
     started = time.process_time()
-    assert resampled_means(rows).shape == (100, 5000)
+    assert resampled_means(rows, 5000).shape == (100, 5000)
     assert time.process_time() - started < 20

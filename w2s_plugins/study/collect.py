@@ -17,7 +17,7 @@ from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
-from ..metrics.pgr import performance_gap_recovered, worth_in_labels
+from ..metrics.pgr import performance_gap_recovered, worth_between
 from ..protocol.figures import gain_of, read_predictions
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
@@ -115,9 +115,9 @@ class StudentRun:
     @cached_property
     def worth_in_labels(self) -> dict | None:
         """How many true labels give what it has, by its direct controls; None without such."""
-        curve = [(control.labels, 100 * float((control.said == self.target).mean()))
+        curve = [(control.labels, control.said == self.target)
                  for name, control in self.controls.items() if name.startswith("direct")]
-        return worth_in_labels(curve, self.figures["student"]) if curve else None
+        return worth_between(curve, self.hits["student"]) if curve else None
 
 
 @dataclass

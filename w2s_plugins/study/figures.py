@@ -336,7 +336,7 @@ def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
 
 
 def misfit_scatter(group: dict, numbers: dict[str, int]) -> Drawn | None:
-    """Gain against misfit, a point for each loss, with the line on which theory has them."""
+    """Gain against misfit, a point for each loss, with the line above which theory has the nearest one."""
     cells = [cell for cell in most_telling(group["cells"], group["reference"]) if cell["gain"]]
     if not cells:
         return None

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from ..metrics.resampling import CONFIDENCE
+
 RESAMPLES = 5000
-_BLOCK = 2_000_000  # drawn samples at a time
 
 
 def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -65,30 +65,6 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
-def resampled_means(rows: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return the means of rows over samples drawn with replacement, the same ones for all rows.
-
-    Args:
-        rows: (K, N), zeros and ones or any numbers.
-        resamples: R.
-        seed: of the draws.
-
-    Returns:
-        (K, R).
-    """
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    count, rng = rows.shape[1], np.random.default_rng(seed)
-    block = max(1, _BLOCK // count)
-    means = np.empty((len(rows), resamples))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        drawn = rng.integers(0, count, (size, count), dtype=np.int32)
-        drawn += np.arange(size, dtype=np.int32)[:, None] * count
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
-        means[:, start:start + size] = rows @ weights.T
-    return means / count
-
-
 def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
     """Return the ends of the percentile interval of draws (R,); None where some of them are not finite."""
     if not np.isfinite(draws).all():
@@ -119,7 +95,7 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
 
     Args:
         differences: (S, N) for each seed and sample, S and N at least 2.
-        draws: (R,) means of them for each resample of the test samples, see `resampled_means`.
+        draws: (R,) means of them for each resample of the test samples, see `metrics.resampling`.
         seed: of the order in which draws of the seeds meet those of the samples.
 
     Returns:
