@@ -39,8 +39,9 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     controls = {name: record["data"]["train_samples"] for name, record in done.items() if name not in TRAINED}
     figures = figures_on(
         {name: folders[name] / PREDICTIONS[record["selected"]["rule"]] for name, record in done.items()}, controls)
+    failed = {test for record in done.values() for test in record.get("failed_test_sets", ())}
     shifted = {test: figures_on({name: folders[name] / predictions_on(test) for name in done}, controls, refuse=False)
-               for test in student.get("test_sets", {})}
+               for test in student.get("test_sets", {}) if test not in failed}
     compared = {name: dict(figures.pop(name), student_above=figures.pop(f"above {name}"),
                            labels=labels) for name, labels in controls.items()}
     home = folders["student"].parent

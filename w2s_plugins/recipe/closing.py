@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -73,10 +74,10 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if has_adapters(model):
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
-    tests = evaluate_test_sets(run, model)
+    tests, failed = evaluate_test_sets(run, model)
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests,
+        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
                 list_heads(run, best)))
     if args.probe_also:
         record["probe"] = measure_beside(run)
@@ -90,6 +91,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
             report.write_predictions(folder / report.PREDICTIONS[name], *found)
     for name, found in tests.items():
         report.write_predictions(folder / report.predictions_on(name), *predictions_of(found))
+    for name in failed:
+        delete(folder / report.predictions_on(name))
     write_json(folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
@@ -97,6 +100,13 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     print(f"* exported to {folder / 'export'}")
     publish(args, folder)
     return record
+
+
+def refuse_unmeasured(records: Iterable[dict]) -> None:
+    """Raise a `UserError` where a student could not be measured on a test set; all else is written by then."""
+    if failed := [reason for record in records for reason in record.get("failed_test_sets", {}).values()]:
+        raise UserError(f"{'; '.join(dict.fromkeys(failed))}; everything else is written, and the same command with "
+                        "--resume measures what is missing")
 
 
 def list_heads(run: Run, best: dict) -> list[dict] | None:
