@@ -110,7 +110,8 @@ def warnings_of(cells: list[dict]) -> list[str]:
     """Return what the cells of a group cannot tell, and where weak-to-strong was not worth doing."""
     found, seeds = [], max(len(cell["seeds"]) for cell in cells)
     if seeds == 2:
-        found.append("Two seeds cannot decide: the interval of their mean is 12.7 standard errors to either side.")
+        found.append("Two seeds seldom decide: the interval of their mean is 12.7 standard errors to either side, so "
+                     "that a verdict rests on how well two numbers happen to agree.")
     if low := [cell for cell in cells if cell["ceiling"] and cell["weak"]["mean"] >= cell["ceiling"]["mean"]]:
         found.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
                      f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
