@@ -49,7 +49,7 @@ from w2s_plugins.protocol import w2s as protocol
 from w2s_plugins.protocol.chain import run_stages
 from w2s_plugins.protocol.folds import run_folds
 from w2s_plugins.recipe import together
-from w2s_plugins.recipe.closing import finish, trained_student
+from w2s_plugins.recipe.closing import finish, refuse_unmeasured, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
     count_passing,
@@ -82,11 +82,18 @@ def main() -> None:
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
+    records: list[dict] = []
     if args.protocol or args.stages or args.folds:
         run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
-        run({name: getattr(args, name) for name in given}, parser, lambda flags: train(*fill(parser, flags)))
+
+        def train_one(flags: dict[str, object]) -> dict:
+            records.append(train(*fill(parser, flags)))
+            return records[-1]
+
+        run({name: getattr(args, name) for name in given}, parser, train_one)
     else:
-        train(args, given)
+        records.append(train(args, given))
+    refuse_unmeasured(records)
     end_process(0)
 
 
@@ -142,8 +149,8 @@ def train_together(orders: list[dict[str, object]]) -> None:
         for member in alike if lockstep is None else lockstep.left():
             with member.speaking():
                 fit(member.run, watch)  # of one that is trained alone
-                finish(member.run, trained_student(member.run), (time.monotonic() - started) / len(orders),
-                       shared.exports)
+                seconds = (time.monotonic() - started) / len(orders)
+                refuse_unmeasured([finish(member.run, trained_student(member.run), seconds, shared.exports)])
             member.run = None
     run_lock.release()
 

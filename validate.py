@@ -117,7 +117,7 @@ def validate(
             figures.update(teacher_figures(found, ceilings.get(""), world))
         sets = {}
         for name, test in build.open_tests(args, subject, dataset, counted).items():
-            keep[name] = on_test_set(args, test, subject, settings, teacher, precision)
+            keep[name] = on_test_set(args, name, test, subject, settings, teacher, precision)
             sets[name] = student_figures(keep[name]) | (
                 teacher_figures(keep[name], ceilings.get(name), world, refuse=False) if teacher is not None else {})
         figures |= {"test_sets": sets} if sets else {}
@@ -133,17 +133,21 @@ def validate(
 
 def on_test_set(
         args: argparse.Namespace,
+        name: str,
         test: TestSet,
         subject: Subject,
         settings: LoaderSettings,
         teacher: Teacher | None,
         precision: Precision,
 ) -> Evaluation:
-    """Evaluate the model, and its teacher, on a test set beside the split."""
-    return evaluate(
-        build.compiled(args, subject.model), build.create_loader(args, test.dataset, subject, settings), precision,
-        EvaluationSettings(settings.world_size > 1, args.channels_last, valid_labels=test.counted),
-        teacher=teacher and answers_to(teacher, test.dataset, settings, tf_preprocessing=args.tf_preprocessing))
+    """Evaluate the model, and its teacher, on a test set beside the split. Raises `UserError` with its name."""
+    try:
+        return evaluate(
+            build.compiled(args, subject.model), build.create_loader(args, test.dataset, subject, settings), precision,
+            EvaluationSettings(settings.world_size > 1, args.channels_last, valid_labels=test.counted),
+            teacher=teacher and answers_to(teacher, test.dataset, settings, tf_preprocessing=args.tf_preprocessing))
+    except UserError as error:
+        raise UserError(f"{test.flag} {name}: {error}") from error
 
 
 def student_figures(found: Evaluation) -> dict[str, float]:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import sklearn.model_selection  # noqa: F401  w2s/digits takes more than a second for it, in every process
+
 from w2s_plugins.errors import run_main
 
 

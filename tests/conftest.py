@@ -14,6 +14,10 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
+LONGEST = ("tests/e2e/test_train.py", "tests/study/test_running.py", "tests/recipes/test_recipes.py",
+           "tests/e2e/test_bad_input.py", "tests/e2e/test_resume.py", "tests/e2e/test_untrusted.py",
+           "tests/e2e/test_signals.py", "tests/losses/test_feature_pairs.py", "tests/study/test_together.py")
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
@@ -50,5 +54,6 @@ def remount(disk: Path, mode: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file comes first: at the end the others would wait for it."""
-    items.sort(key=lambda item: "study/test_running.py" not in item.nodeid)
+    """The longest files come first: at the end the others would wait for them."""
+    longest = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: longest.get(item.nodeid.partition("::")[0], len(LONGEST)))

@@ -1,15 +1,15 @@
 """The benchmark of the losses runs and prints a row for each."""
 
-import subprocess
-import sys
-from pathlib import Path
+from tests.e2e.conftest import ROOT, environment
+from tests.processes import python
 
 
 def test_benchmark_prints_a_row_for_each_loss(tmp_path):
     command = [
-        sys.executable, "-m", "benchmarks.losses", "--batch-size", "8", "--classes", "10", "20",
+        "-m", "benchmarks.losses", "--batch-size", "8", "--classes", "10", "20",
         "--losses", "hard", "elr", "--turns", "1", "--seconds", "0.001", "--output", str(tmp_path / "table.md")]
-    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    result = python(*command, env=environment(), cwd=ROOT)
+    assert result.returncode == 0, result.stderr
     rows = [line.split("|") for line in result.stdout.splitlines() if line.startswith("| ")]
     assert [row[1].strip() for row in rows] == [
         *2 * ["loss", "---", "cross-entropy", "kd", "hard", "elr"], "loss", "---", "`kd`", "`hard`", "`elr`"]

@@ -1,16 +1,17 @@
 """The benchmark of cached targets runs and prints its ratios."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
+
+from tests.e2e.conftest import ROOT, environment
+from tests.processes import python
 
 
 def test_benchmark_prints_ratios():
     command = [
-        sys.executable, "-m", "benchmarks.target_cache", "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--size", "16",
+        "-m", "benchmarks.target_cache", "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--size", "16",
         "--samples", "600", "--batch-size", "8", "--steps", "2", "--turns", "2", "--topk", "5"]
-    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    result = python(*command, env=environment(), cwd=ROOT)
+    assert result.returncode == 0, result.stderr
     times = dict(re.findall(r"^(no teacher|cached|online) +([\d.]+) ms a step$", result.stdout, re.M))
     assert set(times) == {"no teacher", "cached", "online"} and min(map(float, times.values())) > 0
     pattern = r"^cached / (online|no teacher) +([\d.]+) \(of 2 turns, ([\d.]+) to ([\d.]+)\)$"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Done, environment, run_script
+from tests.e2e.conftest import ROOT, Done, environment
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
@@ -24,8 +24,11 @@ def light_env(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def light(tmp_path: Path, light_env: dict[str, str]) -> Callable[..., Done]:
     """Runs a script there."""
-    env = light_env
-    return lambda *flags, **kwargs: run_script(*flags, cwd=tmp_path, env={**env, **kwargs.pop("env", {})}, **kwargs)
+    def run(*flags: object, script: str = "train_w2s.py", env: dict[str, str] | None = None) -> Done:
+        done = subprocess.run([sys.executable, str(ROOT / script), *map(str, flags)], cwd=tmp_path,
+                              env={**light_env, **(env or {})}, capture_output=True, text=True)
+        return Done(done.returncode, done.stdout, done.stderr)
+    return run
 
 
 @pytest.mark.parametrize("script", ["train_w2s.py", "validate.py"])

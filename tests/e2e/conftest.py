@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import forks
 from tests.hub_server import hub_server  # noqa: F401  (a fixture)
+from tests.processes import python
 
 ROOT = Path(__file__).parents[2]
 # Two epochs of four steps on 64 images; the whole test split of 600 is evaluated.
@@ -47,10 +49,11 @@ for flags in json.loads(sys.argv.pop()):
 print(json.dumps(results))
 '''
 
-# Ranks are forks of a process that has imported everything: two of them start in a tenth of torchrun's time.
+# Ranks are forks of a process that has imported everything, scikit-learn for w2s/digits too: two of them start in a
+# tenth of torchrun's time.
 RANKS = '''
 import json, os, socket, sys, tempfile
-import train_w2s, validate
+import sklearn.datasets, sklearn.model_selection, train_w2s, validate
 from w2s_plugins.errors import run_main
 
 def run_rank(rank, size, port, script, flags, cwd, outputs):
@@ -128,19 +131,20 @@ def run_script(
         env: dict[str, str] | None = None,
         timeout: float = 120,
 ) -> Done:
-    """Run a script as a process, or under torchrun when ``processes`` is not 0."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    done = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / script), *map(str, flags)], cwd=cwd, env=env or environment(),
-        capture_output=True, text=True, timeout=timeout)
+    """Run a script as `python` does, or under torchrun, from the very start, when ``processes`` is not 0."""
+    command, env = [str(ROOT / script), *map(str, flags)], env or environment()
+    if processes:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        done = subprocess.run([*launcher, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    else:
+        done = python(*command, env=env, cwd=cwd)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[Done]:
     """Run several command lines in one fresh process, whose Hub is that of ``env``; those that begin with ``-m MODULE``
     are not of ``train_w2s.py``."""
-    done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(commands)], env=env, cwd=cwd, timeout=120,
-                          capture_output=True, text=True)
+    done = python("-c", DRIVER, json.dumps(commands), env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return [Done(*result) for result in json.loads(done.stdout)]
 
@@ -339,8 +343,11 @@ def fork(here: Callable[..., Done], tmp_path: Path) -> Callable[..., Forked]:
 def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a weak teacher: 80 labelled images of 8 x 8 pixels."""
     folder = tmp_path_factory.mktemp("weak")
-    run_script(
-        "--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
-        "--batch-size", 16, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--val-interval", 20, "--hflip", 0,
-        "--scale", 0.8, 1, "--color-jitter", 0, "--output", folder, "--experiment", "weak", cwd=folder).ok()
+    import train_w2s
+
+    flags = ["--dataset", "w2s/digits", "--img-size", 8, "--train-slice", "0:80", "--model", "w2s_cnn2", "--epochs", 20,
+             "--batch-size", 16, "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--val-interval", 20, "--hflip", 0,
+             "--scale", 0.8, 1, "--color-jitter", 0, "--output", folder, "--experiment", "weak"]
+    pid = forks.start(train_w2s.main, ["train_w2s.py", *flags], folder / "log.txt")
+    assert forks.finish(pid) == 0, (folder / "log.txt").read_text()
     return folder / "weak"

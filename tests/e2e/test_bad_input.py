@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run, run_many, run_script
 from tests.hub_server import HubServer, hub_env
+from tests.processes import python
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -406,17 +407,16 @@ def test_disk_full_before_training(here: Run, weak: Path, disk: Path) -> None:
     assert_says(here(*flags, "--teacher-targets", "cached").error, str(disk / "run"), "cannot be written")
 
 
-def test_file_size_limit(weak: Path, tmp_path: Path) -> None:
+def test_file_size_limit(here: Run, tmp_path: Path) -> None:
     """The system refuses to let a checkpoint grow, after a first epoch that was saved whole."""
     limit = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'train_w2s.py'; "
         f"runpy.run_path({str(ROOT / 'train_w2s.py')!r}, run_name='__main__')")
     flags = [*CNN, "--output", str(tmp_path), "--experiment", "run"]
-    run_script(*flags, "--stop-epoch", 1, cwd=tmp_path).ok()
+    here(*flags, "--stop-epoch", 1).ok()
     before = snapshot(tmp_path / "run")
-    done = subprocess.run([sys.executable, "-c", limit, *flags, "--resume", "auto"], capture_output=True, text=True,
-                          cwd=tmp_path, env=environment(), timeout=60)
+    done = python("-c", limit, *flags, "--resume", "auto", cwd=tmp_path, env=environment())
     error = Done(done.returncode, done.stdout, done.stderr).error
     assert_says(done.stderr, "run/last.pth.tar", "cannot be written", "the disk is full or", "unchanged")
     assert_says(error, "run/export", "File too large", "make room and go on with --resume")
@@ -526,8 +526,10 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     assert (tmp_path / "pushed" / "result.json").exists()
 
 
-def test_process(script: Run) -> None:
-    assert_says(script(*CNN, "--loss-fn", "x").error, "'--loss-fn'", "nearest: --loss")
+def test_process(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "train_w2s.py"), *CNN, "--loss-fn", "x"],
+                          capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert_says(Done(done.returncode, done.stdout, done.stderr).error, "'--loss-fn'", "nearest: --loss")
 
 
 def test_debug_shows_the_traceback(script: Run) -> None:
@@ -536,10 +538,16 @@ def test_debug_shows_the_traceback(script: Run) -> None:
     assert done.err.strip().splitlines()[-1].startswith("train_w2s.py: error: --opt")
 
 
-@pytest.mark.parametrize("flags", [["--model", "resnet81"], ["--output", "/proc/none"]])
-def test_torchrun(script: Run, flags: list[str]) -> None:
-    """Before the processes have met, and after: printed once, and every one ends."""
-    done = script(*CNN, *flags, processes=2, timeout=60)
+def test_two_ranks(ranks: Run, tmp_path: Path) -> None:
+    """After the processes have met: printed once, and every one ends."""
+    done = ranks(*CNN, "--output", "/proc/none", processes=2, cwd=tmp_path)
+    assert 0 not in done.codes and done.err.count("train_w2s.py: error: --output /proc/none") == 1, done.err
+    assert done.err.count("train_w2s.py") == 1, "no traceback"
+
+
+def test_torchrun(script: Run) -> None:
+    """The same before they have met."""
+    done = script(*CNN, "--model", "resnet81", processes=2, timeout=60)
     assert done.code != 0
     assert done.err.count("train_w2s.py: error:") == 1, done.err
     ours = [line for line in done.err.splitlines() if "train_w2s.py" in line and line.lstrip().startswith("File ")]

@@ -4,8 +4,6 @@ import io
 import json
 import random
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,10 @@ import pytest
 import torch
 
 from benchmarks.flipped_bits import count_silent, flip_bit
-from tests.e2e.conftest import ROOT, TINY, Done, read_lines, read_run
+from tests.e2e.conftest import ROOT, TINY, Done, environment, read_lines, read_run
 from tests.e2e.test_bad_input import BREAK, assert_says, distil
 from tests.e2e.test_resume import assert_same_run, flags_of
+from tests.processes import python
 from w2s_plugins.files import to_json
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.models.loading import read_weights
@@ -238,9 +237,8 @@ def test_a_result_that_does_not_say_what_was_exported(here: Run, finished: Path,
     del record["export"]
     result.write_text(to_json(record) if content == "no export" else content)
     why = "cannot be read" if content == "{" else "the run was made by an earlier version, or is incomplete"
-    for said in (here(*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", finished).error, subprocess.run(
-            [sys.executable, "-m", "w2s_plugins.hub", "push", finished / "export", "me/x"], cwd=ROOT,
-            capture_output=True, text=True, timeout=60).stderr):
+    for said in (here(*CNN, "--teacher", "w2s_cnn2", "--teacher-checkpoint", finished).error, python(
+            "-m", "w2s_plugins.hub", "push", finished / "export", "me/x", cwd=ROOT, env=environment()).stderr):
         assert_says(said, "result.json", why, "repeat the run's command with --resume auto")
         assert "Error)" not in said
 
@@ -309,7 +307,9 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 def test_weights_saved_without_checksums(tmp_path: Path) -> None:
     """As `torch.serialization.set_crc32_options(False)` leaves them out."""
-    code = ("import torch; torch.serialization.set_crc32_options(False); "
-            f"torch.save({{'a': torch.ones(5)}}, {str(tmp_path / 'a.pth')!r})")
-    subprocess.run([sys.executable, "-c", code], check=True)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(5)}, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
     assert torch.equal(read_weights(tmp_path / "a.pth", "x")["a"], torch.ones(5))

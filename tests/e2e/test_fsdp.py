@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 import train_w2s
-from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run, run_script
+from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run
 from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
@@ -79,11 +79,11 @@ def model_flags(weak: Path, folder: Path) -> list[object]:
 
 
 @pytest.mark.slow
-def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
+def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> None:
     flags = model_flags(weak, tmp_path)
     here(*flags, "one", "--batch-size", 32).ok()
     sharded = ["--fsdp", "--fsdp-teacher"]
-    done = run_script(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
+    done = ranks(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
 
     # half of the parameters on each
     kept, size = map(int, re.search(r"(\d+) of (\d+) parameters are on this one", done.err).groups())
@@ -104,9 +104,9 @@ def test_two_processes(here: Run, weak: Path, tmp_path: Path) -> None:
 
     # interrupted in the first epoch and continued, to the last bit
     (tmp_path / "crash.py").write_text(CRASH)
-    assert run_script(*flags, "cut", *sharded, "--plugins", "crash.py", cwd=tmp_path, processes=2).code != 0
+    assert ranks(*flags, "cut", *sharded, "--plugins", "crash.py", cwd=tmp_path, processes=2).code != 0
     shutil.copytree(tmp_path / "cut", tmp_path / "alone")
-    done = run_script(*flags, "cut", *sharded, "--resume", "auto", cwd=tmp_path, processes=2).ok()
+    done = ranks(*flags, "cut", *sharded, "--resume", "auto", cwd=tmp_path, processes=2).ok()
     assert "goes on with epoch 1, step 1" in done.err  # of two batches
     last = "last.sharded"
     assert differences(read_sharded(tmp_path / "two" / last), read_sharded(tmp_path / "cut" / last)) == []

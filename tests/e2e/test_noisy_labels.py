@@ -106,10 +106,10 @@ def test_a_resumed_run_keeps_its_selection(here: Run, weak: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_select_what_one_does(script: Run, here: Run, weak: Path, tmp_path: Path) -> None:
+def test_two_processes_select_what_one_does(ranks: Run, here: Run, weak: Path, tmp_path: Path) -> None:
     flags = [*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--val-split", ""]
     here(*flags, "--experiment", "one").ok()
-    script(*flags, "--experiment", "two", processes=2).ok()
+    ranks(*flags, "--experiment", "two", processes=2, cwd=tmp_path).ok()
     assert selected("one") == selected("two") and labels("one") == labels("two")
 
 

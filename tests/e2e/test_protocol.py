@@ -13,8 +13,9 @@ import timm
 import torch
 from timm.data import create_transform
 
-from w2s_plugins.data import open_split
+from w2s_plugins.data import create_dataset, open_split
 from w2s_plugins.protocol.figures import read_predictions
+from w2s_plugins.study.collect import collect
 from w2s_plugins.train import engine
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
@@ -221,9 +222,38 @@ def test_controls(here: Run, whole: Path) -> None:
     assert again.err.count("is complete") == 4 and result(folder) == record
 
 
+def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, tmp_path: Path) -> None:
+    """Exit code 2 and the name of the set, after all else is written; once mended, its figures come with --resume."""
+    digits = create_dataset("w2s/digits", None, "test")
+    for number in range(40):
+        image, label = digits[number]
+        file = tmp_path / "own" / digits.classes[label] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    good = file.read_bytes()
+    file.write_bytes(good[:-30])
+    flags = [*FLAGS, "--epochs", 2, "--weak-fraction", 40, "--teacher-checkpoint", whole / "weak", "--val-sets",
+             f"own={tmp_path / 'own'}", "fine=w2s/digits:test", "--lr", 0.2]
+    done, folder = here(*flags), Path("output/train/p")
+    assert done.code == 2 and done.error.startswith(f"--val-sets own: {file}: cannot be read"), done.err
+    record, runs = result(folder), {name: result(folder / name) for name in ("ceiling", "student")}
+    assert list(record["test_sets"]) == ["fine"] and (folder / "student/export/model.safetensors").is_file()
+    assert "student: the student could not be measured on the test set own" in record["warnings"]
+    assert all(list(run["test_sets"]) == ["fine"] and str(file) in run["failed_test_sets"]["own"]
+               for run in runs.values())
+    found = collect(folder)
+    assert len(found.students) == 2 and any("--val-sets own" in reason for reason in found.left_out)
+    file.write_bytes(good)
+    again = here(*flags, "--resume", "auto").ok()
+    assert "step 1/" not in again.err and list(result(folder)["test_sets"]) == ["own", "fine"]
+    assert all("failed_test_sets" not in result(folder / name) for name in runs)
+    assert result(folder)["student"] == record["student"]
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (["--controls", "direct", "--weak-fraction", 0], "--weak-fraction 0 leaves no labelled part to train on"),
     (["--controls", "direct", "--direct-sizes", 2000], "--direct-sizes: direct-2000, slice 0:2000: the split has only"),
+    (["--controls", "same-size", "--direct-sizes", 2], "direct, which is not among --controls same-size: add it"),
     (["--direct-sizes", 2], "--direct-sizes 2 has no effect without --controls NAME"),
     (["--teacher", ""], "needs a --teacher"),
     (["--experiment", ""], "name it with --experiment"),
@@ -281,8 +311,8 @@ def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    run_script(*FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2).ok()
+def test_two_processes(ranks: Run, tmp_path: Path) -> None:
+    ranks(*FLAGS, "--weak-fraction", 0.3, "--lr", 0.2, "--batch-size", 8, cwd=tmp_path, processes=2).ok()
     folder = tmp_path / "output/train/p"
     record = result(folder)
     assert record["student"]["value"] == pytest.approx(result(folder / "student")["metrics"]["top1"])

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import TINY, Done, run_script
+from tests.e2e.conftest import TINY, Done, Forked, run_script
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Done]
@@ -44,19 +43,20 @@ def error_of(done: Done) -> str:
     return lines[0].removeprefix("train_w2s.py: error: ")
 
 
-def test_stopped_and_killed_under_torchrun(weak: Path, tmp_path: Path) -> None:
-    """Two runs at once, since they mostly wait."""
-    def run(name: str) -> str:
-        folder = tmp_path / name
-        folder.mkdir()
-        flags = flags_of(folder, weak, f"os.kill(os.getpid(), signal.{name})")
-        return error_of(run_script(*flags, cwd=folder, processes=2, timeout=100))
+LOST_RANK = r"rank 1 \(.+, process \d+\), last heard of in the forward pass of batch 3, epoch 1, "
 
-    with ThreadPool(2) as pool:
-        stopped, killed = pool.map(run, ("SIGSTOP", "SIGKILL"))
-    lost = r"rank 1 \(.+, process \d+\), last heard of in the forward pass of batch 3, epoch 1, "
-    assert re.match(lost + r"has given no sign of life for 3 s \(--dist-timeout\)", stopped), stopped
-    assert re.match(lost + "has died without a message, killed or out of memory; rank 0", killed), killed
+
+def test_killed_under_torchrun(weak: Path, tmp_path: Path) -> None:
+    flags = flags_of(tmp_path, weak, "os.kill(os.getpid(), signal.SIGKILL)")
+    killed = error_of(run_script(*flags, cwd=tmp_path, processes=2, timeout=100))
+    assert re.match(LOST_RANK + "has died without a message, killed or out of memory; rank 0", killed), killed
+
+
+def test_stopped(fork: Callable[..., Forked], weak: Path, tmp_path: Path) -> None:
+    run = fork(*flags_of(tmp_path, weak, "os.kill(os.getpid(), signal.SIGSTOP)"), processes=2)
+    code, _ = run.wait(kill_others=True)
+    stopped = error_of(Done(code, "", run.text(0) + run.text(1)))
+    assert re.match(LOST_RANK + r"has given no sign of life for 3 s \(--dist-timeout\)", stopped), stopped
 
 
 def test_error_on_one_rank(ranks: Run, weak: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """A small /dev/shm, as Docker's, mounted for one run alone: said at the start, and never waited for without end."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import python
 
 from .conftest import ROOT, TINY, Done, environment
 
@@ -37,18 +37,26 @@ for function in (collate, own):
 """
 
 
-def with_memory(size: int, *command: object, cwd: Path) -> Done:
-    """Run a command with so many bytes of shared memory."""
-    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+SMALL = """
+import ctypes, runpy, subprocess, sys
+size, *sys.argv = sys.argv[1:]
+mount = f"mount --make-rprivate / && mount -t tmpfs -o size={size} tmpfs /dev/shm"
+if ctypes.CDLL(None).unshare(0x20000) or subprocess.run(mount, shell=True).returncode:  # CLONE_NEWNS
+    sys.exit(75)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def with_memory(size: int, script: Path, *flags: object, cwd: Path) -> Done:
+    """Run a script with so many bytes of shared memory."""
+    done = python("-c", SMALL, size, script, *flags, env=environment(PYTHONPATH=str(ROOT)), cwd=cwd)
+    if done.returncode == 75:
         pytest.skip("a file system cannot be mounted here")
-    done = subprocess.run(["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *map(str, command)], cwd=cwd,
-                          env=environment(), capture_output=True, text=True, timeout=120, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 def train(size: int, cwd: Path) -> Done:
-    return with_memory(size, sys.executable, ROOT / "train_w2s.py", *FLAGS, "--output", cwd, cwd=cwd)
+    return with_memory(size, ROOT / "train_w2s.py", *FLAGS, "--output", cwd, cwd=cwd)
 
 
 def test_not_one_batch_fits(tmp_path: Path) -> None:
@@ -66,7 +74,8 @@ def test_fewer_workers_are_used_where_not_all_fit(tmp_path: Path) -> None:
 
 def test_memory_that_others_fill_is_an_error_of_the_run(tmp_path: Path) -> None:
     """It was a traceback of a thread of the worker, and a main process that waited for ever."""
-    done = with_memory(2 ** 20, sys.executable, "-c", FULL, cwd=ROOT).ok()
+    (tmp_path / "full.py").write_text(FULL)
+    done = with_memory(2 ** 20, tmp_path / "full.py", cwd=tmp_path).ok()
     lines = done.out.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("/dev/shm, which data workers use, is full; give it") for line in lines)

@@ -1,15 +1,13 @@
 """Cached targets through the training script: found again, equal to a teacher beside the student, on two processes."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from .conftest import ROOT, TINY, Done, differences, environment, read_run
+from .conftest import TINY, Done, Forked, differences, read_run
 
 Run = Callable[..., Done]
 
@@ -65,14 +63,13 @@ def test_card_of_cached_views(student) -> None:
         folder / "export" / "README.md").read_text()
 
 
-def test_two_runs_at_once_and_two_processes_share_a_cache(ranks: Run, weak: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_and_two_processes_share_a_cache(
+        fork: Callable[..., Forked], ranks: Run, weak: Path, tmp_path: Path) -> None:
     flags = [*TINY, "--train-slice", "0:900", "--epochs", "1", "--model", "w2s_cnn5", "--teacher", "w2s_cnn2",
              "--teacher-checkpoint", str(weak), "--task-loss-weight", "0", "--teacher-targets", "cached"]
-    runs = [subprocess.Popen(
-        [sys.executable, str(ROOT / "train_w2s.py"), *flags, "--experiment", name], cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for name in ("a", "b")]
-    outputs = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
+    runs = [fork(*flags, "--experiment", name) for name in ("a", "b")]
+    assert [run.wait() for run in runs] == [[0], [0]], runs[0].text(0) + runs[1].text(0)
+    outputs = [run.text(0) for run in runs]
     assert sum("to write to" in text for text in outputs) == 1
     train = tmp_path / "output" / "train"
     assert not differences(weights(train / "a"), weights(train / "b"))

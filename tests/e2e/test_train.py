@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tests.e2e.conftest import (
     run_script,
 )
 from tests.hub_server import HubServer, hub_env
+from tests.processes import python
 
 Run = Callable[..., Done]
 RUN_FILES = {"args.yaml", "summary.csv", "metrics.jsonl", "last.pth.tar", "model_best.pth.tar", "result.json", "export"}
@@ -575,7 +574,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     load = ("import timm, torch; m = timm.create_model('hf-hub:me/student', pretrained=True).eval(); "
             "torch.manual_seed(0); print(m(torch.randn(1, 3, 32, 32)).tolist())")
     plain = {k: v for k, v in env.items() if k != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", load], env=plain, cwd=tmp_path, capture_output=True, text=True)
+    done = python("-c", load, env=plain, cwd=tmp_path)
     model = timm.create_model("test_vit", num_classes=10, img_size=32).eval()
     model.load_state_dict(read_run(tmp_path / "distil")["state_dict"])
     torch.manual_seed(0)
@@ -649,7 +648,7 @@ def test_imagenet_command(tmp_path: Path, hub_server: HubServer) -> None:
     done = run_script(
         "--teacher", "test_resnet", "--model", "test_vit", "--loss", "adaptconf", "--epochs", 1, "-b", 8, "-vb", 250,
         "--workers", 0, "--img-size", 32, "--train-slice", "0:16", "--no-teacher-eval", "--output", "OUT",
-        cwd=tmp_path, env=env, processes=1).ok()
+        cwd=tmp_path, env=env).ok()
     assert "Teacher test_resnet: pretrained weights (timm/test_resnet.r160_in1k@" in done.err
     assert "starts from random weights; --pretrained starts from timm's weights" in done.err
     (run,) = (tmp_path / "OUT").iterdir()

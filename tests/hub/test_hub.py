@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from timm.models import save_for_hf
 
-from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
+from tests.hub_server import ROOT, HubServer, hub_env, hub_server  # noqa: F401  the fixture
+from tests.processes import python
 from w2s_plugins.errors import UserError, run_main
 from w2s_plugins.files import file_sha256
 from w2s_plugins.hub.__main__ import main
@@ -108,15 +109,10 @@ for line in sys.stdin:
 """
 
 
-def python(code: str, *args: str, env: dict[str, str], **kwargs: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *args]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **kwargs)
-
-
 def logits_of(*names: str, env: dict[str, str], cwd: Path) -> list[list[str]]:
     """Logits of each model in a fresh process that has timm but not this project."""
     env = {k: v for k, v in env.items() if k != "PYTHONPATH"}
-    done = python(LOAD, *names, env=env, cwd=cwd)
+    done = python("-c", LOAD, *names, env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -179,8 +175,7 @@ def empty(hub: HubServer) -> HubServer:
 
 
 def push(run: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "w2s_plugins.hub", "push", str(run), *args]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return python("-m", "w2s_plugins.hub", "push", run, *args, env=env, cwd=ROOT)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -490,20 +485,21 @@ def test_export_of_a_channels_last_model_and_its_preprocessing(student, tmp_path
 
 def test_interrupted_export_leaves_the_earlier_one(hub_server, student, tmp_path):  # noqa: F811
     code = """
-import os, signal, sys, timm
+import os, resource, signal, sys, timm
 from w2s_plugins.hub.export import export_model
 class Kill:
     def __str__(self): os.kill(os.getpid(), signal.SIGKILL)  # met while the card is written, after the weights
-export_model(timm.create_model("test_resnet"), sys.argv[1], {}, {"command": Kill()} if len(sys.argv) > 2 else {})
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+export_model(timm.create_model("test_resnet"), sys.argv[1], {}, {"command": Kill()} if sys.argv[2] == "kill" else {})
 """
     folder = tmp_path / "export"
     export_model(student, folder, DATA_CONFIG, RECORD)
     before = contents(folder)
     env = hub_env(hub_server, tmp_path)
-    assert python(code, str(folder), "kill", env=env).returncode == -signal.SIGKILL
+    assert python("-c", code, folder, "kill", env=env, cwd=tmp_path).returncode == -signal.SIGKILL
     assert contents(folder) == before and (tmp_path / ".export.new" / "model.safetensors").exists()
-    done = python(code, str(folder), env=env, preexec_fn=lambda: resource.setrlimit(
-        resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    done = python("-c", code, folder, "limit", env=env, cwd=tmp_path)
     assert f"UserError: cannot write the export {folder}: " in done.stderr
     assert contents(folder) == before
     export_model(student, folder, DATA_CONFIG, {})

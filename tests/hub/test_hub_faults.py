@@ -13,6 +13,7 @@ import pytest
 
 from tests.hub.test_hub import TOKEN, contents, run, student, timm_folder  # noqa: F401  (fixtures)
 from tests.hub_server import HubServer, hub_env
+from tests.processes import python
 from w2s_plugins.hub.errors import WAITS
 
 # One process for all tests. Waits are written down and left out; a time-out is one of 0.5 s.
@@ -158,8 +159,7 @@ def test_so_does_a_hub_that_cannot_be_reached(server, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     env = hub_env(server, tmp_path) | {"HF_ENDPOINT": f"http://127.0.0.1:{port}"}
-    done = subprocess.run([sys.executable, "-c", CLIENT], env=env, input=json.dumps(["load", "hf-hub:me/x"]) + "\n",
-                          capture_output=True, text=True, timeout=120, check=True)
+    done = python("-c", CLIENT, env=env, cwd=tmp_path, given=json.dumps(["load", "hf-hub:me/x"]) + "\n")
     ok, text, waits, log = json.loads(done.stdout)
     assert not ok and "cannot be reached" in text and waits == [1, 2, 4, 8, 8][:len(waits)] and waits and not log
     assert done.stderr == ""
@@ -270,8 +270,7 @@ def test_offline_takes_what_is_cached_and_asks_nothing(server, client, model, tm
     server.requests.clear()
     env = hub_env(server, tmp_path) | {"HF_HOME": str(client.cache.parent), "HF_HUB_OFFLINE": "1"}
     tasks = "".join(json.dumps(["load", f"hf-hub:{name}"]) + "\n" for name in (model, "me/never"))
-    done = subprocess.run([sys.executable, "-c", CLIENT], env=env, input=tasks, capture_output=True, text=True,
-                          timeout=120, check=True)
+    done = python("-c", CLIENT, env=env, cwd=tmp_path, given=tasks)
     (found, _, waits, _), (absent, message, more, _) = map(json.loads, done.stdout.splitlines())
     assert found and not absent and "HF_HUB_OFFLINE is set" in message and not waits + more
     assert not server.requests
@@ -288,8 +287,7 @@ def test_log_lines_of_the_client_have_no_password(server: HubServer, tmp_path: P
         address = f"127.0.0.1:{refused.getsockname()[1]}"
         url = f"http://me:S3cretPassw0rd@{address}"
         env = hub_env(server, tmp_path) | {"HF_ENDPOINT": url}
-        done = subprocess.run([sys.executable, "-c", LOGGING, url], env=env, cwd=tmp_path, capture_output=True,
-                              text=True, timeout=60)
+        done = python("-c", LOGGING, url, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Retrying in" not in done.stderr, "one line in place of two for each try of the client"
     assert f"Retrying: http://{address}" in done.stderr and f"OSError: http://{address}" in done.stderr

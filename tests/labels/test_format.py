@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +29,6 @@ from w2s_plugins.teachers.stored import CachedTargets, PartKeys
 from w2s_plugins.teachers.teacher import combine
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
 
 
 def logits_of(*shape: int, scale: float = 5.0, seed: int = 0) -> Tensor:
@@ -366,15 +363,16 @@ def write_on_two(rank: int, root: str) -> None:
 
 
 def test_two_processes_write_the_same_files(tmp_path: Path) -> None:
-    mp.start_processes(write_on_two, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(write_on_two, args=(str(tmp_path),), nprocs=2, start_method="fork")
     one = contents(ensure(tmp_path / "one", Slow()))
     assert one == contents(tmp_path / "two")
     assert len(one) == 2 + 2 * 6
 
 
-def start_writer(folder: Path) -> subprocess.Popen:
-    code = f"from tests.labels.test_format import *; ensure(Path({str(folder)!r}), Slow(0.2))"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+def start_writer(folder: Path) -> mp.Process:
+    writer = mp.get_context("fork").Process(target=ensure, args=(folder, Slow(0.2)))
+    writer.start()
+    return writer
 
 
 def wait_for_parts(folder: Path, count: int) -> None:
@@ -388,8 +386,9 @@ def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Pat
     for count in (2, 5):
         writer = start_writer(folder)
         wait_for_parts(folder, count)
-        writer.send_signal(signal.SIGKILL)
-        assert writer.wait() == -signal.SIGKILL
+        writer.kill()
+        writer.join()
+        assert writer.exitcode == -signal.SIGKILL
     (folder / f".{Part(1, 1280, 1500).file}.tmp").write_bytes(b"half of a part")
     kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     assert 5 <= len(kept) < 12
@@ -402,10 +401,11 @@ def test_killed_writer_leaves_whole_parts_which_the_next_one_keeps(tmp_path: Pat
 def test_two_runs_at_once_write_labels_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     folder = tmp_path / "labels"
-    with start_writer(folder) as other:
-        wait_for_parts(folder, 1)
-        assert ensure(folder, None) == folder  # with nobody to ask: it could write nothing itself
-        assert other.wait() == 0
+    other = start_writer(folder)
+    wait_for_parts(folder, 1)
+    assert ensure(folder, None) == folder  # with nobody to ask: it could write nothing itself
+    other.join()
+    assert other.exitcode == 0
     assert "Another run is writing the teacher targets" in caplog.text
     assert "another run has made them meanwhile" in caplog.text
     assert not missing_parts(folder, MANIFEST)

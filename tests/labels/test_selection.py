@@ -22,8 +22,8 @@ from w2s_plugins.labels.selection import (
     selection_figures,
     take_selected,
 )
-from w2s_plugins.labels.trust import read_known, traits, trust_in
-from w2s_plugins.teachers.clean_select import sure_of
+from w2s_plugins.labels.trust import held_out_auc, read_known, traits, trust_in
+from w2s_plugins.teachers.clean_select import say_trust, sure_of
 
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,7 +107,7 @@ def test_sure() -> None:
     shares = torch.tensor([[0.5, 0.5, 0.0], [0.9, 0.1, 0.0], [0.4, 0.3, 0.3], [1.0, 0.0, 0.0]])
     assert sure_of(shares, "entropy", 0.5).tolist() == [False, True, False, True]
     assert sure_of(shares, "confidence", 0.9).tolist() == [False, True, False, True]
-    with pytest.raises(UserError, match=r"confidence:0\.95: the model is that sure of no sample, at most 0\.900"):
+    with pytest.raises(UserError, match=r"confidence:0\.95: .* that sure of no sample; expected at most 0\.900"):
         sure_of(shares[:3], "confidence", 0.95)
 
 
@@ -119,7 +119,8 @@ def teacher_with_a_blind_spot(count: int, seed: int) -> tuple[torch.Tensor, torc
     return shares, torch.rand(count, generator=generator) < torch.where(label == 2, 0.1, sure)
 
 
-def test_trust_finds_what_confidence_does_not() -> None:
+def test_trust_finds_what_confidence_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     known, right = teacher_with_a_blind_spot(800, 0)
     shares, truly = teacher_with_a_blind_spot(4000, 1)
     before = torch.random.get_rng_state()
@@ -128,6 +129,13 @@ def test_trust_finds_what_confidence_does_not() -> None:
     simple = LogisticRegression(class_weight="balanced").fit(traits(known), right).decision_function(traits(shares))
     ours, linear, confidence = (roc_auc_score(truly, score) for score in (trust, simple, shares.amax(dim=1)))
     assert ours > linear - 0.02 and ours > confidence + 0.05
+    area, low, high = held_out_auc(known, right)
+    assert low < ours < high and low < area < high and low > 0.5
+    say_trust(known, right)
+    assert "held-out AUC 0." in caplog.text and "WARNING" not in caplog.text
+    say_trust(known, right[torch.randperm(800, generator=torch.Generator().manual_seed(1))])  # knows nothing
+    say_trust(known[:12], right[:12])
+    assert caplog.text.count("it is not shown that it tells right labels from wrong ones") == 2
     chosen = has_small_loss(-trust, 0.5)
     assert chosen.sum() == 2000 and (shares.argmax(dim=1)[chosen] == 2).float().mean() < 0.02
 

@@ -41,7 +41,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one(tmp_path):
-    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     alone = train(None)
     gradient = alone.pop("gradient") * 2  # theirs is of a mean over half as many samples

@@ -74,7 +74,7 @@ def worker(rank, folder):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (folder,), nprocs=2)
+    torch.multiprocessing.start_processes(worker, (folder,), nprocs=2, start_method="fork")
     return folder
 
 

@@ -2,13 +2,20 @@
 
 import argparse
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2s_plugins.build.record import list_warnings, ranked_by
 from w2s_plugins.errors import UserError
-from w2s_plugins.metrics.pgr import chance_level, performance_gap_recovered, turning_points, worth_in_labels
+from w2s_plugins.metrics.pgr import (
+    chance_level,
+    performance_gap_recovered,
+    turning_points,
+    worth_between,
+    worth_in_labels,
+)
 from w2s_plugins.recipe.evaluation import selection_metric
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, recovered
@@ -42,12 +49,28 @@ def test_worth_in_labels(accuracy, labels, bound):
     assert worth_in_labels(curve[:1], accuracy - 0.5)["bound"] == ("more" if accuracy > 70.5 else "less")
 
 
+def test_worth_has_an_interval():
+    """Of 400 samples: bounds by resampling by hand, in which some students are below the fewest labels."""
+    draw = np.random.default_rng(0).random((3, 400))
+    few, many, student = draw[0] < 0.6, draw[1] < 0.8, draw[2] < 0.62
+    found, rng, drawn = worth_between([(100, few), (400, many)], student), np.random.default_rng(9), []
+    for _ in range(2000):
+        own, low, high = np.stack([student, few, many])[:, rng.integers(0, 400, 400)].mean(axis=1)
+        drawn.append(worth_in_labels([(100, low), (400, high)], own))
+    numbers = sorted(0 if worth["bound"] == "less" else worth["labels"] for worth in drawn)
+    assert found["low"] == dict(labels=100, bound="less") and numbers[50] == 0
+    assert found["high"]["bound"] is None and found["high"]["labels"] == pytest.approx(numbers[1949], rel=0.08)
+    assert 100 < found["labels"] < found["high"]["labels"] < 400
+
+
 def test_turning_points():
     """It passes its teacher, is least alike in its mistakes after that, and copies them again."""
     def evaluations(*rows):
         return [dict(epoch=2 * i, val=dict(top1=t, agreement=80.0, copied=c)) for i, (t, c) in enumerate(rows)]
 
     found = turning_points(evaluations((40, 10), (61, 50), (64, 40), (62, 60)), 60.0, 1000)
+    one_more = turning_points(evaluations((60.1, 70)), 60.0, 1000)
+    assert one_more["passes_teacher"] is None, "of 1000 samples one more than the teacher"
     assert (found["passes_teacher"], found["copies_again"]) == (2, 4) and len(found["by_epoch"]) == 4
     assert turning_points(evaluations((61, 50), (62, 48), (62, 52)), 60.0, 1000)["copies_again"] is None, "chance"
     never = turning_points(evaluations((40, 10), (50, 60)), 60.0, 1000)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocol.figures import closing_table, intervals, read_predictions
+from w2s_plugins.protocol.figures import NOT_WORTH, closing_table, compare, intervals, read_predictions
 from w2s_plugins.protocol.w2s import direct_slices, split_slice
 from w2s_plugins.run.record import write_predictions
 
@@ -39,16 +39,16 @@ def test_split_slice_refused(text: str | None, amount: float, message: str) -> N
 
 @pytest.mark.parametrize(("first", "sizes", "expected"), [
     ("0:80", [], {"direct": "0:80"}),
-    ("20:80", [0.5, 1, 1.0, 100], {"direct": "20:80", "direct-0.5": "20:50", "direct-100": "20:120"}),
+    ("20:80", [0.5, 0.50, 1, 1.0, 100], {"direct": "20:80", "direct-0.5": "20:50", "direct-100": "20:120"}),
     ("0.0:0.5", [0.1, 200], {"direct": "0.0:0.5", "direct-0.1": "0.0:0.05", "direct-200": "0:200"}),
 ])
 def test_slices_of_labels(first: str, sizes: list[float], expected: dict[str, str]) -> None:
     assert direct_slices(first, sizes) == expected
 
 
-@pytest.mark.parametrize(("first", "size"), [("0:80", 1.5), ("0:80", -0.5), ("0.2:0.5", 30)])
+@pytest.mark.parametrize(("first", "size"), [("0:80", 1.5), ("0:80", -5.0), ("0:80", 0), ("0.2:0.5", 30)])
 def test_slices_of_labels_refused(first: str, size: float) -> None:
-    with pytest.raises(UserError, match=f"--direct-sizes {size}: "):
+    with pytest.raises(UserError, match=f"^--direct-sizes {size:g}[: ](?!.*weak-fraction)"):
         direct_slices(first, [size])
 
 
@@ -103,6 +103,15 @@ def test_a_gap_too_small_for_an_interval() -> None:
     assert share == pytest.approx((1 - 0.02) ** 100, abs=0.03)  # neither of the two samples in between is drawn
     assert f"PGR: no interval, {reason}" in closing_table(found).splitlines()
     assert "no_interval" not in intervals(*models())["pgr"] and "no interval" not in closing_table(intervals(*models()))
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (-5.0, -1.0, f"{NOT_WORTH}: "), (-4.0, 2.0, "it is not shown"), (-1.0, 3.0, "it is not shown"), (0.5, 3.0, None)])
+def test_not_worth_doing_is_said_beyond_chance_alone(low: float, high: float, said: str | None) -> None:
+    direct = dict(value=70.0, labels=80, student_above=dict(value=(low + high) / 2, low=low, high=high))
+    found = compare(dict(direct=direct), dict(student=dict(value=70.0), pgr={}),
+                    dict(student=dict(data=dict(train_samples=100))))
+    assert [warning.startswith(said or "-") for warning in found["warnings"]] == [True] * bool(said)
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from selenium.webdriver.common.by import By
 from tests.e2e.conftest import environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
+from tests.processes import python
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
@@ -126,6 +125,28 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     bars = figures.pgr_bars(table["groups"][0])
     cells = {cell["loss"]: cell["pgr"]["mean"] for cell in table["groups"][0]["cells"]}
     assert sorted(patch.get_width() for patch in bars.figure.axes[0].patches) == pytest.approx(sorted(cells.values()))
+
+
+def test_a_diverged_loss_leaves_the_others_apart() -> None:
+    """Frames follow the means, a divergence has no interval below 0, and an arrow marks each end that is cut off."""
+    def figure(mean: float, half: float) -> dict:
+        return dict(mean=mean, low=mean - half, high=mean + half)
+
+    cells = [dict(loss="kd", misfit=figure(0.1, 0.2), gain=figure(0.1, 0.1), pgr=figure(0.5, 0.1)),
+             dict(loss="hard", misfit=figure(0.3, 0.1), gain=figure(0.2, 0.1), pgr=figure(0.4, 0.1)),
+             dict(loss="bad", misfit=figure(0.4, 9.0), gain=figure(-1.0, 90.0), pgr=figure(-0.2, 30.0))]
+    group = dict(cells=cells, reference="kd")
+    numbers = {"kd": 0, "hard": 1, "bad": 2}
+    left, right, up, down = figures.CARETLEFT, figures.CARETRIGHT, figures.CARETUP, figures.CARETDOWN
+    for drawn, x_ends, arrows in ((figures.misfit_scatter(group, numbers), (-0.1, 1.0), {right, up, down}),
+                                  (figures.pgr_bars(group), (-1.0, 1.4), {left, right})):
+        (axes,) = drawn.figure.axes
+        assert x_ends[0] < axes.get_xlim()[0] < 0 and 0.5 < axes.get_xlim()[1] < x_ends[1]
+        assert {line.get_marker() for line in axes.lines} & {left, right, up, down} == arrows
+        assert drawn.alt.endswith("Some intervals go on beyond the frame.")
+    below = [segment[:, 0].min() for bars in figures.misfit_scatter(group, numbers).figure.axes[0].collections
+             for segment in bars.get_segments()]
+    assert min(below) == 0
 
 
 def test_sweep_and_radar(made_report: Path) -> None:
@@ -265,10 +286,9 @@ def test_command_line_and_hub(trained: Path, hub_server: HubServer, tmp_path: Pa
     (tmp_path / "out/figures/old.png").write_bytes(b"")
     (tmp_path / "out/notes.txt").write_text("my own")
     (tmp_path / "out/keys.csv").symlink_to("/etc/hostname")
-    command = [sys.executable, "-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
+    command = ["-m", "w2s_plugins.study", "report", trained, "--output", tmp_path / "out",
                "--push-to-hub", "me/models", "--title", "T"]
-    done = subprocess.run(command, env=hub_env(hub_server, tmp_path, TOKEN), capture_output=True, text=True,
-                          cwd=Path(__file__).parents[2], check=False)
+    done = python(*command, env=hub_env(hub_server, tmp_path, TOKEN), cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"* {tmp_path / 'out/index.html'}",
                                         f"published at {hub_server.url}/me/models/tree/main/report"]

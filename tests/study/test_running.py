@@ -16,6 +16,7 @@ from benchmarks import forks
 from tests.conftest import fill, remount
 from tests.e2e.conftest import ROOT, environment
 from tests.e2e.test_untrusted import holders
+from tests.parts import write_folder
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
 from w2s_plugins.study import worker
@@ -102,7 +103,10 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     weights = tmp_path / "weights.pth"
     late = {"model": "w2s_cnn2", "initial_checkpoint": str(weights), "epochs": 200, "val_interval": 200}
     weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}}, {"name": "late", "flags": late}]
-    spec = write(tmp_path, changed(weak=weak))
+    # not w2s/digits, for which every process would import scikit-learn
+    images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
+    base = {**BASE, "dataset": "", "data_dir": str(images)}
+    spec = write(tmp_path, changed(base=base, weak=weak))
     root = tmp_path / "out"
     flags = [spec, "--output", root, "--jobs", 1]
 
@@ -167,11 +171,11 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     before = times(*plan)
     code, out, err = cli("run", root)
     assert code == 0 and "7 runs, 7 of them finished" in out, err
-    write(tmp_path, changed(weak=weak, losses=["hard", "bkd"]))
+    write(tmp_path, changed(base=base, weak=weak, losses=["hard", "bkd"]))
     code, out, _ = cli("plan", *flags, "--no-estimate")
     assert "2 runs of the earlier plan are not in this one; their folders are kept" in out and "2 runs are new" in out
     assert "5 of 7 runs are finished" in out and len(load_plan(root)) == 7 and times(*plan) == before
-    write(tmp_path, changed(base={**BASE, "lr": 0.2}))
+    write(tmp_path, changed(base={**base, "lr": 0.2}))
     code, _, err = cli("run", *flags)
     assert code == 2 and "holds another study: none of its 7 runs is in this one; choose another --output" in err
     assert not holders(tmp_path, TOKEN) and TOKEN not in first.text
@@ -359,10 +363,13 @@ def test_a_training_without_a_lock_to_touch_is_stopped(
     monkeypatch.setattr(worker, "SCRIPT", script)
 
     class ReadOnly(Stop):
+        mounted = False
+
         def __bool__(self) -> bool:
-            log = tmp_path / "log"
-            if "child" in weak.state_file("1.lock").read_text() and log.is_file() and "ready" in log.read_text():
+            log, lock = tmp_path / "log", weak.state_file("1.lock")
+            if not self.mounted and "child" in lock.read_text() and log.is_file() and "ready" in log.read_text():
                 remount(disk, "ro")
+                self.mounted = True
             return super().__bool__()
 
     try:

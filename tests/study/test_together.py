@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_w2s
+from tests.parts import write_folder
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import STALE, look
@@ -32,7 +33,8 @@ def alone(run: PlannedRun, plan: list[PlannedRun], output: Path) -> Path:
 @pytest.mark.timeout(600)  # four processes are started one after another
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_together(tmp_path: Path, runner: Runners, cli: Cli) -> None:  # noqa: F811
-    base = {**BASE, "target_cache": str(tmp_path / "targets")}
+    images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
+    base = {**BASE, "dataset": "", "data_dir": str(images), "target_cache": str(tmp_path / "targets")}
     spec = write(tmp_path, changed(base=base, strong=[{"name": "p", "flags": PROBE}], losses=LOSSES, seeds=2))
     root = tmp_path / "out"
     cli("plan", spec, "--output", root, "--no-estimate")

@@ -4,8 +4,8 @@
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
 split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name,
-`ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `probe` (top-1 of each classifier of `--probe-also` by split),
-`export` (SHA-256 of what an export is loaded from).
+`failed_test_sets` (why there are no figures of them), `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `probe`
+(top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
@@ -49,6 +49,7 @@ class Outcome:
         seconds: duration of the run.
         evaluations: all of them.
         tests: evaluations of the selected student on the test sets beside the validation split.
+        failed: why it could not be evaluated on others, by name.
         heads: of a grid: settings of each head, figures at its best epoch, and which one was ``chosen``.
     """
 
@@ -59,6 +60,7 @@ class Outcome:
     seconds: float
     evaluations: Sequence[dict]
     tests: Mapping[str, Evaluation]
+    failed: Mapping[str, str]
     heads: list[dict] | None = None
 
 
@@ -106,6 +108,7 @@ def make_record(
         "gain": weak and turning_points(outcome.evaluations, weak["top1"], len(data.val)),
         "test_sets": {name: dict(samples=len(found.targets), **found.metrics, teacher=found.teacher_metrics)
                       for name, found in outcome.tests.items()},
+        **({"failed_test_sets": outcome.failed} if outcome.failed else {}),
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
@@ -116,7 +119,8 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": list_warnings(args, chosen, outcome.position, weak, last["epoch"] + 1),
+        "warnings": [*list_warnings(args, chosen, outcome.position, weak, last["epoch"] + 1),
+                     *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
 
 

@@ -46,29 +46,33 @@ def open_test_sets(
     """
     found: dict[str, TestSet] = {}
 
-    def add(name: str, test: TestSet) -> None:
-        if name in found or name in ("last", "best"):
-            raise UserError(f"--val-sets: the name '{name}' is taken; give that set another one")
-        found[name] = test
-
     for text in args.val_sets:
         name, _, place = text.partition("=")
         if not NAME.fullmatch(name) or not place:
-            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch")
+            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch; a NAME begins "
+                            "with a letter of A to Z or a digit and goes on with letters, digits, '_', '.' and '-'")
+        if name in found or name in ("last", "best"):
+            raise UserError(f"--val-sets {text}: the name '{name}' is taken; give that set another one")
         try:
-            add(name, matched(_open(args, place, mode), name, names, num_classes))
+            found[name] = matched(_open(args, place, mode), name, names, num_classes)
         except UserError as error:
-            raise UserError(f"--val-sets {text}: {error}") from error
+            what = str(error).removeprefix(f"--data-dir {place}").lstrip(",: ")
+            raise UserError(f"--val-sets {text}: {what}") from error
     for text in args.corruptions:
         corruption = parse_corruption(text)
         if val is None or isinstance(val, IterableDataset):
             raise UserError(f"--corruptions {text}: needs a validation split that can be indexed")
-        add(corruption.name, TestSet(Corrupted(val, corruption)))
+        if corruption.name in found:
+            raise UserError(f"--corruptions {text}: there is a test set '{corruption.name}' already; give each of "
+                            "--corruptions once, and sets of --val-sets other names")
+        found[corruption.name] = TestSet(Corrupted(val, corruption), flag="--corruptions")
     return found
 
 
 def _open(args: argparse.Namespace, place: str, mode: str) -> Dataset:
     name, _, split = ("", "", SPLIT) if os.path.exists(place) else place.rpartition(":")
+    if place.lower().startswith(PREFIXES) and not name and not os.path.exists(place):
+        raise UserError(f"which split? Expected TYPE/NAME:SPLIT, such as {place}:test")
     if name.lower().startswith(PREFIXES):
         return open_split(name, args.data_dir, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
     return open_split("", place, SPLIT, None, flag="--val-sets", is_training=False, input_img_mode=mode)

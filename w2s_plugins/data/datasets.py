@@ -255,7 +255,8 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         raise UserError(f"--data-dir {root}: no such folder{near}")
     entries = sorted(e.name for e in path.iterdir() if not e.name.startswith("."))
     if not entries:
-        raise UserError(f"--data-dir {root}: the folder is empty; expected train/ and validation/")
+        expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"
+        raise UserError(f"--data-dir {root}: the folder is empty; expected {expected}")
     name = split.split("[")[0]
     synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
     for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):

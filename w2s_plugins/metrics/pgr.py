@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..errors import UserError
+from .resampling import CONFIDENCE, resampled_means
+
+RESAMPLES = 2000
+BOUNDS = ("less", None, "more")  # of what a student is worth, in their order
 
 
 def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float:
@@ -47,6 +53,26 @@ def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict
     return dict(labels=few, bound="more")
 
 
+def worth_key(worth: dict) -> tuple[int, int]:
+    """Return what sorts findings of `worth_in_labels`."""
+    return BOUNDS.index(worth["bound"]), worth["labels"]
+
+
+def worth_between(curve: Sequence[tuple[int, np.ndarray]], student: np.ndarray) -> dict[str, object]:
+    """Return `worth_in_labels` of a student, with ``low`` and ``high``, the ends of its interval over test samples.
+
+    Args:
+        curve: numbers of labels, and (N,) where the model trained on so many is right.
+        student: (N,) where the student is right.
+    """
+    labels, rows = [number for number, _ in curve], np.stack([student, *(hits for _, hits in curve)])
+    point, *drawn = [worth_in_labels(list(zip(labels, reached)), own) for own, *reached in np.column_stack(
+        [rows.mean(axis=1), resampled_means(rows, RESAMPLES)]).T.tolist()]
+    drawn.sort(key=worth_key)
+    outside = int((1 - CONFIDENCE) / 2 * RESAMPLES)
+    return dict(point, low=drawn[outside], high=drawn[-1 - outside])
+
+
 def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) -> dict[str, object] | None:
     """Return the gain of a student by epoch: when it passes its teacher, and when it begins to copy its mistakes again.
 
@@ -59,22 +85,38 @@ def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) ->
         samples: that were evaluated.
 
     Returns:
-        ``passes_teacher``, the first epoch in which the student is above it; ``copies_again``, the epoch with the
-        lowest ``copied`` from there on, where that has risen since by more than chance (1.96 standard errors of the
-        difference of two shares); each None where there is none; and ``by_epoch``. None without such evaluations.
+        ``passes_teacher``, the first epoch in which the student is above it by more than chance (1.96 standard errors
+        of the paired difference); ``copies_again``, the epoch with the lowest ``copied`` from there on, where that has
+        risen since by more than chance (of the difference of two shares); each None where there is none; and
+        ``by_epoch``. None without such evaluations.
     """
     rows = [dict(epoch=event["epoch"], **{k: event["val"][k] for k in ("top1", "agreement", "copied", "misfit")
                                           if k in event["val"]})
             for event in evaluations if "copied" in event.get("val", ())]
     if not rows:
         return None
-    passes = next((number for number, row in enumerate(rows) if row["top1"] > teacher), None)
+    passes = next((number for number, row in enumerate(rows) if is_above(row, teacher, samples)), None)
     least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
     shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
     noise = 1.96 * (sum(share * (1 - share) for share in shares) / wrong) ** 0.5
     again = passes is not None and shares[1] - shares[0] > noise
     return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],
                 copies_again=least["epoch"] if again else None, by_epoch=rows)
+
+
+def is_above(row: dict[str, float], teacher: float, samples: int) -> bool:
+    """Say whether a student is above its teacher by more than 1.96 standard errors, on the same samples.
+
+    Both are right where they agree and do not err alike; of the others one is right, or none.
+
+    Args:
+        row: ``top1``, ``agreement`` and ``copied`` of the student, in percent.
+        teacher: its accuracy.
+        samples: that were evaluated.
+    """
+    both = row["agreement"] - row["copied"] * (1 - teacher / 100)
+    ahead, either = (row["top1"] - teacher) / 100, max(0.0, (row["top1"] + teacher - 2 * both) / 100)
+    return ahead > 0 and ahead > 1.96 * (max(0.0, either - ahead ** 2) / samples) ** 0.5
 
 
 def chance_level(num_classes: int) -> float:

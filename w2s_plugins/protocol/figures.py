@@ -9,17 +9,17 @@ divergences like this one by the same theorem of Pythagoras). So gain = misfit i
 import csv
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError, one_line
-from ..metrics.pgr import performance_gap_recovered, worth_in_labels
+from ..metrics.pgr import RESAMPLES, performance_gap_recovered, worth_between
+from ..metrics.resampling import CONFIDENCE
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
 
-RESAMPLES, CONFIDENCE = 2000, 0.95
 TRAINED = ("weak", "ceiling", "student")  # the other stages are controls
 NOT_WORTH = "weak-to-strong was not worth doing here"
 
@@ -35,13 +35,15 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     Raises:
         UserError: predictions are missing, or of other test samples; the ceiling is not above the teacher.
     """
-    student, controls = done["student"], [name for name in done if name not in TRAINED]
+    student = done["student"]
+    controls = {name: record["data"]["train_samples"] for name, record in done.items() if name not in TRAINED}
     figures = figures_on(
         {name: folders[name] / PREDICTIONS[record["selected"]["rule"]] for name, record in done.items()}, controls)
+    failed = {test for record in done.values() for test in record.get("failed_test_sets", ())}
     shifted = {test: figures_on({name: folders[name] / predictions_on(test) for name in done}, controls, refuse=False)
-               for test in student.get("test_sets", {})}
+               for test in student.get("test_sets", {}) if test not in failed}
     compared = {name: dict(figures.pop(name), student_above=figures.pop(f"above {name}"),
-                           labels=done[name]["data"]["train_samples"]) for name in controls}
+                           labels=labels) for name, labels in controls.items()}
     home = folders["student"].parent
     return dict(
         schema=1,
@@ -62,12 +64,13 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     )
 
 
-def figures_on(files: Mapping[str, Path], controls: Sequence[str], refuse: bool = True) -> dict[str, dict]:
-    """Return the figures of all models on one test set; those of a control also as ``above NAME``, the difference.
+def figures_on(files: Mapping[str, Path], controls: Mapping[str, int], refuse: bool = True) -> dict[str, dict | None]:
+    """Return the figures of all models on one test set; those of a control also as ``above NAME``, the difference, and
+    what the student is worth in labels, where there is a direct one.
 
     Args:
         files: predictions by stage; the teacher's are the student's to tell.
-        controls: stages beside teacher, ceiling and student.
+        controls: stages beside teacher, ceiling and student, with the number of their training samples.
         refuse: a ceiling that is not above the teacher.
 
     Raises:
@@ -81,8 +84,11 @@ def figures_on(files: Mapping[str, Path], controls: Sequence[str], refuse: bool 
     more = {name: hits[name] for name in controls}
     more |= {f"above {name}": 1.0 * hits["student"] - hits[name] for name in controls}
     teacher = said["student"]["teacher"]
-    return intervals(
+    figures: dict[str, dict | None] = intervals(
         teacher == target, hits["student"], hits["ceiling"], said["student"]["student"] == teacher, more, refuse)
+    curve = [(labels, hits[name]) for name, labels in controls.items() if name.startswith("direct")]
+    figures["worth_in_labels"] = worth_between(curve, hits["student"]) if curve else None
+    return figures
 
 
 def gain_of(student: dict) -> dict[str, object]:
@@ -95,7 +101,7 @@ def gain_of(student: dict) -> dict[str, object]:
 
 def compare(
         controls: dict[str, dict], figures: Mapping[str, dict], done: Mapping[str, dict]) -> dict[str, object]:
-    """Return controls, what the student is worth in labels, and what a reader has to be told.
+    """Return controls, and what a reader has to be told.
 
     Args:
         controls: figures of each, with ``student_above``, the difference of the student from it, and its ``labels``.
@@ -103,9 +109,8 @@ def compare(
         done: records by stage.
     """
     student = figures["student"]["value"]
-    curve = [(figure["labels"], figure["value"]) for name, figure in controls.items() if name.startswith("direct")]
     found: dict[str, object] = dict(
-        controls=controls, worth_in_labels=worth_in_labels(curve, student) if curve else None,
+        controls=controls,
         warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
     if reason := figures["pgr"].get("no_interval"):
         found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
@@ -113,7 +118,7 @@ def compare(
         above, images = direct["student_above"], done["student"]["data"]["train_samples"]
         told = (f"the strong student trained directly on the teacher's {direct['labels']} labels has "
                 f"{direct['value']:.2f}, on what the teacher says of {images} images {student:.2f}")
-        if above["value"] <= 0:
+        if above["high"] < 0:
             found["warnings"].append(f"{NOT_WORTH}: {told}")
         elif above["low"] <= 0:
             found["warnings"].append(f"it is not shown that weak-to-strong was worth doing here: {told}; the interval "
@@ -242,15 +247,16 @@ def remarks(record: dict) -> list[str]:
     if reason := record["pgr"].get("no_interval"):
         lines.append(f"PGR: no interval, {reason}")
     if misfit := record.get("misfit"):
-        lines.append(f"misfit {misfit['kl']:.3f} nats, gain {misfit['gain']:+.3f} nats of cross-entropy (in theory "
-                     "the gain is the misfit)")
+        lines.append(f"misfit {misfit['kl']:.3f} nats, gain {misfit['gain']:+.3f} nats of cross-entropy (the "
+                     "student nearest to its teacher in its class, by this divergence, would gain at least the misfit)")
     if (gain := record.get("gain")) and len(gain["by_epoch"]) > 1:
         passes, again = gain["passes_teacher"], gain["copies_again"]
-        lines.append("the student " + ("never passes its teacher" if passes is None else
+        lines.append("the student " + ("never passes its teacher by more than chance" if passes is None else
                                        f"passes its teacher in epoch {passes + 1}")
                      + ("" if again is None else f", and copies more of its mistakes again after epoch {again + 1}"))
     if worth := record.get("worth_in_labels"):
-        lines.append(f"the student is worth {worth_text(worth)} labels")
+        lines.append(f"the student is worth {worth_text(worth)} labels (95 % interval {worth_text(worth['low'])} to "
+                     f"{worth_text(worth['high'])})")
     return lines
 
 

@@ -47,6 +47,7 @@ _logger = logging.getLogger(__name__)
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
           "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
+WITH_DIRECT = {"direct", "strong-to-strong"}  # controls that need the runs of direct
 # of one teacher alone: another one has its defaults
 OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher",
                   "teacher_stages")
@@ -137,8 +138,10 @@ def check_flags(flags: Mapping[str, object]) -> None:
          "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
          "weakly labelled set, or --select last"),
         (isinstance(amount, float) and amount and not 0 < amount < 1,
-         f"--weak-fraction {amount}: expected a share between 0 and 1, or a count, or 0 for a teacher that is trained "
-         "already"),
+         f"--weak-fraction {amount:g}: expected a share between 0 and 1, or a count, or 0 for a teacher that is "
+         "trained already"),
+        (flags["direct_sizes"] and not WITH_DIRECT & set(flags["controls"]), "--direct-sizes trains more of --controls "
+         f"direct, which is not among --controls {' '.join(flags['controls'])}: add it"),
         (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
@@ -151,12 +154,13 @@ def same_split(one: str, other: str) -> bool:
     return one == other or any({one, other} <= set(names) for names in (_TRAIN_SYNONYM, _EVAL_SYNONYM))
 
 
-def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
+def split_slice(text: str | None, amount: float | int, flag: str = "--weak-fraction") -> tuple[str, str]:
     """Return the slices of teacher and student: the first ``amount`` of the slice ``text``, and the rest of it.
 
     Args:
         text: ``A:B`` as of ``--train-slice``, or None for everything.
         amount: a share of the slice, or a count of samples.
+        flag: that gave it.
 
     Raises:
         UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
@@ -164,7 +168,7 @@ def split_slice(text: str | None, amount: float | int) -> tuple[str, str]:
     start, stop = parse_slice(text) if text else (None, None)
     if isinstance(amount, int):
         if isinstance(start, float) or isinstance(stop, float):
-            raise UserError(f"--weak-fraction {amount} is a count, --train-slice {text} has shares; use one kind")
+            raise UserError(f"{flag} {amount} is a count, --train-slice {text} has shares; use one kind")
         cut = (start or 0) + amount
         if amount < 1 or (stop is not None and cut >= stop):
             raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
@@ -270,7 +274,7 @@ def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, sec
         UserError: a teacher without a labelled part, one that is no network of timm's, or sizes that cannot be cut.
     """
     parser, given, chosen = stages.parser, stages.given, flags["controls"]
-    if {"direct", "strong-to-strong"} & set(chosen):
+    if WITH_DIRECT & set(chosen):
         if not first:
             raise UserError(f"--controls {' '.join(chosen)}: --weak-fraction 0 leaves no labelled part to train on: "
                             "give --weak-fraction N, the part that the teacher has seen")
@@ -305,14 +309,12 @@ def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
     """
     start, slices = first.partition(":")[0], {"direct": first}
     for size in sizes:
-        if isinstance(size, float) and not 0 < size <= 1:
-            raise UserError(f"--direct-sizes {size}: expected a share of the labelled part, or a count of labels")
+        if size <= 0 or (isinstance(size, float) and size > 1):
+            raise UserError(f"--direct-sizes {size:g}: expected a share of the labelled part such as 0.5, or a count "
+                            "of labels such as 500")
         if size != 1:
             whole = first if isinstance(size, float) else f"{start}:" if float(start) else None
-            try:
-                slices[f"direct-{size}"] = split_slice(whole, size)[0]
-            except UserError as error:
-                raise UserError(f"--direct-sizes {size}: {error}") from error
+            slices[f"direct-{size}"] = split_slice(whole, size, "--direct-sizes")[0]
     return slices
 
 
@@ -406,12 +408,14 @@ class Stages:
             return self.done[name]
         self.flags[name].update(more)
         self.folders[name] = folder = self.folder / name
-        if self.go_on and (folder / "result.json").is_file():
+        there = self.go_on and (folder / "result.json").is_file()
+        record = read_result(folder, "--resume auto") if there else None
+        if record and not record.get("failed_test_sets"):
             if changed := other_flags(folder, self.resolved(name), "--resume auto"):
                 raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
                                 "them, delete that folder, or give another --experiment")
             _logger.info(f"{self.flag}: {name} is complete: {folder}")
-            self.done[name] = read_result(folder, "--resume auto")
+            self.done[name] = record
         else:
             _logger.info(f"{self.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
             self.done[name] = self.train(self.flags[name])

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -75,18 +76,20 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
     best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
     if best is not last:
-        predictions["best"] = take_best(run, model, best)
+        known = files.best if args.select == "last" else None  # they are in the checkpoint as well
+        predictions["best"] = known or take_best(run, model, best)
     data_config, adapter = parts.student.data_config, None
     if has_adapters(model):
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
-    tests = evaluate_test_sets(run, model)
+    tests, failed = evaluate_test_sets(run, model)
     heads, ranked = list_heads(run, best)
     if heads:
         say_better_head(run, ranked, best["head"])
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, heads or None))
+        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
+                heads or None))
     if args.probe_also:
         record["probe"] = measure_beside(run)
     plain_batch_norm(model)
@@ -100,6 +103,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
             report.write_predictions(folder / report.PREDICTIONS[name], *found)
     for name, found in tests.items():
         report.write_predictions(folder / report.predictions_on(name), *predictions_of(found))
+    for name in failed:
+        delete(folder / report.predictions_on(name))
     write_json(folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
@@ -107,6 +112,13 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
     print(f"* exported to {folder / 'export'}")
     publish(args, folder)
     return record
+
+
+def refuse_unmeasured(records: Iterable[dict]) -> None:
+    """Raise a `UserError` where a student could not be measured on a test set; all else is written by then."""
+    if failed := [reason for record in records for reason in record.get("failed_test_sets", {}).values()]:
+        raise UserError(f"{'; '.join(dict.fromkeys(failed))}; everything else is written, and the same command with "
+                        "--resume measures what is missing")
 
 
 def list_heads(run: Run, best: dict) -> tuple[list[dict], list[float]]:

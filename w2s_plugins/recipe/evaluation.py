@@ -17,6 +17,7 @@ from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import World, dealt_rows
+from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
 from ..models.features import pooled_features
@@ -229,22 +230,29 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
 
 
-def evaluate_test_sets(run: Run, model: torch.nn.Module) -> dict[str, Evaluation]:
+def evaluate_test_sets(run: Run, model: torch.nn.Module) -> tuple[dict[str, Evaluation], dict[str, str]]:
     """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
+
+    Returns:
+        What was found by name, and why that failed: a set that is broken does not end a run which is trained.
     """
-    found, alone = {}, World(run.world.device, 0, 1, False)
+    found, failed, alone = {}, {}, World(run.world.device, 0, 1, False)
     settings = eval_loader_settings(run.args, run.precision, alone)
     teacher = None if run.args.no_teacher_eval else run.parts.teacher
     for name, test in run.parts.data.tests.items():
         loader = create_eval_loader(test.dataset, run.parts.student.data_config, settings)
-        found[name] = evaluate(
-            model.to(run.world.device), loader, run.precision,
-            EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
-            teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+        try:
+            found[name] = evaluate(
+                model.to(run.world.device), loader, run.precision,
+                EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
+                teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+        except (UserError, OSError, RuntimeError) as error:
+            failed[name] = f"{test.flag} {name}: {one_line(error)}"
+            continue
         figures = found[name]
         of_teacher = f", teacher {figures.teacher_metrics['top1']:.2f}" if teacher else ""
         _logger.info(f"Test set {name}: student top-1 {figures.metrics['top1']:.2f}{of_teacher}")
-    return found
+    return found, failed
 
 
 def evaluate_few_shot(

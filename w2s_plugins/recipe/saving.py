@@ -67,6 +67,8 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
             _logger.warning(f"WARNING: {error}; it is written at the end of a later epoch")
     if run.output.saver:
         run.output.saver.save_epoch(epoch, found.metric)
+        if run.files and run.output.saver.best_epoch == epoch:
+            run.files.best = found.predictions
 
 
 def save_recovery(run: Run, update: int, background: bool = True) -> None:

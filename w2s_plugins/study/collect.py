@@ -17,7 +17,7 @@ from ..cli import train_parser
 from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
-from ..metrics.pgr import performance_gap_recovered, worth_in_labels
+from ..metrics.pgr import performance_gap_recovered, worth_between
 from ..protocol.figures import gain_of, read_predictions
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
@@ -116,9 +116,9 @@ class StudentRun:
     @cached_property
     def worth_in_labels(self) -> dict | None:
         """How many true labels give what it has, by its direct controls; None without such."""
-        curve = [(control.labels, 100 * float((control.said == self.target).mean()))
+        curve = [(control.labels, control.said == self.target)
                  for name, control in self.controls.items() if name.startswith("direct")]
-        return worth_in_labels(curve, self.figures["student"]) if curve else None
+        return worth_between(curve, self.hits["student"]) if curve else None
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
             with _noting(run.path, left_out):
                 labels = {part: getattr(run, part) or "" for part in PARTS if part != "set" or run.set}
                 args = read_run_args(run.path, "study")
-                found += read_student(run.path, labels, args, read_result(run), ceiling, beside)
+                found += read_student(run.path, labels, args, read_result(run), ceiling, beside, left_out)
     return found
 
 
@@ -219,7 +219,8 @@ def _from_folders(folder: Path, left_out: list[str]) -> list[StudentRun]:
             label = dict(weak=str(args.get("teacher") or args["kd_model_name"]), strong=str(args["model"]),
                          protocol=protocol, loss=loss_label(record["loss"]["name"], record["loss"]["kwargs"]))
             beside = {p.name: p for p in records if p.parent == path.parent and p.name.startswith(CONTROLS)}
-            students += read_student(path, label, args, record, ceiling, beside if path.name == "student" else {})
+            beside = beside if path.name == "student" else {}
+            students += read_student(path, label, args, record, ceiling, beside, left_out)
     return students
 
 
@@ -274,6 +275,7 @@ def read_student(
         record: dict,
         ceiling: Path | None,
         controls: dict[str, Path],
+        left_out: list[str],
 ) -> list[StudentRun]:
     """Read the predictions of a finished student, of its ceiling and of its controls: on the validation split and, as
     further runs with a protocol of their own, on other test sets, where nothing is known of its training.
@@ -286,7 +288,9 @@ def read_student(
     for test in record.get("test_sets", {}):
         own = {**labels, "protocol": ", ".join(filter(None, (labels["protocol"], f"on {test}")))}
         of_test = {k: v for k, v in record.items() if k not in ("metrics", "gain")}
-        found.append(_read_on(test, folder, own, {**args, "ceiling_acc": None}, of_test, ceiling, controls))
+        with _noting(folder, left_out):
+            found.append(_read_on(test, folder, own, {**args, "ceiling_acc": None}, of_test, ceiling, controls))
+    left_out += [f"{folder}: {reason}" for reason in record.get("failed_test_sets", {}).values()]
     return found
 
 

@@ -7,7 +7,7 @@ the same runs.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -159,6 +160,45 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 def half(figure: dict) -> float:
     """Return half the length of an interval; nothing where it is not known."""
     return 0.0 if figure["low"] is None else (figure["high"] - figure["low"]) / 2
+
+
+def reach(figure: dict, floor: float = -math.inf) -> tuple[float, float]:
+    """Return the ends of an interval, the mean twice where it is not known; nothing is below ``floor``."""
+    return max(floor, figure["mean"] - half(figure)), figure["mean"] + half(figure)
+
+
+def framed(
+        figures: Sequence[dict], least: float, most: float = math.inf, floor: float = -math.inf) -> tuple[float, float]:
+    """Return the ends of an axis with all means and 0 on it, and intervals as far as they leave the means apart.
+
+    Args:
+        figures: what is shown.
+        least: room beyond the means that there is for intervals anyway.
+        most: room that there is at most.
+        floor: of these figures.
+    """
+    means, ends = [figure["mean"] for figure in figures], [reach(figure, floor) for figure in figures]
+    low, high = min(0, *means), max(0, *means)
+    room = min(most, max(least, high - low, float(np.median([half(figure) for figure in figures]))))
+    left, right = min(low, *(end for end, _ in ends)), max(high, *(end for _, end in ends))
+    margin = 0.03 * (high - low + room)
+    return max(left, low - room) - margin, min(right, high + room) + margin
+
+
+def mark_cut(
+        axes: Axes,
+        point: tuple[float, float],
+        across: tuple[float, float],
+        up: tuple[float, float],
+        colour: str,
+) -> str:
+    """Draw an arrow wherever the intervals of a point go on beyond the frame; return what is then to be said of it."""
+    (left, right), (bottom, top), (x, y) = axes.get_xlim(), axes.get_ylim(), point
+    cut = [mark for beyond, *mark in ((across[0] < left, left, y, CARETLEFT), (across[1] > right, right, y, CARETRIGHT),
+                                      (up[0] < bottom, x, bottom, CARETDOWN), (up[1] > top, x, top, CARETUP)) if beyond]
+    for place_x, place_y, marker in cut:
+        axes.plot(place_x, place_y, marker=marker, color=colour, markersize=4, linestyle="", zorder=3)
+    return " Some intervals go on beyond the frame." if cut else ""
 
 
 def most_telling(cells: list[dict], reference: str) -> list[dict]:
@@ -305,15 +345,13 @@ def pgr_bars(group: dict) -> Drawn | None:
               error_kw=dict(lw=0.8, capsize=2))
     axes.set_yticks(range(len(cells)), names)
     axes.axvline(0, color="black", linewidth=0.6)
-    low, high = min(0, *means), max(0, *means)
-    room = max(0.1, high - low, float(np.median(halves)))
-    cut = any(m - h < low - room or m + h > high + room for m, h in zip(means, halves))
-    axes.set_xlim(max(low - room, min(m - h for m, h in zip(means, halves)) - 0.02, low - 3),
-                  min(high + room, max(m + h for m, h in zip(means, halves)) + 0.02, high + 3))
+    axes.set_xlim(framed([cell["pgr"] for cell in cells], 0.1, 3))
+    cut = {mark_cut(axes, (cell["pgr"]["mean"], place), reach(cell["pgr"]), (place, place), "black")
+           for place, cell in enumerate(cells)}
     axes.set_xlabel("PGR")
     alt = (f"Bars of the mean performance gap recovered with 95 % intervals: "
            f"{listed(((c['loss'], c['pgr']['mean']) for c in cells[::-1]), 2)}."
-           + (" Some intervals go on beyond the frame." if cut else ""))
+           + "".join(cut))
     return Drawn("pgr", figure, "Performance gap recovered", alt)
 
 
@@ -340,30 +378,38 @@ def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
     for values, limit in ((xs + [100.0], axes.set_xlim), (ys + [teacher], axes.set_ylim)):
         pad = max(1.0, 0.25 * (max(values) - min(values)))
         limit(max(-2, min(values) - pad), min(102, max(values) + pad))
+    cut = {mark_cut(axes, (x, y), reach(c["agreement"]), reach(c["student"]), look(numbers[c["loss"]])["color"])
+           for c, x, y in zip(cells, xs, ys)}
     axes.set(xlabel="agreement with the teacher (%)", ylabel="accuracy (%)")
     legend_below(figure, axes)
     alt = (f"Accuracy against agreement with the teacher, in percent. The teacher has accuracy {teacher:.1f}. "
            + ". ".join(f"{c['loss']}: agreement {c['agreement']['mean']:.1f}, accuracy {c['student']['mean']:.1f}"
-                       for c in cells) + ".")
+                       for c in cells) + "." + "".join(cut))
     return Drawn("agreement", figure, "Agreement with the teacher against accuracy", alt)
 
 
 def misfit_scatter(group: dict, numbers: dict[str, int]) -> Drawn | None:
-    """Gain against misfit, a point for each loss, with the line on which theory has them."""
+    """Gain against misfit, a point for each loss, with the line above which theory has the nearest one."""
     cells = [cell for cell in most_telling(group["cells"], group["reference"]) if cell["gain"]]
     if not cells:
         return None
     figure, (axes,) = new_figure(2.3)
-    for cell in cells:
-        axes.errorbar(cell["misfit"]["mean"], cell["gain"]["mean"], half(cell["gain"]), half(cell["misfit"]),
-                      elinewidth=0.5, label=short(cell["loss"]), **{**look(numbers[cell["loss"]]), "linestyle": ""})
+    points = [(cell["misfit"]["mean"], cell["gain"]["mean"]) for cell in cells]
+    across = [reach(cell["misfit"], floor=0) for cell in cells]  # a divergence is not below 0
+    for cell, (x, y), (low, high) in zip(cells, points, across):
+        axes.errorbar(x, y, half(cell["gain"]), [[x - low], [high - x]], elinewidth=0.5, label=short(cell["loss"]),
+                      **{**look(numbers[cell["loss"]]), "linestyle": ""})
+    axes.set_xlim(framed([cell["misfit"] for cell in cells], 0.1, floor=0))
+    axes.set_ylim(framed([cell["gain"] for cell in cells], 0.1))
+    cut = {mark_cut(axes, point, ends, reach(cell["gain"]), look(numbers[cell["loss"]])["color"])
+           for cell, point, ends in zip(cells, points, across)}
     axes.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle="--", label="gain = misfit")
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlabel="misfit: KL from the teacher (nats)", ylabel="gain in cross-entropy (nats)")
     legend_below(figure, axes)
     alt = ("Gain in cross-entropy over the teacher against the misfit, in nats, with the line on which they are equal. "
            + ". ".join(f"{c['loss']}: misfit {c['misfit']['mean']:.2f}, gain {c['gain']['mean']:.2f}" for c in cells)
-           + ".")
+           + "." + "".join(cut))
     return Drawn("misfit", figure, "Gain against misfit", alt)
 
 

@@ -6,8 +6,9 @@ and seeds. Seeds are not: to resample three or five of them gives intervals that
 Know About the Bootstrap, 2015, arXiv 1411.5279), so their part is drawn from the distribution of a mean of so few,
 Student's t with S - 1 degrees of freedom. The two parts are independent and add up, as in the bootstrap for crossed
 factors (The Pigeonhole Bootstrap, 2007, arXiv 0712.1111); the noise of single answers is in both and is taken out of
-the second, see `sample_share`. Where samples do not matter this is the paired t-test over seeds, where seeds do not
-matter nearly the paired bootstrap over samples.
+the second, see `sample_share`. Few seeds may agree by chance, more than that noise would let them, and the sum then
+falls short of what the samples alone leave open: an interval reaches at least as far as theirs. Where samples do not
+matter this is the paired t-test over seeds, where seeds do not matter nearly the paired bootstrap over samples.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from ..metrics.resampling import CONFIDENCE
+
 RESAMPLES = 5000
-_BLOCK = 2_000_000  # drawn samples at a time
 
 
 def t_interval(values: Sequence[float]) -> dict[str, float | int | None]:
@@ -64,30 +65,6 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
-def resampled_means(rows: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return the means of rows over samples drawn with replacement, the same ones for all rows.
-
-    Args:
-        rows: (K, N), zeros and ones or any numbers.
-        resamples: R.
-        seed: of the draws.
-
-    Returns:
-        (K, R).
-    """
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    count, rng = rows.shape[1], np.random.default_rng(seed)
-    block = max(1, _BLOCK // count)
-    means = np.empty((len(rows), resamples))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        drawn = rng.integers(0, count, (size, count), dtype=np.int32)
-        drawn += np.arange(size, dtype=np.int32)[:, None] * count
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
-        means[:, start:start + size] = rows @ weights.T
-    return means / count
-
-
 def bounds(draws: np.ndarray) -> tuple[float | None, float | None]:
     """Return the ends of the percentile interval of draws (R,); None where some of them are not finite."""
     if not np.isfinite(draws).all():
@@ -118,7 +95,7 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
 
     Args:
         differences: (S, N) for each seed and sample, S and N at least 2.
-        draws: (R,) means of them for each resample of the test samples, see `resampled_means`.
+        draws: (R,) means of them for each resample of the test samples, see `metrics.resampling`.
         seed: of the order in which draws of the seeds meet those of the samples.
 
     Returns:
@@ -128,9 +105,10 @@ def compare(differences: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict[s
     by_seed = differences.mean(axis=1)
     difference, spread = float(by_seed.mean()), float(by_seed.std(ddof=1)) / count ** 0.5
     quantiles = stats.t.ppf((np.arange(len(draws)) + 0.5) / len(draws), count - 1)  # its tails are heavy: not at random
-    deviations = sample_share(differences) ** 0.5 * (draws - draws.mean())
-    deviations += spread * np.random.default_rng(seed).permutation(quantiles)
-    low, high = bounds(deviations)
-    beyond = int((np.abs(deviations) >= abs(difference) - 1e-12).sum())
-    return dict(difference=difference, low=difference + low, high=difference + high,
-                p=(1 + beyond) / (1 + len(draws)), seeds=count)
+    of_samples = draws - draws.mean()
+    of_both = sample_share(differences) ** 0.5 * of_samples
+    of_both += spread * np.random.default_rng(seed).permutation(quantiles)
+    (low, high), (least_low, least_high) = bounds(of_both), bounds(of_samples)
+    beyond = max(int((np.abs(part) >= abs(difference) - 1e-12).sum()) for part in (of_both, of_samples))
+    return dict(difference=difference, low=difference + min(low, least_low),
+                high=difference + max(high, least_high), p=(1 + beyond) / (1 + len(draws)), seeds=count)

@@ -17,9 +17,11 @@ from ..files import to_csv as rows_to_csv
 from ..files import to_json as value_to_json
 from ..files import write_json, write_text
 from ..hub.markdown import code, markdown_table
+from ..metrics.pgr import worth_key
+from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..protocol.figures import worth_text
 from .collect import EPOCHS, PARTS, Collected, Group, StudentRun, collect
-from .statistics import CONFIDENCE, RESAMPLES, bounds, compare, holm, mcnemar, resampled_means, t_interval
+from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval
 
 LEVEL = 0.05
 FIGURES = ("weak", "student", "ceiling", "agreement", "pgr", *CONTROLS, "above_direct", "misfit", "gain", *EPOCHS)
@@ -42,9 +44,10 @@ RULE = (
 RULE_OF_MORE = (
     " Direct: the student's model trained on the teacher's own labels. Same size: the teacher's model on the weak "
     "labels. Strong to strong: the student's model on the labels of direct. Misfit: mean KL divergence of the "
-    "student's probabilities from the teacher's. Gain: the teacher's cross-entropy minus the student's, which is the "
-    "misfit in theory. Worth in labels: how many true labels give direct the student's accuracy, from seed to seed.")
-
+    "student's probabilities from the teacher's. Gain: the teacher's cross-entropy minus the student's; of the student "
+    "nearest to its teacher in its class, by this divergence, at least the misfit. Above direct: the interval covers "
+    "seeds and test samples. Worth in labels: how many true labels give direct the student's accuracy, from the lowest "
+    "to the highest end of the seeds' intervals over test samples.")
 
 
 def make_folder(folder: Path) -> None:
@@ -145,15 +148,26 @@ def warnings_of(cells: list[dict]) -> list[str]:
     """Return what the cells of a group cannot tell, and where weak-to-strong was not worth doing."""
     found, seeds = [], max(len(cell["seeds"]) for cell in cells)
     if seeds == 2:
-        found.append("Two seeds cannot decide: the interval of their mean is 12.7 standard errors to either side.")
+        found.append("Two seeds seldom decide: the interval of their mean is 12.7 standard errors to either side, so "
+                     "that a verdict rests on how well two numbers happen to agree.")
     if low := [cell for cell in cells if cell["ceiling"] and cell["weak"]["mean"] >= cell["ceiling"]["mean"]]:
         found.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
                      f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
     compared = [cell for cell in cells if cell["direct"]]
-    if worse := [cell for cell in compared if cell["above_direct"]["mean"] <= 0]:
-        found.append(f"Weak-to-strong was not worth doing with {len(worse)} of {len(compared)} losses: trained "
-                     f"directly on the teacher's own labels, the student's model has {worse[0]['direct']['mean']:.2f}.")
+    for text, below in (("Weak-to-strong was not worth doing", True),
+                        ("It is not shown that weak-to-strong was worth doing", False)):
+        if such := [cell for cell in compared if is_below(cell["above_direct"]) is below]:
+            found.append(f"{text} with {len(such)} of {len(compared)} losses: trained directly on the teacher's own "
+                         f"labels, the student's model has {such[0]['direct']['mean']:.2f}, and the interval of the "
+                         f"difference {'is below 0' if below else 'has 0 in it'}.")
     return found
+
+
+def is_below(difference: dict) -> bool | None:
+    """Return whether a difference is below 0 by its interval: False where that is not said, None where it is above."""
+    if difference["low"] is None:
+        return False
+    return None if difference["low"] > 0 else difference["high"] < 0
 
 
 def choose_reference(cells: list[dict], wanted: str | None) -> dict | None:
@@ -177,13 +191,25 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     if len(runs) == 1:
         for name, (low, high) in sample_intervals(runs[0]).items():
             record[name].update(low=low, high=high, over="test samples")
+    elif record["above_direct"]:
+        record["above_direct"].update(over_seeds_and_samples(
+            [run.hits["above_direct"] for run in runs if "above_direct" in run.hits]))
     return record
+
+
+def over_seeds_and_samples(rows: list[np.ndarray]) -> dict[str, object]:
+    """Return ``low``, ``high`` and ``over`` of a mean difference (S, N); nothing of one seed, or of other samples."""
+    if len(rows) < 2 or len({len(row) for row in rows}) > 1:
+        return {}
+    differences = 100 * np.stack(rows)
+    found = compare(differences, resampled_means(differences.mean(axis=0)[None], RESAMPLES)[0])
+    return dict(low=found["low"], high=found["high"], over="seeds and test samples")
 
 
 def sample_intervals(student: StudentRun) -> dict[str, tuple[float | None, float | None]]:
     """Return the bootstrap intervals over test samples of one run's figures; a ceiling without predictions has none."""
     names = list(student.hits)
-    draws = dict(zip(names, 100 * resampled_means(np.stack(list(student.hits.values())))))
+    draws = dict(zip(names, 100 * resampled_means(np.stack(list(student.hits.values())), RESAMPLES)))
     if student.figures["pgr"] is not None:
         ceiling = draws.get("ceiling", student.figures["ceiling"])
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -201,7 +227,8 @@ def compare_losses(cells: dict[str, list[StudentRun]], group: dict, all_pairs: b
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
     runs = [run for members in cells.values() for run in members]
-    draws = dict(zip(map(id, runs), 100 * resampled_means(np.stack([run.hits["student"] for run in runs]))))
+    rows = np.stack([run.hits["student"] for run in runs])
+    draws = dict(zip(map(id, runs), 100 * resampled_means(rows, RESAMPLES)))
     reference, others = group["reference"], [loss for loss in cells if loss != group["reference"]]
     pairs = [(loss, reference) for loss in others]
     extra = list(itertools.combinations(others, 2)) if all_pairs else []
@@ -265,8 +292,9 @@ def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
                 figure = cell[name]
                 row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
         if any(c["worth_in_labels"] for c in group["cells"]):
-            ends = sorted(cell["worth_in_labels"] or [], key=lambda worth: worth["labels"])
-            texts = dict.fromkeys(worth_text(worth) for worth in (*ends[:1], *ends[-1:]))
+            ends = sorted((worth[end] for worth in cell["worth_in_labels"] or [] for end in ("low", "high")),
+                          key=worth_key)
+            texts = dict.fromkeys(map(worth_text, (*ends[:1], *ends[-1:])))
             row["worth in labels"] = " to ".join(texts) or "-", ends[0]["labels"] if ends else None
         if any(c.get("versus") for c in group["cells"]):
             adjusted, tests = versus.get("p_holm"), versus.get("mcnemar", [])
@@ -373,7 +401,8 @@ def to_csv(table: dict) -> str:
                 "loss": cell["loss"], "seeds": len(cell["seeds"]),
                 **{f"{name}_{key}": (cell[name] or {}).get(key) for name in FIGURES
                    for key in ("mean", "sd", "low", "high", "n", "over")},
-                "worth_in_labels": " ".join(map(worth_text, cell["worth_in_labels"] or [])),
+                "worth_in_labels": "; ".join(" to ".join(worth_text(worth[end]) for end in ("low", "high"))
+                                             for worth in cell["worth_in_labels"] or []),
                 "reference": group["reference"],
                 **{key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")},
                 "verdict": cell["verdict"],

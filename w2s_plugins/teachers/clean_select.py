@@ -1,6 +1,7 @@
 """`--clean-select` by what a model makes of the training samples: features or losses of all of them, once."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
 from ..labels.selection import FEATURE_RULES, SURE_RULES, agrees_with_neighbours, beyond_the_weak, has_small_loss
-from ..labels.trust import trust_in
+from ..labels.trust import held_out_auc, trust_in
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -108,6 +109,7 @@ def select_by_model(
                      "the features of the model and not of its own")
         return has_small_loss(-found.norm(dim=1), value)
     if rule == "trust":
+        say_trust(*known)
         return has_small_loss(-trust_in(combine(outputs).softmax(dim=1), *known), value)
     if rule in SURE_RULES:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
@@ -124,6 +126,18 @@ def select_by_model(
     return agrees.cpu()
 
 
+def say_trust(known: Tensor, right: Tensor) -> None:
+    """Log how well trust can be learned of a table, and warn where that is not shown to be better than chance."""
+    found = held_out_auc(known, right)
+    reached = "too few to hold some out" if found is None else "held-out AUC {:.3f} ({:.3f} to {:.3f})".format(*found)
+    text = f"Trust: {int(right.sum())} of {len(right)} labels of the table are right; {reached}"
+    if found is not None and found[1] > 0.5:
+        _logger.info(text)
+    else:
+        _logger.warning(f"WARNING: {text}: it is not shown that it tells right labels from wrong ones better than "
+                        "chance, and what --clean-select keeps may be arbitrary")
+
+
 def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
     """Say of which samples (N,) a model with ``probabilities`` (N, C) is sure: the share ``value`` with the lowest
     entropy, or those whose most likely class has at least the probability ``value``.
@@ -135,8 +149,8 @@ def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
         return has_small_loss(torch.special.entr(probabilities).sum(dim=1), value)
     sure = probabilities.amax(dim=1)
     if not (sure >= value).any():
-        raise UserError(f"--clean-select confidence:{value:g}: the model is that sure of no sample, at most "
-                        f"{sure.max():.3f}")
+        raise UserError(f"--clean-select confidence:{value:g}: the model is that sure of no sample; expected "
+                        f"at most {math.floor(1000 * sure.max()) / 1000:.3f}")
     return sure >= value
 
 

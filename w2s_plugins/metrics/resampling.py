@@ -1,0 +1,30 @@
+"""Test samples drawn anew, for intervals."""
+
+import numpy as np
+
+CONFIDENCE = 0.95
+_BLOCK = 2_000_000  # drawn samples at a time
+
+
+def resampled_means(rows: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Return the means of rows over samples drawn with replacement, the same ones for all rows.
+
+    Args:
+        rows: (K, N), zeros and ones or any numbers.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        (K, R).
+    """
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    count, rng = rows.shape[1], np.random.default_rng(seed)
+    block = max(1, _BLOCK // count)
+    means = np.empty((len(rows), resamples))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(0, count, (size, count), dtype=np.int32)
+        drawn += np.arange(size, dtype=np.int32)[:, None] * count
+        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float32)
+        means[:, start:start + size] = rows @ weights.T
+    return means / count
