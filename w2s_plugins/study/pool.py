@@ -15,7 +15,7 @@ from .lease import STALE, look
 from .worker import BUSY, Stop, last_line, work, work_together
 
 PAUSE = 0.1
-AT_ONCE = 32  # probes of one process
+AT_ONCE = 64  # probes of one process
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
 ROOT = Path(__file__).resolve().parents[2]
 
