@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
-from tests.hub.test_hub import python
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401
+from tests.processes import python
 from w2s_plugins.cli import train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.foreign import PRETRAINED_CFG, constructor_arguments, refuse_addresses
@@ -166,7 +166,7 @@ def test_the_same_from_the_hub(exported: Path, tmp_path: Path, address: Address,
     hub_server.add_model("me/good", exported)
     change(exported, **attacks(address.url, tmp_path / "home")["pretrained_cfg_overlay"])
     hub_server.add_model("me/armed", exported)
-    done = python(MAKE, "hf-hub:me/good", "hf-hub:me/armed", env=hub_env(hub_server, tmp_path))
+    done = python("-c", MAKE, "hf-hub:me/good", "hf-hub:me/armed", env=hub_env(hub_server, tmp_path), cwd=tmp_path)
     good, armed = done.stdout.strip().splitlines()[-2:]
     assert good == "4" and "hf-hub:me/armed" in armed and "pretrained_cfg_overlay" in armed, done.stderr
     assert not address.fetched and not (tmp_path / "home").exists()
