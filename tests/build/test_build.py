@@ -80,7 +80,7 @@ def test_training_and_test_set_from_one_split(caplog):
 def test_starts_from_a_file(tmp_path):
     weights = small_model(5, "w2s_cnn5")
     torch.save({"state_dict_ema": weights.state_dict()}, tmp_path / "a.pth")
-    model, _, source, _ = student("--initial-checkpoint", str(tmp_path / "a.pth"))
+    model, _, source, *_ = student("--initial-checkpoint", str(tmp_path / "a.pth"))
     assert all(torch.equal(v, weights.state_dict()[k]) for k, v in model.state_dict().items())
     assert source["init"] == "checkpoint" and len(source["source"]["sha256"]) == 64
     assert source["params"] == sum(p.numel() for p in weights.parameters())

@@ -121,7 +121,7 @@ def test_poolings(probe: Callable[..., Path], files: dict[str, Path]) -> None:  
     """One more axis: a head sees its own columns; what no plain timm model has is measured, and never taken."""
     flags = [*VIT, *with_teacher(files, "weak"), "--select", "best", "--select-split", 24, "--loss", "elr"]
     pools = ["--probe-pools", "both", "avg", "token", "--probe-blocks", 1, 2]
-    grid = probe("grid", *flags, *pools, "--probe-lrs", *RATES)
+    grid = probe("grid", *flags, *pools, "--probe-lrs", *RATES, RATES[0])
     table, state = result(grid)["heads"], read_run(grid)
     assert [(h["pool"], h["lr"]) for h in table] == [
         (pool, rate) for pool in ("both", "both:2", "avg", "token", "token:2") for rate in RATES]
@@ -144,8 +144,8 @@ def test_poolings(probe: Callable[..., Path], files: dict[str, Path]) -> None:  
     with pytest.raises(UserError, match="does not say behind which of its poolings the head was trained"):
         settings_beside(grid / "last.pth.tar", "--checkpoint")
 
-    parts = probe("parts", *flags, *pools, "--probe-lrs", *RATES, "--stop-epoch", 2)
-    probe("parts", *flags, *pools, "--probe-lrs", *RATES, "--resume", "auto")
+    parts = probe("parts", *flags, *pools, "--probe-lrs", *RATES, RATES[0], "--stop-epoch", 2)
+    probe("parts", *flags, *pools, "--probe-lrs", *RATES, RATES[0], "--resume", "auto")
     for name in ("last.pth.tar", "model_best.pth.tar"):
         assert differences(read_run(parts, name), read_run(grid, name)) == []
     assert (parts / "export/model.safetensors").read_bytes() == (grid / "export/model.safetensors").read_bytes()

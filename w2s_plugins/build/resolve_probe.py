@@ -26,12 +26,13 @@ class HeadSettings(NamedTuple):
 
 
 def grid(args: argparse.Namespace) -> list[HeadSettings]:
-    """Return the settings of the heads that are trained side by side; of a single one there are none."""
+    """Return the settings of the heads that are trained side by side, each once; of a single one there are none."""
     pools = [*candidate_pieces(args.probe_pools, args.probe_blocks)]
     if not (args.probe_lrs or args.probe_weight_decays or len(pools) > 1):
         return []
     return [HeadSettings(pool, rate, decay) for pool in (pools if len(pools) > 1 else [None])
-            for rate in args.probe_lrs or [args.lr] for decay in args.probe_weight_decays or [args.weight_decay]]
+            for rate in dict.fromkeys(args.probe_lrs or [args.lr])
+            for decay in dict.fromkeys(args.probe_weight_decays or [args.weight_decay])]
 
 
 def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
