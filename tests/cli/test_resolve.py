@@ -301,7 +301,6 @@ def test_combination_refused(argv, message):
 @pytest.mark.parametrize("argv, message", [
     (MIX, "mixup and cutmix: cannot be combined with labelled samples in the batches of --unlabeled"),
     (("--train-img-sizes", "24", "32"), "--train-img-sizes: cannot be combined with labelled samples"),
-    (("--linear-probe",), "--linear-probe: cannot be combined with labelled samples"),
     (("--episodic", "5x1"), "--episodic is about labels"),
     (("--batch-size", "1"), "--batch-size 1 has no room for labelled samples"),
     (("--dataset", ""), "--task-loss-weight 0.5 is about labels, which the images of --unlabeled do not have"),

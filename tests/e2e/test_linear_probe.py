@@ -248,7 +248,8 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--probe-pools", "token"], "w2s_cnn5 has no such pooling"),
     (["--probe-pools", "both"], "has to export a model of timm, and none has the pooling both"),
     (["--probe-pools", "avg", "--probe-blocks", 2], "give --probe-pools token or both with --probe-blocks"),
-    (["--probe-blocks", 2], "--probe-pools"),
+    (["--probe-blocks", 1, 2], "or one number of --probe-blocks"),
+    (["--probe-blocks", 40], "--probe-blocks 40: --model w2s_cnn5 does not give the outputs of its last 40 blocks"),
     (["--probe-also", "knn", "--val-split", ""], "give --val-split"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])

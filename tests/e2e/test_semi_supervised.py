@@ -32,6 +32,9 @@ def digits(tmp_path: Path) -> None:
      "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
     ["--teacher-targets", "cached-views:2", "--log-beta", "--loss", "adaptconf"],
     ["--loss", "fitnet", "--labeled-share", 0.5],
+    ["--linear-probe", "--loss", "elr", "--model-ema", "--probe-also", "knn"],
+    ["--linear-probe", "--loss", "elr", "--probe-lrs", 0.01, 0.1, "--train-slice", "0:30", "--select", "best",
+     "--select-split", 0.1],
 ])
 def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, tmp_path: Path) -> None:
     run = [*FLAGS, "--teacher-checkpoint", weak, *flags, "--experiment"]
@@ -60,7 +63,8 @@ def test_labels_of_a_file_are_needed_of_images_without_labels_only(here: Run, tm
     assert "4 of the 16 samples of a batch are of the 40 labelled ones in 'train'" in done.err
 
 
-@pytest.mark.parametrize("flags", [["--fsdp"], ["--teacher-targets", "cached", "--loss", "elr"]])
+@pytest.mark.parametrize("flags", [["--fsdp"], ["--teacher-targets", "cached", "--loss", "elr"],
+                                   ["--linear-probe", "--loss", "elr"]])
 def test_two_ranks(fork: Callable[..., Forked], weak: Path, tmp_path: Path, flags: list) -> None:
     run = fork(*FLAGS, "--teacher-checkpoint", weak, "--batch-size", 8, *flags, "--experiment", "two", processes=2)
     assert run.wait() == [0, 0], run.text(0) + run.text(1)

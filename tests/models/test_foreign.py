@@ -96,6 +96,7 @@ def attacks(url: str, home: Path) -> dict[str, dict]:
         "hf_hub_id": dict(model_args=dict(hf_hub_id="me/x")),
         "drop_rate": dict(model_args=dict(drop_rate={"a": 1})),
         "'hf-hub:me/x'": dict(architecture="hf-hub:me/x"),
+        "'hf-hub:me/y'": dict(architecture="w2s_levels", model_args=dict(base="hf-hub:me/y", blocks=2)),
         "'local-dir:.'": dict(architecture="local-dir:."),
         "'resnet18.a1_in1k'": dict(architecture="resnet18.a1_in1k"),
     }

@@ -12,7 +12,7 @@ from ..data import create_eval_loader, create_train_loader, parse_shapes
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
 from ..data.unreadable import parse_data_errors
-from ..data.views import create_sampler
+from ..data.views import TwoPartSampler, create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
@@ -20,7 +20,7 @@ from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..students.pooling import candidate_pieces
-from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, create_encoder
+from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import is_semi_supervised, mixes, view_epochs
@@ -211,11 +211,10 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
-    labels = torch.tensor(strata(data.train, "--linear-probe"))
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
     pieces = candidate_pieces(args.probe_pools, args.probe_blocks)
-    form = f"{data_config} {precision} {pieces} {args.model}"
+    form = f"{data_config} {precision} {pieces} {args.probe_blocks} {args.model}"
     encoder = encoders[form] = encoders.get(form) or create_encoder(  # a single pooling is the student's own by now
         student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
 
@@ -233,9 +232,14 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
-    train = TrainFeatures(
-        features(data.train, args.train_split, student_views(args, data_config, precision, world)), labels,
-        create_sampler(len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size),
-        args.batch_size, precision, encoder.candidates)
+    views = student_views(args, data_config, precision, world)
+    read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
+    sampler = create_sampler(
+        len(data.train), data.epoch_size, seed=args.seed, rank=world.rank, world_size=world.size)
+    if data.labelled is not None:
+        read = TwoPartReader(read, features(data.labelled, args.train_split, views), len(data.train))
+        labels += strata(data.labelled, "--linear-probe")
+        sampler = TwoPartSampler(sampler, len(data.labelled), args.batch_size, labelled_in_batch(args))
+    train = TrainFeatures(read, torch.tensor(labels), sampler, args.batch_size, precision, encoder.candidates)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)

@@ -430,7 +430,7 @@ def _semi_supervised_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if not is_semi_supervised(args):
         return []
     excluded = {"mixup and cutmix": mixes(args), "--aug-splits": args.aug_splits, "--resplit": args.resplit,
-                "--train-img-sizes": args.train_img_sizes, "--linear-probe": args.linear_probe}
+                "--train-img-sizes": args.train_img_sizes}
     return [
         *((broken, f"{flag}: cannot be combined with labelled samples in the batches of --unlabeled; leave out "
            f"--task-loss-weight {args.task_loss_weight:g}, or this") for flag, broken in excluded.items()),

@@ -35,6 +35,11 @@ def grid(args: argparse.Namespace) -> list[HeadSettings]:
             for decay in dict.fromkeys(args.probe_weight_decays or [args.weight_decay])]
 
 
+def sees_levels(args: argparse.Namespace) -> bool:
+    """True where the head sees several blocks of the student, each in the student's own pooling."""
+    return args.linear_probe and not args.probe_pools and args.probe_blocks != [1]
+
+
 def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     """Return what cannot be where heads are trained side by side, and what to say of it."""
     if not grid(args):
@@ -108,8 +113,11 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "lets the teacher label each image once: leave out --teacher-targets online"),
         (candidates and not set(POOLS) & candidates.keys(), "has to export a model of timm, and none has the pooling "
          f"{', '.join(candidates)}: name token or avg as well"),
-        (args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools), "takes class tokens from several "
-         "blocks: give --probe-pools token or both with --probe-blocks"),
+        (sees_levels(args) and len(args.probe_blocks) > 1, "compares heads on several numbers of blocks by their class "
+         "tokens: give --probe-pools token or both, or one number of --probe-blocks"),
+        (bool(args.probe_pools) and args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools),
+         "takes class tokens from several blocks: give --probe-pools token or both with --probe-blocks, or leave "
+         "--probe-pools out"),
         (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
          "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
         *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")

@@ -19,6 +19,7 @@ from ..files import file_sha256
 from ..hub.source import hub_source
 from ..models.class_names import names_of_model, warn_of_names
 from ..models.foreign import refused_values
+from ..models.levels import Levels, with_levels
 from ..models.loading import (
     check_finite,
     check_input_size,
@@ -35,6 +36,7 @@ from ..students.published import Published, choose_pool, load_published, read_pu
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
 from .resolve import trains_part
+from .resolve_probe import sees_levels
 
 _logger = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ def build_student(
             set_pooling(model, args.probe_pools[0], f"--model {args.model}")
             changed = {k: v for k, v in get_model_args(model).items() if before.get(k) != v}
             found = dict(gp=changed.pop("global_pool", pool), model_kwargs={**args.model_kwargs, **changed})
+        elif sees_levels(args):
+            model = create_levels(model, args.probe_blocks[0], f"--model {args.model}")
         if source["init"] == "random":
             _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
                             "or --initial-checkpoint FILE")
@@ -111,6 +115,15 @@ def build_student(
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
                    dict(num_classes=model.num_classes, **found), random_state)
+
+
+def create_levels(model: nn.Module, blocks: int, flag: str) -> Levels:
+    """Return `Levels` of a student. Raises `UserError` where it does not give the outputs of so many blocks."""
+    try:
+        return with_levels(model, blocks)
+    except Exception as error:  # each architecture refuses in its own way
+        raise UserError(f"--probe-blocks {blocks}: {flag} does not give the outputs of its last {blocks} blocks as "
+                        f"maps of features ({one_line(error)})") from error
 
 
 def initial_heads(

@@ -434,9 +434,10 @@ def add_model(add: Declare) -> None:
         choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
         "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two; of "
         "several, each has a head, as with --probe-lrs")
-    add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("probe_pools",),
-        role=Role.START | Role.SHAPE, help="with token and both: from how many of the last blocks the class token is "
-        "taken; several numbers give several poolings")
+    add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("linear_probe",),
+        role=Role.START | Role.SHAPE, help="the head sees the pooled outputs of so many of the last blocks beside the "
+        "features; the export is then an architecture of this project. With --probe-pools token or both: from how many "
+        "blocks the class token is taken; several numbers give several poolings")
     add("--probe-also", type=str, nargs="+", default=[], metavar="NAME", choices=("knn", "logistic"),
         needs=("linear_probe",), role=Role.START | Role.REPORT, help="measure these classifiers on the same features "
         "and labels at the end: knn (of 20 neighbours, as DINO), logistic (regression)")

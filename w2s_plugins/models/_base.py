@@ -121,6 +121,7 @@ class StagedNet(nn.Module):
             self,
             x: torch.Tensor,
             indices: int | list[int] | None = None,
+            norm: bool = False,
             stop_early: bool = False,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the final features, and those of the stem and the stages, from one pass.
@@ -128,6 +129,7 @@ class StagedNet(nn.Module):
         Args:
             x: Images (B, C, H, W).
             indices: The last n features if an int, all if None, else the ones listed.
+            norm: Without effect: no norm comes behind the stages alone.
             stop_early: Not offered; the final features are always wanted here.
         """
         assert not stop_early, "stop_early is not supported"

@@ -58,6 +58,7 @@ class AlexNet(torchvision.models.AlexNet):
             self,
             x: torch.Tensor,
             indices: int | list[int] | None = None,
+            norm: bool = False,
             stop_early: bool = False,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the final features and those after each max-pool, from one pass; arguments are those of `StagedNet`.

@@ -5,7 +5,7 @@ Every stage is an ordinary run in a folder of its own. A file lists them:
     - name: head
       linear_probe: true
     - name: lora
-      teacher: stage:head            # what the student of that stage says, stored as labels are
+      teacher: given,stage:head      # mean of the command line's and what the student of that stage says, stored
       teacher_targets: cached
       clean_select: entropy:0.8      # trained on the share of which it is most certain
       tune: lora
@@ -31,6 +31,7 @@ from ..monitor import format_table
 from .w2s import OF_ONE_TEACHER, Stages, folder_of_runs
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
+GIVEN = "given"  # among the teachers of a stage, those of the command line
 # where a flag finds what an earlier stage has made, in its folder
 PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "local-dir:{}/export",
            "initial_checkpoint": "{}/export/model.safetensors"}
@@ -53,11 +54,12 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
     listed = read_stages(file, parser)
     earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
     for name, flags in listed:
-        if "teacher" in flags:  # what was said of another one
+        if "teacher" in flags and GIVEN not in split_teachers(flags):  # what was said of another one
             flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
         classes = flags.get("num_classes", given.get("num_classes"))
         try:
-            stages.plan(name, found_products(flags, earlier, classes, folder), given.get("train_slice"))
+            changes = found_products(flags, earlier, classes, folder, given.get("teacher"))
+            stages.plan(name, changes, given.get("train_slice"))
         except UserError as error:
             raise UserError(f"--stages {file}: {name}: {error}") from error
         earlier[name] = classes
@@ -69,9 +71,14 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
         print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
 
 
+def split_teachers(flags: Mapping[str, object]) -> list[str]:
+    """Return the teachers that the flags of a stage name."""
+    return str(flags.get("teacher") or "").split(",")
+
+
 def _named(flags: Mapping[str, object]) -> list[str]:
-    return [value.removeprefix(EARLIER) for value in flags.values()
-            if isinstance(value, str) and value.startswith(EARLIER)]
+    values = *(value for flag, value in flags.items() if flag != "teacher"), *split_teachers(flags)
+    return [value.removeprefix(EARLIER) for value in values if isinstance(value, str) and value.startswith(EARLIER)]
 
 
 def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: Path) -> None:
@@ -113,23 +120,23 @@ def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]
     return listed
 
 
-def found_products(
-        flags: Mapping[str, object], earlier: Mapping[str, object], classes: object, folder: Path) -> dict[str, object]:
-    """Return flags in which ``stage:NAME`` is what that stage has made.
+def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], classes: object, folder: Path,
+                   teacher: object = None) -> dict[str, object]:
+    """Return flags in which ``stage:NAME`` is what that stage has made, and ``given`` the teacher of the command line.
 
     Args:
         flags: of a stage.
         earlier: stages before it, with the number of their classes where one is given.
         classes: its own, or None.
         folder: of all stages.
+        teacher: of the command line.
 
     Raises:
         UserError: one that comes later, or whose weights are for other classes.
     """
-    found = dict(flags)
-    for flag, value in flags.items():
+    def product(flag: str, value: object) -> object:
         if not isinstance(value, str) or not value.startswith(EARLIER):
-            continue
+            return value
         name = value.removeprefix(EARLIER)
         if flag not in PRODUCT:
             raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for "
@@ -139,13 +146,21 @@ def found_products(
         if flag == "initial_checkpoint" and len({earlier[name], classes} - {None}) > 1:
             raise UserError(f"{flag}: {value}: that stage has num_classes {earlier[name]}, this one {classes}: the "
                             "head of one does not fit the other")
-        found[flag] = PRODUCT[flag].format(folder / name)
+        return PRODUCT[flag].format(folder / name)
+
+    found = {flag: product(flag, value) for flag, value in flags.items() if flag != "teacher"}
+    if "teacher" in flags:
+        named = split_teachers(flags)
+        if GIVEN in named and not teacher:
+            raise UserError(f"teacher: {flags['teacher']}: the command line has no --teacher")
+        found["teacher"] = ",".join(str(teacher if one == GIVEN else product("teacher", one)) for one in named) or None
     return found
 
 
 def closing_table(records: Mapping[str, dict]) -> str:
     """Return a table of the stages: accuracy, agreement with its teacher, trained weights, seconds."""
     rows = [[name, *(record["metrics"].get(key) for key in ("top1", "agreement")),
-             record["model"].get("trained", record["model"]["params"]), record["seconds"]]
+             "head" if record["model"]["linear_probe"] else record["model"].get("trained", record["model"]["params"]),
+             record["seconds"]]
             for name, record in records.items()]
     return format_table(rows, ["stage", "top-1", "agreement", "trained weights", "seconds"])

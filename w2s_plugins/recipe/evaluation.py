@@ -167,13 +167,14 @@ def measure_beside(run: Run) -> dict[str, dict[str, float]]:
     """Return the top-1 of each classifier of ``--probe-also`` by split, where that has ground truth.
 
     They are fitted on the stored features of the training samples (of their first view, where several are stored) and
-    the classes that the teacher, or without one ground truth, says them to be.
+    the classes that the teacher, or else ground truth, says them to be.
     """
     train, targets, probe = run.loaders["train"], run.parts.targets, unwrap_model(run.task.get_eval_model())
     features, labels = probe.seen(train.whole(), probe.pool), train.labels.to(run.world.device)
     if targets is not None:
         targets.set_epoch(0)
-        labels = torch.cat([targets(index).argmax(dim=1) for index in torch.arange(len(labels)).split(4096)])
+        taught = torch.arange(len(run.parts.data.train))  # labelled samples beside them follow
+        labels = torch.cat([*(targets(index).argmax(dim=1) for index in taught.split(4096)), labels[len(taught):]])
     splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
               and not is_unlabeled(getattr(run.parts.data, split))}
     queries = probe.seen(torch.cat([loader.whole() for loader in splits.values()]), probe.pool)

@@ -29,7 +29,7 @@ from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
 from ..data.loaders import LoaderSettings
-from ..data.views import KeyedSampler
+from ..data.views import KeyedSampler, TwoPartSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError
@@ -46,24 +46,45 @@ from .pooling import POOLS, Candidate, Pieces, set_pooling
 _ROWS = 4096  # read at a time
 
 
+class TwoPartReader:
+    """Features of samples without labels, and of labelled ones, whose positions follow."""
+
+    def __init__(self, unlabelled: LabelReader, labelled: LabelReader, count: int):
+        self.parts, self.count, self.manifest = (unlabelled, labelled), count, unlabelled.manifest
+
+    def set_view(self, view: int) -> None:
+        """Choose the view that is read."""
+        for part in self.parts:
+            part.set_view(view)
+
+    def __call__(self, index: Tensor, device: torch.device) -> Tensor:
+        """Return features (B, D) for the samples ``index`` (B,) on the CPU."""
+        second = index >= self.count
+        found = torch.empty(len(index), self.manifest.num_classes, device=device)
+        for chosen, part, first in ((~second, self.parts[0], 0), (second, self.parts[1], self.count)):
+            found[chosen.to(device)] = part(index[chosen] - first, device)
+        return found
+
+
 class TrainFeatures:
     """The batches of an epoch, as `TrainLoader` has them: same order of samples, features in place of images.
 
     Args:
         read: features (B, D) by position.
-        labels: (N,).
+        labels: (N,), negative where there is none.
         sampler: the order of an epoch.
         batch_size: rows of a batch; a shorter last one is dropped.
         precision: device and dtype.
         candidates: which of the features a head may see, as of `Encoder`.
     """
 
-    def __init__(self, read: LabelReader, labels: Tensor, sampler: KeyedSampler, batch_size: int,
-                 precision: Precision, candidates: dict[str, Candidate]):
+    def __init__(self, read: LabelReader | TwoPartReader, labels: Tensor, sampler: KeyedSampler | TwoPartSampler,
+                 batch_size: int, precision: Precision, candidates: dict[str, Candidate]):
         self.read, self.labels, self.sampler, self.candidates = read, labels, sampler, candidates
         self.batch_size, self.precision = batch_size, precision
         self.average_batch_size = float(batch_size)
-        self.num_batches = len(sampler) // batch_size
+        self.of_batches = isinstance(sampler, TwoPartSampler)
+        self.num_batches = len(sampler) // (1 if self.of_batches else batch_size)
         if self.num_batches == 0:
             raise UserError(f"--batch-size {batch_size} is more than {len(labels)} training samples on "
                             f"{sampler.world_size} process(es) have")
@@ -82,8 +103,9 @@ class TrainFeatures:
 
     def order(self, epoch: int, start: int = 0) -> Tensor:
         """Return the positions of the samples of ``epoch`` from batch number ``start`` on."""
-        self.sampler.set_epoch(epoch, start * self.batch_size)
-        return torch.tensor([key.index for key in self.sampler], dtype=torch.long)
+        self.sampler.set_epoch(epoch, start * (1 if self.of_batches else self.batch_size))
+        keys = itertools.chain.from_iterable(self.sampler) if self.of_batches else self.sampler
+        return torch.tensor([key.index for key in keys], dtype=torch.long)
 
     def whole(self) -> Tensor:
         """Return the features (N, D) of all samples on the device, of the first view where several are stored."""

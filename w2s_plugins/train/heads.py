@@ -136,6 +136,7 @@ class Outcomes:
 
     def __init__(self, members: Sequence[Outcome], num_samples: int):
         self.members, kept = members, members[0].kept()
+        self.labelled = getattr(members[0].task, "labelled", 0)  # so many at the start of a batch are not for the loss
         trained = [p for part in members[0].beside().values() for p in part.parameters()]
         self.at_once = not trained and not (kept and dist.is_initialized()) and all(
             hasattr(owner, "undo") for _, owner, _ in kept)
@@ -154,7 +155,7 @@ class Outcomes:
         """
         each = index.ndim == 2
         if self.undo is not None:
-            self.undo.note_batch(index)
+            self.undo.note_batch(index[..., self.labelled:])
         if self.at_once:
             place = 0 if each else None
             try:
