@@ -1,0 +1,152 @@
+"""Does `hparams/w2s.yaml` get further past a teacher than AdaptConf does?
+
+From two tar files of CLASS/IMAGE, for each seed: some images keep their labels, from which a small network learns;
+others lose them, and the same pretrained student is taught by that network on these,
+
+    adaptconf   all of it fine-tuned, as in the paper,
+    adaptconf, last:2   the part that the recipe tunes,
+    recipe      hparams/w2s.yaml,
+    ceiling     all of it fine-tuned on the true labels (of ``last:2`` as well),
+
+and, with the labels at hand,
+
+    direct      the student on the labelled images alone, as the recipe would train it,
+    labelled    hparams/w2s_labelled.yaml.
+
+PGR is by the ceiling of full fine-tuning for all, so that ratios of PGR are ratios of gains. Time is that of the
+processor, with the start of each process.
+
+    python benchmarks/recipe.py train.tar validation.tar --labelled 1000 --photos 5000 --student \\
+        "--model tf_efficientnet_lite0 --finetune lite0.safetensors --img-size 64"
+"""
+
+import argparse
+import json
+import random
+import shlex
+import statistics
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+
+from tuning import measure  # noqa: E402
+
+from w2s_plugins.monitor import format_table  # noqa: E402
+
+COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
+    "--smoothing 0 --scale 0.7 1 --color-jitter 0 --validation-batch-size 250"
+WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 40 --opt sgd --lr 0.05 --batch-size 32"
+TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
+LAST = f"{TUNED} --lr 0.001 --tune last:2 --epochs"  # as hparams/w2s_labelled.yaml has it
+TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf --teacher-targets cached"
+CHAIN = f"--unlabeled {{data}}/photos.tar --train-split labelled.tar --teacher {{weak}} --stages {ROOT}/hparams"
+# flags of each run, beside those of the student
+ROWS = {
+    "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
+    "adaptconf, last:2": f"{TAUGHT} {LAST} 8",
+    "recipe": f"{CHAIN}/w2s.yaml",
+    "ceiling": f"--train-split rest.tar {TUNED} --lr {{rate}} --epochs {{epochs}}",
+    "ceiling, last:2": f"--train-split rest.tar {LAST} 8",
+    "recipe with labels": f"{CHAIN}/w2s_labelled.yaml",
+}
+COLUMNS = ["", "top-1", "PGR", "times AdaptConf's", "CPU s"]
+
+
+def main() -> None:
+    """Run all seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path, help="tar file of CLASS/IMAGE: labelled images and photographs")
+    parser.add_argument("validation", type=Path, help="tar file of CLASS/IMAGE, to measure on")
+    parser.add_argument("--labelled", type=int, default=1000, help="images that keep their labels")
+    parser.add_argument("--photos", type=int, default=5000, help="images that lose them")
+    parser.add_argument("--together", type=int, default=1, metavar="N", help="so many successive images of a class "
+                        "are of one thing: all of them are labelled, or none")
+    parser.add_argument("--student", default="--model tf_efficientnet_lite0.in1k --pretrained --img-size 96",
+                        help="flags that name the strong model")
+    parser.add_argument("--flags", default="", help="more flags of every run, such as --hflip 0")
+    parser.add_argument("--epochs", type=int, default=5, help="of full fine-tuning")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of full fine-tuning")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--what", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--output", type=Path, default=Path("output/recipe"))
+    args = parser.parse_args()
+    runs = [run_seed(args, seed) for seed in args.seeds]
+    print(format_table(list(make_rows(runs)), COLUMNS))
+
+
+def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[float, float]]:
+    """Train what is asked for; return top-1 and seconds of each."""
+    folder = (args.output / f"seed{seed}").resolve()
+    if not (folder / "test.tar").exists():
+        divide(args, seed, folder)
+    found = {"teacher": train(args, WEAK, "weak", folder, seed)}
+    for name in args.what:
+        flags = ROWS[name].format(data=folder, weak=folder / "weak", rate=args.rate, epochs=args.epochs)
+        found[name] = train(args, f"{args.student} {flags}", name.replace(", ", "-").replace(":", "").replace(" ", "-"),
+                            folder, seed)
+    return found
+
+
+def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
+    """Write the parts as tar files: labelled ones, photographs without and with their classes, and the test set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(args.train) as source:
+        names = sorted(member.name for member in source if member.isfile())
+        groups: dict[tuple[str, int], list[str]] = {}
+        of_class: dict[str, int] = {}
+        for name in names:
+            kind = Path(name).parent.name
+            of_class[kind] = of_class.get(kind, -1) + 1
+            groups.setdefault((kind, of_class[kind] // args.together), []).append(name)
+        order = list(groups.values())
+        random.Random(seed).shuffle(order)
+        shuffled = [name for group in order for name in group]
+        end = args.labelled * min(args.together, 3)
+        labelled, others = shuffled[:end], shuffled[end:]
+        labelled = random.Random(seed).sample(labelled, args.labelled)
+        photos = random.Random(seed).sample(others, min(args.photos, len(others)))
+        parts = {"labelled.tar": {name: name for name in labelled}, "rest.tar": {name: name for name in photos},
+                 "photos.tar": {name: f"{number:05}{Path(name).suffix}" for number, name in enumerate(photos)}}
+        for part, called in parts.items():
+            with tarfile.open(folder / part, "w") as target:
+                for name, new in called.items():
+                    member = source.getmember(name)
+                    content, member.name = source.extractfile(member), new
+                    target.addfile(member, content)
+                    member.name = name
+    (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted(of_class)), encoding="utf-8")
+    (folder / "test.tar").symlink_to(args.validation.resolve())
+
+
+def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: int) -> tuple[float, float]:
+    """Run train_w2s.py, if that is not done; return top-1, of stages that of the last one, and seconds."""
+    cost = folder / name / "cost.json"
+    if not cost.exists():
+        command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
+                   f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
+                   f"--output {folder} --experiment {name}")
+        print(f"python {command}", flush=True)
+        cost.parent.mkdir(exist_ok=True)
+        cost.write_text(json.dumps(measure(shlex.split(command), folder / name)), encoding="utf-8")
+    record = json.loads((folder / name / "result.json").read_text(encoding="utf-8"))
+    last = list(record.get("stages", {"": record}).values())[-1]
+    return last["metrics"]["top1"], json.loads(cost.read_text(encoding="utf-8"))["cpu"]
+
+
+def make_rows(runs: list[dict[str, tuple[float, float]]]) -> object:
+    """Yield the rows of the table: means over seeds, and each seed."""
+    base, top = ([run[name][0] for run in runs] for name in ("teacher", "ceiling"))
+    for name in runs[0]:
+        top1, seconds = ([run[name][place] for run in runs] for place in (0, 1))
+        gain = statistics.mean(top1) - statistics.mean(base)
+        row = [name, f"{statistics.mean(top1):.1f} ({', '.join(f'{value:.1f}' for value in top1)})",
+               f"{gain / (statistics.mean(top) - statistics.mean(base)):.2f}"]
+        paper = statistics.mean(run["adaptconf"][0] for run in runs) - statistics.mean(base)
+        yield [*row, f"{gain / paper:.1f}" if paper > 0 else "", f"{statistics.median(seconds):.0f}"]
+
+
+if __name__ == "__main__":
+    main()
