@@ -89,7 +89,7 @@ def validate(
     precision = create_precision(args, world)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     loader = build.create_loader(args, dataset, subject, settings)
-    teacher = build.open_teacher(args, subject, dataset, world)
+    teacher = build.open_teacher(args, subject, dataset, precision)
     if args.few_shot:
         figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
     else:
