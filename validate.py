@@ -35,7 +35,7 @@ from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data import parse_shapes
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
-from w2s_plugins.distributed.world import Precision, World, dealt_rows
+from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.labels.splits import TestSet
 from w2s_plugins.metrics.figures import format_figures
@@ -68,7 +68,7 @@ def main() -> None:
         print(f"\n{results_table(results)}")
         print(f"--result\n{to_json(results, indent=4)}")
     if world.distributed:
-        dist.barrier()
+        meet()
         dist.destroy_process_group()
         exit_now(0)
 
@@ -89,7 +89,7 @@ def validate(
     precision = create_precision(args, world)
     settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
     loader = build.create_loader(args, dataset, subject, settings)
-    teacher = build.open_teacher(args, subject, dataset, world)
+    teacher = build.open_teacher(args, subject, dataset, precision)
     if args.few_shot:
         figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
     else:

@@ -1,19 +1,22 @@
 """A rank that is lost ends the run, promptly and with its name."""
 
+import datetime
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+import train_w2s
 from tests.e2e.conftest import TINY, Done, Forked, run_script
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Done]
 # A loss in whose third call on rank 1 something happens, after the time for a sign of life.
 LOST = '''
-import datetime, os, signal, time
-import torch.distributed as dist
+import os, signal, time
 from w2s_plugins.losses import register_loss
 
 calls = 0
@@ -22,17 +25,15 @@ calls = 0
 def lost(inputs):
     global calls
     calls += 1
-    if calls == 3:
-        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=LIMIT), dist.group.WORLD)
-        if os.environ["RANK"] == "1":
-            time.sleep(1)
-            EVENT
+    if calls == 3 and os.environ["RANK"] == "1":
+        time.sleep(1)
+        EVENT
     return {"distance": (inputs.student_logits - inputs.teacher_logits).square().mean()}
 '''
 
 
-def flags_of(folder: Path, weak: Path, event: str, limit: int = 60) -> list[object]:
-    (folder / "lost.py").write_text(LOST.replace("EVENT", event).replace("LIMIT", str(limit)))
+def flags_of(folder: Path, weak: Path, event: str) -> list[object]:
+    (folder / "lost.py").write_text(LOST.replace("EVENT", event))
     return [*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--batch-size", 4,
             "--no-teacher-eval", "--plugins", "lost.py", "--loss", "lost", "--dist-timeout", 3]
 
@@ -68,7 +69,24 @@ def test_error_on_one_rank(ranks: Run, weak: Path, tmp_path: Path) -> None:
 
 
 def test_rank_that_is_alive_and_does_not_go_on(ranks: Run, weak: Path, tmp_path: Path) -> None:
-    """It may take longer than --dist-timeout, up to the limit that PyTorch sets for one exchange."""
-    error = error_of(ranks(*flags_of(tmp_path, weak, "time.sleep(60)", limit=5), cwd=tmp_path, processes=2))
+    """--dist-timeout is about the limit of an exchange as well."""
+    error = error_of(ranks(*flags_of(tmp_path, weak, "time.sleep(60)"), cwd=tmp_path, processes=2))
     assert error.startswith("rank 1 (")
     assert "in the forward pass of batch 3, epoch 1, does not go on; rank 0, in the backward pass of batch 3" in error
+
+
+def test_no_limit_of_an_exchange_ends_a_run_whose_export_takes_longer(
+        fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """Rank 0 alone exports and pushes, while the others wait for it."""
+    def before(rank: int) -> None:
+        trained, finish = train_w2s.trained_student, train_w2s.finish
+
+        def trained_student(*args: object) -> object:
+            dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=2))
+            return trained(*args)
+
+        train_w2s.trained_student = trained_student
+        train_w2s.finish = lambda *args: time.sleep(4) or finish(*args)
+
+    run = fork(*TINY, "--model", "w2s_cnn2", "--batch-size", 8, "--output", tmp_path, processes=2, before=before)
+    assert run.wait() == [0, 0], run.text(0) + run.text(1)

@@ -1,11 +1,11 @@
 """Cached targets: by which key they are found, what the teacher is shown, when they are refused."""
 
+import dataclasses
 import functools
 import json
 import operator
 import os
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 # ---------------------------------------------------------------- the key
 
 
-@dataclass
+@dataclasses.dataclass
 class Parts:
     """What `build` makes of some flags."""
 
@@ -106,6 +106,15 @@ def test_key_changes_with(make, weights: Path, base: tuple, change: tuple) -> No
     first, second = make(*base), make(*base, *(part.format(weights=weights) for part in change))
     assert first.manifest().key == make(*base).manifest().key
     assert first.manifest().key != second.manifest().key
+
+
+@pytest.mark.parametrize("flags, differ", [
+    (("--reprob", "0.1"), True), (("--reprob", "0.1", "--remode", "rand"), True), ((), False),
+    (("--reprob", "0.1", "--remode", "const"), False), (("--reprob", "0.1", "--no-prefetcher"), False)])
+def test_key_changes_with_the_device_that_fills_erased_parts(make, flags: tuple, differ: bool) -> None:
+    here = make(*VIEWS, *flags)
+    there = dataclasses.replace(here, world=World(torch.device("cuda"), 0, 1, False))
+    assert (here.manifest().key != there.manifest().key) == differ
 
 
 @pytest.mark.parametrize("base", [("--teacher-targets", "cached"), VIEWS])

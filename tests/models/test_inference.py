@@ -13,8 +13,11 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args
+from w2s_plugins.build import validate
 from w2s_plugins.build.device import create_precision, join_processes
 from w2s_plugins.build.teacher import build_teacher
+from w2s_plugins.cli import parse, validate_parser
+from w2s_plugins.distributed.world import Precision
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
 from w2s_plugins.models.inference import (
     compile_mode,
@@ -207,7 +210,7 @@ def test_units_for_bfloat16():
     assert cpu_has_bfloat16_units() == ("amx_bf16" in flags or "avx512_bf16" in flags)
 
 
-@pytest.mark.parametrize("device, amp_dtype, expected", [
+@pytest.mark.parametrize("device, dtype, expected", [
     (CPU, None, torch.float32),
     (CPU, torch.float16, torch.float32),
     (CPU, torch.bfloat16, torch.bfloat16 if cpu_has_bfloat16_units() else torch.float32),
@@ -215,21 +218,31 @@ def test_units_for_bfloat16():
     (CUDA, torch.float16, torch.float16),
     (CUDA, torch.bfloat16, torch.bfloat16),
 ])
-def test_dtype_that_is_fastest(device, amp_dtype, expected):
-    assert inference_dtype(device, amp_dtype) == expected
+def test_dtype_that_is_fastest(device, dtype, expected):
+    assert inference_dtype(Precision(device, amp_dtype=dtype)) == expected
+    assert inference_dtype(Precision(device, dtype or torch.float32)) == expected
 
 
 def test_flags_of_a_teacher(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     student = small_model()
     torch.save(student.state_dict(), tmp_path / "weak.pth")
-    flags = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"), "--amp")
-    for further, expected in (((), inference_dtype(CPU, torch.bfloat16)), (("--teacher-dtype", "float16"),
-                                                                           torch.float16)):
+    flags = ("--teacher", "w2s_cnn2", "--teacher-checkpoint", str(tmp_path / "weak.pth"))
+    half = torch.bfloat16 if cpu_has_bfloat16_units() else torch.float32
+    for further, expected in ((("--amp",), half), (("--model-dtype", "bfloat16"), half), ((), torch.float32),
+                              (("--amp", "--teacher-dtype", "float16"), torch.float16)):
         args = train_args(*flags, *further)
         world = join_processes(args)
         precision = create_precision(args, world)
         teacher = build_teacher(args, student, resolve_data_config(model=student), precision, world)
+        assert teacher.members[0].dtype == expected
+        args, given = parse(validate_parser(), [
+            *flags, *further, "--model", "w2s_cnn2", "--checkpoint", str(tmp_path / "weak.pth"), "--num-classes", "10",
+            "--dataset", "w2s/digits", "--device", "cpu"])
+        (candidate,) = validate.resolve_validate_args(args, given)
+        subject = validate.create_subject(args, candidate, CPU)
+        dataset = validate.open_dataset(args, subject, None)
+        teacher = validate.open_teacher(args, subject, dataset, create_precision(args, world))
         assert teacher.members[0].dtype == expected
     assert ("this CPU has no units" in caplog.text) != cpu_has_bfloat16_units()
     assert compile_mode(CPU) is None and compile_mode(CUDA) == "max-autotune-no-cudagraphs"

@@ -132,6 +132,10 @@ def test_compiled(monkeypatch):
     assert not graphs
     torch.testing.assert_close(compiled(PIXELS), expected, rtol=0, atol=1e-5)
     assert len(graphs) == 1 and compiled.members[0].run._orig_mod is compiled.members[0].fast
+    for teacher in (plain, compiled):
+        teacher.choose_stages(None)
+    torch.testing.assert_close(compiled.with_features(PIXELS), plain.with_features(PIXELS), rtol=0, atol=1e-5)
+    assert len(graphs) == 2
 
 
 def test_ensemble_is_the_log_of_the_mean_of_probabilities():

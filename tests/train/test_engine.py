@@ -27,6 +27,7 @@ from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
+from w2s_plugins.train import engine
 from w2s_plugins.train.engine import Updates
 from w2s_plugins.train.evaluation import EvaluationSettings, Said, evaluate
 from w2s_plugins.train.task import WeakToStrongTask
@@ -195,13 +196,26 @@ def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
     assert all(np.isfinite(v) for v in terms.values())
 
 
-def test_patience():
-    task = make_task(Sabotage(2, 3, 4, 5))
+@pytest.mark.parametrize("queued", [False, True])
+def test_patience(queued, monkeypatch):
+    """It ends at the step that is the last of them, on a device with a queue too; a checkpoint knows of each."""
+    record, counts = engine.BadSteps.record, []
+
+    def record_alone(steps, *outcome):  # a queue is not asked there
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "check", lambda: None)
+            record(steps, *outcome)
+
+    if queued:
+        monkeypatch.setattr(engine.BadSteps, "record", record_alone)
+    task = make_task(Sabotage(1, 3, 4, 5))
     position = Position()
     with pytest.raises(UserError) as error:
-        train(task, make_loader(48), position=position, nan_patience=3)
+        train(task, make_loader(80), position=position, nan_patience=3, log_interval=1000,
+              on_update=lambda *_: counts.append(position.bad_steps))
+    assert counts == [0, 1, 0, 1, 2]
     message = str(error.value)
-    assert message.startswith("step 4: term extra is not finite, learning rate 0.1; stopped after 3 bad steps in a row")
+    assert message.startswith("step 5: term extra is not finite, learning rate 0.1; stopped after 3 bad steps in a row")
     assert "--nan-patience" in message and "\n" not in message
     assert weights(task).isfinite().all()
 
@@ -520,6 +534,26 @@ def expected_metrics(p: np.ndarray, target: np.ndarray) -> dict[str, float]:
         "top1": 100 * accuracy_score(target, p.argmax(1)),
         "top5": 100 * top_k_accuracy_score(target, p, k=5, labels=labels),
     }
+
+
+class Keeping(nn.Module):
+    """Has a tensor of its first pass ever after, as the CUDA graphs of a compiled model have."""
+
+    def __init__(self):
+        super().__init__()
+        self.model, self.kept = small_model(0), None
+
+    def forward(self, images):
+        logits = self.model(images)
+        self.kept = torch.ones_like(logits[0]) if self.kept is None else self.kept
+        return logits * self.kept
+
+
+def test_a_model_can_be_trained_after_its_evaluation(validation):
+    model = Keeping()
+    evaluate(model, eval_loader(validation), Precision(CPU))
+    model(torch.zeros(2, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 103, 200])

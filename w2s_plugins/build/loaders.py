@@ -76,6 +76,8 @@ def student_views(
     views = dataclasses.replace(train_views(args, data_config, None), mixing=None)  # answers are mixed later
     seen = dict(seed=args.seed, input_size=data_config["input_size"], dtype=precision.dtype,
                 prefetcher=not args.no_prefetcher, **views.transform)
+    if settings.prefetch and settings.device.type != "cpu" and args.reprob and args.remode != "const":
+        seen["device"] = settings.device.type  # where timm draws what it fills an erased part with
     return StudentViews(
         epochs, seen, lambda dataset, keys: create_train_loader(dataset, views, data_config, settings, keys=keys),
         args.batch_size)

@@ -41,7 +41,6 @@ def build_teacher(
     names = teacher_models(args.teacher)
     if not names:
         return None
-    dtype = inference_dtype(world.device, precision.amp_dtype)
     teacher = create_teacher(
         names,
         split_names(args.teacher_checkpoint),
@@ -51,7 +50,7 @@ def build_teacher(
             tuple(data_config["input_size"][-2:])),
         first_device(args.fsdp_teacher, world),
         TeacherSettings(
-            dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else dtype,
+            dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else inference_dtype(precision),
             use_ema=args.use_ema_teacher,
             class_map_file=args.teacher_class_map,
             img_size=args.teacher_img_size,

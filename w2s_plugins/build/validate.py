@@ -24,12 +24,13 @@ from ..data import create_eval_loader, open_split, parse_shapes, take_slice
 from ..data.corruptions import Corrupted
 from ..data.datasets import check_dataset_name, num_classes_of
 from ..data.loaders import LoaderSettings
-from ..distributed.world import World
+from ..distributed.world import Precision
 from ..errors import UserError, one_line
 from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
+from ..models.inference import inference_dtype
 from ..models.loading import create_model, find_weights, load_weights, read_weights, settings_beside
 from ..models.shards import is_sharded
 from ..registry import load_plugins
@@ -255,7 +256,8 @@ def compiled(args: argparse.Namespace, model: nn.Module) -> nn.Module:
     return nn.DataParallel(model, device_ids=list(range(args.num_gpu))) if args.num_gpu > 1 else model
 
 
-def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, world: World) -> Teacher | None:
+def open_teacher(
+        args: argparse.Namespace, subject: Subject, dataset: Dataset, precision: Precision) -> Teacher | None:
     """Create the teacher on the input of what is evaluated; None without one."""
     if not args.teacher:
         return None
@@ -267,8 +269,9 @@ def open_teacher(args: argparse.Namespace, subject: Subject, dataset: Dataset, w
                      None if args.few_shot else subject.model.num_classes,
                      None if args.few_shot or args.valid_labels else names_of_data(dataset),
                      tuple(config["input_size"][-2:])),
-        world.device,
-        TeacherSettings(class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
+        precision.device,
+        TeacherSettings(getattr(torch, args.teacher_dtype) if args.teacher_dtype else inference_dtype(precision),
+                        class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
                         model_kwargs=args.teacher_kwargs, prompts=read_prompts(args.prompts)),
     )
     if args.few_shot and not teacher.members[0].embeds:

@@ -4,12 +4,13 @@ Without this, survivors wait for gloo or NCCL until their timeout of 10 to 30 mi
 did not answer. So each process has a thread that every second writes a sign of life to the store of the process group
 (rank, host, place in training), reads that of the next rank, and asks whether anyone has ended the run. Whoever finds a
 rank silent for `--dist-timeout`, or fails with an error, writes why; the first to do so counts, one process a node
-prints it, and all end with code 1, or 2 where the `UserError` was. A failed exchange is first traced to a rank without
-signs of life. A second thread ends the process when the store itself does not answer. Time is counted in rounds of the
-thread, so a job that was suspended as a whole goes on.
+prints it, and all end with code 1, or 2 where the `UserError` was. A failed exchange, whose limit is about the same, is
+first traced to a rank without signs of life. A second thread ends the process when the store itself does not answer.
+Time is counted in rounds of the thread, so a job that was suspended as a whole goes on.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from ..tokens import scrub
 
 EXIT_FAILED = 1
 ROUNDS = 4  # without a sign of life, after a failed exchange, in which a process is taken for dead
+MARGIN = 5.0  # seconds by which a rank that is silent is found before an exchange with it fails
 
 
 class Heartbeat:
@@ -160,8 +162,11 @@ _heartbeat: Heartbeat | None = None
 
 
 def start(timeout: float) -> None:
-    """Start giving signs of life, in a process group; one without any for ``timeout`` seconds ends the run."""
+    """Start giving signs of life, in a process group: one without any for ``timeout`` seconds ends the run, and so does
+    an exchange that takes longer.
+    """
     global _heartbeat
+    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout + MARGIN))
     store = dist.distributed_c10d._get_default_store()
     _heartbeat = Heartbeat(store, dist.get_rank(), dist.get_world_size(), timeout)
     watch_others(_heartbeat)

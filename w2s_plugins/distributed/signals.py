@@ -1,5 +1,6 @@
 """Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
 
+import itertools
 import logging
 import signal
 import threading
@@ -48,14 +49,17 @@ class SignalWatch:
         distributed: agree with the other ranks on the step to stop at.
     """
 
-    KEY = "w2s/stop"  # where training stops: update and signal
     NOTICE = "w2s/notice"  # some rank wants to stop; for work that ranks do apart
+    _numbers = itertools.count()  # the runs of a protocol follow each other in one group of processes
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
         self._waits = 0  # odd while a batch is waited for
         self._interrupted = False  # by SIGINT
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
+        if self.store is not None:
+            self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
+            self.store.compare_set(self.furthest, "", "-1")
         self._previous = {s: signal.signal(s, self._note) for s in signals}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -103,19 +107,24 @@ class SignalWatch:
     def check(self, update: int) -> None:
         """Raise `Interrupted` at the end of an update when it is time to stop.
 
-        A rank that has a signal asks for a stop after the next update. It joins the gradient exchange of that update
-        only afterwards, so no other rank can finish that update without having been asked: all stop at the same one.
+        The host of a rank may be updates ahead of another's, so the ranks agree in the store, where the last update is
+        that any of them has gone past. A rank that has a signal writes in its place the first that none has, and the
+        signal: there all stop, for none goes past an update without having read this.
         """
+        received = self.received
         if self.store is None:
-            if self.received is not None:
-                raise Interrupted(self.received)
+            if received is not None:
+                raise Interrupted(received)
             return
-        if self.received is not None and not self.store.check([self.KEY]):
-            self.store.set(self.KEY, f"{update + 1} {self.received}")
-        if self.store.check([self.KEY]):
-            last, signum = map(int, self.store.get(self.KEY).decode().split())
-            if update >= last:
-                raise Interrupted(signum)
+        seen = str(update - 1)  # as a rule, by the first who comes here
+        while True:
+            furthest, *signum = map(int, seen.split())
+            if signum and update >= furthest:
+                raise Interrupted(*signum)
+            if signum or (received is None and furthest >= update):
+                return
+            wanted = str(update) if received is None else f"{max(furthest + 1, update)} {received}"
+            seen = self.store.compare_set(self.furthest, seen, wanted).decode()
 
     def guard(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield items, such as the batches of an evaluation, until a signal comes; then raise `Interrupted`.

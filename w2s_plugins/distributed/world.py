@@ -1,6 +1,8 @@
 """This process among others."""
 
 import contextlib
+import itertools
+import time
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +69,26 @@ def dealt_rows(rows: Tensor, distributed: bool) -> Tensor:
     return full
 
 
+_meetings = itertools.count()
+
+
+def meet() -> None:
+    """Wait for all processes, however long one of them takes: an exchange has a limit, a process that lives has none.
+    """
+    store, size, pause = dist.distributed_c10d._get_default_store(), dist.get_world_size(), 0.001
+    place = f"w2s/meeting{next(_meetings)}"
+    here = store.add(place, 1)
+    while here < size:
+        time.sleep(pause)
+        pause, here = min(2 * pause, 0.25), store.add(place, 0)
+    dist.barrier()  # rank 0 may end after it, and the store with it
+
+
 def agree(value: object, distributed: bool) -> object:
-    """Return rank 0's value on every rank."""
+    """Return rank 0's value on every rank, for which the others wait as in `meet`."""
     if not distributed:
         return value
+    meet()
     shared = [value]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]

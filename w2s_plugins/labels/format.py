@@ -284,8 +284,8 @@ def refuse_not_finite(
     if rows := [row for row in rows if row not in missing]:
         raise UserError(f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
                         f"of {part.stop - part.first} samples ({', '.join(map(str, rows[:3]))}"
-                        f"{', ...' if len(rows) > 3 else ''}); they are not stored: take other weights, or run it in "
-                        "float32")
+                        f"{', ...' if len(rows) > 3 else ''}); they are not stored: take other weights or, where it "
+                        "runs in half precision, give --teacher-dtype float32")
 
 
 def read_part(folder: Path, manifest: Manifest, part: Part, check: bool = True) -> tuple[dict[str, Tensor], dict]:

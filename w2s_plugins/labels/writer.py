@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..data.keys import SampleKeys
-from ..distributed.world import agree
+from ..distributed.world import agree, meet
 from ..errors import UserError, one_line
 from ..files import read_plain, write_json, write_text
 from .format import KEYS, MANIFEST, Manifest, Part, write_part
@@ -79,7 +79,7 @@ def ensure_labels(
                 _logger.info(f"{title.capitalize()}: part {done} of {len(parts)}, "
                              f"{(now - started) / done * (len(parts) - done):.0f} s left")
         if distributed:
-            dist.barrier()
+            meet()
     return folder
 
 

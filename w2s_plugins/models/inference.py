@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..distributed.world import Precision
 from .features import pooled_features
 
 _logger = logging.getLogger(__name__)
@@ -65,11 +66,12 @@ def cpu_has_bfloat16_units() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def inference_dtype(device: torch.device, amp_dtype: torch.dtype | None) -> torch.dtype:
-    """Return the fastest dtype of a frozen model: autocast's where the device is fast in it, else float32."""
-    if amp_dtype is None or (device.type == "cpu" and not (amp_dtype == torch.bfloat16 and cpu_has_bfloat16_units())):
+def inference_dtype(precision: Precision) -> torch.dtype:
+    """Return the dtype of a frozen model: autocast's or the student's where the device is fast in it, else float32."""
+    dtype = precision.amp_dtype or precision.dtype
+    if precision.device.type == "cpu" and not (dtype == torch.bfloat16 and cpu_has_bfloat16_units()):
         return torch.float32
-    return amp_dtype
+    return dtype
 
 
 def compile_mode(device: torch.device) -> str | None:

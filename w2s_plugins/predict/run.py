@@ -28,7 +28,7 @@ from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, data_identity, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
-from ..distributed.world import World
+from ..distributed.world import World, meet
 from ..errors import UserError, exit_now
 from ..files import atomic_write, delete
 from ..labels.answers import TableForm, answer_columns, check_form
@@ -115,7 +115,7 @@ def predict(request: Request) -> None:
         write_answers(folder, manifest, keys, dataset, predictor, form, request)
         delete(parts)
     if world.distributed:
-        dist.barrier()
+        meet()
         dist.destroy_process_group()
         exit_now(0)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from timm.utils import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
+from ..distributed.world import meet
 from ..errors import exit_now
 from ..run import lock as run_lock
 from ..train.anomaly import detect_anomaly
@@ -52,7 +53,7 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
 def end_process(code: int) -> None:
     """End this process; on several ranks without the teardown of objects, in which gloo may never return."""
     if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
+        meet()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()
         for worker in multiprocessing.active_children():
             worker.terminate()

@@ -9,6 +9,7 @@ from timm.task import TrainingTask
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ..distributed.world import meet
 from ..errors import UserError, write_errors
 from ..files import atomic_write, delete, link_or_copy
 from ..models.shards import RUN_FILE, read_shards, replace_folder, write_shards
@@ -27,14 +28,14 @@ def save_sharded(state: dict, path: Path) -> None:
         delete(temporary)
         with write_errors(path):
             temporary.mkdir()
-    dist.barrier()
+    meet()
     shards, rest = take_out_shards(state)
     write_shards(temporary, shards)
     if primary:
         with atomic_write(temporary / RUN_FILE) as file:
             torch.save(rest, file)
         replace_folder(temporary, path)
-    dist.barrier()
+    meet()
 
 
 def copy_sharded(source: Path, target: Path) -> None:

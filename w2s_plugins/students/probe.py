@@ -265,9 +265,11 @@ def create_encoder(
             raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
                             "another model")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
-    dtype = inference_dtype(precision.device, precision.amp_dtype)
+    dtype = inference_dtype(precision)
     source = {"name": flag.removeprefix("--model ")}
-    frozen = TeacherModel(encoder, data_config, statistics, source=source, dtype=dtype).to(precision.device).eval()
+    # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
+    frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=dtype)
+    frozen = frozen.to(precision.device).eval()
     return Encoder(frozen, features.shape[1], candidates)
 
 

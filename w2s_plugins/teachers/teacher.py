@@ -99,7 +99,8 @@ class TeacherModel(nn.Module):
         self.to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
-        self.run = torch.compile(self.fast, mode=compile_mode) if compiled else self.fast
+        self.compile_mode, self.compiled = compile_mode, compiled
+        self.run = self._compiled(self.fast)
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
         student_mean, student_std, mean, std = stats
@@ -130,7 +131,7 @@ class TeacherModel(nn.Module):
 
     def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits as `forward`, and the features of the stages that `choose_stages` has chosen."""
-        logits, features = self.extractor(self.fast, self._arrange(images))
+        logits, features = self.run_for_features(self._arrange(images))
         return self._student_classes(logits), features
 
     @property
@@ -145,7 +146,12 @@ class TeacherModel(nn.Module):
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
-        self.extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+        self.extractor = extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+        fast = self.fast
+        self.run_for_features = self._compiled(lambda images: extractor(fast, images))
+
+    def _compiled(self, run: Callable[[Tensor], object]) -> Callable[[Tensor], object]:
+        return torch.compile(run, mode=self.compile_mode) if self.compiled else run
 
     def _arrange(self, images: Tensor) -> Tensor:
         return images.to(self.dtype, memory_format=torch.channels_last)

@@ -101,7 +101,7 @@ class ConfidenceMeter:
         return {"confidence": 100.0 * total / max(1.0, count)}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: CUDA graphs that begin in it cannot be trained on (pytorch#135892)
 def evaluate(
         model: Callable[[Tensor], Tensor],
         loader: Iterable,
@@ -248,4 +248,4 @@ def refuse_not_finite(broken: Tensor, where: str, distributed: bool) -> None:
     number, samples = counts.tolist()
     if number:
         raise UserError(f"--teacher: it gives values that are not finite for {number} of {samples} samples of {where}; "
-                        "take other weights, or run it in float32")
+                        "take other weights or, where it runs in half precision, give --teacher-dtype float32")
