@@ -390,13 +390,16 @@ class KeyedErasing:
         self.erasing = erasing
 
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
-        splits = self.erasing.num_splits
+        splits, draws = self.erasing.num_splits, self.erasing.rand_color or self.erasing.per_pixel
         first = len(images) // splits if splits > 1 else 0
         with kept_generators():
-            for image, seed in zip(images[first:], view_seeds[first:].tolist()):
+            for place, seed in enumerate(view_seeds[first:].tolist(), start=first):
                 seed = hash_seed(seed, 1)
-                if image.is_cuda:
+                random.seed(seed)
+                if random.random() > self.erasing.probability:  # timm's first draw: seeds and views would cost more
+                    continue
+                if images.is_cuda and draws:
                     torch.cuda.manual_seed(seed)  # not put back: the engine seeds the device before every step
                 seed_generators(seed, numpy=False)
-                self.erasing(image)
+                self.erasing(images[place])
         return images
