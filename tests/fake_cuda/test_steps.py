@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, none of which is needed: waits for its gradients alone, few launches of guards."""
+"""What a training step asks of a GPU, without one: it waits for its gradients alone, its guards launch few kernels."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from w2s_plugins.losses import list_losses
 
 HERE = Path(__file__).parent
 GRADIENTS = "w2s_plugins/train/engine.py:update_weights: _local_scalar_dense"  # docs/reliability.md says why
-AGREEMENT = "w2s_plugins/teachers/mix.py:forward: nonzero"  # docs/teachers.md
+AGREEMENT = "w2s_plugins/teachers/mix.py:forward: nonzero"  # docs/losses.md
 RUN = """
 import ctypes, runpy, sys
 ctypes.CDLL(sys.argv[1])

@@ -75,8 +75,8 @@ def setup_device(args: argparse.Namespace) -> World:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # which finds errors and costs time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
+    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     world = join_processes(args)
     if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
         _logger.info(hint)
