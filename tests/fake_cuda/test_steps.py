@@ -20,6 +20,7 @@ import ctypes, runpy, sys
 ctypes.CDLL(sys.argv[1])
 runpy.run_module("tests.fake_cuda.steps", run_name="__main__")
 """
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # sixty steps of training in one process
 GUARDS = ("keep", "update_weights", "record")  # those of train/engine.py
 
 
