@@ -255,7 +255,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if has_passed(run):
             task.leave_teacher()
     optimizer.zero_grad()
-    for number, batch in engine.whole_updates(position, loader, updates, buffers, watch.waiting):
+    for number, batch in console.timed(engine.whole_updates(position, loader, updates, buffers, watch.waiting)):
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())

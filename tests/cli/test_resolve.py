@@ -166,6 +166,16 @@ def test_weights_mean_what_they_mean_in_timm():
 # ---------------------------------------------------------------- device and precision
 
 
+@pytest.mark.parametrize("cores, processes, workers", [(2, 1, 4), (16, 1, 16), (16, 2, 8), (64, 1, 16)])
+def test_data_workers_of_a_gpu_follow_its_cores(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert resolve(*DIGITS).workers == workers
+    assert resolve(*DIGITS, "--workers", "3").workers == 3
+    assert resolve(*DIGITS, "--device", "cpu").workers == 4  # timm's default
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA")
 def test_without_cuda_the_cpu_is_used():
     args = resolve(*DIGITS)

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.data.random_erasing import RandomErasing
 from torch.utils.data import default_collate
 
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.datasets import labels_of
-from w2s_plugins.data.views import KeyedSampler, ViewKey, create_sampler, hash_seed, seeded
+from w2s_plugins.data.views import KeyedErasing, KeyedSampler, ViewKey, create_sampler, hash_seed, seeded
 from w2s_plugins.errors import UserError
 from w2s_plugins.train.task import mix_answers
 
@@ -237,6 +238,18 @@ def test_views_are_those_of_timm(loader, folder):
         seed = hash_seed(42, 3, index, 0)
         random.seed(seed), np.random.seed(seed & 0xFFFFFFFF), torch.manual_seed(seed)
         assert torch.equal(transform(dataset[index][0]), image)
+
+
+@pytest.mark.parametrize("mode", ["const", "rand", "pixel"])
+def test_erasing_is_that_of_timm(mode):
+    """What timm's erasing does to each image after seeding by hand; images that it leaves alone seed nothing more."""
+    images, seeds, erasing = torch.ones(40, 3, 16, 16), torch.arange(40), RandomErasing(0.3, mode=mode, device="cpu")
+    found = KeyedErasing(erasing)(images.clone(), seeds)
+    for image, seed in zip(images, seeds.tolist()):
+        random.seed(hash_seed(seed, 1)), torch.manual_seed(hash_seed(seed, 1))
+        erasing(image)
+    assert torch.equal(found, images)
+    assert 0 < sum(not image.eq(1).all() for image in images) < 40
 
 
 def test_repeats_of_a_sample_are_different_views(loader):

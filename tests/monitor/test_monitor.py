@@ -33,13 +33,14 @@ def test_log_lines_have_terms_rate_and_time_left(caplog):
     caplog.set_level(logging.INFO)
     console = Console(primary=True, total=100, done=20)
     assert console.bar is None and console.wrap("text") is None
-    for _ in range(20):
+    for _ in console.timed(range(20)):
         console.update(32)
     console.started -= 10  # seconds ago
+    console.waited += 2.5
     console.log(2, 5, 9, 15, {"loss": 1.23456, "kd": 0.5}, 0.01)
     (line,) = [r.message for r in caplog.records]
     assert line.startswith("epoch 3/5 step 10/15 loss 1.235 kd 0.5 lr 1.00e-02 ")
-    assert " 64 img/s, " in line  # 640 images in 10 seconds
+    assert " 64 img/s, data 25 %, " in line  # 640 images in 10 seconds, a quarter of which none was there
     assert line.endswith("30s left")  # 20 of 80 updates took 10 seconds
     console.close()
 

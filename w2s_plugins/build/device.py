@@ -24,7 +24,7 @@ def join_processes(args: argparse.Namespace) -> World:
     """Choose the device, join the other processes, and say where the work is done."""
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device, args.dist_timeout)
     if world.distributed:
         heartbeat.note("preparing")
@@ -73,6 +73,10 @@ def setup_device(args: argparse.Namespace) -> World:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
+    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     world = join_processes(args)
     if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
         _logger.info(hint)

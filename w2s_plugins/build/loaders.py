@@ -36,7 +36,7 @@ def loader_settings(args: argparse.Namespace, precision: Precision, world: World
         rank=world.rank,
         world_size=world.size,
         prefetch=not args.no_prefetcher,
-        pin_memory=args.pin_mem,
+        pin_memory=args.pin_mem or world.device.type == "cuda",
         decoder=args.decoder,
     )
 

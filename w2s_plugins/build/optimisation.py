@@ -57,6 +57,10 @@ def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.opti
         optimizer = create_optimizer_v2(module, **optimizer_kwargs(cfg=args), **args.opt_kwargs)
     except (TypeError, ValueError, IndexError, AssertionError, ImportError) as error:
         raise UserError(f"--opt {args.opt}: cannot be created: {one_line(error)}") from error
+    if args.fsdp and task.device.type == "cuda":  # of sharded parameters torch would take one after the other
+        for group in optimizer.param_groups:
+            if "fused" in group:
+                group["fused"] = True
     if args.lr_scale:
         scale_rates(optimizer, module, args.lr_scale, constant=args.sched == "none")
     return optimizer

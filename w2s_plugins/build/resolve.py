@@ -147,7 +147,7 @@ def is_scored_by_teacher(args: argparse.Namespace) -> bool:
 
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
-    """Fall back from CUDA to the CPU where there is none, and pick the CPU's mixed-precision dtype."""
+    """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
     args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
@@ -161,6 +161,15 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
         raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
     if device.type == "cpu" and "amp_dtype" not in given:
         args.amp_dtype = "bfloat16"
+    if device.type == "cuda" and "workers" not in given:
+        args.workers = workers_by_cores()
+
+
+def workers_by_cores() -> int:
+    """Return how many data workers a process of a GPU has: as many as it has cores, but from 4, timm's number, to 16.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
 
 def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:

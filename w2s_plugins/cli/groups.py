@@ -474,6 +474,8 @@ def add_device(add: Declare) -> None:
     add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
     add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
     add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
+    add("--deterministic", action="store_true", help="on CUDA: the same command gives the same weights to the last "
+        "bit, in more time (docs/reliability.md)")
     add("--local_rank", type=int, default=0, metavar="R", role=Role.WHERE, help="set by old launchers; torchrun's "
         "environment wins")
     add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
@@ -647,9 +649,9 @@ def add_misc(add: Declare) -> None:
     add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
     add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints that are kept")
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
-        help="data worker processes")
+        help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
-    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory")
+    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
     add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
     add("--output", in_study="the --output of `study run`", type=str, default="", metavar="DIR", role=Role.WHERE,
         help="folder of runs (default: ./output/train)")
@@ -725,12 +727,12 @@ def add_validation_data(add: Declare) -> None:
     add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
     add_reading(add)
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
-        help="data worker processes")
+        help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("-b", "--batch-size", type=int, default=256, metavar="N", low=1, role=Role.TRAINING, help="batch size")
     add("--crop-mode", type=str, metavar="MODE", help="center, squash or border")
     add("--crop-border-pixels", type=int, metavar="N", help="pixels cut off at each border")
     add("--tf-preprocessing", action="store_true", help="TensorFlow's preprocessing (needs tensorflow)")
-    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory")
+    add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
     add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
 
 

@@ -65,11 +65,10 @@ def hash_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seed_generators(seed: int, numpy: bool = True) -> None:
-    """Seed the global CPU generators of Python and PyTorch, and NumPy's unless nothing draws from it."""
+def seed_generators(seed: int) -> None:
+    """Seed the global CPU generators of Python, NumPy and PyTorch."""
     random.seed(seed)
-    if numpy:
-        np.random.seed(seed & 0xFFFFFFFF)
+    np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
 
 
@@ -390,13 +389,18 @@ class KeyedErasing:
         self.erasing = erasing
 
     def __call__(self, images: Tensor, view_seeds: Tensor) -> Tensor:
-        splits = self.erasing.num_splits
+        splits, draws = self.erasing.num_splits, self.erasing.rand_color or self.erasing.per_pixel
         first = len(images) // splits if splits > 1 else 0
         with kept_generators():
-            for image, seed in zip(images[first:], view_seeds[first:].tolist()):
+            for place, seed in enumerate(view_seeds[first:].tolist(), start=first):
                 seed = hash_seed(seed, 1)
-                if image.is_cuda:
+                random.seed(seed)
+                if random.random() > self.erasing.probability:  # timm's first draw: it would leave this image as it is
+                    continue
+                random.seed(seed)
+                if draws:
+                    torch.default_generator.manual_seed(seed)
+                if draws and images.is_cuda:
                     torch.cuda.manual_seed(seed)  # not put back: the engine seeds the device before every step
-                seed_generators(seed, numpy=False)
-                self.erasing(image)
+                self.erasing(images[place])
         return images

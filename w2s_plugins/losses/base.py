@@ -74,7 +74,7 @@ class LossInputs:
         return dataclasses.replace(self, **changes)
 
     def rows(self, keep: Tensor | slice) -> "LossInputs":
-        """Return the samples that ``keep``, a mask or indices (B,) or a slice, selects."""
+        """Return the samples that ``keep``, indices (K,) or a slice, selects."""
         def chosen(value: object) -> object:
             if isinstance(value, list):
                 return [v[keep] for v in value]

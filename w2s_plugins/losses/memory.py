@@ -30,7 +30,8 @@ def gather_rows(*tensors: Tensor) -> list[Tensor]:
 
 
 def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return every index once, the sum of its rows and how often it occurs, (U,), (U, C), (U, 1).
+    """Return for each row whether its index occurs in it first, the sum of all rows of that index and how many they
+    are, (B, 1), (B, C), (B, 1), without waiting for the device to say which indices repeat.
 
     Repeated augmentation and batches that are filled up have a sample more than once.
 
@@ -38,10 +39,13 @@ def merge_repeats(index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         index: (B,).
         rows: (B, C).
     """
-    unique, inverse, counts = torch.unique(index, return_inverse=True, return_counts=True)
-    if len(unique) == len(index):
-        return index, rows, torch.ones_like(counts).unsqueeze(1)
-    return unique, rows.new_zeros(len(unique), rows.shape[1]).index_add_(0, inverse, rows), counts.unsqueeze(1)
+    places = torch.arange(len(index), device=index.device)
+    values, order = index.sort(stable=True)
+    starts = torch.where(values == values.roll(1), 0, places).cummax(dim=0).values
+    first = torch.empty_like(order).scatter(0, order, order[starts])
+    sums = torch.zeros_like(rows).index_add(0, first, rows)[first]
+    counts = torch.zeros_like(index).index_add(0, first, torch.ones_like(index))[first]
+    return (first == places).unsqueeze(1), sums, counts.unsqueeze(1)
 
 
 def index_of(inputs: LossInputs, allocated: bool, name: str) -> Tensor:
@@ -92,7 +96,7 @@ class PredictionMemory(nn.Module):
     def update(self, index: Tensor, probabilities: Tensor) -> None:
         """Take in the predictions (B, C) of all ranks; a sample that occurs twice makes one visit, with the mean."""
         index, probabilities = gather_rows(index, probabilities.to(self.mean.dtype))
-        index, sums, counts = merge_repeats(index, probabilities)
+        _, sums, counts = merge_repeats(index, probabilities)
         self.undo.note(self.mean, index)
         self.undo.note(self.visits, index)
         self.mean[index] = self.decay * self.mean[index] + (1 - self.decay) * (sums / counts)

@@ -372,11 +372,12 @@ class SparseOverParameterization(DistillationLoss):
     def _step(self, index: Tensor, grad_u: Tensor, grad_v: Tensor) -> None:
         """One step of SGD on the mean over the batch of all ranks; a repeated sample adds up its gradients."""
         index, grads = gather_rows(index, torch.cat([grad_u, grad_v], dim=1).to(self.u.dtype))
-        unique, sums, _ = merge_repeats(index, grads)
-        self.undo.note(self.u, unique)
-        self.undo.note(self.v, unique)
-        self.u.index_add_(0, unique, sums[:, :1], alpha=-self.lr_u / len(index))
-        self.v.index_add_(0, unique, sums[:, 1:], alpha=-self.lr_v / len(index))
+        first, sums, _ = merge_repeats(index, grads)
+        sums = torch.where(first, sums, 0)
+        self.undo.note(self.u, index)
+        self.undo.note(self.v, index)
+        self.u.index_add_(0, index, sums[:, :1], alpha=-self.lr_u / len(index))
+        self.v.index_add_(0, index, sums[:, 1:], alpha=-self.lr_v / len(index))
 
 
 def _dirichlet_kl_to_uniform(a: Tensor) -> Tensor:

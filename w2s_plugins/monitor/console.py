@@ -5,13 +5,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from ..tokens import scrub
 
 _logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 class _PublicFormatter(logging.Formatter):
@@ -62,10 +65,23 @@ class Console:
     def __init__(self, primary: bool, total: int, done: int = 0):
         self.primary, self.total, self.first = primary, total, done
         self.started = time.monotonic()
-        self.samples = 0
+        self.samples, self.waited = 0, 0.0
         self.bar = tqdm(
             total=total, initial=done, unit="step", dynamic_ncols=True, leave=False, file=sys.stdout,
         ) if primary and has_terminal() else None
+
+    def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield batches, and add up for how long they are waited for."""
+        batches = iter(batches)
+        while True:
+            began = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.monotonic() - began
+            yield batch
 
     def update(self, samples: int) -> None:
         """Count one update of ``samples`` samples."""
@@ -74,20 +90,21 @@ class Console:
             self.bar.update(1)
 
     def log(self, epoch: int, num_epochs: int, update: int, updates: int, terms: dict[str, float], lr: float) -> None:
-        """Show the averages of the loss terms, rate and time left."""
+        """Show the averages of the loss terms, rate, share of the time that went into waiting for data, and time left.
+        """
         if not self.primary:
             return
-        rate = self.samples / max(time.monotonic() - self.started, 1e-9)
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        rate = f"{self.samples / elapsed:.3g} img/s, data {100 * self.waited / elapsed:.0f} %"
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
         if self.bar is not None:
             self.bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
-            self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate:.3g} img/s")
+            self.bar.set_postfix_str(f"{text} lr {lr:.2e} {rate}")
             return
         done = epoch * updates + update + 1
-        elapsed = time.monotonic() - self.started
         left = elapsed / max(done - self.first, 1) * max(self.total - done, 0)
         _logger.info(f"epoch {epoch + 1}/{num_epochs} step {update + 1}/{updates} {text} lr {lr:.2e} "
-                     f"{rate:.3g} img/s, {duration(left)} left")
+                     f"{rate}, {duration(left)} left")
 
     def wrap(self, text: str) -> object:
         """Return a function that wraps an iterable to show progress under the heading ``text``."""

@@ -13,7 +13,7 @@ class Mixed(NamedTuple):
     Args:
         logits: (B, C), the target made of all teachers.
         figures: scalars for the log, by name.
-        keep: (B,) samples to train on, or None for all.
+        keep: positions (K,) of the samples to train on, or None for all.
     """
 
     logits: Tensor
@@ -32,7 +32,8 @@ class NearestTeacher(nn.Module):
         log_q, log_p = teachers.log_softmax(dim=2), student.detach().float().log_softmax(dim=1)
         divergence = (log_q.exp() * (log_q - log_p)).sum(dim=2)
         chosen = divergence.argmin(dim=0)
-        shares = torch.bincount(chosen, minlength=len(teachers)) / len(chosen)
+        numbers = torch.arange(len(teachers), device=chosen.device)
+        shares = (chosen == numbers[:, None]).sum(dim=1) / len(chosen)
         logits = teachers[chosen, torch.arange(len(chosen), device=chosen.device)]
         return Mixed(logits, {f"teacher{i}_share": share for i, share in enumerate(shares)})
 
@@ -65,7 +66,7 @@ class LearnedTeacherWeights(nn.Module):
         keep = None
         if progress < self.agreement_share:
             votes = teachers.argmax(dim=2)
-            keep = (votes == votes[0]).all(dim=0)
+            keep = (votes == votes[0]).all(dim=0).nonzero().flatten()  # how many there are is waited for, here alone
         if self.training:
             losses = -(shares * student.detach().float().log_softmax(dim=1)).sum(dim=2)
             self._step(losses if keep is None else losses[:, keep])
@@ -73,7 +74,7 @@ class LearnedTeacherWeights(nn.Module):
 
     def _step(self, losses: Tensor) -> None:
         """Follow the gradient of the mean of the cross-entropies (M, B) with each teacher, at weights that sum to 1."""
-        total = torch.cat([losses.sum(dim=1), losses.new_tensor([losses.shape[1]])])
+        total = torch.cat([losses.sum(dim=1), losses.new_full((1,), losses.shape[1])])
         if dist.is_initialized():
             dist.all_reduce(total)
         mean = total[:-1] / total[-1].clamp(min=1)

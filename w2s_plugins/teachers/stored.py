@@ -255,8 +255,8 @@ class CachedTargets:
             rows = own.nonzero().flatten()
             found = reader(index[rows], self.device).softmax(dim=1)
             shares = found.new_zeros(len(index), found.shape[1]) if shares is None else shares
-            shares.index_add_(0, rows.to(self.device), found)
-        shares /= has.sum(dim=0).to(self.device)[:, None]
+            shares.index_add_(0, rows.to(self.device, non_blocking=True), found)
+        shares /= has.sum(dim=0).to(self.device, non_blocking=True)[:, None]
         return shares.clamp(min=torch.finfo(shares.dtype).tiny).log()
 
     def by_member(self, index: Tensor) -> Tensor:

@@ -244,9 +244,9 @@ def map_classes(logits: Tensor, class_map: Tensor, num_classes: int) -> Tensor:
         (B, C); `UNMAPPED_LOGIT` for classes that no teacher class is mapped to.
     """
     peak = logits.amax(dim=1, keepdim=True)
-    kept = class_map >= 0
-    sums = torch.zeros(len(logits), num_classes, device=logits.device)
-    sums.index_add_(1, class_map[kept], (logits - peak)[:, kept].exp())
+    sums = torch.zeros(len(logits), num_classes + 1, device=logits.device)
+    sums.index_add_(1, class_map % (num_classes + 1), (logits - peak).exp())  # -1 is the last column
+    sums = sums[:, :num_classes]
     mapped = (sums.log() + peak).clamp(min=UNMAPPED_LOGIT)
     return torch.where(sums > 0, mapped, torch.full_like(mapped, UNMAPPED_LOGIT))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from ..data import Batch, TrainLoader
 from ..data.views import hash_seed
@@ -69,23 +71,22 @@ class BadSteps:
 
     def __init__(self, patience: int, in_a_row: int = 0):
         self.patience, self.in_a_row = patience, in_a_row
-        self._pending: list[tuple[int, float, list[str], Tensor]] = []
+        self._pending: list[tuple[int, float, list[str], Tensor | bool, Tensor]] = []
 
     def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
         """Note the outcome of an update, without waiting for the device."""
         terms = scalar_terms(result)
-        good = torch.as_tensor(good, device=terms["loss"].device)
-        flags = torch.stack([good & torch.isfinite(terms["loss"]), *(torch.isfinite(v) for v in terms.values())])
-        self._pending.append((step, lr, list(terms), flags))
-        if flags.device.type == "cpu":
+        values = torch.stack([*terms.values()])
+        self._pending.append((step, lr, list(terms), good, values))
+        if values.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
         pending, self._pending = self._pending, []
-        rows = torch.stack([flags for *_, flags in pending]).tolist() if pending else []
-        for (step, lr, names, _), (good, *finite) in zip(pending, rows):
-            if good:
+        rows = torch.stack([values for *_, values in pending]).isfinite().tolist() if pending else []
+        for (step, lr, names, good, _), finite in zip(pending, rows):
+            if good and finite[names.index("loss")]:
                 self.in_a_row = 0
                 continue
             self.in_a_row += 1
@@ -129,7 +130,8 @@ class BufferUndo:
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
         elif buffers:
-            torch._foreach_copy_(self.kept, buffers)
+            for (kept, now), _ in _group_tensors_by_device_and_dtype([self.kept, buffers]).values():
+                torch._foreach_copy_(kept, now)  # several dtypes in one call would be copied one by one on CUDA
         for memory in self.memories:
             memory.undo.keep()
 
@@ -259,7 +261,7 @@ def update_weights(
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.
     norm = nn.utils.get_total_norm(gradients, error_if_nonfinite=False)
-    good = bool(torch.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm))
+    good = math.isfinite(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     if good:
         if clip is not None:
             clip()

@@ -165,9 +165,9 @@ def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
     return queries @ centroids.transpose(1, 2)
 
 
-def query_labels(ways: int, queries: int) -> Tensor:
+def query_labels(ways: int, queries: int, device: torch.device | None = None) -> Tensor:
     """Return the class in [0, ways) of each query of an episode, (ways * queries,)."""
-    return torch.arange(ways).repeat_interleave(queries)
+    return torch.arange(ways, device=device).repeat_interleave(queries)
 
 
 def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
@@ -220,9 +220,9 @@ class CosineHead(nn.Module):
             features = features.float().unflatten(0, (-1, self.shape.ways, self.shape.per_class))
             return scale * cosine_to_centroids(features, self.shape.shots).flatten(0, 1)
 
-    def labels(self, count: int) -> Tensor:
+    def labels(self, count: int, device: torch.device) -> Tensor:
         """Return the class of each query of a batch of ``count`` images, in [0, ways)."""
-        return query_labels(self.shape.ways, self.shape.queries).repeat(count // self.shape.size)
+        return query_labels(self.shape.ways, self.shape.queries, device).repeat(count // self.shape.size)
 
 
 class EpisodeTeacher:
@@ -296,11 +296,11 @@ class EpisodicTask(WeakToStrongTask):
 
         ``target`` and ``index`` are unused: the classes of an episode are numbered by their place in it.
         """
-        return super().ask_student(input, weak, self.head.labels(len(input)).to(input.device))
+        return super().ask_student(input, weak, self.head.labels(len(input), input.device))
 
     def add_up(self, strong: StrongAnswer, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return what `WeakToStrongTask.add_up` does; also the ``accuracy`` on the queries and the ``scale``."""
         logits, shape = strong.logits, self.head.shape
-        labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size).to(logits.device)
+        labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size, logits.device)
         accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()
         return {**super().add_up(strong, labels), "accuracy": accuracy, "scale": self.head.scale.detach().clone()}

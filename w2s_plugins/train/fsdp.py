@@ -99,6 +99,8 @@ def shard(
                  + ("" if share > 0.5 else ", the rest for the whole of a step"))
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
+        if teacher is None:  # one that is sharded exchanges with other ranks, in the student's order
+            task.place_teacher(world.device)
     task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
     task.device = world.device
     if isinstance(task.criterion, nn.Module):

@@ -148,7 +148,7 @@ class StudentModule(nn.Module):
     def _kept_terms(self, inputs: LossInputs, keep: Tensor | None) -> dict[str, Tensor]:
         if keep is None:
             return self.loss(inputs)
-        if keep.any():
+        if len(keep):
             return self.loss(inputs.rows(keep))
         # No sample is left here. On other ranks there may be some: take part in what the loss exchanges with them, and
         # reach every parameter, as DDP expects.
@@ -234,9 +234,13 @@ class WeakToStrongTask(TrainingTask):
         ))
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.trainable_module.logs_weights = log_weights
-        if self.device.type == "cuda" and not cached:
-            self.trainable_module.teacher_stream = torch.cuda.Stream(self.device)
         self.eval_model = student
+        self.place_teacher(self.device)
+
+    def place_teacher(self, device: torch.device) -> None:
+        """Let the teacher work on a stream of its own where it runs on CUDA."""
+        if device.type == "cuda" and not self.cached:
+            self.trainable_module.teacher_stream = torch.cuda.Stream(device)
 
     @property
     def student(self) -> nn.Module:
