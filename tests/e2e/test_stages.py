@@ -52,7 +52,7 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     start, end = (load_file(folder / name / "export" / "model.safetensors") for name in ("head", "again"))
     assert start["head.weight"].shape == (10, 32 + 48 + 48) and not start.keys() & end.keys()  # two stages and the last
     assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
-    assert record["all"]["teacher"]["name"] == "w2s_cnn2" 
+    assert record["all"]["teacher"]["name"] == "w2s_cnn2"
 
     taken, steps = engine.seed_step, iter(range(10))  # head 8, again 4 (2 epochs of 2): in the second stage
 
@@ -111,7 +111,7 @@ def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     ("- {name: a, tuen: head}", "unknown key 'tuen'"),
     ("- {name: a, tune: hed}", "a: --tune hed: expected one of all, head"),
     ("- {name: a}\n- {name: b, teacher: 'stage:c'}", "b: teacher: stage:c: no stage of this name comes before it"),
-    ("- {name: a}\n- {name: b, teacher: 'given,stage:c'}", "b: teacher: stage:c: no stage of this name comes before it"),
+    ("- {name: a}\n- {name: b, teacher: 'given,stage:c'}", "b: teacher: stage:c: no stage of this name"),
     ("- {name: a}\n- {name: b, model: 'stage:a'}", "b: model: stage:a: a stage gives nothing of this kind"),
     ("- {name: a, num_classes: 10}\n- {name: b, initial_checkpoint: 'stage:a', num_classes: 12}",
      "b: initial_checkpoint: stage:a: that stage has num_classes 10, this one 12"),
