@@ -165,7 +165,7 @@ def clock(words: Sequence[str], start: Start) -> tuple[list[float], float, float
     Raises:
         UserError: it fails.
     """
-    steps, evaluated, last = [], 0.0, ""
+    steps, evaluated, delay, last = [], 0.0, 0.0, ""
     reader, writer = os.pipe()
     with open(reader, errors="replace") as lines:
         started = time.monotonic()
@@ -173,17 +173,17 @@ def clock(words: Sequence[str], start: Start) -> tuple[list[float], float, float
             child = start([str(SCRIPT), *words], stdout=writer, stderr=writer)
         finally:
             os.close(writer)
-        now = 0.0
         for line in lines:
-            last, now = line.strip() or last, time.monotonic() - started - waited(child.pid)
+            delay = max(delay, waited(child.pid))  # nothing is known of one that has ended
+            last, now = line.strip() or last, time.monotonic() - started - delay
             if re.search(r" epoch \d+/\d+ step \d+/\d+ ", line):
                 steps.append(now)
             elif re.search(r" epoch \d+/\d+ done: ", line):
                 evaluated = now
-        code = child.wait()
+        code, ended = child.wait(), time.monotonic() - started - delay
     if code or not steps:
         raise UserError(f"cannot be measured: {last or f'exit code {code}'}")
-    return steps, evaluated, now
+    return steps, evaluated, ended
 
 
 def waited(pid: int) -> float:
