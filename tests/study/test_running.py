@@ -81,7 +81,8 @@ def times(*runs: PlannedRun) -> dict[Path, int]:
 
 def is_trained(run: PlannedRun) -> bool:
     """True while the process that has trained a run last is there."""
-    return Path("/proc", (run.path / ".lock").read_text().split()[1]).exists()
+    process = Path("/proc", (run.path / ".lock").read_text().split()[1])
+    return process.exists() and bool((process / "cmdline").read_bytes())  # empty for one that nobody has reaped
 
 
 def starts(run: PlannedRun) -> int:

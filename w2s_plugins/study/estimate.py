@@ -168,11 +168,11 @@ def clock(words: Sequence[str], start: Start) -> tuple[list[float], float, float
     steps, evaluated, delay, last = [], 0.0, 0.0, ""
     reader, writer = os.pipe()
     with open(reader, errors="replace") as lines:
-        started = time.monotonic()
         try:
             child = start([str(SCRIPT), *words], stdout=writer, stderr=writer)
         finally:
             os.close(writer)
+        started = time.monotonic()
         for line in lines:
             delay = max(delay, waited(child.pid))  # nothing is known of one that has ended
             last, now = line.strip() or last, time.monotonic() - started - delay
