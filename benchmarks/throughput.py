@@ -13,6 +13,8 @@ script     this project's script against the train.py of a clone of timm: images
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
 startup    how soon --help and a wrong flag are answered, against what it takes to import torch
+study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher, one
+           seed and eight losses; its probes are left out where their weights are not in data/
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -21,6 +23,7 @@ of the turns and their quartiles. Models start from random weights; images are r
 import argparse
 import copy
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,6 +35,7 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from timm.models import save_for_hf
 from timm.task import ClassificationTask, LogitDistillationTask, TrainingTask
 from torch import Tensor, nn
@@ -52,15 +56,21 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.files import read_plain
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position
+from w2s_plugins.study.commands import make_folder, open_study
+from w2s_plugins.study.pool import Pool, child_env, make_slots
+from w2s_plugins.study.worker import MODULES
 from w2s_plugins.teachers.teacher import Teacher
+from w2s_plugins.warm import Warm, cold
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
 QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
+STUDY_LOSSES = ["hard", "kd", "adaptconf", "augconf", "gce", "sce", "elr", "sop"]
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 
@@ -343,6 +353,40 @@ def startup(args: argparse.Namespace, folder: Path) -> None:
     print(f"Start-up, {args.turns} turns\n\n{table(('', 'seconds', 'x import torch'), rows)}\n", flush=True)
 
 
+def study(args: argparse.Namespace, folder: Path) -> None:
+    """Print what the runs of a study cost as forks, probes together, and as processes of their own."""
+    content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
+    strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
+    content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), weak=content["weak"][1:2], strong=strong,
+                   seeds=1, losses=["kd"] if args.quick else STUDY_LOSSES)
+    spec = folder / "digits.yaml"
+    spec.write_text(yaml.safe_dump(content))
+    slots = make_slots(1, [], args.threads)
+
+    def run(name: str, warm: bool) -> float:
+        checked, plan, root = open_study(spec, folder / name)
+        shutil.rmtree(root, ignore_errors=True)
+        before = os.times()
+        with Warm(MODULES, child_env(slots[0].env)) as python:
+            pool = Pool(make_folder(checked, plan, root), slots, say=lambda text: None,
+                        start=python.start if warm else cold)
+            if not warm:
+                pool.alone = {run.id for run in pool.plan}
+            if code := pool.run().exit_code:
+                raise RuntimeError(f"exit code {code}: {root}")
+        after = os.times()
+        runs.append(len(plan))
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    runs: list[int] = []
+    turns = take_turns({"study run": lambda: run("warm", True), "a process a run": lambda: run("cold", False)},
+                       args.turns, warm_up=0)
+    rows = [(name, f"{statistics.median(seconds):.1f}", f"{statistics.median(seconds) / runs[0]:.2f}",
+             spread(ratios(seconds, turns["a process a run"]))) for name, seconds in turns.items()]
+    print(f"{runs[0]} runs of a study, {args.turns} turns\n\n"
+          f"{table(('', 'CPU s', 'a run', 'x a process a run'), rows)}\n", flush=True)
+
+
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
     """Return the median of the turns, by step."""
     return f"{1e3 * statistics.median(turns) / args.steps:.1f}"
@@ -360,7 +404,7 @@ def print_table(
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
     step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader,
-    startup=startup)
+    startup=startup, study=study)
 
 
 if __name__ == "__main__":

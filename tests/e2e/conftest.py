@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 from benchmarks import forks
 from tests.hub_server import hub_server  # noqa: F401  (a fixture)
 from tests.processes import python
+from w2s_plugins.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 # Two epochs of four steps on 64 images; the whole test split of 600 is evaluated.
@@ -48,48 +50,6 @@ for flags in json.loads(sys.argv.pop()):
     results.append([code, out.getvalue(), err.getvalue()])
 print(json.dumps(results))
 '''
-
-# Ranks are forks of a process that has imported everything, scikit-learn for w2s/digits too: two of them start in a
-# tenth of torchrun's time.
-RANKS = '''
-import json, os, socket, sys, tempfile
-import sklearn.datasets, sklearn.model_selection, train_w2s, validate
-from w2s_plugins.errors import run_main
-
-def run_rank(rank, size, port, script, flags, cwd, outputs):
-    for number, file in enumerate(outputs, start=1):
-        os.dup2(file.fileno(), number)
-    os.chdir(cwd)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port))
-    sys.argv = [script + ".py", *flags]
-    code = 1
-    try:
-        run_main(sys.modules[script].main, script + ".py")
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-for line in sys.stdin:
-    size, *more = json.loads(line)
-    with socket.socket() as free, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        ranks = []
-        for rank in range(size):
-            ranks.append(os.fork())
-            if ranks[-1] == 0:
-                run_rank(rank, size, port, *more, (out, err))
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks]
-        texts = [file.seek(0) or file.read().decode() for file in (out, err)]
-    print(json.dumps([codes, *texts]), flush=True)
-'''
-
 
 @dataclass
 class Done:
@@ -183,18 +143,22 @@ def script(tmp_path: Path) -> Callable[..., Done]:
 
 @contextlib.contextmanager
 def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
-    """Runs a script on several ranks, quickly; unlike torchrun, nothing ends the others when one ends."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", RANKS], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
+    """Runs a script on several ranks, in a tenth of torchrun's time; unlike it, nothing ends the others when one ends.
+    """
     def run(*flags: object, processes: int, cwd: Path, script: str = "train_w2s") -> Done:
-        print(json.dumps([processes, script, [*map(str, flags)], str(cwd)]), file=server.stdin, flush=True)
-        codes, out, err = json.loads(server.stdout.readline())
-        return Done(max(codes, key=abs), out, err, tuple(codes))
+        with socket.socket() as free, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            free.bind(("127.0.0.1", 0))
+            about = {**env, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+                     "MASTER_PORT": str(free.getsockname()[1])}
+            free.close()
+            started = [python.start([ROOT / f"{script}.py", *flags], {**about, "RANK": str(i), "LOCAL_RANK": str(i)},
+                                    stdout=out, stderr=err, cwd=cwd) for i in range(processes)]
+            codes = [process.wait() for process in started]
+            texts = [file.seek(0) or file.read().decode() for file in (out, err)]
+        return Done(max(codes, key=abs), *texts, tuple(codes))
 
-    yield run
-    server.stdin.close()
-    server.wait(timeout=60)
+    with Warm(["train_w2s", "validate", "sklearn.datasets", "sklearn.model_selection"], env) as python:
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """Which runs a study has, what they share, and that the real parser sees every command."""
 
 import re
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +17,14 @@ from hypothesis import strategies as st
 from tests.e2e.conftest import ROOT
 from w2s_plugins.cli.parser import check_flags, parse, train_parser
 from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.study import estimate
 from w2s_plugins.study.estimate import narrowed
 from w2s_plugins.study.layout import PlannedRun, fill_in, load_plan
 from w2s_plugins.study.plan import encode, lies_within, make_plan
 from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.study.status import makespan
+from w2s_plugins.warm import cold
 
 from .conftest import Cli
 from .specs import BASE, changed, write
@@ -222,6 +227,34 @@ def test_what_it_will_take(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump(changed(base={**BASE, "opt": "no_such"})))
     code, _, err = cli("plan", tmp_path / "broken.yaml")
     assert code == 2 and "no_such" in err and err.count("\n") == 1
+
+
+BUSY = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+for step in range(1, 11):
+    end = time.process_time() + 0.03
+    while time.process_time() < end:
+        pass
+    print(f" epoch 1/1 step {step}/10 ", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell")
+def test_what_others_do_on_the_machine_is_not_taken_for_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steps.py").write_text(BUSY)
+    monkeypatch.setattr(estimate, "SCRIPT", tmp_path / "steps.py")
+    others = [subprocess.Popen([sys.executable, "-c", BUSY.replace("0.03", "30")], stdout=subprocess.DEVNULL)
+              for _ in range(3)]
+    started = time.monotonic()
+    try:
+        steps, _, _ = estimate.clock([], cold)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    took = time.monotonic() - started
+    assert took > 3 * 0.3 and 0.25 < steps[-1] - steps[0] < took / 2
 
 
 @pytest.mark.parametrize(("text", "expected"), [

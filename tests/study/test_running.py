@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +13,17 @@ import torch
 
 from benchmarks import forks
 from tests.conftest import fill, remount
-from tests.e2e.conftest import ROOT, environment
+from tests.e2e.conftest import differences, environment, read_run, run_script
 from tests.e2e.test_untrusted import holders
 from tests.parts import write_folder
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import __main__ as study
-from w2s_plugins.study import worker
+from w2s_plugins.study import commands, worker
 from w2s_plugins.study.commands import choose_slots
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import acquire
 from w2s_plugins.study.pool import Pool, make_slots
-from w2s_plugins.study.worker import Stop, work
+from w2s_plugins.study.worker import Stop, ceiling_flags, work
 
 from .conftest import Cli
 from .specs import BASE, changed, write
@@ -80,16 +79,10 @@ def times(*runs: PlannedRun) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for run in runs for path in [run.path, *run.path.rglob("*")]}
 
 
-def processes_of(run: PlannedRun) -> list[int]:
-    """Return the processes that work on a run."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and run.id.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+def is_trained(run: PlannedRun) -> bool:
+    """True while the process that has trained a run last is there."""
+    process = Path("/proc", (run.path / ".lock").read_text().split()[1])
+    return process.exists() and bool((process / "cmdline").read_bytes())  # empty for one that nobody has reaped
 
 
 def starts(run: PlannedRun) -> int:
@@ -138,7 +131,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     code, out, _ = cli("status", root)
     assert code == 0 and re.search(rf"{bad.id} +running +epoch \d+ of 200", out) and "time left" in out
     assert second.end(signal.SIGTERM) == 143
-    assert not processes_of(bad) and read_json(bad.state_file("json"))["state"] == "stopped"
+    assert not is_trained(bad) and read_json(bad.state_file("json"))["state"] == "stopped"
     assert "7 runs: 4 finished, 2 waiting, 1 stopped" in second.text
 
     # ---- SIGKILL: what the runner has started ends by itself, and saves where it is
@@ -152,7 +145,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     while "1 stopped" not in cli("status", root)[1]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert not processes_of(bad)
+    assert not is_trained(bad)
     assert list(bad.path.glob("recovery-*")) != saved, "it has got further"
 
     # ---- two runners share what is left
@@ -163,6 +156,8 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert sorted(re.findall(r"\] (\S+):", both[0].text + both[1].text)) == sorted(
         run.id for run in plan if run not in done), "each by one of them"
     assert times(*done) == before
+    run_script(*students[0].argv, *ceiling_flags(done), "--output", tmp_path / "alone", cwd=tmp_path).ok()
+    assert not differences(read_run(tmp_path / "alone" / students[0].folder), read_run(students[0].path))
 
     code, out, _ = cli("status", root, "--watch")
     assert code == 0 and out.strip() == "7 runs: 7 finished", "nothing to watch any more"
@@ -181,22 +176,6 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert not holders(tmp_path, TOKEN) and TOKEN not in first.text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
-def test_a_training_ends_with_its_runner() -> None:
-    code = ("import os, subprocess, time; from w2s_plugins.study.worker import _ends_with\n"
-            "print(subprocess.Popen(['sleep', '60'], preexec_fn=_ends_with(os.getpid())).pid, flush=True)\n"
-            "time.sleep(60)")
-    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    training = Path("/proc") / worker.stdout.readline().strip()
-    assert "sleep" in (training / "cmdline").read_text()
-    worker.kill()
-    worker.communicate()
-    deadline = time.monotonic() + 10
-    while training.exists() and "sleep" in (training / "cmdline").read_text():  # empty for one that nobody has reaped
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_slots() -> None:
     assert [slot.env for slot in make_slots(None, ["0", "3"], None)] == [
         {"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "3"}]
@@ -205,22 +184,16 @@ def test_slots() -> None:
     assert len(make_slots(None, [], None)) == len(os.sched_getaffinity(0)) and len(make_slots(3, [], None)) == 3
 
 
-TELL = """
-import os, sys
-if any(arg.endswith("train_w2s.py") for arg in sys.orig_argv):
-    print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-    os._exit(2)
-"""
-
-
 @pytest.mark.parametrize("given, expected", [
     (None, {"0", "1"}), ("6,7", {"6", "7"}), ("GPU-8932f937, MIG-41b3a0c7", {"GPU-8932f937", "MIG-41b3a0c7"}),
 ])
 def test_trainings_get_the_gpus_that_the_study_was_given(
         tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: set[str]) -> None:
     """Not those with the numbers 0 and 1, which are somebody else's; what a training sees is told by itself."""
-    (tmp_path / "sitecustomize.py").write_text(TELL)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    script = tmp_path / "tells.py"  # in place of a training
+    script.write_text("import os, sys\nprint('sees', os.environ.get('CUDA_VISIBLE_DEVICES'))\nsys.exit(2)\n")
+    monkeypatch.setattr(worker, "SCRIPT", script)
+    monkeypatch.setattr(commands, "MODULES", [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)

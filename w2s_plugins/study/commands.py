@@ -10,6 +10,7 @@ from pathlib import Path
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..monitor.console import duration
+from ..warm import Warm
 from .layout import (
     DEFAULT_ROOT,
     PLAN,
@@ -24,11 +25,11 @@ from .layout import (
     write_json,
     write_shared,
 )
-from .pool import Pool, Slot, make_slots
+from .pool import Pool, Slot, child_env, make_slots
 from .slurm import Submission
 from .spec import Study, read_spec
 from .status import ESTIMATE, describe, makespan
-from .worker import BUSY, FAILED, Stop, work
+from .worker import BUSY, FAILED, MODULES, Stop, work
 
 METHOD = ("one run of each kind has\nmade some updates on a few samples, one at a time; losses are taken to cost alike")
 
@@ -163,9 +164,11 @@ def run_study(
     study, plan, root = open_study(spec, output)
     slots = choose_slots(jobs, devices, threads)
     plan = make_folder(study, plan, root)
-    pool = Pool(plan, slots, stale, say=lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True))
-    print(f"{root}: {len(plan)} runs, {len(pool.out.done)} of them finished; {len(slots)} at a time", flush=True)
-    out = pool.run()
+    with Warm(MODULES, child_env(slots[0].env)) as python:
+        pool = Pool(plan, slots, stale, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
+                    python.start)
+        print(f"{root}: {len(plan)} runs, {len(pool.out.done)} of them finished; {len(slots)} at a time", flush=True)
+        out = pool.run()
     print(describe(root, stale))
     if out.exit_code:
         sys.exit(out.exit_code)

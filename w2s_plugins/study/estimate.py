@@ -1,9 +1,9 @@
 """How long a study will take: of each kind of run one is trained for some updates on a few samples."""
 
+import functools
 import json
+import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,11 @@ from ..build.data import open_train_split, open_val_split
 from ..cli.declare import Parser, Role
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
+from ..warm import Warm
 from .layout import PlannedRun, fill_in
 from .plan import encode, resolve_command
 from .pool import child_env
-from .worker import SCRIPT
+from .worker import MODULES, SCRIPT, Start
 
 WARM, STEPS = 2, 8  # updates before the clock starts, and on it
 EVAL_BATCHES = 4
@@ -72,14 +73,16 @@ def estimate(plan: Sequence[PlannedRun], parser: Parser, env: Mapping[str, str])
     """
     kinds = {run.id: kind_of(run, parser) for run in plan}
     measured: dict[str, tuple[PlannedRun, Timing]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    env = child_env(env)
+    with tempfile.TemporaryDirectory() as folder, Warm(MODULES, env) as python:
+        start = functools.partial(python.start, env=env)
         for run in plan:
             if kinds[run.id] not in measured:
                 argv = fill_in(run.argv, Path(folder))
                 for needed in run.needs:  # the run of that kind which has been measured stands in for it
                     argv = [part.replace(needed, measured[kinds[needed]][0].id) for part in argv]
                 try:
-                    measured[kinds[run.id]] = run, measure(argv, parser, env)
+                    measured[kinds[run.id]] = run, measure(argv, parser, start)
                 except UserError as error:
                     raise UserError(f"{run.label}: {error}") from error
     by_id = {run.id: run for run in plan}
@@ -106,13 +109,13 @@ def kind_of(run: PlannedRun, parser: Parser) -> str:
     return json.dumps([run.set, {k: v for k, v in sorted(flags.items()) if k not in left_out}], default=str)
 
 
-def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timing:
+def measure(argv: Sequence[str], parser: Parser, start: Start) -> Timing:
     """Train a command for some updates on a part of its samples, evaluate on another part, and look at the clock.
 
     Args:
         argv: the command.
         parser: knows the flags.
-        env: variables of the process.
+        start: starts its process.
 
     Raises:
         UserError: it does not train, or its data cannot be cut.
@@ -131,7 +134,7 @@ def measure(argv: Sequence[str], parser: Parser, env: Mapping[str, str]) -> Timi
     flags.update(
         train_slice=narrowed(args.train_slice, few, train), val_slice=narrowed(args.val_slice, few_val, val),
         stop_epoch=min(epochs, -(-(WARM + STEPS) // -(-few // per_update))), val_interval=epochs + 1, log_interval=1)
-    steps, evaluated, total = clock(encode(flags, parser), env)
+    steps, evaluated, total = clock(encode(flags, parser), start)
     warm = min(WARM, len(steps) - 2) if len(steps) > 2 else 0
     step = (steps[-1] - steps[warm]) / max(1, len(steps) - 1 - warm)
     return Timing(total - (evaluated - steps[0]), step, epochs * -(-epoch_images // per_update),
@@ -153,21 +156,39 @@ def narrowed(text: str | None, count: int, whole: Dataset) -> str:
     return f"{start or 0}:{(start or 0) + count}"
 
 
-def clock(words: Sequence[str], env: Mapping[str, str]) -> tuple[list[float], float, float]:
+def clock(words: Sequence[str], start: Start) -> tuple[list[float], float, float]:
     """Run train_w2s.py; return when each of its updates and its evaluation had ended, and when it had, in seconds.
+
+    The time that it has waited for a core is left out, where the system tells: others who work here now are not those
+    who will when the study runs.
 
     Raises:
         UserError: it fails.
     """
-    started, steps, evaluated, last = time.monotonic(), [], 0.0, ""
-    with subprocess.Popen([sys.executable, str(SCRIPT), *words], env=child_env(env), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
-        for line in child.stdout:
-            last, now = line.strip() or last, time.monotonic() - started
+    steps, evaluated, delay, last = [], 0.0, 0.0, ""
+    reader, writer = os.pipe()
+    with open(reader, errors="replace") as lines:
+        try:
+            child = start([str(SCRIPT), *words], stdout=writer, stderr=writer)
+        finally:
+            os.close(writer)
+        started = time.monotonic()
+        for line in lines:
+            delay = max(delay, waited(child.pid))  # nothing is known of one that has ended
+            last, now = line.strip() or last, time.monotonic() - started - delay
             if re.search(r" epoch \d+/\d+ step \d+/\d+ ", line):
                 steps.append(now)
             elif re.search(r" epoch \d+/\d+ done: ", line):
                 evaluated = now
-    if child.returncode or not steps:
-        raise UserError(f"cannot be measured: {last or f'exit code {child.returncode}'}")
-    return steps, evaluated, time.monotonic() - started
+        code, ended = child.wait(), time.monotonic() - started - delay
+    if code or not steps:
+        raise UserError(f"cannot be measured: {last or f'exit code {code}'}")
+    return steps, evaluated, ended
+
+
+def waited(pid: int) -> float:
+    """Return the seconds for which a process was ready to run, and others did."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..monitor.console import duration
+from ..warm import cold
 from .layout import PlannedRun, finished, read_state, read_top1
 from .lease import STALE, look
-from .worker import BUSY, Stop, last_line, work, work_together
+from .worker import BUSY, Start, Stop, last_line, work, work_together
 
 PAUSE = 0.1
 AT_ONCE = 64  # probes of one process
@@ -79,6 +80,7 @@ class Pool:
         slots: where they run.
         stale: seconds without a sign of life after which another runner's lock is free.
         say: told what happens.
+        start: starts the processes of runs.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class Pool:
             slots: Sequence[Slot],
             stale: float = STALE,
             say: Callable[[str], None] = print,
+            start: Start = cold,
     ):
-        self.plan, self.slots, self.stale, self.say = plan, slots, stale, say
+        self.plan, self.slots, self.stale, self.say, self.start = plan, slots, stale, say, start
         self.out = Outcome({run.id for run in plan if finished(run)})
         self.alone: set[str] = set()  # probes that did not come to their end beside others
         self.held: dict[str, float] = {}  # runs that others work on: when to look again
@@ -122,8 +125,8 @@ class Pool:
             if slot.worker is None and (runs := self.next_runs()):
                 env = child_env(slot.env)
                 slot.worker = Worker(runs, functools.partial(
-                    work, runs[0], self.stop, self.stale, self.say, env) if len(runs) == 1 else functools.partial(
-                    work_together, runs, self.stop, self.stale, env))
+                    work, runs[0], self.stop, self.stale, self.say, env, self.start) if len(runs) == 1
+                    else functools.partial(work_together, runs, self.stop, self.stale, env, self.start))
                 slot.worker.start()
                 self.waiting = False
         busy = any(slot.worker for slot in self.slots)

@@ -1,7 +1,6 @@
 """One run of a study: its lock, its process with a second try, and what is written about it."""
 
 import contextlib
-import ctypes
 import json
 import os
 import shlex
@@ -15,12 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import write_errors
+from ..warm import Forked, cold
 from .layout import AGAIN, PlannedRun, finished, load_plan, read_state, read_top1, write_json
 from .lease import BEATS, STALE, Lease, Leases, acquire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
+# what takes runs longest to import
+MODULES = ("train_w2s", "scipy.stats", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection")
 TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
             "train_w2s.train_together(json.load(sys.stdin))")
+Start = Callable[..., Forked | subprocess.Popen]  # `cold`, or what starts programs as it does
 DONE, FAILED, BUSY = 0, 1, 75  # EX_TEMPFAIL: somebody else works on it
 TRIES = 2
 GRACE = 60.0  # seconds for the step in hand and its checkpoint, after SIGTERM
@@ -60,6 +63,7 @@ def work(
         stale: float = STALE,
         say: Callable[[str], None] = print,
         env: Mapping[str, str] | None = None,
+        start: Start = cold,
 ) -> int:
     """Bring a run to its end, unless it is there already.
 
@@ -69,6 +73,7 @@ def work(
         stale: seconds without a sign of life after which a lock is free.
         say: told what happens.
         env: environment of the training; None is that of this process.
+        start: starts its process.
 
     Returns:
         0 when the run is finished, 1 when it failed twice, 75 when somebody else works on it, 128 + the number of the
@@ -90,14 +95,20 @@ def work(
         return BUSY
     code = FAILED
     try:
-        code = DONE if finished(run) else _try_twice(run, ceiling_flags(needed), lease, stop, stale, say, env)
+        code = DONE if finished(run) else _try_twice(run, ceiling_flags(needed), lease, stop, stale, say, env, start)
     finally:
         if code != BUSY:
             lease.release(finished(run))
     return code
 
 
-def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Mapping[str, str]) -> None:
+def work_together(
+        runs: Sequence[PlannedRun],
+        stop: Stop,
+        stale: float,
+        env: Mapping[str, str],
+        start: Start,
+) -> None:
     """Bring probes on as far as one process for all of them can; those that it leaves unfinished are for `work`.
 
     Args:
@@ -105,6 +116,7 @@ def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Map
         stop: as of `work`.
         stale: as of `work`.
         env: environment of the training, in which the package can be imported.
+        start: as of `work`.
 
     Raises:
         UserError: as `work`.
@@ -124,9 +136,9 @@ def work_together(runs: Sequence[PlannedRun], stop: Stop, stale: float, env: Map
                 state="running", host=socket.gethostname(), started=time.time(), attempt=1,
                 earlier=read_state(run).get("seconds", 0.0))))
             write_json(run.state_file("json"), states[-1][1])
-            _write_command(run, [sys.executable, str(SCRIPT), *orders[-1]["argv"]])
+            _write_command(run, [str(SCRIPT), *orders[-1]["argv"]])
         if orders:
-            code = _train(states[0][0], [sys.executable, "-c", TOGETHER], Leases(held), stop, stale, env, orders)
+            code = _train(states[0][0], ["-c", TOGETHER], Leases(held), stop, stale, env, start, orders)
     finally:
         for lease in held:
             with contextlib.suppress(OSError):
@@ -146,8 +158,9 @@ def _try_twice(
         stale: float,
         say: Callable[[str], None],
         env: Mapping[str, str] | None,
+        start: Start,
 ) -> int:
-    command = [sys.executable, str(SCRIPT), *run.argv, *more]
+    command = [str(SCRIPT), *run.argv, *more]
     earlier = read_state(run).get("seconds", 0.0)
     state: dict[str, object] = dict(
         state="running", host=socket.gethostname(), started=time.time(), earlier=earlier)
@@ -155,7 +168,7 @@ def _try_twice(
         state.update(attempt=attempt)
         write_json(run.state_file("json"), state)
         _write_command(run, command)
-        code = _train(run, command, lease, stop, stale, env)
+        code = _train(run, command, lease, stop, stale, env, start)
         if code is None:
             say(f"{run.id}: another runner has taken it over")
             return BUSY
@@ -176,7 +189,7 @@ def _try_twice(
 def _write_command(run: PlannedRun, command: Sequence[str]) -> None:
     """Let the log of a run say what follows."""
     with write_errors(run.state_file("log"), AGAIN), run.state_file("log").open("ab", buffering=0) as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.write(f"$ {shlex.join([sys.executable, *command])}\n".encode())
 
 
 def _train(
@@ -186,6 +199,7 @@ def _train(
         stop: Stop,
         stale: float,
         env: Mapping[str, str] | None,
+        start: Start,
         told: object = None,
 ) -> int | None:
     """Run the script to its end; return its exit code, None when the lock was lost on the way. It reads what it is told
@@ -197,9 +211,7 @@ def _train(
     with log.open("ab") as file, tempfile.TemporaryFile() as given:
         given.write(json.dumps(told).encode())
         given.seek(0)
-        child = subprocess.Popen(
-            command, env=env, stdin=given, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=_ends_with(os.getpid()))
+        child = start(command, env, stdin=given, stdout=file, stderr=file)
     try:
         with write_errors(lease.path, AGAIN):
             lease.write(child=child.pid)
@@ -222,24 +234,11 @@ def _train(
         _kill(child)
 
 
-def _kill(child: subprocess.Popen) -> int:
+def _kill(child: Forked | subprocess.Popen) -> int:
     """End a process with all that it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     return child.wait()
-
-
-def _ends_with(parent: int) -> Callable[[], None] | None:
-    """Return what sends a new process SIGTERM when ``parent`` is killed, where the system can do that."""
-    if sys.platform != "linux":
-        return None
-    libc, set_signal = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
-
-    def prepare() -> None:
-        libc.prctl(set_signal, signal.SIGTERM)
-        if os.getppid() != parent:  # too late
-            os._exit(1)
-    return prepare
 
 
 def ceiling_flags(needed: list[PlannedRun]) -> list[str]:
