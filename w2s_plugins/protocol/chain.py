@@ -21,13 +21,18 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch.distributed as dist
 
 from ..cli.declare import Parser, Role
 from ..cli.parser import check_flags
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain, write_json
+from ..metrics.pgr import RESAMPLES
+from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
+from ..run.record import PREDICTIONS
+from .figures import read_predictions
 from .w2s import OF_ONE_TEACHER, Stages, folder_of_runs
 
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
@@ -67,7 +72,7 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
         check_origin(name, stages.run(name), {other: stages.done[other] for other in _named(flags)}, folder)
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_json(folder / "result.json", dict(stages=stages.done))
-        print(closing_table(stages.done))
+        print(closing_table(stages.done, stages.folders))
         print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
 
 
@@ -157,10 +162,34 @@ def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], c
     return found
 
 
-def closing_table(records: Mapping[str, dict]) -> str:
-    """Return a table of the stages: accuracy, agreement with its teacher, trained weights, seconds."""
-    rows = [[name, *(record["metrics"].get(key) for key in ("top1", "agreement")),
-             "head" if record["model"]["linear_probe"] else record["model"].get("trained", record["model"]["params"]),
-             record["seconds"]]
-            for name, record in records.items()]
-    return format_table(rows, ["stage", "top-1", "agreement", "trained weights", "seconds"])
+def closing_table(records: Mapping[str, dict], folders: Mapping[str, Path]) -> str:
+    """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test samples,
+    agreement with its teacher, trained weights, seconds.
+
+    Args:
+        records: of the stages, by name.
+        folders: of their runs.
+    """
+    rows, first = [], next(iter(records))
+    hits = {name: hits_of(folders[name] / PREDICTIONS[record["selected"]["rule"]]) for name, record in records.items()}
+    for name, record in records.items():
+        model, metrics = record["model"], record["metrics"]
+        trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
+        above, start = None, hits[first]
+        if name != first and start is not None and hits[name] is not None and len(hits[name]) == len(start):
+            above = "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(hits[name], start))
+        rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, record["seconds"]])
+    return format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
+
+
+def hits_of(file: Path) -> np.ndarray | None:
+    """Return which test samples a run has right, (N,); None without ground truth."""
+    said = read_predictions(file) if file.is_file() else {}
+    return said["student"] == said["target"] if "target" in said else None
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """Return the difference of two accuracies in percent, and its bootstrap interval over samples, (N,) each."""
+    gain = 100 * (ours.astype(float) - theirs)
+    low, high = np.quantile(resampled_means(gain[None], RESAMPLES)[0], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return gain.mean(), low, high
