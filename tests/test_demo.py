@@ -24,5 +24,5 @@ top1 = {"weak": 60.0, "student": 70.0, "ceiling": 90.0}[name]
 
 def test_the_row_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train_w2s.py").write_text(RUN)
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "TOP", tmp_path)
     assert demo.run_seed(0, tmp_path / "seed0") == [60.0, 70.0, 90.0, 50.0, pytest.approx(1 / 3)]

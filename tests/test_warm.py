@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import python
-from w2s_plugins.study.pool import ROOT, child_env
+from w2s_plugins.files import TOP
+from w2s_plugins.study.pool import child_env
 from w2s_plugins.study.worker import MODULES
 from w2s_plugins.warm import Warm, cold
 
@@ -49,7 +50,7 @@ def test_a_program_is_what_python_would_start(tmp_path: Path) -> None:
         with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             told.write(b"given")
             told.seek(0)
-            env = {"ASKED": "yes", "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+            env = {"ASKED": "yes", "PYTHONPATH": str(TOP), "PATH": os.environ["PATH"]}
             code = start(argv, env, stdin=told, stdout=out, stderr=err, cwd=tmp_path).wait()
             return code, *(file.seek(0) or file.read().decode() for file in (out, err))
 
@@ -90,7 +91,7 @@ def test_programs_end_by_themselves_or_with_who_started_them(tmp_path: Path) -> 
 def test_a_program_ends_when_who_asked_for_it_is_killed(start: str) -> None:
     code = ("import os, time; from w2s_plugins.warm import Warm, cold; waits = ['-c', 'import time; time.sleep(60)']\n"
             f"print({start}(waits, stdout=2, stderr=2).pid, flush=True)\ntime.sleep(60)")
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=TOP, stdout=subprocess.PIPE, text=True)
     pid = int(runner.stdout.readline())
     assert not ended(pid)
     runner.kill()
@@ -107,5 +108,5 @@ torch._C._cuda_getDeviceCount = torch._C._cuda_init = torch.cuda.is_available = 
 for name in {MODULES}: importlib.import_module(name)
 print(threading.active_count(), len(__import__("os").listdir("/proc/self/task")), torch.cuda.is_initialized())
 '''
-    done = python("-c", code, env=child_env({"OMP_NUM_THREADS": "1"}), cwd=ROOT)
+    done = python("-c", code, env=child_env({"OMP_NUM_THREADS": "1"}), cwd=TOP)
     assert done.stdout == "1 1 False\n", done.stderr

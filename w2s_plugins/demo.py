@@ -14,17 +14,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .errors import EXIT_USER_ERROR, UserError, run_main
+from .errors import EXIT_USER_ERROR, UserError, called, run_main
+from .files import TOP
 from .metrics.pgr import performance_gap_recovered
 from .monitor import format_table
-
-ROOT = Path(__file__).resolve().parents[1]
-BASE = "hparams/digits/base.yaml"
 
 
 def main() -> None:
     """Run the demo and print its table."""
-    parser = argparse.ArgumentParser(prog="w2s_plugins.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog=called("python -m w2s_plugins.demo"), description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="seeds at a time")
@@ -42,7 +40,7 @@ def main() -> None:
 def run_seed(seed: int, folder: Path) -> list[float]:
     """Train teacher, student and ceiling; return the row of the table."""
     def step(name: str, *flags: str) -> dict:
-        return train(["--config", BASE, f"hparams/digits/{name}.yaml", *flags, "--seed", str(seed),
+        return train(["--config", "w2s:digits/base", f"w2s:digits/{name}", *flags, "--seed", str(seed),
                       "--output", str(folder), "--experiment", name], folder / name)
     weak = step("weak")["metrics"]["top1"]
     ceiling = step("ceiling")["metrics"]["top1"]
@@ -54,10 +52,11 @@ def run_seed(seed: int, folder: Path) -> list[float]:
 
 def train(flags: list[str], folder: Path) -> dict:
     """Run train_w2s.py in a process of its own and return what its result.json says."""
-    print(f"torchrun train_w2s.py {shlex.join(flags)}", flush=True)
+    command = "w2s-train" if called("") else "python train_w2s.py"
+    print(f"{command} {shlex.join(flags)}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # seeds run side by side, a core each
     done = subprocess.run(
-        [sys.executable, "train_w2s.py", *flags], cwd=ROOT, env=environment, capture_output=True, text=True)
+        [sys.executable, str(TOP / "train_w2s.py"), *flags], env=environment, capture_output=True, text=True)
     if done.returncode == EXIT_USER_ERROR:
         raise UserError(done.stderr.strip().splitlines()[-1])
     if done.returncode:

@@ -30,6 +30,11 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{scrub(message)}; see {self.prog} --help")
 
 
+def called(prog: str) -> str:
+    """Return the name that this program was typed with: that of a console command (`commands.py`), else ``prog``."""
+    return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a hint such as `` (nearest: a, b)`` with the closest names, or an empty string when none is close."""
     choices = [str(c) for c in choices]
@@ -93,7 +98,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
             print_traceback(error)
         text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(str(error)))  # a name may hold anything
         if first_to_report():
-            print(f"{prog}: error: {text}", file=sys.stderr, flush=True)
+            print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
         if _watch is not None:
             with contextlib.suppress(RuntimeError):  # the others may be gone
                 _watch.announce(text)

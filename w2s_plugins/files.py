@@ -1,4 +1,5 @@
-"""Files: written whole or not at all; YAML and JSON read as plain values, without tags and bombs; CSV; hashes."""
+"""Files: written whole or not at all; YAML and JSON read as plain values, without tags and bombs; CSV; hashes; where
+the scripts and the recipes are."""
 
 import csv
 import hashlib
@@ -17,12 +18,36 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError
 
-from .errors import UserError, one_line, write_remedy
+from .errors import UserError, nearest, one_line, write_remedy
 
 LARGEST_FILE = 10_000_000  # bytes
 MOST_VALUES = 1_000_000  # in all, with every alias written out
 INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+_PACKAGE = Path(__file__).resolve().parent
+# the folder of train_w2s.py, validate.py and hparams/: that of the checkout, or the one that a wheel has them in
+TOP = _PACKAGE / "top" if (_PACKAGE / "top").is_dir() else _PACKAGE.parent
+RECIPE = "w2s:"
+
+
+def recipe_path(name: str, where: str = "") -> Path:
+    """Return the path of a YAML file; ``w2s:NAME`` is ``hparams/NAME.yaml``, which comes with the package.
+
+    Args:
+        name: as it was typed.
+        where: begins the message, such as the flag.
+
+    Raises:
+        UserError: no recipe of this name.
+    """
+    if not name.startswith(RECIPE):
+        return Path(name)
+    folder = TOP / "hparams"
+    known = {RECIPE + path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    if name not in known:
+        raise UserError(f"{where or name}: no such recipe{nearest(name, known)}")
+    return known[name]
 
 
 def read_plain(path: Path) -> object:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[1]
+from .files import TOP
 
 
 class Forked:
@@ -136,7 +136,7 @@ class Warm:
             self._link, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(theirs.fileno()), *self.modules], cwd=ROOT, env=self.env,
+                    [sys.executable, "-m", __name__, str(theirs.fileno()), *self.modules], cwd=TOP, env=self.env,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()], start_new_session=True)
         return self._link

@@ -170,6 +170,15 @@ def test_a_file_reads_those_it_names_first(config, tmp_path, monkeypatch):
     assert given == {"epochs", "lr", "opt"}
 
 
+def test_recipes_have_names(config, tmp_path, monkeypatch):
+    """Wherever the run starts, and below a file of one's own; they name others relative to themselves."""
+    monkeypatch.chdir(tmp_path)
+    args, _ = parse(train_parser(), ["--config", "w2s:imagenet/vit_base"])
+    assert (args.loss, args.epochs) == ("adaptconf", 30)
+    args, _ = parse(train_parser(), ["--config", config({"config": "w2s:digits/base", "img_size": 8})])
+    assert (args.dataset, args.img_size) == ("w2s/digits", 8)
+
+
 def test_later_of_the_named_files_win(config):
     config({"lr": 0.1, "epochs": 1}, "1.yaml")
     config({"lr": 0.2}, "2.yaml")
@@ -182,6 +191,7 @@ def test_later_of_the_named_files_win(config):
     ({"config": "a.yaml"}, "a.yaml: the file names itself: "),
     ({"config": 3}, "a.yaml: config: 3 is not the name of a file"),
     ({"config": ["a.yaml", None]}, "is not the name of a file or a list of names"),
+    ({"config": "w2s:digits/bas"}, "w2s:digits/bas: no such recipe (nearest: w2s:digits/base"),
 ])
 def test_files_that_cannot_be_named(config, content, message):
     with pytest.raises(UserError) as error:

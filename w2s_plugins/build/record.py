@@ -25,6 +25,7 @@ from torch import nn
 from .. import __version__
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
+from ..errors import called
 from ..labels.splits import Data
 from ..losses.base import loss_weights
 from ..metrics.pgr import turning_points
@@ -114,7 +115,7 @@ def make_record(
         "pgr": recovered(weak, chosen, args.ceiling_acc),
         "license": args.hub_license,
         "seed": args.seed,
-        "command": " ".join(["torchrun", *map(shlex.quote, sys.argv)]),
+        "command": called("torchrun " + shlex.quote(sys.argv[0])) + " " + shlex.join(sys.argv[1:]),
         "versions": dict(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),

@@ -334,7 +334,7 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
         _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is ignored")
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
-        _logger.info("--loss adaptconf, that of the paper; --stages hparams/w2s.yaml got further past its teacher where "
+        _logger.info("--loss adaptconf, that of the paper; --stages w2s:w2s got further past its teacher where "
                      "both were measured (docs/recipe.md)")
     if args.loss in CRITERIA:
         if args.teacher:

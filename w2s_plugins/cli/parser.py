@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError, nearest, one_line
-from ..files import read_plain, special_kind
+from ..errors import UserError, called, nearest, one_line
+from ..files import RECIPE, read_plain, recipe_path, special_kind
 from . import groups
 from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle
@@ -21,7 +21,7 @@ from .values import check_values, refuse_tokens
 def train_parser() -> Parser:
     """The parser of ``train_w2s.py``: the weak-to-strong groups first, then timm's."""
     parser = Parser(
-        prog="train_w2s.py",
+        prog=called("train_w2s.py"),
         usage="%(prog)s [--config FILE ...] [--teacher NAME] [--model NAME] [--loss NAME] [options]",
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
@@ -52,7 +52,7 @@ def train_parser() -> Parser:
 def validate_parser() -> Parser:
     """The parser of ``validate.py``."""
     parser = Parser(
-        prog="validate.py",
+        prog=called("validate.py"),
         usage="%(prog)s [--model NAME] [--checkpoint PATH] [--data-dir DIR] [options]",
         description="Evaluate a model, with or without its teacher. Takes every flag of timm's validate.py.",
     )
@@ -111,7 +111,7 @@ def read_config(
     The files that it names under ``config``, relative to itself, are read before it.
 
     Args:
-        file: path of the file.
+        file: path of the file, or ``w2s:NAME``.
         parser: knows the flags.
         readers: the files that led to this one, each named by the one before it.
         flag: the flag that named the first of them.
@@ -119,7 +119,8 @@ def read_config(
     Raises:
         UserError: naming the file, the key and the nearest valid one.
     """
-    path, where, named_by = Path(file), f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
+    where, named_by = f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
+    path = recipe_path(file, where)
     if kind := "a folder" if path.is_dir() else special_kind(path):
         raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
     if not path.is_file():
@@ -135,7 +136,8 @@ def read_config(
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
-        _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file), flag))
+        inner = base if base.startswith(RECIPE) else os.path.normpath(path.parent / base)
+        _overlay(values, read_config(inner, parser, (*readers, file), flag))
     _overlay(values, check_flags(content, parser, where))
     return values
 
@@ -189,8 +191,8 @@ def _names_of_files(value: object, where: str) -> list[str]:
 
 def _add_config(parser: Parser) -> None:
     parser.add_argument("-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
-                        help="YAML files with flags; later files win, the command line wins over all; a file's config "
-                        "names others that are read before it")
+                        help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line "
+                        "wins over all; a file's config names others that are read before it")
 
 
 def _wrong_type(where: str, action: argparse.Action, value: object) -> UserError:

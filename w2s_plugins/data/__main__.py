@@ -5,13 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from w2s_plugins.errors import OneLineParser, run_main
+from w2s_plugins.errors import OneLineParser, called, run_main
 
 
 def main() -> None:
     """Parse the command line and do what it says."""
     parser = OneLineParser(
-        prog="python -m w2s_plugins.data", description="Check data, or bring them into the form of class folders.")
+        prog=called("python -m w2s_plugins.data"),
+        description="Check data, or bring them into the form of class folders.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     convert = commands.add_parser("convert-pickle", help="turn a pickle of miniImageNet into class folders")
     convert.add_argument("file", metavar="FILE", type=Path, help="pickle with data and labels, or image_data and "

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from ..errors import OneLineParser, UserError, nearest, run_main
+from ..errors import OneLineParser, UserError, called, nearest, run_main
 
 
 def main() -> None:
     """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
-    parser = OneLineParser(prog="python -m w2s_plugins.hub", description="Publish models on the Hugging Face Hub.")
+    parser = OneLineParser(
+        prog=called("python -m w2s_plugins.hub"), description="Publish models on the Hugging Face Hub.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     push = commands.add_parser("push", help="publish the export of a run")
     push.add_argument("run", metavar="RUN", type=Path, help="run folder, or its export/, which is published")

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import run_main
+from ..errors import called, run_main
 from .table_writer import WRITABLE, check_new
 
 # the function of each command; its flags are the arguments
@@ -16,8 +16,9 @@ COMBINE = ("majority", "mean", "dawid-skene")
 
 def main() -> None:
     """Run one command."""
-    parser = Parser(prog="python -m w2s_plugins.labels", description="Tables and folders of labels: converted, joined, "
-                    "published, checked, counted. docs/labels.md says what a table looks like.")
+    parser = Parser(
+        prog=called("python -m w2s_plugins.labels"), description="Tables and folders of labels: converted, joined, "
+        "published, checked, counted. docs/labels.md says what a table looks like.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_conversions(commands)
     _add_push(commands)

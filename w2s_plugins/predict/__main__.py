@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import UserError, nearest, run_main
+from ..errors import UserError, called, nearest, run_main
 from ..labels.table_writer import WRITABLE, check_writable
 
 SHARDED = ("wds/", "hfids/")
@@ -28,7 +28,7 @@ def is_sharded(images: str) -> bool:
 def read_flags() -> argparse.Namespace:
     """Return the flags. Raises `UserError` for the first that is wrong."""
     parser = Parser(
-        prog="python -m w2s_plugins.predict",
+        prog=called("python -m w2s_plugins.predict"),
         description="Write down what a model says of images without labels. The table is a file of labels: whatever "
                     "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
                     "torchrun shares it.")

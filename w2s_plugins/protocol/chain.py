@@ -27,7 +27,7 @@ import torch.distributed as dist
 from ..cli.declare import Parser, Role
 from ..cli.parser import check_flags
 from ..errors import UserError, nearest, one_line
-from ..files import read_plain, write_json
+from ..files import read_plain, recipe_path, write_json
 from ..metrics.pgr import RESAMPLES
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
@@ -105,7 +105,7 @@ def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]
     """Return the names and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     try:
-        content = read_plain(Path(file))
+        content = read_plain(recipe_path(file, where))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
     if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
@@ -163,8 +163,8 @@ def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], c
 
 
 def closing_table(records: Mapping[str, dict], folders: Mapping[str, Path]) -> str:
-    """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test samples,
-    agreement with its teacher, trained weights, seconds.
+    """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test
+    samples, agreement with its teacher, trained weights, seconds.
 
     Args:
         records: of the stages, by name.

@@ -5,7 +5,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ..cli.parser import Parser
-from ..errors import run_main
+from ..errors import called, run_main
+from ..files import recipe_path
 from .layout import DEFAULT_ROOT
 from .lease import STALE
 
@@ -24,7 +25,7 @@ FUNCTIONS = {
 
 def main() -> None:
     """Run one sub-command."""
-    parser = Parser(prog="python -m w2s_plugins.study", description="Plan and run experiments of many runs.")
+    parser = Parser(prog=called("python -m w2s_plugins.study"), description="Plan and run experiments of many runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_study(commands)
     _add_cost(commands)
@@ -98,7 +99,8 @@ def _add_study(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_spec(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", type=Path, metavar="STUDY.yaml", help="the specification, or the folder of a study")
+    parser.add_argument("spec", type=recipe_path, metavar="STUDY.yaml", help="the specification, w2s:studies/NAME "
+                        "for one of the package's, or the folder of a study")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of the study (default: "
                         f"{DEFAULT_ROOT}/NAME, after the file; `plan` makes a folder only where it is given)")
 

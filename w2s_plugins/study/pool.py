@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from ..files import TOP
 from ..monitor.console import duration
 from ..warm import cold
 from .layout import PlannedRun, finished, read_state, read_top1
@@ -18,7 +18,6 @@ from .worker import BUSY, Start, Stop, last_line, work, work_together
 PAUSE = 0.1
 AT_ONCE = 64  # probes of one process
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker(threading.Thread):
@@ -232,5 +231,5 @@ def _threads(count: int) -> dict[str, str]:
 
 def child_env(more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process that imports this package, wherever it is started."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(TOP), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **more}

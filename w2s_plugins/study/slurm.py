@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, one_line
-from ..files import write_text
+from ..files import TOP, write_text
 from .layout import STATE, PlannedRun
-from .pool import ROOT
 
 LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless set otherwise
 OPTION = re.compile(r"[a-z][a-z-]*(=[^\s'\"\\$`]+)?")
@@ -86,7 +85,7 @@ class Submission:
             options="".join(f"#SBATCH --{option}\n" for option in self.options),
             activate=f"source {shlex.quote(str(Path(self.activate).resolve()))} || exit 1" if self.activate else "",
             python="python" if self.activate else shlex.quote(sys.executable), root=shlex.quote(str(self.root)),
-            package=shlex.quote(str(ROOT)), requeues=MAX_REQUEUES))
+            package=shlex.quote(str(TOP)), requeues=MAX_REQUEUES))
         first, later = ([run for run in runs if bool(run.needs) == waits] for waits in (False, True))
         stamp, stages = time.strftime("%Y%m%d-%H%M%S"), []
         for number, stage in enumerate(filter(None, (first, later)), start=1):

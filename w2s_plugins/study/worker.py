@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import write_errors
+from ..files import TOP
 from ..warm import Forked, cold
 from .layout import AGAIN, PlannedRun, finished, load_plan, read_state, read_top1, write_json
 from .lease import BEATS, STALE, Lease, Leases, acquire
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train_w2s.py"
+SCRIPT = TOP / "train_w2s.py"
 # what takes runs longest to import
 MODULES = ("train_w2s", "scipy.stats", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection")
 TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
