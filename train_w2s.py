@@ -75,26 +75,38 @@ from w2s_plugins.train.task import WeakToStrongTask
 
 
 def main() -> None:
-    parser = train_parser()
-    args, given = parse(parser)
+    args, given = parse(train_parser())
     if args.list_losses:
         load_plugins(args.plugins)
         print(describe_losses())
         return
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    records: list[dict] = []
-    if args.protocol or args.stages or args.folds:
-        run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
-
-        def train_one(flags: dict[str, object]) -> dict:
-            records.append(train(*fill(parser, flags)))
-            return records[-1]
-
-        run({name: getattr(args, name) for name in given}, parser, train_one)
-    else:
-        records.append(train(args, given))
-    refuse_unmeasured(records)
+    train_all(args, given)
     end_process(0)
+
+
+def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
+    """Train what the flags ask for, one model or several, and return what is in result.json: with ``--protocol``,
+    ``--stages`` and ``--folds`` on the first rank only.
+
+    Args:
+        args: as of `train`.
+        given: as of `train`.
+    """
+    if not (args.protocol or args.stages or args.folds):
+        record = train(args, given)
+        refuse_unmeasured([record])
+        return record
+    parser, records = train_parser(), []
+    run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
+
+    def train_one(flags: dict[str, object]) -> dict:
+        records.append(train(*fill(parser, flags)))
+        return records[-1]
+
+    record = run({name: getattr(args, name) for name in given}, parser, train_one)
+    refuse_unmeasured(records)
+    return record
 
 
 def train(args: argparse.Namespace, given: set[str]) -> dict:

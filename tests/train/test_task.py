@@ -154,6 +154,14 @@ def test_cached_teacher_is_asked_by_index(tmp_path):
     assert torch.equal(loss.seen[-1].teacher_logits, logits[0, index])
 
 
+def test_any_function_is_a_teacher():
+    logits, loss = torch.randn(20, 10), Recorder()
+    task = WeakToStrongTask(small_model(0), logits.__getitem__, loss, cached=True, num_samples=20, verbose=False)
+    task.set_epoch(1)
+    task(random_images(4), TARGET[:4], index=torch.tensor([3, 5, 19, 0]))
+    assert torch.equal(loss.seen[-1].teacher_logits, logits[[3, 5, 19, 0]])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_terms_are_computed_in_float32_under_autocast(dtype):
     loss = Recorder()

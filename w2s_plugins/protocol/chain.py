@@ -43,8 +43,12 @@ PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_
 FORM = "expected a list of stages, each with a name and flags"
 
 
-def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
-    """Train the students of ``--stages``, and write ``result.json`` with the record of each.
+def run_stages(
+        given: Mapping[str, object],
+        parser: Parser,
+        train: Callable[[dict[str, object]], dict],
+) -> dict | None:
+    """Train the students of ``--stages``; write ``result.json`` with the record of each, and return it.
 
     Args:
         given: flags that were set by hand.
@@ -70,10 +74,13 @@ def run_stages(given: Mapping[str, object], parser: Parser, train: Callable[[dic
         earlier[name] = classes
     for name, flags in listed:
         check_origin(name, stages.run(name), {other: stages.done[other] for other in _named(flags)}, folder)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        write_json(folder / "result.json", dict(stages=stages.done))
-        print(closing_table(stages.done, stages.folders))
-        print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return None
+    record = dict(stages=stages.done)
+    write_json(folder / "result.json", record)
+    print(closing_table(stages.done, stages.folders))
+    print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
+    return record
 
 
 def split_teachers(flags: Mapping[str, object]) -> list[str]:

@@ -34,8 +34,13 @@ from .w2s import Stages, folder_of_runs
 TABLE = "out_of_fold.csv"
 
 
-def run_folds(given: Mapping[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
-    """Train the models of ``--folds``, and write what each says of the part that it has not seen as a table of labels.
+def run_folds(
+        given: Mapping[str, object],
+        parser: Parser,
+        train: Callable[[dict[str, object]], dict],
+) -> dict | None:
+    """Train the models of ``--folds``, and write what each says of the part that it has not seen as a table of labels;
+    return what is in ``result.json``.
 
     Args:
         given: flags that were set by hand.
@@ -60,13 +65,16 @@ def run_folds(given: Mapping[str, object], parser: Parser, train: Callable[[dict
         stages.run(name)
     right: list[bool] = []
     table = list(_columns(stages, right))
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        write_label_table(folder / TABLE, table)
-        top1 = 100 * sum(right) / len(right)
-        write_json(folder / "result.json", dict(stages=stages.done, out_of_fold=dict(samples=len(right), top1=top1)))
-        rows = [[name, record["metrics"]["top1"], record["seconds"]] for name, record in stages.done.items()]
-        print(format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"]))
-        print(f"* what each model says of the part that it has not seen: {folder / TABLE}")
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return None
+    write_label_table(folder / TABLE, table)
+    top1 = 100 * sum(right) / len(right)
+    record = dict(stages=stages.done, out_of_fold=dict(samples=len(right), top1=top1))
+    write_json(folder / "result.json", record)
+    rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in stages.done.items()]
+    print(format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"]))
+    print(f"* what each model says of the part that it has not seen: {folder / TABLE}")
+    return record
 
 
 def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:

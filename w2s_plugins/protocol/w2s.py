@@ -53,8 +53,8 @@ OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "t
                   "teacher_stages")
 
 
-def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> None:
-    """Train teacher, ceiling and student, and write ``result.json`` with the performance gap recovered.
+def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> dict | None:
+    """Train teacher, ceiling and student; write ``result.json`` with the performance gap recovered, and return it.
 
     Args:
         given: flags of the student that were set by hand.
@@ -92,13 +92,15 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
     for name in stages.flags:
         stages.run(name)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        record = make_record(flags, stages.done, stages.folders)
-        write_json(folder / "result.json", record)
-        for warning in record["warnings"]:
-            _logger.warning(f"WARNING: {warning}")
-        print(closing_table(record))
-        print(f"* {folder / 'result.json'}")
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return None
+    record = make_record(flags, stages.done, stages.folders)
+    write_json(folder / "result.json", record)
+    for warning in record["warnings"]:
+        _logger.warning(f"WARNING: {warning}")
+    print(closing_table(record))
+    print(f"* {folder / 'result.json'}")
+    return record
 
 
 def stored_views(flags: Mapping[str, object]) -> dict[str, object]:

@@ -267,8 +267,8 @@ class WeakToStrongTask(TrainingTask):
         self.asks_teacher = next(self.loss.parameters(), None) is not None
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell cached targets whose views differ from epoch to epoch which one follows."""
-        if self.cached:
+        """Tell a teacher that answers otherwise from epoch to epoch, as cached views do, which one follows."""
+        if hasattr(self.teacher, "set_epoch"):
             self.teacher.set_epoch(epoch)
 
     def forward(
