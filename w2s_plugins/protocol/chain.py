@@ -163,8 +163,8 @@ def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], c
 
 
 def closing_table(records: Mapping[str, dict], folders: Mapping[str, Path]) -> str:
-    """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test samples,
-    agreement with its teacher, trained weights, seconds.
+    """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test
+    samples, agreement with its teacher, trained weights, seconds.
 
     Args:
         records: of the stages, by name.
