@@ -151,8 +151,8 @@ def test_nothing_to_adapt() -> None:
 
 
 def test_statistics_belong_to_their_weights() -> None:
-    """Where --tune trains a part no batch norm changes its statistics, or uses those of the batch; with --freeze none that
-    is frozen.
+    """Where --tune trains a part no batch norm changes its statistics, or uses those of the batch; with --freeze none
+    that is frozen.
     """
     for part, freeze, held in (("last:1", (), ""), ("norm", (), ""), ("all", ("*1", "layer[123]"), "layer4")):
         model = tune(make("resnet18"), part, freeze=freeze)
