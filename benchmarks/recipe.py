@@ -38,7 +38,7 @@ from w2s_plugins.monitor import format_table  # noqa: E402
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --scale 0.7 1 --color-jitter 0 --validation-batch-size 250"
-WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 40 --opt sgd --lr 0.05 --batch-size 32"
+WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
 TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
 LAST = f"{TUNED} --lr 0.0003 --tune last:0.3 --head-init-scale 0 --epochs 8"  # as hparams/w2s.yaml has it
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf --teacher-targets cached"
@@ -61,13 +61,13 @@ def main() -> None:
     parser.add_argument("train", type=Path, help="tar file of CLASS/IMAGE: labelled images and photographs")
     parser.add_argument("validation", type=Path, help="tar file of CLASS/IMAGE, to measure on")
     parser.add_argument("--labelled", type=int, default=1000, help="images that keep their labels")
-    parser.add_argument("--photos", type=int, default=5000, help="images that lose them")
+    parser.add_argument("--photos", type=int, default=2000, help="images that lose them")
     parser.add_argument("--together", type=int, default=1, metavar="N", help="so many successive images of a class "
                         "are of one thing: all of them are labelled, or none")
     parser.add_argument("--student", default="--model tf_efficientnet_lite0.in1k --pretrained --img-size 96",
                         help="flags that name the strong model")
     parser.add_argument("--flags", default="", help="more flags of every run, such as --hflip 0")
-    parser.add_argument("--epochs", type=int, default=5, help="of full fine-tuning")
+    parser.add_argument("--epochs", type=int, default=4, help="of full fine-tuning")
     parser.add_argument("--rate", type=float, default=1e-3, help="of full fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--what", nargs="+", choices=ROWS, default=list(ROWS))
