@@ -1,6 +1,8 @@
 """``--stages``: students one after the other, each an ordinary run."""
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +104,43 @@ def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
     lowest = {indices[i] for i in entropy.argsort()[:38]}  # 0.6 of 64
     lines = (tmp_path / "chain" / "again" / "selected.txt").read_text().splitlines()[1:]
     assert set(map(int, lines)) == lowest
+
+
+def commands(recipe: Path) -> str:
+    """Return the command in the header of a recipe."""
+    header = " ".join(line.lstrip("# ").rstrip("\\ ") for line in recipe.read_text().splitlines() if line[:1] == "#")
+    return header[header.index("torchrun train_w2s.py"):].removeprefix("torchrun train_w2s.py")
+
+
+@pytest.mark.parametrize("name", ["w2s", "w2s_labelled"])
+def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that are shipped, by the commands in their headers, with a small student and few epochs."""
+    images = create_dataset("w2s/digits", None, "train")
+    for number in range(260):
+        image, label = images[number]
+        folder = tmp_path / "photos" if number < 128 else (
+            tmp_path / "birds" / ("train" if number < 200 else "validation") / str(label))
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    (tmp_path / "hparams").mkdir()
+    recipe = ROOT / "hparams" / f"{name}.yaml"
+    (tmp_path / "hparams" / recipe.name).write_text(re.sub(r"epochs: [2-9]\d?", "epochs: 1", recipe.read_text()))
+    answers = [f"{number}.png,{'' if 'labelled' in name else 'digit '}{images[number][1]}" for number in range(128)]
+    (tmp_path / "answers.csv").write_text("\n".join(["filename,label", *answers]))
+    monkeypatch.chdir(tmp_path)
+    command = commands(recipe).replace("vit_base_patch16_224.augreg_in21k --pretrained", "w2s_cnn5 --img-size 8")
+    done = here(*shlex.split(command), "--workers", 0, "--output", tmp_path).ok()
+    record = json.loads((tmp_path / "student" / "result.json").read_text())["stages"]
+    first, last = record.values()
+    taught = {model["source"]["sha256"] for model in last["teacher"]["models"]}
+    assert first["export"]["model.safetensors"] in taught
+    student = timm.create_model(f"local-dir:{tmp_path / 'student' / 'student' / 'export'}", pretrained=True)
+    assert type(student).__module__ == "w2s_plugins.models.cnn" and "above " in done.out
+    if name == "w2s_labelled":
+        assert first["teacher"] is None and last["data"]["splits"]["labelled"]["num_samples"] == 72
+        (row,) = (line for line in done.out.splitlines() if line.startswith("student "))
+        above = last["metrics"]["top1"] - first["metrics"]["top1"]
+        assert f" {above:+.2f}, " in row
 
 
 @pytest.mark.parametrize("text, message", [

@@ -28,10 +28,10 @@ from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.losses import list_losses
 from w2s_plugins.models.loading import create_model
 
-# folders whose recipes want other data than those below, and have a file of tests to themselves
+# folders whose recipes want other data than those below, and have a file of tests to themselves; so have stages
 ELSEWHERE = ("burns", "studies", "stages")
-FILES = sorted(
-    str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml") if p.parent.name not in ELSEWHERE)
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml")
+               if p.parent.name not in ELSEWHERE and not p.stem.startswith("w2s"))
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text()
 CLASSES = {"torch/cifar10": 10, "torch/cifar100": 100, "torch/fashion_mnist": 10, "w2s/digits": 10, "inat2018": 8142,
            "torch/inaturalist": 10_000}

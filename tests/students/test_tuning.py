@@ -121,7 +121,7 @@ def test_patterns() -> None:
 
 
 @pytest.mark.parametrize("part, settings, message", [
-    ("lst:2", {}, "--tune lst:2: expected one of all, head, norm, bias, last:N, lora"),
+    ("lst:2", {}, "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     ("last:9", {}, "--tune last:9: student has 3 blocks"),
     ("all", dict(freeze=("blcks",)), "--freeze blcks: fits no parameter of the model (nearest: blocks"),
     ("all", dict(freeze=("*",)), "--freeze *: nothing of student is left to train"),
@@ -151,11 +151,14 @@ def test_nothing_to_adapt() -> None:
 
 
 def test_statistics_belong_to_their_weights() -> None:
-    """A batch norm of which nothing is trained neither changes its statistics nor uses those of the batch."""
-    model = tune(make("resnet18"), "last:1")
-    before = copy.deepcopy(model.state_dict())
-    model.train()
-    hold_statistics(model)
-    model(IMAGES)
-    changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
-    assert changed and all(n.startswith("layer4.1") for n in changed)
+    """Where --tune trains a part no batch norm changes its statistics, or uses those of the batch; with --freeze none
+    that is frozen.
+    """
+    for part, freeze, held in (("last:1", (), ""), ("norm", (), ""), ("all", ("*1", "layer[123]"), "layer4")):
+        model = tune(make("resnet18"), part, freeze=freeze)
+        before = copy.deepcopy(model.state_dict())
+        model.train()
+        hold_statistics(model)
+        model(IMAGES)
+        changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+        assert bool(changed) == bool(held) and all(n.startswith(held) for n in changed)

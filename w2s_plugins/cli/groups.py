@@ -492,7 +492,8 @@ def add_heads(add: Declare) -> None:
 
 def add_tuning(add: Declare) -> None:
     add("--tune", type=str, default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
-        "bias, last:N (blocks), lora (docs/students.md); all but the first train the head too")
+        "bias, last:N (blocks), last:0.3 (that share of them), lora (docs/students.md); all but the first train the "
+        "head too")
     add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
     add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are trained after all")
     lora = add.of(Role.START | Role.SHAPE | Role.STATE, needs=("tune",))

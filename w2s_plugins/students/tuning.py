@@ -14,7 +14,7 @@ from .adapters import Adapters, add_adapters, heads_of
 
 _logger = logging.getLogger(__name__)
 
-PARTS = ("all", "head", "norm", "bias", "last:N", "lora")
+PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Tuning:
     adapters: Adapters = field(default_factory=Adapters)
 
 
-def parse_part(text: str) -> tuple[str, int]:
-    """Return the part and, of ``last:N``, N. Raises `UserError` for anything else."""
+def parse_part(text: str) -> tuple[str, float]:
+    """Return the part and, of ``last:N``, N, a share where it is below 1. Raises `UserError` for anything else."""
     part, _, number = text.partition(":")
-    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}", number):
-        return part, int(number)
+    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.\d{0,5}[1-9]", number):
+        return part, float(number)
     if number or text not in PARTS:
         raise UserError(f"--tune {text[:40]}: expected one of {', '.join(PARTS)}{nearest(text, PARTS)}")
     return part, 0
@@ -63,6 +63,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         trained = _names_of(model, part, count, name)
         for parameter, value in model.named_parameters():
             value.requires_grad_(parameter in trained)
+    model.holds_statistics = part != "all"
     if part != "all":
         for head in heads_of(model):
             head.requires_grad_(True)
@@ -100,7 +101,7 @@ def matching(names: Sequence[str], patterns: Iterable[str], flag: str) -> set[st
     return found
 
 
-def _names_of(model: nn.Module, part: str, count: int, name: str) -> set[str]:
+def _names_of(model: nn.Module, part: str, count: float, name: str) -> set[str]:
     if part == "norm":
         return {f"{place}.{own}" for place, module in model.named_modules() if "Norm" in type(module).__name__
                 for own, _ in module.named_parameters(recurse=False)}
@@ -109,30 +110,38 @@ def _names_of(model: nn.Module, part: str, count: int, name: str) -> set[str]:
     return last_blocks(model, count, name) if part == "last" else set()
 
 
-def last_blocks(model: nn.Module, count: int, name: str) -> set[str]:
-    """Return the parameters of the last ``count`` blocks, as timm groups them for layer decay, and of what follows.
+def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
+    """Return the parameters of the last ``count`` blocks, as timm groups them for layer decay, and of what follows;
+    below 1 it is a share of all blocks, at least one.
 
     Raises:
         UserError: the model says nothing of its blocks, or has fewer.
     """
     if not hasattr(model, "group_matcher"):
-        raise UserError(f"--tune last:{count}: {name} does not tell its blocks; name parameters with --freeze")
+        raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; name parameters with --freeze")
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     ids = sorted(set(layers.values()))
     own = {id(p) for head in heads_of(model) for p in head.parameters()}
     head = {layers[parameter] for parameter in layers if id(model.get_parameter(parameter)) in own}
     blocks = [i for i in ids if i not in head]
+    if count < 1:
+        count = max(1, round(count * (len(blocks) - 1)))
     if count >= len(blocks):
-        raise UserError(f"--tune last:{count}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
+        raise UserError(f"--tune last:{count:g}: {name} has {len(blocks) - 1} blocks above its stem; --tune all trains "
                         "everything")
-    return {parameter for parameter, layer in layers.items() if layer >= blocks[-count]}
+    return {parameter for parameter, layer in layers.items() if layer >= blocks[-int(count)]}
 
 
 def hold_statistics(model: nn.Module) -> None:
-    """Leave the batch norms of which nothing is trained in evaluation mode: their statistics belong to their weights.
+    """Leave batch norms in evaluation mode: all of a student that is trained in part by ``--tune``, else those of which
+    nothing is trained.
 
-    Models all of which is trained stay as they are.
+    What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
+    weights gain (docs/students.md).
     """
+    part = {id(own) for whole in model.modules() if getattr(whole, "holds_statistics", False)
+            for own in whole.modules()}
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.requires_grad:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+                id(module) in part or (module.affine and not module.weight.requires_grad)):
             module.eval()
