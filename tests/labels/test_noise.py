@@ -125,7 +125,7 @@ def test_map_of_ones_own(tmp_path: Path, digits: Dataset) -> None:
     ("class0: ²", "unknown class '²'"),
     ("class0: --3", "unknown class '--3'"),
     (f"class0: {'9' * 5000}", "neither json nor yaml"),
-    ("".join(f"{i}: 1\n" for i in range(100_000)), "larger than 1 MB; as .json it may be"),
+    ("".join(f"{i}: 1\n" for i in range(200_000)), "larger than 1 MB; as .json it may be"),
     ("- class0", "expected a mapping"),
     ("class0: [", "neither json nor yaml"),
 ])
