@@ -11,9 +11,10 @@ check_versions("train_w2s.py")  # an import of what is too old would fail in its
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
-from w2s_plugins.errors import run_main
+from w2s_plugins.errors import run_main, watch_imports
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
+    watch_imports("train_w2s.py")
     run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse

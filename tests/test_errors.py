@@ -20,6 +20,20 @@ def main():
         print("fine")
     elif "--pipe" in sys.argv:
         raise BrokenPipeError
+    elif "--name" in sys.argv:
+        print("gr\\xf6\\xdfe")
+    elif "--memory" in sys.argv:
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (10 ** 9, 10 ** 9))
+        bytearray(2 * 10 ** 9)
+    elif "--files" in sys.argv:
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+        files = [open("/dev/null") for _ in range(20)]
+    elif "--thread" in sys.argv:
+        raise RuntimeError("can't start new thread")
+    elif "--denied" in sys.argv:
+        raise PermissionError(13, "Permission denied", "out/weak")
     elif "--bug" in sys.argv:
         raise KeyError("a bug")
     else:
@@ -50,6 +64,34 @@ def test_other_outcomes():
     assert (run("--pipe").returncode, run("--pipe").stderr) == (1, "")
     bug = run("--bug")
     assert bug.returncode == 1 and "KeyError: 'a bug'" in bug.stderr
+
+
+@pytest.mark.parametrize(("flag", "said"), [
+    ("--memory", "out of memory: the limit is 1000 MB of memory (ulimit -v); raise it, or take a smaller --batch-size"),
+    ("--files", "the limit is 16 open files (ulimit -n); raise it, or take fewer --workers (0: none)"),
+    ("--thread", "can't start new thread: the limit is "),
+    ("--denied", "out/weak: Permission denied; let this user read it (chmod, chown)"),
+])
+def test_what_the_system_refuses_is_one_line(flag: str, said: str):
+    done = run(flag)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and said in done.stderr, done.stderr
+
+
+def test_output_that_is_full_closed_or_ascii():
+    command = [sys.executable, "-c", SCRIPT]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, "--fine"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "prog.py: error: the output: No space left on device; make room\n")
+    done = subprocess.run([*command, "--fine"], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("--name", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe\n")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "SLURM_PROCID"])
+def test_a_launcher_that_sets_no_number(name: str):
+    done = run("--fine", **{name: "x"})
+    assert done.returncode == 2 and done.stderr.startswith(f"prog.py: error: the environment has {name}=x: expected a")
 
 
 def test_one_rank_of_a_node_prints(tmp_path):

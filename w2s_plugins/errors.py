@@ -6,6 +6,8 @@ import difflib
 import errno
 import os
 import re
+import resource
+import signal
 import sys
 import tempfile
 import time
@@ -16,6 +18,19 @@ from pathlib import Path
 from .tokens import scrub
 
 EXIT_USER_ERROR = 2
+_REMEDIES = {errno.EACCES: "let this user read it (chmod, chown)", errno.EPERM: "it belongs to another user",
+             errno.EROFS: "choose another folder", errno.ENOSPC: "make room", errno.EDQUOT: "make room"}
+# how the system, Python and torch say that there is no more of something; which limits that may be; what helps
+_LIMITS = (
+    ("too many open files", "n", "take fewer --workers (0: none)"),
+    ("can't start new thread|resource temporarily unavailable: fork", "uv", "take fewer --workers"),
+    ("file too large", "f", "write elsewhere"),
+    ("(no|')t allocate memory|unable to allocate|not enough memory|out of memory|bad_alloc|failed to map segment"
+     "|could not create a primitive|worker .* exited unexpectedly", "v",
+     "take a smaller --batch-size or model, or fewer --workers"),
+)
+_ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
+           "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -85,29 +100,53 @@ def release(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+def refusal(error: BaseException) -> str | None:
+    """Say in one line what the system has refused, what its limit is and what helps; None for an error of any other
+    kind. What went wrong while a refusal was dealt with is one as well.
+    """
+    said = (str(error) or "out of memory") + (": fork" if isinstance(error, BlockingIOError) else "")
+    if isinstance(error, (OSError, MemoryError, RuntimeError, ImportError)):
+        for pattern, letters, remedy in _LIMITS:
+            if line := re.search(f".*({pattern}).*", said, re.IGNORECASE):
+                limits = " and ".join(map(_limit, letters))
+                return f"{one_line(Exception(line[0]))}: the limit is {limits}; raise it, or {remedy}"
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            return f"{os.fsdecode(error.filename or 'the output')}: {error.strerror}; {_REMEDIES[error.errno]}"
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return refusal(cause) if cause else None
+
+
+def _limit(letter: str) -> str:
+    name, unit, size = _ULIMIT[letter]
+    most = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
+    return f"{'all there are,' if most == resource.RLIM_INFINITY else f'{most / size:g}'} {unit} (ulimit -{letter})"
+
+
 def run_main(main: Callable[[], None], prog: str) -> None:
-    """Run a script's ``main``; a `UserError` becomes one line on stderr and exit code 2.
+    """Run a script's ``main``; a `UserError`, or a `refusal`, becomes one line on stderr and exit code 2.
 
     With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
     rank that fails prints and the others end silently; any other error ends all of them as well, with its traceback.
     """
     try:
-        main()
-    except UserError as error:
-        if "--debug" in sys.argv:
-            print_traceback(error)
-        text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(str(error)))  # a name may hold anything
-        if first_to_report():
-            print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
-        if _watch is not None:
-            with contextlib.suppress(RuntimeError):  # the others may be gone
-                _watch.announce(text)
-        _exit(EXIT_USER_ERROR)
+        _prepare_streams()
+        _check_ranks()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # another one ends it at once
         _exit(130)
     except BrokenPipeError:
         _exit(1)
     except Exception as error:
+        said = str(error) if isinstance(error, UserError) else refusal(error)
+        if said is not None:
+            _tell(error, said, prog)
+            if not isinstance(error, UserError):
+                sys.unraisablehook = lambda _: None  # of what is half made, as torch's loaders are
+            _exit(EXIT_USER_ERROR)
         if _watch is not None:
             _watch.failed(error)
         shown = "".join(traceback.format_exception(error))
@@ -115,6 +154,54 @@ def run_main(main: Callable[[], None], prog: str) -> None:
             raise
         print_traceback(error)
         _exit(1)
+
+
+def _prepare_streams() -> None:
+    """Give a process the standard streams that it was started without, whose numbers other files would get; and let
+    them show as an escape what they cannot encode, as names may hold anything.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell(error: Exception, said: str, prog: str) -> None:
+    """Print an error as one line, and let the other ranks know it."""
+    if "--debug" in sys.argv:
+        print_traceback(error)
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(said))  # a name may hold anything
+    if first_to_report():
+        print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
+    if _watch is not None:
+        with contextlib.suppress(RuntimeError):  # the others may be gone
+            _watch.announce(text)
+
+
+def watch_imports(prog: str) -> None:
+    """Let what an import runs into end a script as `run_main` does; a signal may come then, and memory may end."""
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            exit_now(130)
+        if isinstance(error, Exception) and (said := refusal(error)) is not None:
+            _tell(error, said, prog)
+            exit_now(EXIT_USER_ERROR)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _check_ranks() -> None:
+    """Raise a `UserError` unless what a launcher says of this process among others are numbers; timm reads them too."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID",
+                 "SLURM_LOCALID"):
+        value = os.environ.get(name, "0")
+        if not re.fullmatch("[0-9]{1,9}", value):
+            os.environ.pop(name)  # nobody else has to look
+            raise UserError(f"the environment has {name}={value}: expected a whole number, as torchrun or SLURM sets; "
+                            f"for one process, unset {name}")
 
 
 def watch_others(watch: object) -> None:
@@ -150,11 +237,21 @@ def _exit(code: int) -> None:
     """End; at once after an error on one of several ranks, whose shutdown would wait for exchanges that never come."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         exit_now(code)
+    _flush()
     sys.exit(code)
+
+
+def _flush() -> None:
+    """Flush what was printed; what a full disk does not take is lost, for the interpreter would try it once more."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), stream.fileno())
 
 
 def exit_now(code: int) -> None:
     """End the process without tearing anything down."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)

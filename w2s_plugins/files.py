@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from .errors import UserError, nearest, one_line, write_remedy
 
 LARGEST_FILE = 10_000_000  # bytes
+LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
 MOST_VALUES = 1_000_000  # in all, with every alias written out
 INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -62,8 +63,9 @@ def read_plain(path: Path) -> object:
     """
     if kind := special_kind(path):
         raise ValueError(f"{kind}, not a regular file")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"larger than {LARGEST_FILE / 1e6:g} MB")
+    largest = LARGEST_FILE if path.suffix == ".json" else LARGEST_YAML
+    if path.stat().st_size > largest:
+        raise ValueError(f"larger than {largest / 1e6:g} MB{'' if path.suffix == '.json' else '; as .json it may be'}")
     text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".json":

@@ -1,5 +1,6 @@
 """A preempted run stops after the step in hand, and goes on as if nothing had happened."""
 
+import functools
 import os
 import random
 import signal
@@ -54,6 +55,11 @@ def signal_group(signum: int) -> None:
         os.killpg(0, signum)
         os._exit(0)
     os.waitpid(pid, 0)
+
+
+def storm(signals: list[int]) -> None:
+    for signum in signals:
+        signal_group(signum)
 
 
 def in_step(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
@@ -173,9 +179,10 @@ def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) 
     def prepare(rank: int) -> None:
         if only_rank in (None, rank):
             in_step(6, first)(rank)
-            call_before(train_w2s, "stop_early", 1, lambda: call_before(*moment, 1, lambda: signal_group(signum)))
+            more = functools.partial(storm, [signum] * (2 if signum == signal.SIGINT else 1))
+            call_before(train_w2s, "stop_early", 1, lambda: call_before(*moment, 1, more))
             if moment == UNTIL_THE_END[0]:
-                call_before(*moment, 1, lambda: signal_group(signum))
+                call_before(*moment, 1, more)
 
     return prepare
 
@@ -198,7 +205,7 @@ def test_a_second_signal_of_two_ranks(fork: Callable[..., Forked], tmp_path: Pat
         assert len(list((tmp_path / name).glob("recovery-1-*.pth.tar"))) == 1, name
 
 
-def test_a_second_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_a_third_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
     """Also within the checkpoint of the first; the one before it stays."""
     run = fork(*FLAGS, "--output", tmp_path, "--experiment", "run", before=then(signal.SIGINT, (os, "replace")))
     assert run.wait() == [130] and "Traceback" not in run.text(0), run.text(0)

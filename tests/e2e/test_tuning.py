@@ -185,11 +185,11 @@ def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) ->
     assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "dims"), [(torch.int8, 2), (torch.float8_e4m3fn, 2), (torch.float8_e4m3fn, 1)])
+def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype, dims: int) -> None:
     """Its numbers mean nothing without their scales, and torch would take them as they are."""
     state = torch.load(start)
-    torch.save({n: v.to(dtype) if v.ndim > 1 else v for n, v in state.items()}, tmp_path / "small.pth")
+    torch.save({n: v.to(dtype) if min(v.ndim, 2) == dims else v for n, v in state.items()}, tmp_path / "small.pth")
     for flag in ("--initial-checkpoint", "--finetune", "--pretrained-path"):
         done = here(*TINY, "--model", "w2s_cnn5", "--tune", "lora", flag, tmp_path / "small.pth")
         assert done.error.startswith(f"{flag} {tmp_path / 'small.pth'}: has quantised weights (") and str(

@@ -83,6 +83,25 @@ def test_dead_process_of_this_machine(run: PlannedRun) -> None:
     assert acquire(run, STALE).number == 2
 
 
+def test_a_time_to_come_is_no_sign_of_life(run: PlannedRun) -> None:
+    lease = acquire(run, STALE)
+    elsewhere(lease.path)
+    forget(lease.path, -STALE + 2)
+    assert acquire(run, STALE) is None
+    forget(lease.path, -3600)
+    assert acquire(run, STALE).number == 2
+
+
+def test_a_suspended_worker_whose_training_goes_on(run: PlannedRun) -> None:
+    lease = acquire(run, STALE)
+    training = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    lease.write(child=training.pid)
+    forget(lease.path, STALE + 2)
+    assert acquire(run, STALE) is None
+    training.communicate(b"\n")
+    assert acquire(run, STALE).number == 2
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"host": "node7", "place": "node7"}'])
 def test_a_lock_that_is_being_written_is_held(run: PlannedRun, content: str) -> None:
     (run.root / "state" / "weak-a-s0.3.lock").write_text(content)

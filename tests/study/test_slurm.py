@@ -79,6 +79,11 @@ def test_bad_flags(root: Path, cli: Cli, flags: list[str], message: str) -> None
     assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
+def test_a_folder_whose_name_would_be_lines_of_the_script(root: Path, cli: Cli) -> None:
+    code, _, err = cli("submit", "small.yaml", "--output", root.parent / "a\n#SBATCH --exclusive")
+    assert code == 2 and "control character" in err and len(err.splitlines()) == 1
+
+
 def test_sbatch_refuses(root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFUSE", "Invalid account")
     code, _, err = cli("submit", "small.yaml", "--output", root, "--submit")

@@ -56,7 +56,7 @@ def join_group(device: str, timeout: float) -> World:
         return World(torch.device(device), dist.get_rank(), dist.get_world_size(), True)
     try:
         joined = init_distributed_device_so(device)
-    except dist.DistNetworkError as error:
+    except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
         place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this port, "
                         "give each its own MASTER_PORT, or leave the choice to torchrun --standalone") from error

@@ -15,6 +15,7 @@ from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
+from ..cli.values import split_names
 from ..data.datasets import UNLABELED
 from ..data.episodes import parse_shapes
 from ..data.unreadable import parse_data_errors
@@ -303,11 +304,6 @@ def _push_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          "are stored: give --teacher-targets cached"),
     ]
     return rules if args.push_labels else []
-
-
-def split_names(names: str | None) -> list[str]:
-    """Split the comma-separated names of ``--teacher`` and the like."""
-    return [n.strip() for n in (names or "").split(",") if n.strip()]
 
 
 def view_epochs(args: argparse.Namespace) -> int:

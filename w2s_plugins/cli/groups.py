@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from .declare import Declare, ParseKwargs, Role
+from .values import split_names
 
 
 class TargetKinds(tuple):
@@ -32,7 +33,7 @@ def share_or_count(text: str) -> float | int:
 
 def teacher_names(text: str) -> str:
     """Names of teachers; a path to the folder of a run, or of an export, becomes ``local-dir:FOLDER``."""
-    return ",".join(_exported(name.strip()) for name in text.split(","))
+    return ",".join(_exported(name) for name in split_names(text))
 
 
 def _exported(name: str) -> str:

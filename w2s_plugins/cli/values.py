@@ -1,5 +1,6 @@
 """What no flag may hold, wherever it came from."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -66,3 +67,14 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _texts(part)
+
+
+def split_names(names: str | None) -> list[str]:
+    """Split the comma-separated names of ``--teacher`` and the like; a path that is there may have commas in it."""
+    parts, found = (names or "").split(","), []
+    while parts:
+        tries = {count: ",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)}
+        count = next((n for n, name in tries.items() if any(map(os.path.exists, (name, name.partition(":")[2])))), 1)
+        found.append(tries[count])
+        del parts[:count]
+    return [*filter(None, found)]

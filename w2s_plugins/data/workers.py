@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from ..errors import UserError
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2  # batches that a worker makes ahead, PyTorch's default
 PATIENCE = 60.0  # seconds that a worker waits for room in shared memory
+FILES, FILES_EACH = 64, 16  # that a process has open at most, and more for each data worker: queues, batches in memory
 _REMEDY = "give it more room (docker run --shm-size 8g, or --ipc host), or take a smaller --batch-size or --workers 0"
 
 _logger = logging.getLogger(__name__)
@@ -86,8 +88,15 @@ def fitting_workers(workers: int, batch_bytes: int, what: str) -> int:
     Fewer of them change the time that a run takes, and nothing else.
 
     Raises:
-        UserError: there is no room for one batch.
+        UserError: there is no room for one batch, or a limit of open files, past which a batch may be lost and waited
+            for without end.
     """
+    need, (soft, hard) = FILES + FILES_EACH * workers, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if workers and soft != resource.RLIM_INFINITY and soft < need:
+        if hard != resource.RLIM_INFINITY and hard < need:
+            raise UserError(f"--workers {workers} may need {need} open files, and the limit is {hard} (ulimit -n): "
+                            "raise it, or take fewer --workers (0: none)")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
     try:
         disk = os.statvfs(SHARED_MEMORY)
     except OSError:  # not Linux

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ..errors import exit_now
 from .world import gather_objects
 
+TOGETHER = 1.0  # seconds in which a terminal and a launcher pass on one SIGINT
 PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
 Item = TypeVar("Item")
 
@@ -40,9 +41,11 @@ class Interrupted(BaseException):
 
 
 class SignalWatch:
-    """Notes signals in place of dying of them, while it is entered. A second SIGINT ends the process at once.
+    """Notes signals in place of dying of them, while it is entered. A second SIGINT ends the process at once, where it
+    comes within `TOGETHER` seconds the third.
 
-    The first signal counts; those that follow it, as SIGTERM follows SIGUSR1 in SLURM, change nothing.
+    The first signal counts; those that follow it, as SIGTERM follows SIGUSR1 in SLURM, change nothing. A run that has
+    had one ends, and goes on noting them until then.
 
     Args:
         signals: signals to note.
@@ -55,7 +58,7 @@ class SignalWatch:
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
         self._waits = 0  # odd while a batch is waited for
-        self._interrupted = False  # by SIGINT
+        self._interrupts: list[float] = []  # when a SIGINT came
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         if self.store is not None:
             self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
@@ -64,9 +67,9 @@ class SignalWatch:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
-            if self._interrupted:
+            self._interrupts.append(time.monotonic())
+            if len(self._interrupts) > 2 or self._interrupts[-1] - self._interrupts[0] > TOGETHER:
                 raise KeyboardInterrupt
-            self._interrupted = True
         self.received = self.received or signum
         if self._waits % 2:
             self._end_wait(signum)
@@ -154,6 +157,7 @@ class SignalWatch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the former handlers back."""
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        """Put the former handlers back, unless the process ends."""
+        if self.received is None:
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from timm.models import load_checkpoint, save_for_hf
 
-from w2s_plugins.errors import UserError, one_line
+from w2s_plugins.errors import UserError, one_line, refusal
 from w2s_plugins.files import read_plain
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 
@@ -37,7 +37,8 @@ def check_export(folder: Path, what: str) -> None:
     try:
         record, found = read_plain(result), export_hashes(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{what} {folder}: {result} cannot be read ({one_line(error, 120)}); {again}") from error
+        odd = getattr(error, "filename", None) or result
+        raise UserError(f"{what} {folder}: {odd} cannot be read ({one_line(error, 120)}); {again}") from error
     said = record.get("export") if isinstance(record, dict) else None
     if not isinstance(said, dict):
         raise UserError(f"{what} {folder}: {result} does not say what was exported: the run was made by an earlier "
@@ -128,7 +129,7 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
             known[config] = timm.create_model(f"local-dir:{export}", pretrained=True)
         fresh = known[config]
     except Exception as error:  # each architecture refuses in its own way what does not fit it
-        raise UserError(refused % f"timm cannot load it again ({one_line(error, 200)})") from error
+        raise UserError(refusal(error) or refused % f"timm cannot load it again ({one_line(error, 200)})") from error
     own, loaded = model.state_dict(), fresh.state_dict()
     odd = sorted(key for key in own.keys() | loaded.keys() if key not in own or key not in loaded
                  or not torch.equal(own[key].float().cpu(), loaded[key].float().cpu()))

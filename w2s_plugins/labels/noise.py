@@ -4,6 +4,7 @@ The noise of a sample is a function of its position in the whole split, of the s
 teacher and student, every slice of the split and every process have the same.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,7 @@ def class_index(label: object, names: Sequence[str] | None, size: int, flag: str
     text = str(label).strip()
     if names and text in names:
         return names.index(text)
-    if text.lstrip("-").isdigit():
+    if re.fullmatch("-?[0-9]{1,18}", text):
         if 0 <= int(text) < size:
             return int(text)
         raise UserError(f"{flag}: class {text} is out of range; expected 0 to {size - 1}")

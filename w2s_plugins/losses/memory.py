@@ -1,5 +1,7 @@
 """Memory by sample: what a loss remembers of each training sample, the same on every rank."""
 
+import logging
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -8,7 +10,10 @@ from ..errors import UserError
 from .base import LossContext, LossInputs
 from .undo import Undo
 
+LARGE = 500_000_000  # bytes of memory that are announced
 _LARGEST_RATE, _VISITS = 0.2, 10
+
+_logger = logging.getLogger(__name__)
 
 
 def gather_rows(*tensors: Tensor) -> list[Tensor]:
@@ -81,6 +86,9 @@ class PredictionMemory(nn.Module):
 
     def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
         super().__init__()
+        if (size := num_samples * num_classes * 4) > LARGE:
+            _logger.info(f"The loss remembers what it predicted of each sample: {num_samples} x {num_classes} numbers, "
+                         f"{size / 1e9:.1f} GB on {device}, and as much in memory and on the disk in each checkpoint")
         self.decay = decay
         self.undo = Undo()
         self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))

@@ -30,8 +30,8 @@ from torch.utils._pytree import tree_leaves
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
 from ..cli.parser import train_parser
-from ..errors import UserError, one_line
-from ..files import INFLATION, DamagedArchive, check_archive
+from ..errors import UserError, one_line, refusal
+from ..files import INFLATION, DamagedArchive, check_archive, special_kind
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
@@ -141,8 +141,8 @@ def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: {one_line(error)}; "
-                        "give another image size") from error
+        raise UserError(refusal(error) or f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
+                        f"{one_line(error)}; give another image size") from error
     finally:
         model.train(training)
 
@@ -192,7 +192,8 @@ def read_weights(
         state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     else:
         state = _read_state(path, flag, use_ema)
-    packed = [f"{k} is {v.dtype}" for k, v in state.items() if k.endswith("weight") and v.dtype.itemsize == 1]
+    packed = [f"{k} is {v.dtype}" for k, v in state.items() if v.dtype.itemsize == 1 and (
+        k.endswith("weight") or v.is_floating_point())]
     if packed:  # torch would take the numbers as they are, without the scales that belong to them
         raise UserError(f"{flag} {path}: has quantised weights ({packed[0]}, {len(packed)} in all), of which a student "
                         "cannot be made; expected weights in float32, float16 or bfloat16")
@@ -263,6 +264,8 @@ def _check_extent(content: object, path: Path, flag: str) -> None:
 @contextlib.contextmanager
 def _read_errors(path: Path, flag: str) -> Iterator[None]:
     """Turn whatever a damaged file makes its readers stumble on into a `UserError`."""
+    if kind := special_kind(path):
+        raise UserError(f"{flag} {path}: {kind}, not a regular file")
     try:
         yield
     except Exception as error:

@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from ..cli.declare import Parser, Role
 from ..cli.parser import check_flags
+from ..cli.values import split_names
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain, recipe_path, write_json
 from ..metrics.pgr import RESAMPLES
@@ -63,7 +64,7 @@ def run_stages(
     listed = read_stages(file, parser)
     earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
     for name, flags in listed:
-        if "teacher" in flags and GIVEN not in split_teachers(flags):  # what was said of another one
+        if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
             flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
         classes = flags.get("num_classes", given.get("num_classes"))
         try:
@@ -83,13 +84,8 @@ def run_stages(
     return record
 
 
-def split_teachers(flags: Mapping[str, object]) -> list[str]:
-    """Return the teachers that the flags of a stage name."""
-    return str(flags.get("teacher") or "").split(",")
-
-
 def _named(flags: Mapping[str, object]) -> list[str]:
-    values = *(value for flag, value in flags.items() if flag != "teacher"), *split_teachers(flags)
+    values = *(value for flag, value in flags.items() if flag != "teacher"), *split_names(flags.get("teacher"))
     return [value.removeprefix(EARLIER) for value in values if isinstance(value, str) and value.startswith(EARLIER)]
 
 
@@ -162,7 +158,7 @@ def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], c
 
     found = {flag: product(flag, value) for flag, value in flags.items() if flag != "teacher"}
     if "teacher" in flags:
-        named = split_teachers(flags)
+        named = split_names(flags["teacher"])
         if GIVEN in named and not teacher:
             raise UserError(f"teacher: {flags['teacher']}: the command line has no --teacher")
         found["teacher"] = ",".join(str(teacher if one == GIVEN else product("teacher", one)) for one in named) or None

@@ -1,5 +1,6 @@
 """Which checkpoint of a run folder is the one to go on from, and which the one to export."""
 
+import contextlib
 import logging
 import re
 from pathlib import Path
@@ -85,8 +86,14 @@ def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, 
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a run folder, whole or not; links that lead nowhere are none."""
-    return sorted(path for path in folder.glob("*") if _NAME.fullmatch(path.name) and path.exists())
+    """The checkpoints in a run folder, whole or not; links that lead nowhere are none.
+
+    Raises:
+        OSError: nobody may look into the folder, of which `Path.glob` says nothing.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.exists())
+    return []
 
 
 def recoveries(folder: Path) -> list[Path]:

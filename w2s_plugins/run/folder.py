@@ -37,7 +37,7 @@ def refuse_existing_run(place: Place) -> None:
     """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
     if not place.name or place.resume:
         return
-    if any((*place.folder.glob("*.pth.tar"), *place.folder.glob(f"*{EXTENSION}"))):
+    if place.folder.exists() and any(path.name.endswith((".pth.tar", EXTENSION)) for path in place.folder.iterdir()):
         raise UserError(f"the run folder {place.folder} exists already: continue it with --resume auto, or give "
                         "another --experiment")
     _refuse_what_is_left(place.folder)

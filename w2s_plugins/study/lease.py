@@ -65,14 +65,16 @@ def look(run: Work, stale: float) -> Held:
         return Held(0, "", True)
     now = _now(path.parent)
     try:
-        age = now - path.stat().st_mtime
+        age = abs(now - path.stat().st_mtime)  # a time to come is no sign of life either
     except FileNotFoundError:  # its holder has just finished, or somebody has taken the next number
         return Held(number, "", True)
     content = read_json(path) or {}  # nothing while it is being written, or where its writer was killed
     pids = [pid for pid in (content.get("pid"), content.get("child")) if type(pid) is int and 0 < pid < 2 ** 31]
-    dead = content.get("place") == here() and bool(pids) and not any(map(_alive, pids))
+    near = content.get("place") == here()
+    dead = near and bool(pids) and not any(map(_alive, pids))
+    trains = near and pids[1:] and _leads(pids[1])  # though whoever should touch the lock is suspended
     host = "".join(c for c in str(content.get("host", "")) if c.isprintable())
-    return Held(number, host, bool(content.get("released")) or dead or age > stale)
+    return Held(number, host, bool(content.get("released")) or dead or (age > stale and not trains))
 
 
 class Lease:
@@ -202,6 +204,13 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return not _is_zombie(pid)
+
+
+def _leads(pid: int) -> bool:
+    """True for a living process that leads a session, as a training does; hardly one that has its number by chance."""
+    with contextlib.suppress(ProcessLookupError):
+        return _alive(pid) and os.getsid(pid) == pid
+    return False
 
 
 def _is_zombie(pid: int) -> bool:

@@ -62,7 +62,7 @@ class Submission:
         at_most: tasks of an array that run at the same time; None leaves it to SLURM.
 
     Raises:
-        UserError: an option that is none, or no such file.
+        UserError: an option that is none, no such file, or a folder whose name cannot stand in a line of the script.
     """
 
     def __init__(self, root: Path, options: Sequence[str], activate: str | None, at_most: int | None):
@@ -71,6 +71,9 @@ class Submission:
                 raise UserError(f"--sbatch {option}: expected NAME=VALUE or NAME, without dashes: time=04:00:00 gpus=1")
         if activate is not None and not Path(activate).is_file():
             raise UserError(f"--activate {activate}: no such file; expected one such as .venv/bin/activate")
+        if not str(root.resolve()).isprintable():  # what follows a line break would be options, or commands
+            raise UserError(f"{root}: its name has a line break or another control character, which cannot stand in a "
+                            "script of sbatch; rename the folder")
         self.root, self.options, self.activate, self.at_most = root.resolve(), options, activate, at_most
         self.script = self.root / "submit.sbatch"
 

@@ -1,0 +1,97 @@
+"""What the system refuses, rights and limits, ends in one line."""
+
+import os
+import re
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sklearn.datasets import load_digits
+
+import train_w2s
+import validate
+from tests.e2e.conftest import TINY, Forked
+from w2s_plugins.run.find import find_resume
+
+Fork = Callable[..., Forked]
+FLAGS = [*TINY, "--model", "w2s_cnn2", "--epochs", "1"]
+
+
+@pytest.fixture
+def theirs(weak: Path) -> Iterator[Path]:
+    """The run of a teacher and a folder to write to, both of another user than root, who may read anything."""
+    folder = Path(tempfile.mkdtemp())
+    shutil.copytree(weak, folder / "weak")
+    (folder / "out").mkdir()
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, *((65534, 65534) if os.geteuid() == 0 else (-1, -1)))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def drop_rights(rank: int) -> None:
+    load_digits()  # what it imports may lie in root's own folder
+    if os.geteuid() == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+
+
+def only_line(run: Forked) -> str:
+    assert run.wait() == [2] and "Traceback" not in run.text(0), run.text(0)
+    return run.text(0).splitlines()[-1]
+
+
+@pytest.mark.parametrize(("closed", "flags", "named"), [
+    ("weak", ["--teacher", "weak"], "weak/export/config.json"),
+    ("weak/export", ["--teacher", "weak"], "weak/export/config.json"),
+    ("weak/export/model.safetensors", ["--teacher", "weak"], "weak/export"),
+    ("weak", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
+    ("weak/last.pth.tar", ["--initial-checkpoint", "weak/last.pth.tar"], "weak/last.pth.tar"),
+    ("weak", ["--resume", "weak"], "weak"),
+    ("weak", ["--checkpoint", "weak"], "weak/args.yaml"),
+])
+def test_what_nobody_may_read(
+        fork: Fork, theirs: Path, monkeypatch: pytest.MonkeyPatch, closed: str, flags: list[str], named: str) -> None:
+    """It is named, and none of it is taken for a run without checkpoints."""
+    os.chmod(theirs / closed, 0)
+    try:
+        flag, path = flags
+        if flag == "--checkpoint":
+            monkeypatch.setattr(train_w2s, "main", validate.main)
+            run = fork(flag, theirs / path, "--workers", 0, before=drop_rights)
+        else:
+            run = fork(*FLAGS, "--output", theirs / "out", flag, theirs / path, before=drop_rights)
+        line = only_line(run)
+        assert re.search(rf"{theirs / named}\S* .*[Pp]ermission denied", line), line
+    finally:
+        os.chmod(theirs / closed, 0o755)
+
+
+def test_a_fifo_among_checkpoints(here: Callable, theirs: Path) -> None:
+    """Whoever opens it waits for ever."""
+    last = theirs / "weak/last.pth.tar"
+    last.unlink()
+    os.mkfifo(last)
+    assert f"{last} is a FIFO" in here(*FLAGS, "--output", theirs / "out", "--initial-checkpoint", last).error
+    assert find_resume(theirs / "weak").name == "checkpoint-19.pth.tar"
+
+
+def test_few_open_files(fork: Fork, tmp_path: Path) -> None:
+    """A batch that finds none free is lost, and would be waited for without end; without workers 40 are enough."""
+    def before(rank: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+
+    run = fork(*FLAGS, "--workers", 2, "--output", tmp_path, before=before)
+    assert "--workers 2 may need 96 open files, and the limit is 40 (ulimit -n): raise it" in only_line(run)
+    run = fork(*FLAGS, "--output", tmp_path, before=before)
+    assert run.wait() == [0], run.text(0)
+
+
+def test_a_folder_with_a_comma(here: Callable, theirs: Path) -> None:
+    (theirs / "weak").rename(theirs / "a,b")
+    flags = [*FLAGS, "--output", theirs / "out", "--teacher"]
+    here(*flags, theirs / "a,b").ok()
+    here(*flags, "w2s_cnn2", "--teacher-checkpoint", theirs / "a,b" / "last.pth.tar").ok()
