@@ -168,7 +168,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, lora"),
+    (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     (["--tune", "head", "--lora-rank", "4"], "--lora-rank is for --tune lora"),
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "a loss on features does not reach the head"),
