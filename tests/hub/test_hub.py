@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -36,6 +37,7 @@ from w2s_plugins.hub.errors import check_repo_id, hub_errors
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.hub.source import hub_source
+from w2s_plugins.models.loading import create_model
 from w2s_plugins.tokens import scrub
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
@@ -389,6 +391,17 @@ def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder
         shutil.rmtree(tmp_path / "hf_home")
         (tmp_path / "hf_home").write_text("")
         assert "hf_home" in client.load("hf-hub:me/x", token="")
+
+
+def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
+    for url, said in ((f"{hub.url}/x.pth", "x.pth is not to be had there (HTTP Error 404"),
+                      ("http://127.0.0.1:9/x.pth", "x.pth cannot be reached (")):
+        monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=url))
+        with pytest.raises(UserError) as error:
+            create_model("--model", name, pretrained=True)
+        assert said in str(error.value)
 
 
 def test_hub_errors_leaves_other_errors_alone():

@@ -108,7 +108,8 @@ def read_config(
 ) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
 
-    The files that it names under ``config``, relative to itself, are read before it.
+    The files that it names under ``config``, relative to itself, are read before it; those of ``weak_config`` are
+    relative to it as well.
 
     Args:
         file: path of the file.
@@ -136,7 +137,10 @@ def read_config(
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
         _overlay(values, read_config(os.path.normpath(path.parent / base), parser, (*readers, file), flag))
-    _overlay(values, check_flags(content, parser, where))
+    own = check_flags(content, parser, where)
+    if "weak_config" in own:
+        own["weak_config"] = [os.path.normpath(path.parent / other) for other in own["weak_config"]]
+    _overlay(values, own)
     return values
 
 
@@ -160,7 +164,8 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         dest = str(key).replace("-", "_")
         if dest not in actions:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = value
+        default = actions[dest].own_default
+        values[dest] = value = type(default)() if value is None and default in ("", [], {}) else value
         try:
             if not is_plain(actions[dest], value):
                 words[dest] = words_of(actions[dest], value)

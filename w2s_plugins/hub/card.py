@@ -195,9 +195,10 @@ def _few_shot(record: dict) -> str:
 
 
 def _selection(record: dict) -> str:
-    rule, epoch, split = (_get(record, "selected", k) for k in ("rule", "epoch", "split"))
+    rule, split = (_get(record, "selected", k) for k in ("rule", "split"))
+    epoch = _number(record, "selected", "epoch")  # counted from 0
     where = f", judged on the split {code(split)}" if rule == "best" and split else ""
-    return f"The checkpoint is that of the {rule} epoch{f' ({code(epoch)})' if epoch is not None else ''}{where}."
+    return f"The checkpoint is that of the {rule} epoch{f' ({epoch + 1})' if epoch is not None else ''}{where}."
 
 
 def _teacher(record: dict) -> str:

@@ -15,7 +15,7 @@ from huggingface_hub import (
 from safetensors import SafetensorError, safe_open
 
 from w2s_plugins import __version__
-from w2s_plugins.errors import UserError, one_line
+from w2s_plugins.errors import UserError, name_runs, one_line
 from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID
 
 from ..tokens import scrub
@@ -59,8 +59,8 @@ def push_export(
             raise UserError(f"{path} is a link, which is not published; expected what the training run wrote: export "
                             "again, or put the file itself there")
     if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
-        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
-                        "writes RUN/export at its end")
+        hint = name_runs(folder.parent) or "; finish the training run, it writes RUN/export at its end"
+        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing){hint}")
     _check_branch(revision)
     check_export(folder, f"push to {repo_id}:")
     try:
