@@ -201,6 +201,8 @@ def test_controls(here: Run, whole: Path) -> None:
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = result(folder), ["direct", "direct-0.5", "same-size", "strong-to-strong"]
     assert list(record["controls"]) == names
+    card = (folder / "student/export/README.md").read_text()
+    assert f"40 labels | {record['controls']['direct']['value']:.2f} |" in card and "`same-size`: the teacher's" in card
     runs = {name: result(folder / name) for name in ("student", *names)}
     for name in names:
         assert runs[name]["data"]["splits"]["val"] == record["splits"]["test"]

@@ -250,7 +250,8 @@ def add_hub(add: Declare) -> None:
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
-    add("--hub-license", metavar="ID", default="apache-2.0", help="license in the model card")
+    add("--hub-license", metavar="ID", help="license in the model card (default: that of the model's own pretrained "
+        "weights, if it starts from them)")
 
 
 def add_run(add: Declare) -> None:
