@@ -50,6 +50,12 @@ def called(prog: str) -> str:
     return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog
 
 
+def name_runs(folder: Path) -> str:
+    """Return a hint at the runs inside a folder, as that of a protocol has them; nothing where there are none."""
+    runs = sorted(path.parent for path in folder.glob("*/args.yaml"))
+    return f"; there are runs in it, give one of them: {', '.join(map(str, runs))}" if runs else ""
+
+
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """Return a hint such as `` (nearest: a, b)`` with the closest names, or an empty string when none is close."""
     choices = [str(c) for c in choices]

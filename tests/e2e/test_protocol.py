@@ -13,7 +13,10 @@ import timm
 import torch
 from timm.data import create_transform
 
+from w2s_plugins.build.validate import resolve_validate_args
+from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.data import create_dataset, open_split
+from w2s_plugins.errors import UserError
 from w2s_plugins.protocol.figures import read_predictions
 from w2s_plugins.study.collect import collect
 from w2s_plugins.train import engine
@@ -31,8 +34,10 @@ def result(folder: Path) -> dict:
 
 
 def test_protocol(here: Run, tmp_path: Path) -> None:
-    flags = [*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml"]
-    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: ':40'\n")
+    flags = [*FLAGS, "--weak-fraction", 40, "--config", "flags/protocol.yaml"]
+    (tmp_path / "flags").mkdir()
+    (tmp_path / "flags/protocol.yaml").write_text("weak_config: weak.yaml\n")  # beside it
+    (tmp_path / "flags/weak.yaml").write_text("epochs: 6\nbatch_size: 8\nmodel: w2s_cnn2\ntrain_slice: ':40'\n")
     done = here(*flags).ok()
     folder = Path("output/train/p")
     record, runs = result(folder), {name: result(folder / name) for name in ("weak", "ceiling", "student")}
@@ -60,6 +65,8 @@ def test_protocol(here: Run, tmp_path: Path) -> None:
     assert {n: (folder / n / "last.pth.tar").stat().st_mtime_ns for n in runs} == before
     assert result(folder) == record
 
+    with pytest.raises(UserError, match="nor checkpoints; there are runs in it, give one of them: output/train/p/ceil"):
+        resolve_validate_args(*parse(validate_parser(), ["--checkpoint", str(folder)]))
     given = ["--teacher-checkpoint", folder / "weak", "--weak-fraction"]
     message = here(*FLAGS[:-1], "q", *given, 20).error
     assert "20 of the 40 samples that it was trained on are among the student's 180" in message
@@ -194,6 +201,8 @@ def test_controls(here: Run, whole: Path) -> None:
     done, folder = here(*flags).ok(), Path("output/train/c")
     record, names = result(folder), ["direct", "direct-0.5", "same-size", "strong-to-strong"]
     assert list(record["controls"]) == names
+    card = (folder / "student/export/README.md").read_text()
+    assert f"40 labels | {record['controls']['direct']['value']:.2f} |" in card and "`same-size`: the teacher's" in card
     runs = {name: result(folder / name) for name in ("student", *names)}
     for name in names:
         assert runs[name]["data"]["splits"]["val"] == record["splits"]["test"]

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -24,6 +25,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from PIL import Image
 from timm.models import save_for_hf
 
 from tests.hub_server import ROOT, HubServer, hub_env, hub_server  # noqa: F401  the fixture
@@ -36,6 +38,7 @@ from w2s_plugins.hub.errors import check_repo_id, hub_errors
 from w2s_plugins.hub.export import export_model
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.hub.source import hub_source
+from w2s_plugins.models.loading import create_model
 from w2s_plugins.tokens import scrub
 
 TOKEN = "hf_" + "s3cretS3cret" * 3
@@ -83,7 +86,7 @@ for name in sys.argv[1:]:
     with torch.no_grad():
         logits = model(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     all_logits.append([value.hex() for value in logits.flatten().tolist()])
-assert "w2s_plugins" not in sys.modules
+assert "w2s_plugins.models" not in sys.modules
 print(json.dumps(all_logits))
 """
 # One client for what does not need an environment of its own. The waits of the retries are left out, not the retries.
@@ -218,7 +221,8 @@ def timm_folder(tmp_path_factory) -> Path:
 def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, student_logits, tmp_path):  # noqa: F811
     hub_server.add_user("me", TOKEN)
     before = contents(run / "export")
-    done = push(run, "me/x", "--commit-message", "First", env=hub_env(hub_server, tmp_path, TOKEN))
+    done = push(run, "me/x", "--commit-message", "First", "--hub-license", "cc-by-4.0",
+                env=hub_env(hub_server, tmp_path, TOKEN))
     assert (done.returncode, done.stdout) == (0, f"{hub_server.url}/me/x\n"), done.stderr
     assert contents(run / "export") == before
     repo = hub_server.repos["me/x"]
@@ -227,6 +231,7 @@ def test_pushed_model_loads_in_plain_timm_with_the_same_logits(hub_server, run, 
     assert set(files) == {".gitattributes", "README.md", "config.json", "model.safetensors", EVAL_RESULTS}
     card = files["README.md"].data.decode()
     assert 'timm.create_model("hf-hub:me/x", pretrained=True)' in card and "ORG/NAME" not in card
+    assert ModelCard(card).data.license == "cc-by-4.0" and "# `student` trained on `hfds/uoft-cs/cifar10` with" in card
     assert TOKEN not in done.stdout + done.stderr + "".join(f.data.decode("latin-1") for f in files.values())
     assert logits_of("hf-hub:me/x", env=hub_env(hub_server, tmp_path / "other"), cwd=tmp_path) == [student_logits]
 
@@ -391,6 +396,17 @@ def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder
         assert "hf_home" in client.load("hf-hub:me/x", token="")
 
 
+def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
+    for url, said in ((f"{hub.url}/x.pth", "x.pth is not to be had there (HTTP Error 404"),
+                      ("http://127.0.0.1:9/x.pth", "x.pth cannot be reached (")):
+        monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=url))
+        with pytest.raises(UserError) as error:
+            create_model("--model", name, pretrained=True)
+        assert said in str(error.value)
+
+
 def test_hub_errors_leaves_other_errors_alone():
     with pytest.raises(KeyError), hub_errors("x"):
         {}["a"]
@@ -526,7 +542,7 @@ def test_card_says_what_was_measured(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(model_card(RECORD), encoding="utf-8")
     data = ModelCard.load(path).data
-    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", None)
     assert set(data.tags) == {"timm", "image-classification", "weak-to-strong", "knowledge-distillation", "adaptconf"}
     assert (data.base_model, data.datasets) == ("timm/test_resnet.r160_in1k", ["uoft-cs/cifar10"])
     assert data.model_name == "student"
@@ -536,11 +552,45 @@ def test_card_says_what_was_measured(tmp_path):
     ]
     text = path.read_text(encoding="utf-8")
     for part in ("61.25", "88.50", "80.12", "81.50", "0.469", "c" * 40, "d" * 64, "`temperature` | `0.5`", "0.5:1",
-                 RECORD["command"], "`2.13.0`", "pretrained weights", "best epoch (`7`)", "2402.03749", "12,345",
+                 RECORD["command"], "`2.13.0`", "pretrained weights", "best epoch (8)", "2402.03749", "12,345",
                  "the test split selected the checkpoint", 'timm.create_model("hf-hub:ORG/NAME", pretrained=True)'):
         assert part in text, part
     [entry] = parse_eval_result_entries(yaml.safe_load(eval_results(RECORD)))
     assert (entry.dataset_id, entry.value) == ("uoft-cs/cifar10", 70.75)
+
+
+def test_the_example_in_the_card_classifies_a_file(student, tmp_path, monkeypatch, capsys):
+    names = [f"kind {number}" for number in range(10)]
+    record = {**RECORD, "model": {**RECORD["model"], "class_names": names}}
+    export_model(student, tmp_path / "export", DATA_CONFIG, record, names)
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "image.jpg")
+    monkeypatch.chdir(tmp_path)
+    code = (tmp_path / "export/README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(code.replace("hf-hub:ORG/NAME", "local-dir:export"), {})
+    lines = [line.split("% ") for line in capsys.readouterr().out.splitlines()]
+    shares = [float(share) for share, _ in lines]
+    assert len(lines) == 5 and {name for _, name in lines} < set(names) and shares == sorted(shares, reverse=True)
+
+
+def test_only_weights_that_were_used_are_spoken_of(tmp_path):
+    """Tag, paper and licence in card and config.json are of pretrained weights, a licence also of the user's."""
+    model = timm.create_model("resnet18", num_classes=2)
+    about = {"tag": "a1_in1k", "license": "apache-2.0", "paper_ids": "arXiv:2110.00476"}
+    for init, weights, license in (("random", {}, None), ("random", {}, "mit"), ("pretrained", about, "apache-2.0")):
+        own = {"name": "resnet18.a1_in1k", "architecture": "resnet18", "init": init, "weights": weights}
+        export_model(model, tmp_path, DATA_CONFIG, {"model": own, "license": license})
+        card, config = (tmp_path / "README.md").read_text(), json.loads((tmp_path / "config.json").read_text())
+        said = {key: config["pretrained_cfg"].get(key) for key in ("tag", "license", "paper_ids", "origin_url")}
+        assert said == {**dict.fromkeys(said), **weights, "license": license}
+        assert ModelCard(card).data.license == license
+        assert ("a1_in1k" in card, "2110.00476" in card) == (bool(weights), bool(weights))
+
+
+def test_card_has_misfit_and_controls():
+    metrics = {"top1": 70.0, "misfit": 0.125, "copied": 12.5}
+    card = model_card({**RECORD, "metrics": metrics, "controls": {"direct": {"value": 61.5, "labels": 80}}})
+    assert "misfit: KL from it (nats)" in card and "| 0.12 |" in card and "| 12.50 |" in card
+    assert "`direct`: this model trained on true labels alone, 80 labels | 61.50" in card
 
 
 def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):

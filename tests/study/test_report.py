@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,7 +91,8 @@ def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_rep
     made = names_in(made_report)
     assert made == {"radar", "sweep-augconf-alpha", *(f"{name}-{i}" for name in of_group for i in range(1, 5))}
     for report in (trained_report, made_report):
-        assert {path.stem for path in (report / "figures").glob("*.png")} == names_in(report)
+        for kind in ("png", "pdf"):
+            assert {path.stem for path in (report / "figures").glob(f"*.{kind}")} == names_in(report)
         for path in (report / "figures").glob("*.png"):
             image = Image.open(path)
             assert abs(image.width / 220 - 3.3) < 0.6, f"{path}: about a column of 3.3 inches"
@@ -99,7 +101,8 @@ def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_rep
 
 def test_same_runs_same_bytes(trained: Path, trained_report: Path, tmp_path: Path) -> None:
     again = write_report(trained, tmp_path / "again").parent
-    for name in ("index.html", "README.md", "table.json", *(f"figures/{n}.svg" for n in names_in(trained_report))):
+    for name in ("index.html", "README.md", "table.json", "table.tex",
+                 *(f"figures/{n}.{kind}" for n in names_in(trained_report) for kind in ("svg", "pdf"))):
         assert (again / name).read_bytes() == (trained_report / name).read_bytes(), name
 
 
@@ -121,6 +124,8 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     last = json.loads((student.folder / "result.json").read_text())["metrics"]["top1"]
     assert f"{last:.1f} after 4" in curves.alt
     line = next(line for line in curves.figure.axes[0].lines if line.get_label() == "adaptconf")
+    once = {loss: [replace(student, folder=trained / "weak")] for loss in by_loss}
+    assert figures.learning_curves(table["groups"][0], once, dict.fromkeys(by_loss, 0)) is None, "a dot is no curve"
     assert line.get_xdata()[-1] == 4 and line.get_ydata()[-1] == pytest.approx(last)
     bars = figures.pgr_bars(table["groups"][0])
     cells = {cell["loss"]: cell["pgr"]["mean"] for cell in table["groups"][0]["cells"]}
@@ -135,6 +140,8 @@ def test_a_diverged_loss_leaves_the_others_apart() -> None:
     cells = [dict(loss="kd", misfit=figure(0.1, 0.2), gain=figure(0.1, 0.1), pgr=figure(0.5, 0.1)),
              dict(loss="hard", misfit=figure(0.3, 0.1), gain=figure(0.2, 0.1), pgr=figure(0.4, 0.1)),
              dict(loss="bad", misfit=figure(0.4, 9.0), gain=figure(-1.0, 90.0), pgr=figure(-0.2, 30.0))]
+    for cell, agreement, accuracy in zip(cells, (90, 92, 10), (80, 81, 5)):
+        cell |= dict(agreement=figure(agreement, 0.5), student=figure(accuracy, 0.5), weak=figure(78, 0.5))
     group = dict(cells=cells, reference="kd")
     numbers = {"kd": 0, "hard": 1, "bad": 2}
     left, right, up, down = figures.CARETLEFT, figures.CARETRIGHT, figures.CARETUP, figures.CARETDOWN
@@ -144,6 +151,10 @@ def test_a_diverged_loss_leaves_the_others_apart() -> None:
         assert x_ends[0] < axes.get_xlim()[0] < 0 and 0.5 < axes.get_xlim()[1] < x_ends[1]
         assert {line.get_marker() for line in axes.lines} & {left, right, up, down} == arrows
         assert drawn.alt.endswith("Some intervals go on beyond the frame.")
+    drawn = figures.agreement_scatter(group, numbers)
+    (axes,) = drawn.figure.axes
+    assert axes.get_xlim()[0] > 80 and axes.get_ylim()[0] > 70, "what most losses reach fills the frame"
+    assert drawn.alt.endswith("Some points go on beyond the frame.")
     below = [segment[:, 0].min() for bars in figures.misfit_scatter(group, numbers).figure.axes[0].collections
              for segment in bars.get_segments()]
     assert min(below) == 0

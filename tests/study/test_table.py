@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from w2s_plugins.protocol.figures import intervals
 from w2s_plugins.study.collect import collect
+from w2s_plugins.study.latex import escaped
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.report import summary, write_report
 from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
@@ -310,6 +312,14 @@ def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
     assert float(rows[0]["student_mean"]) == record["groups"][0]["cells"][0]["student"]["mean"]
     _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "csv", "--reference", "gce")
     assert out.startswith("weak,strong,protocol,loss,seeds,weak_mean,") and ",gce," in out
+    _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "tex")
+    body = out[out.index(r"\toprule"):out.index(r"\bottomrule")].splitlines()
+    assert out == (tmp_path / "t/table.tex").read_text() and r"w2s\_cnn2 $\to$ w2s\_cnn5" in out
+    widths = {line.count(" & ") for line in body if line.endswith(r"\\")}
+    assert widths == {re.search(r"tabular}{l(r+)}", out)[1].count("r")}
+    assert r"adaptconf & 4 & " in out and r"$\blacktriangle$ better" in out and r"$\pm$" in out
+    assert escaped("50 % of a_b & {c} \\x^2 \n #1 $") == (
+        r"50 \% of a\_b \& \{c\} \textbackslash{}x\textasciicircum{}2 \#1 \$")
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from .. import __version__
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..errors import called
+from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
 from ..losses.base import loss_weights
 from ..metrics.pgr import turning_points
@@ -92,7 +93,8 @@ def make_record(
     sources = [*(teacher.sources if teacher is not None else ()), *(labels.source for labels in data.given)]
     return {
         "schema": 1,
-        "model": _student(args, model, data_config) | dict(class_names=data.class_names) | student_source,
+        "model": _student(args, model, data_config) | dict(
+            class_names=data.class_names, weights=(weights := _weights(args, model))) | student_source,
         "teacher": None if not sources else dict(
             name=_teacher_name(args), models=sources, targets=args.teacher_targets, cache=targets and targets.record,
             **(weak or {})),
@@ -113,7 +115,7 @@ def make_record(
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
-        "license": args.hub_license,
+        "license": args.hub_license or weights.get("license"),
         "seed": args.seed,
         "command": called("torchrun " + shlex.quote(sys.argv[0])) + " " + shlex.join(sys.argv[1:]),
         "versions": dict(
@@ -152,6 +154,13 @@ def _student(args: argparse.Namespace, model: nn.Module, data_config: dict) -> d
     )
 
 
+def _weights(args: argparse.Namespace, model: nn.Module) -> dict[str, object]:
+    """Return what is published of the weights that the student started from; nothing of other ones than the model's."""
+    if not args.pretrained or args.pretrained_path or args.initial_checkpoint or args.finetune:
+        return {}
+    return {key: value for key in ABOUT_WEIGHTS if (value := model.pretrained_cfg.get(key))}
+
+
 def _loss(args: argparse.Namespace) -> dict:
     distilled = bool(args.teacher or args.kd_model_name)
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
@@ -172,6 +181,7 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         "labelled": asdict(describe(data.labelled, args.dataset, args.train_split))}
     return dict(
         dataset=args.dataset or train.name,
+        name=_name_of_data(args) or train.name,
         train_split=train.split,
         val_split=args.val_split,
         train_samples=train.num_samples,
@@ -184,6 +194,15 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         clean_select=data.selection and data.selection.about,
         unreadable=sorted(unreadable),
     )
+
+
+def _name_of_data(args: argparse.Namespace) -> str:
+    """Return what one would call the training data: the names of folders and files, or that after timm's reader."""
+    if args.unlabeled or not args.dataset:
+        places = (args.unlabeled or args.data_dir).split(",")
+        return ", ".join(Path(place).name or Path(place).resolve().name for place in places)
+    reader, _, name = args.dataset.partition("/")
+    return Path(name).name if reader == "wds" else name or reader
 
 
 def _episodes(args: argparse.Namespace, data: Data) -> dict:

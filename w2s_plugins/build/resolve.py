@@ -19,7 +19,7 @@ from ..cli.values import split_names
 from ..data.datasets import UNLABELED
 from ..data.episodes import parse_shapes
 from ..data.unreadable import parse_data_errors
-from ..errors import UserError, nearest
+from ..errors import UserError, name_runs, nearest
 from ..labels.noise import parse_noise
 from ..labels.selection import LABEL_RULES, parse_selection
 from ..labels.table import SUFFIXES
@@ -210,7 +210,8 @@ def check_teacher_name(flag: str, name: str) -> None:
         return
     if Path(name).is_dir() and not timm.is_model(name):
         raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, "
-                        f"./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers")
+                        "./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers"
+                        f"{name_runs(Path(name))}")
     check_model_name(flag, name)
 
 

@@ -32,6 +32,8 @@ from .optimisation import Schedule
 
 _logger = logging.getLogger(__name__)
 
+WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
+
 
 def run_place(args: argparse.Namespace) -> Place:
     """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
@@ -188,3 +190,6 @@ def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
     if free < needed:
         _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
                         f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")
+    elif needed >= WORTH_SAYING:
+        _logger.info(f"Checkpoints: about {one / 1e6:.0f} MB each, {needed / 1e9:.1f} GB in the end; fewer with "
+                     f"--checkpoint-hist (now {args.checkpoint_hist})")

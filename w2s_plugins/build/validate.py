@@ -25,7 +25,7 @@ from ..data.corruptions import Corrupted
 from ..data.datasets import check_dataset_name, num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
-from ..errors import UserError, one_line
+from ..errors import UserError, name_runs, one_line
 from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
@@ -139,6 +139,8 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     is_run = path is not None and path.is_dir() and not is_sharded(path)
     folder = path if path is None or is_run else path.parent
     if folder is None or not (folder / "args.yaml").is_file():
+        if is_run and not weights_in(path):
+            raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
         return {}
     run = read_run_args(folder, "--checkpoint")
     names = taken_over(bool(args.few_shot))
@@ -165,6 +167,11 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     return run
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder."""
+    return [path for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for path in folder.glob(pattern)]
+
+
 def taken_over(few_shot: bool) -> dict[str, str]:
     """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
     kinds: dict[bool, dict[str, str]] = {True: {}, False: {}}
@@ -180,10 +187,7 @@ def list_candidates(args: argparse.Namespace, recorded: dict, plugins: list[str]
     """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
     path = Path(args.checkpoint)
     if args.checkpoint and path.is_dir() and not is_sharded(path):
-        files = [p for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for p in path.glob(pattern)]
-        if not files:
-            raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints")
-        return [Candidate(args.model, str(p)) for p in sorted(files, key=lambda p: natural_key(p.name))]
+        return [Candidate(args.model, str(p)) for p in sorted(weights_in(path), key=lambda p: natural_key(p.name))]
     if args.model == "all":
         names = timm.list_models(pretrained=True, exclude_filters=OTHER_LABELS)
     elif Path(args.model).is_file():

@@ -251,7 +251,8 @@ def add_hub(add: Declare) -> None:
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
-    add("--hub-license", metavar="ID", default="apache-2.0", help="license in the model card")
+    add("--hub-license", metavar="ID", help="license in the model card (default: that of the model's own pretrained "
+        "weights, if it starts from them)")
 
 
 def add_run(add: Declare) -> None:
@@ -296,8 +297,6 @@ def add_released_code(add: Declare) -> None:
     add("--rkd-squared", action="store_true", sets={"rkd": "squared"}, help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--finetune", default="", metavar="PATH", role=Role.START, help="initialise the student from a checkpoint "
-        "whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
     add("--eval-interval-end", type=float, metavar="R", role=Role.EVALUATION, help="evaluate every epoch after this "
         "share of training")
     add("--model-name", metavar="NAME", role=Role.REPORT, help="name of the model in the run folder's name")
@@ -433,6 +432,8 @@ def add_model(add: Declare) -> None:
     add("--pretrained-path", type=str, metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
     add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
         help="load this checkpoint after creation")
+    add("--finetune", default="", metavar="PATH", role=Role.START, help="initialise the student from a checkpoint "
+        "whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
         "cached-views:N), and kept under --target-cache (docs/protocol.md)")

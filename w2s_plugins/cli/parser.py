@@ -108,7 +108,8 @@ def read_config(
 ) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
 
-    The files that it names under ``config``, relative to itself, are read before it.
+    The files that it names under ``config``, relative to itself, are read before it; those of ``weak_config`` are
+    relative to it as well.
 
     Args:
         file: path of the file, or ``w2s:NAME``.
@@ -136,10 +137,17 @@ def read_config(
     values: dict[str, object] = {}
     bases = content.pop("config", []) if isinstance(content, dict) else []
     for base in _names_of_files(bases, where):
-        inner = base if base.startswith(RECIPE) else os.path.normpath(path.parent / base)
-        _overlay(values, read_config(inner, parser, (*readers, file), flag))
-    _overlay(values, check_flags(content, parser, where))
+        _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
+    own = check_flags(content, parser, where)
+    if "weak_config" in own:
+        own["weak_config"] = [_beside(other, path) for other in own["weak_config"]]
+    _overlay(values, own)
     return values
+
+
+def _beside(name: str, file: Path) -> str:
+    """Return the path of a file that ``file`` names, relative to itself; recipes of this project have names."""
+    return name if name.startswith(RECIPE) else os.path.normpath(file.parent / name)
 
 
 def check_flags(content: object, parser: Parser, where: str) -> dict[str, object]:
@@ -162,7 +170,8 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         dest = str(key).replace("-", "_")
         if dest not in actions:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
-        values[dest] = value
+        default = actions[dest].own_default
+        values[dest] = value = type(default)() if value is None and default in ("", [], {}) else value
         try:
             if not is_plain(actions[dest], value):
                 words[dest] = words_of(actions[dest], value)

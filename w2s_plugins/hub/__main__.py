@@ -15,6 +15,7 @@ def main() -> None:
     push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
     push.add_argument("--private", action="store_true", default=None, help="create the repository private")
     push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    push.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
     push.add_argument("--commit-message", metavar="M", help="first line of the commit")
     push.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args()
@@ -25,7 +26,7 @@ def main() -> None:
 
     inside = args.run.resolve().name == "export" and not (args.run / "export").is_dir()
     print(push_export(args.run if inside else args.run / "export", args.repo_id, private=args.private,
-                      revision=args.revision, commit_message=args.commit_message))
+                      revision=args.revision, commit_message=args.commit_message, license=args.hub_license))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ _TARGETS = {
     "cached": "the teacher labels each training image once, before training",
     "cached-views": "the teacher labels the training views of some epochs before training; then the views repeat",
 }
+_CONTROLS = {  # by the first word of the name
+    "direct": "this model trained on true labels alone", "same": "the teacher's model on the same weak labels",
+    "strong": "this model on weak labels of the one of direct"}
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
 _PATH = re.compile(r"""(?:(?<![^\s=,:;'"(\[{])|(?<=wds/))(?:~[\w.-]*)?/(?!/)[^,'"]+""")  # an absolute one, in a word
 _CITATION = """@misc{guo2024vision,
@@ -61,7 +64,7 @@ def model_card(record: dict) -> str:
     """
     record = _without_places(record)
     sections = [
-        f"# {code(_get(record, 'model', 'name') or 'student')}",
+        f"# {_title(record)}",
         _introduction(record),
         _usage(record),
         _section("Results", _results(record)),
@@ -77,6 +80,22 @@ def model_card(record: dict) -> str:
     return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
 
 
+def _title(record: dict) -> str:
+    data, teacher = _data_name(record), _get(record, "teacher", "name")
+    on = f" trained on {code(data)}" if data else ""
+    return f"{code(_name(record))}{on}{f' with the labels of {code(teacher)}' if teacher else ''}"
+
+
+def _name(record: dict) -> str:
+    """Return the name of the model, without the tag of weights that it did not start from."""
+    own = _get(record, "model", "init") in ("random", "checkpoint") and _get(record, "model", "architecture")
+    return own or _get(record, "model", "name") or "student"
+
+
+def _data_name(record: dict) -> Any:
+    return _get(record, "data", "name") or _get(record, "data", "dataset")
+
+
 def _without_places(value: Any) -> Any:
     """Return a part of a record with the last parts alone of absolute paths, and the last two of a local model's."""
     if isinstance(value, dict):
@@ -88,6 +107,13 @@ def _without_places(value: Any) -> Any:
     if value.startswith("local-dir:"):
         return "/".join(PurePath(value.removeprefix("local-dir:")).parts[-2:])
     return _WORD.sub(lambda word: _PATH.sub(lambda path: f".../{PurePath(path[0]).name}", word[0]), value)
+
+
+def with_license(card: str, license: str) -> str:
+    """Return a card whose metadata name another licence."""
+    changed = ModelCard(card)
+    changed.data.license = plain(license)
+    return str(changed)
 
 
 def eval_results(record: dict) -> str | None:
@@ -103,7 +129,7 @@ def eval_results(record: dict) -> str | None:
 
 def _metadata(record: dict) -> ModelCardData:
     loss, dataset = _get(record, "loss", "name"), dataset_id(record)
-    named = _get(record, "data", "dataset")
+    named, license = _data_name(record), _get(record, "license")
     split = _get(record, "data", "val_split")
     results = [
         EvalResult(
@@ -122,13 +148,13 @@ def _metadata(record: dict) -> ModelCardData:
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        license=plain(_get(record, "license") or "apache-2.0"),
+        license=plain(license) if license else None,
         tags=["timm", "image-classification", "weak-to-strong", "knowledge-distillation"]
             + ([plain(loss)] if loss else []),
         base_model=_repo_id(_get(record, "model", "source", "repo")),
         datasets=[dataset] if dataset else None,
         metrics=["accuracy"] if results else None,
-        model_name=plain(_get(record, "model", "name") or "student") if results else None,
+        model_name=plain(_name(record)) if results else None,
         eval_results=results or None,
     )
 
@@ -144,25 +170,40 @@ def _introduction(record: dict) -> str:
 
 def _usage(record: dict) -> str:
     module = _get(record, "model", "plugin_module")
-    lines, note = "import timm\n", ""
+    lines, note = "import timm\nimport torch\nfrom PIL import Image\n", ""
     if module:
         module = str(module) if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module)) else "w2s_plugins"
         lines += f"import {module}  # registers the architecture\n"
         note = (f"The architecture is not one of timm's own: the package {code(module.split('.')[0])} must be "
                 "installed, and imported first.\n\n")
-    lines += (f'\nmodel = timm.create_model("{MODEL_ID}", pretrained=True).eval()\n'
-              "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)")
+    named = _get(record, "model", "class_names")
+    names = 'model.pretrained_cfg["label_names"]' if named else "range(model.num_classes)"
+    lines += f"""
+model = timm.create_model("{MODEL_ID}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+names = {names}
+image = Image.open("image.jpg").convert("{'L' if _list(_get(record, 'model', 'input_size'))[:1] == [1] else 'RGB'}")
+with torch.no_grad():
+    probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)[0]
+for place in probabilities.argsort(descending=True)[:5].tolist():
+    print(f"{{probabilities[place]:.1%}} {{names[place]}}")"""
     return f"## Use\n\n{note}{fenced(lines, 'python')}"
 
 
 def _results(record: dict) -> str:
-    keys = {"top1": "top-1 (%)", "top5": "top-5 (%)", "agreement": "agreement with the teacher (%)"}
+    keys = {"top1": "top-1 (%)", "top5": "top-5 (%)", "agreement": "agreement with the teacher (%)",
+            "copied": "copied of its mistakes (%)", "misfit": "misfit: KL from it (nats)"}
     keys |= {f"top1_{shots}": f"top-1 on classes with {shots} samples (%)" for shots in ("many", "medium", "few")}
     rows = [
         ("student (this model)", *(_percent(record, "metrics", k) for k in keys)),
         ("teacher", *(_percent(record, "teacher", k) for k in keys)),
         ("ceiling (the student trained on ground truth)", _percent(record, "ceiling_acc"), *[None] * (len(keys) - 1)),
     ]
+    controls = _get(record, "controls")
+    rows += [(f"{code(name)}: {_CONTROLS.get(name.split('-')[0], 'a control')}"
+              f"{f', {count} labels' if (count := _count(controls, name, 'labels')) else ''}",
+              _percent(controls, name, "value"), *[None] * (len(keys) - 1))
+             for name in (controls if isinstance(controls, dict) else ())]
     rows = [row for row in rows if any(row[1:])]
     table = markdown_table(("", *keys.values()), rows)
     episodes = _few_shot(record)
@@ -195,9 +236,10 @@ def _few_shot(record: dict) -> str:
 
 
 def _selection(record: dict) -> str:
-    rule, epoch, split = (_get(record, "selected", k) for k in ("rule", "epoch", "split"))
+    rule, split = (_get(record, "selected", k) for k in ("rule", "split"))
+    epoch = _number(record, "selected", "epoch")  # counted from 0
     where = f", judged on the split {code(split)}" if rule == "best" and split else ""
-    return f"The checkpoint is that of the {rule} epoch{f' ({code(epoch)})' if epoch is not None else ''}{where}."
+    return f"The checkpoint is that of the {rule} epoch{f' ({epoch + 1})' if epoch is not None else ''}{where}."
 
 
 def _teacher(record: dict) -> str:
@@ -248,8 +290,9 @@ def _loss(record: dict) -> str:
 
 
 def _data(record: dict) -> str:
-    names = ("dataset", "train_split", "train_samples", "train_slice", "val_split", "val_samples", "fingerprint")
+    names = ("train_split", "train_samples", "train_slice", "val_split", "val_samples", "fingerprint")
     return _pairs([
+        ("dataset", _code_or_none(_data_name(record))),
         *((name.replace("_", " "), _code_or_none(_get(record, "data", name))) for name in names),
         ("labelled samples beside these", _count(record, "data", "splits", "labelled", "num_samples")),
         *_labels(record),
@@ -283,6 +326,8 @@ def _student(record: dict) -> str:
         ("trained weights", _count(record, "model", "trained")),
         *((f"initial weights: {k}", _code_or_none(_get(record, "model", "source", k)))
           for k in ("repo", "revision", "file", "sha256")),
+        *((f"initial weights: {text}", _code_or_none(_get(record, "model", "weights", k)))
+          for k, text in (("tag", "tag"), ("paper_ids", "paper"), ("origin_url", "origin"), ("license", "license"))),
     ])
 
 

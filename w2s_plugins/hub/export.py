@@ -1,5 +1,6 @@
 """The export of a finished run: written, loaded back and compared."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,12 @@ from w2s_plugins.errors import UserError, one_line, refusal
 from w2s_plugins.files import read_plain
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 
-from ..files import apply_umask, file_sha256, flush_folder
+from ..files import apply_umask, atomic_write, file_sha256, flush_folder
 from ..tokens import scrub
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
+# what timm says of the pretrained weights of a model, not of the model
+ABOUT_WEIGHTS = ("tag", "license", "description", "origin_url", "paper_name", "paper_ids", "notes")
 
 
 def export_hashes(folder: Path) -> dict[str, str]:
@@ -84,7 +87,8 @@ def export_model(
         earlier = {k: None for k in ("label_names", "label_descriptions") if model.pretrained_cfg.get(k)}
         save_for_hf(model, new, safe_serialization=True, data_config=data_config,
                     model_config=dict(pretrained_cfg=earlier, label_names=class_names))
-        (new / "README.md").write_text(scrub(model_card(record)), encoding="utf-8")
+        say_origin(new / "config.json", record)
+        write_card(new, record)
         if results := eval_results(record):
             (new / EVAL_RESULTS).parent.mkdir()
             (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
@@ -108,6 +112,24 @@ def export_model(
                         "--resume, or choose another output folder and export again") from error
     finally:
         hook.remove()
+
+
+def say_origin(config: Path, record: dict) -> None:
+    """Leave out of a config.json what it says of weights that the model did not start from, and say its licence."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    known = {**((record.get("model") or {}).get("weights") or {}), "license": record.get("license")}
+    about = content["pretrained_cfg"]
+    for key in ABOUT_WEIGHTS:
+        about.pop(key, None)
+        if known.get(key):
+            about[key] = known[key]
+    config.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def write_card(folder: Path, record: dict) -> None:
+    """Write the README.md of an export."""
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(scrub(model_card(record)), encoding="utf-8")
 
 
 @torch.inference_mode()

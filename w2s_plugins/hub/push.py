@@ -15,8 +15,8 @@ from huggingface_hub import (
 from safetensors import SafetensorError, safe_open
 
 from w2s_plugins import __version__
-from w2s_plugins.errors import UserError, one_line
-from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID
+from w2s_plugins.errors import UserError, name_runs, one_line
+from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID, with_license
 
 from ..tokens import scrub
 from .errors import check_repo_id, on_hub
@@ -34,6 +34,7 @@ def push_export(
         private: bool | None = None,
         revision: str | None = None,
         commit_message: str | None = None,
+        license: str | None = None,
 ) -> str:
     """Publish an export as one commit, with the final id in its card; the folder itself is only read.
 
@@ -45,6 +46,7 @@ def push_export(
         private: Create it private; an existing public repository is then refused.
         revision: Branch to push to, created when missing.
         commit_message: First line of the commit.
+        license: In place of the one that the card names, if any.
 
     Returns:
         Address of the published model.
@@ -59,8 +61,8 @@ def push_export(
             raise UserError(f"{path} is a link, which is not published; expected what the training run wrote: export "
                             "again, or put the file itself there")
     if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
-        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing); finish the training run, it "
-                        "writes RUN/export at its end")
+        hint = name_runs(folder.parent) or "; finish the training run, it writes RUN/export at its end"
+        raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing){hint}")
     _check_branch(revision)
     check_export(folder, f"push to {repo_id}:")
     try:
@@ -71,11 +73,11 @@ def push_export(
                         "it is not published") from error
     try:
         return on_hub(f"push to {repo_id}", lambda: _push(
-            folder, repo_id, private, revision, commit_message or "Upload model"))
+            folder, repo_id, private, revision, commit_message or "Upload model", license))
     except UserError as error:
-        run = folder.parent if folder.name == "export" else folder
+        run, how = folder.parent if folder.name == "export" else folder, ["--hub-license", license] if license else []
         raise UserError(f"{error}; {folder} is as it was, repeat with: "
-                        f"{push_command('hub', run, repo_id, private, revision)}") from error.__cause__
+                        f"{push_command('hub', run, repo_id, private, revision, *how)}") from error.__cause__
 
 
 def push_command(
@@ -187,11 +189,13 @@ def _prepare(
     return api, url
 
 
-def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str,
+          license: str | None) -> str:
     api, url = _prepare(repo_id, private, revision)
     repo_id = url.repo_id
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
+    card = with_license(card, license) if license else card
     operations = [CommitOperationAdd("README.md", card.encode())]
     for name in (*_EXPORT, EVAL_RESULTS):
         if name != "README.md" and (folder / name).is_file():

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import timm
 import torch
@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
 from ..cli.parser import train_parser
-from ..errors import UserError, one_line, refusal
+from ..errors import UserError, name_runs, one_line, refusal
 from ..files import INFLATION, DamagedArchive, check_archive, special_kind
 from ..hub.errors import on_hub
 from ..hub.export import check_export
@@ -103,7 +103,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
             model = timm.create_model(pretrained=pretrained, **resolved)
         except URLError as error:  # not of the Hub, whose client is another
             url = get_pretrained_cfg_value(name, "url")
-            raise UserError(f"{flag} {name}: {url} cannot be reached ({one_line(error)}); put that file into "
+            what = "is not to be had there" if isinstance(error, HTTPError) else "cannot be reached"
+            raise UserError(f"{flag} {name}: {url} {what} ({one_line(error)}); put that file into "
                             f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
         if pretrained:
             hub_source(model, name)  # compares the bytes with what the Hub announced
@@ -158,7 +159,8 @@ def find_weights(path: str, flag: str) -> Path:
         for name in WEIGHT_FILES:
             if (file / name).is_file() or is_sharded(file / name):
                 return file / name
-        raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}")
+        raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}"
+                        f"{name_runs(file)}")
     if not file.exists():
         raise UserError(f"{flag} {path}: no such file")
     return file

@@ -32,6 +32,8 @@ from ..data.overlap import sample_names
 from ..data.slices import parse_slice
 from ..errors import UserError, one_line
 from ..files import write_json
+from ..hub.export import write_card
+from ..hub.push import push_export
 from ..models.class_names import names_of_data
 from ..models.foreign import refuse_addresses
 from ..registry import load_plugins
@@ -96,11 +98,28 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         return None
     record = make_record(flags, stages.done, stages.folders)
     write_json(folder / "result.json", record)
+    if record["controls"]:
+        show_controls(flags, stages.folders["student"] / "export", stages.done["student"], record["controls"])
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     print(closing_table(record))
     print(f"* {folder / 'result.json'}")
     return record
+
+
+def show_controls(flags: Mapping[str, object], export: Path, student: dict, controls: dict) -> None:
+    """Write the student's card again, with the runs that it is compared with, and publish it where that is asked for.
+
+    Args:
+        flags: of the student.
+        export: of the student.
+        student: its record.
+        controls: figures of each.
+    """
+    write_card(export, {**student, "controls": controls})
+    if flags["push_to_hub"]:
+        push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"],
+                    commit_message=flags["hub_commit_message"])
 
 
 def stored_views(flags: Mapping[str, object]) -> dict[str, object]:

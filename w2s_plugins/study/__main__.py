@@ -152,13 +152,14 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     """Add what collects results."""
     table = commands.add_parser("table", help="the results of many runs in one table", description=(
         "Mean, standard deviation and 95 % interval of each cell, and the losses compared, of the finished runs in a "
-        "folder. Writes table.md, table.csv and table.json."))
-    table.add_argument("--format", choices=("md", "csv", "json"), default="md", help="what is printed (default: md)")
+        "folder. Writes table.md, table.csv, table.json and table.tex."))
+    table.add_argument("--format", choices=("md", "csv", "json", "tex"), default="md", help="what is printed "
+                       "(default: md)")
     table.add_argument("--output", type=Path, metavar="FOLDER", help="where the files go (default: DIR)")
 
     report = commands.add_parser("report", help="the results of many runs as a page with figures", description=(
-        "Writes index.html, one page that needs no network, README.md with the same in Markdown, the figures as PNG "
-        "and SVG, and the tables."))
+        "Writes index.html, one page that needs no network, README.md with the same in Markdown, the figures as PNG, "
+        "SVG and PDF, and the tables, also in LaTeX."))
     add = report.add_argument
     add("--title", metavar="TEXT", help="heading (default: the name of the folder)")
     add("--output", type=Path, metavar="FOLDER", help="where it goes (default: DIR/report)")
@@ -167,7 +168,8 @@ def _add_results(commands: argparse._SubParsersAction) -> None:
     add("--hub-revision", metavar="R", help="branch to push to, created when missing (default: main)")
     for command in (table, report):
         add = command.add_argument
-        add("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it")
+        add("folder", type=Path, metavar="DIR", help="folder of a study, or any folder with runs in it, a "
+            "run itself among them")
         add("--reference", metavar="LOSS", help="loss that the others are compared with, or best: the one with the "
             "highest mean, corrected for all pairs (default: kd where there is one, else best)")
 

@@ -1,8 +1,8 @@
 """The figures of a report, drawn from the runs of a study, each only where its data exist.
 
 They are 3.3 inches wide, a column of a paper. Colours are those of Okabe and Ito (Color Universal Design, 2008), which
-people of any colour vision tell apart; lines also differ by dash and marker. SVG files are the same byte for byte for
-the same runs.
+people of any colour vision tell apart; lines also differ by dash and marker. SVG and PDF files are the same byte for
+byte for the same runs.
 """
 
 import json
@@ -37,6 +37,7 @@ STYLE = {
     "font.size": 7.5, "axes.titlesize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
     "axes.linewidth": 0.6, "lines.linewidth": 1.1, "lines.markersize": 3.5, "axes.spines.top": False,
     "axes.spines.right": False, "figure.dpi": 100, "savefig.facecolor": "white", "svg.hashsalt": "w2s_plugins",
+    "pdf.fonttype": 42,  # text that can be searched and edited
     "text.parse_math": False,  # a dollar sign in the name of a class is one
 }
 KIND_TEXTS = dict(zip(KINDS, (
@@ -108,13 +109,15 @@ def _numbered(drawn: Iterable[Drawn]) -> list[Drawn]:
 
 
 def save(drawn: Drawn, folder: Path) -> None:
-    """Write NAME.png and NAME.svg.
+    """Write NAME.png, NAME.svg and NAME.pdf.
 
     The PNG has a palette: the same to the eye in a third of the bytes.
     """
     pixels = BytesIO()
-    with style(), atomic_write(folder / f"{drawn.name}.svg") as temporary:
-        drawn.figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    with style():
+        for kind, none in (("svg", ("Date", "Creator")), ("pdf", ("CreationDate", "Creator", "Producer"))):
+            with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
+                drawn.figure.savefig(temporary, format=kind, metadata=dict.fromkeys(none))
         drawn.figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
     with Image.open(pixels) as image, atomic_write(folder / f"{drawn.name}.png") as temporary:
         image.convert("RGB").quantize().save(temporary, "PNG", optimize=True, dpi=(DPI, DPI))
@@ -192,13 +195,15 @@ def mark_cut(
         up: tuple[float, float],
         colour: str,
 ) -> str:
-    """Draw an arrow wherever the intervals of a point go on beyond the frame; return what is then to be said of it."""
-    (left, right), (bottom, top), (x, y) = axes.get_xlim(), axes.get_ylim(), point
+    """Draw an arrow wherever a point or its intervals go on beyond the frame; return what is then to be said of it."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    x, y = min(max(point[0], left), right), min(max(point[1], bottom), top)
     cut = [mark for beyond, *mark in ((across[0] < left, left, y, CARETLEFT), (across[1] > right, right, y, CARETRIGHT),
                                       (up[0] < bottom, x, bottom, CARETDOWN), (up[1] > top, x, top, CARETUP)) if beyond]
     for place_x, place_y, marker in cut:
         axes.plot(place_x, place_y, marker=marker, color=colour, markersize=4, linestyle="", zorder=3)
-    return " Some intervals go on beyond the frame." if cut else ""
+    what = "intervals" if (x, y) == point else "points"
+    return f" Some {what} go on beyond the frame." if cut else ""
 
 
 def most_telling(cells: list[dict], reference: str) -> list[dict]:
@@ -375,7 +380,7 @@ def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
     teacher = cells[0]["weak"]["mean"]
     axes.plot(100, teacher, color="black", marker="*", markersize=8, linestyle="", label="teacher")
     xs, ys = [c["agreement"]["mean"] for c in cells], [c["student"]["mean"] for c in cells]
-    for values, limit in ((xs + [100.0], axes.set_xlim), (ys + [teacher], axes.set_ylim)):
+    for values, limit in ((near_most(xs) + [100.0], axes.set_xlim), (near_most(ys) + [teacher], axes.set_ylim)):
         pad = max(1.0, 0.25 * (max(values) - min(values)))
         limit(max(-2, min(values) - pad), min(102, max(values) + pad))
     cut = {mark_cut(axes, (x, y), reach(c["agreement"]), reach(c["student"]), look(numbers[c["loss"]])["color"])
@@ -384,8 +389,20 @@ def agreement_scatter(group: dict, numbers: dict[str, int]) -> Drawn:
     legend_below(figure, axes)
     alt = (f"Accuracy against agreement with the teacher, in percent. The teacher has accuracy {teacher:.1f}. "
            + ". ".join(f"{c['loss']}: agreement {c['agreement']['mean']:.1f}, accuracy {c['student']['mean']:.1f}"
-                       for c in cells) + "." + "".join(cut))
+                       for c in cells) + "." + "".join(sorted(cut)))
     return Drawn("agreement", figure, "Agreement with the teacher against accuracy", alt)
+
+
+def near_most(values: list[float], least: float = 10.0) -> list[float]:
+    """Return the values that are about where most are: a run that has diverged would leave the others no room.
+
+    Args:
+        values: in percent.
+        least: distance from the median that is never too far.
+    """
+    middle = float(np.median(values))
+    room = max(least, 6 * float(np.median([abs(value - middle) for value in values])))
+    return [value for value in values if abs(value - middle) <= room]
 
 
 def misfit_scatter(group: dict, numbers: dict[str, int]) -> Drawn | None:
@@ -444,7 +461,7 @@ def learning_curves(
                 if key in event.get("val", ()):
                     runs.setdefault(event["epoch"] + 1, []).append(event["val"][key])
         complete = {e: np.mean(v) for e, v in sorted(runs.items()) if len(v) == len(by_loss[cell["loss"]])}
-        if complete:
+        if len(complete) > 1:  # one evaluation is no curve
             line = look(numbers[cell["loss"]])
             if len(complete) >= 12:  # markers would hide the line
                 line["marker"] = ""
@@ -491,7 +508,10 @@ def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
         shares = counts[kind] / np.maximum(counts[kind].sum(axis=1, keepdims=True), 1)
         edges = np.linspace(0, 1, shares.shape[1] + 1)
         top = max(1, int(np.nonzero(sum(counts[k] for k in maps).sum(axis=0))[0].max(initial=0)) + 1)
-        panel.pcolormesh(np.append(x - 0.5, x[-1] + 0.5), edges[:top + 1], shares.T[:top], cmap="cividis", vmin=0)
+        mesh = panel.pcolormesh(
+            np.append(x - 0.5, x[-1] + 0.5), edges[:top + 1], 100 * shares.T[:top], cmap="cividis", vmin=0)
+        # inside of the panel's own place, so that its epochs stay below those of the other panels
+        figure.colorbar(mesh, cax=panel.inset_axes((1.02, 0, 0.03, 1)), label="samples (%)")
         panel.set(ylabel=symbol_of(name), title=KIND_TEXTS[kind])
     axes[0].set_ylabel(f"mean {symbol_of(name)}")
     axes[1].set(ylabel="samples (%)", ylim=(0, 100))

@@ -35,7 +35,8 @@ from .table import (
 )
 
 PAGE, MARKDOWN, FIGURES = "index.html", "README.md", "figures"
-FILES = (PAGE, MARKDOWN, *(f"table.{kind}" for kind in WRITERS), f"{FIGURES}/*.svg", f"{FIGURES}/*.png")  # all of it
+FILES = (PAGE, MARKDOWN, *(f"table.{kind}" for kind in WRITERS),
+         *(f"{FIGURES}/*.{kind}" for kind in ("svg", "png", "pdf")))  # all of it
 MOST_NAMES = 6  # in a sentence
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -87,7 +88,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     table = make_table(found, reference)
     drawn, notes = draw_all(found, table)
     table["left_out"] = [*table["left_out"], *notes]
-    title = scrub(title or f"Study {study.resolve().name}")
+    title = scrub(title or study.resolve().name)
     specification = scrub((study / SPEC).read_text(encoding="utf-8")) if (study / SPEC).is_file() else ""
     make_folder(folder / FIGURES)
     for file in (folder / FIGURES).iterdir():

@@ -15,12 +15,13 @@ from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..files import to_csv as rows_to_csv
 from ..files import to_json as value_to_json
-from ..files import write_json, write_text
+from ..files import write_text
 from ..hub.markdown import code, markdown_table
 from ..metrics.pgr import worth_key
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..protocol.figures import worth_text
 from .collect import EPOCHS, PARTS, Collected, Group, StudentRun, collect
+from .latex import PACKAGES, latex_table
 from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval
 
 LEVEL = 0.05
@@ -59,11 +60,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write_table(table: dict, folder: Path) -> None:
-    """Write table.md, table.csv and table.json. Raises `UserError` where they cannot be written."""
+    """Write table.md, table.csv, table.json and table.tex. Raises `UserError` where they cannot be written."""
     make_folder(folder)
-    write_text(folder / "table.md", to_markdown(table) + "\n")
-    write_text(folder / "table.csv", to_csv(table))
-    write_json(folder / "table.json", table)
+    for kind, write in WRITERS.items():
+        write_text(folder / f"table.{kind}", write(table).rstrip("\n") + "\n")
 
 
 # ---------------------------------------------------------------- figures
@@ -415,7 +415,16 @@ def to_json(table: dict) -> str:
     return value_to_json(table, indent=2)
 
 
-WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json}
+def to_latex(table: dict) -> str:
+    """Return the tables of all groups in LaTeX, and the rule for reading them as a comment."""
+    parts = [f"{PACKAGES}\n% {rule_of(table)}"]
+    for group, heading, rows in tables_of(table):
+        caption = f"{title_of(group)}: {heading}; differences from {group['reference']}."
+        parts.append(latex_table(caption, [list(rows[0]), *([text for text, _ in row.values()] for row in rows)]))
+    return "\n\n".join(parts)
+
+
+WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json, "tex": to_latex}
 
 
 def run_table(folder: Path, reference: str | None, format: str, output: Path | None) -> None:
