@@ -42,15 +42,15 @@ WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --
 TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
 LAST = f"{TUNED} --lr 0.0003 --tune last:0.3 --head-init-scale 0 --epochs 8"  # as hparams/w2s.yaml has it
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf --teacher-targets cached"
-CHAIN = f"--unlabeled {{data}}/photos.tar --train-split labelled.tar --teacher {{weak}} --stages {ROOT}/hparams"
+RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {
     "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
     "adaptconf, part": f"{TAUGHT} {LAST}",
-    "recipe": f"{CHAIN}/w2s.yaml",
+    "recipe": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml",
     "ceiling": f"--train-split rest.tar {TUNED} --lr {{rate}} --epochs {{epochs}}",
     "ceiling, part": f"--train-split rest.tar {LAST}",
-    "recipe with labels": f"{CHAIN}/w2s_labelled.yaml",
+    "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }
 COLUMNS = ["", "top-1", "PGR", "times AdaptConf's", "CPU s"]
 

@@ -28,7 +28,8 @@ from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES
 from w2s_plugins.losses import list_losses
 from w2s_plugins.models.loading import create_model
 
-# folders whose recipes want other data than those below, and have a file of tests to themselves; so have stages
+# folders whose recipes want other data than those below, and have a file of tests to themselves, as has
+# hparams/w2s.yaml (e2e/test_stages.py)
 ELSEWHERE = ("burns", "studies", "stages")
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "hparams").rglob("*.yaml")
                if p.parent.name not in ELSEWHERE and not p.stem.startswith("w2s"))
