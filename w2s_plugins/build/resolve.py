@@ -331,8 +331,8 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
         _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is ignored")
     if args.loss is None and args.teacher:
         args.loss = "adaptconf"
-        _logger.info("--loss adaptconf, that of the paper; --stages w2s:w2s got further past its teacher where both"
-                     " have been measured (docs/recipe.md)")
+        _logger.info("--loss adaptconf, that of the paper; for pretrained students --config w2s:w2s is recommended "
+                     "(docs/recipe.md)")
     if args.loss in CRITERIA:
         if args.teacher:
             raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
