@@ -80,17 +80,23 @@ def _cpu_info() -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def write_photographs(root: Path, count: int, split: str = "train", size: tuple[int, int] = (500, 375)) -> Path:
+def write_photographs(
+        root: Path,
+        count: int,
+        split: str = "train",
+        size: tuple[int, int] = (500, 375),
+        quality: int = 95,
+) -> Path:
     """Write JPEG files of random crops of scikit-learn's two photographs, ``root/split/class0`` and ``class1``."""
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(p) for p in load_sample_images().images]
     for i in range(count):
         photograph = photographs[i % 2]
-        width = int(rng.integers(size[0] // 2, size[0]))
+        width = int(rng.integers(250, 500))  # of the photograph, which has 640 x 427: larger images are enlarged
         height = width * size[1] // size[0]
         left, top = (int(rng.integers(0, whole - part)) for whole, part in zip(photograph.size, (width, height)))
         crop = photograph.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         folder = root / split / f"class{i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        crop.save(folder / f"{i:05}.jpg", quality=95)
+        crop.save(folder / f"{i:05}.jpg", quality=quality)
     return root

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
-from w2s_plugins.data.decoding import TensorTransform, decode_rgb, unsupported_step
+from w2s_plugins.data.decoding import ScaledTransform, TensorTransform, decode_rgb, unsupported_step, with_decoder
 from w2s_plugins.data.unreadable import UnreadableSample
 from w2s_plugins.data.views import seeded
 from w2s_plugins.errors import UserError
@@ -104,6 +104,54 @@ def test_transforms_that_need_pillow(kwargs, step):
     assert unsupported_step(create_transform((3, 64, 64), **{"use_prefetcher": True, **kwargs})) == step
 
 
+# ---------------------------------------------------------------- scaled decoding
+
+
+def enlarged(path: Path, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    """One of the photographs in (W, H) pixels."""
+    image = Image.open(PHOTOGRAPHS[0]).convert(mode).resize(size, Image.Resampling.BICUBIC)
+    image.save(path, quality=95)
+    return image
+
+
+@pytest.mark.parametrize("size, mode", [((1500, 1000), "RGB"), ((601, 903), "L"), ((903, 601), "CMYK")], ids=str)
+@pytest.mark.parametrize("kwargs", [
+    dict(is_training=True, color_jitter=0), dict(is_training=True, color_jitter=0.4), dict(), dict(crop_mode="squash"),
+    dict(crop_mode="border")], ids=str)
+def test_scaled_decoding_sees_the_same_part(tmp_path, size, mode, kwargs):
+    """The draws leave the generators in one state, and the view is that of the same part: one a pixel to the side is
+    further away.
+    """
+    (tmp_path / "train" / "class0").mkdir(parents=True)
+    enlarged(tmp_path / "train" / "class0" / "a.jpg", size, mode)
+    dataset, steps = create_dataset("", str(tmp_path), "train"), create_transform(
+        (3, 96, 96), interpolation="bicubic", use_prefetcher=True, **kwargs)
+    for seed in range(3):
+        views, states = [], []
+        for decoder in ("pil", "fast"):
+            dataset.transform = with_decoder(steps, dataset, decoder, "images")
+            with seeded(seed):
+                views.append(dataset[0][0].float())
+                states.append((random.getstate(), torch.get_rng_state().tolist()))
+        assert states[0] == states[1]
+        one, two = views
+        difference, shifted = (one - two).abs().mean(), (one[..., 1:] - two[..., :-1]).abs().mean()
+        assert difference < 6 and shifted > 2 * difference
+
+
+@pytest.mark.parametrize("side, decoded", [
+    (1000, []), (501, []), (500, [(800, 500)]), (250, [(400, 250)]), (125, [(200, 125)]), (60, [(200, 125)])])
+def test_scaled_decoding_is_never_too_small(tmp_path, monkeypatch, side, decoded):
+    enlarged(tmp_path / "a.jpg", (1600, 1000))
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, *a, **k: sizes.append(image.size) or resize(image, *a, **k))
+    transform = create_transform((3, side, side), crop_pct=1, crop_mode="center", use_prefetcher=True)
+    with open(tmp_path / "a.jpg", "rb") as file:
+        image = ScaledTransform(transform, transform).take_first_step(file, "RGB")
+    assert sizes == decoded and (image is None) == (not decoded)
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -156,7 +204,7 @@ def test_files_are_read_as_with_pillow(tmp_path, case):
     dataset = create_dataset("", str(tmp_path), "train")
     transform = create_transform((3, 64, 64), is_training=True, color_jitter=0, use_prefetcher=True)
     views = []
-    for chosen in (transform, TensorTransform(transform)):
+    for chosen in (transform, TensorTransform(transform), ScaledTransform(transform, TensorTransform(transform))):
         dataset.transform = chosen
         if "truncated" in case or case in ("empty", "text"):
             with pytest.raises(UnreadableSample, match=f"class0/a.{suffix}: cannot be read"):
@@ -168,6 +216,7 @@ def test_files_are_read_as_with_pillow(tmp_path, case):
         return
     (one, label), draw = views[0]
     (two, other_label), other_draw = views[1]
+    assert views[2][1] == draw and views[2][0][1] == label and (views[2][0][0].float() - one.float()).abs().mean() < 4
     assert (label, draw) == (other_label, other_draw)
     assert_close(one.float(), two.float())
     if case not in FAST:

@@ -179,6 +179,20 @@ def test_identity_is_that_of_the_plain_model():
     assert teacher_identity(teacher) == expected
 
 
+def test_plain_weights_are_not_moved():
+    """What was folded stays where it was made, and the features are those of the form that runs."""
+    teacher = member(create("test_resnet"))
+    expected, moved = teacher_identity(teacher), []
+    Teacher([teacher])._apply(lambda tensor: moved.append(tensor) or tensor.clone())
+    folded = [m.weight for m in teacher.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert folded and moved and not any(tensor is weight for tensor in moved for weight in folded)
+    teacher.identity = None
+    assert teacher_identity(teacher) == expected
+    object.__setattr__(teacher, "model", None)
+    teacher.choose_stages(None)
+    assert len(teacher.extractor.shapes) == 5
+
+
 @pytest.mark.parametrize("name", ["cifar_wrn_16_1", "test_efficientnet"])
 def test_features_of_a_teacher(name):
     """Also of a level that is a convolution's output, which only batch norm reads: the stem of a wide ResNet."""

@@ -8,6 +8,9 @@ arithmetic of decoding and resizing is another, on 8-bit tensors with antialias,
 files with torchvision, and hands any other file, or one that torchvision refuses, to timm's own path before anything
 random is drawn. Steps draw their parameters with timm's code in timm's order, so geometry and generators are those of
 Pillow; CMYK, PNG and EXIF (ignored) come out as timm has them.
+
+``--decoder fast`` has a `ScaledTransform` in its place: where the first step leaves at most half of the pixels in each
+direction, libjpeg decodes 1/2, 1/4 or 1/8 of them, and Pillow resizes the same part of the image from these.
 """
 
 import io
@@ -25,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.io import decode_jpeg
+from torchvision.transforms.functional import pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UserError, one_line
@@ -55,23 +59,26 @@ class FileDataset(ImageDataset):
             refuse_special_file(self.reader, index)
             file, target, *_ = self.reader[index]
             with file:
-                image = self._decode(file)
+                image, transform = self._decode(file)
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
             raise self._unreadable(index, error) from error
-        if isinstance(image, Tensor):
-            image = self.transform.on_tensor(image)
-        elif self.transform is not None:
-            image = self.transform(image)
-        return image, -1 if target is None else target
+        return image if transform is None else transform(image), -1 if target is None else target
 
-    def _decode(self, file: BinaryIO) -> Tensor | Image.Image | bytes:
+    def _decode(self, file: BinaryIO) -> tuple[Tensor | Image.Image | bytes, Callable | None]:
+        """Return an image and what is still to be done with it."""
+        transform = self.transform
         if self.load_bytes:
-            return file.read()
-        if isinstance(self.transform, TensorTransform) and (image := decode_rgb(file.read())) is not None:
-            return image
+            return file.read(), transform
+        if isinstance(transform, ScaledTransform):
+            if (image := transform.take_first_step(file, self.input_img_mode)) is not None:
+                return image, transform.rest
+            transform = transform.whole
+            file.seek(0)
+        if isinstance(transform, TensorTransform) and (image := decode_rgb(file.read())) is not None:
+            return image, transform.on_tensor
         file.seek(0)
         image = Image.open(file)
-        return image.convert(self.input_img_mode) if self.input_img_mode else image.copy()
+        return image.convert(self.input_img_mode) if self.input_img_mode else image.copy(), transform
 
     def _unreadable(self, index: int, error: Exception) -> UnreadableSample:
         root = getattr(self.reader, "root", None)
@@ -130,6 +137,69 @@ class TensorTransform:
         return image
 
 
+class ScaledTransform:
+    """A transform of timm whose first step takes a part of an image and resizes it.
+
+    Args:
+        steps: the transform.
+        whole: what takes its place for images that are decoded in full, itself or a `TensorTransform` of it.
+    """
+
+    def __init__(self, steps: transforms.Compose, whole: Callable):
+        self.first, self.rest, self.whole = steps.transforms[0], transforms.Compose(steps.transforms[1:]), whole
+
+    def __call__(self, image: object) -> Tensor:
+        return self.whole(image)
+
+    def take_first_step(self, file: BinaryIO, mode: str | None) -> Image.Image | None:
+        """Decode a JPEG file at the smallest size that is not below what the first step makes of its part of the image.
+
+        Args:
+            file: at its beginning.
+            mode: of the result, None for the file's own.
+
+        Returns:
+            What the first step gives; None, with nothing drawn, for other files and where no smaller size will do.
+
+        Raises:
+            OSError: the file is broken.
+        """
+        if file.read(len(_JPEG)) != _JPEG:
+            return None
+        file.seek(0)
+        image, state = Image.open(file, formats=("JPEG",)), random.getstate()
+        (left, top, right, bottom), (height, width), interpolation = _window(self.first, image)
+        spare = min((right - left) / width, (bottom - top) / height)
+        scale = next((n for n in (8, 4, 2) if n <= spare), None)
+        if scale is None:
+            random.setstate(state)
+            return None
+        image.draft(image.mode, (image.width // scale, image.height // scale))
+        part = tuple(edge / scale for edge in (left, top, right, bottom))
+        decoded = image if mode in (None, image.mode) else image.convert(mode)
+        return decoded.resize((width, height), pil_modes_mapping[interpolation], box=part)
+
+
+def _window(
+        step: Callable,
+        image: Image.Image,
+) -> tuple[tuple[int, int, int, int], tuple[int, int], transforms.InterpolationMode]:
+    """Return the part of an image that a step resizes, (left, top, right, bottom), the size (H, W) that it gets, and
+    how, with the draws of the step.
+    """
+    if isinstance(step, RandomResizedCropAndInterpolation):
+        top, left, height, width, mode = _draw_crop(step, image)
+        return (left, top, left + width, top + height), tuple(step.size), mode
+    width, height = image.size
+    if isinstance(step, ResizeKeepRatio):
+        size = step.get_params(image, step.size, step.longest)
+    elif isinstance(step.size, int):  # of the shorter side
+        size = [int(step.size * side / min(image.size)) for side in (height, width)]
+    else:
+        size = step.size
+    return (0, 0, width, height), tuple(size), step.interpolation
+
+
 def unsupported_step(transform: object) -> str | None:
     """Return the name of the first step that needs Pillow, or None."""
     for step in getattr(transform, "transforms", [transform]):
@@ -156,12 +226,20 @@ def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str)
         obstacle = f"{step}{_HINTS.get(step, '')} needs Pillow"
     if decoder == "torchvision" and obstacle:
         raise UserError(f"--decoder torchvision: cannot read the {images}: {obstacle}; use --decoder auto")
-    fast = decoder != "pil" and obstacle is None
+    tensors = decoder != "pil" and obstacle is None
+    scaled = decoder == "fast" and isinstance(source, FileDataset) and _resizes_first(transform)
     if isinstance(source, FileDataset):
-        because = f": {obstacle}" if obstacle and decoder == "auto" else ""
-        name = "torchvision for JPEG, Pillow for others" if fast else f"Pillow{because}"
-        _logger.info(f"Decoder of the {images}: {name}")
-    return TensorTransform(transform) if fast else transform
+        because = f": {obstacle}" if obstacle and decoder in ("auto", "fast") else ""
+        name = "torchvision for JPEG, Pillow for others" if tensors else f"Pillow{because}"
+        _logger.info(f"Decoder of the {images}: {'large JPEG scaled, else ' if scaled else ''}{name}")
+    whole = TensorTransform(transform) if tensors else transform
+    return ScaledTransform(transform, whole) if scaled else whole
+
+
+def _resizes_first(transform: object) -> bool:
+    first = getattr(transform, "transforms", [transform])[0]
+    return type(first) in (RandomResizedCropAndInterpolation, transforms.Resize, ResizeKeepRatio) and _is_supported(
+        first)
 
 
 def _is_supported(step: object) -> bool:
@@ -178,11 +256,17 @@ def _as_it_is(step: Callable, image: Tensor) -> Tensor:
     return step(image)
 
 
+def _draw_crop(
+        step: RandomResizedCropAndInterpolation,
+        image: Tensor | Image.Image,
+) -> tuple[int, int, int, int, transforms.InterpolationMode]:
+    """Return top, left, height, width and interpolation."""
+    part, mode = step.get_params(image, step.scale, step.ratio), step.interpolation
+    return *part, random.choice(mode) if isinstance(mode, tuple) else mode
+
+
 def _random_resized_crop(step: RandomResizedCropAndInterpolation, image: Tensor) -> Tensor:
-    top, left, height, width = step.get_params(image, step.scale, step.ratio)
-    mode = step.interpolation
-    if isinstance(mode, tuple):
-        mode = random.choice(mode)
+    top, left, height, width, mode = _draw_crop(step, image)
     crop = image[None, :, top:top + height, left:left + width]
     crop = crop.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
     return F.resize_image(crop, list(step.size), mode, antialias=True)[0]

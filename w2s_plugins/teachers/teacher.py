@@ -74,7 +74,8 @@ class TeacherModel(nn.Module):
         compile_mode: its mode.
 
     Attributes:
-        model: the model as it was given, by which it is identified.
+        model: the model as it was given, by which it is identified; no part of this module, so that what `fast` has
+            not of it stays where it was made, and takes no memory of the device.
         fast: its inference form, which is the one that runs.
         identity: what `teacher_identity` has found.
     """
@@ -94,9 +95,10 @@ class TeacherModel(nn.Module):
             compile_mode: str | None = None,
     ):
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.fast = inference_form(self.model, data_config["input_size"])
-        self.to(dtype).to(memory_format=torch.channels_last)
+        object.__setattr__(self, "model", model.eval().requires_grad_(False))
+        self.fast = inference_form(model, data_config["input_size"])
+        for form in (model, self.fast):
+            form.to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
         self.compile_mode, self.compiled = compile_mode, compiled
@@ -146,7 +148,7 @@ class TeacherModel(nn.Module):
 
     def choose_stages(self, stages: Sequence[int] | None) -> None:
         """Choose the feature levels; None for the usual ones."""
-        self.extractor = extractor = create_feature_extractor(self.model, self.data_config["input_size"], stages)
+        self.extractor = extractor = create_feature_extractor(self.fast, self.data_config["input_size"], stages)
         fast = self.fast
         self.run_for_features = self._compiled(lambda images: extractor(fast, images))
 
