@@ -27,6 +27,7 @@ import shlex
 import statistics
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,16 +140,15 @@ def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: i
     return last["metrics"]["top1"], json.loads(cost.read_text(encoding="utf-8"))["cpu"]
 
 
-def make_rows(runs: list[dict[str, tuple[float, float]]]) -> object:
+def make_rows(runs: list[dict[str, tuple[float, float]]]) -> Iterator[list[str]]:
     """Yield the rows of the table: means over seeds, and each seed."""
-    base, top = ([run[name][0] for run in runs] for name in ("teacher", "ceiling"))
-    for name in runs[0]:
-        top1, seconds = ([run[name][place] for run in runs] for place in (0, 1))
-        gain = statistics.mean(top1) - statistics.mean(base)
-        row = [name, f"{statistics.mean(top1):.1f} ({', '.join(f'{value:.1f}' for value in top1)})",
-               f"{gain / (statistics.mean(top) - statistics.mean(base)):.2f}"]
-        paper = statistics.mean(run["adaptconf"][0] for run in runs) - statistics.mean(base)
-        yield [*row, f"{gain / paper:.1f}" if paper > 0 else "", f"{statistics.median(seconds):.0f}"]
+    means = {name: statistics.mean(run[name][0] for run in runs) for name in runs[0]}
+    gap, paper = (means[name] - means["teacher"] if name in means else 0 for name in ("ceiling", "adaptconf"))
+    for name, mean in means.items():
+        gain, seconds = mean - means["teacher"], statistics.median(run[name][1] for run in runs)
+        each = ", ".join(f"{run[name][0]:.1f}" for run in runs)
+        yield [name, f"{mean:.1f} ({each})", f"{gain / gap:.2f}" if gap > 0 else "",
+               f"{gain / paper:.1f}" if paper > 0 else "", f"{seconds:.0f}"]
 
 
 if __name__ == "__main__":
