@@ -206,6 +206,9 @@ def _become(order: int, *files: int) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # what was there before knows other files: whether they can be sought in, or are a terminal
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(told["env"])
     os.chdir(told["cwd"])

@@ -166,9 +166,13 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
     before, runs = {}, []
     first_evaluation = train_w2s.first_evaluation
 
+    def weights(teacher: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+        parts = teacher, *(member.model for member in teacher.members)  # the form that answers, and plain ones
+        return [(f"{number} {name}", tensor) for number, part in enumerate(parts)
+                for name, tensor in (*part.named_parameters(), *part.named_buffers())]
+
     def look(run: train_w2s.Run) -> None:
-        teacher = run.parts.teacher
-        before.update({k: v.clone() for k, v in [*teacher.named_parameters(), *teacher.named_buffers()]})
+        before.update({k: v.clone() for k, v in weights(run.parts.teacher)})
         runs.append(run)
         first_evaluation(run)
 
@@ -176,7 +180,7 @@ def test_teacher_stays_as_it_is(here: Run, tmp_path: Path, monkeypatch: pytest.M
     here(*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn5", "--teacher-checkpoint", tmp_path / "weak", "--output",
          tmp_path, "--experiment", "student", "--teacher-targets", targets, "--weight-decay", 0.1).ok()
     teacher = runs[0].parts.teacher
-    after = dict([*teacher.named_parameters(), *teacher.named_buffers()])
+    after = dict(weights(teacher))
     assert differences(before, after) == [] and any("running_mean" in k for k in after)
     assert not any(m.training for m in teacher.modules())
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())

@@ -254,7 +254,8 @@ def test_what_others_do_on_the_machine_is_not_taken_for_work(tmp_path: Path, mon
             other.kill()
             other.wait()
     took = time.monotonic() - started
-    assert took > 3 * 0.3 and 0.25 < steps[-1] - steps[0] < took / 2
+    # a process in a session of its own may be given half of that core, however many others want it
+    assert took > 1.6 * 0.3 and 0.2 < steps[-1] - steps[0] < took / 1.5
 
 
 @pytest.mark.parametrize(("text", "expected"), [

@@ -74,7 +74,12 @@ def split_names(names: str | None) -> list[str]:
     parts, found = (names or "").split(","), []
     while parts:
         tries = {count: ",".join(parts[:count]).strip() for count in range(len(parts), 0, -1)}
-        count = next((n for n, name in tries.items() if any(map(os.path.exists, (name, name.partition(":")[2])))), 1)
+        count = next((n for n, name in tries.items() if _is_there(name)), 1)
         found.append(tries[count])
         del parts[:count]
     return [*filter(None, found)]
+
+
+def _is_there(name: str) -> bool:
+    kind, _, path = name.partition(":")
+    return os.path.exists(name) or ("," not in kind and os.path.exists(path))

@@ -1,5 +1,6 @@
 """The folder of a run: where it is, who may write there, and from which checkpoint the run goes on."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def refuse_existing_run(place: Place) -> None:
     """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
     if not place.name or place.resume:
         return
-    if place.folder.exists() and any(path.name.endswith((".pth.tar", EXTENSION)) for path in place.folder.iterdir()):
+    if place.folder.is_dir() and any(path.name.endswith((".pth.tar", EXTENSION)) for path in place.folder.iterdir()):
         raise UserError(f"the run folder {place.folder} exists already: continue it with --resume auto, or give "
                         "another --experiment")
     _refuse_what_is_left(place.folder)
@@ -103,6 +104,18 @@ def _choose_checkpoint(place: Place) -> Path | None:
     return path
 
 
+def _make(folder: Path, exist_ok: bool) -> Path:
+    """Create a folder, or where it is not to exist one with a number behind its name: two runs may start in a second."""
+    for number in itertools.count():
+        made = folder.with_name(f"{folder.name}-{number}") if number else folder
+        try:
+            made.mkdir(parents=True, exist_ok=exist_ok)
+            return made
+        except FileExistsError:
+            if exist_ok:
+                raise
+
+
 def make_run_folder(place: Place, new_name: str, world: World) -> Path:
     """Create the run folder on rank 0, keep others out of it, and tell the other ranks where it is.
 
@@ -117,7 +130,7 @@ def make_run_folder(place: Place, new_name: str, world: World) -> Path:
     folder = place.root / (place.name or new_name)
     if world.primary:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = _make(folder, exist_ok=bool(place.name))
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
                             "with --output") from error
