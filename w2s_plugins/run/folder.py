@@ -105,7 +105,7 @@ def _choose_checkpoint(place: Place) -> Path | None:
 
 
 def _make(folder: Path, exist_ok: bool) -> Path:
-    """Create a folder, or where it is not to exist one with a number behind its name: two runs may start in a second."""
+    """Create a folder; where it is not to exist, one with a number behind its name: two runs may start in a second."""
     for number in itertools.count():
         made = folder.with_name(f"{folder.name}-{number}") if number else folder
         try:
