@@ -99,6 +99,12 @@ def test_last_blocks_of_a_transformer() -> None:
     names = trained(tune(make("vit_tiny_patch16_224"), "last:1"))
     assert {n.split(".")[0] for n in names} == {"blocks", "norm", "head"}
     assert {n.split(".")[1] for n in names if n.startswith("blocks")} == {"2"}
+    for share, blocks in ((".1", {"2"}), ("0.40", {"2"}), ("0.7", {"1", "2"})):  # of three
+        names = trained(tune(make("vit_tiny_patch16_224"), f"last:{share}"))
+        assert {n.split(".")[1] for n in names if n.startswith("blocks")} == blocks
+    for odd in ("last:0.0", "last:1.5", "last:0", "last:-1"):
+        with pytest.raises(UserError, match="expected one of all"):
+            tune(make("vit_tiny_patch16_224"), odd)
 
 
 def test_two_heads() -> None:

@@ -37,7 +37,7 @@ class Tuning:
 def parse_part(text: str) -> tuple[str, float]:
     """Return the part and, of ``last:N``, N, a share where it is below 1. Raises `UserError` for anything else."""
     part, _, number = text.partition(":")
-    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.\d{0,5}[1-9]", number):
+    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
         return part, float(number)
     if number or text not in PARTS:
         raise UserError(f"--tune {text[:40]}: expected one of {', '.join(PARTS)}{nearest(text, PARTS)}")
