@@ -70,3 +70,8 @@ def test_two_ranks(fork: Callable[..., Forked], weak: Path, tmp_path: Path, flag
     assert run.wait() == [0, 0], run.text(0) + run.text(1)
     (last,) = (e for e in read_lines(tmp_path / "out/two/metrics.jsonl") if e["event"] == "eval" and e["epoch"] == 1)
     assert last["train"]["task"] > 0 and last["val"]["top1"] > 0
+
+
+def test_a_batch_that_is_larger_than_the_data_is_refused(here: Run, weak: Path) -> None:
+    done = here(*FLAGS, "--teacher-checkpoint", weak, "--linear-probe", "--loss", "kd", "--batch-size", 400)
+    assert "--batch-size 400 is more than 140 training samples on 1 process(es) have" in done.error

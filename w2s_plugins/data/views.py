@@ -363,7 +363,7 @@ class TwoPartSampler(Sampler):
     def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
         self.unlabelled, self.batch_size, self.count = unlabelled, batch_size, count
         self.rest = BatchSampler(unlabelled, batch_size - count, drop_last=True)
-        ranks = unlabelled.world_size
+        self.world_size = ranks = unlabelled.world_size
         self.labelled = CycledSampler(
             labelled, unlabelled.size, len(self.rest) * count * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
             world_size=ranks, replace_within=count * ranks if unlabelled.replace_within else 0)
