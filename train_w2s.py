@@ -43,12 +43,15 @@ from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
+from w2s_plugins.engine import fsdp, step
+from w2s_plugins.engine.heads import HeadsTask
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
-from w2s_plugins.protocol import w2s as protocol
-from w2s_plugins.protocol.chain import run_stages
-from w2s_plugins.protocol.folds import run_folds
+from w2s_plugins.protocols import w2s as protocol
+from w2s_plugins.protocols.chain import run_stages
+from w2s_plugins.protocols.folds import run_folds
 from w2s_plugins.recipe import together
 from w2s_plugins.recipe.closing import finish, refuse_unmeasured, trained_student
 from w2s_plugins.recipe.evaluation import (
@@ -70,9 +73,6 @@ from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import hold_statistics
-from w2s_plugins.train import engine, fsdp
-from w2s_plugins.train.heads import HeadsTask
-from w2s_plugins.train.task import WeakToStrongTask
 
 
 def main() -> None:
@@ -210,7 +210,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
         fsdp.shard(task, teacher if args.fsdp_teacher else None, precision, world, compile_options(args))
 
     optimizer = create_optimizer(args, task)
-    schedule = create_schedule(args, optimizer, len(engine.Updates(len(loaders["train"]), args.grad_accum_steps)))
+    schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
     resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
     if not args.fsdp:
@@ -256,9 +256,9 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
-    updates = engine.Updates(len(loader), args.grad_accum_steps)
-    bad_steps = engine.BadSteps(args.nan_patience, position.bad_steps)
-    buffers = engine.BufferUndo(task.get_trainable_module())
+    updates = step.Updates(len(loader), args.grad_accum_steps)
+    bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
+    buffers = step.BufferUndo(task.get_trainable_module())
     good: bool | torch.Tensor = True
     task.train()
     if trains_part(args):
@@ -268,17 +268,17 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if has_passed(run):
             task.leave_teacher()
     optimizer.zero_grad()
-    for number, batch in console.timed(engine.whole_updates(position, loader, updates, buffers, watch.waiting)):
+    for number, batch in console.timed(step.whole_updates(position, loader, updates, buffers, watch.waiting)):
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())
             buffers.keep()
-        engine.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
+        step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
         done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
-        with engine.exchange_gradients(task, updates.ends(number), distributed):
+        with step.exchange_gradients(task, updates.ends(number), distributed):
             result = answers(run, batch, number, done)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
-            engine.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
+            step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
         if precision.scaler is not None:  # it looks for its scale in steps that are too large: skipped, but not bad
             good = good & torch.isfinite(result["loss"].detach())
@@ -287,16 +287,16 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         if isinstance(task, HeadsTask):
             task.leave_out_broken(buffers)
-        taken = engine.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
+        taken = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
         if taken:
             position.taken += 1
             task.update_ema(step=update + 1)
         else:
-            engine.refuse_broken_teacher(task, batch.input, distributed)
+            step.refuse_broken_teacher(task, batch.input, distributed)
             buffers.put_back()
-        bad_steps.record(update, good if precision.scaler is not None else taken, result, engine.mean_lr(optimizer))
+        bad_steps.record(update, good if precision.scaler is not None else taken, result, step.mean_lr(optimizer))
         if not taken or bad_steps.in_a_row:  # no checkpoint is written during a streak, so its end is not waited for
             bad_steps.check()
         position.bad_steps, good = bad_steps.in_a_row, True
@@ -304,7 +304,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if number // updates.accum_steps % args.log_interval == 0 or number + 1 == len(loader):
-            engine.agree_on_unreadable(position, loader)
+            step.agree_on_unreadable(position, loader)
             bad_steps.check()
             log_update(run, console, update, batch, number)
         if run.schedule.scheduler is not None:

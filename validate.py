@@ -37,17 +37,17 @@ from w2s_plugins.data import parse_shapes
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
+from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate
+from w2s_plugins.engine.few_shot import extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.labels.splits import TestSet
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
-from w2s_plugins.protocol.figures import intervals
+from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
-from w2s_plugins.train.evaluation import Evaluation, EvaluationSettings, evaluate
-from w2s_plugins.train.few_shot import extract_features
 
 _logger = logging.getLogger("validate")
 

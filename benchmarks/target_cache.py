@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks.measure import ratios, take_turns, timed
 from w2s_plugins.data.keys import SampleKeys
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.labels.format import Manifest
 from w2s_plugins.labels.reader import LabelReader
 from w2s_plugins.labels.writer import Answers, ensure_labels
@@ -28,7 +29,6 @@ from w2s_plugins.losses import create_loss
 from w2s_plugins.models.loading import create_model
 from w2s_plugins.teachers.stored import CachedTargets
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
-from w2s_plugins.train.task import WeakToStrongTask
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def ask_annotators(folder: Path, seed: int) -> Path:
     rng, tables = random.Random(seed), []
     for number in range(3):
         answers = folder / f"weak{number}.csv"
-        run(f"-m w2s_plugins.predict {folder / f'weak{number}'} {folder / 'photos'} --output {answers}")
+        run(f"-m w2s_plugins.predictions {folder / f'weak{number}'} {folder / 'photos'} --output {answers}")
         with answers.open(newline="", encoding="utf-8") as lines:
             rows = [[row["filename"], row["label"]] for row in csv.DictReader(lines) if rng.random() < 0.6]
         tables.append(folder / f"annotator{number}.csv")

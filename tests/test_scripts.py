@@ -144,7 +144,7 @@ def test_a_task_that_labels_shards_goes_on_later(slurm: Slurm, fake_python: Path
     out, _ = process.communicate(timeout=30)
     assert (process.returncode, (fake_python / "requeued").read_text()) == (138, "7_3\n"), out
     assert (fake_python / "arguments3").read_text().splitlines() == [
-        "-m", "w2s_plugins.predict", "resnet18", "wds/a.tar", "--all", "--workers", "7"]
+        "-m", "w2s_plugins.predictions", "resnet18", "wds/a.tar", "--all", "--workers", "7"]
     assert slurm(RESULT=2, **task).wait(timeout=30) == 2, "an error is not tried again"
 
 

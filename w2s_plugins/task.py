@@ -1,5 +1,5 @@
 """The training task, to be used without the scripts: a `timm.task.TrainingTask`."""
 
-from .train.task import StudentModule, WeakToStrongTask
+from .engine.task import StudentModule, WeakToStrongTask
 
 __all__ = ["StudentModule", "WeakToStrongTask"]

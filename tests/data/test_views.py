@@ -15,8 +15,8 @@ from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.datasets import labels_of
 from w2s_plugins.data.views import KeyedErasing, KeyedSampler, ViewKey, create_sampler, hash_seed, seeded
+from w2s_plugins.engine.task import mix_answers
 from w2s_plugins.errors import UserError
-from w2s_plugins.train.task import mix_answers
 
 CONFIG = dict(
     input_size=(3, 32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25), interpolation="bilinear", crop_pct=0.9,

@@ -21,7 +21,7 @@ from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
-from w2s_plugins.train import engine
+from w2s_plugins.engine import step
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -30,14 +30,14 @@ CNN = [*TINY, "--model", "w2s_cnn2"]
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Does something before a step of training, counted from 0."""
-    original, actions, count = engine.seed_step, {}, [0]
+    original, actions, count = step.seed_step, {}, [0]
 
     def seed_step(*key: object) -> None:
         actions.pop(count[0], lambda: None)()
         count[0] += 1
         original(*key)
 
-    monkeypatch.setattr(engine, "seed_step", seed_step)
+    monkeypatch.setattr(step, "seed_step", seed_step)
     return actions.__setitem__
 
 

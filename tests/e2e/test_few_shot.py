@@ -92,7 +92,7 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
 @pytest.mark.parametrize("with_teacher", [True, False])
 def test_meta_stage_resumes_exactly(
         here: Run, lists: list[str], weak5: Path, monkeypatch: pytest.MonkeyPatch, with_teacher: bool) -> None:
-    from w2s_plugins.train import engine
+    from w2s_plugins.engine import step
 
     flags = [*META, *lists, "--initial-checkpoint", weak5, "--model", "w2s_cnn2", "--recovery-interval", "3"]
     if with_teacher:
@@ -102,16 +102,16 @@ def test_meta_stage_resumes_exactly(
     class Crash(Exception):
         pass
 
-    seed_step, steps = engine.seed_step, []
+    seed_step, steps = step.seed_step, []
     def crash(*args: object) -> None:
         steps.append(args)
         if len(steps) == 8:  # after the recovery checkpoint of the second epoch
             raise Crash
         seed_step(*args)
-    monkeypatch.setattr(engine, "seed_step", crash)
+    monkeypatch.setattr(step, "seed_step", crash)
     with pytest.raises(Crash):
         here(*flags, "--experiment", "parts")
-    monkeypatch.setattr(engine, "seed_step", seed_step)
+    monkeypatch.setattr(step, "seed_step", seed_step)
     for _ in range(100):  # it is written in the background
         if list(Path("output/train/parts").glob("recovery-1-2*")):
             break

@@ -26,9 +26,9 @@ TOLERANCE = 1e-5
 # a plugin that ends the process in the third step
 CRASH = '''
 import os
-from w2s_plugins.train import engine
+from w2s_plugins.engine import step
 
-steps, seed_step = [], engine.seed_step
+steps, seed_step = [], step.seed_step
 
 def crash(*args):
     steps.append(args)
@@ -36,7 +36,7 @@ def crash(*args):
         os._exit(1)
     seed_step(*args)
 
-engine.seed_step = crash
+step.seed_step = crash
 '''
 
 

@@ -1,4 +1,4 @@
-"""``python -m w2s_plugins.predict``: run folder, images and a table, as processes that are forked from the tests'."""
+"""``python -m w2s_plugins.predictions``: run folder, images and a table, as processes forked from the tests'."""
 
 import csv
 import importlib
@@ -27,12 +27,12 @@ from w2s_plugins.labels.table import read_label_table
 
 TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
          "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--output", "out"]
-PREDICT = "w2s_plugins.predict.__main__"
+PREDICT = "w2s_plugins.predictions.__main__"
 
 
 def start(module: str, *flags: object, cwd: Path, rank: int = 0, size: int = 1, port: int = 0) -> tuple[int, Path]:
     """Run the ``main`` of a module in a fork; return its process and the beginning of the names of its outputs."""
-    importlib.import_module("w2s_plugins.predict.run")  # once, for all forks
+    importlib.import_module("w2s_plugins.predictions.run")  # once, for all forks
     output = cwd / f"{module}-{time.monotonic_ns()}"
     pid = os.fork()
     if pid:
@@ -243,7 +243,7 @@ def test_bad_input_is_one_line(work, predict, flags, message):
 def test_a_disk_without_room_is_said_before_a_model_is_asked(tmp_path):
     """A manifest of more than any disk holds; nothing is written."""
     from w2s_plugins.labels.format import Manifest
-    from w2s_plugins.predict.run import refuse_full_disk
+    from w2s_plugins.predictions.run import refuse_full_disk
 
     with pytest.raises(UserError, match=r"--output .*x.csv: .* TB are needed beside it, .* are free; choose another"):
         refuse_full_disk(tmp_path / "parts", Manifest(10 ** 11, 1000, {}, {}, "features"), tmp_path / "x.csv")
@@ -251,13 +251,14 @@ def test_a_disk_without_room_is_said_before_a_model_is_asked(tmp_path):
 
 
 @pytest.mark.parametrize("module, words, message", [
-    ("predict", ["--help"], "usage: python -m w2s_plugins.predict"),
-    ("predict", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown argument '--topk' (nearest: --top-k"),
-    ("predict", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"], "--top-k: not allowed with argument --all"),
-    ("predict", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
-    ("predict", ["m", ".", "--output", "no/x.csv"], "--output no/x.csv: no folder no"),
-    ("predict", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
-    ("predict", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k: expected a whole number from 1 on"),
+    ("predictions", ["--help"], "usage: python -m w2s_plugins.predictions"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown argument '--topk' (nearest: --top-k"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"],
+     "--top-k: not allowed with argument --all"),
+    ("predictions", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
+    ("predictions", ["m", ".", "--output", "no/x.csv"], "--output no/x.csv: no folder no"),
+    ("predictions", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k: expected a whole number from 1 on"),
     ("labels", ["--help"], "usage: python -m w2s_plugins.labels"),
     ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
     ("labels", ["merge", "a.csv", "--output", "x.xls"], "--output x.xls: of an unknown kind"),

@@ -16,10 +16,10 @@ from timm.data import create_transform
 from w2s_plugins.build.validate import resolve_validate_args
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.data import create_dataset, open_split
+from w2s_plugins.engine import step
 from w2s_plugins.errors import UserError
-from w2s_plugins.protocol.figures import read_predictions
+from w2s_plugins.protocols.figures import read_predictions
 from w2s_plugins.study.collect import collect
-from w2s_plugins.train import engine
 
 from .conftest import TINY, Done, Forked, differences, read_run, run_script
 
@@ -128,20 +128,20 @@ def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
 
 def test_killed_at_any_stage(here: Run, fork: Callable[..., Forked], whole: Path) -> None:
     """Started again, it goes on in the stage where it was, and comes to the same end to the last bit."""
-    def killed_at(step: int) -> Callable[[int], None]:
+    def killed_at(number: int) -> Callable[[int], None]:
         def arrange(rank: int) -> None:
-            original, steps = engine.seed_step, iter(range(step))
+            original, steps = step.seed_step, iter(range(number))
 
             def counted(*args: object) -> None:
                 if next(steps, None) is None:
                     os.kill(os.getpid(), signal.SIGKILL)
                 original(*args)
-            engine.seed_step = counted
+            step.seed_step = counted
         return arrange
 
     folder, complete = Path("output/train/p"), []
-    for step, stage in ((10, "weak"), (20, "ceiling"), (60, "student")):
-        assert fork(*CHOSEN, "--resume", "auto", before=killed_at(step)).wait() == [-signal.SIGKILL]
+    for number, stage in ((10, "weak"), (20, "ceiling"), (60, "student")):
+        assert fork(*CHOSEN, "--resume", "auto", before=killed_at(number)).wait() == [-signal.SIGKILL]
         assert sorted(p.parent.name for p in folder.glob("*/result.json")) == sorted(complete), stage
         assert (folder / stage / "args.yaml").exists()
         complete.append(stage)

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.parts import small_model
 from w2s_plugins.distributed.heartbeat import EXIT_FAILED
+from w2s_plugins.engine import step
 from w2s_plugins.run.history import History
-from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 STUDENT = [*TINY, "--train-slice", "0:96", "--model", "w2s_cnn5", "--epochs", "3", "--opt", "adamw",
@@ -86,10 +86,10 @@ def whole(here: Run, weak: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the next run crash when it has trained on so many batches."""
+    from w2s_plugins.engine import step
     from w2s_plugins.run import saver
-    from w2s_plugins.train import engine
 
-    original = engine.seed_step
+    original = step.seed_step
     monkeypatch.setattr(saver, "copy_state", lambda state: None)  # no thread of a dead run goes on in this process
 
     def after(batches: int) -> None:
@@ -98,12 +98,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def seed_step(*key: int) -> None:
             nonlocal left
             if left == 0:
-                monkeypatch.setattr(engine, "seed_step", original)
+                monkeypatch.setattr(step, "seed_step", original)
                 raise RuntimeError("power cut")
             left -= 1
             original(*key)
 
-        monkeypatch.setattr(engine, "seed_step", seed_step)
+        monkeypatch.setattr(step, "seed_step", seed_step)
 
     return after
 
@@ -180,7 +180,7 @@ def die_at(event: int) -> Callable[[int], None]:
 
         save, torch.save = torch.save, half_written
         for owner, name in (
-                (engine, "seed_step"), (os, "fsync"), (os, "replace"), (os, "link"), (Path, "unlink"),
+                (step, "seed_step"), (os, "fsync"), (os, "replace"), (os, "link"), (Path, "unlink"),
                 (History, "write"), (ClassificationEvaluator, "update")):
             before(owner, name)
 

@@ -14,8 +14,8 @@ import pytest
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
 from w2s_plugins.distributed import heartbeat
+from w2s_plugins.engine import step
 from w2s_plugins.run import lock as run_lock
-from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 Fork = Callable[..., Forked]
@@ -24,7 +24,7 @@ FLAGS = [*TINY, "--model", "w2s_cnn2", "--experiment", "run", "--resume", "auto"
 
 def in_step(number: int, *actions: Callable[[], object]) -> Callable[[int], None]:
     """Rank 0 does something before a step of training, counted from 1."""
-    return lambda rank: rank or call_before(engine, "seed_step", number, lambda: [action() for action in actions])
+    return lambda rank: rank or call_before(step, "seed_step", number, lambda: [action() for action in actions])
 
 
 def stop() -> None:

@@ -18,9 +18,9 @@ import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
+from w2s_plugins.engine import step
 from w2s_plugins.recipe import saving, stopping
 from w2s_plugins.run.saver import Saver
-from w2s_plugins.train import engine
 
 Run = Callable[..., Done]
 FLAGS = [*TINY, "--model", "w2s_cnn5", "--epochs", "2", "--mixup", "0.2", "--model-ema", "--model-ema-decay", "0.9",
@@ -65,7 +65,7 @@ def storm(signals: list[int]) -> None:
 def in_step(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:
     """A signal to the whole group of the process, data workers too, in a training step."""
     return lambda rank: only_rank in (None, rank) and call_before(
-        engine, "seed_step", number, lambda: signal_group(signum))
+        step, "seed_step", number, lambda: signal_group(signum))
 
 
 def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Callable[[int], None]:

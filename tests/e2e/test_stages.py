@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from w2s_plugins.data import create_dataset, take_slice
-from w2s_plugins.train import engine
+from w2s_plugins.engine import step
 
 from .conftest import ROOT, TINY, Done
 
@@ -56,7 +56,7 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
     assert record["all"]["teacher"]["name"] == "w2s_cnn2"
 
-    taken, steps = engine.seed_step, iter(range(10))  # head 8, again 4 (2 epochs of 2): in the second stage
+    taken, steps = step.seed_step, iter(range(10))  # head 8, again 4 (2 epochs of 2): in the second stage
 
     def seed_step(*key: int) -> None:
         if next(steps, None) is None:
@@ -65,7 +65,7 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
 
     parts = [*flags[:-1], "parts"]
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "seed_step", seed_step)
+        patch.setattr(step, "seed_step", seed_step)
         with pytest.raises(RuntimeError, match="power cut"):
             here(*parts)
     done = here(*parts, "--resume", "auto").ok()

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import validate
+from w2s_plugins.engine import step
 from w2s_plugins.models.loading import read_weights
 from w2s_plugins.models.shards import RUN_FILE
-from w2s_plugins.train import engine
 
 from .conftest import TINY, Done, differences
 
@@ -126,7 +126,7 @@ def test_recovery_holds_the_trained_part(
             raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "seed_step", seed_step)
+        patch.setattr(step, "seed_step", seed_step)
         with pytest.raises(RuntimeError, match="power cut"):
             here(*flags, "--initial-checkpoint", start)
     recovery = max((tmp_path / "run").glob("recovery-*"))

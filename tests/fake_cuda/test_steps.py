@@ -14,7 +14,7 @@ from w2s_plugins.losses import list_losses
 from w2s_plugins.losses.base import LOSSES
 
 HERE = Path(__file__).parent
-GRADIENTS = "w2s_plugins/train/engine.py:update_weights: _local_scalar_dense"  # docs/reliability.md says why
+GRADIENTS = "w2s_plugins/engine/step.py:update_weights: _local_scalar_dense"  # docs/reliability.md says why
 AGREEMENT = "w2s_plugins/teachers/mix.py:forward: nonzero"  # docs/losses.md
 RUN = """
 import ctypes, runpy, sys
@@ -22,7 +22,7 @@ ctypes.CDLL(sys.argv[1])
 runpy.run_module("tests.fake_cuda.steps", run_name="__main__")
 """
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # sixty steps of training in one process
-GUARDS = ("keep", "update_weights", "record")  # those of train/engine.py
+GUARDS = ("keep", "update_weights", "record")  # those of engine/step.py
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,6 @@ def test_a_step_waits_for_its_gradients_alone(asked) -> None:
 def test_guards_launch_few_kernels(asked) -> None:
     """On a ResNet-50, which has 161 parameters and 159 buffers of two dtypes."""
     found = {place: count for place, count in asked["resnet50"]["launches"].items()
-             if place.startswith("w2s_plugins/train/engine.py:") and place.endswith(GUARDS)}
+             if place.startswith("w2s_plugins/engine/step.py:") and place.endswith(GUARDS)}
     assert len(found) == len(GUARDS)
     assert sum(found.values()) <= 12, found

@@ -5,10 +5,10 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from w2s_plugins.engine.step import BufferUndo
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
 from w2s_plugins.teachers.mix import LearnedTeacherWeights
-from w2s_plugins.train.engine import BufferUndo
 
 from . import feature_cases
 from .common import NUM_SAMPLES, make_inputs, make_loss

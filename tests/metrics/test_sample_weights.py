@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.parts import student_and_teacher
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.losses import LossInputs, create_loss
 from w2s_plugins.losses.confidence import adaptive_weight
 from w2s_plugins.metrics.sample_weights import BINS, KINDS, WeightMeter
-from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 

@@ -25,6 +25,7 @@ from torch import nn
 from benchmarks.slow_disk import slow_disk
 from tests.conftest import fill
 from tests.parts import random_images, small_model
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import atomic_write, write_json, write_text
 from w2s_plugins.losses import DistillationLoss
@@ -36,7 +37,6 @@ from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.run.restore import restore as restored
-from w2s_plugins.train.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
 

@@ -12,6 +12,7 @@ from tests.parts import random_images, small_model, train_args
 from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume, run_place
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run import folder as run_folder
@@ -19,7 +20,6 @@ from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
-from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 WORLD = World(CPU, rank=0, size=1, distributed=False)

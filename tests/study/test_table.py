@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from w2s_plugins.protocol.figures import intervals
+from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.latex import escaped
 from w2s_plugins.study.layout import PlannedRun, save_plan

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from tests.parts import store_targets
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.losses import create_loss
 from w2s_plugins.teachers.mix import LearnedTeacherWeights, NearestTeacher
 from w2s_plugins.teachers.teacher import combine
-from w2s_plugins.train.task import WeakToStrongTask
 
 
 def logits(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -16,6 +16,7 @@ from ..data.shards import HUB, WDS, find_shards, open_shards
 from ..data.unlabeled import WithoutLabels, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
+from ..engine.few_shot import FewShotTest, create_test
 from ..errors import UserError
 from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
@@ -27,7 +28,6 @@ from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
-from ..train.few_shot import FewShotTest, create_test
 from .classes import common_classes
 from .labels import FoundLabels
 from .loaders import labelled_in_batch, refuse_for_streams

@@ -15,9 +15,9 @@ from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from torch import nn
 
+from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..students.tuning import matching
-from ..train.heads import HeadsTask
 from .hints import warm_up_hint
 from .resolve_probe import grid
 

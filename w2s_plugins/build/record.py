@@ -25,6 +25,7 @@ from torch import nn
 from .. import __version__
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
+from ..engine.evaluation import Evaluation
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
@@ -34,7 +35,6 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from ..train.evaluation import Evaluation
 from .hints import warm_up_hint
 from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
 

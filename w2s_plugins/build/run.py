@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..distributed.world import Precision
+from ..engine.heads import HeadsTask
 from ..errors import UserError
 from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
@@ -27,7 +28,6 @@ from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
-from ..train.heads import HeadsTask
 from .optimisation import Schedule
 
 _logger = logging.getLogger(__name__)

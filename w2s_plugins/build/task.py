@@ -18,6 +18,9 @@ from torch.utils.data import IterableDataset
 from ..data import EpisodeShape, parse_shapes
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
+from ..engine.few_shot import EpisodicTask
+from ..engine.heads import HeadsTask
+from ..engine.task import WeakToStrongTask
 from ..errors import UserError, one_line
 from ..hub.errors import on_hub
 from ..labels.splits import Data
@@ -29,9 +32,6 @@ from ..students.probe import Probe
 from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from ..train.few_shot import EpisodicTask
-from ..train.heads import HeadsTask
-from ..train.task import WeakToStrongTask
 from .device import first_device
 from .loaders import labelled_in_batch
 from .resolve import mixes, split_names

@@ -40,7 +40,7 @@ class ShardedLabels:
         absent = [name for name in self.names if not (folder / name / MANIFEST).is_file()]
         if absent:
             raise UserError(f"--teacher labels:{folder}: {len(absent)} of {len(self.names)} shards have no labels there"
-                            f", such as {absent[0]}; python -m w2s_plugins.predict labels what is missing")
+                            f", such as {absent[0]}; python -m w2s_plugins.predictions labels what is missing")
         self.first = read_manifest(folder / self.names[0])
         self.manifest: Manifest = dataclasses.replace(
             self.first, num_samples=len(reader), seen={**self.first.seen, "shards": hashlib.sha256(
@@ -76,11 +76,11 @@ class ShardedLabels:
         own, first = labels.manifest, self.first
         if own.keys_sha256 != self.keys[number]:
             raise UserError(f"{folder}: its labels are of other samples than those of the shard; delete it, and python "
-                            "-m w2s_plugins.predict makes it anew")
+                            "-m w2s_plugins.predictions makes it anew")
         if (own.kind, own.num_classes, own.class_names, own.who) != (
                 first.kind, first.num_classes, first.class_names, first.who):
             raise UserError(f"{folder}: its labels are of another kind, or by another model, than those of "
-                            f"{self.names[0]}; delete one of them, and python -m w2s_plugins.predict makes it anew")
+                            f"{self.names[0]}; delete one of them, and python -m w2s_plugins.predictions makes it anew")
         return labels
 
 

@@ -17,6 +17,9 @@ from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import World, dealt_rows
+from ..engine.evaluation import Evaluation, EvaluationSettings, Said, evaluate, evaluate_heads
+from ..engine.few_shot import extract_features
+from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
 from ..metrics.pgr import chance_level, performance_gap_recovered
@@ -25,9 +28,6 @@ from ..monitor import Console
 from ..run.record import best_number
 from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
-from ..train.evaluation import Evaluation, EvaluationSettings, Said, evaluate, evaluate_heads
-from ..train.few_shot import extract_features
-from ..train.heads import HeadsTask
 from .run import Run
 
 _logger = logging.getLogger(__name__)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torchvision
 
 from ..data import Batch
+from ..engine.step import mean_lr
 from ..errors import UserError
 from ..files import atomic_write
 from ..metrics.sample_weights import BINS
 from ..monitor import Console
-from ..train.engine import mean_lr
 from .evaluation import EpochFigures, evaluates_average
 from .run import Run
 

@@ -11,14 +11,14 @@ from timm.task import TrainingTask
 from ..build.optimisation import Schedule
 from ..build.student import Student
 from ..distributed.world import Precision, World
+from ..engine.evaluation import Said
+from ..engine.few_shot import FewShotTest
 from ..labels.splits import Data
 from ..run.folder import RunFiles
 from ..run.position import Position
 from ..run.saver import Saver
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from ..train.evaluation import Said
-from ..train.few_shot import FewShotTest
 
 
 class Parts(NamedTuple):

@@ -4,10 +4,10 @@ import logging
 import math
 
 from ..build.run import Resumed
+from ..engine.step import agree_on_unreadable, weights_are_finite
 from ..errors import UserError
 from ..run.restore import gather_rank_states
 from ..run.saver import Saver
-from ..train.engine import agree_on_unreadable, weights_are_finite
 from .evaluation import EpochFigures
 from .run import Run
 

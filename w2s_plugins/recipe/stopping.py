@@ -11,10 +11,10 @@ from timm.utils import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import meet
+from ..engine.anomaly import detect_anomaly
+from ..engine.task import StudentModule
 from ..errors import exit_now
 from ..run import lock as run_lock
-from ..train.anomaly import detect_anomaly
-from ..train.task import StudentModule
 from .run import Run
 from .saving import save_recovery
 

@@ -22,6 +22,9 @@ from ..build.resolve import SHARDED_OPTIMIZERS
 from ..build.resolve_probe import grid
 from ..build.student import Student
 from ..cli.declare import Settings
+from ..engine.heads import HeadsTask, Outcome, Outcomes
+from ..engine.step import seed_step
+from ..engine.task import WeakToStrongTask
 from ..errors import UserError
 from ..labels.splits import Data
 from ..metrics.sample_weights import WeightMeter
@@ -29,9 +32,6 @@ from ..monitor import Console
 from ..run.position import TermMeter
 from ..students.probe import Encoder, identify
 from ..tokens import scrub
-from ..train.engine import seed_step
-from ..train.heads import HeadsTask, Outcome, Outcomes
-from ..train.task import WeakToStrongTask
 from .logs import log_update
 from .run import Run
 

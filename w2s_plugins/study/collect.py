@@ -18,7 +18,7 @@ from ..cli.declare import NEUTRAL, Role
 from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered, worth_between
-from ..protocol.figures import gain_of, read_predictions
+from ..protocols.figures import gain_of, read_predictions
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub

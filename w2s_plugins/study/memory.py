@@ -22,12 +22,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..build.optimisation import take_bitsandbytes
 from ..build.resolve import check_model_name, check_optimizer, split_names
+from ..engine.task import first_output
 from ..errors import UserError, one_line
 from ..labels.writer import readable
 from ..models.loading import create_model
 from ..monitor import format_table
 from ..students.tuning import Tuning, choose_trained, hold_statistics
-from ..train.task import first_output
 
 TUNES = ("all", "lora", "last:1", "norm", "bias", "head")
 # dtype of the weights, and that of autocast

@@ -19,7 +19,7 @@ from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocol.w2s import (
+from ..protocols.w2s import (
     NOT_OF,
     OF_ONE_TEACHER,
     direct_slices,

@@ -19,7 +19,7 @@ from ..files import write_text
 from ..hub.markdown import code, markdown_table
 from ..metrics.pgr import worth_key
 from ..metrics.resampling import CONFIDENCE, resampled_means
-from ..protocol.figures import worth_text
+from ..protocols.figures import worth_text
 from .collect import EPOCHS, PARTS, Collected, Group, StudentRun, collect
 from .latex import PACKAGES, latex_table
 from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval

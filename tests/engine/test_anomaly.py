@@ -10,14 +10,14 @@ from timm.utils import NativeScaler
 from torch import nn
 
 from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (fixtures)
+from tests.engine.test_step import CPU, make_loader, make_task, train
 from tests.parts import small_model
-from tests.train.test_engine import CPU, make_loader, make_task, train
 from w2s_plugins.distributed.world import Precision
+from w2s_plugins.engine.anomaly import detect_anomaly
+from w2s_plugins.engine.step import BufferUndo, weights_are_finite
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run.position import Position
-from w2s_plugins.train.anomaly import detect_anomaly
-from w2s_plugins.train.engine import BufferUndo, weights_are_finite
 
 Run = Callable[..., Done]
 

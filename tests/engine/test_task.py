@@ -16,8 +16,8 @@ from torch import nn
 
 from tests.parts import random_images, small_model, store_targets
 from w2s_plugins.data import create_dataset, take_slice
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.losses import DistillationLoss, LossInputs, create_loss
-from w2s_plugins.train.task import WeakToStrongTask
 
 TARGET = torch.arange(8) % 10
 

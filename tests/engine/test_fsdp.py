@@ -14,10 +14,10 @@ from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.engine import fsdp
 from w2s_plugins.errors import UserError
 from w2s_plugins.models.shards import RUN_FILE, previous, read_section, replace_folder, write_shards
 from w2s_plugins.run.find import find_resume
-from w2s_plugins.train import fsdp
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 from ..losses.undo import Undo
 from ..students.probe import Probe
-from .engine import BufferUndo
+from .step import BufferUndo
 from .task import AverageOfTrained, WeakAnswer, WeakToStrongTask
 
 _logger = logging.getLogger(__name__)

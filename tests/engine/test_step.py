@@ -22,15 +22,15 @@ from w2s_plugins.cli import train_parser
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.engine import step
+from w2s_plugins.engine.evaluation import EvaluationSettings, Said, evaluate
+from w2s_plugins.engine.step import Updates
+from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
-from w2s_plugins.train import engine
-from w2s_plugins.train.engine import Updates
-from w2s_plugins.train.evaluation import EvaluationSettings, Said, evaluate
-from w2s_plugins.train.task import WeakToStrongTask
 
 CPU = torch.device("cpu")
 CONFIG = dict(
@@ -150,14 +150,14 @@ def test_clipping(mode, value):
     clipped = torch.cat([p.grad.flatten() for p in expected.student.parameters()])
     torch.testing.assert_close(before - weights(task), clipped, rtol=0, atol=1e-6)
     assert not torch.allclose(clipped, raw)
-    step = before - weights(task)
+    change = before - weights(task)
     if mode == "norm":
-        assert step.norm().item() == pytest.approx(value, rel=1e-3)
+        assert change.norm().item() == pytest.approx(value, rel=1e-3)
     elif mode == "value":
-        assert step.abs().max().item() == pytest.approx(value, rel=1e-3)
+        assert change.abs().max().item() == pytest.approx(value, rel=1e-3)
     else:
         head = sum(p.numel() for p in task.student.get_classifier().parameters())
-        torch.testing.assert_close(step[-head:], raw[-head:], rtol=0, atol=1e-6)
+        torch.testing.assert_close(change[-head:], raw[-head:], rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------- bad steps
@@ -199,7 +199,7 @@ def test_bad_steps_are_skipped_and_counted(kind, cause, caplog):
 @pytest.mark.parametrize("queued", [False, True])
 def test_patience(queued, monkeypatch):
     """It ends at the step that is the last of them, on a device with a queue too; a checkpoint knows of each."""
-    record, counts = engine.BadSteps.record, []
+    record, counts = step.BadSteps.record, []
 
     def record_alone(steps, *outcome):  # a queue is not asked there
         with monkeypatch.context() as patch:
@@ -207,7 +207,7 @@ def test_patience(queued, monkeypatch):
             record(steps, *outcome)
 
     if queued:
-        monkeypatch.setattr(engine.BadSteps, "record", record_alone)
+        monkeypatch.setattr(step.BadSteps, "record", record_alone)
     task = make_task(Sabotage(1, 3, 4, 5))
     position = Position()
     with pytest.raises(UserError) as error:

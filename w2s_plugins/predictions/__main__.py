@@ -1,4 +1,6 @@
-"""``python -m w2s_plugins.predict MODEL DIR --output FILE``: its flags. What it needs is imported when they are right.
+"""``python -m w2s_plugins.predictions MODEL DIR --output FILE``: its flags.
+
+What it needs is imported when they are right.
 """
 
 import argparse
@@ -28,7 +30,7 @@ def is_sharded(images: str) -> bool:
 def read_flags() -> argparse.Namespace:
     """Return the flags. Raises `UserError` for the first that is wrong."""
     parser = Parser(
-        prog=called("python -m w2s_plugins.predict"),
+        prog=called("python -m w2s_plugins.predictions"),
         description="Write down what a model says of images without labels. The table is a file of labels: whatever "
                     "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
                     "torchrun shares it.")
@@ -89,4 +91,4 @@ def whole(text: str, least: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main, "w2s_plugins.predict")
+    run_main(main, "w2s_plugins.predictions")
