@@ -8,6 +8,7 @@ from w2s_plugins.versions import check_versions
 
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
+from w2s_plugins.build.resolve import refuse_early, trains_part
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
@@ -15,7 +16,7 @@ from w2s_plugins.errors import run_main, watch_imports
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     watch_imports("train_w2s.py")
-    run_main(lambda: parse(train_parser()), "train_w2s.py")
+    run_main(lambda: refuse_early(*parse(train_parser())), "train_w2s.py")
 
 import argparse
 import contextlib
@@ -30,10 +31,10 @@ from timm.utils import dispatch_clip_grad
 
 from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.resolve import resolve_train_args, trains_part
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options

@@ -10,6 +10,7 @@ from w2s_plugins.versions import check_versions
 check_versions("validate.py")  # an import of what is too old would fail in its own words
 
 from w2s_plugins.cli import parse, validate_parser
+from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_imports
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
@@ -33,7 +34,6 @@ from w2s_plugins.build.data import draw_few_shot_test
 from w2s_plugins.build.device import create_precision, join_processes
 from w2s_plugins.build.loaders import loader_settings
 from w2s_plugins.build.validate import Candidate, Subject
-from w2s_plugins.data import parse_shapes
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet

@@ -48,6 +48,17 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
+def processor_timed(call: Callable[[], object]) -> Callable[[], float]:
+    """Return a function that makes the call and returns the seconds of processors that it took, those of the processes
+    that it has waited for among them. These hardly depend on what else a machine does.
+    """
+    def measure() -> float:
+        started = sum(os.times()[:4])
+        call()
+        return sum(os.times()[:4]) - started
+    return measure
+
+
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Return the ratio of each turn."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]

@@ -12,7 +12,7 @@ script     this project's script against the train.py of a clone of timm: images
            with --no-teacher-eval, since timm's does not evaluate its teacher
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
-startup    how soon --help and a wrong flag are answered, against what it takes to import torch
+startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
 study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher, one
            seed and eight losses; its probes are left out where their weights are not in data/
 
@@ -43,12 +43,12 @@ from torch.utils.data import TensorDataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from benchmarks import loader, target_cache
-from benchmarks.measure import machine, ratios, spread, table, take_turns, timed, write_photographs
+from benchmarks.measure import machine, processor_timed, ratios, spread, table, take_turns, timed, write_photographs
 from benchmarks.scripts import ScriptTimes, run_script
 from train_w2s import train_one_epoch
 from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.device import create_precision
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task
 from w2s_plugins.build.teacher import build_teacher
@@ -339,18 +339,20 @@ def run_loader(args: argparse.Namespace, folder: Path) -> None:
 
 
 def startup(args: argparse.Namespace, folder: Path) -> None:
-    """Print how long the scripts take for what needs no torch, and the ratios to an import of it."""
+    """Print what it takes the scripts to answer what needs no torch, and the ratios to an import of it."""
     commands = {"import torch": ["-c", "import torch"]}
     for name in ("train_w2s.py", "validate.py"):
         commands |= {f"{name} {flag}": [str(ROOT / name), flag] for flag in ("--help", "--modle")}
+    commands |= {f"train_w2s.py {flags}": [str(ROOT / "train_w2s.py"), "--dataset", "w2s/digits", *flags.split()]
+                 for flags in ("--loss kd", "--teacher resnet18 --loss kdd", "--model resnet1")}
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
     turns = take_turns({
-        name: timed(lambda command=command: subprocess.run(
+        name: processor_timed(lambda command=command: subprocess.run(
             [sys.executable, *command], cwd=folder, env=environment, capture_output=True))
         for name, command in commands.items()}, args.turns)
     rows = [(name, f"{statistics.median(seconds):.3f}", spread(ratios(seconds, turns["import torch"])))
             for name, seconds in turns.items()]
-    print(f"Start-up, {args.turns} turns\n\n{table(('', 'seconds', 'x import torch'), rows)}\n", flush=True)
+    print(f"Start-up, {args.turns} turns\n\n{table(('', 'CPU s', 'x import torch'), rows)}\n", flush=True)
 
 
 def study(args: argparse.Namespace, folder: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.loaders import loader_settings, train_views
-from w2s_plugins.build.resolve import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import TrainLoader, create_train_loader
 from w2s_plugins.data.keys import SampleKeys

@@ -25,7 +25,7 @@ from tests.losses.common import logit_losses, make_loss
 from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
 from tests.parts import small_model, write_folder, write_list
 from tests.run.test_checkpoint import Parts
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list

@@ -6,12 +6,13 @@ import logging
 import pytest
 import torch
 
-from w2s_plugins.build.resolve import CRITERIA, resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
+from w2s_plugins.build.resolve import CRITERIA, MULTI_LABEL
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.cli.forms import loss_weights
 from w2s_plugins.cli.groups import SCHEDULERS
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
-from w2s_plugins.losses.base import loss_weights
 from w2s_plugins.run.args_file import write_args
 
 DIGITS = ("--dataset", "w2s/digits")
@@ -74,8 +75,9 @@ def test_loss_and_criterion(argv, loss, task_loss):
 
 
 def test_criteria_exist_in_timm():
-    from timm.loss import create_classification_loss
+    from timm.loss import LOSS_TYPES, create_classification_loss
 
+    assert {*CRITERIA, *MULTI_LABEL} == set(LOSS_TYPES)
     for name in CRITERIA:
         create_classification_loss(name, jsd_splits=3)
 

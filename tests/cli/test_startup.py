@@ -6,9 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+from timm.models._registry import _deprecated_models
 
+import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.e2e.conftest import ROOT, Done, environment
+from w2s_plugins.cli.names import loss_names, refuse_unknown_model
+from w2s_plugins.errors import UserError
+from w2s_plugins.losses import list_losses
+from w2s_plugins.losses.base import LOSSES
 
+DIGITS = ("--dataset", "w2s/digits")
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
 
@@ -100,7 +108,61 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     assert done[0].error.startswith("unknown flag '--epohcs'") and done[1].err == ""
 
 
+@pytest.mark.parametrize("flags, message", [
+    ([], "no data: give --data-dir FOLDER"),
+    ([*DIGITS, "--loss", "kd"], "--loss kd needs a teacher"),
+    ([*DIGITS, "--loss", "kdd"], "--loss: unknown loss 'kdd' (nearest: kd"),
+    ([*DIGITS, "--teacher", "resnet18", "--task-loss", "cee"], "--task-loss: unknown choice 'cee' (nearest: ce"),
+    ([*DIGITS, "--linear-probe", "--mixup", "0.2"], "--linear-probe sees every image once"),
+    ([*DIGITS, "--episodic", "5"], "--episodic 5: expected WAYSxSHOTS"),
+    ([*DIGITS, "--clean-select", "knn:0"], "--clean-select knn:0: expected knn:K"),
+    ([*DIGITS, "--label-noise", "symetric:0.2"], "--label-noise symetric:0.2: unknown kind"),
+    ([*DIGITS, "--data-errors", "skip"], "--data-errors skip: expected raise, or skip:N"),
+    ([*DIGITS, "--tune", "heads"], "--tune heads: expected one of all, head"),
+    ([*DIGITS, "--amp", "--model-dtype", "bfloat16"], "--amp keeps the weights in float32"),
+    ([*DIGITS, "--select", "best", "--val-split", ""], "--select best needs a --val-split"),
+    ([*DIGITS, "--fsdp", "--channels-last"], "--fsdp keeps weights in rows"),
+    ([*DIGITS, "--resume", "auto", "--resume-changes", "epohcs"], "--resume-changes epohcs: no such flag (nearest: ep"),
+    ([*DIGITS, "--config", "clash.yaml"], "mixup and cutmix pair samples: --batch-size 3 must be even"),
+])
+def test_flags_that_clash(light, tmp_path, flags, message):
+    (tmp_path / "clash.yaml").write_text("batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2")
+    done = light(*flags)
+    assert done.error.startswith(message)
+    assert done.err.count("\n") == 1 and done.out == ""
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--model", "resnet1"], "--model: unknown model 'resnet1' (nearest: resnet1"),
+    (["--teacher", "w2s_cn5"], "--teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5"),
+    (["--teacher", "resnet18,resnet_18"], "--teacher: unknown model 'resnet_18' (nearest: res"),
+    (["--protocol", "w2s", "--experiment", "x", "--model", "resnet1"], "--model: unknown model 'resnet1' (nearest:"),
+])
+def test_unknown_models(tmp_path, flags, message):
+    """Their names are looked for in timm's files, of which none is imported."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    done = subprocess.run([sys.executable, str(ROOT / "train_w2s.py"), *DIGITS, *flags], capture_output=True, text=True,
+                          cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
+    assert done.returncode == 2 and done.stderr.startswith(f"train_w2s.py: error: {message}"), done.stderr
+
+
+def test_names_in_the_sources_are_those_of_the_registries():
+    assert loss_names() == [name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_pl")]
+    for name in (*timm.list_models(), *_deprecated_models):
+        refuse_unknown_model("--model", name)
+    with pytest.raises(UserError) as error:
+        refuse_unknown_model("--model", "cifar_resnet21")
+    nearest = str(error.value).partition("(nearest: ")[2].rstrip(")").split(", ")
+    assert nearest and all(map(timm.is_model, nearest))
+
+
+def test_a_plugin_may_know_a_name(light):
+    done = light(*DIGITS, "--teacher", "resnet18", "--plugins", "mine.py", "--loss", "mine")
+    assert done.code == 1 and done.err.endswith("RuntimeError: torch was imported\n")
+
+
 def test_right_flags_go_on_to_the_imports(light):
-    """What the others show is not that nothing is ever imported."""
-    done = light("--epochs", 1)
+    """What the others show is not that nothing is ever imported; what is said of them, is said after that."""
+    done = light(*DIGITS, "--epochs", 1, "--tune", "head")
+    assert "WARNING" not in done.err
     assert done.code == 1 and done.err.endswith("RuntimeError: torch was imported\n")

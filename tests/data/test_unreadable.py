@@ -15,8 +15,9 @@ from PIL import Image
 from tests.data.test_decoding import CONFIG, CPU
 from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.data import build_data, common_classes
+from w2s_plugins.cli.forms import parse_data_errors
 from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader, take_slice
-from w2s_plugins.data.unreadable import UnreadableSample, parse_data_errors
+from w2s_plugins.data.unreadable import UnreadableSample
 from w2s_plugins.errors import UserError
 
 

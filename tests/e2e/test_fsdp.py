@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 import train_w2s
 from tests.e2e.conftest import TINY, Done, differences, read_lines, read_run
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.models.loading import find_weights, read_checkpoint, read_weights

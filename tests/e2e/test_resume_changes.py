@@ -13,7 +13,7 @@ import torch
 from tests.e2e.conftest import TINY, Done, Forked, read_run
 from tests.e2e.test_run_lock import in_step
 from tests.parts import small_model
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.outcome import other_values
 from w2s_plugins.errors import UserError

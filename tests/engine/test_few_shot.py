@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 
 from tests.parts import random_images, small_model
-from w2s_plugins.data import EpisodeShape, draw_episodes
+from w2s_plugins.cli.forms import EpisodeShape
+from w2s_plugins.data import draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.engine import few_shot
 from w2s_plugins.engine.few_shot import (

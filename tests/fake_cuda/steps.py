@@ -16,7 +16,8 @@ from torch import Tensor
 from train_w2s import train_one_epoch
 from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.cli import train_parser
-from w2s_plugins.data import Batch, EpisodeShape
+from w2s_plugins.cli.forms import EpisodeShape
+from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.few_shot import EpisodicTask

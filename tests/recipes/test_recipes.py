@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from tests.e2e.conftest import ROOT, Done, here, read_lines  # noqa: F401  (a fixture)
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.noise import CIFAR100_SUPERCLASSES

@@ -16,7 +16,7 @@ from timm.data import create_transform, resolve_data_config
 
 import validate
 from tests.e2e.conftest import ROOT, Done, here  # noqa: F401  (a fixture)
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import open_split
 from w2s_plugins.teachers.teacher import StudentInput, create_teacher

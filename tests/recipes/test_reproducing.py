@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ROOT
-from w2s_plugins.build.resolve import resolve_train_args
+from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.losses import create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES

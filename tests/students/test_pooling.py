@@ -6,9 +6,10 @@ import torch
 from timm.models import get_model_args
 
 from tests.parts import random_images
+from w2s_plugins.cli.forms import candidate_pieces
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.pooling import candidate_pieces, set_pooling
+from w2s_plugins.students.pooling import set_pooling
 from w2s_plugins.students.probe import create_encoder
 
 VIT = ["token", "avg", "max", "avgmax", "both"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.parts import random_images, write_folder
 from tests.teacher_models import CLIP, NAMES, make_clip, make_hf, make_hf_clip, make_onnx, register_clip, small_network
-from w2s_plugins.build.resolve import check_teacher_name
+from w2s_plugins.build.flags import check_teacher_name
 from w2s_plugins.cli.groups import teacher_names
 from w2s_plugins.data import create_dataset
 from w2s_plugins.distributed.world import World

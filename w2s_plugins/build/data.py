@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch.utils.data import Dataset, IterableDataset
 
-from ..data import hold_out, open_split, parse_shapes, take_slice
+from ..cli.forms import LABEL_RULES, parse_selection, parse_shapes
+from ..data import hold_out, open_split, take_slice
 from ..data.datasets import PREFIXES, class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
@@ -20,7 +21,7 @@ from ..engine.few_shot import FewShotTest, create_test
 from ..errors import UserError
 from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
-from ..labels.selection import LABEL_RULES, Selection, parse_selection, read_selection, selection_figures, take_selected
+from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
 from ..labels.trust import read_known
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes

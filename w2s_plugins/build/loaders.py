@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data import create_eval_loader, create_train_loader, parse_shapes
+from ..cli.forms import candidate_pieces, parse_data_errors, parse_shapes
+from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
-from ..data.unreadable import parse_data_errors
 from ..data.views import TwoPartSampler, create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
@@ -19,7 +19,6 @@ from ..errors import UserError
 from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
-from ..students.pooling import candidate_pieces
 from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher

@@ -23,13 +23,13 @@ import torchvision
 from torch import nn
 
 from .. import __version__
+from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..engine.evaluation import Evaluation
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..losses.base import loss_weights
 from ..metrics.pgr import turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module

@@ -1,33 +1,33 @@
-"""Checks of one flag against another, and the flags of other scripts brought into this project's terms."""
+"""Checks of one flag against another, and the flags of other scripts brought into this project's terms.
+
+Needs neither torch nor timm: whoever types a wrong command learns it before these are imported. What only they know is
+checked in `flags.py`.
+"""
 
 import argparse
 import logging
 import os
+import sys
+from collections.abc import Collection
+from importlib.metadata import entry_points
 from importlib.util import find_spec
-from pathlib import Path
 
-import timm
-import torch
-from timm.loss import LOSS_TYPES
-from timm.loss import MULTI_LABEL_LOSS_TYPES as MULTI_LABEL
-from timm.optim import list_optimizers
-from timm.utils.distributed import is_distributed_env, world_info_from_env
-
+from ..cli.forms import (
+    LABEL_RULES,
+    UNLABELED,
+    loss_weights,
+    parse_data_errors,
+    parse_noise,
+    parse_part,
+    parse_selection,
+    parse_shapes,
+)
+from ..cli.names import UnknownName, loss_names, refuse_unknown_model
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..cli.values import split_names
-from ..data.datasets import UNLABELED
-from ..data.episodes import parse_shapes
-from ..data.unreadable import parse_data_errors
-from ..errors import UserError, name_runs, nearest
-from ..labels.noise import parse_noise
-from ..labels.selection import LABEL_RULES, parse_selection
-from ..labels.table import SUFFIXES
-from ..losses import create_loss, list_losses
-from ..losses.base import LOSSES, loss_weights
-from ..registry import load_plugins
-from ..students.tuning import parse_part
-from ..teachers.kinds import check_kind
+from ..errors import UserError, nearest
+from ..registry import ENTRY_POINT_GROUP
 from .resolve_probe import grid_rules, resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ _logger = logging.getLogger(__name__)
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
                 "use_ema_teacher", "prompts")
-CRITERIA = tuple(name for name in LOSS_TYPES if name not in MULTI_LABEL or name in ("bce", "asl", "poly"))
+CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm
+MULTI_LABEL = ("twoway", "zlpr", "db")  # timm's others
 BATCHES_OF_EPISODES = 200  # in an epoch
 # element-wise ones: their step on a part of a parameter is that part of their step
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "radam", "adamax", "adagrad", "adadelta",
@@ -45,23 +46,48 @@ SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "ra
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 
 
-def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
+def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise what `flags.resolve_train_args` would, as far as that is known before torch and timm are imported.
+
+    Of several runs (``--protocol``, ``--stages``, ``--folds``) only the names of models are looked at: what each run is
+    given is found out later.
+
+    Args:
+        args: all flags, fresh ones: what follows from others is filled in.
+        given: names of the flags that were set by hand.
+    """
+    if args.list_losses or "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
+        return
+    logging.disable()  # what is said of right flags, is said later
+    try:
+        for flag, names in (("--model", [args.model]), ("--teacher", teacher_models(args.teacher))):
+            for name in names:
+                refuse_unknown_model(flag, name)
+        if not (args.protocol or args.stages or args.folds):
+            resolve_flags(args, given, loss_names())
+    except UnknownName:
+        if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
+            raise
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:
+    """Check the flags of ``train_w2s.py`` against each other and fill in what follows from others, in place.
 
     Args:
         args: all flags.
         given: names of the flags that were set by hand.
+        losses: names of the distillation losses.
 
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    load_plugins(args.plugins)
-    _check_choices(args)
     if args.unlabeled:
         _resolve_unlabeled_data(args, given)
     else:
         resolve_data_dir(args)
-    _resolve_loss(args, given)
+    _resolve_loss(args, given, losses)
     _resolve_weights(args, given)
     if args.unlabeled:
         _resolve_unlabeled(args, given)
@@ -70,17 +96,14 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     _resolve_episodes(args, given)
     _check_labels(args)
     _resolve_changes(args)
-    resolve_precision(args, given)
+    refuse_two_dtypes(args)
     _check_combinations(args)
-    processes = count_processes()
-    if args.sync_bn and processes > 1:
-        args.dist_bn = ""  # all have the same statistics already
-    _resolve_learning_rate(args, processes)
 
 
-def count_processes() -> int:
-    """Return the number of processes of this run, which they are about to join."""
-    return world_info_from_env()[2] if is_distributed_env() else 1
+def refuse_two_dtypes(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for ``--amp`` with weights that are not in float32."""
+    if args.amp and args.model_dtype not in (None, "float32"):
+        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
@@ -147,32 +170,6 @@ def is_scored_by_teacher(args: argparse.Namespace) -> bool:
     return bool(args.teacher and (weight == 0 or args.unlabeled))
 
 
-def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
-    """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
-    if args.amp and args.model_dtype not in (None, "float32"):
-        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
-    args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
-    if args.no_accelerator:
-        if "device" in given:
-            raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
-        args.device = "cpu"
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
-    if device.type == "cpu" and "amp_dtype" not in given:
-        args.amp_dtype = "bfloat16"
-    if device.type == "cuda" and "workers" not in given:
-        args.workers = workers_by_cores()
-
-
-def workers_by_cores() -> int:
-    """Return how many data workers a process of a GPU has: as many as it has cores, but from 4, timm's number, to 16.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
-
-
 def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:
     """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
     if value not in choices:
@@ -180,59 +177,11 @@ def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) ->
         raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
 
 
-def check_optimizer(name: str) -> None:
-    """Raise a `UserError` unless timm has the optimizer."""
-    if name.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
-
-
-def check_model_name(flag: str, name: str) -> None:
-    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        return
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        hint = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
-        if "/" in name:
-            hint = f" (nearest: hf-hub:{name}, local-dir:{name})"
-        raise UserError(f"{flag}: unknown model '{name}'{hint}")
-    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*") + timm.list_pretrained(architecture)]
-    if tag and tag not in tags:
-        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
-                        f"{', '.join(t for t in tags if t) or 'none'}")
-
-
-def check_teacher_name(flag: str, name: str) -> None:
-    """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
-    if Path(name).is_file() and Path(name).suffix.lower() in SUFFIXES:
-        raise UserError(f"{flag} {name}: is a table of labels? Then {LABELS}{name}")
-    if check_kind(flag, name):
-        return
-    if Path(name).is_dir() and not timm.is_model(name):
-        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, "
-                        "./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers"
-                        f"{name_runs(Path(name))}")
-    check_model_name(flag, name)
-
-
-def _check_choices(args: argparse.Namespace) -> None:
-    check_model_name("--model", args.model)
-    for name in teacher_models(args.teacher):
-        check_teacher_name("--teacher", name)
-    if args.kd_model_name:
-        check_model_name("--kd-model-name", args.kd_model_name)
-    check_optimizer(args.opt)
-    if args.torchcompile:
-        check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
-
-
 def _check_labels(args: argparse.Namespace) -> None:
     """Check the flags on label noise and the selection of clean samples."""
     kind = parse_noise(args.label_noise)[0] if args.label_noise else None
     rule = parse_selection(args.clean_select)[0] if args.clean_select else None
     name = args.clean_select_model
-    if name and not Path(name).exists():
-        check_teacher_name("--clean-select-model", name)
     rules = [
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
         ((name or args.clean_select_checkpoint) and rule in (None, "file"),
@@ -313,7 +262,7 @@ def view_epochs(args: argparse.Namespace) -> int:
     return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
 
 
-def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
+def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:
     """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
     if args.distiller:
         if "loss" in given and args.loss != args.distiller:
@@ -345,47 +294,14 @@ def _resolve_loss(args: argparse.Namespace, given: set[str]) -> None:
     check_choice("--task-loss", args.task_loss, CRITERIA)
     if args.loss is None:
         return
-    if args.loss.split("+")[0] not in list_losses() and args.loss not in list_losses():
-        choices = [*list_losses(), *CRITERIA]
-        raise UserError(f"--loss: unknown loss '{args.loss}'{nearest(args.loss, choices)}; distillation losses: "
-                        f"{', '.join(list_losses())}; criteria: {', '.join(CRITERIA)}")
+    if args.loss.split("+")[0] not in losses and args.loss not in losses:
+        raise UnknownName(f"--loss: unknown loss '{args.loss}'{nearest(args.loss, [*losses, *CRITERIA])}; distillation "
+                          f"losses: {', '.join(losses)}; criteria: {', '.join(CRITERIA)}")
     if args.kd_model_name:
         raise UserError(f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
                         f"{args.kd_model_name}")
     if not args.teacher:
         raise UserError(f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)")
-    _resolve_loss_kwargs(args, given)
-    create_loss(args.loss, **args.loss_kwargs)
-
-
-def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
-    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
-    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
-        args.student_stages = args.student_stages or args.fitnet_stage
-        args.teacher_stages = args.teacher_stages or args.fitnet_stage
-    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
-        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
-        given.add("distill_loss_weight")
-    for flag, facts in train_parser().facts().items():
-        targets = facts.sets or {}
-        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
-            continue
-        if args.loss in targets:
-            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
-        else:
-            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is ignored")
-    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
-    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
-    if name:
-        default = parameters[name].default
-        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
-            _set_kwarg(args, name, args.kd_temperature, given)
-        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
-
-
-def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
-    if name not in args.loss_kwargs or "loss_kwargs" not in given:
-        args.loss_kwargs = {**args.loss_kwargs, name: value}
 
 
 def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
@@ -396,21 +312,6 @@ def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
         if ours not in given:
             value = getattr(args, theirs)
             setattr(args, ours, 1.0 if value is None else value)
-
-
-def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
-    """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
-    args.lr = args.probe_lrs[0] if args.probe_lrs else args.lr
-    if args.lr:
-        return
-    sizes = args.train_batch_sizes or [args.batch_size]
-    probs = args.train_size_probs or [1.0] * len(sizes)
-    average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
-    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
-    if not args.lr_base_scale:
-        args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
-    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
-    _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")
 
 
 def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
@@ -457,7 +358,7 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
     cached = args.teacher and args.teacher_targets != "online"
     return [
-        (torch.device(args.device).type not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
+        (args.device.partition(":")[0] not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
         (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
          "--fsdp has in parts: leave out --fsdp, or test a checkpoint with validate.py --few-shot"),
         (args.kd_model_name, "--fsdp cannot shard the student of timm's own distillation: use --teacher in place of "
@@ -527,7 +428,6 @@ def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
 def _check_combinations(args: argparse.Namespace) -> None:
     mixing = mixes(args)
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
-    distributed = count_processes() > 1
     teachers = len(split_names(args.teacher))
     cached = args.teacher and args.teacher_targets != "online"
     choices = args.teacher_assign == "student", args.teacher_weights == "learned"
@@ -552,8 +452,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.split_bn and args.aug_splits < 2 and not args.resplit, "--split-bn needs --aug-splits or --resplit"),
         *_tuning_rules(args),
         (args.split_bn and args.sync_bn, "--split-bn and --sync-bn exclude each other"),
-        (args.sync_bn and args.device == "cpu" and distributed,
-         "--sync-bn: PyTorch has synchronised batch norm on accelerators only"),
         (mixing and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
         (args.aug_splits and cached, "--aug-splits needs --teacher-targets online"),
         (view_epochs(args) and args.aug_repeats, "--teacher-targets cached-views:N keeps one view of a sample in an "
@@ -631,11 +529,7 @@ def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if partly and random:
         _logger.warning("WARNING: --tune and --freeze on random weights: give --pretrained, --finetune FILE or "
                         "--initial-checkpoint FILE")
-    leaves_head = args.loss and args.task_loss_weight == 0 and "+" not in args.loss and create_loss(
-        args.loss, **args.loss_kwargs).needs_features
     return [
-        (bool(args.tune == "head" and leaves_head), f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on "
-         "features does not reach the head, so nothing would be trained"),
         (bool(partly and args.split_bn), "--split-bn makes new batch norms, all of which would be trained: leave out "
          "--tune and --freeze, or --split-bn"),
         (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),

@@ -4,10 +4,9 @@ import argparse
 from typing import NamedTuple
 
 from ..cli.declare import Role
+from ..cli.forms import POOLS, candidate_pieces
 from ..cli.parser import train_parser
 from ..errors import UserError
-from ..losses import create_loss
-from ..students.pooling import POOLS, candidate_pieces
 
 
 class HeadSettings(NamedTuple):
@@ -40,11 +39,16 @@ def sees_levels(args: argparse.Namespace) -> bool:
     return args.linear_probe and not args.probe_pools and args.probe_blocks != [1]
 
 
+def grid_flag(args: argparse.Namespace) -> str:
+    """Return the flag by which there are several heads, for messages."""
+    return "--probe-lrs" if args.probe_lrs else "--probe-weight-decays" if args.probe_weight_decays else "--probe-pools"
+
+
 def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     """Return what cannot be where heads are trained side by side, and what to say of it."""
     if not grid(args):
         return []
-    flag = "--probe-lrs" if args.probe_lrs else "--probe-weight-decays" if args.probe_weight_decays else "--probe-pools"
+    flag = grid_flag(args)
     return [
         (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
          "--select-split 0.1"),
@@ -56,8 +60,6 @@ def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         ("plateau" in args.sched, f"{flag}: --sched plateau would lower the rates of all heads by the figures "
          "of one: take another one, such as cosine"),
         (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
-        (args.amp and args.amp_dtype == "float16", f"{flag}: float16 would scale the losses of all heads alike: give "
-         "--amp-dtype bfloat16"),
     ]
 
 
@@ -93,7 +95,6 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
 
 
 def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
-    needs_features = args.teacher and args.loss and create_loss(args.loss, **args.loss_kwargs).needs_features
     encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
     off = {
         "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
@@ -107,8 +108,6 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
         (args.few_shot_eval, f"{encoder}: test the model itself with validate.py --few-shot"),
         (args.kd_model_name, "trains on stored outputs, which timm's own distillation cannot: use --teacher in place "
          "of --kd-model-name"),
-        (needs_features, f"has no feature maps: --loss {args.loss} needs them; use a loss on logits, such as "
-         "adaptconf"),
         (args.teacher and "teacher_targets" in given and args.teacher_targets == "online",
          "lets the teacher label each image once: leave out --teacher-targets online"),
         (candidates and not set(POOLS) & candidates.keys(), "has to export a model of timm, and none has the pooling "

@@ -13,6 +13,7 @@ from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_ba
 from timm.models import get_model_args
 from torch import nn
 
+from ..cli.forms import candidate_pieces
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
@@ -31,7 +32,7 @@ from ..models.loading import (
     settings_beside,
 )
 from ..students.adapters import Adapters, heads_of
-from ..students.pooling import Candidate, candidate_pieces, set_pooling
+from ..students.pooling import Candidate, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device

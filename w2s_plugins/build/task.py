@@ -15,7 +15,7 @@ from timm.task import (
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from ..data import EpisodeShape, parse_shapes
+from ..cli.forms import EpisodeShape, loss_weights, parse_shapes
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
@@ -25,7 +25,6 @@ from ..errors import UserError, one_line
 from ..hub.errors import on_hub
 from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
-from ..losses.base import loss_weights
 from ..models.features import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
 from ..students.probe import Probe

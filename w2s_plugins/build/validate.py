@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
+from ..cli.forms import candidate_pieces, parse_shapes
 from ..cli.parser import train_parser, validate_parser
-from ..data import create_eval_loader, open_split, parse_shapes, take_slice
+from ..data import create_eval_loader, open_split, take_slice
 from ..data.corruptions import Corrupted
 from ..data.datasets import check_dataset_name, num_classes_of
 from ..data.loaders import LoaderSettings
@@ -36,11 +37,11 @@ from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
-from ..students.pooling import candidate_pieces
 from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
-from .resolve import check_model_name, check_teacher_name, resolve_data_dir, resolve_precision, split_names
+from .flags import check_model_name, check_teacher_name, resolve_precision
+from .resolve import resolve_data_dir, split_names
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)

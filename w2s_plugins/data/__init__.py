@@ -8,7 +8,7 @@ import importlib
 _HOMES = {
     "class_splits": ("open_split",),
     "datasets": ("DataInfo", "create_dataset", "labels_of"),
-    "episodes": ("EpisodeShape", "check_shape", "draw_episodes", "parse_shapes"),
+    "episodes": ("check_shape", "draw_episodes"),
     "loaders": ("Batch", "LoaderSettings", "TrainLoader", "TrainViews", "create_eval_loader", "create_train_loader"),
     "slices": ("Subset", "hold_out", "parse_slice", "stratified_order", "take_slice"),
 }

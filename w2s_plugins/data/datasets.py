@@ -14,6 +14,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
+from ..cli.forms import UNLABELED
 from ..errors import UserError, nearest, one_line
 from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
@@ -29,7 +30,6 @@ PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
 TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
                "torch/imagenet", "torch/image_folder"]
-UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 

@@ -1,53 +1,15 @@
 """Episodes of few-shot learning: N classes, K labelled images of each (shots) and Q to be classified (queries)."""
 
 import random
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ..cli.forms import EpisodeShape
 from ..errors import UserError
 from .views import ViewKey, hash_seed
-
-
-@dataclass(frozen=True)
-class EpisodeShape:
-    """The numbers of classes, and of labelled and queried images of each."""
-
-    ways: int
-    shots: int
-    queries: int
-
-    def __str__(self) -> str:
-        return f"{self.ways}x{self.shots}"
-
-    @property
-    def per_class(self) -> int:
-        return self.shots + self.queries
-
-    @property
-    def size(self) -> int:
-        return self.ways * self.per_class
-
-
-def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
-    """Parse ``5x1,5x5``: ways x shots, comma-separated.
-
-    Raises:
-        UserError: of another form, less than 2 ways, or the same twice.
-    """
-    shapes = []
-    for part in text.replace(" ", "").split(","):
-        match = re.fullmatch(r"(\d+)x(\d+)", part)
-        if not match or int(match[1]) < 2 or int(match[2]) < 1:
-            raise UserError(f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5")
-        shapes.append(EpisodeShape(int(match[1]), int(match[2]), queries))
-    if len(set(shapes)) < len(shapes):
-        raise UserError(f"{flag} {text}: the same episodes are asked for twice")
-    return shapes
 
 
 def check_shape(

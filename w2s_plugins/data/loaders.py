@@ -15,10 +15,11 @@ from timm.data.scheduled_sampler import ScheduledBatchSampler, ScheduledTransfor
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
+from ..cli.forms import EpisodeShape
 from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
-from .episodes import EpisodeSampler, EpisodeShape, check_shape
+from .episodes import EpisodeSampler, check_shape
 from .shards import shard_bounds
 from .unlabeled import NO_LABEL
 from .unreadable import SkippedSamples

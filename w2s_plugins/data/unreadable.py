@@ -14,7 +14,6 @@ samples and `--episodic` always raise. Streams (`wds/`, `tfds/`) keep timm's beh
 """
 
 import logging
-import re
 from collections.abc import Iterable
 
 from PIL import Image
@@ -31,23 +30,6 @@ _logger = logging.getLogger(__name__)
 
 class UnreadableSample(WorkerError):
     """A sample that cannot be read or decoded; the text begins with its file."""
-
-
-def parse_data_errors(text: str) -> int | None:
-    """Parse ``--data-errors``.
-
-    Returns:
-        How many files may be unreadable, or None for ``raise``.
-
-    Raises:
-        UserError: neither ``raise`` nor ``skip:N``.
-    """
-    if text == "raise":
-        return None
-    if match := re.fullmatch(r"skip:([1-9]\d*)", text):
-        return int(match[1])
-    raise UserError(f"--data-errors {text}: expected raise, or skip:N with N files at most that are left out, "
-                    "e.g. skip:10")
 
 
 class Blanked(Wrapper):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from timm.task.evaluator import evaluation_sample_limit
 from torch import Tensor, nn
 
-from ..data import EpisodeShape, check_shape, draw_episodes
+from ..cli.forms import EpisodeShape
+from ..data import check_shape, draw_episodes
 from ..distributed.heartbeat import note
 from ..distributed.world import Precision, dealt_rows
 from ..losses import DistillationLoss, LossInputs

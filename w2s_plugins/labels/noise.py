@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
+from ..cli.forms import parse_noise
 from ..data.datasets import class_names_of, labels_of, num_classes_of
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError, nearest, one_line
@@ -20,8 +21,6 @@ from .imported import labels_in_table
 from .relabelled import Relabelled
 from .table import file_of, read_columns
 
-KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
-EXPECTED = "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or labels:FILE[#COLUMN]"
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
 # What is taken for what on CIFAR-10 (Patrini et al. 2017, 1609.03683). On CIFAR-100 a class is taken for the next one
@@ -96,28 +95,6 @@ class LabelNoise:
         """Return the labels of the whole split as text: index, given, clean."""
         rows = "".join(f"{i},{g},{c}\n" for i, (g, c) in enumerate(zip(self.given, self.clean)))
         return f"index,given,clean\n{rows}"
-
-
-def parse_noise(text: str) -> tuple[str, float | str]:
-    """Parse ``--label-noise``: its kind, and the ratio or the table.
-
-    Raises:
-        UserError: of no such form.
-    """
-    kind, _, rest = text.partition(":")
-    if kind not in KINDS:
-        raise UserError(f"--label-noise {text}: unknown kind '{kind}'{nearest(kind, KINDS)}; {EXPECTED}")
-    if kind == "labels":
-        if not rest:
-            raise UserError(f"--label-noise {text}: names no file; {EXPECTED}")
-        return kind, rest
-    try:
-        ratio = float(rest)
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio <= 1:  # not a number is refused too
-        raise UserError(f"--label-noise {text}: {EXPECTED}, e.g. {kind}:0.2")
-    return kind, ratio
 
 
 def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: str | None = None) -> LabelNoise:

@@ -13,16 +13,9 @@ from torch.utils.data import Dataset
 
 from ..data.keys import positions_in_split
 from ..data.slices import Subset
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, one_line
 from ..files import to_json
 
-LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
-SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
-FEATURE_RULES = ("knn", "projection")  # by features of a model
-RULES = (*LABEL_RULES, *SURE_RULES, "file")
-EXPECTED = ("expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a "
-            "probability, 0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or "
-            "file:PATH")
 BLOCK = 2 ** 26  # similarities in memory at a time
 
 
@@ -41,29 +34,6 @@ class Selection:
     def to_text(self) -> str:
         """Return the text of an index file: a comment with what it is, then an index a line."""
         return f"# {to_json(self.about)}\n" + "".join(f"{i}\n" for i in self.indices)
-
-
-def parse_selection(text: str) -> tuple[str, int | float, str]:
-    """Parse ``--clean-select``: the rule, its number (1 where it has none) and its file.
-
-    Raises:
-        UserError: of no such form.
-    """
-    rule, _, rest = text.partition(":")
-    file = ""
-    if rule == "file":
-        rest, file = "1", rest
-    elif rule == "trust":
-        rest, _, file = rest.partition(":")
-    if rule not in RULES:
-        raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {EXPECTED}")
-    try:
-        value = int(rest) if rule == "knn" else float(rest)
-    except ValueError:
-        value = 0
-    if not (value >= 1 if rule == "knn" else 0 < value <= 1) or (rule in ("file", "trust") and not file):
-        raise UserError(f"--clean-select {text}: {EXPECTED}")
-    return rule, value, file
 
 
 def agrees_with_neighbours(

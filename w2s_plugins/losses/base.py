@@ -392,12 +392,3 @@ def _text(annotation: object) -> str:
     if typing.get_origin(annotation) is Annotated:
         return f"numbers {typing.get_args(annotation)[1].text}"
     return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
-
-
-def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
-    """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
-    if distill is not None:
-        return (1.0 if task is None else task), distill
-    if task is not None:
-        return task, 1.0 - task
-    return 1.0, 1.0

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..build.device import join_group
-from ..build.resolve import check_model_name
+from ..build.flags import check_model_name
 from ..data.decoding import FileDataset
 from ..data.keys import SampleKeys, data_identity, sample_keys
 from ..data.unlabeled import open_images

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from ..build.data import build_data
-from ..build.resolve import resolve_train_args
+from ..build.flags import resolve_train_args
 from ..cli.outcome import other_values
 from ..cli.parser import fill, train_parser
 from ..data.datasets import describe

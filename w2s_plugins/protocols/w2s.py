@@ -23,7 +23,8 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
-from ..build.resolve import check_teacher_name, label_paths, resolve_data_dir, split_names
+from ..build.flags import check_teacher_name
+from ..build.resolve import label_paths, resolve_data_dir, split_names
 from ..cli.declare import Parser, Role
 from ..cli.parser import fill, read_config, train_parser
 from ..cli.values import check_values

@@ -15,11 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..cli.forms import POOLS
 from ..errors import UserError, one_line
-
-POOLS = "token", "avg", "max", "avgmax", "catavgmax"
-BOTH = "both"
-PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of
 
 
 class Candidate(NamedTuple):
@@ -35,21 +32,6 @@ class Candidate(NamedTuple):
     columns: Tensor
     pool: str | None = None
     exportable: bool = True
-
-
-def candidate_pieces(pools: Sequence[str], blocks: Sequence[int]) -> dict[str, list[str | int]]:
-    """Return the pieces of each candidate by its name: poolings, and numbers of blocks from the end for class tokens.
-
-    Args:
-        pools: of `POOLS` and `BOTH`.
-        blocks: for candidates with a class token, from how many of the last blocks it is taken.
-    """
-    found: dict[str, list[str | int]] = {}
-    for pool in pools:
-        plain = PARTS.get(pool, [pool])
-        for count in blocks if plain[0] == "token" else [1]:
-            found[pool if count == 1 else f"{pool}:{count}"] = [*range(count, 1, -1), *plain]
-    return found
 
 
 def set_pooling(student: nn.Module, pool: str, flag: str) -> None:

@@ -25,6 +25,7 @@ from timm.data.distributed_sampler import OrderedDistributedSampler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..cli.forms import POOLS
 from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
@@ -41,7 +42,7 @@ from ..models.loading import hash_tensors
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
-from .pooling import POOLS, Candidate, Pieces, set_pooling
+from .pooling import Candidate, Pieces, set_pooling
 
 _ROWS = 4096  # read at a time
 

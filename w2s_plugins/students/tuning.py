@@ -2,19 +2,18 @@
 
 import fnmatch
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from ..cli.forms import parse_part
 from ..errors import UserError, nearest
 from .adapters import Adapters, add_adapters, heads_of
 
 _logger = logging.getLogger(__name__)
 
-PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Tuning:
     """What of a student is trained.
 
     Args:
-        part: one of `PARTS`. All but ``all`` train the head too.
+        part: one of `forms.TUNED_PARTS`. All but ``all`` train the head too.
         freeze: patterns of parameters, as of a shell, that are not trained.
         unfreeze: patterns of parameters that are, after ``freeze``.
         adapters: of ``lora``.
@@ -32,16 +31,6 @@ class Tuning:
     freeze: tuple[str, ...] = ()
     unfreeze: tuple[str, ...] = ()
     adapters: Adapters = field(default_factory=Adapters)
-
-
-def parse_part(text: str) -> tuple[str, float]:
-    """Return the part and, of ``last:N``, N, a share where it is below 1. Raises `UserError` for anything else."""
-    part, _, number = text.partition(":")
-    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
-        return part, float(number)
-    if number or text not in PARTS:
-        raise UserError(f"--tune {text[:40]}: expected one of {', '.join(PARTS)}{nearest(text, PARTS)}")
-    return part, 0
 
 
 def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) -> None:

@@ -15,8 +15,9 @@ from timm.layers import set_fused_attn, use_fused_attn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..build.resolve import check_model_name, split_names
+from ..build.flags import check_model_name
 from ..cli.parser import read_config, train_parser
+from ..cli.values import split_names
 from ..errors import UserError, nearest, one_line
 from ..models.loading import create_model
 from ..monitor import format_table

@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..build.flags import check_model_name, check_optimizer
 from ..build.optimisation import take_bitsandbytes
-from ..build.resolve import check_model_name, check_optimizer, split_names
+from ..cli.values import split_names
 from ..engine.task import first_output
 from ..errors import UserError, one_line
 from ..labels.writer import readable

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from ..build.data import open_train_split
-from ..build.resolve import resolve_train_args
+from ..build.flags import resolve_train_args
 from ..cli.declare import Parser, Role, words_of
 from ..cli.groups import CONTROLS
 from ..cli.parser import parse, train_parser

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..cli.forms import FEATURE_RULES, SURE_RULES
 from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
-from ..labels.selection import FEATURE_RULES, SURE_RULES, agrees_with_neighbours, beyond_the_weak, has_small_loss
+from ..labels.selection import agrees_with_neighbours, beyond_the_weak, has_small_loss
 from ..labels.trust import held_out_auc, trust_in
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member

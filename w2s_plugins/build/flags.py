@@ -1,0 +1,188 @@
+"""All flags of a training run, checked and filled in: against each other, and by what timm, torch and plugins know."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import timm
+import torch
+from timm.optim import list_optimizers
+from timm.utils.distributed import is_distributed_env, world_info_from_env
+
+from ..cli.names import unknown_model
+from ..cli.parser import train_parser
+from ..errors import UserError, name_runs, nearest
+from ..labels.table import SUFFIXES
+from ..losses import create_loss, list_losses
+from ..losses.base import LOSSES
+from ..registry import load_plugins
+from ..teachers.kinds import check_kind
+from .resolve import LABELS, check_choice, refuse_two_dtypes, resolve_flags, teacher_models
+from .resolve_probe import grid, grid_flag
+
+_logger = logging.getLogger(__name__)
+
+
+def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags of ``train_w2s.py`` and fill in what follows from others, in place.
+
+    Args:
+        args: all flags.
+        given: names of the flags that were set by hand.
+
+    Raises:
+        UserError: one line for the first thing that is wrong.
+    """
+    load_plugins(args.plugins)
+    _check_choices(args)
+    resolve_flags(args, given, list_losses())
+    if args.loss is not None:
+        _resolve_loss_kwargs(args, given)
+        _check_loss(args)
+    resolve_precision(args, given)
+    processes = count_processes()
+    _check_on_device(args, processes)
+    if args.sync_bn and processes > 1:
+        args.dist_bn = ""  # all have the same statistics already
+    _resolve_learning_rate(args, processes)
+
+
+def count_processes() -> int:
+    """Return the number of processes of this run, which they are about to join."""
+    return world_info_from_env()[2] if is_distributed_env() else 1
+
+
+def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
+    """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
+    refuse_two_dtypes(args)
+    args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
+    if args.no_accelerator:
+        if "device" in given:
+            raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
+        args.device = "cpu"
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
+    if device.type == "cpu" and "amp_dtype" not in given:
+        args.amp_dtype = "bfloat16"
+    if device.type == "cuda" and "workers" not in given:
+        args.workers = workers_by_cores()
+
+
+def workers_by_cores() -> int:
+    """Return how many data workers a process of a GPU has: as many as it has cores, but from 4, timm's number, to 16.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
+
+
+def check_optimizer(name: str) -> None:
+    """Raise a `UserError` unless timm has the optimizer."""
+    if name.lower().removeprefix("lookahead_") not in list_optimizers():
+        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
+
+
+def check_model_name(flag: str, name: str) -> None:
+    """Raise a `UserError` unless timm knows the model; ids of the Hub and folders are checked when they are loaded."""
+    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        return
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise unknown_model(flag, name, timm.list_models())
+    tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*") + timm.list_pretrained(architecture)]
+    if tag and tag not in tags:
+        raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
+                        f"{', '.join(t for t in tags if t) or 'none'}")
+
+
+def check_teacher_name(flag: str, name: str) -> None:
+    """Raise a `UserError` unless a teacher of this name may be there; files and repositories are opened later."""
+    if Path(name).is_file() and Path(name).suffix.lower() in SUFFIXES:
+        raise UserError(f"{flag} {name}: is a table of labels? Then {LABELS}{name}")
+    if check_kind(flag, name):
+        return
+    if Path(name).is_dir() and not timm.is_model(name):
+        raise UserError(f"{flag} {name}: the folder has no export (config.json); expected a run that has ended, "
+                        "./FOLDER or local-dir:FOLDER in timm's export format, or hf:FOLDER of transformers"
+                        f"{name_runs(Path(name))}")
+    check_model_name(flag, name)
+
+
+def _check_choices(args: argparse.Namespace) -> None:
+    check_model_name("--model", args.model)
+    for name in teacher_models(args.teacher):
+        check_teacher_name("--teacher", name)
+    if args.kd_model_name:
+        check_model_name("--kd-model-name", args.kd_model_name)
+    if args.clean_select_model and not Path(args.clean_select_model).exists():
+        check_teacher_name("--clean-select-model", args.clean_select_model)
+    check_optimizer(args.opt)
+    if args.torchcompile:
+        check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
+
+
+def _check_loss(args: argparse.Namespace) -> None:
+    """Check the kwargs of the loss, and that there are the features that it needs."""
+    if not create_loss(args.loss, **args.loss_kwargs).needs_features:
+        return
+    if args.linear_probe and args.teacher:
+        raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "
+                        "such as adaptconf")
+    if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
+        raise UserError(f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on features does not reach the "
+                        "head, so nothing would be trained")
+
+
+def _check_on_device(args: argparse.Namespace, processes: int) -> None:
+    if args.sync_bn and args.device == "cpu" and processes > 1:
+        raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
+    if grid(args) and args.amp and args.amp_dtype == "float16":
+        raise UserError(f"{grid_flag(args)}: float16 would scale the losses of all heads alike: give --amp-dtype "
+                        "bfloat16")
+
+
+def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
+    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
+        args.student_stages = args.student_stages or args.fitnet_stage
+        args.teacher_stages = args.teacher_stages or args.fitnet_stage
+    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
+        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
+        given.add("distill_loss_weight")
+    for flag, facts in train_parser().facts().items():
+        targets = facts.sets or {}
+        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
+            continue
+        if args.loss in targets:
+            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
+        else:
+            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is ignored")
+    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
+    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
+    if name:
+        default = parameters[name].default
+        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
+            _set_kwarg(args, name, args.kd_temperature, given)
+        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
+
+
+def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
+    if name not in args.loss_kwargs or "loss_kwargs" not in given:
+        args.loss_kwargs = {**args.loss_kwargs, name: value}
+
+
+def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
+    """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
+    args.lr = args.probe_lrs[0] if args.probe_lrs else args.lr
+    if args.lr:
+        return
+    sizes = args.train_batch_sizes or [args.batch_size]
+    probs = args.train_size_probs or [1.0] * len(sizes)
+    average = sum(s * p for s, p in zip(sizes, probs)) / sum(probs)
+    ratio = average * processes * args.grad_accum_steps / args.lr_base_size
+    if not args.lr_base_scale:
+        args.lr_base_scale = "sqrt" if any(o in args.opt.lower() for o in ("ada", "lamb")) else "linear"
+    args.lr = args.lr_base * (ratio ** 0.5 if args.lr_base_scale == "sqrt" else ratio)
+    _logger.info(f"Learning rate {args.lr:.4g} from --lr-base {args.lr_base:g}, {args.lr_base_scale} in the batch size")

@@ -1,0 +1,159 @@
+"""Values of flags that have a form of their own, such as 5x1 or symmetric:0.2, and what they mean together."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UserError, nearest
+
+UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
+
+NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
+NOISE_FORMS = "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or labels:FILE[#COLUMN]"
+
+LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
+SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
+FEATURE_RULES = ("knn", "projection")  # by features of a model
+RULES = (*LABEL_RULES, *SURE_RULES, "file")
+SELECTION_FORMS = (
+    "expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, "
+    "0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
+
+POOLS = "token", "avg", "max", "avgmax", "catavgmax"
+BOTH = "both"
+POOL_PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of
+
+TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+
+
+def parse_noise(text: str) -> tuple[str, float | str]:
+    """Parse ``--label-noise``: its kind, and the ratio or the table.
+
+    Raises:
+        UserError: of no such form.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in NOISE_KINDS:
+        raise UserError(f"--label-noise {text}: unknown kind '{kind}'{nearest(kind, NOISE_KINDS)}; {NOISE_FORMS}")
+    if kind == "labels":
+        if not rest:
+            raise UserError(f"--label-noise {text}: names no file; {NOISE_FORMS}")
+        return kind, rest
+    try:
+        ratio = float(rest)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:  # not a number is refused too
+        raise UserError(f"--label-noise {text}: {NOISE_FORMS}, e.g. {kind}:0.2")
+    return kind, ratio
+
+
+def parse_selection(text: str) -> tuple[str, int | float, str]:
+    """Parse ``--clean-select``: the rule, its number (1 where it has none) and its file.
+
+    Raises:
+        UserError: of no such form.
+    """
+    rule, _, rest = text.partition(":")
+    file = ""
+    if rule == "file":
+        rest, file = "1", rest
+    elif rule == "trust":
+        rest, _, file = rest.partition(":")
+    if rule not in RULES:
+        raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}")
+    try:
+        value = int(rest) if rule == "knn" else float(rest)
+    except ValueError:
+        value = 0
+    if not (value >= 1 if rule == "knn" else 0 < value <= 1) or (rule in ("file", "trust") and not file):
+        raise UserError(f"--clean-select {text}: {SELECTION_FORMS}")
+    return rule, value, file
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """The numbers of classes, and of labelled and queried images of each."""
+
+    ways: int
+    shots: int
+    queries: int
+
+    def __str__(self) -> str:
+        return f"{self.ways}x{self.shots}"
+
+    @property
+    def per_class(self) -> int:
+        return self.shots + self.queries
+
+    @property
+    def size(self) -> int:
+        return self.ways * self.per_class
+
+
+def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
+    """Parse ``5x1,5x5``: ways x shots, comma-separated.
+
+    Raises:
+        UserError: of another form, less than 2 ways, or the same twice.
+    """
+    shapes = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d+)x(\d+)", part)
+        if not match or int(match[1]) < 2 or int(match[2]) < 1:
+            raise UserError(f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5")
+        shapes.append(EpisodeShape(int(match[1]), int(match[2]), queries))
+    if len(set(shapes)) < len(shapes):
+        raise UserError(f"{flag} {text}: the same episodes are asked for twice")
+    return shapes
+
+
+def parse_data_errors(text: str) -> int | None:
+    """Parse ``--data-errors``.
+
+    Returns:
+        How many files may be unreadable, or None for ``raise``.
+
+    Raises:
+        UserError: neither ``raise`` nor ``skip:N``.
+    """
+    if text == "raise":
+        return None
+    if match := re.fullmatch(r"skip:([1-9]\d*)", text):
+        return int(match[1])
+    raise UserError(f"--data-errors {text}: expected raise, or skip:N with N files at most that are left out, "
+                    "e.g. skip:10")
+
+
+def parse_part(text: str) -> tuple[str, float]:
+    """Return the part and, of ``last:N``, N, a share where it is below 1. Raises `UserError` for anything else."""
+    part, _, number = text.partition(":")
+    if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
+        return part, float(number)
+    if number or text not in TUNED_PARTS:
+        raise UserError(f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}")
+    return part, 0
+
+
+def candidate_pieces(pools: Sequence[str], blocks: Sequence[int]) -> dict[str, list[str | int]]:
+    """Return the pieces of each candidate by its name: poolings, and numbers of blocks from the end for class tokens.
+
+    Args:
+        pools: of `POOLS` and `BOTH`.
+        blocks: for candidates with a class token, from how many of the last blocks it is taken.
+    """
+    found: dict[str, list[str | int]] = {}
+    for pool in pools:
+        plain = POOL_PARTS.get(pool, [pool])
+        for count in blocks if plain[0] == "token" else [1]:
+            found[pool if count == 1 else f"{pool}:{count}"] = [*range(count, 1, -1), *plain]
+    return found
+
+
+def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:
+    """Return the weights of ground truth and distillation by timm's rule: one given alone as 1 - the other, or 1."""
+    if distill is not None:
+        return (1.0 if task is None else task), distill
+    if task is not None:
+        return task, 1.0 - task
+    return 1.0, 1.0

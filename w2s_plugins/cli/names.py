@@ -1,0 +1,49 @@
+"""Names of models and losses, looked up where they stand in source files: importing them takes seconds."""
+
+import functools
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import UserError, nearest
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class UnknownName(UserError):
+    """A name that neither this package nor timm knows; a plugin may."""
+
+
+def loss_names() -> list[str]:
+    """Names of the distillation losses of this package, sorted."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "losses").glob("*.py"))
+    return sorted(re.findall(r'^@register_loss\(\s*"(\w+)"', sources, re.MULTILINE))
+
+
+def refuse_unknown_model(flag: str, name: str) -> None:
+    """Raise `UnknownName` for the plain name of a model which nothing among the sources of models is called."""
+    if not re.fullmatch(r"\w+(\.\w+)?", name) or Path(name).exists():
+        return  # of another kind
+    sources, own = _model_sources(), name.partition(".")[0]
+    forms = f"def {own}(", f"'{own}'", f'"{own}"', f'"cifar_{own}"'  # of which the last has a short name
+    if sources and not any(form in sources for form in forms):
+        raise unknown_model(flag, name, re.findall(
+            r'(?:^@register_model\s+def |^ *\{?")(\w+)(?:\(|": )', sources, re.MULTILINE))
+
+
+def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
+    """Return the error of a name that none of ``models`` has."""
+    hint = nearest(name.partition(".")[0], models) or "; `timm.list_models()` lists them"
+    if "/" in name:
+        hint = f" (nearest: hf-hub:{name}, local-dir:{name})"
+    return UnknownName(f"{flag}: unknown model '{name}'{hint}")
+
+
+@functools.cache
+def _model_sources() -> str:
+    """Return the source of timm's models and of this package's; nothing where timm's is not to be had."""
+    timm = find_spec("timm")
+    theirs = sorted((Path(timm.origin).parent / "models").glob("*.py")) if timm and timm.origin else []
+    paths = [*theirs, *sorted((PACKAGE / "models").glob("*.py"))] if theirs else []
+    return "".join(path.read_text(encoding="utf-8") for path in paths)
