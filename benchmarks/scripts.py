@@ -18,11 +18,13 @@ class ScriptTimes:
 
     Args:
         start_up: seconds from the start of the process to the end of the first step.
+        processor: seconds of processors that the process itself took until then; its data workers' are not counted.
         rate: images per second from there to the last step.
         total: seconds from the start to the end of the process.
     """
 
     start_up: float
+    processor: float
     rate: float
     total: float
 
@@ -47,13 +49,19 @@ def run_script(command: Sequence[str], images_per_step: int, folder: Path, threa
     for line in process.stdout:
         lines.append(line)
         if number := step_number(line):
-            steps.append((number, time.perf_counter()))
+            steps.append((number, time.perf_counter(), _processor_seconds(process.pid)))
     code = process.wait()
     total = time.perf_counter() - started
     if code or len(steps) < 2:
         raise RuntimeError(f"exit code {code}, {len(steps)} steps logged: {' '.join(command)}\n{''.join(lines[-20:])}")
-    (first, first_time), (last, last_time) = steps[0], steps[-1]
-    return ScriptTimes(first_time - started, images_per_step * (last - first) / (last_time - first_time), total)
+    (first, first_time, processor), (last, last_time, _) = steps[0], steps[-1]
+    rate = images_per_step * (last - first) / (last_time - first_time)
+    return ScriptTimes(first_time - started, processor, rate, total)
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def step_number(line: str) -> int | None:

@@ -286,6 +286,7 @@ def script(args: argparse.Namespace, folder: Path) -> None:
         (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
          spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
         for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
+                             ("start to first step, CPU s", "processor"),
                              ("start to end, s", "total"))]
     print_table(f"The whole script, {steps} steps, teacher not evaluated", (
         "", "here", "timm", "here / timm"), rows, args)
@@ -361,6 +362,9 @@ def study(args: argparse.Namespace, folder: Path) -> None:
     strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
     content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), weak=content["weak"][1:2], strong=strong,
                    seeds=1, losses=["kd"] if args.quick else STUDY_LOSSES)
+    if args.quick:
+        for flags in (content["base"], content["weak"][0]["flags"]):
+            flags.update(epochs=1)
     spec = folder / "digits.yaml"
     spec.write_text(yaml.safe_dump(content))
     slots = make_slots(1, [], args.threads)

@@ -71,6 +71,15 @@ def test_startup(rows):
         assert_ratio(row[2])
 
 
+def test_study(rows):
+    """The study in `tests/study` shows that its runs come out alike; here they are counted and timed."""
+    table = rows("study")
+    assert [row[0] for row in table] == ["study run", "a process a run"]
+    for row in table:
+        assert 0 < float(row[2]) <= float(row[1])
+        assert_ratio(row[3])
+
+
 def test_script_needs_a_clone_of_timm(capsys):
     with pytest.raises(SystemExit) as end:
         throughput.main(["script", "--quick"])

@@ -601,6 +601,30 @@ def mse(inputs: LossInputs, *, scale: float = 1.0) -> dict:
 '''
 
 
+KERNELS = '''
+import os
+import torch
+from w2s_plugins.losses import register_loss
+
+
+@register_loss("odd")
+def odd(inputs):
+    print("workspace", os.environ.get("CUBLAS_WORKSPACE_CONFIG"), "measured", torch.backends.cudnn.benchmark)
+    torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))  # of this no device has a deterministic kernel
+    return {"odd": inputs.student_logits.square().mean()}
+'''
+
+
+@pytest.mark.parametrize("flags", [(), ("--deterministic",)])
+def test_deterministic_kernels(script: Run, weak: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """They are asked for, and an operation that has none is warned of; on CUDA this is to give the same bits."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    done = script(*TINY, "--epochs", 1, "--model", "w2s_cnn2", *with_teacher(weak), "--plugins", "kernels.py", "--loss",
+                  "odd", "--output", tmp_path, *flags).ok()
+    assert ("put_ does not have a deterministic implementation" in done.out + done.err) == bool(flags)
+    assert f"workspace {':4096:8' if flags else None} measured False" in done.out + done.err
+
+
 def test_plugin_file(script: Run, weak: Path, tmp_path: Path) -> None:
     """The example of the README, as it stands there."""
     (example,) = re.findall(r"```python\n(# my_losses\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
