@@ -13,6 +13,8 @@ script     this project's script against the train.py of a clone of timm: images
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
+malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors
+           (docs/scaling.md), against where it gives it back and takes it again
 study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher, one
            seed and eight losses; its probes are left out where their weights are not in data/
 
@@ -22,6 +24,7 @@ of the turns and their quartiles. Models start from random weights; images are r
 
 import argparse
 import copy
+import functools
 import os
 import shutil
 import statistics
@@ -70,6 +73,30 @@ from w2s_plugins.warm import Warm, cold
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
 QUICK_PAIRS = ("w2s_cnn2<-w2s_cnn2",)
+KEPT = dict(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8589934592", MALLOC_TOP_PAD_="268435456")
+PASSES = """
+import sys, time, timm, torch, w2s_plugins.models
+threads, size, batch, steps = map(int, sys.argv[2:])
+torch.set_num_threads(threads)
+sized = dict(img_size=size) if "patch" in sys.argv[1] else {}
+model = timm.create_model(sys.argv[1], num_classes=100, **sized)
+images, target = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+def train():
+    torch.nn.functional.cross_entropy(model(images), target).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+@torch.inference_mode()
+def evaluate():
+    model(images)
+for work in (train, evaluate):
+    model.train(work is train)
+    for i in range(-2, steps):
+        if i == 0:
+            started = time.process_time()
+        work()
+    print(time.process_time() - started)
+"""
 STUDY_LOSSES = ["hard", "kd", "adaptconf", "augconf", "gce", "sce", "elr", "sop"]
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
@@ -286,8 +313,7 @@ def script(args: argparse.Namespace, folder: Path) -> None:
         (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
          spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
         for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
-                             ("start to first step, CPU s", "processor"),
-                             ("start to end, s", "total"))]
+                             ("start to first step, CPU s", "processor"), ("start to end, s", "total"))]
     print_table(f"The whole script, {steps} steps, teacher not evaluated", (
         "", "here", "timm", "here / timm"), rows, args)
 
@@ -356,6 +382,27 @@ def startup(args: argparse.Namespace, folder: Path) -> None:
     print(f"Start-up, {args.turns} turns\n\n{table(('', 'CPU s', 'x import torch'), rows)}\n", flush=True)
 
 
+def malloc(args: argparse.Namespace, folder: Path) -> None:
+    """Print CPU time of training steps and forward passes with glibc's defaults, and the ratios where it keeps memory.
+    """
+    rows, settings = [], [*map(str, (args.threads, args.size, args.batch_size, args.steps))]
+    for name in [pair.partition("<-")[0] for pair in args.pairs]:
+        command = [sys.executable, "-c", PASSES, name, *settings]
+        figures: dict[str, list[list[float]]] = {"": [], "kept": []}
+
+        def run(kind: str, command: list[str] = command, figures: dict[str, list[list[float]]] = figures) -> float:
+            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **(KEPT if kind else {})}, check=True,
+                                  capture_output=True, text=True)
+            figures[kind].append([float(word) for word in done.stdout.split()])
+            return 0.0
+
+        take_turns({kind: functools.partial(run, kind) for kind in figures}, args.turns, warm_up=0)
+        for what, *both in zip(("training", "evaluation"), zip(*figures[""]), zip(*figures["kept"])):
+            rows.append((name, what, *(milliseconds(turns, args) for turns in both), spread(ratios(*reversed(both)))))
+    print_table("CPU time of a batch", (
+        "student", "", "glibc's defaults, ms", "memory kept, ms", "kept / defaults"), rows, args)
+
+
 def study(args: argparse.Namespace, folder: Path) -> None:
     """Print what the runs of a study cost as forks, probes together, and as processes of their own."""
     content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
@@ -410,7 +457,7 @@ def print_table(
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
     step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader,
-    startup=startup, study=study)
+    startup=startup, malloc=malloc, study=study)
 
 
 if __name__ == "__main__":

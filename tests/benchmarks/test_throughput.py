@@ -71,6 +71,13 @@ def test_startup(rows):
         assert_ratio(row[2])
 
 
+def test_malloc(rows):
+    table = rows("malloc")
+    assert [row[:2] for row in table] == [["w2s_cnn2", "training"], ["w2s_cnn2", "evaluation"]]
+    for row in table:
+        assert_ratio(row[-1])
+
+
 def test_study(rows):
     """The study in `tests/study` shows that its runs come out alike; here they are counted and timed."""
     table = rows("study")
