@@ -6,15 +6,16 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf   all of it fine-tuned, as in the paper,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
-    ceiling     all of it fine-tuned on the true labels (of that part as well),
+    ceiling     what the recipe tunes, in the same way, on the true labels,
 
 and, with the labels at hand,
 
     recipe with labels   hparams/w2s_labelled.yaml,
     direct      its first stage: the student on the labelled images alone.
 
-PGR is by the ceiling of full fine-tuning for all, so that ratios of PGR are ratios of gains. Time is that of the
-processor, with the start of each process.
+PGR is by one ceiling for all, so that ratios of PGR are ratios of gains. Differences are over pairs of runs of one
+seed on the same test images (study/statistics.py), without correction for the number of comparisons. Time is that of
+the processor, with the start of each process.
 
     python benchmarks/recipe.py train.tar validation.tar --labelled 1000 --photos 5000 --student \\
         "--model tf_efficientnet_lite0 --finetune lite0.safetensors --img-size 64"
@@ -33,27 +34,30 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
+import numpy as np  # noqa: E402
 from tuning import measure  # noqa: E402
 
+from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
+from w2s_plugins.metrics.resampling import resampled_means  # noqa: E402
 from w2s_plugins.monitor import format_table  # noqa: E402
+from w2s_plugins.study.statistics import RESAMPLES, compare  # noqa: E402
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --scale 0.7 1 --color-jitter 0 --validation-batch-size 250"
+    "--smoothing 0 --scale 0.7 1 --color-jitter 0 --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
 TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
 LAST = f"{TUNED} --lr 0.0003 --tune last:0.3 --head-init-scale 0 --epochs 8"  # as hparams/w2s.yaml has it
-TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf --teacher-targets cached"
+TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {
     "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
-    "adaptconf, part": f"{TAUGHT} {LAST}",
+    "adaptconf, part": f"{TAUGHT} --teacher-targets cached-views:2 {LAST}",
     "recipe": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml",
-    "ceiling": f"--train-split rest.tar {TUNED} --lr {{rate}} --epochs {{epochs}}",
-    "ceiling, part": f"--train-split rest.tar {LAST}",
+    "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }
-COLUMNS = ["", "top-1", "PGR", "times AdaptConf's", "CPU s"]
+REFERENCES = ["adaptconf", "adaptconf, part", "direct"]
 
 
 def main() -> None:
@@ -75,11 +79,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/recipe"))
     args = parser.parse_args()
     runs = [run_seed(args, seed) for seed in args.seeds]
-    print(format_table(list(make_rows(runs)), COLUMNS))
+    against = [name for name in REFERENCES if name in runs[0]]
+    print(format_table(list(make_rows(runs, against)), ["", "top-1", "PGR", *(f"over {n}" for n in against), "CPU s"]))
 
 
-def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[float, float]]:
-    """Train what is asked for; return top-1 and seconds of each."""
+def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, float]]:
+    """Train what is asked for; return of each which test images it gets right, 0 or 100, and seconds."""
     folder = (args.output / f"seed{seed}").resolve()
     if not (folder / "test.tar").exists():
         divide(args, seed, folder)
@@ -89,8 +94,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[float, floa
         found[name] = train(args, f"{args.student} {flags}", name.replace(", ", "-").replace(":", "").replace(" ", "-"),
                             folder, seed)
     if "recipe with labels" in found:
-        record = json.loads((folder / "recipe-with-labels" / "result.json").read_text(encoding="utf-8"))
-        found["direct"] = record["stages"]["direct"]["metrics"]["top1"], 0.0
+        found["direct"] = right(folder / "recipe-with-labels" / "direct"), 0.0
     return found
 
 
@@ -125,8 +129,8 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
     (folder / "test.tar").symlink_to(args.validation.resolve())
 
 
-def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: int) -> tuple[float, float]:
-    """Run train_w2s.py, if that is not done; return top-1, of stages that of the last one, and seconds."""
+def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: int) -> tuple[np.ndarray, float]:
+    """Run train_w2s.py, if that is not done; return what is right, of stages that of the last one, and seconds."""
     cost = folder / name / "cost.json"
     if not cost.exists():
         command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
@@ -135,20 +139,34 @@ def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: i
         print(f"python {command}", flush=True)
         cost.parent.mkdir(exist_ok=True)
         cost.write_text(json.dumps(measure(shlex.split(command), folder / name)), encoding="utf-8")
-    record = json.loads((folder / name / "result.json").read_text(encoding="utf-8"))
-    last = list(record.get("stages", {"": record}).values())[-1]
-    return last["metrics"]["top1"], json.loads(cost.read_text(encoding="utf-8"))["cpu"]
+    last = folder / name / ("student" if "--stages" in flags else "")
+    return right(last), json.loads(cost.read_text(encoding="utf-8"))["cpu"]
 
 
-def make_rows(runs: list[dict[str, tuple[float, float]]]) -> Iterator[list[str]]:
-    """Yield the rows of the table: means over seeds, and each seed."""
-    means = {name: statistics.mean(run[name][0] for run in runs) for name in runs[0]}
-    gap, paper = (means[name] - means["teacher"] if name in means else 0 for name in ("ceiling", "adaptconf"))
-    for name, mean in means.items():
-        gain, seconds = mean - means["teacher"], statistics.median(run[name][1] for run in runs)
-        each = ", ".join(f"{run[name][0]:.1f}" for run in runs)
-        yield [name, f"{mean:.1f} ({each})", f"{gain / gap:.2f}" if gap > 0 else "",
-               f"{gain / paper:.1f}" if paper > 0 else "", f"{seconds:.0f}"]
+def right(run: Path) -> np.ndarray:
+    """Return for each test image 100 where the run is right about it, else 0."""
+    target, student = np.loadtxt(run / "predictions_last.csv", delimiter=",", skiprows=1, dtype=int)[:, :2].T
+    return 100.0 * (target == student)
+
+
+def make_rows(runs: list[dict[str, tuple[np.ndarray, float]]], against: list[str]) -> Iterator[list[str]]:
+    """Yield the rows of the table: means over seeds, each seed, and differences to some with interval and p."""
+    answers = {name: np.stack([run[name][0] for run in runs]) for name in runs[0]}
+    weak, top = (answers[name].mean() if name in answers else 0 for name in ("teacher", "ceiling"))
+    for name, rows in answers.items():
+        each = ", ".join(f"{one:.1f}" for one in rows.mean(axis=1))
+        pgr = f"{performance_gap_recovered(weak, rows.mean(), top):.2f}" if top > weak else ""
+        seconds = statistics.median(run[name][1] for run in runs)
+        yield [name, f"{rows.mean():.1f} ({each})", pgr, *(
+            difference(rows - answers[other]) if other != name else "" for other in against), f"{seconds:.0f}"]
+
+
+def difference(rows: np.ndarray) -> str:
+    """Return the mean of differences by seed and test image, its 95 % interval and p; of one seed the mean."""
+    if len(rows) < 2:
+        return f"{rows.mean():+.1f}"
+    found = compare(rows, resampled_means(rows.mean(axis=0)[None], RESAMPLES)[0])
+    return f"{found['difference']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}] p {found['p']:.3f}"
 
 
 if __name__ == "__main__":
