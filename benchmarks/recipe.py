@@ -52,7 +52,7 @@ RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {we
 # flags of each run, beside those of the student
 ROWS = {
     "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
-    "adaptconf, part": f"{TAUGHT} --teacher-targets cached-views:2 {LAST}",
+    "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",

@@ -299,6 +299,7 @@ MIX = ("--mixup", "0.2")
     (("--eval-metric", "agreement", "--teacher", "labels:x.csv"), "says nothing of the validation split"),
     (("--eval-metric", "agreement", "--teacher", "resnet18", "--no-teacher-eval"), "leave out --no-teacher-eval"),
     (("--teacher", "labels:x.csv", "--teacher-topk", "3"), "--teacher-topk is about a model, and there are labels"),
+    (("--teacher", "labels:x.csv", "--teacher-targets", "cached-views:2"), "--teacher-targets cached-views:2 is about"),
     (("--teacher", "labels:x.csv", "--teacher-checkpoint", "a"), "--teacher-checkpoint is about a model"),
     (("--clean-select", "knn:5", "--clean-select-model", "labels:x.csv"), "labels cannot be asked about images"),
     (("--eval-metric", "few-shot"), "--eval-metric few-shot needs --few-shot-eval NxK"),
@@ -330,7 +331,6 @@ def test_sync_bn_on_several_cpus_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("argv", [
-    ("--teacher", "labels:x.csv", "--teacher-targets", "cached-views:2"),
     ("--aug-splits", "3", "--jsd-loss", "--split-bn"),
     ("--split-bn", "--resplit"),
     (*MIX, "--batch-size", "6"),

@@ -230,7 +230,8 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
                         "--teacher-targets online")
     models = teacher_models(args.teacher)
     idle = {f"--{flag.replace('_', '-')}": getattr(args, flag) for flag in ABOUT_MODELS}
-    for flag, used in idle.items():
+    for flag, used in (*idle.items(), (
+            f"--teacher-targets {args.teacher_targets}", view_epochs(args) and not args.linear_probe)):
         if used and not models:
             raise UserError(f"--teacher {name}: {flag} is about a model, and there are labels alone: leave it out")
     if args.teacher_targets == "online":

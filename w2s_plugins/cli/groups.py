@@ -58,8 +58,7 @@ def add_teacher(add: Declare) -> None:
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
     add("--teacher-targets", choices=TARGET_KINDS, default="online", metavar="KIND",
         help="online: the teacher sees every training view; cached: it labels each image once, before training; "
-        "cached-views:N: it labels the views of N epochs before training, after which the views repeat; labels of a "
-        "file are the same for all views")
+        "cached-views:N: it labels the views of N epochs before training, after which the views repeat")
     add("--target-cache", default="output/targets", metavar="DIR", role=Role.WHERE, help="where cached targets are "
         "kept; other runs with the same data and teacher find them there")
     add("--teacher-cache-dtype", choices=["float16", "float32"], default="float16", help="dtype of cached logits")
