@@ -13,8 +13,8 @@ script     this project's script against the train.py of a clone of timm: images
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
-malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors
-           (docs/scaling.md), against where it gives it back and takes it again
+malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors,
+           by its environment variables, against where it gives it back and takes it again
 study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher, one
            seed and eight losses; its probes are left out where their weights are not in data/
 
