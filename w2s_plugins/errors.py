@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .system import system_limit
 from .tokens import scrub
 
 EXIT_USER_ERROR = 2
@@ -121,16 +122,6 @@ def refusal(error: BaseException) -> str | None:
             return f"{os.fsdecode(error.filename or 'the output')}: {error.strerror}; {_REMEDIES[error.errno]}"
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return refusal(cause) if cause else None
-
-
-def system_limit(name: str) -> tuple[float, float]:
-    """Return the soft and the hard limit of ``name``, as "NOFILE"; infinity for none, as on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return math.inf, math.inf
-    limits = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
-    return tuple(math.inf if most == resource.RLIM_INFINITY else most for most in limits)
 
 
 def _limit(letter: str) -> str:

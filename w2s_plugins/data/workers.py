@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ..errors import UserError, system_limit
+from ..errors import UserError
+from ..system import system_limit
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2  # batches that a worker makes ahead, PyTorch's default
