@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -48,10 +49,17 @@ class WorkerStart:
             signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
             signal.pthread_sigmask(signal.SIG_BLOCK, signals)
             threading.Thread(target=_obey, args=(os.getppid(), signals), daemon=True).start()
+            sys.excepthook = _report
         else:  # macOS
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self.then is not None:
             self.then(worker)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Print an error of a thread, unless a main process that ends has left a batch that it was about to take."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 class SharedCollate:
