@@ -40,8 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 def reading(args: argparse.Namespace) -> dict[str, object]:
-    """Return how samples are read, as arguments of `open_split`. Raises `UserError` for other channels than the model's.
-    """
+    """Return how samples are read, as arguments of `open_split`. Raises `UserError` for channels the model has not."""
     channels, mode = args.in_chans or (args.input_size[0] if args.input_size else 3), args.input_img_mode
     if mode and (bands := len(Image.new(mode, (1, 1)).getbands())) != channels:
         raise UserError(f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} "
