@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,8 +32,11 @@ def start(main: Callable[[], None], argv: Sequence[object], output: Path, *, gro
             os.dup2(file.fileno(), 2)
             sys.stdout = sys.stderr = file
             sys.argv = [*map(str, argv)]
-            run_main(main, sys.argv[0])
-            code = 0
+            try:
+                run_main(main, sys.argv[0])
+                code = 0
+            except Exception:
+                traceback.print_exc()
     except SystemExit as end:
         code = int(end.code or 0)
     finally:

@@ -4,14 +4,17 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import python
 from w2s_plugins.errors import OneLineParser, UserError, nearest, one_line, run_main
 from w2s_plugins.monitor import setup_logging
 
+ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys
 from w2s_plugins.errors import UserError, run_main
@@ -75,6 +78,30 @@ def test_other_outcomes():
 def test_what_the_system_refuses_is_one_line(flag: str, said: str):
     done = run(flag)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("megabytes", [300, 500, 700, 900])
+def test_less_memory_than_imports_take(megabytes: int):
+    """torch said so in its own words, or OpenBLAS asked for more without end."""
+    done = subprocess.run(["bash", "-c", f"ulimit -v {megabytes}000; exec '{sys.executable}' train_w2s.py"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"the limit is {megabytes * 1.024:g} MB of memory (ulimit -v), and torch and what it needs take 1500 MB" in (
+        done.stderr)
+
+
+def test_a_system_without_limits():
+    """As Windows, whose Python has no module of them."""
+    code = """if True:
+        import sys
+        sys.modules["resource"] = None
+        from w2s_plugins.data.workers import fitting_workers
+        from w2s_plugins.errors import refusal
+        assert fitting_workers(10_000, 1, "batches") == 10_000
+        assert "the limit is all there are, MB of memory" in refusal(MemoryError())
+    """
+    done = python("-c", code, env=os.environ, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_output_that_is_full_closed_or_ascii():

@@ -4,9 +4,9 @@ import argparse
 import contextlib
 import difflib
 import errno
+import math
 import os
 import re
-import resource
 import signal
 import sys
 import tempfile
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from .system import system_limit
 from .tokens import scrub
 
 EXIT_USER_ERROR = 2
@@ -31,6 +32,7 @@ _LIMITS = (
 )
 _ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
            "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
+_ROOM = 1.5e9  # bytes of addresses that torch, numpy and scipy take before anything is done with them
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -124,8 +126,8 @@ def refusal(error: BaseException) -> str | None:
 
 def _limit(letter: str) -> str:
     name, unit, size = _ULIMIT[letter]
-    most = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
-    return f"{'all there are,' if most == resource.RLIM_INFINITY else f'{most / size:g}'} {unit} (ulimit -{letter})"
+    most, _ = system_limit(name)
+    return f"{'all there are,' if most == math.inf else f'{most / size:g}'} {unit} (ulimit -{letter})"
 
 
 def run_main(main: Callable[[], None], prog: str) -> None:
@@ -197,6 +199,18 @@ def watch_imports(prog: str) -> None:
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
+    if system_limit("AS")[0] < math.inf:
+        run_main(_check_room, prog)
+
+
+def _check_room() -> None:
+    """Raise a `UserError` where memory is limited to less than imports take. Where it is not, what asks for memory
+    without end when it gets none, OpenBLAS of numpy and of scipy, is imported now and not at the end of a training.
+    """
+    if system_limit("AS")[0] < _ROOM:
+        raise UserError(f"the limit is {_limit('v')}, and torch and what it needs take {_ROOM / 1e6:g} MB of addresses "
+                        "before anything is trained: raise it (ulimit -v unlimited)")
+    import scipy.special  # noqa: F401
 
 
 def _check_ranks() -> None:

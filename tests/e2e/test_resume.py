@@ -4,6 +4,7 @@ import io
 import math
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,26 @@ def test_weights_only(here: Run, weak: Path, tmp_path: Path) -> None:
               for n in ("second", "third")]
     assert epochs == [[0, 1, 2], [0, 1, 2]]
     assert differences(read_run(tmp_path / "second"), read_run(tmp_path / "third"))
+
+
+def test_a_folder_that_was_moved_copied_or_linked(here: Run, tmp_path: Path) -> None:
+    """A run is its folder, wherever it lies; another number of threads goes on too, but maybe to other last bits."""
+    flags = [*STUDENT, "--epochs", 2, "--output", tmp_path, "--experiment"]
+    here(*flags, "whole").ok()
+    here(*flags, "first", "--stop-epoch", 1).ok()
+    (tmp_path / "elsewhere").mkdir()
+    copied, moved, linked = tmp_path / "copied", tmp_path / "elsewhere" / "moved", tmp_path / "linked"
+    shutil.copytree(tmp_path / "first", copied)
+    shutil.copytree(tmp_path / "first", tmp_path / "target")
+    linked.symlink_to("target")
+    (tmp_path / "first").rename(moved)
+    for folder in (copied, moved, linked):
+        here(*STUDENT, "--epochs", 2, "--resume", folder).ok()
+        assert differences(read_run(tmp_path / "whole"), read_run(folder)) == [], folder
+        export = "export/model.safetensors"
+        assert (folder / export).read_bytes() == (tmp_path / "whole" / export).read_bytes()
+    here(*flags, "threads", "--stop-epoch", 1).ok()
+    torch.set_num_threads(2)
+    here(*flags, "threads", "--resume", "auto").ok()
+    for name, value in read_run(tmp_path / "whole")["state_dict"].items():
+        torch.testing.assert_close(read_run(tmp_path / "threads")["state_dict"][name], value)

@@ -205,12 +205,42 @@ def test_a_second_signal_of_two_ranks(fork: Callable[..., Forked], tmp_path: Pat
         assert len(list((tmp_path / name).glob("recovery-1-*.pth.tar"))) == 1, name
 
 
-def test_a_third_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
+def test_a_later_interrupt_ends_at_once(fork: Callable[..., Forked], tmp_path: Path) -> None:
     """Also within the checkpoint of the first; the one before it stays."""
-    run = fork(*FLAGS, "--output", tmp_path, "--experiment", "run", before=then(signal.SIGINT, (os, "replace")))
+    def before(rank: int) -> None:
+        in_step(6, signal.SIGINT)(rank)
+
+        def later() -> None:
+            time.sleep(1.1)
+            signal_group(signal.SIGINT)
+        call_before(train_w2s, "stop_early", 1, lambda: call_before(os, "replace", 1, later))
+
+    run = fork(*FLAGS, "--output", tmp_path, "--experiment", "run", before=before)
     assert run.wait() == [130] and "Traceback" not in run.text(0), run.text(0)
     assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == []
     assert (tmp_path / "run" / "last.pth.tar").is_file() and not list((tmp_path / "run").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_storm_of_signals(fork: Callable[..., Forked], tmp_path: Path, processes: int) -> None:
+    """Ten within a tenth of a second, of both kinds, to everything: while data workers start, in a step, and later."""
+    draw = random.Random(0)
+    for number, steps in enumerate([0, 0, 3, 6]):
+        run = fork(*FLAGS, "--workers", 2, "--batch-size", 8, "--output", tmp_path, "--experiment", number,
+                   processes=processes)
+        run.wait_until(run.outputs[0].exists)
+        run.wait_until(lambda: run.text(0).count(" step ") >= steps and "criterion" in run.text(0))  # noqa: B023
+        time.sleep(0.05 * number)
+        for signum in draw.choices([signal.SIGINT, signal.SIGTERM], k=10):
+            run.send(signum, group=True)
+            time.sleep(0.01)
+        codes, texts = set(run.wait()), "".join(path.read_text() for path in run.outputs)
+        assert "Traceback" not in texts and "ignored" not in texts, texts
+        if steps or "stopped in epoch" in texts:
+            assert len(codes) == 1 and codes <= {130, 143}, (codes, texts)
+            assert len(list((tmp_path / str(number)).glob("recovery-*.pth.tar"))) == 1, texts
+        else:
+            assert codes <= {130, 143, -2, -15, 1}, (codes, texts)  # before there was anything to save
 
 
 @pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])

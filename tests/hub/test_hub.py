@@ -32,6 +32,7 @@ from tests.hub_server import ROOT, HubServer, hub_env, hub_server  # noqa: F401 
 from tests.processes import python
 from w2s_plugins.errors import UserError, run_main
 from w2s_plugins.files import file_sha256
+from w2s_plugins.hub import errors as limits
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 from w2s_plugins.hub.errors import check_repo_id, hub_errors
@@ -396,10 +397,13 @@ def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder
         assert "hf_home" in client.load("hf-hub:me/x", token="")
 
 
-def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
+def test_an_address_that_has_no_such_file_is_not_unreachable_and_its_silence_has_an_end(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(limits, "HUB_TIMEOUT", 0.5)
+    hub.fault("GET /silent.pth", delay=1.0)
     known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
     for url, said in ((f"{hub.url}/x.pth", "x.pth is not to be had there (HTTP Error 404"),
+                      (f"{hub.url}/silent.pth", "silent.pth cannot be reached (timed out)"),
                       ("http://127.0.0.1:9/x.pth", "x.pth cannot be reached (")):
         monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=url))
         with pytest.raises(UserError) as error:

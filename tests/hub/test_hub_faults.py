@@ -174,6 +174,19 @@ def test_a_time_out_is_not_waited_for_again(server, client, run, where):  # noqa
     assert fault.times == 1 and not done.waits
 
 
+@pytest.mark.parametrize("where, trickle", [
+    ("HEAD /{}/.*config.json", "headers"), ("GET /{}/.*config.json", "headers"), ("GET /{}/.*safetensors", "body"),
+    ("POST /api/.*/create", "headers"), ("POST /api/.*/commit", "body")])
+def test_a_server_that_sends_a_byte_now_and_then(server, client, model, run, where, trickle):  # noqa: F811
+    """No single wait is too long, and there would be no end of them."""
+    fault = server.fault(where.format(model), trickle=trickle, times=1)
+    started = time.monotonic()
+    push = where.startswith("POST")
+    done = client("push", run / "export", "me/slow") if push else client("load", f"hf-hub:{model}")
+    assert not done.ok and "bytes a second, less than 1000 for 0.5 s" in done.text and not done.waits, done.text
+    assert time.monotonic() - started < 5 and fault.times == 0
+
+
 @pytest.mark.parametrize("status, part", [
     (401, "valid access token"), (403, "may not do this"), (404, "404"), (410, "410")])
 def test_what_does_not_pass_is_said_at_once(server, client, run, status, part):  # noqa: F811

@@ -162,7 +162,7 @@ def test_reviewkd_warms_up():
 
 
 def test_crd_needs_a_known_dataset_and_the_index():
-    with pytest.raises(UserError, match="size is known"):
+    with pytest.raises(UserError, match="known size"):
         make("crd", LossContext(NUM_CLASSES, None, CONTEXT.student_feature_shapes, CONTEXT.teacher_feature_shapes))
     with pytest.raises(UserError, match="index"):
         make("crd")(make_inputs().replace(index=None))

@@ -1,5 +1,7 @@
 """Memory by sample: the same on every rank as in one process, whatever the batches look like."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.distributed
@@ -8,6 +10,7 @@ import torch.multiprocessing
 from w2s_plugins.engine.step import BufferUndo
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import LossContext, LossInputs, create_loss
+from w2s_plugins.losses.memory import size_of
 from w2s_plugins.teachers.mix import LearnedTeacherWeights
 
 from . import feature_cases
@@ -175,6 +178,17 @@ def test_what_is_missing_is_said_in_one_line(name):
         make_loss(name, 4)(inputs.replace(index=None))
     with pytest.raises(UserError, match="known size"):
         create_loss(name).setup(LossContext(num_classes=4))
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("elr", 20_000), ("temporal", 20_000), ("sop", 20_001), ("crd", 80_000)])
+def test_a_large_memory_is_announced_or_refused(name, numbers, caplog):
+    loss = create_loss(name, feat_dim=40_000) if name == "crd" else create_loss(name)
+    context = LossContext(num_classes=20_000, num_samples=10 ** 9, device="cpu")
+    with pytest.raises(UserError, match=f"'{name}' would remember {10 ** 9} x {numbers} numbers, .* GB on cpu, wh"):
+        loss.setup(context)
+    with caplog.at_level("INFO"):
+        assert size_of(dataclasses.replace(context, num_samples=7_000), name, 20_000) == 7_000
+    assert f"'{name}' remembers 7000 x 20000 numbers, 0.6 GB on cpu, and as much in memory and on the" in caplog.text
 
 
 def case_of(name):

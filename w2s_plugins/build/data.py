@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import LABEL_RULES, parse_selection, parse_shapes
@@ -39,8 +40,11 @@ _logger = logging.getLogger(__name__)
 
 
 def reading(args: argparse.Namespace) -> dict[str, object]:
-    """Return how samples are read, as arguments of `open_split`."""
-    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    """Return how samples are read, as arguments of `open_split`. Raises `UserError` for channels the model has not."""
+    channels, mode = args.in_chans or (args.input_size[0] if args.input_size else 3), args.input_img_mode
+    if mode and (bands := len(Image.new(mode, (1, 1)).getbands())) != channels:
+        raise UserError(f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} "
+                        f"(--in-chans {bands})")
     return dict(
         class_map=args.class_map,
         image_root=args.image_root,

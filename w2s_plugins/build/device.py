@@ -71,7 +71,7 @@ def setup_device(args: argparse.Namespace) -> World:
         _logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             raise UserError(f"--device-modules {module}: cannot be imported: {one_line(error)}") from error
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts

@@ -51,7 +51,7 @@ def train_views(args: argparse.Namespace, data_config: dict, num_classes: int | 
     return TrainViews(
         transform=_transform(args, data_config),
         seed=args.seed,
-        mixing=_mixing(args, num_classes),
+        mixing=_mixing(args, num_classes, data_config["input_size"][-2:]),
         mixup_off_epoch=args.mixup_off_epoch,
         splits=args.aug_splits,
         repeats=args.aug_repeats,
@@ -114,9 +114,13 @@ def _transform(args: argparse.Namespace, data_config: dict) -> dict:
     )
 
 
-def _mixing(args: argparse.Namespace, num_classes: int | None) -> dict | None:
+def _mixing(args: argparse.Namespace, num_classes: int | None, size: tuple[int, int]) -> dict | None:
     if not mixes(args):
         return None
+    low, high = args.cutmix_minmax or (0, 1)
+    if any(int(low * side) >= int(high * side) for side in size):
+        raise UserError(f"--cutmix-minmax {low:g} {high:g}: no box of whole pixels lies between them at "
+                        f"{size[0]} x {size[1]}; give two numbers that are further apart")
     return dict(
         mixup_alpha=args.mixup,
         cutmix_alpha=args.cutmix,

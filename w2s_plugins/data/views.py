@@ -23,8 +23,10 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
+from ..errors import one_line
 from .unlabeled import NO_LABEL
 from .unreadable import UnreadableSample
+from .workers import WorkerError
 
 
 class ViewKey(NamedTuple):
@@ -156,7 +158,11 @@ class KeyedDataset(Dataset):
     def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
         view_seed = hash_seed(self.seed, *key)
         seed_generators(view_seed)
-        image, label = self.dataset[(key.index, *choice) if choice else key.index]
+        try:
+            image, label = self.dataset[(key.index, *choice) if choice else key.index]
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
+                              "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
         return image, label, key, view_seed
 
 

@@ -2,8 +2,8 @@
 
 import logging
 import os
-import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..errors import UserError
+from ..system import system_limit
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2  # batches that a worker makes ahead, PyTorch's default
@@ -48,10 +49,17 @@ class WorkerStart:
             signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
             signal.pthread_sigmask(signal.SIG_BLOCK, signals)
             threading.Thread(target=_obey, args=(os.getppid(), signals), daemon=True).start()
+            sys.excepthook = _report
         else:  # macOS
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self.then is not None:
             self.then(worker)
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Print an error of a thread, unless a main process that ends has left a batch that it was about to take."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 class SharedCollate:
@@ -91,15 +99,17 @@ def fitting_workers(workers: int, batch_bytes: int, what: str) -> int:
         UserError: there is no room for one batch, or a limit of open files, past which a batch may be lost and waited
             for without end.
     """
-    need, (soft, hard) = FILES + FILES_EACH * workers, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if workers and soft != resource.RLIM_INFINITY and soft < need:
-        if hard != resource.RLIM_INFINITY and hard < need:
+    need, (soft, hard) = FILES + FILES_EACH * workers, system_limit("NOFILE")
+    if workers and soft < need:
+        import resource  # Windows has none
+
+        if hard < need:
             raise UserError(f"--workers {workers} may need {need} open files, and the limit is {hard} (ulimit -n): "
                             "raise it, or take fewer --workers (0: none)")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     try:
         disk = os.statvfs(SHARED_MEMORY)
-    except OSError:  # not Linux
+    except (OSError, AttributeError):  # not Linux
         return workers
     free, processes = disk.f_bavail * disk.f_frsize, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     batches = free // (processes * batch_bytes)

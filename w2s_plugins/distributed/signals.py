@@ -1,7 +1,9 @@
 """Preemption: a signal ends the run after the step in hand, at the same step on every rank."""
 
+import functools
 import itertools
 import logging
+import os
 import signal
 import threading
 import time
@@ -10,11 +12,12 @@ from types import FrameType
 from typing import TypeVar
 
 import torch.distributed as dist
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import exit_now
 from .world import gather_objects
 
-TOGETHER = 1.0  # seconds in which a terminal and a launcher pass on one SIGINT
+TOGETHER = 1.0  # seconds in which all SIGINT are one
 PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
 Item = TypeVar("Item")
 
@@ -41,8 +44,8 @@ class Interrupted(BaseException):
 
 
 class SignalWatch:
-    """Notes signals in place of dying of them, while it is entered. A second SIGINT ends the process at once, where it
-    comes within `TOGETHER` seconds the third.
+    """Notes signals in place of dying of them, while it is entered. Those SIGINT that come within `TOGETHER` seconds
+    are one, as a terminal, a launcher and an impatient person send it; a later one ends the process at once.
 
     The first signal counts; those that follow it, as SIGTERM follows SIGUSR1 in SLURM, change nothing. A run that has
     had one ends, and goes on noting them until then.
@@ -52,13 +55,14 @@ class SignalWatch:
         distributed: agree with the other ranks on the step to stop at.
     """
 
+    entered: "SignalWatch | None" = None  # in this process
     NOTICE = "w2s/notice"  # some rank wants to stop; for work that ranks do apart
     _numbers = itertools.count()  # the runs of a protocol follow each other in one group of processes
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
         self._waits = 0  # odd while a batch is waited for
-        self._interrupts: list[float] = []  # when a SIGINT came
+        self._interrupted: float | None = None  # when the first SIGINT came
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         if self.store is not None:
             self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
@@ -67,11 +71,11 @@ class SignalWatch:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:
-            self._interrupts.append(time.monotonic())
-            if len(self._interrupts) > 2 or self._interrupts[-1] - self._interrupts[0] > TOGETHER:
+            self._interrupted = self._interrupted or time.monotonic()
+            if time.monotonic() - self._interrupted > TOGETHER:
                 raise KeyboardInterrupt
         self.received = self.received or signum
-        if self._waits % 2:
+        if self._waits % 2 and not _starts_workers(frame):
             self._end_wait(signum)
 
     def _end_wait(self, signum: int) -> None:
@@ -154,10 +158,29 @@ class SignalWatch:
         return next((signum for signum in received if signum is not None), None)
 
     def __enter__(self) -> "SignalWatch":
+        SignalWatch.entered = self
         return self
 
     def __exit__(self, *error: object) -> None:
         """Put the former handlers back, unless the process ends."""
         if self.received is None:
+            SignalWatch.entered = None
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
+
+
+def _starts_workers(frame: FrameType | None) -> bool:
+    """True inside of PyTorch's start of data workers, which nothing may leave half done: it could not end them."""
+    while frame is not None and frame.f_code is not _MultiProcessingDataLoaderIter.__init__.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _block(how: int) -> None:
+    if SignalWatch.entered is not None:
+        signal.pthread_sigmask(how, SignalWatch.entered._previous)
+
+
+if hasattr(os, "register_at_fork"):  # a data worker has handlers of PyTorch and of this process before its own
+    os.register_at_fork(before=functools.partial(_block, signal.SIG_BLOCK),
+                        after_in_parent=functools.partial(_block, signal.SIG_UNBLOCK))

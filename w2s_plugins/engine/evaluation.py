@@ -126,12 +126,15 @@ def evaluate(
         progress: wraps the loader to show progress.
 
     Raises:
-        UserError: the teacher gives values that are not finite.
+        UserError: the teacher gives values that are not finite, or ``--tta`` does not divide a batch.
     """
     tta, distributed = settings.tta, settings.distributed
 
     def counted(logits: Tensor) -> Tensor:
         if tta > 1:
+            if len(logits) % tta:
+                raise UserError(f"--tta {tta}: a batch of {len(logits)} does not consist of groups of {tta} views; "
+                                "choose --validation-batch-size, and a split, that do")
             logits = logits.unfold(0, tta, tta).mean(dim=2)
         return logits if settings.valid_labels is None else logits[:, settings.valid_labels]
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from ..errors import UserError, nearest, one_line
 from ..tokens import LOGIN, scrub
+from .pace import hold_to_pace
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -89,7 +91,7 @@ def on_hub(what: str, call: Callable[[], _T]) -> _T:
         UserError: as `hub_errors`.
     """
     random_state = torch.get_rng_state()
-    with hub_errors(what):
+    with hub_errors(what), _silence_ends():
         for usual in WAITS:
             set_client_factory(_create_client)
             try:
@@ -129,6 +131,17 @@ def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
         raise UserError(f"{flag} needs a token: {LOGIN}")
 
 
+@contextmanager
+def _silence_ends() -> Iterator[None]:
+    """Limit the waits of what has no limit of its own, torch's downloads from other addresses."""
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(HUB_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(usual)
+
+
 class DamagedDownload(UserError):
     """A file whose bytes are not those that the Hub announced. It is no longer in the cache."""
 
@@ -137,6 +150,7 @@ def _create_client() -> object:
     """huggingface_hub's client, with an end to every wait."""
     client = default_client_factory()
     client.timeout = HUB_TIMEOUT
+    hold_to_pace(client, HUB_TIMEOUT)
     client.event_hooks = {**client.event_hooks, "response": [_refuse_long_wait]}
     return client
 

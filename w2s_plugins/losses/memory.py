@@ -7,6 +7,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..system import available_memory
 from .base import LossContext, LossInputs
 from .undo import Undo
 
@@ -66,11 +67,28 @@ def index_of(inputs: LossInputs, allocated: bool, name: str) -> Tensor:
     return inputs.index
 
 
-def size_of(context: LossContext, name: str) -> int:
-    """Return the number of training samples. Raises `UserError` when it is not known, as with iterable datasets."""
+def size_of(context: LossContext, name: str, numbers: int) -> int:
+    """Return the number of training samples, and announce a large memory of them before it is there.
+
+    Args:
+        context: of the run.
+        name: of the loss.
+        numbers: that it keeps of each sample, 4 bytes each.
+
+    Raises:
+        UserError: the number of samples is not known, as with iterable datasets, or the device has no room.
+    """
     if context.num_samples is None:
         raise UserError(
             f"loss '{name}' keeps a memory by sample and needs a dataset of known size, this one is iterable")
+    if (size := context.num_samples * numbers * 4) > LARGE:
+        device = torch.device(context.device)
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        what = f"{context.num_samples} x {numbers} numbers, {size / 1e9:.1f} GB on {device}"
+        if 0 < free < size:
+            raise UserError(f"loss '{name}' would remember {what}, which has {free / 1e9:.1f} GB free: take fewer "
+                            "samples (--train-slice), or a loss without a memory by sample (--list-losses)")
+        _logger.info(f"The loss '{name}' remembers {what}, and as much in memory and on the disk in each checkpoint")
     return context.num_samples
 
 
@@ -86,9 +104,6 @@ class PredictionMemory(nn.Module):
 
     def __init__(self, decay: float, num_samples: int, num_classes: int, device: torch.device | str):
         super().__init__()
-        if (size := num_samples * num_classes * 4) > LARGE:
-            _logger.info(f"The loss remembers what it predicted of each sample: {num_samples} x {num_classes} numbers, "
-                         f"{size / 1e9:.1f} GB on {device}, and as much in memory and on the disk in each checkpoint")
         self.decay = decay
         self.undo = Undo()
         self.register_buffer("mean", torch.zeros(num_samples, num_classes, device=device))

@@ -25,7 +25,7 @@ from .base import (
     register_loss,
 )
 from .features import BatchNorm, both_features
-from .memory import gather_rows
+from .memory import gather_rows, size_of
 from .undo import Undo
 
 Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
@@ -197,15 +197,14 @@ class CRD(DistillationLoss):
         self.undo = Undo()
 
     def setup(self, context: LossContext) -> None:
-        if context.num_samples is None:
-            raise UserError("crd keeps a memory of all training samples: it needs a dataset whose size is known")
+        size = size_of(context, "crd", 2 * self.feat_dim)
         student, teacher = _vector_widths(context)
         self.embed_student = nn.Linear(student, self.feat_dim)
         self.embed_teacher = nn.Linear(teacher, self.feat_dim)
         generator = torch.Generator().manual_seed(self.seed)
         bound = math.sqrt(3 / self.feat_dim)  # expected length of one
         for name in ("memory_student", "memory_teacher"):
-            memory = torch.rand(context.num_samples, self.feat_dim, generator=generator)
+            memory = torch.rand(size, self.feat_dim, generator=generator)
             self.register_buffer(name, (2 * memory - 1) * bound)
         self.register_buffer("log_z", torch.full((2,), torch.nan))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))

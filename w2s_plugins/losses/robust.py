@@ -205,7 +205,7 @@ class EarlyLearningRegularization(DistillationLoss):
         self.memory = None
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, self.name or "elr")
+        size = size_of(context, self.name or "elr", context.num_classes)
         self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -300,7 +300,7 @@ class TemporalEnsembling(DistillationLoss):
         self.memory = None
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "temporal")
+        size = size_of(context, "temporal", context.num_classes)
         self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -345,7 +345,7 @@ class SparseOverParameterization(DistillationLoss):
         self.register_buffer("v", None)
 
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "sop")
+        size = size_of(context, "sop", context.num_classes + 1)
         generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
         self.u = (torch.randn(size, 1, generator=generator) * 1e-8).to(context.device)
         self.v = (torch.randn(size, context.num_classes, generator=generator) * 1e-8).to(context.device)

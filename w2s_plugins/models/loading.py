@@ -101,7 +101,7 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **own)
         try:
             model = timm.create_model(pretrained=pretrained, **resolved)
-        except URLError as error:  # not of the Hub, whose client is another
+        except (URLError, TimeoutError) as error:  # not of the Hub, whose client is another
             url = get_pretrained_cfg_value(name, "url")
             what = "is not to be had there" if isinstance(error, HTTPError) else "cannot be reached"
             raise UserError(f"{flag} {name}: {url} {what} ({one_line(error)}); put that file into "

@@ -47,6 +47,8 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     run_lock.release()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
     end_process(interruption.exit_code)
 
 

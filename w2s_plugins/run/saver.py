@@ -18,6 +18,7 @@ from ..errors import UserError, release, write_errors
 from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
 from ..models.loading import hash_tensors
 from ..models.shards import EXTENSION
+from ..system import available_memory
 from .find import checkpoints, place, recoveries
 from .frozen import frozen_parameters, leave_out
 from .position import Position
@@ -296,19 +297,3 @@ def copy_state(state: dict) -> dict | None:
     if 2 * size > available_memory():
         return None
     return tree_map(lambda t: t.detach().to("cpu", copy=True) if isinstance(t, torch.Tensor) else t, state)
-
-
-def available_memory() -> int:
-    """Return the bytes that this machine, and on Linux this container, can still give; 0 where it does not say."""
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        available = 1024 * int(fields["MemAvailable"].split()[0])  # counts the cache of files, which gives way
-    except (OSError, KeyError, ValueError):
-        return 0
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return available
-    return min(available, limit - used + int(statistics.get("inactive_file", 0)))

@@ -1,0 +1,174 @@
+"""Flags that are given together: any two or three of them train two steps, or end in one line with exit code 2.
+
+    python benchmarks/attacks.py --count 1000
+
+Flags and their values are drawn from what is declared of them. What fails is tried again with fewer of its flags, and
+the fewest that still fail are printed.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import os
+import random
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import train_w2s
+from benchmarks import forks
+from w2s_plugins.cli import train_parser
+from w2s_plugins.cli.declare import Facts, ParseKwargs, option
+from w2s_plugins.losses import list_losses
+
+SECONDS = 90.0  # that one may take
+BASE = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:32", "--batch-size", "16", "--epochs", "1",
+        "--warmup-epochs", "0", "--model", "w2s_cnn2", "--workers", "0", "--log-interval", "1", "--output", "runs"]
+BASES = (BASE, [*BASE, "--teacher", "weak"], [*BASE, "--teacher", "weak", "--model", "test_vit", "--img-size", "32"])
+# they reach out, compile for minutes, or end before anything is trained
+LEFT_OUT = {"push_to_hub", "push_labels", "log_wandb", "torchcompile", "torchcompile_mode", "teacher_compile",
+            "list_losses", "debug", "plugins", "data", "data_dir", "dataset_download", "speedtest", "device"}
+NUMBERS = {int: (0, 1, 2, 3, 5, 16, -1), float: (0.0, 0.1, 0.5, 0.9, 1.0, 2.0, -1.0)}
+TEXTS = {  # of flags whose form no declaration tells
+    "teacher": ("weak", "weak,weak", "w2s_cnn2", "labels:weak"), "teacher_checkpoint": ("weak", "weak/last.pth.tar"),
+    "teacher_targets": ("online", "cached", "cached-views:1"), "initial_checkpoint": ("weak", "weak/last.pth.tar"),
+    "finetune": ("weak", "weak/last.pth.tar"), "pretrained_path": ("weak/export/model.safetensors",),
+    "ceiling_checkpoint": ("weak",), "clean_select_checkpoint": ("weak",), "resume": ("auto", "weak"),
+    "train_slice": ("0:32", "0.5:0.52", "32:64,80:96", "0:3"),
+    "val_slice": ("0:32", "0.9:"), "epoch_slice": ("0:48", "0:0.1"),
+    "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"), "kd_model_name": ("test_resnet",),
+    "tune": ("all", "head", "last:1", "lora", "bias", "norm", "last:0.5"),
+    "freeze": ("*", "head*"), "unfreeze": ("*", "head*"),
+    "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
+    "clean_select": ("knn:3", "small-loss:0.5", "confidence:0.1", "entropy:0.5"),
+    "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"), "data_errors": ("raise", "skip:3"),
+    "unlabeled": ("weak",), "corruptions": ("gaussian_noise:1", "defocus_blur:5"), "val_sets": ("w2s/digits",),
+    "opt": ("sgd", "adamw", "lamb", "lookahead_adam", "adafactor", "muon", "lion", "momentum"),
+    "gp": ("avg", "max", "fast"),
+    "aa": ("rand-m9-mstd0.5", "augmix-m3-w3", "original", "trivial", "3a"),
+    "task_loss": ("ce", "bce", "asl", "poly", "jsd"),
+    "stages": ("w2s_cnn2,w2s_cnn2",), "protocol": ("w2s",), "lr_scale": ("head*=0.1",), "distiller": ("kd", "dkd"),
+    "in_chans": ("1", "3"), "num_classes": ("10", "0", "7"), "experiment": ("a", "a b", "ä"),
+}
+KEYWORDS = ("", "drop_rate=0.1", "global_pool=max", "x=1", "temperature=2.0", "nesterov=True", "pretrained=True")
+
+
+def values_of(action: argparse.Action, draw: random.Random) -> list[str]:
+    """Return values of one flag as they are typed, most of them in its range."""
+    facts: Facts = action.facts
+    if action.nargs == 0:
+        return []
+    several = {"+": draw.choice((1, 2)), "*": 1, None: 1, "?": 1}.get(action.nargs, action.nargs)
+    if action.dest == "loss":
+        return [draw.choice([*list_losses(), "ce", "bce"])]
+    if isinstance(action, ParseKwargs):
+        return [draw.choice(KEYWORDS)]
+    if action.dest in TEXTS:
+        return [draw.choice(TEXTS[action.dest]) for _ in range(several)]
+    if action.choices is not None:
+        return [str(draw.choice([*action.choices])) for _ in range(several)]
+    kind = action.type if action.type in NUMBERS else type(action.own_default)
+    if kind not in NUMBERS:
+        return [draw.choice(("x", "0", "0.5", "", "weak")) for _ in range(several)]
+    low, high = (sign * math.inf if limit is None else limit for sign, limit in ((-1, facts.low), (1, facts.high)))
+    within = [number for number in NUMBERS[kind] if low <= number <= high]
+    return [str(draw.choice(within if within and draw.random() < 0.95 else NUMBERS[kind])) for _ in range(several)]
+
+
+def draw_flags(seed: int) -> tuple[list[str], list[list[str]]]:
+    """Return the flags of a run and two or three more, each with its values; with them comes what they need."""
+    draw, actions = random.Random(seed), train_parser().by_dest()
+    known = sorted(actions.keys() - LEFT_OUT)
+    chosen = draw.sample(known, draw.choice((2, 2, 3)))
+    for name in chosen[:]:
+        needs = [need for need in actions[name].facts.needs if need in known]
+        if needs and not set(needs) & {*chosen, "teacher"} and draw.random() < 0.9:
+            chosen.append(draw.choice(needs))
+    flags = []
+    for name in chosen:
+        values = values_of(actions[name], draw)
+        first = option(name)
+        flags.append([f"{first}={values[0]}"] if len(values) == 1 and values[0].startswith("-") else [first, *values])
+    return draw.choice(BASES), flags
+
+
+def run(flags: Sequence[str], folder: Path) -> str | None:
+    """Train with these flags in an own folder beside ``weak``; return what is wrong with how it ended, or None."""
+    folder.mkdir(parents=True)
+    (folder / "weak").symlink_to(folder.parent / "weak")
+
+    def main() -> None:
+        os.chdir(folder)
+        torch.set_num_threads(1)
+        train_w2s.main()
+
+    pid = forks.start(main, ["train_w2s.py", *flags], folder / "log.txt", group=True)
+    deadline = time.monotonic() + SECONDS
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return f"has not ended after {SECONDS:g} s"
+        time.sleep(0.01)
+    text, code = (folder / "log.txt").read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
+    last = (text.splitlines() or [""])[-1]
+    if "Traceback" in text or not (code == 0 or (code == 2 and last.startswith("train_w2s.py: error: "))):
+        where = [line.strip() for line in text.splitlines() if line.startswith("  File ")]
+        return f"exit code {code}: {last} ({where[-1:]})"
+    shutil.rmtree(folder)
+    return None
+
+
+def train_weak(folder: Path) -> None:
+    """Train the teacher of all."""
+    folder.mkdir()
+    (folder / "weak").mkdir()
+    pid = forks.start(train_w2s.main, ["train_w2s.py", *BASE[:-2], "--output", folder, "--experiment", "weak"],
+                      folder / "weak.txt")
+    if forks.finish(pid):
+        raise SystemExit((folder / "weak.txt").read_text())
+
+
+def smallest(base: list[str], flags: list[list[str]], folder: Path) -> list[list[str]]:
+    """Return the fewest of the flags with which it still fails."""
+    for count in range(1, len(flags)):
+        for number, some in enumerate(itertools.combinations(flags, count)):
+            if run([*base, *itertools.chain(*some)], folder.with_name(f"{folder.name}-{count}-{number}")):
+                return [*some]
+    return flags
+
+
+def attack(folder: Path, seed: int) -> str | None:
+    """Return what is wrong with the run of a seed, after its command line; None where nothing is."""
+    base, flags = draw_flags(seed)
+    wrong = run([*base, *itertools.chain(*flags)], folder / str(seed))
+    if wrong is None:
+        return None
+    some = smallest(base, flags, folder / str(seed))
+    return f"{seed}: {shlex.join([*base[len(BASE):], *itertools.chain(*some)])}: {wrong}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000, help="how many are drawn")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first, for another process beside")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        train_weak(folder := Path(place) / "runs")
+        seeds = range(args.first, args.first + args.count)
+        failed = [*map(print, filter(None, map(functools.partial(attack, folder), seeds)))]
+    print(f"{args.count} drawn, {len(failed)} failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""What the system still has to give: its limits, its memory."""
+
+import math
+from pathlib import Path
+
+
+def system_limit(name: str) -> tuple[float, float]:
+    """Return the soft and the hard limit of ``name``, as "NOFILE"; infinity for none, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return math.inf, math.inf
+    limits = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+    return tuple(math.inf if most == resource.RLIM_INFINITY else most for most in limits)
+
+
+def available_memory() -> int:
+    """Return the bytes that this machine, and on Linux this container, can still give; 0 where it does not say."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        available = 1024 * int(fields["MemAvailable"].split()[0])  # counts the cache of files, which gives way
+    except (OSError, KeyError, ValueError):
+        return 0
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return available
+    return min(available, limit - used + int(statistics.get("inactive_file", 0)))
