@@ -190,7 +190,7 @@ def create_teacher(
     import torch
     from timm.data.config import resolve_model_data_config
 
-    from .build.resolve import check_teacher_name
+    from .build.flags import check_teacher_name
     from .registry import offer
     from .teachers.teacher import StudentInput
     from .teachers.teacher import create_teacher as create
