@@ -1,35 +1,159 @@
-"""Training from Python gives what the script gives, and leaves the process as it was."""
+"""Python gives what the commands give, and leaves the process as it was."""
 
 import json
 import logging
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from w2s_plugins.api import train
-from w2s_plugins.errors import UserError
+import w2s_plugins as w2s
+from w2s_plugins.data import create_dataset
 
-SMALL = dict(config=["w2s:digits/base"], img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
+SMALL = dict(config="w2s:digits/base", img_size=8, train_slice="0:64", batch_size=16, epochs=1, val_interval=1,
              model="w2s_cnn2")
 
 
-def test_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has a run, ``weak``, and a folder ``photos`` of five images."""
+    place = tmp_path_factory.mktemp("api")
+    w2s.train(**{**SMALL, "config": ["w2s:digits/base"]}, output=place, experiment="weak")
+    (place / "photos").mkdir()
+    for number, (image, _) in zip(range(5), create_dataset("w2s/digits", None, "validation")):
+        image.save(place / f"photos/{number}.png")
+    return place
+
+
+def test_train(place: Path, tmp_path: Path) -> None:
     argv, handlers = sys.argv, logging.getLogger().handlers[:]
-    train(**SMALL, experiment="weak")
-    student = train(**SMALL, experiment="student", loss="kd", loss_kwargs={"temperature": 2.0}, teacher="w2s_cnn2",
-                    teacher_checkpoint="output/train/weak")
-    assert "teacher" in student and student == json.loads(Path("output/train/student/result.json").read_text())
+    student = w2s.train(**SMALL, output=tmp_path, experiment="student", loss="kd", loss_kwargs={"temperature": 2.0},
+                        teacher="w2s_cnn2", teacher_checkpoint=place / "weak")
+    assert "teacher" in student and student == json.loads((tmp_path / "student/result.json").read_text())
     assert student["command"].startswith("w2s-train --img-size 8 ")
     assert (sys.argv, logging.getLogger().handlers) == (argv, handlers)
 
 
-@pytest.mark.parametrize("flags, message", [
-    (dict(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
-    (dict(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
-    (dict(config=["w2s:digits/bas"]), "--config w2s:digits/bas: no such recipe"),
+def test_python_in_the_readme(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = readme.partition("```python\nimport w2s_plugins as w2s\n")[2].partition("```")[0]
+    monkeypatch.chdir(place)
+    shared = {"w2s": w2s, "image": create_dataset("w2s/digits", None, "validation")[0][0]}
+    exec(code, shared)
+    assert shared["record"] == json.loads((place / "output/train/digits/result.json").read_text())
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "4.png" and shared["loss"].requires_grad
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_an_exception_and_the_next_run_is_as_any(tmp_path: Path, signum: int) -> None:
+    def stop() -> None:
+        metrics = tmp_path / "run/metrics.jsonl"
+        while not (metrics.is_file() and '"train"' in metrics.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signum)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    flags = {**SMALL, "epochs": 300, "val_interval": 300, "log_interval": 1, "output": tmp_path, "experiment": "run"}
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt, match="resume='auto' goes on"):
+        w2s.train(**flags)
+    stopper.join()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert "metrics" in w2s.train(**{**SMALL, "output": tmp_path, "experiment": "other"})
+
+
+def test_in_a_thread(tmp_path: Path) -> None:
+    """Where no handler can be set; notebooks and servers work there."""
+    done: list[dict] = []
+    thread = threading.Thread(target=lambda: done.append(w2s.train(**SMALL, output=tmp_path, experiment="run")))
+    thread.start()
+    thread.join()
+    assert done[0] == json.loads((tmp_path / "run/result.json").read_text())
+
+
+def test_predict(place: Path, tmp_path: Path) -> None:
+    rows = w2s.predict(place / "weak", place / "photos", workers=0, top_k=2)
+    assert [row["filename"] for row in rows] == [f"{number}.png" for number in range(5)]
+    assert all(row["top_k"][0] == [row["label"], row["confidence"]] for row in rows)
+    table = w2s.predict(place / "weak", place / "photos", tmp_path / "labels.csv", workers=0)
+    assert table == tmp_path / "labels.csv"
+    assert [line.split(",")[1] for line in table.read_text().split()[1:]] == [row["label"] for row in rows]
+    assert os.listdir(tmp_path) == ["labels.csv"]
+
+
+def test_a_loaded_student_says_what_predict_says(place: Path) -> None:
+    rows = w2s.predict(place / "weak", place / "photos", workers=0)
+    for folder in (place / "weak", place / "weak/export"):
+        student = w2s.load_student(folder)
+        assert not student.training and type(student).__name__ == "PlainCNN" and "transform" not in student.state_dict()
+        image, _ = create_dataset("w2s/digits", None, "validation")[0]
+        shares = student(student.transform(image)[None]).softmax(1)
+        assert student.class_names[shares.argmax()] == rows[0]["label"]
+        assert shares.max().item() == pytest.approx(rows[0]["confidence"], abs=1e-6)
+
+
+def test_teachers(place: Path) -> None:
+    student, seen = w2s.load_student(place / "weak"), []
+
+    def probabilities(images: torch.Tensor) -> list[list[float]]:
+        seen.append(images)
+        return [[0.5, 0.5] + [0.0] * 8] * len(images)
+
+    images = torch.rand(4, 3, 8, 8) * 2 - 1  # mean and std are 0.5
+    said = w2s.create_teacher(probabilities, student)(images)
+    torch.testing.assert_close(seen[-1], images / 2 + 0.5)
+    torch.testing.assert_close(said.softmax(1), torch.tensor(probabilities(images)))
+    for teacher, checkpoint in ((place / "weak", None), ("w2s_cnn2", place / "weak")):
+        torch.testing.assert_close(
+            w2s.create_teacher(teacher, student, checkpoint=checkpoint)(images), student(images).detach())
+    assert len(w2s.create_teacher([place / "weak", probabilities], student).members) == 2
+
+
+def test_any_function_teaches(place: Path) -> None:
+    """A function has no `set_epoch`; what it computes with gradients is not kept."""
+    student, weight = w2s.load_student(place / "weak"), torch.ones(10, requires_grad=True)
+    graphs = []
+
+    def teacher(images: torch.Tensor) -> torch.Tensor:
+        logits = images.mean((2, 3)).sum(1, keepdim=True) * weight
+        graphs.append(logits.requires_grad)
+        return logits
+
+    task = w2s.WeakToStrongTask(student, teacher, w2s.create_loss("adaptconf"), task_loss_weight=0.0, verbose=False)
+    task.set_epoch(1)
+    task(torch.rand(4, 3, 8, 8))["loss"].backward()
+    assert graphs == [False] and all(p.grad is not None for p in student.parameters())
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda run: w2s.train(epohcs=1), "w2s.train: unknown key 'epohcs' .nearest: epochs"),
+    (lambda run: w2s.protocol(epohcs=1), "w2s.protocol: unknown key 'epohcs' .nearest: epochs"),
+    (lambda run: w2s.train(epochs="many"), "w2s.train: epochs: 'many' is a str, expected int"),
+    (lambda run: w2s.train(config="w2s:digits/bas"), "--config w2s:digits/bas: no such recipe"),
+    (lambda run: w2s.predict(run, run, topk=2), "w2s.predict: unknown key 'topk' .nearest: top_k"),
+    (lambda run: w2s.predict(run, run, top_k=0), "w2s.predict: --top-k 0: expected at least 1"),
+    (lambda run: w2s.predict(run, "wds/a.tar"), "w2s.predict: wds/a.tar: the labels of shards need output=FOLDER"),
+    (lambda run: w2s.predict(run, "none"), "none: no such folder or tar file"),
+    (lambda run: w2s.load_student("resnet19"), "unknown model 'resnet19' .nearest: resnet"),
+    (lambda run: w2s.load_student("hf:me/it"), "w2s.load_student: hf:me/it: no model of timm; w2s.create_teacher"),
+    (lambda run: w2s.create_teacher("resnet19", torch.nn.Identity()), "w2s.create_teacher: unknown model 'resnet19'"),
+    (lambda run: w2s.create_loss("kdd"), "unknown loss 'kdd' .nearest: kd"),
+    (lambda run: w2s.WeakToStrongTask(torch.nn.Linear(1, 1), len, w2s.create_loss("kd")), "no attribute num_classes"),
+    (lambda run: w2s.WeakToStrongTask(w2s.load_student(run), len, w2s.create_loss("fitnet")), "compares features"),
 ])
-def test_errors_are_exceptions(flags: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        train(**flags)
+def test_errors_are_exceptions(place: Path, call: Callable[[Path], object], message: str) -> None:
+    with pytest.raises(w2s.UserError, match=message):
+        call(place / "weak")
+
+
+def test_names() -> None:
+    assert all(getattr(w2s, name) is not None and name in dir(w2s) for name in w2s.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        w2s.trian  # noqa: B018

@@ -1,61 +1,239 @@
-"""Training from Python: what ``train_w2s.py`` does, with keywords for its flags."""
+"""From Python: what the scripts do, with keywords for their flags, and the parts for training loops of one's own.
+
+torch and timm are imported when something needs them: wrong flags are answered before.
+"""
 
 import contextlib
 import importlib
+import json
 import logging
+import os
+import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli.declare import words_of
+from .cli.groups import teacher_names
 from .cli.parser import check_flags, parse, train_parser
+from .cli.values import split_names
+from .errors import UserError
 from .files import TOP
-from .monitor import setup_logging
-from .run import lock as run_lock
+from .predictions.flags import is_sharded, predict_parser, settle
+from .versions import too_old
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from .teachers.teacher import Teacher
+
+    class Student(nn.Module):
+        """A model of timm with what belongs to it; only a type, models keep their class."""
+
+        transform: Callable[[Image], Tensor]
+        class_names: list[str] | None
+        num_classes: int
+
+StrPath: TypeAlias = str | os.PathLike[str]
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1  # that a run notes
 
 
-def train(**flags: object) -> dict:
+def train(**flags: object) -> dict[str, Any]:
     """Train as ``train_w2s.py`` does; return the record of the run, or of all runs of a protocol: its result.json.
 
     Args:
         flags: those of the script, with underscores, as in YAML: ``loss="kd", loss_kwargs={"temperature": 2}``;
-            ``config`` is a list of YAML files, or of recipes such as ``w2s:digits/base``.
+            ``config`` is a YAML file, or a recipe such as ``w2s:digits/base``, or a list of them.
 
     Raises:
         UserError: what would be one line and exit code 2 there.
         KeyboardInterrupt: it was stopped; a checkpoint is saved, from which ``resume="auto"`` goes on.
     """
+    return _train("w2s.train", flags)
+
+
+def protocol(**flags: object) -> dict[str, Any]:
+    """Train teacher, ceiling and student as ``train_w2s.py --protocol w2s`` does; return the record of all of them.
+
+    Args:
+        flags: as of `train`.
+
+    Raises:
+        UserError, KeyboardInterrupt: as `train`.
+    """
+    return _train("w2s.protocol", {**flags, "protocol": "w2s"})
+
+
+def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
+    words = command_words(who, flags)
+    if problems := too_old():
+        raise UserError("; ".join(problems.values()))
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
-    with _command_line(["w2s-train", *command_words(flags)]):
+    with _as_command(["w2s-train", *words]):
+        from .run import lock
         try:
             return importlib.import_module("train_w2s").train_all(*parse(train_parser()))
         except SystemExit as end:
-            raise KeyboardInterrupt from end
+            raise KeyboardInterrupt("stopped; resume='auto' goes on") from end
         finally:
-            run_lock.release()
+            lock.release()
 
 
-def command_words(flags: dict[str, object]) -> list[str]:
-    """Return the words of a command line with these flags. Raises `UserError` for an unknown one, or a wrong type."""
-    files = flags.get("config", [])
-    others = {name: value for name, value in flags.items() if name != "config"}
-    check_flags(others, train_parser(), "w2s.train")
+def command_words(who: str, flags: Mapping[str, object]) -> list[str]:
+    """Return the words of a command line with these flags. Raises `UserError` for an unknown one, or a wrong type.
+
+    Args:
+        who: begins the messages.
+        flags: by name.
+    """
+    flags = {name: _plain(value) for name, value in flags.items()}
+    files = flags.pop("config", [])
+    check_flags(flags, train_parser(), who)
     actions = train_parser().by_dest()
-    words = [words_of(actions[name], value) for name, value in others.items() if value is not None]
+    words = [words_of(actions[name], value) for name, value in flags.items() if value is not None]
     words.sort(key=lambda some: bool(some) and some[0].startswith("-"))  # else a list takes the data folder
+    files = [files] if isinstance(files, str) else files
     return [*(word for some in words for word in some), *(["--config", *files] if files else [])]
 
 
+@overload
+def predict(model: StrPath, images: StrPath, output: None = None, **flags: object) -> list[dict[str, Any]]: ...
+@overload
+def predict(model: StrPath, images: StrPath, output: StrPath, **flags: object) -> Path: ...
+def predict(
+        model: StrPath, images: StrPath, output: StrPath | None = None, **flags: object,
+) -> list[dict[str, Any]] | Path:
+    """Ask a model about images without labels, as ``python -m w2s_plugins.predictions`` does.
+
+    Args:
+        model: folder of a run or of an export, ``hf-hub:ORG/NAME``, a timm name, or another kind of teacher.
+        images: folder of images at any depth, a tar file, or shards (``wds/PATH``), which need an ``output``.
+        output: table that is written, or folder for the labels of shards.
+        flags: further ones of the command, with underscores: ``top_k=5``, ``all=True``, ``class_names="cat,dog"``.
+
+    Returns:
+        Without ``output`` a row an image, with ``filename``, ``label``, ``confidence`` and what flags ask for; with
+        it, its path.
+
+    Raises:
+        UserError: no such model, images or flags.
+    """
+    if output is None and is_sharded(os.fspath(images)):
+        raise UserError(f"w2s.predict: {images}: the labels of shards need output=FOLDER")
+    with contextlib.ExitStack() as stack:
+        table = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "labels.jsonl" if output is None else (
+            Path(output))
+        given = dict(model=model, dir=images, output=table, **flags)
+        request = settle(check_flags({k: _plain(v) for k, v in given.items()}, predict_parser(), "w2s.predict"))
+        stack.enter_context(_as_command(["w2s-predict"]))
+        from .predictions import run, shards
+        (shards.predict_shards if is_sharded(str(request["dir"])) else run.predict)(run.Request(**request))
+        if output is not None:
+            return table
+        return [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
+
+
+def load_student(place: StrPath) -> "Student":
+    """Return a trained student as a plain model of timm in eval mode, on the CPU, with two attributes more.
+
+    ``transform`` turns an image of Pillow into the model's input (C, H, W); ``class_names`` are the names of its
+    classes by their number, None where it knows none.
+
+    Args:
+        place: folder of a run or of an export, ``hf-hub:ORG/NAME[@REVISION]``, or the name of a model of timm, which
+            then has its pretrained weights.
+
+    Raises:
+        UserError: there is none, or its weights cannot be read.
+    """
+    from timm.data.transforms_factory import create_transform
+
+    from .predictions.run import open_model
+    from .teachers.kinds import kind_of
+
+    if kind_of(os.fspath(place)):
+        raise UserError(f"w2s.load_student: {place}: no model of timm; w2s.create_teacher and w2s.predict take it")
+    model, config, names = open_model(os.fspath(place))
+    model.eval()
+    vars(model).update(transform=create_transform(**config), class_names=names)
+    return cast("Student", model)
+
+
+def create_teacher(
+        teacher: "StrPath | Callable[[Tensor], object] | Sequence[StrPath | Callable[[Tensor], object]]",
+        student: "nn.Module",
+        *,
+        checkpoint: StrPath | None = None,
+        class_names: Sequence[str] | None = None,
+        data_config: Mapping[str, Any] | None = None,
+        device: "torch.device | str | None" = None,
+) -> "Teacher":
+    """Create a frozen teacher of a student: called with a normalised batch of the student's, it gives logits (B, C).
+
+    Args:
+        teacher: what ``--teacher`` takes; or a function from images in [0, 1] (B, C, H, W) to probabilities or logits
+            (B, C); or several of them, whose probabilities are averaged.
+        student: its ``num_classes`` (or ``num_labels``) is what the teacher has to have.
+        checkpoint: weights of the teacher, a file or a run folder.
+        class_names: names of the student's classes, by which those of the teacher are matched.
+        data_config: mean, std and input_size of the student's batches; timm's for the student unless given.
+        device: where it runs; unless given, where the student is.
+
+    Raises:
+        UserError: an unknown name, weights that do not fit, another number of classes.
+    """
+    import torch
+    from timm.data.config import resolve_model_data_config
+
+    from .build.flags import check_teacher_name
+    from .registry import offer
+    from .teachers.teacher import StudentInput
+    from .teachers.teacher import create_teacher as create
+
+    several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
+    names = [name for one in several for name in (
+        [offer(one)] if callable(one) else split_names(teacher_names(os.fspath(one))))]
+    for name in names:
+        check_teacher_name("w2s.create_teacher", name)
+    config = {**resolve_model_data_config(student), **(data_config or {})}
+    size = config["input_size"]
+    classes = getattr(student, "num_classes", getattr(student, "num_labels", None))
+    place = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+    return create(
+        names,
+        [] if checkpoint is None else [os.fspath(checkpoint)],
+        StudentInput(config["mean"], config["std"], size[0], classes, class_names, tuple(size[-2:])),
+        torch.device(device) if device is not None else place)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 @contextlib.contextmanager
-def _command_line(words: list[str]) -> Iterator[None]:
+def _as_command(words: list[str]) -> Iterator[None]:
     """Be that command, whose line the record keeps, and put back what it changes of this process."""
+    from .monitor import setup_logging
+
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    noted = {number: signal.getsignal(number) for number in SIGNALS}  # a run that is stopped leaves its own behind
     sys.argv = words
-    setup_logging(primary=True)
+    setup_logging(primary=os.environ.get("RANK", "0") == "0")
     try:
         yield
     finally:
         sys.argv = argv
         root.handlers[:] = handlers
         root.setLevel(level)
+        for number, handler in noted.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)

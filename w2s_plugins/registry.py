@@ -5,7 +5,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -89,6 +89,14 @@ def load_plugins(plugins: Iterable[str]) -> None:
 def loaded_plugin(name: str) -> ModuleType | None:
     """Return the module that ``--plugins`` has imported under a name, a file's without its ending; None for others."""
     return _plugins.get(name)
+
+
+def offer(function: Callable) -> str:
+    """Offer a function, or another callable, as a plugin would; return the name of a teacher that it is then."""
+    module = _plugins.setdefault("python", ModuleType("python"))
+    name = getattr(function, "__name__", type(function).__name__)
+    setattr(module, name, function)
+    return f"python:{name}"
 
 
 def plugin_names() -> list[str]:

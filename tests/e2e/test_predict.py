@@ -252,13 +252,13 @@ def test_a_disk_without_room_is_said_before_a_model_is_asked(tmp_path):
 
 @pytest.mark.parametrize("module, words, message", [
     ("predictions", ["--help"], "usage: python -m w2s_plugins.predictions"),
-    ("predictions", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown argument '--topk' (nearest: --top-k"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--topk", "2"], "unknown flag '--topk' (nearest: --top-k"),
     ("predictions", ["m", ".", "--output", "x.csv", "--all", "--top-k", "2"],
      "--top-k: not allowed with argument --all"),
     ("predictions", ["m", ".", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
     ("predictions", ["m", ".", "--output", "no/x.csv"], "--output no/x.csv: no folder no"),
     ("predictions", ["m", "none", "--output", "x.csv"], "none: no such folder or tar file"),
-    ("predictions", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k: expected a whole number from 1 on"),
+    ("predictions", ["m", ".", "--output", "x.csv", "--top-k", "0"], "--top-k 0: expected at least 1"),
     ("labels", ["--help"], "usage: python -m w2s_plugins.labels"),
     ("labels", ["chekc"], "COMMAND: unknown choice 'chekc' (nearest: check"),
     ("labels", ["merge", "a.csv", "--output", "x.xls"], "--output x.xls: of an unknown kind"),

@@ -626,10 +626,10 @@ def test_deterministic_kernels(script: Run, weak: Path, tmp_path: Path, flags: t
 
 
 def test_plugin_file(script: Run, weak: Path, tmp_path: Path) -> None:
-    """The example of the README, as it stands there."""
-    (example,) = re.findall(r"```python\n(# my_losses\.py.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The example of docs/losses.md, as it stands there."""
+    (example,) = re.findall(r"```python\n([^`]*@register_loss.*?)```", (ROOT / "docs/losses.md").read_text(), re.DOTALL)
     (tmp_path / "my_losses.py").write_text(example)
-    script(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--plugins", "my_losses.py", "--loss", "mse",
+    script(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--plugins", "my_losses.py", "--loss", "logit_mse",
            "--loss-kwargs", "scale=0.5", "--output", tmp_path, "--experiment", "run").ok()
     assert set(steps(tmp_path / "run")[0]["terms"]) == {"loss", "mse", "task"}
     assert result(tmp_path / "run")["loss"]["kwargs"] == {"scale": 0.5}

@@ -181,9 +181,10 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         in_order = sorted(words, key=lambda dest: bool(actions[dest].option_strings))  # else a list takes the others
         return values | parser.take(itertools.chain.from_iterable(words[dest] for dest in in_order))
     except UserError:
+        placed = [word for dest in in_order if not actions[dest].option_strings for word in words[dest]]
         for dest, some in words.items():  # which one is it?
             try:
-                parser.take(some)
+                parser.take([*placed, *some] if actions[dest].option_strings else placed)
             except OutOfRange as error:
                 raise UserError(f"{where}: {error}") from error
             except UserError as error:

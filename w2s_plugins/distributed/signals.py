@@ -67,7 +67,8 @@ class SignalWatch:
         if self.store is not None:
             self.furthest = f"w2s/furthest{next(self._numbers)}"  # see `check`
             self.store.compare_set(self.furthest, "", "-1")
-        self._previous = {s: signal.signal(s, self._note) for s in signals}
+        main = threading.current_thread() is threading.main_thread()  # no other can set a handler, or is interrupted
+        self._previous = {s: signal.signal(s, self._note) for s in signals} if main else {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT:

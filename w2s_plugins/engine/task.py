@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
 from ..distributed.ddp import skip_buffers
+from ..errors import UserError
 from ..losses import DistillationLoss, LossContext, LossInputs
 from ..models.features import FeatureExtractor
 
@@ -225,8 +226,14 @@ class WeakToStrongTask(TrainingTask):
         self.progress = 0.0
         self.asks_teacher = True
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
+        if loss.needs_features and extractor is None:
+            raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
+                            "features; a loss of logits takes any teacher")
+        num_classes = getattr(extractor, "num_classes", getattr(student, "num_classes", None))
+        if num_classes is None:
+            raise UserError("the student has no attribute num_classes, as timm's models have: set it to their number")
         loss.setup(LossContext(
-            num_classes=getattr(extractor, "num_classes", student.num_classes),
+            num_classes=num_classes,
             num_samples=num_samples,
             student_feature_shapes=extractor and list(extractor.shapes),
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
@@ -302,7 +309,7 @@ class WeakToStrongTask(TrainingTask):
             stream.wait_stream(torch.cuda.current_stream(stream.device))  # the images have to be there
             query.record_stream(stream)
             beside = torch.cuda.stream(stream)
-        with beside, torch.autocast(self.device.type, enabled=False):
+        with beside, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
                 return WeakAnswer(*self.teacher.with_features(query))
             logits = (self.teacher if module.mix is None else self.teacher.by_member)(query)

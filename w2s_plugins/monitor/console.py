@@ -1,4 +1,4 @@
-"""Progress bar on a terminal, log lines elsewhere; rank 0 only."""
+"""Progress bar on a terminal or in a notebook with widgets, log lines elsewhere; rank 0 only."""
 
 import logging
 import os
@@ -8,9 +8,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm.std import tqdm as std_tqdm
 
 from ..tokens import scrub
+
+with warnings.catch_warnings():  # that a notebook has no widgets, or that it has
+    warnings.simplefilter("ignore")
+    from tqdm.autonotebook import tqdm
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +122,9 @@ class Console:
 
 
 def has_terminal() -> bool:
-    """True when stdout is a terminal with room for a progress bar."""
+    """True when stdout is a terminal with room for a progress bar, or a notebook that shows one."""
+    if tqdm is not std_tqdm:
+        return True
     try:
         columns = os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):  # of unknown size

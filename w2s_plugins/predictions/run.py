@@ -15,12 +15,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from ..build.device import join_group
 from ..build.flags import check_model_name
@@ -40,7 +40,7 @@ from ..labels.writer import Answers, ensure_labels, missing_parts, readable
 from ..models.class_names import names_of_model
 from ..models.loading import check_input_size
 from ..monitor import setup_logging
-from ..monitor.console import duration, has_terminal
+from ..monitor.console import duration, has_terminal, tqdm
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers import kinds
@@ -63,12 +63,12 @@ class Request:
 
     model: str
     dir: Path | str  # of shards a text
-    output: Path | None
+    output: Path | None = None
     checkpoint: str | None = None
     class_names: str | None = None
     prompts: str | None = None
     top_k: int | None = None
-    every: bool = False
+    all: bool = False  # every class with its probability
     embeddings: Path | None = None
     img_size: int | None = None
     batch_size: int = 64
@@ -105,7 +105,7 @@ def predict(request: Request) -> None:
     world = join_group(request.device or ("cuda" if torch.cuda.is_available() else "cpu"), PATIENCE)
     predictor = open_predictor(request, names, world.device)
     dataset.input_img_mode = "RGB" if predictor.member.data_config["input_size"][0] == 3 else "L"
-    form = TableForm(request.top_k, request.every)
+    form = TableForm(request.top_k, request.all)
     check_form(form, predictor.class_names, predictor.member.num_classes)
     keys = sample_keys(dataset)
     manifest = describe(predictor, dataset, keys)
@@ -133,9 +133,7 @@ def open_predictor(request: Request, names: list[str] | None, device: torch.devi
             prompts=read_prompts(request.prompts)), FLAGS[0])
         model, config, own = opened.model, opened.data_config, opened.class_names
     else:
-        name, checkpoint = model_at(request.model, request.checkpoint)
-        model, config, _ = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=request.img_size), FLAGS)
-        own = names_of_model(model, checkpoint, FLAGS[1])
+        model, config, own = open_model(request.model, request.checkpoint, request.img_size)
     check_input_size(model, config["input_size"], f"{FLAGS[0]} {request.model}")
     if names is not None and len(names) != model.num_classes:
         raise UserError(f"--class-names: {len(names)} names, but {request.model} has {model.num_classes} classes")
@@ -151,6 +149,19 @@ def open_predictor(request: Request, names: list[str] | None, device: torch.devi
         raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
                         "of timm and clip: have")
     return Predictor(member, own, request.embeddings is not None)
+
+
+def open_model(
+        model: str, checkpoint: str | None = None, img_size: int | None = None,
+) -> tuple[nn.Module, dict[str, Any], list[str] | None]:
+    """Open a model of timm: one by its name, or what is in the folder of a run or of an export.
+
+    Returns:
+        The model, the data configuration of its input, and the names of its classes, None where it knows none.
+    """
+    name, checkpoint = model_at(model, checkpoint)
+    opened, config, _ = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=img_size), FLAGS)
+    return opened, config, names_of_model(opened, checkpoint, FLAGS[1])
 
 
 def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:

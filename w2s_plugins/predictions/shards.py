@@ -85,10 +85,10 @@ def _predict_shards(request: Request) -> None:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     predictor = open_predictor(request, names, torch.device(device))
-    check_form(TableForm(request.top_k, request.every), predictor.class_names, predictor.member.num_classes)
+    check_form(TableForm(request.top_k, request.all), predictor.class_names, predictor.member.num_classes)
     about = dict(
         num_classes=predictor.member.num_classes, who=teacher_identity(predictor.member), topk=request.top_k,
-        kind="logits" if request.every else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
+        kind="logits" if request.all else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
     if labelled := [shard.name for shard in shards if (output / shard.name / MANIFEST).is_file()]:
         refuse_others(output / labelled[0], about, predictor.member.data_config)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0

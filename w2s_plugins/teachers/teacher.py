@@ -441,7 +441,7 @@ def _origin_text(origin: dict | None) -> str:
         return "origin unknown"
     place = f"{origin['repo']}@{origin.get('revision')}" if origin.get("repo") else (
         origin.get("file") or origin.get("folder"))
-    return f"{place}, sha256 {str(origin['sha256'])[:12]}" if origin.get("sha256") else str(place)
+    return f"{place}, sha256 {str(origin['sha256'])[:12]}" if origin.get("sha256") else str(place or "origin unknown")
 
 
 def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:

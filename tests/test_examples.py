@@ -1,0 +1,41 @@
+"""The examples run, and their students are better than their teachers."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, environment
+from tests.processes import python
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.mark.parametrize("name", ["pytorch_loop", "timm_loop", "hf_trainer"])
+def test_a_loop_of_ones_own(tmp_path: Path, name: str) -> None:
+    if name == "hf_trainer":
+        pytest.importorskip("accelerate", reason="the Trainer of transformers is not installed")
+    done = python(EXAMPLES / f"{name}.py", env=environment(PYTHONPATH=str(ROOT)), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    teacher, student = (float(re.search(rf"^{who}: ([\d.]+) %", done.stdout, re.M)[1])
+                        for who in ("teacher", "student"))
+    assert student > teacher
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a kernel, as a reader runs it: log lines and results are in the cells."""
+    nbformat, nbclient, _ = (pytest.importorskip(name, reason="notebooks are not run")
+                             for name in ("nbformat", "nbclient", "ipykernel"))
+    for key, value in environment(PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}").items():
+        monkeypatch.setenv(key, value)
+    notebook = nbformat.read(EXAMPLES / "start.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = ["".join(part.get("text") or part["data"]["text/plain"] for part in cell.outputs) for cell in (
+        notebook.cells) if cell.cell_type == "code"]
+    assert said[0] == "" and "epoch 5/5 done: loss" in said[1], said
+    weak, student, ceiling = map(float, re.findall(r"([\d.]+) %", said[2]))
+    assert weak < student < ceiling
+    assert said[3].count("'filename'") == 8 and "it says" in said[4] and "tensor(" in said[5]
+    assert said[6].startswith("w2s.train: unknown key 'los' (nearest: loss")

@@ -1,0 +1,24 @@
+"""What a user may write with the public names, for a type checker (CONTRIBUTING.md); never run."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import w2s_plugins as w2s
+
+record: dict[str, Any] = w2s.train(model="resnet18", epochs=3)
+rows: list[dict[str, Any]] = w2s.predict("run", Path("photos"), top_k=5)
+table: Path = w2s.predict("run", "photos", "labels.csv")
+student = w2s.load_student(Path("run"))
+names: list[str] | None = student.class_names
+
+
+def function(images: Tensor) -> Tensor:
+    """Return logits."""
+    return images
+
+
+for teacher in (w2s.create_teacher("resnet18", student), w2s.create_teacher([function, "run"], student), function):
+    task = w2s.WeakToStrongTask(student, teacher, w2s.create_loss("kd", temperature=2.0), task_loss_weight=0.0)
+    loss: Tensor = task(function(student(Tensor())))["loss"]

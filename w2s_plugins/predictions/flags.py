@@ -1,0 +1,70 @@
+"""The flags of a prediction, which need neither torch nor timm."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..cli.declare import Declare, Parser
+from ..errors import UserError, called
+from ..labels.table_writer import WRITABLE, check_writable
+
+SHARDED = ("wds/", "hfids/")
+
+
+def is_sharded(images: str) -> bool:
+    """Say whether images are in shards."""
+    return images.startswith(SHARDED) and not Path(images).exists()
+
+
+@functools.cache
+def predict_parser() -> Parser:
+    """The parser of ``python -m w2s_plugins.predictions``."""
+    parser = Parser(
+        prog=called("python -m w2s_plugins.predictions"),
+        description="Write down what a model says of images without labels. The table is a file of labels: whatever "
+                    "reads those reads it (docs/labels.md). An interrupted prediction goes on where it stopped; "
+                    "torchrun shares it.")
+    add = Declare(parser)
+    add("model", metavar="MODEL", help="timm name with pretrained weights, hf-hub:ORG/NAME, "
+        "local-dir:PATH, a run folder, a folder in timm's export format, or hf:, clip:, onnx: and so on"
+        " (docs/teachers.md)")
+    add("dir", metavar="DIR", help="folder of images, at any depth, or a tar file; wds/PATH or "
+        "hfids/ORG/NAME: shards, each of which gets a folder of labels")
+    add("--output", metavar="FILE", type=Path, help=f"table, {', '.join(WRITABLE)}; of shards the "
+        "folder of their labels (default: that of the shards)")
+    add("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
+    add("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c; for a model that "
+        "knows none of its own")
+    add("--prompts", metavar="TEXTS", help="templates of a clip: model, such as 'a photo of a {}|a {}'")
+    form = add.exclusive()
+    form("--top-k", metavar="K", type=int, low=1, help="add a column with the K most likely classes")
+    form("--all", action="store_true", help="add the probability of every class")
+    add("--embeddings", metavar="FILE", type=Path, help="write the features before the classifier as well, .npz")
+    add("--img-size", metavar="N", type=int, low=1, help="input size (default: the model's own)")
+    add("-b", "--batch-size", metavar="N", type=int, low=1, default=64, help="images at a time")
+    add("-j", "--workers", metavar="N", type=int, low=0, default=4, help="processes that decode images")
+    add("--device", metavar="D", help="cpu, cuda, ... (default: cuda where there is one)")
+    add("--plugins", metavar="FILE", nargs="+", default=[], help="modules or files to import")
+    add("--debug", action="store_true", help="show the traceback of errors")
+    return parser
+
+
+def settle(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `run.Request` for flags that were given. Raises `UserError` for what cannot be done."""
+    found = {name: value for name, value in given.items() if name != "debug"}
+    output, embeddings = found.get("output"), found.get("embeddings")
+    if is_sharded(str(found["dir"])):
+        if embeddings or (output or Path()).suffix in WRITABLE:
+            flag = "--embeddings" if embeddings else f"--output {output}"
+            raise UserError(f"{flag}: each of the shards gets a folder of labels; expected --output FOLDER, or no "
+                            "--output for the folder of the shards")
+        return found
+    if output is None:
+        raise UserError("the following arguments are required: --output")
+    check_writable(output)
+    if embeddings is not None and (embeddings.suffix != ".npz" or not embeddings.parent.is_dir()):
+        raise UserError(f"--embeddings {embeddings}: expected the name of an .npz file in a folder that exists")
+    if not Path(found["dir"]).exists():
+        raise UserError(f"{found['dir']}: no such folder or tar file")
+    return {**found, "dir": Path(found["dir"])}
