@@ -35,7 +35,8 @@ def main() -> None:
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
     draw(rows, output)
-    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. Runs, exports, demo.svg: {output}")
+    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. "
+          f"Runs, exports, demo.svg: {output}")
 
 
 def draw(rows: list[list[float]], folder: Path) -> None:
