@@ -2,11 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-min test-min-torch setup setup-dev setup-min-torch clean
+.PHONY: demo docs test test-min test-min-torch setup setup-dev setup-min-torch clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
 	$(BIN)/python -m w2s_plugins.demo
+
+# The documents as a site, in output/site.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # ruff and every test, slow ones included.
 test: setup-dev

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.tree import DecisionTreeClassifier
 
 import w2s_plugins as w2s
 from w2s_plugins.data import create_dataset
@@ -48,6 +49,17 @@ def test_python_in_the_readme(place: Path, monkeypatch: pytest.MonkeyPatch, caps
     exec(code, shared)
     assert shared["record"] == json.loads((place / "output/train/digits/result.json").read_text())
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == "4.png" and shared["loss"].requires_grad
+
+
+def test_python_in_the_documents(place: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/python.md").read_text(encoding="utf-8")
+    images = torch.rand(20, 3, 8, 8)
+    forest = DecisionTreeClassifier().fit(images.flatten(1), [number % 10 for number in range(20)])
+    shared = {"student": w2s.load_student(place / "weak"), "forest": forest}
+    for block in page.split("```python\n")[1:]:
+        exec(block.partition("```")[0], shared)
+    said = shared["teacher"](images * 2 - 1)  # mean and std are 0.5
+    assert said.argmax(1).tolist() == [number % 10 for number in range(20)]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

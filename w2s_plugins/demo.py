@@ -1,6 +1,6 @@
 """The main job on scikit-learn's digits: weak teacher, strong student on its labels, ceiling, over several seeds.
 
-Every step is a plain run of train_w2s.py, printed before it starts.
+Every step is a plain run of train_w2s.py, printed before it starts. Ends with a table, and demo.svg beside the runs.
 """
 
 import argparse
@@ -34,7 +34,33 @@ def main() -> None:
     table = [[f"seed {seed}", *row] for seed, row in enumerate(rows)]
     table.append(["mean", *(statistics.mean(column) for column in zip(*rows))])
     print(f"\n{format_table(table, ['', 'teacher', 'student', 'ceiling', 'agreement', 'PGR'])}")
-    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. Runs and exports: {output}")
+    draw(rows, output)
+    print(f"\nTop-1 in percent on 600 test images; {time.monotonic() - started:.0f} s. "
+          f"Runs, exports, demo.svg: {output}")
+
+
+def draw(rows: list[list[float]], folder: Path) -> None:
+    """Write the table's rows as demo.svg, .png and .pdf: means with their numbers, seeds as dots, the gap recovered."""
+    from .study.figures import COLOURS, WIDTH, Drawn, new_figure, save, style  # imports torch, which no run waits for
+
+    *accuracies, _, pgrs = zip(*rows)
+    pgr, means = statistics.mean(pgrs), [statistics.mean(values) for values in accuracies]
+    names = "weak teacher", "strong student, on its labels", "ceiling: student, true labels"
+    with style():
+        figure, (axes,) = new_figure(1.2)
+        figure.set_figwidth(1.5 * WIDTH)
+        axes.vlines([means[0], means[2]], -0.5, 2.5, color="#999999", linestyle=":")
+        for place, (mean, values, colour) in enumerate(zip(means, accuracies, COLOURS)):
+            axes.plot([means[0], mean], [place, place], color=colour, alpha=0.4, linewidth=6, solid_capstyle="butt")
+            axes.plot(values, [place] * len(values), "o", color=colour)
+            axes.plot(mean, place, "|", color="black", markersize=9, markeredgewidth=1.5)
+        axes.annotate(f"{pgr:.2f} of the gap (PGR)", (max(means[1], *accuracies[1]), 1), (6, 0), va="center",
+                      textcoords="offset points", fontsize=8)
+        axes.set_yticks(range(3), [f"{name}  {mean:.1f}" for name, mean in zip(names, means)])
+        axes.set(xlabel="top-1 in percent; dots: seeds, bars: means", ylim=(2.5, -0.5))
+        axes.locator_params(axis="x", integer=True)
+        axes.tick_params(axis="y", length=0)
+    save(Drawn("demo", figure, "demo", ""), folder)
 
 
 def run_seed(seed: int, folder: Path) -> list[float]:

@@ -126,7 +126,7 @@ def test_mae_recipes_normalise_as_in_pretraining(file: str) -> None:
 
 @pytest.mark.parametrize("line", [
     line for block in re.findall(r"```\n(.*?)```", re.sub(r" \\\n\s+", " ", DOCUMENT), re.S)
-    for line in block.splitlines() if re.match(r"\s*(torchrun|run) ", line)])
+    for line in block.splitlines() if re.match(r"\s*(torchrun|run|python train_w2s\.py) ", line)])
 def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     line = re.sub("^run ", "train_w2s.py --data-dir DATA --config ", line.strip()).replace("$t", "1")

@@ -8,8 +8,8 @@ from pathlib import Path
 from w2s_plugins.errors import OneLineParser, called, run_main
 
 
-def main() -> None:
-    """Parse the command line and do what it says."""
+def data_parser() -> OneLineParser:
+    """The parser of ``python -m w2s_plugins.data``."""
     parser = OneLineParser(
         prog=called("python -m w2s_plugins.data"),
         description="Check data, or bring them into the form of class folders.")
@@ -25,7 +25,12 @@ def main() -> None:
                        "where images are in the folder itself")
     for command in (convert, check):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parse the command line and do what it says."""
+    args = data_parser().parse_args()
     if args.command == "check":
         print_check(args.dir, args.workers, args.unlabeled)
     else:

@@ -5,8 +5,8 @@ from pathlib import Path
 from ..errors import OneLineParser, UserError, called, nearest, run_main
 
 
-def main() -> None:
-    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
+def hub_parser() -> OneLineParser:
+    """The parser of ``python -m w2s_plugins.hub``."""
     parser = OneLineParser(
         prog=called("python -m w2s_plugins.hub"), description="Publish models on the Hugging Face Hub.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -18,7 +18,12 @@ def main() -> None:
     push.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
     push.add_argument("--commit-message", metavar="M", help="first line of the commit")
     push.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
+    args = hub_parser().parse_args()
     if not args.run.is_dir():
         siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
         raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")

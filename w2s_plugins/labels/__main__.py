@@ -14,8 +14,8 @@ FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merg
 COMBINE = ("majority", "mean", "dawid-skene")
 
 
-def main() -> None:
-    """Run one command."""
+def read_words() -> tuple[str, dict[str, object]]:
+    """Return the command that was typed and the values of its flags. Raises `UserError` for what is wrong with them."""
     parser = Parser(
         prog=called("python -m w2s_plugins.labels"), description="Tables and folders of labels: converted, joined, "
         "published, checked, counted. docs/labels.md says what a table looks like.")
@@ -23,7 +23,12 @@ def main() -> None:
     _add_conversions(commands)
     _add_push(commands)
     _add_questions(commands)
-    command, values = parser.parse_command(commands)
+    return parser.parse_command(commands)
+
+
+def main() -> None:
+    """Run one command."""
+    command, values = read_words()
     if command in ("export", "merge"):
         check_new(values["output"])
     getattr(import_module(".commands", __package__), FUNCTIONS[command])(**values)

@@ -23,14 +23,19 @@ FUNCTIONS = {
 }
 
 
-def main() -> None:
-    """Run one sub-command."""
+def read_words() -> tuple[str, dict[str, object]]:
+    """Return the command that was typed and the values of its flags. Raises `UserError` for what is wrong with them."""
     parser = Parser(prog=called("python -m w2s_plugins.study"), description="Plan and run experiments of many runs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_study(commands)
     _add_cost(commands)
     _add_results(commands)
-    command, values = parser.parse_command(commands)
+    return parser.parse_command(commands)
+
+
+def main() -> None:
+    """Run one sub-command."""
+    command, values = read_words()
     module, function = FUNCTIONS[command]
     getattr(import_module(f".{module}", __package__), function)(**values)
 

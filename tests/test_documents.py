@@ -1,0 +1,157 @@
+"""The documents: their commands are accepted, their links lead somewhere, and the site is built from them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from w2s_plugins.cli.parser import parse, train_parser, validate_parser
+from w2s_plugins.data.__main__ import data_parser
+from w2s_plugins.hub.__main__ import hub_parser
+from w2s_plugins.labels.__main__ import read_words as labels_words
+from w2s_plugins.predictions.flags import predict_parser
+from w2s_plugins.study.__main__ import read_words as study_words
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PROGRAM = re.compile(r"(?:python|torchrun)(?: --nproc_per_node 8)?(?: --no-python)? "
+                     r"(train_w2s\.py|validate\.py|w2s-\w+|-m w2s_plugins\.\w+)(?:\s|$)")
+NAMES = {"train_w2s.py": "train", "validate.py": "validate", "predictions": "predict"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of code of a page, lines of a command joined."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    found = [token.content for token in tokens if (token.type, token.info) == ("fence", language)]
+    return [re.sub(r" *\\\n\s*", " ", block) for block in found]
+
+
+def commands() -> Iterator[tuple[str, str, list[str]]]:
+    """Page, program and words of each command of the project that stands in a block of a page."""
+    for page in PAGES:
+        for line in "".join(blocks(page, "")).splitlines():
+            if program := PROGRAM.match(line):
+                words = shlex.split(line[program.end():], comments=True)
+                name = program[1].rpartition(".")[2] if program[1].startswith("-m") else program[1].removeprefix("w2s-")
+                yield page.name, NAMES.get(name, name), [word for word in words if word not in ("...", "FLAGS")]
+
+
+COMMANDS = list(commands())
+
+
+def test_commands_are_found() -> None:
+    programs = {program for _, program, _ in COMMANDS}
+    assert len(COMMANDS) > 80 and programs >= {"train", "validate", "predict", "study", "hub", "labels"}
+
+
+@pytest.mark.parametrize("page, program, words", COMMANDS, ids=[f"{page}-{i}" for i, (page, *_) in enumerate(COMMANDS)])
+def test_every_command_is_accepted(page: str, program: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, *words])
+    {
+        "train": lambda: train_parser().take(words),
+        "validate": lambda: validate_parser().take(words),
+        "predict": lambda: predict_parser().take(words),
+        "hub": lambda: hub_parser().parse_args(words),
+        "data": lambda: data_parser().parse_args(words),
+        "labels": labels_words,
+        "study": study_words,
+    }[program]()
+
+
+def test_blocks_of_python_are_in_pages_whose_tests_run_them() -> None:
+    """tests/test_api.py, losses/test_docs.py, e2e/test_teacher_kinds.py; that of labels.md wants a run's targets."""
+    pages = {page.name for page in PAGES if blocks(page, "python")}
+    assert pages == {"README.md", "python.md", "losses.md", "teachers.md", "labels.md"}
+
+
+def test_the_readme_is_short_and_begins_with_a_figure() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 120 and any("](docs/demo.svg)" in line for line in lines[:15])
+
+
+def test_the_figure_is_that_of_the_table() -> None:
+    """matplotlib writes each text of an SVG file as a comment beside its outlines."""
+    (mean,) = re.findall(r"^mean +(.*)$", README, re.MULTILINE)
+    teacher, student, ceiling, _, pgr = mean.split()
+    figure = ROOT / "docs/demo.svg"
+    said = " ".join(re.findall("<!-- (.*?) -->", figure.read_text(encoding="utf-8")))
+    assert all(f"  {float(value):.1f}" in said for value in (teacher, student, ceiling)) and f"{pgr} of the gap" in said
+    assert figure.stat().st_size < 60_000
+
+
+def anchor(heading: str) -> str:
+    """The name by which a heading is linked."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).strip().replace(" ", "-")
+
+
+def test_links_lead_somewhere() -> None:
+    lost = []
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            name, _, place = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if place else []
+            if not target.exists() or (place and place not in map(anchor, headings)):
+                lost.append(f"{page.name}: {link}")
+    assert not lost
+
+
+# What examples/pytorchjob.yaml uses of the schema of kubeflow.org/v1 PyTorchJob, training operator 1.9.0; a name that
+# is not here is refused, as the server does with --validate=strict.
+CONTAINER = {
+    "name": str, "image": str, "command": [str], "args": [str], "env": [{"name": str, "value": str}],
+    "resources": {"requests": dict, "limits": dict},
+    "volumeMounts": [{"name": str, "mountPath": str, "readOnly": bool}]}
+VOLUME = {"name": str, "persistentVolumeClaim": {"claimName": str}, "emptyDir": {"medium": str}}
+REPLICAS = {"replicas": int, "restartPolicy": str, "template": {"spec": {
+    "terminationGracePeriodSeconds": int, "containers": [CONTAINER], "volumes": [VOLUME]}}}
+JOB = {"apiVersion": str, "kind": str, "metadata": {"name": str}, "spec": {
+    "nprocPerNode": str, "runPolicy": {"backoffLimit": int, "cleanPodPolicy": str},
+    "elasticPolicy": {"rdzvBackend": str, "minReplicas": int, "maxReplicas": int, "maxRestarts": int},
+    "pytorchReplicaSpecs": {"Worker": REPLICAS}}}
+
+
+def wrong(value: object, schema: object, place: str = "") -> list[str]:
+    """Return the places where a manifest differs from a schema: names of fields, or the types of their values."""
+    if isinstance(schema, type):
+        return [] if type(value) is schema else [place]
+    if isinstance(schema, list):
+        items = value if isinstance(value, list) else [None]
+        return [bad for i, item in enumerate(items) for bad in wrong(item, schema[0], f"{place}[{i}]")]
+    if not isinstance(value, dict):
+        return [place]
+    return [bad for key, item in value.items() for bad in wrong(item, schema.get(key, type(None)), f"{place}.{key}")]
+
+
+def test_the_manifest_for_kubernetes() -> None:
+    job = yaml.safe_load((ROOT / "examples/pytorchjob.yaml").read_text(encoding="utf-8"))
+    assert wrong(job, JOB) == [] and (job["apiVersion"], job["kind"]) == ("kubeflow.org/v1", "PyTorchJob")
+    assert wrong({**job, "spec": {**job["spec"], "nprocPerNode": 8}}, JOB) == [".spec.nprocPerNode"]
+    spec = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["name"] == "pytorch", "the operator looks for it"
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+    assert container["command"] == ["torchrun", "--no-python", "w2s-train"]
+    flags, _ = parse(train_parser(), container["args"])
+    assert (flags.resume, flags.teacher, flags.loss) == ("auto", "resnet18", "adaptconf")
+
+
+@pytest.mark.slow
+def test_the_site(tmp_path: Path) -> None:
+    """Without a warning; links and anchors between its pages are checked."""
+    pytest.importorskip("mkdocs", reason="the site is not built: pip install -r requirements/docs.txt")
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+                          cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    reference = (tmp_path / "reference/index.html").read_text(encoding="utf-8")
+    assert all(f'id="w2s_plugins.{name}"' in reference for name in (
+        "api.train", "api.load_student", "engine.task.WeakToStrongTask", "losses.create_loss", "errors.UserError"))
+    assert "paths may be" in (tmp_path / "python/index.html").read_text(encoding="utf-8")
