@@ -6,6 +6,7 @@ for them for ever.
 
 import gc
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 LONGEST = ("tests/e2e/test_train.py", "tests/study/test_running.py", "tests/recipes/test_recipes.py",
            "tests/e2e/test_bad_input.py", "tests/e2e/test_resume.py", "tests/e2e/test_untrusted.py",
            "tests/e2e/test_signals.py", "tests/losses/test_feature_pairs.py", "tests/study/test_together.py")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """Whoever trains in this process leaves its signals as they were: what is ignored, programs inherit."""
+    watched = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+    before = [signal.getsignal(signum) for signum in watched]
+    yield
+    after = [signal.getsignal(signum) for signum in watched]
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, watched) & set(watched)
+    for signum, handler in zip(watched, before):
+        signal.signal(signum, handler)
+    assert signal.SIG_IGN not in after and not blocked, (after, blocked)
 
 
 @pytest.fixture

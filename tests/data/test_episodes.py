@@ -2,12 +2,12 @@
 
 import pytest
 
+from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.data.episodes import (
     EpisodeSampler,
     EpisodeShape,
     check_shape,
     draw_episodes,
-    parse_shapes,
 )
 from w2s_plugins.errors import UserError
 

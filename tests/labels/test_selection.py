@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from w2s_plugins.cli.forms import parse_selection
 from w2s_plugins.data import Subset, create_dataset, take_slice
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels import selection as module
@@ -17,7 +18,6 @@ from w2s_plugins.labels.selection import (
     agrees_with_neighbours,
     beyond_the_weak,
     has_small_loss,
-    parse_selection,
     read_selection,
     selection_figures,
     take_selected,

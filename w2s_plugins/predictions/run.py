@@ -5,6 +5,7 @@ processes share the work, and an interrupted prediction goes on. The folder is n
 and is deleted when the table is there.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -98,7 +99,6 @@ def predict(request: Request) -> None:
         UserError: no such model or images; its classes do not fit the table; the disk is full.
     """
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    logging.getLogger("w2s_plugins.labels.writer").setLevel(logging.WARNING)  # it speaks of a teacher's targets
     load_plugins(request.plugins)
     names = read_class_names(request.class_names) if request.class_names else None
     dataset = open_images(request.dir)
@@ -110,7 +110,8 @@ def predict(request: Request) -> None:
     keys = sample_keys(dataset)
     manifest = describe(predictor, dataset, keys)
     parts = request.output.with_name(f"{request.output.name}.parts")
-    folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
+    with _unsaid("w2s_plugins.labels.writer"):  # it speaks of a teacher's targets
+        folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
     if world.primary:
         write_answers(folder, manifest, keys, dataset, predictor, form, request)
         delete(parts)
@@ -118,6 +119,18 @@ def predict(request: Request) -> None:
         meet()
         dist.destroy_process_group()
         exit_now(0)
+
+
+@contextlib.contextmanager
+def _unsaid(name: str) -> Iterator[None]:
+    """Leave out what a module logs, but for warnings."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # ---------------------------------------------------------------- the model
