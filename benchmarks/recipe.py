@@ -25,6 +25,7 @@ import argparse
 import json
 import random
 import shlex
+import shutil
 import statistics
 import sys
 import tarfile
@@ -86,8 +87,13 @@ def main() -> None:
 def run_seed(args: argparse.Namespace, seed: int) -> dict[str, tuple[np.ndarray, float]]:
     """Train what is asked for; return of each which test images it gets right, 0 or 100, and seconds."""
     folder = (args.output / f"seed{seed}").resolve()
-    if not (folder / "test.tar").exists():
+    made = folder / "made.json"
+    asked = [str(args.train), str(args.validation), args.labelled, args.photos, args.together]
+    if not made.exists():
         divide(args, seed, folder)
+        made.write_text(json.dumps(asked), encoding="utf-8")
+    elif json.loads(made.read_text(encoding="utf-8")) != asked:
+        raise SystemExit(f"{folder} was made of other images: give another --output")
     found = {"teacher": train(args, WEAK, "weak", folder, seed)}
     for name in args.what:
         flags = ROWS[name].format(data=folder, weak=folder / "weak", rate=args.rate, epochs=args.epochs)
@@ -112,6 +118,8 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
         order = list(groups.values())
         random.Random(seed).shuffle(order)
         shuffled = [name for group in order for name in group]
+        if args.labelled + args.photos > len(names):
+            raise SystemExit(f"{args.train} has {len(names)} images, fewer than --labelled and --photos together")
         end = args.labelled * min(args.together, 3)
         labelled, others = shuffled[:end], shuffled[end:]
         labelled = random.Random(seed).sample(labelled, args.labelled)
@@ -126,19 +134,24 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
                     target.addfile(member, content)
                     member.name = name
     (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted(of_class)), encoding="utf-8")
+    (folder / "test.tar").unlink(missing_ok=True)
     (folder / "test.tar").symlink_to(args.validation.resolve())
 
 
 def train(args: argparse.Namespace, flags: str, name: str, folder: Path, seed: int) -> tuple[np.ndarray, float]:
     """Run train_w2s.py, if that is not done; return what is right, of stages that of the last one, and seconds."""
     cost = folder / name / "cost.json"
+    command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
+               f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
+               f"--output {folder} --experiment {name}")
     if not cost.exists():
-        command = (f"{ROOT / 'train_w2s.py'} {flags} {COMMON} {args.flags} --data-dir {folder} --val-split test.tar "
-                   f"--class-map {folder}/classes.txt --seed {seed} --target-cache {folder}/targets-{name} "
-                   f"--output {folder} --experiment {name}")
+        shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was interrupted: its time is not known
         print(f"python {command}", flush=True)
         cost.parent.mkdir(exist_ok=True)
-        cost.write_text(json.dumps(measure(shlex.split(command), folder / name)), encoding="utf-8")
+        found = {**measure(shlex.split(command), folder / name), "command": command}
+        cost.write_text(json.dumps(found), encoding="utf-8")
+    elif json.loads(cost.read_text(encoding="utf-8"))["command"] != command:
+        raise SystemExit(f"{folder / name} was trained by another command: give another --output")
     last = folder / name / ("student" if "--stages" in flags else "")
     return right(last), json.loads(cost.read_text(encoding="utf-8"))["cpu"]
 

@@ -198,6 +198,8 @@ def create_teacher(
     several = [teacher] if callable(teacher) or isinstance(teacher, (str, os.PathLike)) else teacher
     names = [name for one in several for name in (
         [offer(one)] if callable(one) else split_names(teacher_names(os.fspath(one))))]
+    if not names:
+        raise UserError("w2s.create_teacher: no teacher: give a name, a function, or several of them")
     for name in names:
         check_teacher_name("w2s.create_teacher", name)
     config = {**resolve_model_data_config(student), **(data_config or {})}

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -92,9 +93,14 @@ def loaded_plugin(name: str) -> ModuleType | None:
 
 
 def offer(function: Callable) -> str:
-    """Offer a function, or another callable, as a plugin would; return the name of a teacher that it is then."""
+    """Offer a function, or another callable, as a plugin would; return the name of a teacher that it is then.
+
+    Several of one name, such as lambdas, are ``f``, ``f-2`` and so on.
+    """
     module = _plugins.setdefault("python", ModuleType("python"))
-    name = getattr(function, "__name__", type(function).__name__)
+    own = getattr(function, "__name__", type(function).__name__)
+    names = itertools.chain([own], (f"{own}-{number}" for number in itertools.count(2)))
+    name = next(name for name in names if getattr(module, name, function) is function)
     setattr(module, name, function)
     return f"python:{name}"
 
@@ -107,11 +113,15 @@ def plugin_names() -> list[str]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"--plugins {path}: no such file")
-    name, path = f"w2s_plugin_{path.stem}", path.resolve()
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):
-        return sys.modules[name]  # the runs of a protocol follow each other in one process
+    path = path.resolve()
+    name, source = f"w2s_plugin_{path}", path.read_bytes()
+    if name in sys.modules:  # the runs of a protocol follow each other in one process
+        if sys.modules[name].w2s_source != source:
+            raise UserError(f"--plugins {path}: has changed since this process imported it: start Python anew")
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    module.w2s_source = source
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

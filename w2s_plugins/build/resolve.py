@@ -294,8 +294,9 @@ def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Collection[
     check_choice("--task-loss", args.task_loss, CRITERIA)
     if args.loss is None:
         return
-    if args.loss.split("+")[0] not in losses and args.loss not in losses:
-        raise UnknownName(f"--loss: unknown loss '{args.loss}'{nearest(args.loss, [*losses, *CRITERIA])}; distillation "
+    unknown = next((part for part in map(str.strip, args.loss.split("+")) if part not in losses), None)
+    if unknown is not None and args.loss not in losses:
+        raise UnknownName(f"--loss: unknown loss '{unknown}'{nearest(unknown, [*losses, *CRITERIA])}; distillation "
                           f"losses: {', '.join(losses)}; criteria: {', '.join(CRITERIA)}")
     if args.kd_model_name:
         raise UserError(f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
