@@ -126,6 +126,11 @@ def test_teachers(place: Path) -> None:
         torch.testing.assert_close(
             w2s.create_teacher(teacher, student, checkpoint=checkpoint)(images), student(images).detach())
     assert len(w2s.create_teacher([place / "weak", probabilities], student).members) == 2
+    first, second = (lambda images, shares=shares: [shares] * len(images) for shares in torch.eye(10)[:2].tolist())
+    both = w2s.create_teacher([first, second, first], student)(images).softmax(1)  # of one name
+    torch.testing.assert_close(both, torch.tensor([[2 / 3, 1 / 3] + [0.0] * 8] * 4))
+    with pytest.raises(w2s.UserError, match="no teacher"):
+        w2s.create_teacher([], student)
 
 
 def test_any_function_teaches(place: Path) -> None:

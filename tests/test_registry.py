@@ -60,6 +60,19 @@ def test_plugin_from_a_file(tmp_path, restored):
     assert create_loss("plugin_of_a_file", scale=2).kwargs == {"scale": 2.0}
     with pytest.raises(UserError, match=r"nearest: scale"):
         create_loss("plugin_of_a_file", scal=2)
+    (tmp_path / "my_loss.py").write_text("")
+    with pytest.raises(UserError, match="has changed since this process imported it"):
+        load_plugins([str(tmp_path / "my_loss.py")])
+
+
+def test_two_plugins_of_one_file_name(tmp_path, restored):
+    files = [tmp_path / folder / "my_loss.py" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(PLUGIN.format(name=f"plugin_{file.parent.name}"))
+    for file in (*files, *files):
+        load_plugins([str(file)])
+    assert {"plugin_a", "plugin_b"} <= set(list_losses())
 
 
 def test_plugin_from_a_module(tmp_path, restored, monkeypatch):

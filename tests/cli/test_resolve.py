@@ -84,6 +84,7 @@ def test_criteria_exist_in_timm():
 
 @pytest.mark.parametrize("argv, message", [
     ((*TEACHER, "--loss", "adaptcnf"), "--loss: unknown loss 'adaptcnf' (nearest: adaptconf"),
+    ((*TEACHER, "--loss", "kd + rkdd"), "--loss: unknown loss 'rkdd' (nearest: rkd"),
     ((*TEACHER, "--task-loss", "cee"), "--task-loss: unknown choice 'cee' (nearest: ce"),
     ((*DIGITS, "--loss", "kd"), "--loss kd needs a teacher: give --teacher"),
     ((*TEACHER, "--loss", "bce"), "--task-loss bce"),
