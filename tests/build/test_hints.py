@@ -3,7 +3,7 @@
 import pytest
 
 from tests.parts import train_args
-from w2s_plugins.build.hints import speed_hint
+from w2s_plugins.build.hints import average_hint, speed_hint
 
 
 @pytest.mark.parametrize("flags, device, units, expected", [
@@ -29,3 +29,12 @@ def test_names_what_is_unused_and_no_more(flags, device, units, expected):
 
 def test_mixed_precision_on_a_cpu_is_bfloat16():
     assert train_args("--amp").amp_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("flags, updates, said", [
+    ("", 250, None), ("--model-ema", 250, "95% of the average"), ("--model-ema --model-ema-decay 0.98", 250, None),
+    ("--model-ema --model-ema-warmup", 250, None), ("--model-ema", 20_000, None),
+])
+def test_an_average_of_weights_before_training(flags, updates, said):
+    hint = average_hint(train_args(*flags.split()), updates)
+    assert hint is None if said is None else said in hint and "--model-ema-decay" in hint

@@ -28,3 +28,13 @@ def warm_up_hint(args: argparse.Namespace, epochs: int) -> str | None:
         return None
     return (f"the warm-up of {args.warmup_epochs} epochs does not end within the {epochs} that are trained: the rate "
             f"never reaches --lr {args.lr:g}; give a smaller --warmup-epochs")
+
+
+def average_hint(args: argparse.Namespace, updates: int) -> str | None:
+    """Return a line that says that the average of the weights is mostly made of those before training, or None."""
+    start = args.model_ema_decay ** updates
+    if not args.model_ema or args.model_ema_warmup or start < 0.5:
+        return None
+    return (f"{start:.0%} of the average of the weights will be those before training: --model-ema-decay "
+            f"{args.model_ema_decay:g} is for more than these {updates} updates; give a smaller one, or add "
+            "--model-ema-warmup")

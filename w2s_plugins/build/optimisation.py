@@ -18,7 +18,7 @@ from torch import nn
 from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..students.tuning import matching
-from .hints import warm_up_hint
+from .hints import average_hint, warm_up_hint
 from .resolve_probe import grid
 
 _logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, 
             updates_per_epoch=updates_per_epoch)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
-    if hint := warm_up_hint(args, min(num_epochs, args.stop_epoch or num_epochs)):
+    epochs = min(num_epochs, args.stop_epoch or num_epochs)
+    for hint in filter(None, (warm_up_hint(args, epochs), average_hint(args, epochs * updates_per_epoch))):
         _logger.warning(f"WARNING: {hint}")
     return Schedule(scheduler, num_epochs, updates_per_epoch)
