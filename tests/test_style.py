@@ -45,9 +45,9 @@ def rooms() -> dict[str, set[str]]:
 
 
 # as in docs/architecture.md: a room imports only from rooms above it
-ROOMS = ("tokens", "system", "errors", "registry", "files", "versions", "warm", "commands", "cli", "distributed",
-         "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run", "students", "engine",
-         "build", "recipe", "protocols", "study", "predictions", "demo", "api", "__init__")
+ROOMS = ("tokens", "system", "errors", "registry", "files", "quiet", "versions", "warm", "commands", "cli",
+         "distributed", "losses", "data", "metrics", "hub", "labels", "models", "monitor", "teachers", "run",
+         "students", "engine", "build", "recipe", "protocols", "study", "predictions", "demo", "api", "__init__")
 
 
 def test_imports_are_found():

@@ -27,6 +27,7 @@ from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError, nearest
+from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
 from .resolve_probe import grid_rules, resolve_probe
 
@@ -58,18 +59,16 @@ def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
     """
     if args.list_losses or "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
         return
-    logging.disable()  # what is said of right flags, is said later
     try:
         for flag, names in (("--model", [args.model]), ("--teacher", teacher_models(args.teacher))):
             for name in names:
                 refuse_unknown_model(flag, name)
         if not (args.protocol or args.stages or args.folds):
-            resolve_flags(args, given, loss_names())
+            with quietly():  # what is said of right flags, is said later
+                resolve_flags(args, given, loss_names())
     except UnknownName:
         if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
             raise
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:

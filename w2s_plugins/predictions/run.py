@@ -5,7 +5,6 @@ processes share the work, and an interrupted prediction goes on. The folder is n
 and is deleted when the table is there.
 """
 
-import contextlib
 import logging
 import os
 import shutil
@@ -42,6 +41,7 @@ from ..models.class_names import names_of_model
 from ..models.loading import check_input_size
 from ..monitor import setup_logging
 from ..monitor.console import duration, has_terminal, tqdm
+from ..quiet import unsaid
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers import kinds
@@ -110,7 +110,7 @@ def predict(request: Request) -> None:
     keys = sample_keys(dataset)
     manifest = describe(predictor, dataset, keys)
     parts = request.output.with_name(f"{request.output.name}.parts")
-    with _unsaid("w2s_plugins.labels.writer"):  # it speaks of a teacher's targets
+    with unsaid("w2s_plugins.labels.writer"):  # it speaks of a teacher's targets
         folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
     if world.primary:
         write_answers(folder, manifest, keys, dataset, predictor, form, request)
@@ -119,18 +119,6 @@ def predict(request: Request) -> None:
         meet()
         dist.destroy_process_group()
         exit_now(0)
-
-
-@contextlib.contextmanager
-def _unsaid(name: str) -> Iterator[None]:
-    """Leave out what a module logs, but for warnings."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 # ---------------------------------------------------------------- the model

@@ -30,6 +30,7 @@ from ..labels.answers import TableForm, check_form
 from ..labels.format import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
 from ..labels.names import read_class_names
 from ..monitor import setup_logging
+from ..quiet import unsaid
 from ..registry import load_plugins
 from ..study.layout import STATE
 from ..study.lease import BEATS, STALE, Lease, acquire
@@ -69,7 +70,6 @@ def predict_shards(request: Request) -> None:
 
 def _predict_shards(request: Request) -> None:
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    logging.getLogger("w2s_plugins.data.decoding").setLevel(logging.WARNING)  # it says the same of each shard
     load_plugins(request.plugins)
     names = read_class_names(request.class_names) if request.class_names else None
     if request.dir.startswith(WDS):
@@ -92,8 +92,9 @@ def _predict_shards(request: Request) -> None:
     if labelled := [shard.name for shard in shards if (output / shard.name / MANIFEST).is_file()]:
         refuse_others(output / labelled[0], about, predictor.member.data_config)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0
-    while took := label_free_ones(shards, output, label):
-        done += took
+    with unsaid("w2s_plugins.data.decoding"):  # it says the same of each shard
+        while took := label_free_ones(shards, output, label):
+            done += took
     left = [shard.name for shard in shards if not (output / shard.name / MANIFEST).is_file()]
     _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
                  f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"

@@ -12,10 +12,9 @@ out for student and ceiling; epochs of the student are ranked against its teache
 """
 
 import argparse
-import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
@@ -37,6 +36,7 @@ from ..hub.export import write_card
 from ..hub.push import push_export
 from ..models.class_names import names_of_data
 from ..models.foreign import refuse_addresses
+from ..quiet import quietly
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
@@ -455,16 +455,6 @@ def run_of(checkpoint: str) -> Path:
     path = Path(checkpoint.removeprefix("local-dir:"))
     folder = path if path.is_dir() else path.parent
     return folder.parent if folder.name == "export" else folder
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Log nothing of what is checked beforehand: it is logged when it is done."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def check_data(flags: Mapping[str, object], stages: Stages, second: str | None) -> None:

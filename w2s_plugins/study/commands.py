@@ -1,6 +1,5 @@
 """The sub-commands that plan and run a study: plan, run, run-one, status, submit."""
 
-import logging
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from ..cli.parser import train_parser
 from ..errors import UserError
 from ..monitor.console import duration
+from ..quiet import quietly
 from ..warm import Warm
 from .layout import (
     DEFAULT_ROOT,
@@ -50,12 +50,8 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     root, parser = output or DEFAULT_ROOT / spec.stem, train_parser()
     study = read_spec(spec, parser)
     plan = make_plan(study, parser)
-    shown = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # hints about single commands
-    try:
+    with quietly():  # hints are about single commands
         check_plan(study, plan, root, parser)
-    finally:
-        logging.disable(shown)
     return study, plan, root
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256
 from ..hub.errors import check_repo_id, on_hub
+from ..quiet import quietly
 from ..registry import Registry, loaded_plugin, plugin_names
 
 _logger = logging.getLogger(__name__)
@@ -436,7 +436,7 @@ def open_clip_model(name: str, request: Request) -> Opened:
 
     architecture, _, weights = name.partition("/")
     _check_clip(architecture, weights, open_clip)
-    with _without_chatter():
+    with quietly(logging.INFO):
         model = on_hub(f"clip:{name}", lambda: open_clip.create_model(
             architecture, pretrained=weights, force_image_size=request.img_size, require_pretrained=True,
             weights_only=True)).eval()
@@ -511,17 +511,6 @@ def _check_clip(architecture: str, weights: str, open_clip: object) -> None:
     elif weights not in tags:
         raise UserError(f"{architecture} has no weights '{weights}'{nearest(weights, tags)}; expected a .safetensors "
                         f"file{f', or one of {chr(44).join(tags)}' if tags else ''}")
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Leave out what open_clip says to the root logger; warnings pass."""
-    previous = logging.root.manager.disable
-    logging.disable(max(previous, logging.INFO))
-    try:
-        yield
-    finally:
-        logging.disable(previous)
 
 
 def _clip_origin(architecture: str, weights: str, open_clip: object) -> dict[str, object]:
