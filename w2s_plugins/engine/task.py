@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from ..distributed.ddp import skip_buffers
 from ..errors import UserError
 from ..losses import DistillationLoss, LossContext, LossInputs
+from ..losses.memory import announce_memory
 from ..models.features import FeatureExtractor
 
 
@@ -232,13 +233,15 @@ class WeakToStrongTask(TrainingTask):
         num_classes = getattr(extractor, "num_classes", getattr(student, "num_classes", None))
         if num_classes is None:
             raise UserError("the student has no attribute num_classes, as timm's models have: set it to their number")
-        loss.setup(LossContext(
+        context = LossContext(
             num_classes=num_classes,
             num_samples=num_samples,
             student_feature_shapes=extractor and list(extractor.shapes),
             teacher_feature_shapes=extractor and list(teacher.feature_shapes),
             device=self.device,
-        ))
+        )
+        announce_memory(loss, context)
+        loss.setup(context)
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
         self.trainable_module.logs_weights = log_weights
         self.eval_model = student

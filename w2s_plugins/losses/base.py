@@ -127,6 +127,10 @@ class DistillationLoss(nn.Module):
     name = ""  # under which it is registered; set by `create_loss`
     _said_target_is_missing = False
 
+    def remembers(self, context: LossContext) -> int:
+        """Return how many numbers of 4 bytes `setup` makes room for by training sample. Most losses need none."""
+        return 0
+
     def setup(self, context: LossContext) -> None:
         """Allocate parameters and buffers once shapes are known. Called before the optimizer is made."""
 
@@ -288,11 +292,15 @@ class SumLoss(DistillationLoss):
 
     def __init__(self, parts: dict[str, DistillationLoss], weights: dict[str, float]):
         super().__init__()
+        self.name = "+".join(parts)
         self.parts = nn.ModuleDict(parts)
         self.weights = {name: weights.get(name, 1.0) for name in parts}
         self.needs_features = any(part.needs_features for part in parts.values())
         self.needs_index = any(part.needs_index for part in parts.values())
         self.needs_target = any(part.needs_target for part in parts.values())
+
+    def remembers(self, context: LossContext) -> int:
+        return sum(part.remembers(context) for part in self.parts.values())
 
     def setup(self, context: LossContext) -> None:
         for part in self.parts.values():

@@ -1,14 +1,16 @@
 """Memory by sample: what a loss remembers of each training sample, the same on every rank."""
 
 import logging
+import platform
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from ..distributed.world import gather_objects
 from ..errors import UserError
 from ..system import available_memory
-from .base import LossContext, LossInputs
+from .base import DistillationLoss, LossContext, LossInputs
 from .undo import Undo
 
 LARGE = 500_000_000  # bytes of memory that are announced
@@ -67,29 +69,35 @@ def index_of(inputs: LossInputs, allocated: bool, name: str) -> Tensor:
     return inputs.index
 
 
-def size_of(context: LossContext, name: str, numbers: int) -> int:
-    """Return the number of training samples, and announce a large memory of them before it is there.
-
-    Args:
-        context: of the run.
-        name: of the loss.
-        numbers: that it keeps of each sample, 4 bytes each.
-
-    Raises:
-        UserError: the number of samples is not known, as with iterable datasets, or the device has no room.
-    """
+def size_of(context: LossContext, name: str) -> int:
+    """Return the number of training samples. Raises `UserError` where it is not known, as with iterable datasets."""
     if context.num_samples is None:
         raise UserError(
             f"loss '{name}' keeps a memory by sample and needs a dataset of known size, this one is iterable")
-    if (size := context.num_samples * numbers * 4) > LARGE:
-        device = torch.device(context.device)
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-        what = f"{context.num_samples} x {numbers} numbers, {size / 1e9:.1f} GB on {device}"
-        if 0 < free < size:
-            raise UserError(f"loss '{name}' would remember {what}, which has {free / 1e9:.1f} GB free: take fewer "
-                            "samples (--train-slice), or a loss without a memory by sample (--list-losses)")
-        _logger.info(f"The loss '{name}' remembers {what}, and as much in memory and on the disk in each checkpoint")
     return context.num_samples
+
+
+def announce_memory(loss: DistillationLoss, context: LossContext) -> None:
+    """Say how much a loss, with all its parts, is to remember of the samples, where that is much. All ranks call it.
+
+    Raises:
+        UserError: the device, or the machine for all of its ranks, has no room for it.
+    """
+    numbers, device = loss.remembers(context), torch.device(context.device)
+    if (size := (context.num_samples or 0) * numbers * 4) <= LARGE:
+        return
+    what, free = f"{context.num_samples} x {numbers} numbers, {size / 1e9:.1f} GB", available_memory()
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif torch.distributed.is_initialized():  # all have asked before any of them takes its own
+        seen = gather_objects((platform.node(), free))
+        free, ranks = min(seen)[1], [node for node, _ in seen].count(platform.node())
+        what, size = f"{what} in each of {ranks} processes", ranks * size
+    what = f"{what} on {device}"
+    if 0 < free < size:
+        raise UserError(f"loss '{loss.name}' would remember {what}, which has {free / 1e9:.1f} GB free: take fewer "
+                        "samples (--train-slice), or a loss without a memory by sample (--list-losses)")
+    _logger.info(f"The loss '{loss.name}' remembers {what}, and as much in memory and on the disk in each checkpoint")
 
 
 class PredictionMemory(nn.Module):

@@ -196,8 +196,11 @@ class CRD(DistillationLoss):
         self.seed = seed
         self.undo = Undo()
 
+    def remembers(self, context: LossContext) -> int:
+        return 2 * self.feat_dim
+
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "crd", 2 * self.feat_dim)
+        size = size_of(context, "crd")
         student, teacher = _vector_widths(context)
         self.embed_student = nn.Linear(student, self.feat_dim)
         self.embed_teacher = nn.Linear(teacher, self.feat_dim)

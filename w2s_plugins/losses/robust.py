@@ -204,8 +204,11 @@ class EarlyLearningRegularization(DistillationLoss):
         self.lam, self.beta = lam, beta
         self.memory = None
 
+    def remembers(self, context: LossContext) -> int:
+        return context.num_classes
+
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, self.name or "elr", context.num_classes)
+        size = size_of(context, self.name or "elr")
         self.memory = PredictionMemory(self.beta, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -299,8 +302,11 @@ class TemporalEnsembling(DistillationLoss):
         self.alpha, self.share, self.ramp = alpha, share, ramp
         self.memory = None
 
+    def remembers(self, context: LossContext) -> int:
+        return context.num_classes
+
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "temporal", context.num_classes)
+        size = size_of(context, "temporal")
         self.memory = PredictionMemory(self.alpha, size, context.num_classes, context.device)
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
@@ -344,8 +350,11 @@ class SparseOverParameterization(DistillationLoss):
         self.register_buffer("u", None)
         self.register_buffer("v", None)
 
+    def remembers(self, context: LossContext) -> int:
+        return context.num_classes + 1
+
     def setup(self, context: LossContext) -> None:
-        size = size_of(context, "sop", context.num_classes + 1)
+        size = size_of(context, "sop")
         generator = torch.Generator().manual_seed(0)  # the same on every rank, whatever their seeds
         self.u = (torch.randn(size, 1, generator=generator) * 1e-8).to(context.device)
         self.v = (torch.randn(size, context.num_classes, generator=generator) * 1e-8).to(context.device)
