@@ -66,7 +66,7 @@ from w2s_plugins.recipe.evaluation import (
 from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
 from w2s_plugins.recipe.run import Output, Parts, Run
 from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
-from w2s_plugins.recipe.stopping import end_process, stop_early, watch_anomalies, watch_signals
+from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_anomalies, watch_signals
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
@@ -104,6 +104,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
 
     def train_one(flags: dict[str, object]) -> dict:
         records.append(train(*fill(parser, flags)))
+        stop_between_runs()
         return records[-1]
 
     record = run({name: getattr(args, name) for name in given}, parser, train_one)
@@ -128,12 +129,12 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
                 fit(run, watch)
         except Interrupted as interruption:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
-    note("at the end of the run")
-    model = trained_student(run)
-    record = finish(run, model, time.monotonic() - started, {}) if run.world.primary else None
-    run.loaders.clear()  # ends the data workers
-    run_lock.release()
-    return agree(record, run.world.distributed)
+        note("at the end of the run")
+        model = trained_student(run)
+        record = finish(run, model, time.monotonic() - started, {}) if run.world.primary else None
+        run.loaders.clear()  # ends the data workers
+        run_lock.release()
+        return agree(record, run.world.distributed)
 
 
 def train_together(orders: list[dict[str, object]]) -> None:

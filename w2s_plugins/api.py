@@ -22,6 +22,7 @@ from .cli.values import split_names
 from .errors import UserError
 from .files import TOP
 from .predictions.flags import is_sharded, predict_parser, settle
+from .system import STOPPING
 from .versions import too_old
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         num_classes: int
 
 StrPath: TypeAlias = str | os.PathLike[str]
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1  # that a run notes
 
 
 def train(**flags: object) -> dict[str, Any]:
@@ -77,7 +77,10 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
     with _as_command(["w2s-train", *words]):
         from .run import lock
         try:
-            return importlib.import_module("train_w2s").train_all(*parse(train_parser()))
+            record = importlib.import_module("train_w2s").train_all(*parse(train_parser()))
+            if importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered is not None:
+                raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
+            return record
         except SystemExit as end:
             raise KeyboardInterrupt("stopped; resume='auto' goes on") from end
         finally:
@@ -227,7 +230,7 @@ def _as_command(words: list[str]) -> Iterator[None]:
 
     argv, root = sys.argv, logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    noted = {number: signal.getsignal(number) for number in SIGNALS}  # a run that is stopped leaves its own behind
+    noted = {number: signal.getsignal(number) for number in STOPPING}  # a run that is stopped leaves its own behind
     sys.argv = words
     setup_logging(primary=os.environ.get("RANK", "0") == "0")
     try:

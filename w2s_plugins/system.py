@@ -1,7 +1,12 @@
-"""What the system still has to give: its limits, its memory."""
+"""What the system has: its signals, its limits, its memory."""
 
 import math
+import signal
 from pathlib import Path
+
+
+# that stop a run, the last with --signal-usr1; Windows has only the first two
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def system_limit(name: str) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environmen
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.engine import step
-from w2s_plugins.recipe import saving, stopping
+from w2s_plugins.recipe import closing, saving, stopping
 from w2s_plugins.run.saver import Saver
 
 Run = Callable[..., Done]
@@ -243,6 +243,37 @@ def test_a_storm_of_signals(fork: Callable[..., Forked], tmp_path: Path, process
             assert codes <= {130, 143, -2, -15, 1}, (codes, texts)  # before there was anything to save
 
 
+def in_finish(rank: int) -> None:
+    """Ten signals before the export, and more when all is written; the other rank waits for it."""
+    if rank == 0:
+        call_before(closing, "export_model", 1, lambda: storm(5 * [signal.SIGTERM, signal.SIGINT]))
+        call_before(closing, "publish", 1, lambda: storm(5 * [signal.SIGTERM]))
+    call_before(train_w2s, "agree", 2, lambda: storm(5 * [signal.SIGTERM]))
+
+
+def test_a_storm_while_a_run_is_finished(here: Run, fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """All that was trained is there: the export is made, and the run is a whole one."""
+    flags = [*FLAGS, "--workers", 1, "--output", tmp_path, "--experiment"]
+    here(*flags, "whole").ok()
+    run = fork(*flags, "run", before=in_finish)
+    assert run.wait() == [0] and "Traceback" not in run.text(0) and "exported to" in run.text(0), run.text(0)
+    assert_same_end(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_storm_between_two_runs_of_two_ranks(fork: Callable[..., Forked], tmp_path: Path) -> None:
+    """The first is a whole one, the second is not begun."""
+    (tmp_path / "stages.yaml").write_text("[{name: first}, {name: second}]")
+    flags = [*TINY, "--epochs", 1, "--batch-size", 8, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment",
+             "run", "--stages", tmp_path / "stages.yaml", "--resume", "auto"]
+    run = fork(*flags, processes=2, before=in_finish)
+    assert run.wait() == [143, 143], run.text(0) + run.text(1)
+    assert "Traceback" not in run.text(0) and "SIGTERM: stopped between two runs; go on with" in run.text(0)
+    results = tmp_path / "run" / "first" / "result.json"
+    assert [*(tmp_path / "run").rglob("result.json")] == [results]
+    written = results.stat().st_mtime_ns
+    assert fork(*flags, processes=2).wait() == [0, 0] and results.stat().st_mtime_ns == written
+
+
 @pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
 def test_before_the_first_step(
         fork: Callable[..., Forked], tmp_path: Path, weak: Path, signum: int, codes: tuple[int, ...]) -> None:
@@ -306,8 +337,10 @@ def test_while_one_of_two_ranks_waits_for_a_batch(fork: Callable[..., Forked], t
 
 
 @pytest.mark.slow
-def test_torchrun_passes_the_signal_on(tmp_path: Path) -> None:
-    """To the process groups of the ranks, with their data workers; torchrun itself ends with 1."""
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], 5 * [signal.SIGTERM, signal.SIGINT]], ids=["one", "a storm"])
+def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> None:
+    """To the process groups of the ranks, with their data workers. torchrun itself ends with 1 after one; of a second
+    it dies at once, in tracebacks of its own, and the ranks go on to their end alone."""
     import subprocess
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -319,7 +352,10 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path) -> None:
     while not file.exists() or len(file.read_text().splitlines()) < 5:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "stopped in epoch" in err and "killed by signal" not in err, err
+    for signum in signals:
+        process.send_signal(signum)
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=60)  # until the last rank has closed it
+    assert process.returncode in ([1] if len(signals) == 1 else [1, -2, -15]), err
+    assert err.count("stopped in epoch") == 1 and "killed by signal" not in err and str(ROOT) not in err, err
     assert len(list((tmp_path / "run").glob("recovery-*.pth.tar"))) == 1

@@ -29,6 +29,7 @@ from ..cli.values import split_names
 from ..errors import UserError, nearest
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
+from ..system import STOPPING
 from .resolve_probe import grid_rules, resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -478,6 +479,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
          "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
+        (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
          "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..errors import UserError
-from ..system import system_limit
+from ..system import STOPPING, system_limit
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 2  # batches that a worker makes ahead, PyTorch's default
@@ -46,9 +46,8 @@ class WorkerStart:
 
     def __call__(self, worker: int) -> None:
         if hasattr(signal, "sigtimedwait"):  # it tells who sent a signal
-            signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-            signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-            threading.Thread(target=_obey, args=(os.getppid(), signals), daemon=True).start()
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
             sys.excepthook = _report
         else:  # macOS
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -142,10 +141,10 @@ def _tensors(value: object) -> Iterable[Tensor]:
         yield from _tensors(vars(value))
 
 
-def _obey(parent: int, signals: set[int]) -> None:
+def _obey(parent: int) -> None:
     """Take signals from the queue of a process; end it on SIGTERM from its parent, and when that is gone."""
     while True:
-        taken = signal.sigtimedwait(signals, 2.0)
+        taken = signal.sigtimedwait(STOPPING, 2.0)
         if os.getppid() != parent:
             os._exit(1)
         if taken is not None and taken.si_signo == signal.SIGTERM and taken.si_pid == parent:

@@ -10,11 +10,12 @@ import torch.distributed as dist
 from timm.utils import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
-from ..distributed.world import meet
+from ..distributed.world import count_processes, gather_objects, meet
 from ..engine.anomaly import detect_anomaly
 from ..engine.task import StudentModule
 from ..errors import exit_now
 from ..run import lock as run_lock
+from ..system import STOPPING
 from .run import Run
 from .saving import save_recovery
 
@@ -23,8 +24,7 @@ _logger = logging.getLogger(__name__)
 
 def watch_signals(run: Run) -> SignalWatch:
     """Note the signals that stop a run in place of dying of them."""
-    more = (signal.SIGUSR1,) if run.args.signal_usr1 else ()
-    return SignalWatch((signal.SIGTERM, signal.SIGINT, *more), run.world.distributed)
+    return SignalWatch(STOPPING if run.args.signal_usr1 else STOPPING[:2], run.world.distributed)
 
 
 def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
@@ -47,13 +47,27 @@ def stop_early(run: Run, interruption: Interrupted) -> None:
         run.files.trackers.close()
     run.loaders.clear()  # ends the data workers
     run_lock.release()
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
     end_process(interruption.exit_code)
 
 
+def stop_between_runs() -> None:
+    """End the process where a signal came while the run before was finished, which nothing interrupts by itself."""
+    watch = SignalWatch.entered
+    received = None if watch is None else watch.received
+    asked = [received] if count_processes() == 1 else gather_objects(received)
+    if signum := next(filter(None, asked), None):
+        _logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "
+                        "--resume auto")
+        end_process(Interrupted(signum).exit_code)
+
+
 def end_process(code: int) -> None:
-    """End this process; on several ranks without the teardown of objects, in which gloo may never return."""
+    """End this process; on several ranks without the teardown of objects, in which gloo may never return.
+
+    Signals change nothing from here on: what is to be written is written.
+    """
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)  # an interpreter that ends would take any other handler away
     if dist.is_initialized() and dist.get_world_size() > 1:
         meet()  # torchrun ends all ranks when one ends with an error: let rank 0 finish
         dist.destroy_process_group()
