@@ -326,7 +326,7 @@ def test_weights_only(here: Run, weak: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_moved_copied_or_linked(here: Run, tmp_path: Path) -> None:
-    """A run is its folder, wherever it lies; another number of threads goes on too, but maybe to other last bits."""
+    """A run is its folder, wherever it lies. Another number of threads goes on too, but maybe to other last bits."""
     flags = [*STUDENT, "--epochs", 2, "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
     here(*flags, "first", "--stop-epoch", 1).ok()
@@ -343,6 +343,7 @@ def test_a_folder_that_was_moved_copied_or_linked(here: Run, tmp_path: Path) -> 
         assert (folder / export).read_bytes() == (tmp_path / "whole" / export).read_bytes()
     here(*flags, "threads", "--stop-epoch", 1).ok()
     torch.set_num_threads(2)
-    here(*flags, "threads", "--resume", "auto").ok()
+    done = here(*flags, "threads", "--resume", "auto").ok()
+    assert "WARNING: 2 threads, 1 until here (OMP_NUM_THREADS): sums are taken in another order" in done.err
     for name, value in read_run(tmp_path / "whole")["state_dict"].items():
         torch.testing.assert_close(read_run(tmp_path / "threads")["state_dict"][name], value)

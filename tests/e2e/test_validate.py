@@ -147,6 +147,16 @@ def test_bad_input_ends_in_one_line(tmp_path: Path, ranks: Ranks, flags: list[st
     assert all(word in line for word in words), line
 
 
+def test_an_average_that_is_not_there(runs: Path, validate: Callable[..., dict], ranks: Ranks) -> None:
+    """One line; where there is one, the figure is that of the run."""
+    for place in ("weak", "weak/last.pth.tar"):
+        done = ranks("--checkpoint", runs / place, "--use-ema", script="validate", processes=1, cwd=runs)
+        expected = f"--use-ema: {runs / 'weak'}/"
+        line = done.err.strip().splitlines()[-1]
+        assert done.code == 2 and expected in line and "has no EMA weights" in line, done.err
+    assert validate("--checkpoint", runs / "student", "--use-ema")["top1"] == round(logged(runs / "student")["top1"], 4)
+
+
 def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
     with HubServer() as server:
         server.add_model("me/student", runs / "weak" / "export")

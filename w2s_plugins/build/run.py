@@ -117,6 +117,10 @@ def resume(
         if changed:
             position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
         _logger.info(f"Resumed {path}: goes on with epoch {position.epoch + 1}, step {update}")
+        before, now = resumed.extra.get("threads"), torch.get_num_threads()
+        if type(before) is int and before != now and precision.device.type == "cpu":
+            _logger.warning(f"WARNING: {now} threads, {before} until here (OMP_NUM_THREADS): sums are taken in another "
+                            "order, and the last bits may differ from those of a run without a break")
     if args.start_epoch is not None:
         resumed.position = Position(
             epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,

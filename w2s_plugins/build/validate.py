@@ -32,7 +32,7 @@ from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_co
 from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.inference import inference_dtype
-from ..models.loading import create_model, find_weights, load_weights, read_weights, settings_beside
+from ..models.loading import create_model, find_weights, has_ema, load_weights, read_weights, settings_beside
 from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
@@ -108,7 +108,13 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
             raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, "
                             "--corruptions or a ceiling")
     recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
-    return list_candidates(args, recorded, run.get("plugins") or [])
+    candidates = list_candidates(args, recorded, run.get("plugins") or [])
+    for path in (one.checkpoint for one in candidates if one.checkpoint and "use_ema" in given):
+        file = find_weights(path, "--checkpoint")
+        single = file.suffix == ".safetensors"  # of an export: its run says what it is
+        if not (run.get("model_ema", True) if single else has_ema(file, "--checkpoint")):
+            raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
+    return candidates
 
 
 def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argparse.Namespace, Candidate]:

@@ -267,6 +267,7 @@ class Saver:
             "w2s": {
                 **self.position.state_dict(),
                 "processes": count_processes(),
+                "threads": torch.get_num_threads(),
                 "plateau": plateau_state(self.scheduler),
                 **self.files(),
             },
