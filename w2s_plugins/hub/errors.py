@@ -29,7 +29,7 @@ from huggingface_hub.utils._http import default_client_factory
 
 from ..errors import UserError, nearest, one_line
 from ..tokens import LOGIN, scrub
-from .pace import hold_to_pace
+from .pace import holding_to_pace
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -150,8 +150,8 @@ def _create_client() -> object:
     """huggingface_hub's client, with an end to every wait."""
     client = default_client_factory()
     client.timeout = HUB_TIMEOUT
-    hold_to_pace(client, HUB_TIMEOUT)
-    client.event_hooks = {**client.event_hooks, "response": [_refuse_long_wait]}
+    client.event_hooks = {"request": [*client.event_hooks["request"], holding_to_pace(HUB_TIMEOUT)],
+                          "response": [_refuse_long_wait]}
     return client
 
 

@@ -1,6 +1,8 @@
 """An end to a server that gives a byte now and then: no wait for one is long, and all of them together have no end."""
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from huggingface_hub import constants
 
@@ -9,49 +11,43 @@ from ..errors import UserError
 SLOWEST = 1000.0  # bytes a second
 
 
-def hold_to_pace(client: object, window: float) -> None:
-    """Let what the client reads, headers and bodies, come with `SLOWEST` at least.
+def holding_to_pace(window: float) -> Callable[[Any], None]:
+    """Return a hook for the requests of a client: what it reads, headers and bodies, has to come with `SLOWEST`.
+
+    httpx has no such limit; but httpcore, which it stands on, tells whoever traces a request of each new connection.
 
     Args:
-        client: one of httpx, which has no such limit and gives no public way to its streams.
         window: seconds of waiting after which what has come is looked at.
     """
-    for transport in (client._transport, *client._mounts.values()):
-        if transport is not None:  # None: an address without a proxy
-            transport._pool._network_backend = _Backend(transport._pool._network_backend, window)
+    def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            _Pace(info["return_value"], window)
+
+    return lambda request: request.extensions.update(trace=trace)
 
 
-class _Around:
-    """Something of which only some methods are others."""
+class _Pace:
+    """The bytes of a connection, whose methods it takes the place of. Only waits count: who reads may be as slow as a
+    disk.
 
-    def __init__(self, inner: object, window: float):
-        self.inner, self.window = inner, window
+    Args:
+        stream: a `NetworkStream` of httpcore.
+        window: seconds.
+    """
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
-
-class _Backend(_Around):
-    def connect_tcp(self, *args: object, **kwargs: object) -> "_Stream":
-        return _Stream(self.inner.connect_tcp(*args, **kwargs), self.window)
-
-
-class _Stream(_Around):
-    """The bytes of a connection. Only waits count: who reads may be as slow as a disk."""
-
-    waited, came = 0.0, 0
-
-    def start_tls(self, *args: object, **kwargs: object) -> "_Stream":
-        return _Stream(self.inner.start_tls(*args, **kwargs), self.window)
+    def __init__(self, stream: Any, window: float):
+        self.window, self.waited, self.came = window, 0.0, 0
+        self._read, self._write = stream.read, stream.write
+        stream.read, stream.write = self.read, self.write
 
     def write(self, *args: object, **kwargs: object) -> None:
         self.waited, self.came = 0.0, 0  # another request
-        self.inner.write(*args, **kwargs)
+        self._write(*args, **kwargs)
 
     def read(self, *args: object, **kwargs: object) -> bytes:
         """Return the next bytes. Raises a `UserError`, which nothing of the client takes for a reason to ask again."""
         started = time.monotonic()
-        data = self.inner.read(*args, **kwargs)
+        data = self._read(*args, **kwargs)
         self.waited, self.came = self.waited + time.monotonic() - started, self.came + len(data)
         if data and self.waited > self.window:
             if self.came < self.window * SLOWEST:
