@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs test test-min test-min-torch setup setup-dev setup-min-torch clean
+.PHONY: demo docs locked test test-min test-min-torch setup setup-dev setup-min-torch clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
@@ -12,6 +12,11 @@ demo: setup
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The packages of requirements.txt as they are now, all that they need included, each with its SHA-256.
+locked: setup-dev
+	mkdir -p output
+	$(BIN)/python -m uv pip compile --quiet --generate-hashes --python $(BIN)/python requirements.txt -o output/locked.txt
 
 # ruff and every test, slow ones included.
 test: setup-dev

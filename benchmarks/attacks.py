@@ -1,6 +1,7 @@
 """Flags that are given together: any two or three of them train two steps, or end in one line with exit code 2.
 
     python benchmarks/attacks.py --count 1000
+    python benchmarks/attacks.py --lives 100       # see life.py
 
 Flags and their values are drawn from what is declared of them. What fails is tried again with fewer of its flags, and
 the fewest that still fail are printed.
@@ -26,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import train_w2s
-from benchmarks import forks
+from benchmarks import forks, life
 from w2s_plugins.cli import train_parser
 from w2s_plugins.cli.declare import Facts, ParseKwargs, option
 from w2s_plugins.losses import list_losses
@@ -162,7 +163,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000, help="how many are drawn")
     parser.add_argument("--first", type=int, default=0, help="seed of the first, for another process beside")
+    parser.add_argument("--lives", type=int, help="lead so many lives of a run instead")
     args = parser.parse_args()
+    if args.lives:
+        print(dict(life.lead(args.lives)))
+        return
     with tempfile.TemporaryDirectory() as place:
         train_weak(folder := Path(place) / "runs")
         seeds = range(args.first, args.first + args.count)

@@ -80,3 +80,9 @@ def test_the_command_line_knows_the_means():
 def test_votes_without_weight_say_nothing(how):
     said = combine_annotators(*map(np.array, ([0, 0, 1], [0, 1, 0], [1, 1, 0])), 2, how, np.array([0.0, 0, 1]))
     assert said.tolist() == [[0.5, 0.5], [1, 0]]
+
+
+def test_dawid_skene_ends_when_the_likelihood_grows_by_less_than_the_tolerance(crowd):
+    _, samples, annotators, labels = crowd
+    two = dawid_skene(samples, annotators, labels, CLASSES, 2, -np.inf)
+    assert np.array_equal(dawid_skene(samples, annotators, labels, CLASSES, 1000, 2.0), two)

@@ -1,11 +1,14 @@
 """What the confidence losses are for: weights, ramps and the balance of classes."""
 
+import inspect
+
 import pytest
 import torch
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.losses import create_loss
-from w2s_plugins.losses.confidence import adaptive_weight, balanced_labels
+from w2s_plugins.losses import create_loss, list_losses
+from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.losses.confidence import adaptive_weight, balanced_labels, self_cross_entropy
 
 from .common import make_inputs
 
@@ -84,3 +87,22 @@ def test_confidence_mask_has_no_gradient_where_nobody_is_sure():
     value = create_loss("confidence_mask")(inputs)["confidence_mask"]
     value.backward()
     assert value == 0 and not inputs.student_logits.grad.any()
+
+
+def test_a_weight_that_is_logged_is_the_one_that_is_used():
+    """Its function has defaults of its own."""
+    for entry in (LOSSES.get(name) for name in list_losses()):
+        own = inspect.signature(entry.sample_weights).parameters if entry.sample_weights else {}
+        assert all(p.default == entry.defaults[name].default for name, p in own.items() if name != "inputs"), entry.name
+    inputs = make_inputs(8, 5)
+    loss = create_loss("adaptconf")
+    beta = loss.sample_weights(inputs)["beta"]
+    expected = (beta * self_cross_entropy(inputs.student_logits)).mean()
+    assert torch.equal(loss(inputs)["self"], expected)
+
+
+def test_balanced_labels_of_a_batch_smaller_than_the_classes():
+    """There a threshold is the quantile of its class alone."""
+    probabilities, shares = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.2)
+    thresholds = torch.stack([torch.quantile(probabilities[:, c], 0.8) for c in range(5)])
+    assert torch.equal(balanced_labels(probabilities, shares), (probabilities - thresholds).argmax(dim=1))

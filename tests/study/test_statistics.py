@@ -3,8 +3,10 @@
 import time
 
 import numpy as np
+import pandas
 import pytest
 from scipy import stats
+from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
@@ -108,3 +110,21 @@ def test_large_studies_take_seconds() -> None:
     started = time.process_time()
     assert resampled_means(rows, 5000).shape == (100, 5000)
     assert time.process_time() - started < 20
+
+
+def test_the_share_of_samples_is_that_of_an_analysis_of_variance() -> None:
+    """What is left of F, the spread between samples over that of single answers; nothing where none is left."""
+    draw = np.random.default_rng(0)
+    for spread in (1.0, 0.0):
+        differences = draw.normal(size=(4, 12)) + spread * draw.normal(size=12)
+        table = pandas.DataFrame([
+            dict(seed=seed, sample=sample, value=value) for (seed, sample), value in np.ndenumerate(differences)])
+        found = AnovaRM(table, "value", "seed", within=["sample"]).fit().anova_table["F Value"].item()
+        assert sample_share(differences) == pytest.approx(max(0.0, 1 - 1 / found))
+    assert sample_share(np.tile([[1.0], [2.0]], 5)) == 0.0
+
+
+def test_the_least_p_is_one_of_all_draws() -> None:
+    """The data count as a draw of their own, so that no p is 0."""
+    differences = 1 + np.random.default_rng(0).normal(size=(5, 50)) * 1e-6
+    assert compare(differences, resampled_means(differences.mean(axis=0)[None], 500)[0])["p"] == 1 / 501

@@ -1,0 +1,8 @@
+"""Lives of a run, drawn: some of what `benchmarks/attacks.py --lives` leads."""
+
+from benchmarks import life
+
+
+def test_every_life_ends_as_an_undisturbed_one_or_in_one_line() -> None:
+    counts = life.lead(2, drawn_anew=False)
+    assert counts["lives"] >= 2 and counts["programs"] > 6
