@@ -24,7 +24,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import student_views
-from .resolve import split_names, teacher_models
+from .resolve import label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
