@@ -61,8 +61,8 @@ def build_teacher(
     )
     teacher.log_input(whole=args.teacher_targets == "cached")
     if label_paths(args.teacher):
-        _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked about "
-                     "each image once, since labels cannot be asked about a view")
+        _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked "
+                     "once about each image, since labels cannot be asked about a view")
     return teacher
 
 
