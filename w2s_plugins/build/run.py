@@ -23,27 +23,17 @@ from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
-from ..run.folder import Place, RunFiles
+from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
 from .optimisation import Schedule
+from .resolve import run_place
 
 _logger = logging.getLogger(__name__)
 
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
-
-
-def run_place(args: argparse.Namespace) -> Place:
-    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-    """
-    if not args.experiment and args.resume not in ("", "auto"):
-        path = Path(args.resume)
-        folder = path if path.is_dir() and not is_sharded(path) else path.parent
-        if (folder / "args.yaml").is_file():
-            return Place(folder.parent, folder.name, args.resume)
-    return Place(Path(args.output or "./output/train"), args.experiment, args.resume)
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
