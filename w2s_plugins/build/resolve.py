@@ -32,11 +32,8 @@ from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
-<<<<<<< HEAD
-from ..system import STOPPING
-=======
 from ..run.place import Place, refuse_existing_run
->>>>>>> main
+from ..system import STOPPING
 from .resolve_probe import grid_rules, resolve_probe
 
 _logger = logging.getLogger(__name__)
