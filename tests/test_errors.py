@@ -107,6 +107,7 @@ def test_a_system_without_limits():
 def test_output_that_is_full_closed_or_ascii():
     command = [sys.executable, "-c", SCRIPT]
     with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stdout=full, stderr=full).returncode == 2
         done = subprocess.run([*command, "--fine"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "prog.py: error: the output: No space left on device; make room\n")
     done = subprocess.run([*command, "--fine"], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True)

@@ -188,7 +188,8 @@ def _tell(error: Exception, said: str, prog: str) -> None:
         print_traceback(error)
     text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(said))  # a name may hold anything
     if first_to_report():
-        print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # its disk is full as well
+            print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
     if _watch is not None:
         with contextlib.suppress(RuntimeError):  # the others may be gone
             _watch.announce(text)
