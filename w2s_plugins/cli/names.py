@@ -33,7 +33,7 @@ def refuse_unknown_model(flag: str, name: str) -> None:
 
 def refuse_unknown_optimizer(name: str) -> None:
     """Raise a `UserError` for an optimizer that is not in timm's list of them."""
-    known = re.findall(r"^            (?:name=)?'(\w+)',$", _timm_source("optim/_optim_factory.py"), re.MULTILINE)
+    known = re.findall(r"'(\w+)'", _timm_source("optim/_optim_factory.py"))  # and other words
     if known and name.lower().removeprefix("lookahead_") not in known:
         raise unknown_optimizer(name, known)
 
