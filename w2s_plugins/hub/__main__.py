@@ -1,4 +1,4 @@
-"""``python -m w2s_plugins.hub COMMAND``: a trained model published, or exported to ONNX."""
+"""``python -m w2s_plugins.hub COMMAND``: a trained model published, exported to ONNX, or shown in a Space."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -25,6 +25,12 @@ def hub_parser() -> OneLineParser:
     exported.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="file that is written")
     exported.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
     exported.add_argument("--plugins", metavar="FILE", nargs="+", default=[], help="modules or files to import")
+    shown = _add(commands, "space", space, "write a Gradio app that shows a model beside its teacher")
+    shown.add_argument("model", metavar="MODEL", help=f"the student: {model}")
+    shown.add_argument("folder", metavar="FOLDER", type=Path, help="folder that is written, new or a Space's")
+    shown.add_argument("--teacher", metavar="MODEL", help="the teacher, named likewise (default: the student alone)")
+    shown.add_argument("--push-to-hub", metavar="ORG/NAME", help="publish it as that Space, created when missing")
+    shown.add_argument("--private", action="store_true", default=None, help="create the Space private")
     return parser
 
 
@@ -66,6 +72,17 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
     load_plugins(plugins)
     opened, config, names = open_model(model, checkpoint)
     print(export_onnx(opened.eval(), config, names, onnx))
+
+
+def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
+    """Write a Space, and publish it where that is wanted."""
+    from ..publish.space import push_space, write_space
+    from .errors import check_login
+
+    if push_to_hub:
+        check_login(push_to_hub)
+    files = write_space(model, teacher, folder)
+    print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
 
 if __name__ == "__main__":
