@@ -66,11 +66,12 @@ def address(work: Path, hub_server: HubServer) -> Iterator[str]:  # noqa: F811
     """Where the app is shown that is in the Space on the Hub, alone in a folder."""
     pytest.importorskip("gradio", reason="the page of a Space is not opened: pip install gradio")
     env = hub_env(hub_server, work)
-    done = space("hf-hub:me/student", "space", "--teacher", "out/weak", "--push-to-hub", "me/demo",
+    done = space("hf-hub:me/student", "space", "--teacher", "out/weak", "--push-to-hub", "me/demo", "--private",
                  env={**env, "HF_TOKEN": TOKEN}, cwd=work)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.splitlines()[-1] == f"{hub_server.url}/spaces/me/demo"
     repo = hub_server.repos["spaces/me/demo"]
+    assert repo.private
     files = {name: file.data for name, file in repo.commits[repo.branches["main"]].items() if name[0] != "."}
     assert files.keys() == WRITTEN | {"teacher.onnx"}
     for data in files.values():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest, one_line, write_errors
+from ..errors import UserError, near_path, one_line, write_errors
 from ..quiet import quietly
 
 PACKAGES = "onnx", "onnxscript", "onnxruntime"
@@ -35,8 +35,7 @@ def check_onnx(file: Path, flag: str) -> None:
     if file.suffix != ".onnx":
         raise UserError(f"{flag} {file}: expected a name that ends with .onnx (nearest: {file.with_suffix('.onnx')})")
     if not file.parent.is_dir():
-        near = nearest(str(file.parent), [str(path) for path in file.parent.parent.glob("*") if path.is_dir()])
-        raise UserError(f"{flag} {file}: no folder {file.parent}{near}")
+        raise UserError(f"{flag} {file}: no folder {file.parent}{near_path(file.parent)}")
 
 
 def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: Sequence[str] | None, file: Path) -> str:
