@@ -36,11 +36,12 @@ def imported_by(path: Path) -> set[str]:
 
 @cache
 def rooms() -> dict[str, set[str]]:
-    """What each file or folder of the package imports of the others."""
+    """What each file or folder of the package imports of the others; a command (`__main__.py`) is below all of them."""
     graph: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        graph.setdefault(room, set()).update(imported_by(path))
+        if path.name != "__main__.py":
+            room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+            graph.setdefault(room, set()).update(imported_by(path))
     return {room: imports - {room} for room, imports in graph.items()}
 
 

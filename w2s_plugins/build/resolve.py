@@ -489,6 +489,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.long_tail == "always" and not args.val_split and args.select_split is None,
          "--long-tail always measures on a validation split: give --val-split or --select-split"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
+        (args.hub_checkpoint and args.fsdp, "--hub-checkpoint: checkpoints of --fsdp are shards, which are not "
+         "published: leave it out"),
         *_push_rules(args),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),

@@ -248,6 +248,8 @@ def add_hub(add: Declare) -> None:
     add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
         role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
         "dataset there")
+    add("--hub-checkpoint", action="store_true", needs=("push_to_hub",), help="publish beside it what --resume "
+        "hf-hub:ORG/NAME goes on from; it has the flags of the run, paths of weights and labels included")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
@@ -452,7 +454,8 @@ def add_model(add: Declare) -> None:
     add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
-        help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
+        help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV] (--hub-checkpoint); auto: from "
+        "the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
         "batch-size, or processes; any other that changes the outcome is refused")

@@ -17,6 +17,8 @@ def hub_parser() -> OneLineParser:
     push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
     push.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
     push.add_argument("--commit-message", metavar="M", help="first line of the commit")
+    push.add_argument("--checkpoint", action="store_true", help="also publish what --resume hf-hub:ORG/NAME goes on "
+                      "from; of a run that is not finished, that alone")
     push.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -30,8 +32,14 @@ def main() -> None:
     from .push import push_export  # after the flags: it takes seconds
 
     inside = args.run.resolve().name == "export" and not (args.run / "export").is_dir()
-    print(push_export(args.run if inside else args.run / "export", args.repo_id, private=args.private,
-                      revision=args.revision, commit_message=args.commit_message, license=args.hub_license))
+    export = args.run if inside else args.run / "export"
+    how = dict(private=args.private, revision=args.revision, commit_message=args.commit_message)
+    if export.is_dir() or not args.checkpoint:
+        print(push_export(export, args.repo_id, license=args.hub_license, **how))
+    if args.checkpoint:
+        from ..run.published import push_checkpoint
+
+        print(push_checkpoint(args.run.resolve().parent if inside else args.run, args.repo_id, **how))
 
 
 if __name__ == "__main__":

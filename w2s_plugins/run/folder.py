@@ -13,6 +13,7 @@ from ..monitor import Trackers
 from .find import LAST, check_checkpoint, find_resume, find_whole
 from .history import History
 from .lock import hold
+from .published import HUB, pull_checkpoint
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Place:
     Args:
         root: the folder that runs are made in.
         name: of the folder in it, "" for one that is still to be named.
-        resume: what it goes on from: "", "auto", a run folder or a checkpoint.
+        resume: what it goes on from: "", "auto", a run folder, a checkpoint, or hf-hub:ORG/NAME.
     """
 
     root: Path
@@ -86,6 +87,8 @@ def _choose_checkpoint(place: Place) -> Path | None:
         if found is None:
             _refuse_what_is_left(place.folder)
         return found
+    if place.resume.startswith(HUB):
+        return pull_checkpoint(place.resume.removeprefix(HUB), place.folder)
     path = Path(place.resume)
     if path.is_dir() and not is_sharded(path):
         found = find_resume(path)
@@ -94,7 +97,8 @@ def _choose_checkpoint(place: Place) -> Path | None:
         return found
     try:
         if not path.exists():
-            raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
+            raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, "
+                            f"{HUB}ORG/NAME, or auto")
         check_checkpoint(path)
     except UserError as error:
         other, _ = find_whole(path.parent) if (path.parent / "args.yaml").is_file() else (None, ())
