@@ -66,7 +66,8 @@ def test_between_epochs_on_two_ranks(
     for name in ("metrics.jsonl", "export/model.safetensors", "predictions_best.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "moved" / name).read_bytes(), name
     files = head(hub_server, "me/run")
-    assert {"config.json", "model.safetensors", "README.md"} <= files.keys() <= FILES | files.keys()
+    assert {"config.json", "model.safetensors", "README.md", "figure.png"} == files.keys() - FILES
+    assert "](figure.png)" in files["README.md"].data.decode()
     assert b"output" not in json.dumps(flags_there(files)).encode()  # where runs lie is not published
     asked = [r.path for r in hub_server.requests if "/resolve/" in r.path and "state.safetensors" in r.path]
     assert len(asked) <= 2, asked  # one rank: it looks, and fetches

@@ -435,6 +435,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.log_tensorboard and find_spec("tensorboard") is None,
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
+        (args.log_trackio and find_spec("trackio") is None, "--log-trackio needs a package: pip install trackio"),
         (args.detect_anomaly and (args.torchcompile or args.fsdp),
          "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "

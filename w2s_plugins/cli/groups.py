@@ -654,7 +654,8 @@ def add_misc(add: Declare) -> None:
         help="epochs between evaluations")
     add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
     add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints that are kept")
+    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints of the best epochs that "
+        "are kept (default: 10, or fewer that take 500 MB together, but one)")
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
@@ -678,7 +679,9 @@ def add_misc(add: Declare) -> None:
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
     add("--wandb-project", type=str, metavar="NAME", help="its project")
     add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
-    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue")
+    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue, another than the one that "
+        "--resume continues by itself")
+    add("--log-trackio", metavar="PROJECT", help="log to trackio, in this project")
     add("--train-img-sizes", type=int, nargs="+", metavar="N", role=Role.MIXING, help="image sizes drawn batch by "
         "batch")
     add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING | Role.PER_PROCESS,

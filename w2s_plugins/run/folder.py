@@ -150,7 +150,7 @@ class RunFiles:
 
     Args:
         metrics: the events.
-        trackers: TensorBoard and Weights & Biases.
+        trackers: TensorBoard, Weights & Biases, trackio.
         predictions: names of columns and (N, columns) classes: what the student said of each sample of the validation
             split at the newest evaluation.
         best: the same at the best one, where that was made by this process.
@@ -163,4 +163,5 @@ class RunFiles:
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint carries of it."""
-        return dict(history=self.metrics.text, predictions=self.predictions)
+        tracked = {} if self.trackers.id is None else dict(tracked=self.trackers.id)
+        return dict(history=self.metrics.text, predictions=self.predictions, **tracked)
