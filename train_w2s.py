@@ -8,7 +8,7 @@ from w2s_plugins.versions import check_versions
 
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
-from w2s_plugins.build.resolve import refuse_early, trains_part
+from w2s_plugins.build.resolve import refuse_early, run_place, trains_part
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
@@ -35,7 +35,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume, run_place
+from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets

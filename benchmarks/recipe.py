@@ -44,11 +44,11 @@ from w2s_plugins.monitor import format_table  # noqa: E402
 from w2s_plugins.study.statistics import RESAMPLES, compare  # noqa: E402
 
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
-    "--smoothing 0 --scale 0.7 1 --color-jitter 0 --validation-batch-size 250 --channels-last"
+    "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
 TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
 LAST = f"{TUNED} --lr 0.0003 --tune last:0.3 --head-init-scale 0 --epochs 8"  # as hparams/w2s.yaml has it
-TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --loss adaptconf"
+TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {

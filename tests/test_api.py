@@ -45,7 +45,7 @@ def test_python_in_the_readme(place: Path, monkeypatch: pytest.MonkeyPatch, caps
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     code = readme.partition("```python\nimport w2s_plugins as w2s\n")[2].partition("```")[0]
     monkeypatch.chdir(place)
-    shared = {"w2s": w2s, "image": create_dataset("w2s/digits", None, "validation")[0][0]}
+    shared = {"w2s": w2s}
     exec(code, shared)
     assert shared["record"] == json.loads((place / "output/train/digits/result.json").read_text())
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == "4.png" and shared["loss"].requires_grad
@@ -143,7 +143,7 @@ def test_any_function_teaches(place: Path) -> None:
         graphs.append(logits.requires_grad)
         return logits
 
-    task = w2s.WeakToStrongTask(student, teacher, w2s.create_loss("adaptconf"), task_loss_weight=0.0, verbose=False)
+    task = w2s.WeakToStrongTask(student, teacher, "adaptconf", task_loss_weight=0.0, verbose=False)
     task.set_epoch(1)
     task(torch.rand(4, 3, 8, 8))["loss"].backward()
     assert graphs == [False] and all(p.grad is not None for p in student.parameters())

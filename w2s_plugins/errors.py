@@ -66,6 +66,12 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     return f" (nearest: {', '.join(folded[c] for c in close)})" if close else ""
 
 
+def near_path(path: str | Path) -> str:
+    """Return a hint as `nearest` does for a path that is not there: what has such a name in its folder."""
+    path = Path(path)
+    return nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the text of an exception folded to one line of at most ``limit`` characters."""
     text = " ".join(str(error).split()) or type(error).__name__

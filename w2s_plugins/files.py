@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from .errors import UserError, nearest, one_line, write_remedy
 
+SHARDED = ".sharded"  # ends the name of a checkpoint of --fsdp, which is a folder
 LARGEST_FILE = 10_000_000  # bytes
 LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
 MOST_VALUES = 1_000_000  # in all, with every alias written out

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from .errors import UserError, nearest, one_line
+from .errors import UserError, near_path, nearest, one_line
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def plugin_names() -> list[str]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"--plugins {path}: no such file")
+        raise UserError(f"--plugins {path}: no such file{near_path(path)}")
     path = path.resolve()
     name, source = f"w2s_plugin_{path}", path.read_bytes()
     if name in sys.modules:  # the runs of a protocol follow each other in one process

@@ -77,8 +77,17 @@ def test_commands_of_the_package(light_env, module, words, message):
     (["--config", "wrong.yaml"], "--config wrong.yaml: epochs: 'many' is a str, expected int"),
     (["--config", "unknown.yaml"], "--config unknown.yaml: unknown key 'epohcs' (nearest: epochs"),
     (["--config", "broken.yaml"], "--config broken.yaml: not a YAML file"),
+    (["--unlabeled", "photo", "--teacher", "labels:given.csv", "--model", "w2s_cnn2"],
+     "--unlabeled photo: no such folder or tar file (nearest: photos)"),
+    (["--unlabeled", "photos", "--teacher", "labels:give.csv", "--model", "w2s_cnn2"],
+     "--teacher labels:give.csv: no such file (nearest: given.csv)"),
+    ([*DIGITS, "--model", "w2s_cnn2", "--experiment", "done"], "the run folder output/train/done exists already"),
 ])
 def test_wrong_flags(light, tmp_path, flags, message):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "given.csv").touch()
+    (tmp_path / "output/train/done").mkdir(parents=True)
+    (tmp_path / "output/train/done/last.pth.tar").touch()
     for name, text in (("wrong", "epochs: many"), ("unknown", "epohcs: 1"), ("broken", "epochs: [")):
         (tmp_path / f"{name}.yaml").write_text(text)
     done = light(*flags)

@@ -10,7 +10,8 @@ from timm.scheduler import create_scheduler_v2
 
 from tests.parts import random_images, small_model, train_args
 from w2s_plugins.build.optimisation import Schedule
-from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume, run_place
+from w2s_plugins.build.resolve import run_place
+from w2s_plugins.build.run import Resumed, new_folder_name, open_run_files, resume
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
@@ -18,6 +19,7 @@ from w2s_plugins.losses import create_loss
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.args_file import read_run_args
 from w2s_plugins.run.history import History
+from w2s_plugins.run.place import refuse_existing_run
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.saver import Saver
 
@@ -105,10 +107,10 @@ def test_where_to_go_on(run, tmp_path):
 def test_an_existing_run_is_not_written_over(run, tmp_path):
     root = ("--output", str(tmp_path))
     with pytest.raises(UserError, match="exists already: continue it with --resume auto, or give another"):
-        run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "run")))
-    run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "run", "--resume", "auto")))
-    run_folder.refuse_existing_run(run_place(flags(*root, "--experiment", "new")))
-    run_folder.refuse_existing_run(run_place(flags(*root)))
+        refuse_existing_run(run_place(flags(*root, "--experiment", "run")))
+    refuse_existing_run(run_place(flags(*root, "--experiment", "run", "--resume", "auto")))
+    refuse_existing_run(run_place(flags(*root, "--experiment", "new")))
+    refuse_existing_run(run_place(flags(*root)))
 
 
 def test_new_folder(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..cli.forms import LABEL_RULES, parse_selection, parse_shapes
+from ..cli.forms import LABEL_RULES, PREFIXES, parse_selection, parse_shapes
 from ..data import hold_out, open_split, take_slice
-from ..data.datasets import PREFIXES, class_names_of, describe, known_labels, labels_of
+from ..data.datasets import class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
 from ..data.shards import HUB, WDS, find_shards, open_shards

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Collection
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 from ..cli.forms import (
     LABEL_RULES,
+    PREFIXES,
     UNLABELED,
     loss_weights,
     parse_data_errors,
@@ -26,9 +28,11 @@ from ..cli.names import UnknownName, loss_names, refuse_unknown_model
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..cli.values import split_names
-from ..errors import UserError, nearest
+from ..errors import UserError, near_path, nearest
+from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
+from ..run.place import HUB, Place, refuse_existing_run
 from .resolve_probe import grid_rules, resolve_probe
 
 _logger = logging.getLogger(__name__)
@@ -66,9 +70,38 @@ def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
         if not (args.protocol or args.stages or args.folds):
             with quietly():  # what is said of right flags, is said later
                 resolve_flags(args, given, loss_names())
+            refuse_existing_run(run_place(args))
+            _refuse_missing_paths(args)
     except UnknownName:
         if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
             raise
+
+
+def run_place(args: argparse.Namespace) -> Place:
+    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
+
+    What comes from the Hub has the name of its repository.
+    """
+    root = Path(args.output or "./output/train")
+    if args.resume.startswith(HUB):
+        return Place(root, args.experiment or args.resume.partition("@")[0].rpartition("/")[2], args.resume)
+    if not args.experiment and args.resume not in ("", "auto"):
+        path = Path(args.resume)
+        folder = path if path.is_dir() and path.suffix != SHARDED else path.parent
+        if (folder / "args.yaml").is_file():
+            return Place(folder.parent, folder.name, args.resume)
+    return Place(root, args.experiment, args.resume)
+
+
+def _refuse_missing_paths(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for images or labels on this disk that are not there."""
+    for path in label_paths(args.teacher):
+        if not (path.startswith("hf:") or Path(path).exists() or Path(path.rpartition("#")[0] or path).exists()):
+            raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
+    if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES) and not Path(args.unlabeled).exists():
+        for root in filter(None, map(str.strip, args.unlabeled.split(","))):
+            if not Path(root).exists():
+                raise UserError(f"--unlabeled {root}: no such folder or tar file{near_path(root)}")
 
 
 def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:

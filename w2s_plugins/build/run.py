@@ -23,34 +23,18 @@ from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
-from ..run.folder import Place, RunFiles
+from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
-from ..run.published import HUB
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
 from .optimisation import Schedule
+from .resolve import run_place
 
 _logger = logging.getLogger(__name__)
 
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
 MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
-
-
-def run_place(args: argparse.Namespace) -> Place:
-    """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
-
-    What comes from the Hub has the name of its repository.
-    """
-    root = Path(args.output or "./output/train")
-    if args.resume.startswith(HUB):
-        return Place(root, args.experiment or args.resume.partition("@")[0].rpartition("/")[2], args.resume)
-    if not args.experiment and args.resume not in ("", "auto"):
-        path = Path(args.resume)
-        folder = path if path.is_dir() and not is_sharded(path) else path.parent
-        if (folder / "args.yaml").is_file():
-            return Place(folder.parent, folder.name, args.resume)
-    return Place(root, args.experiment, args.resume)
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:

@@ -75,7 +75,8 @@ def build_task(
         return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
     if teacher is not None or targets is not None:
         task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
-        _logger.info(f"Loss {task_weight:g} x {args.task_loss} on ground truth + {distill_weight:g} x {args.loss}"
+        truth = f"{task_weight:g} x {args.task_loss} on ground truth + " if task_weight else ""
+        _logger.info(f"Loss {truth}{distill_weight:g} x {args.loss}"
                      + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
         loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
         shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)

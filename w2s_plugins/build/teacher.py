@@ -24,7 +24,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import student_views
-from .resolve import split_names, teacher_models
+from .resolve import label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ def build_teacher(
         ),
     )
     teacher.log_input(whole=args.teacher_targets == "cached")
+    if label_paths(args.teacher):
+        _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked "
+                     "once about each image, since labels cannot be asked about a view")
     return teacher
 
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset, IterableDataset
 
+from ..cli.forms import PREFIXES
 from ..data import open_split
 from ..data.corruptions import Corrupted, parse_corruption
-from ..data.datasets import PREFIXES, check_labels, num_classes_of
+from ..data.datasets import check_labels, num_classes_of
 from ..errors import UserError
 from ..labels.splits import TestSet
 from ..models.class_names import names_of_data

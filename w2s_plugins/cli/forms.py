@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import UserError, nearest
 
+# of datasets that timm knows by a name
+PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")

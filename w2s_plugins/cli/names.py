@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from ..errors import UserError, near_path, nearest
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
     """Return the error of a name that none of ``models`` has."""
     hint = nearest(name.partition(".")[0], models) or "; `timm.list_models()` lists them"
     if "/" in name:
-        hint = f" (nearest: hf-hub:{name}, local-dir:{name})"
+        hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
     return UnknownName(f"{flag}: unknown model '{name}'{hint}")
 
 

@@ -16,7 +16,7 @@ from timm.data.dataset_factory import _TRAIN_SYNONYM
 from timm.data.readers.img_extensions import get_img_extensions
 from tqdm import tqdm
 
-from ..errors import UserError, one_line
+from ..errors import UserError, near_path, one_line
 from ..files import special_kind
 from .datasets import CLASS_SPLITS, split_synonyms
 from .decoding import explain_unreadable
@@ -75,7 +75,8 @@ def check_folder(root: Path, workers: int = 1, progress: bool = False, unlabeled
         UserError: no such folder, or nothing to check in it.
     """
     if not root.exists():
-        raise UserError(f"{root}: no such folder; expected one with train/ and validation/, or a tar file")
+        raise UserError(f"{root}: no such folder{near_path(root)}; expected one with train/ and validation/, or a tar "
+                        "file")
     files = [root] if root.is_file() else sorted(_files(root))
     images = [p for p in files if p.suffix.lower() in get_img_extensions(as_set=True)]
     archives = [p for p in files if p.suffix.lower() == ".tar"]

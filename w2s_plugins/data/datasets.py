@@ -14,8 +14,8 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
-from ..cli.forms import UNLABELED
-from ..errors import UserError, nearest, one_line
+from ..cli.forms import PREFIXES, UNLABELED
+from ..errors import UserError, near_path, nearest, one_line
 from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
@@ -26,7 +26,6 @@ from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
-PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
 EMBEDDED = {"w2s/digits": Digits}
 TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
                "torch/imagenet", "torch/image_folder"]
@@ -251,8 +250,7 @@ def _check_folder(root: str, split: str, flag: str) -> None:
                             "or train without evaluation: --val-split ''")
         return
     if not path.is_dir():
-        near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
-        raise UserError(f"--data-dir {root}: no such folder{near}")
+        raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
     entries = sorted(e.name for e in path.iterdir() if not e.name.startswith("."))
     if not entries:
         expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"

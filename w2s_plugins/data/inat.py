@@ -10,7 +10,7 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader import Reader
 from torchvision.datasets import INaturalist
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, nearest, one_line
 from .decoding import FileDataset
 
 # what the list of a split is called
@@ -69,7 +69,7 @@ def open_inat(
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its json lists and images are")
     folder = Path(root)
     if not folder.is_dir():
-        raise UserError(f"--data-dir {root}: no such folder")
+        raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
     file = find_list(name, folder, split, flag)
     pairs, class_to_idx = read_list(file)
     images = Path(image_root or root)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, one_line
 
 NO_PICKLE = "cannot be read as a pickle of arrays: truncated, damaged or of another kind"
 
@@ -174,8 +174,7 @@ def convert_pickle(source: Path, target: Path) -> tuple[int, int]:
         UserError: as `read_pickle` and `labelled_images`; or the folder is there already.
     """
     if not source.is_file():
-        siblings = [str(p) for p in source.parent.glob("*.p*")] if source.parent.is_dir() else []
-        raise UserError(f"{source}: no such file{nearest(str(source), siblings)}")
+        raise UserError(f"{source}: no such file{near_path(source)}")
     if target.exists():
         raise UserError(f"{target}: is there already; give a new folder, such as DIR/base, DIR/validation or DIR/novel")
     images, names = labelled_images(read_pickle(source), source)

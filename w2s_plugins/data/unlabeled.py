@@ -13,7 +13,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, one_line
 from .decoding import FileDataset
 from .wrapper import Wrapper
 
@@ -137,9 +137,7 @@ def images_of(root: str) -> dict[str, Place]:
     elif os.path.isfile(root):
         images, others = _in_archive(root)
     else:
-        parent = os.path.dirname(os.path.abspath(root))
-        near = nearest(os.path.basename(root), os.listdir(parent)) if os.path.isdir(parent) else ""
-        raise UserError(f"{FLAG} {root}: no such folder or tar file{near}")
+        raise UserError(f"{FLAG} {root}: no such folder or tar file{near_path(root)}")
     if images:
         return images
     if others[".tar"]:

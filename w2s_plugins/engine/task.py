@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..distributed.ddp import skip_buffers
 from ..errors import UserError
-from ..losses import DistillationLoss, LossContext, LossInputs
+from ..losses import DistillationLoss, LossContext, LossInputs, create_loss
 from ..models.features import FeatureExtractor
 
 
@@ -182,7 +182,7 @@ class WeakToStrongTask(TrainingTask):
     Args:
         student: model that is trained.
         teacher: maps a normalised batch of the student to logits (B, C); or, with ``cached``, sample indices to them.
-        loss: distillation loss.
+        loss: distillation loss, or the name of one with its defaults.
         criterion: supervised criterion on (logits, target).
         task_loss_weight: weight of the criterion; 0 leaves ground truth unused.
         distill_loss_weight: weight of the distillation loss.
@@ -202,7 +202,7 @@ class WeakToStrongTask(TrainingTask):
             self,
             student: nn.Module,
             teacher: Callable[[Tensor], Tensor],
-            loss: DistillationLoss,
+            loss: DistillationLoss | str,
             criterion: nn.Module | None = None,
             *,
             task_loss_weight: float = 1.0,
@@ -226,6 +226,7 @@ class WeakToStrongTask(TrainingTask):
         self.progress = 0.0
         self.asks_teacher = True
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
+        loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
             raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
                             "features; a loss of logits takes any teacher")

@@ -1,11 +1,10 @@
 """Names of classes, as a person gives them."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, one_line
 
 
 def read_class_names(text: str) -> list[str]:
@@ -28,9 +27,8 @@ def read_class_names(text: str) -> list[str]:
     elif "," in text:
         names = [name.strip() for name in text.split(",")]
     else:
-        near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
-        raise UserError(f"{flag}: no such file{near}; expected a file with one name a line, a json list, or names "
-                        "separated by commas")
+        raise UserError(f"{flag}: no such file{near_path(path)}; expected a file with one name a line, a json list, or "
+                        "names separated by commas")
     check_class_names(names, flag)
     return names
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, nearest, one_line
 from ..files import INFLATION, check_archive
 from .names import check_class_names
 
@@ -124,7 +124,8 @@ def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
         ".pt": lambda p: _numbered(load_arrays(p))}
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise UserError(f"{flag}: " + ("is a folder; expected a file of labels" if path.is_dir() else "no such file"))
+        raise UserError(f"{flag}: " + (
+            "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"))
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
                         "folder of labels")

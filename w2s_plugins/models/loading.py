@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
 from ..cli.parser import train_parser
-from ..errors import UserError, name_runs, one_line, refusal
+from ..errors import UserError, name_runs, near_path, one_line, refusal
 from ..files import INFLATION, DamagedArchive, check_archive, special_kind
 from ..hub.errors import on_hub
 from ..hub.export import check_export
@@ -162,7 +162,7 @@ def find_weights(path: str, flag: str) -> Path:
         raise UserError(f"{flag} {path}: the folder has no checkpoint; expected one of {', '.join(WEIGHT_FILES)}"
                         f"{name_runs(file)}")
     if not file.exists():
-        raise UserError(f"{flag} {path}: no such file")
+        raise UserError(f"{flag} {path}: no such file{near_path(file)}")
     return file
 
 

@@ -23,16 +23,15 @@ from torch import Tensor
 
 from ..distributed.world import gather_objects
 from ..errors import UserError, one_line, write_errors
-from ..files import file_sha256, read_plain
+from ..files import SHARDED, file_sha256, read_plain
 
-EXTENSION = ".sharded"
 RUN_FILE = "run.pth.tar"
 CHECKSUMS = "checksums.json"  # SHA-256 of every shard: safetensors has none of its own
 
 
 def is_sharded(path: Path) -> bool:
     """True for the folder of a sharded checkpoint."""
-    return path.suffix == EXTENSION and (path / RUN_FILE).is_file()
+    return path.suffix == SHARDED and (path / RUN_FILE).is_file()
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -109,8 +109,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
     write_json(folder / "result.json", record)  # last: it says that the run is finished
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
-    print(report.closing_table(record))
-    print(f"* exported to {folder / 'export'}")
+    table = report.closing_table(record)
+    print(f"{table}\n* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
     publish(args, folder)
     return record
 

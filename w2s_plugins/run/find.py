@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import SHARDED
 from ..models.loading import read_checkpoint
-from ..models.shards import EXTENSION, check_shards, is_sharded
+from ..models.shards import check_shards, is_sharded
 
 _logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
-SHARDED_LAST, SHARDED_BEST = f"last{EXTENSION}", f"model_best{EXTENSION}"  # of --fsdp: folders
+SHARDED_LAST, SHARDED_BEST = f"last{SHARDED}", f"model_best{SHARDED}"  # of --fsdp: folders
 _NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epoch>\d+)-(?P<update>\d+)"
                    r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
 
@@ -73,7 +74,7 @@ def find_best(folder: Path, epoch: int, sharded: bool) -> tuple[Path, dict[str, 
     Raises:
         UserError: there is none.
     """
-    extension, wrong = EXTENSION if sharded else LAST.removeprefix("last"), []
+    extension, wrong = SHARDED if sharded else LAST.removeprefix("last"), []
     for name in ("model_best", f"checkpoint-{epoch}", f"milestone-{epoch + 1}", "last"):
         path = folder / f"{name}{extension}"
         try:

@@ -8,54 +8,13 @@ import torch
 
 from ..distributed.world import World, agree
 from ..errors import UserError
-from ..models.shards import EXTENSION, is_sharded
+from ..models.shards import is_sharded
 from ..monitor import Trackers
 from .find import LAST, check_checkpoint, find_resume, find_whole
 from .history import History
 from .lock import hold
-from .published import HUB, pull_checkpoint
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run is to be.
-
-    Args:
-        root: the folder that runs are made in.
-        name: of the folder in it, "" for one that is still to be named.
-        resume: what it goes on from: "", "auto", a run folder, a checkpoint, or hf-hub:ORG/NAME.
-    """
-
-    root: Path
-    name: str
-    resume: str
-
-    @property
-    def folder(self) -> Path:
-        return self.root / self.name
-
-
-def refuse_existing_run(place: Place) -> None:
-    """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
-    if not place.name or place.resume:
-        return
-    if place.folder.is_dir() and any(path.name.endswith((".pth.tar", EXTENSION)) for path in place.folder.iterdir()):
-        raise UserError(f"the run folder {place.folder} exists already: continue it with --resume auto, or give "
-                        "another --experiment")
-    _refuse_what_is_left(place.folder)
-
-
-def _refuse_what_is_left(folder: Path) -> None:
-    """Raise a `UserError` for a folder without checkpoints whose run has had some: another would write over the rest.
-
-    The evaluation of an epoch is written before its checkpoint, so that the last one proves nothing.
-    """
-    history = folder / "metrics.jsonl"
-    left = "result.json" if (folder / "result.json").is_file() else history.name if history.is_file() and (
-        history.read_bytes().count(b'{"event": "eval"') > 1) else None
-    if left:
-        raise UserError(f"the run folder {folder} has lost its checkpoints, and a run that starts anew in it would "
-                        f"write over its {left}: give another --experiment, or delete the folder")
+from .place import HUB, Place, refuse_existing_run, refuse_what_is_left
+from .published import pull_checkpoint
 
 
 def hold_existing_run(place: Place, world: World) -> Path | None:
@@ -85,7 +44,7 @@ def _choose_checkpoint(place: Place) -> Path | None:
     if place.resume == "auto":
         found = find_resume(place.folder)
         if found is None:
-            _refuse_what_is_left(place.folder)
+            refuse_what_is_left(place.folder)
         return found
     if place.resume.startswith(HUB):
         return pull_checkpoint(place.resume.removeprefix(HUB), place.folder)

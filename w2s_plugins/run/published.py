@@ -24,11 +24,11 @@ from ..models.shards import is_sharded
 from ..tokens import scrub
 from .find import BEST, checkpoint_name, find_best, find_resume
 from .lock import hold
+from .place import HUB
 from .saver import save_state
 
 _logger = logging.getLogger(__name__)
 
-HUB = "hf-hub:"  # begins the value of --resume
 FOLDER = "checkpoint"  # in the repository
 STATE, OF_BEST = "state", "best"  # names of the files there
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
@@ -90,12 +90,9 @@ def pull_checkpoint(name: str, folder: Path) -> Path:
         folder: of the run that goes on; made when missing, and held.
 
     Raises:
-        UserError: no such repository, no checkpoint in it, a damaged one, or the folder holds a run already.
+        UserError: no such repository, no checkpoint in it, or a damaged one.
     """
     what = f"--resume {HUB}{name}"
-    if (folder / "args.yaml").is_file():
-        raise UserError(f"{what}: {folder} holds a run already: --resume auto goes on with that one; give another "
-                        "--experiment")
 
     def choose(names: Sequence[str]) -> list[str]:
         chosen = [file for part in (STATE, OF_BEST) for file in _files(part) if file in names]

@@ -78,7 +78,7 @@ def recovered(weak: dict | None, chosen: dict, ceiling: float | None) -> float |
 
 
 def closing_table(record: dict) -> str:
-    """Return the table that a run ends with; a star marks the epoch that was exported."""
+    """Return the table that a run ends with; a star marks the epoch that was exported. Empty: nothing was measured."""
     teacher, few_shot = record["teacher"] or {}, record.get("few_shot") or {}
     episodes = {who: format_figures(few_shot.get(who) or {}) for who in ("teacher", "last", "best")}
     shapes = list(episodes["last"])
@@ -103,6 +103,8 @@ def closing_table(record: dict) -> str:
     if record["ceiling_acc"] is not None:
         rows.append(["ceiling", float(record["ceiling_acc"]), None, None, None,
                      *(None for _ in (*shapes, *shots))])
+    if all(cell is None for row in rows for cell in row[1:]):
+        return ""
     heads = [s.replace("top1_", "top-1 ") for s in shots]
     table = format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
     return f"{heads_table(record['heads'])}\n\n{table}" if record.get("heads") else table

@@ -15,9 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..distributed.world import count_processes
 from ..errors import UserError, release, write_errors
-from ..files import atomic_write, delete, link_or_copy, remove_temporary_files
+from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
 from ..models.loading import hash_tensors
-from ..models.shards import EXTENSION
 from ..system import available_memory
 from .find import checkpoints, place, recoveries
 from .frozen import frozen_parameters, leave_out
@@ -242,7 +241,7 @@ class Saver:
         return True
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}{EXTENSION if self.sharded else '.pth.tar'}"
+        return self.folder / f"{name}{SHARDED if self.sharded else '.pth.tar'}"
 
     def _write(self, state: dict, path: Path) -> None:
         (save_sharded if self.sharded else save_state)(state, path)

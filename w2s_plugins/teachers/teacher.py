@@ -11,7 +11,7 @@ from timm.data.model_config import resolve_input_data_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, near_path, nearest, one_line
 from ..files import file_sha256, read_plain
 from ..hub.source import hub_source
 from ..models.class_names import imagenet_names, match_classes, names_of_model
@@ -469,7 +469,7 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     """
     path, where = Path(file), f"--teacher-class-map {file}"
     if not path.is_file():
-        raise UserError(f"{where}: no such file")
+        raise UserError(f"{where}: no such file{near_path(path)}")
     try:
         content = read_plain(path)
         pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
