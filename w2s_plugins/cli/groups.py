@@ -248,8 +248,9 @@ def add_hub(add: Declare) -> None:
     add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
         role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
         "dataset there")
-    add("--hub-checkpoint", action="store_true", needs=("push_to_hub",), help="publish beside it what --resume "
-        "hf-hub:ORG/NAME goes on from; it has the flags of the run, paths of weights and labels included")
+    add("--hub-checkpoint", action="store_true", role=Role.REPORT | Role.STUDENT, needs=("push_to_hub",),
+        help="publish beside it what --resume hf-hub:ORG/NAME goes on from; it has the flags of the run, paths of "
+        "weights and labels included")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
