@@ -109,7 +109,7 @@ def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:
 def commands(recipe: Path) -> str:
     """Return the command in the header of a recipe."""
     header = " ".join(line.lstrip("# ").rstrip("\\ ") for line in recipe.read_text().splitlines() if line[:1] == "#")
-    return header[header.index("torchrun train_w2s.py"):].removeprefix("torchrun train_w2s.py")
+    return header[header.index("python train_w2s.py"):].removeprefix("python train_w2s.py")
 
 
 @pytest.mark.parametrize("name", ["w2s", "w2s_labelled"])

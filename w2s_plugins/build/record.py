@@ -9,6 +9,7 @@ split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `g
 """
 
 import argparse
+import os
 import platform
 import shlex
 import sys
@@ -88,6 +89,7 @@ def make_record(
         data_config: input of the student.
         outcome: what came of the run.
     """
+    launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     last, best, weak = outcome.last, outcome.best, outcome.weak.get("val")
     chosen = best if args.select == "best" else last
     sources = [*(teacher.sources if teacher is not None else ()), *(labels.source for labels in data.given)]
@@ -117,7 +119,7 @@ def make_record(
         "pgr": recovered(weak, chosen, args.ceiling_acc),
         "license": args.hub_license or weights.get("license"),
         "seed": args.seed,
-        "command": called("torchrun " + shlex.quote(sys.argv[0])) + " " + shlex.join(sys.argv[1:]),
+        "command": called(f"{launcher} {shlex.quote(sys.argv[0])}") + " " + shlex.join(sys.argv[1:]),
         "versions": dict(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),

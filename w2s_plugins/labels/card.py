@@ -93,7 +93,7 @@ def labels_card(about: Described, name: str, license: str | None) -> str:
         license=plain(license) if license else None, task_categories=["image-classification"],
         tags=["weak-to-strong", "w2s_plugins"])
     total = max(1, about.classes.total())
-    command = (f"torchrun train_w2s.py --data-dir DATA --teacher labels:{name} --task-loss-weight 0 --loss kd "
+    command = (f"python train_w2s.py --data-dir DATA --teacher labels:{name} --task-loss-weight 0 --loss kd "
                "--model MODEL --pretrained")
     rows = [(code(label), str(count), f"{100 * count / total:.2f} %")
             for label, count in about.classes.most_common(MOST_CLASSES)]
