@@ -16,13 +16,12 @@ from torch import Tensor
 from ..cli.declare import NEUTRAL
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, one_line
-from ..files import link_or_copy
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_folder
 from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..tokens import scrub
-from .find import BEST, checkpoint_name, find_best, find_resume
+from .find import BEST, check_checkpoint, checkpoint_name, find_resume, place
 from .lock import hold
 from .place import HUB
 from .saver import save_state
@@ -64,10 +63,11 @@ def push_checkpoint(
         raise UserError(f"{what}: {path}: checkpoints of --fsdp are not published, only exports")
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            epoch, best = _write(path, Path(temporary) / STATE)
-            with suppress(UserError):  # it is lost, and the run that goes on says so
-                if best is not None and best != epoch:
-                    _write(find_best(run, best, sharded=False)[0], Path(temporary) / OF_BEST)
+            _write(path, Path(temporary) / STATE)
+            with suppress(UserError):  # it is lost or damaged, and the run that goes on says so
+                if (run / BEST).exists() and place(run / BEST) != place(path):
+                    check_checkpoint(run / BEST)
+                    _write(run / BEST, Path(temporary) / OF_BEST)
         except DAMAGED as error:
             raise UserError(f"{what}: {path} cannot be written as JSON and safetensors in {temporary}: "
                             f"{one_line(error)}") from error
@@ -113,12 +113,9 @@ def pull_checkpoint(name: str, folder: Path) -> Path:
     try:
         content, state = _read(source / FOLDER / STATE)
         path = folder / checkpoint_name(content["name"])
-        best = (state.get("saver") or {}).get("best_epoch")
         if {*_files(OF_BEST)} <= {*files}:
             save_state(_read(source / FOLDER / OF_BEST)[1], folder / BEST)
         save_state(state, path)
-        if best == state["epoch"] and path.name != BEST:
-            link_or_copy(path, folder / BEST)
     except DAMAGED as error:
         raise UserError(f"{what}: the checkpoint is damaged, or none that this program writes: {type(error).__name__}: "
                         f"{one_line(error)}") from error
@@ -129,9 +126,8 @@ def _files(part: str) -> list[str]:
     return [f"{FOLDER}/{part}.json", f"{FOLDER}/{part}.safetensors"]
 
 
-def _write(path: Path, target: Path) -> tuple[int | None, int | None]:
-    """Write a checkpoint that was looked at as two files; return the epoch that is its end, if any, and the best one.
-    """
+def _write(path: Path, target: Path) -> None:
+    """Write a checkpoint that was looked at as two files."""
     state = read_checkpoint(path, "--resume", peek=True)
     neutral = train_parser().names(NEUTRAL)
     args = {name: value for name, value in vars(state["args"]).items() if name not in neutral}
@@ -140,7 +136,6 @@ def _write(path: Path, target: Path) -> tuple[int | None, int | None]:
     save_file(tensors, target.with_suffix(".safetensors"))
     text = json.dumps({"name": path.name.partition(".")[0], "state": plain})
     target.with_suffix(".json").write_text(scrub(text), encoding="utf-8")
-    return state["epoch"] if "metric" in state else None, (state.get("saver") or {}).get("best_epoch")
 
 
 def _read(source: Path) -> tuple[dict, dict]:
