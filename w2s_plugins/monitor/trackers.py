@@ -36,7 +36,9 @@ class Trackers:
             step: int = 0,
     ):
         self.tensorboard = self.wandb = self.trackio = None
-        self.id = id or secrets.token_hex(4) if wandb is not None or trackio is not None else None
+        self.id = None
+        if wandb is not None or trackio is not None:
+            self.id = (wandb or {}).get("id") or id or secrets.token_hex(4)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
