@@ -9,13 +9,14 @@ from w2s_plugins.versions import check_versions
 
 check_versions("validate.py")  # an import of what is too old would fail in its own words
 
+from w2s_plugins.build.resolve import refuse_early_validation
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_imports
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     watch_imports("validate.py")
-    run_main(lambda: parse(validate_parser()), "validate.py")
+    run_main(lambda: refuse_early_validation(parse(validate_parser())[0]), "validate.py")
 
 import argparse
 import dataclasses

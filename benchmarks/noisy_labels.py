@@ -58,7 +58,7 @@ def run_seed(args: argparse.Namespace, noise: str, seed: int, folder: Path) -> d
     def train(name: str, *flags: str) -> dict:
         return run(folder, f"{seed}-{name}", "--config", *args.config, "--label-noise", noise,
                    "--noise-seed", str(seed), "--seed", str(seed), *args.flags, *flags)
-    weak = train("weak", *METHODS["hard labels"], "--model", "w2s_cnn2", "--clean-select", "")
+    weak = train("weak", *METHODS["hard labels"], "--model", "w2s_cnn2", "--model-kwargs", "--clean-select", "")
     row = {"noise %": 100 * weak["data"]["label_noise"]["rate"], "teacher": weak["metrics"]["top1"]}
     teacher = ["--teacher-checkpoint", str(folder / f"{seed}-weak")]
     for name, flags in METHODS.items():

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 from timm.models._registry import _deprecated_models
+from timm.optim import list_optimizers
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.e2e.conftest import ROOT, Done, environment
-from w2s_plugins.cli.names import loss_names, refuse_unknown_model
+from w2s_plugins.cli.names import loss_names, refuse_unknown_model, refuse_unknown_optimizer
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import list_losses
 from w2s_plugins.losses.base import LOSSES
@@ -146,19 +147,23 @@ def test_flags_that_clash(light, tmp_path, flags, message):
     (["--teacher", "w2s_cn5"], "--teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5"),
     (["--teacher", "resnet18,resnet_18"], "--teacher: unknown model 'resnet_18' (nearest: res"),
     (["--protocol", "w2s", "--experiment", "x", "--model", "resnet1"], "--model: unknown model 'resnet1' (nearest:"),
+    (["--opt", "adamx"], "--opt: unknown optimizer 'adamx' (nearest: adamax"),
 ])
-def test_unknown_models(tmp_path, flags, message):
+def test_unknown_names(tmp_path, flags, message):
     """Their names are looked for in timm's files, of which none is imported."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    done = subprocess.run([sys.executable, str(ROOT / "train_w2s.py"), *DIGITS, *flags], capture_output=True, text=True,
-                          cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
-    assert done.returncode == 2 and done.stderr.startswith(f"train_w2s.py: error: {message}"), done.stderr
+    for script in ("train_w2s.py", *(["validate.py"] if flags[0] in ("--model", "--teacher") else [])):
+        done = subprocess.run([sys.executable, str(ROOT / script), *DIGITS, *flags], capture_output=True, text=True,
+                              cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
+        assert done.returncode == 2 and done.stderr.startswith(f"{script}: error: {message}"), done.stderr
 
 
 def test_names_in_the_sources_are_those_of_the_registries():
     assert loss_names() == [name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_pl")]
     for name in (*timm.list_models(), *_deprecated_models):
         refuse_unknown_model("--model", name)
+    for name in (*list_optimizers(), "lookahead_AdamW"):
+        refuse_unknown_optimizer(name)
     with pytest.raises(UserError) as error:
         refuse_unknown_model("--model", "cifar_resnet21")
     nearest = str(error.value).partition("(nearest: ")[2].rstrip(")").split(", ")

@@ -10,7 +10,7 @@ import torch
 from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.names import unknown_model
+from ..cli.names import unknown_model, unknown_optimizer
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, nearest
 from ..labels.table import SUFFIXES
@@ -83,7 +83,7 @@ def workers_by_cores() -> int:
 def check_optimizer(name: str) -> None:
     """Raise a `UserError` unless timm has the optimizer."""
     if name.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
+        raise unknown_optimizer(name, list_optimizers())
 
 
 def check_model_name(flag: str, name: str) -> None:

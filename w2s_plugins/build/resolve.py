@@ -24,7 +24,7 @@ from ..cli.forms import (
     parse_selection,
     parse_shapes,
 )
-from ..cli.names import UnknownName, loss_names, refuse_unknown_model
+from ..cli.names import UnknownName, loss_names, refuse_unknown_model, refuse_unknown_optimizer
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..cli.values import split_names
@@ -64,9 +64,8 @@ def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
     if args.list_losses or "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
         return
     try:
-        for flag, names in (("--model", [args.model]), ("--teacher", teacher_models(args.teacher))):
-            for name in names:
-                refuse_unknown_model(flag, name)
+        _refuse_unknown_models(args)
+        refuse_unknown_optimizer(args.opt)
         if not (args.protocol or args.stages or args.folds):
             with quietly():  # what is said of right flags, is said later
                 resolve_flags(args, given, loss_names())
@@ -75,6 +74,18 @@ def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
     except UnknownName:
         if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
             raise
+
+
+def refuse_early_validation(args: argparse.Namespace) -> None:
+    """Raise, before torch and timm are imported, what ``validate.py`` would for models that nobody knows."""
+    if args.model != "all" and not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):
+        _refuse_unknown_models(args)
+
+
+def _refuse_unknown_models(args: argparse.Namespace) -> None:
+    for flag, names in (("--model", [args.model]), ("--teacher", teacher_models(args.teacher))):
+        for name in names:
+            refuse_unknown_model(flag, name)
 
 
 def run_place(args: argparse.Namespace) -> Place:

@@ -17,8 +17,7 @@ class UnknownName(UserError):
 
 def loss_names() -> list[str]:
     """Names of the distillation losses of this package, sorted."""
-    sources = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "losses").glob("*.py"))
-    return sorted(re.findall(r'^@register_loss\(\s*"(\w+)"', sources, re.MULTILINE))
+    return sorted(re.findall(r'^@register_loss\(\s*"(\w+)"', _read(PACKAGE / "losses", "*.py"), re.MULTILINE))
 
 
 def refuse_unknown_model(flag: str, name: str) -> None:
@@ -32,6 +31,18 @@ def refuse_unknown_model(flag: str, name: str) -> None:
             r'(?:^@register_model\s+def |^ *\{?")(\w+)(?:\(|": )', sources, re.MULTILINE))
 
 
+def refuse_unknown_optimizer(name: str) -> None:
+    """Raise a `UserError` for an optimizer that is not in timm's list of them."""
+    known = re.findall(r"'(\w+)'", _timm_source("optim/_optim_factory.py"))  # and other words
+    if known and name.lower().removeprefix("lookahead_") not in known:
+        raise unknown_optimizer(name, known)
+
+
+def unknown_optimizer(name: str, known: Iterable[str]) -> UserError:
+    """Return the error of a name that none of the optimizers has."""
+    return UserError(f"--opt: unknown optimizer '{name}'{nearest(name, known)}")
+
+
 def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
     """Return the error of a name that none of ``models`` has."""
     hint = nearest(name.partition(".")[0], models) or "; `timm.list_models()` lists them"
@@ -43,7 +54,15 @@ def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
 @functools.cache
 def _model_sources() -> str:
     """Return the source of timm's models and of this package's; nothing where timm's is not to be had."""
+    theirs = _timm_source("models/*.py")
+    return theirs and theirs + _read(PACKAGE / "models", "*.py")
+
+
+def _timm_source(pattern: str) -> str:
+    """Return the source of files of timm, which is not imported; nothing where it is not to be had."""
     timm = find_spec("timm")
-    theirs = sorted((Path(timm.origin).parent / "models").glob("*.py")) if timm and timm.origin else []
-    paths = [*theirs, *sorted((PACKAGE / "models").glob("*.py"))] if theirs else []
-    return "".join(path.read_text(encoding="utf-8") for path in paths)
+    return _read(Path(timm.origin).parent, pattern) if timm and timm.origin else ""
+
+
+def _read(folder: Path, pattern: str) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob(pattern)))
