@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 import validate
 from w2s_plugins.engine import step
+from w2s_plugins.hub import __main__ as hub
 from w2s_plugins.models.loading import read_weights
 from w2s_plugins.models.shards import RUN_FILE
+from w2s_plugins.teachers.kinds import Request, open_kind
 
 from .conftest import TINY, Done, differences
 
@@ -54,6 +56,9 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     images = torch.randn(4, 3, 8, 8)
     adapted = peft.PeftModel.from_pretrained(copy.deepcopy(plain), str(export / "adapter")).eval()
     torch.testing.assert_close(merged(images), adapted(images), rtol=1e-5, atol=1e-5)
+    hub.export("w2s_cnn5", tmp_path / "run.onnx", str(tmp_path / "run" / "last.pth.tar"), [])
+    said = open_kind(f"onnx:{tmp_path / 'run.onnx'}", Request()).model(images)
+    torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
     model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
     assert model["tune"] == "lora" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()

@@ -399,6 +399,8 @@ def write_bad(folder: Path) -> None:
     save_file(tensors, folder / "towerless/model.safetensors", metadata={"format": "pt"})
     make_onnx(folder / "metadata.onnx", mean="no list")
     make_onnx(folder / "std.onnx", std=[1, 0, 1])
+    for key, value in (("interpolation", "cubic"), ("crop_pct", "all"), ("crop_mode", "middle")):
+        make_onnx(folder / f"{key}.onnx", **{key: value})
 
 
 @pytest.fixture(scope="module")
@@ -435,6 +437,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("onnx:text.onnx", "cannot be opened by onnxruntime"),
     ("onnx:metadata.onnx", "its metadata mean is no JSON list"),
     ("onnx:std.onnx", "its metadata std has 3 values, expected 3 above 0"),
+    ("onnx:interpolation.onnx", "its metadata interpolation is 'cubic', expected one of nearest, "),
+    ("onnx:crop_pct.onnx", "its metadata crop_pct is 'all', expected a number above 0"),
+    ("onnx:crop_mode.onnx", "its metadata crop_mode is 'middle', expected center, squash or border"),
 ])
 def test_bad_names_and_files(name: str, said: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bad)

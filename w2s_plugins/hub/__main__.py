@@ -1,5 +1,7 @@
-"""``python -m w2s_plugins.hub push RUN ORG/NAME``: publish the export of a finished run, without training again."""
+"""``python -m w2s_plugins.hub COMMAND``: a trained model published, exported to ONNX, or shown in a Space."""
 
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import OneLineParser, UserError, called, nearest, run_main
@@ -10,36 +12,85 @@ def hub_parser() -> OneLineParser:
     parser = OneLineParser(
         prog=called("python -m w2s_plugins.hub"), description="Publish models on the Hugging Face Hub.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    push = commands.add_parser("push", help="publish the export of a run")
-    push.add_argument("run", metavar="RUN", type=Path, help="run folder, or its export/, which is published")
-    push.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
-    push.add_argument("--private", action="store_true", default=None, help="create the repository private")
-    push.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
-    push.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
-    push.add_argument("--commit-message", metavar="M", help="first line of the commit")
-    push.add_argument("--checkpoint", action="store_true", help="also publish what --resume hf-hub:ORG/NAME goes on "
-                      "from; of a run that is not finished, that alone")
-    push.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    pushed = _add(commands, "push", push, "publish the export of a run")
+    pushed.add_argument("run", metavar="RUN", type=Path, help="run folder, or its export/, which is published")
+    pushed.add_argument("repo_id", metavar="ORG/NAME", help="repository, created when missing")
+    pushed.add_argument("--private", action="store_true", default=None, help="create the repository private")
+    pushed.add_argument("--revision", metavar="R", help="branch to push to, created when missing (default: main)")
+    pushed.add_argument("--hub-license", metavar="ID", help="license in the card (default: what the run's card says)")
+    pushed.add_argument("--commit-message", metavar="M", help="first line of the commit")
+    pushed.add_argument("--checkpoint", action="store_true", help="also publish what --resume hf-hub:ORG/NAME goes on "
+                        "from; of a run that is not finished, that alone")
+    model = "run folder, export, hf-hub:ORG/NAME, or timm name"
+    exported = _add(commands, "export", export, "write a model as a file of ONNX, checked against the model")
+    exported.add_argument("model", metavar="MODEL", help=model)
+    exported.add_argument("--onnx", metavar="FILE", type=Path, required=True, help="file that is written")
+    exported.add_argument("--checkpoint", metavar="PATH", help="weights of MODEL: a file or a run folder")
+    exported.add_argument("--plugins", metavar="FILE", nargs="+", default=[], help="modules or files to import")
+    shown = _add(commands, "space", space, "write a Gradio app that shows a model beside its teacher")
+    shown.add_argument("model", metavar="MODEL", help=f"the student: {model}")
+    shown.add_argument("folder", metavar="FOLDER", type=Path, help="folder that is written, new or a Space's")
+    shown.add_argument("--teacher", metavar="MODEL", help="the teacher, named likewise (default: the student alone)")
+    shown.add_argument("--push-to-hub", metavar="ORG/NAME", help="publish it as that Space, created when missing")
+    shown.add_argument("--private", action="store_true", default=None, help="create the Space private")
     return parser
 
 
+def _add(commands: "argparse._SubParsersAction[OneLineParser]", name: str, function: Callable[..., None],
+         text: str) -> OneLineParser:
+    command = commands.add_parser(name, help=text)
+    command.set_defaults(function=function)
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
 def main() -> None:
-    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME``."""
-    args = hub_parser().parse_args()
-    if not args.run.is_dir():
-        siblings = [str(p) for p in args.run.parent.glob("*") if p.is_dir()]
-        raise UserError(f"no run folder {args.run}{nearest(str(args.run), siblings)}")
+    """Command line: ``python -m w2s_plugins.hub push RUN ORG/NAME`` and others."""
+    values = vars(hub_parser().parse_args())
+    del values["debug"]  # `run_main` sees it
+    values.pop("function")(**values)
+
+
+def push(run: Path, repo_id: str, private: bool | None, revision: str | None, hub_license: str | None,
+         commit_message: str | None, checkpoint: bool) -> None:
+    """Publish the export of a finished run, without training again."""
+    if not run.is_dir():
+        siblings = [str(path) for path in run.parent.glob("*") if path.is_dir()]
+        raise UserError(f"no run folder {run}{nearest(str(run), siblings)}")
     from .push import push_export  # after the flags: it takes seconds
 
-    inside = args.run.resolve().name == "export" and not (args.run / "export").is_dir()
-    export = args.run if inside else args.run / "export"
-    how = dict(private=args.private, revision=args.revision, commit_message=args.commit_message)
-    if export.is_dir() or not args.checkpoint:
-        print(push_export(export, args.repo_id, license=args.hub_license, **how))
-    if args.checkpoint:
+    inside = run.resolve().name == "export" and not (run / "export").is_dir()
+    exported = run if inside else run / "export"
+    how = dict(private=private, revision=revision, commit_message=commit_message)
+    if exported.is_dir() or not checkpoint:
+        print(push_export(exported, repo_id, license=hub_license, **how))
+    if checkpoint:
         from ..run.published import push_checkpoint
 
-        print(push_checkpoint(args.run.resolve().parent if inside else args.run, args.repo_id, **how))
+        print(push_checkpoint(run.resolve().parent if inside else run, repo_id, **how))
+
+
+def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str]) -> None:
+    """Write a model as a file of ONNX."""
+    from ..predictions.run import open_model
+    from ..publish.onnx_file import check_onnx, export_onnx
+    from ..registry import load_plugins
+
+    check_onnx(onnx, "--onnx")
+    load_plugins(plugins)
+    opened, config, names = open_model(model, checkpoint)
+    print(export_onnx(opened.eval(), config, names, onnx))
+
+
+def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
+    """Write a Space, and publish it where that is wanted."""
+    from ..publish.space import push_space, write_space
+    from .errors import check_login
+
+    if push_to_hub:
+        check_login(push_to_hub)
+    files = write_space(model, teacher, folder)
+    print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def push_folder(
     return scrub(f"{url}/tree/{quote(revision or 'main', safe='')}/{path_in_repo}")
 
 
-def push_dataset(
+def push_files(
+        kind: str,
         files: Sequence[Path],
         card: Callable[[str], str],
         repo_id: str,
@@ -136,9 +137,10 @@ def push_dataset(
         revision: str | None = None,
         commit_message: str,
 ) -> str:
-    """Publish files as one commit of a dataset repository, at its top.
+    """Publish files as one commit of a repository, at its top.
 
     Args:
+        kind: ``dataset`` or ``space``.
         files: what is published beside the card.
         card: makes the card of the id of the repository.
         repo_id: ``ORG/NAME``; created when missing.
@@ -148,7 +150,7 @@ def push_dataset(
         commit_message: first line of the commit.
 
     Returns:
-        Address of the dataset.
+        Address of the repository.
 
     Raises:
         UserError: the push failed; it can be repeated.
@@ -156,14 +158,14 @@ def push_dataset(
     _check_branch(revision)
 
     def commit() -> str:
-        api, url = _prepare(repo_id, private, revision, "dataset")
-        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type="dataset"))
+        api, url = _prepare(repo_id, private, revision, kind)
+        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type=kind))
         own = {"README.md", *(file.name for file in files)}
         operations = [CommitOperationAdd("README.md", card(url.repo_id).encode()),
                       *(CommitOperationAdd(file.name, str(file)) for file in files),
                       *(CommitOperationDelete(name) for name in old if name not in own)]
         api.create_commit(url.repo_id, operations, commit_message=commit_message, revision=revision,
-                          repo_type="dataset")
+                          repo_type=kind)
         return _address(url, revision)
     return on_hub(f"push to {repo_id}", commit)
 
@@ -181,7 +183,8 @@ def _prepare(
         repo_id: str, private: bool | None, revision: str | None, kind: str = "model") -> tuple[HfApi, RepoUrl]:
     """Create the repository and the branch where they are missing; return the client and the repository's address."""
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
-    url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind)
+    sdk = "gradio" if kind == "space" else None
+    url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=sdk)
     repo_id = url.repo_id  # with the user's name, where it was left out
     if private and not api.repo_info(repo_id, repo_type=kind).private:
         raise UserError(f"push to {repo_id}: the repository exists and is public; make it private on its settings "

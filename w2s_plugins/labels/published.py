@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import read_plain
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
-from ..hub.push import push_command, push_dataset
+from ..hub.push import push_command, push_files
 from ..tokens import holds_token
 from .card import add_record, describe_folder, describe_table, labels_card
 from .format import KEYS, MANIFEST, read_manifest
@@ -123,9 +123,9 @@ def push_labels(
         return labels_card(about, f"{HUB}{full_id}" + (f"@{revision}" if revision else ""), license)
 
     try:
-        return push_dataset(
-            files, card, repo_id, replaces=lambda names: _replaced(names, repo_id), private=private, revision=revision,
-            commit_message=commit_message or "Upload labels")
+        return push_files(
+            "dataset", files, card, repo_id, replaces=lambda names: _replaced(names, repo_id), private=private,
+            revision=revision, commit_message=commit_message or "Upload labels")
     except UserError as error:
         again = push_command("labels", path, repo_id, private, revision, *(["--license", license] if license else []))
         raise UserError(f"{error}; {path} is as it was, repeat with: {again}") from error.__cause__

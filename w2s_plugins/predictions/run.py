@@ -159,7 +159,13 @@ def open_model(
 
     Returns:
         The model, the data configuration of its input, and the names of its classes, None where it knows none.
+
+    Raises:
+        UserError: there is none, or it is of another kind.
     """
+    if kind_of(model):
+        raise UserError(f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
+                        "or timm name")
     name, checkpoint = model_at(model, checkpoint)
     opened, config, _ = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=img_size), FLAGS)
     return opened, config, names_of_model(opened, checkpoint, FLAGS[1])

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256
 from ..hub.errors import check_repo_id, on_hub
+from ..models.foreign import PRETRAINED_CFG
 from ..quiet import quietly
 from ..registry import Registry, loaded_plugin, plugin_names
 
@@ -611,7 +612,9 @@ class OnnxClassifier(OutsideClassifier):
 
 @register_teacher("onnx")
 def open_onnx(name: str, request: Request) -> Opened:
-    """Open a file of ONNX. Its metadata may have ``class_names``, ``mean`` and ``std`` as JSON lists."""
+    """Open a file of ONNX. Its metadata may have ``class_names``, ``mean`` and ``std`` as JSON lists, and
+    ``interpolation``, ``crop_pct`` and ``crop_mode``, which are timm's.
+    """
     file = Path(name)
     if not file.is_file():
         raise UserError("no such file")
@@ -629,16 +632,19 @@ def open_onnx(name: str, request: Request) -> Opened:
     found = _onnx_metadata(model.metadata, shape[1], model.num_classes)
     size = request.img_size or 224
     height, width = (side if isinstance(side, int) else size for side in shape[2:])
-    config = dict(input_size=(shape[1], height, width), interpolation="bicubic", crop_pct=1.0, crop_mode="center",
-                  mean=found["mean"], std=found["std"])
-    names = found["class_names"] and _usable(f"onnx:{name}", found["class_names"])
+    names = found.pop("class_names")
+    config = dict(input_size=(shape[1], height, width), **found)
+    names = names and _usable(f"onnx:{name}", names)
     return Opened(model, config, names, dict(file=name, sha256=model.sha256))
 
 
 def _onnx_metadata(metadata: Mapping[str, str], channels: int, num_classes: int) -> dict[str, object]:
-    """Return mean, std and names of the classes, as the file says, else those of ImageNet and none."""
+    """Return mean, std, names of the classes and how images are resized and cropped, as the file says; else those of
+    ImageNet, none, and the shorter side in bicubic.
+    """
     found: dict[str, object] = {"mean": [0.485, 0.456, 0.406][:channels], "std": [0.229, 0.224, 0.225][:channels],
-                                "class_names": None}
+                                "class_names": None, "interpolation": "bicubic", "crop_pct": 1.0,
+                                "crop_mode": "center"}
     for key, kind, count in (("mean", float, channels), ("std", float, channels), ("class_names", str, num_classes)):
         if key not in metadata:
             continue
@@ -650,7 +656,20 @@ def _onnx_metadata(metadata: Mapping[str, str], channels: int, num_classes: int)
         if len(found[key]) != count or (key == "std" and min(found[key]) <= 0):
             raise UserError(f"its metadata {key} has {len(found[key])} values, expected {count}"
                             f"{' above 0' if key == 'std' else ''}")
+    for key, kind in (("interpolation", str), ("crop_pct", _number), ("crop_mode", str)):
+        allowed, expected = PRETRAINED_CFG[key]
+        if key in metadata:
+            found[key] = kind(metadata[key])
+            if not allowed(found[key]):
+                raise UserError(f"its metadata {key} is '{metadata[key]:.40}', expected {expected}")
     return {**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])}
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # which nothing allows
 
 
 # ---------------------------------------------------------------- a function of a plugin

@@ -1,0 +1,149 @@
+"""Models as files of ONNX: what onnxruntime says of images is what the model says."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import w2s_plugins as w2s
+from tests.test_documents import ROOT, blocks
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.hub.__main__ import main
+from w2s_plugins.hub.export import export_model
+from w2s_plugins.publish import onnx_file
+from w2s_plugins.publish.onnx_file import check_onnx, export_onnx
+from w2s_plugins.teachers.kinds import Opened, Request, open_kind
+
+for package in onnx_file.PACKAGES:
+    pytest.importorskip(package, reason="pip install -r requirements/onnx.txt")
+
+CONFIG = {"input_size": (3, 48, 32), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3), "interpolation": "bilinear",
+          "crop_pct": 0.9, "crop_mode": "center"}
+NAMES = ["ant", "bee, wasp", "Käfer"]
+
+
+def opened(file: Path) -> Opened:
+    return open_kind(f"onnx:{file}", Request())
+
+
+@pytest.mark.parametrize("name, kwargs", [
+    ("test_resnet", {}), ("test_vit", {"img_size": (48, 32)}), ("test_efficientnet", {}), ("w2s_cnn2", {"in_chans": 1}),
+    ("w2s_levels", {"base": "test_resnet", "blocks": 2})])
+def test_the_file_is_the_model(name: str, kwargs: dict, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, **kwargs).eval()
+    channels = kwargs.get("in_chans", 3)
+    config = {**CONFIG, "input_size": (channels, 48, 32), "mean": CONFIG["mean"][:channels],
+              "std": CONFIG["std"][:channels]}
+    said = export_onnx(model, config, NAMES, tmp_path / "net.onnx")
+    assert f"{channels} x 48 x 32 pixels, 3 classes with names; logits" in said
+    found = opened(tmp_path / "net.onnx")
+    assert (found.data_config, found.class_names, found.model.num_classes) == (config, NAMES, 3)
+    assert found.model.input.shape[0] == "batch"
+    for batch in (1, 5):
+        images = torch.randn(batch, *config["input_size"])
+        torch.testing.assert_close(found.model(images), model(images).detach(), rtol=1e-4, atol=1e-5)
+    data = (tmp_path / "net.onnx").read_bytes()
+    assert not any(place.encode() in data for place in (str(ROOT), sys.prefix, str(tmp_path), "site-packages"))
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with an export, and photographs beside it."""
+    torch.manual_seed(0)
+    student = timm.create_model("test_resnet", num_classes=3).eval()
+    nn.init.normal_(student.get_classifier().weight)
+    export_model(student, tmp_path / "run/export", CONFIG, {}, class_names=NAMES)
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((90, 70)).save(tmp_path / f"photos/{number}.png")
+    return tmp_path / "run"
+
+
+def command(*words: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hub", *map(str, words)])
+    run_main(main, "hub")
+
+
+def test_a_run_exported_says_the_same_of_files(
+        run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Images are prepared as the file says; and the file is enough for onnxruntime, NumPy and Pillow."""
+    monkeypatch.chdir(run.parent)
+    command("export", "run", "--onnx", "student.onnx", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.startswith("student.onnx: 3 x 48 x 32 pixels, 3 classes with names; logits of onnx")
+    own, file = (w2s.predict(model, "photos", all=True, workers=0) for model in ("run", "onnx:student.onnx"))
+    assert len(own) == 4 and [row["label"] for row in own] == [row["label"] for row in file]
+    for ours, theirs in zip(own, file):
+        assert ours["confidence"] == pytest.approx(theirs["confidence"], abs=1e-5)
+    (example,) = blocks(ROOT / "docs/publish.md", "python")
+    Image.open("photos/0.png").resize((50, 60)).save("image.jpg", quality=100)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    exec(compile(example, "publish.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and {line.split(maxsplit=1)[1] for line in said} == set(NAMES)
+    monkeypatch.undo()
+    student = w2s.load_student(run)
+    shares = student(student.transform(Image.open(run.parent / "image.jpg"))[None]).softmax(1)[0]
+    assert said[0] == f"{shares.max():.1%} {NAMES[shares.argmax()]}"
+
+
+def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_file, "ONE_FILE", 0)
+    model = timm.create_model("w2s_cnn2", num_classes=3).eval()
+    export_onnx(model, CONFIG, None, tmp_path / "net.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"net.onnx", "net.onnx.data"}
+    images, read = torch.randn(2, 3, 48, 32), opened(tmp_path / "net.onnx").model
+    torch.testing.assert_close(read(images), model(images).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Odd(nn.Module):
+    """A network with something between its image and its answer."""
+
+    num_classes = 3
+
+    def __init__(self, between: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.between, self.fc = between, nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.between(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("between, message", [
+    (lambda images: images + torch.rand_like(images), "net.onnx: not written: logits of .* differ by"),
+    (lambda images: images / 0, "not written: logits .* differ by nan"),
+    (torch.special.bessel_j0, "net.onnx: cannot be exported: .*bessel_j0")])
+def test_what_is_not_the_model_is_not_written(
+        between: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_text("an earlier one")
+    with pytest.raises(UserError, match=message) as raised:
+        export_onnx(Odd(between).eval(), CONFIG, None, tmp_path / "net.onnx")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["an earlier one"]
+
+
+def test_bad_input(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(run.parent)
+    for words, message in (
+            (["run", "--onnx", "net"], "--onnx net: expected a name that ends with .onnx (nearest: net.onnx)"),
+            (["run", "--onnx", "phots/net.onnx"], "--onnx phots/net.onnx: no folder phots (nearest: photos)"),
+            (["resnet1", "--onnx", "net.onnx"], "MODEL: unknown model 'resnet1' (nearest: resnet18"),
+            (["photos", "--onnx", "net.onnx"], "MODEL photos: neither the folder of a run"),
+            (["run", "--onnx", "net.onnx", "--plugins", "none.py"], "--plugins none.py: no such file"),
+            (["onnx:net.onnx", "--onnx", "x.onnx"], "MODEL onnx:net.onnx: no model of timm; expected a run folder"),
+            (["run"], "the following arguments are required: --onnx; see ")):
+        with pytest.raises(SystemExit) as ended:
+            command("export", *words, monkeypatch=monkeypatch)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("\n") == 1 and said.startswith(f"hub: error: {message}"), said
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match="--onnx needs a package: pip install onnxscript"):
+        check_onnx(Path("net.onnx"), "--onnx")

@@ -1,0 +1,130 @@
+"""A model as a file of ONNX. It is compared with the model before it is there, and says how images are prepared."""
+
+import contextlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, near_path, one_line, write_errors
+from ..quiet import quietly
+
+PACKAGES = "onnx", "onnxscript", "onnxruntime"
+TOLERANCE = 1e-3  # of the largest logit; float32 in another order of additions is about 1e-6
+BATCHES = 1, 3  # that are compared; the model is traced with another one
+ONE_FILE = 1_900_000_000  # bytes of weights that still go into the file itself, which ONNX limits to 2 GiB
+INPUT, OUTPUT = "images", "logits"
+
+
+def check_onnx(file: Path, flag: str) -> None:
+    """Look at the name of a file, and for the packages that write and read it, without importing them.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"{flag} needs {'packages' if len(missing) > 1 else 'a package'}: pip install "
+                        f"{' '.join(missing)}")
+    if file.suffix != ".onnx":
+        raise UserError(f"{flag} {file}: expected a name that ends with .onnx (nearest: {file.with_suffix('.onnx')})")
+    if not file.parent.is_dir():
+        raise UserError(f"{flag} {file}: no folder {file.parent}{near_path(file.parent)}")
+
+
+def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: Sequence[str] | None, file: Path) -> str:
+    """Write a model as ``file``, from normalised images (B, C, H, W) to logits (B, K), for batches of any size B.
+
+    Its metadata are ``mean``, ``std`` and ``class_names`` (JSON lists), ``interpolation``, ``crop_pct`` and
+    ``crop_mode``, as `teachers.kinds.open_onnx` reads them. Weights beyond 1.9 GB lie beside it, in ``FILE.data``.
+
+    Args:
+        model: of timm, in eval mode.
+        data_config: its preprocessing, as ``timm.data.resolve_data_config`` returns it.
+        class_names: by number; None where they are not known.
+        file: ends with ``.onnx``; one that is there is replaced.
+
+    Returns:
+        What was written and how far it is from the model, in a line.
+
+    Raises:
+        UserError: it cannot be exported or written, or onnxruntime gives other logits; then nothing is changed.
+    """
+    model = model.float().cpu()
+    size = tuple(data_config["input_size"])
+    with write_errors(file, "export again"), tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
+        new = Path(folder) / file.name
+        with _one_line(f"{file}: cannot be exported"):
+            _write(model, size, metadata_of(data_config, class_names), new)
+        with _one_line(f"{file}: onnxruntime cannot run what was exported"):
+            furthest, largest = compare(model, size, new)
+        if not furthest <= TOLERANCE * largest:  # nor where either is no number
+            raise UserError(f"{file}: not written: logits of onnxruntime and of torch differ by {furthest:.2g}, of "
+                            f"values up to {largest:.3g}; {TOLERANCE:g} of these is allowed")
+        for path in sorted(Path(folder).iterdir(), reverse=True):  # the weights before what refers to them
+            os.replace(path, file.parent / path.name)
+    named = "with names" if class_names else "without names"
+    return (f"{file}: {' x '.join(map(str, size))} pixels, {model.num_classes} classes {named}; logits of onnxruntime "
+            f"and of torch differ by at most {furthest:.1e}, of values up to {largest:.3g} (allowed: {TOLERANCE:g} of "
+            "these)")
+
+
+def metadata_of(data_config: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, str]:
+    """Return what a file says of its images and classes."""
+    found = {key: json.dumps(list(data_config[key])) for key in ("mean", "std")}
+    found |= {key: str(data_config[key]) for key in ("interpolation", "crop_pct", "crop_mode")}
+    return found | ({"class_names": json.dumps(list(class_names))} if class_names else {})
+
+
+def _write(model: nn.Module, size: Sequence[int], metadata: Mapping[str, str], file: Path) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    with quietly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model, (torch.zeros(2, *size),), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    ClearMetadataAndDocStringPass()(program.model)  # each node says which line of which file of this machine made it
+    program.model.metadata_props.update(metadata)
+    weights = sum(value.nbytes for value in model.state_dict().values())
+    program.save(file, external_data=weights > ONE_FILE)
+
+
+@torch.inference_mode()
+def compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, float]:
+    """Return how far logits of a file are from those of its model at most, on noise, and the largest of these."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    noise, pairs = torch.Generator().manual_seed(0), []
+    for batch in BATCHES:
+        images = torch.randn(batch, *size, generator=noise)
+        pairs.append((model(images), torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])))
+    ours, theirs = (torch.cat(answers) for answers in zip(*pairs))
+    return _largest(ours - theirs), _largest(ours)
+
+
+def _largest(values: Tensor) -> float:
+    return values.abs().max().item()
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turn what torch's exporter or onnxruntime, which have errors of many kinds, stumble on into a `UserError`."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = error
+        while reason.__cause__ is not None:  # torch tells first which of its steps it was
+            reason = reason.__cause__
+        raise UserError(f"{what}: {type(reason).__name__}: {one_line(reason, 200)}") from error
