@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs locked test test-min test-min-torch setup setup-dev setup-min-torch clean
+.PHONY: demo docs lint locked test test-min test-min-torch setup setup-dev setup-min-torch clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
@@ -18,9 +18,13 @@ locked: setup-dev
 	mkdir -p output
 	$(BIN)/python -m uv pip compile --quiet --generate-hashes --python $(BIN)/python requirements.txt -o output/locked.txt
 
-# ruff and every test, slow ones included.
-test: setup-dev
+# Style, and the types of what Python users see.
+lint: setup-dev
 	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# That and every test, slow ones included.
+test: lint
 	$(BIN)/python -m pytest
 
 # What touches the Hub and timm, with the oldest versions of them; all else is taken from the other environment.

@@ -225,8 +225,9 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
               Parts(data, student, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        run.output.files = open_run_files(args, recorded, folder, resumed)
-        look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)
+        recorded["checkpoint_hist"] = look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)
+        done = run.position.epoch * schedule.updates_per_epoch + run.position.batch // args.grad_accum_steps
+        run.output.files = open_run_files(args, recorded, folder, resumed, done)
     if world.primary or args.fsdp:
         run.output.saver = create_saver(run, recorded, resumed)
     return run

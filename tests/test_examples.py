@@ -34,6 +34,9 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
     said = ["".join(part.get("text") or part["data"]["text/plain"] for part in cell.outputs) for cell in (
         notebook.cells) if cell.cell_type == "code"]
+    red = {line[9:] for cell in notebook.cells if cell.cell_type == "code" for part in cell.outputs
+           if part.get("name") == "stderr" for line in part["text"].splitlines()}
+    assert all(line.startswith("WARNING") for line in red), red
     assert said[0] == "" and "epoch 5/5 done: loss" in said[1], said
     weak, student, ceiling = map(float, re.findall(r"([\d.]+) %", said[2]))
     assert weak < student < ceiling

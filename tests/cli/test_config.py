@@ -147,6 +147,13 @@ def test_missing_file_has_the_nearest(config, tmp_path):
         parse(train_parser(), ["--config", str(tmp_path / "studnt.yaml")])
 
 
+def test_a_recipe_as_in_a_checkout(tmp_path, monkeypatch):
+    """Documents name them so; where the package is installed they have other names."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no such file; as it comes with the package: w2s:digits/base$"):
+        parse(train_parser(), ["--config", "hparams/digits/base.yaml"])
+
+
 def test_args_yaml_round_trip(config, tmp_path):
     """What a run writes is read back as the same values, every flag of it."""
     argv = ["--teacher", "resnet18", "--loss-kwargs", "temperature=0.25", "--mean", "0.5", "--select-split", "0.1",
@@ -233,6 +240,7 @@ def test_kwargs_wait_for_the_loss_that_comes_later(config):
     (train_parser, ["--few-shot-class-list", "l.txt", "--few-shot-eval", ""], "--few-shot-class-list l.txt has no"),
     (train_parser, ["--few-shot-classifier", "logistic", "--episodic", "5x1"], "without --few-shot-eval NxK: add it"),
     (train_parser, ["--few-shot-seed", "1"], "--few-shot-seed 1 has no effect"),
+    (train_parser, ["--hub-checkpoint"], "--hub-checkpoint has no effect without --push-to-hub: add it"),
     (train_parser, ["--queries", "5"], "--queries 5 has no effect without --few-shot-eval NxK or --episodic NxK"),
     (train_parser, ["--labeled-share", "0.5"], "without --task-loss-weight or --gt-loss-weight: add it"),
     (train_parser, ["--episodes-per-batch", "2", "--few-shot-eval", "5x1"], "--episodes-per-batch 2 has no effect"),

@@ -106,7 +106,7 @@ def run_many(commands: list[list[str]], env: dict[str, str], cwd: Path) -> list[
     are not of ``train_w2s.py``."""
     done = python("-c", DRIVER, json.dumps(commands), env=env, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    return [Done(*result) for result in json.loads(done.stdout)]
+    return [Done(*result) for result in json.JSONDecoder().raw_decode(done.stdout)[0]]  # packages may print at the end
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 import copy
 import errno
 import hashlib
+import io
 import itertools
 import json
 import resource
@@ -37,6 +38,7 @@ from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 from w2s_plugins.hub.errors import check_repo_id, hub_errors
 from w2s_plugins.hub.export import export_model
+from w2s_plugins.hub.figure import draw_figure, with_figure
 from w2s_plugins.hub.push import push_export
 from w2s_plugins.hub.source import hub_source
 from w2s_plugins.models.loading import create_model
@@ -595,6 +597,21 @@ def test_card_has_misfit_and_controls():
     card = model_card({**RECORD, "metrics": metrics, "controls": {"direct": {"value": 61.5, "labels": 80}}})
     assert "misfit: KL from it (nats)" in card and "| 0.12 |" in card and "| 12.50 |" in card
     assert "`direct`: this model trained on true labels alone, 80 labels | 61.50" in card
+
+
+def test_the_figure_of_a_card():
+    """Where the student was measured beside its teacher; whatever the record holds, it is drawn or not."""
+    rows = [{"epoch": epoch, "top1": top1} for epoch, top1 in enumerate((64.0, 70.75, 69.5))]
+    record = {**RECORD, "gain": {"by_epoch": rows}, "selected": {"epoch": 1}}
+    png, words = draw_figure(record)
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG" and image.width == 900
+    assert words == "Top-1 in percent by epoch: student 64.0 to 69.5, teacher 61.2, ceiling 81.5"
+    assert f"## Results\n\n![{words}](figure.png)\n\n|" in with_figure(model_card(record), words)
+    assert with_figure("# Mine", words) == "# Mine"
+    assert draw_figure({**record, "ceiling_acc": None, "selected": None})[1].endswith("teacher 61.2")
+    for odd in ({}, {**record, "teacher": None}, {**record, "gain": {"by_epoch": [{"epoch": "1", "top1": 3}, 5]}}):
+        assert draw_figure(odd) is None
 
 
 def test_a_token_in_a_record_is_not_in_the_card(student, tmp_path):

@@ -32,7 +32,7 @@ from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
-from ..run.place import Place, refuse_existing_run
+from ..run.place import HUB, Place, refuse_existing_run
 from ..system import STOPPING
 from .resolve_probe import grid_rules, resolve_probe
 
@@ -91,13 +91,18 @@ def _refuse_unknown_models(args: argparse.Namespace) -> None:
 
 def run_place(args: argparse.Namespace) -> Place:
     """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
+
+    What comes from the Hub has the name of its repository.
     """
+    root = Path(args.output or "./output/train")
+    if args.resume.startswith(HUB):
+        return Place(root, args.experiment or args.resume.partition("@")[0].rpartition("/")[2], args.resume)
     if not args.experiment and args.resume not in ("", "auto"):
         path = Path(args.resume)
         folder = path if path.is_dir() and path.suffix != SHARDED else path.parent
         if (folder / "args.yaml").is_file():
             return Place(folder.parent, folder.name, args.resume)
-    return Place(Path(args.output or "./output/train"), args.experiment, args.resume)
+    return Place(root, args.experiment, args.resume)
 
 
 def _refuse_missing_paths(args: argparse.Namespace) -> None:
@@ -475,6 +480,7 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.log_tensorboard and find_spec("tensorboard") is None,
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
+        (args.log_trackio and find_spec("trackio") is None, "--log-trackio needs a package: pip install trackio"),
         (args.detect_anomaly and (args.torchcompile or args.fsdp),
          "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
@@ -530,6 +536,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.long_tail == "always" and not args.val_split and args.select_split is None,
          "--long-tail always measures on a validation split: give --val-split or --select-split"),
         (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
+        (args.hub_checkpoint and args.fsdp, "--hub-checkpoint: checkpoints of --fsdp are shards, which are not "
+         "published: leave it out"),
         *_push_rules(args),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),

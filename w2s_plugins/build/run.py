@@ -34,6 +34,7 @@ from .resolve import run_place
 _logger = logging.getLogger(__name__)
 
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
+MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
@@ -139,8 +140,10 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
 
 
 def open_run_files(
-        args: argparse.Namespace, recorded: dict[str, object], folder: Path, resumed: Resumed) -> RunFiles:
+        args: argparse.Namespace, recorded: dict[str, object], folder: Path, resumed: Resumed, step: int) -> RunFiles:
     """Write args.yaml, metrics.jsonl and summary.csv as they were where the run goes on; open the trackers.
+
+    ``step`` is the update that it goes on from.
 
     Raises:
         UserError: one cannot be written.
@@ -153,13 +156,18 @@ def open_run_files(
         predictions = stored_predictions(resumed.extra)
     history.save()
     write_args(folder / "args.yaml", recorded)
-    wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags, id=args.wandb_resume_id or None,
-                 resume="must" if args.wandb_resume_id else None)
-    return RunFiles(history, Trackers(folder, args.log_tensorboard, wandb if args.log_wandb else None), predictions)
+    wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags) | (
+        dict(id=args.wandb_resume_id, resume="must") if args.wandb_resume_id else {})
+    trackio = dict(project=args.log_trackio, config=recorded)
+    here = resumed.path is not None and resumed.path.parent.resolve() == folder.resolve()  # else it is another run
+    trackers = Trackers(
+        folder, args.log_tensorboard, wandb if args.log_wandb else None, trackio if args.log_trackio else None,
+        id=resumed.extra.get("tracked") if here else None, step=step)
+    return RunFiles(history, trackers, predictions)
 
 
-def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> None:
-    """Estimate what the checkpoints of a run take, and say so when the disk has less.
+def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> int:
+    """Estimate what the checkpoints of a run take, say so when it is much, and return how many of the best are kept.
 
     A checkpoint has the weights, their average, and up to two states of the optimizer for each. ``last``, the best and
     the history share files. Two recovery checkpoints, one that is being written and the export come on top.
@@ -174,7 +182,8 @@ def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
     info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
     states = info.num_betas if info.has_betas else int(info.has_momentum)
     one = weights * (2 if task.has_ema() else 1) + trained * (states + args.opt.startswith("lookahead_"))
-    kept = min(args.checkpoint_hist, max(1, epochs // args.val_interval)) + len(args.save_epochs)
+    most = args.checkpoint_hist or max(1, min(MOST_KEPT, int(ROOM_OF_KEPT // one)))
+    kept = min(most, max(1, epochs // args.val_interval)) + len(args.save_epochs)
     needed = one * (kept + 1 + (2 if args.recovery_interval else 0)) + weights
     free = shutil.disk_usage(folder).free
     if free < 2 * one:
@@ -185,5 +194,6 @@ def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
         _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
                         f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")
     elif needed >= WORTH_SAYING:
-        _logger.info(f"Checkpoints: about {one / 1e6:.0f} MB each, {needed / 1e9:.1f} GB in the end; fewer with "
-                     f"--checkpoint-hist (now {args.checkpoint_hist})")
+        _logger.info(f"Checkpoints: about {one / 1e6:.0f} MB each, {needed / 1e9:.1f} GB in the end; of the best "
+                     f"epochs {most} are kept (--checkpoint-hist)")
+    return most

@@ -248,6 +248,9 @@ def add_hub(add: Declare) -> None:
     add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
         role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
         "dataset there")
+    add("--hub-checkpoint", action="store_true", role=Role.REPORT | Role.STUDENT, needs=("push_to_hub",),
+        help="publish beside it what --resume hf-hub:ORG/NAME goes on from; it has the flags of the run, paths of "
+        "weights and labels included")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
     add("--hub-commit-message", metavar="TEXT", help="message of the commit")
@@ -452,7 +455,8 @@ def add_model(add: Declare) -> None:
     add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
-        help="continue a run from a checkpoint or a run folder; auto: from the run folder, where there is one")
+        help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV] (--hub-checkpoint); auto: from "
+        "the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
         "batch-size, or processes; any other that changes the outcome is refused")
@@ -651,7 +655,8 @@ def add_misc(add: Declare) -> None:
         help="epochs between evaluations")
     add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
     add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints that are kept")
+    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints of the best epochs that "
+        "are kept (default: 10, or fewer that take 500 MB together, but one)")
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
@@ -675,7 +680,9 @@ def add_misc(add: Declare) -> None:
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
     add("--wandb-project", type=str, metavar="NAME", help="its project")
     add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
-    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue")
+    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue, another than the one that "
+        "--resume continues by itself")
+    add("--log-trackio", metavar="PROJECT", help="log to trackio, in this project")
     add("--train-img-sizes", type=int, nargs="+", metavar="N", role=Role.MIXING, help="image sizes drawn batch by "
         "batch")
     add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING | Role.PER_PROCESS,

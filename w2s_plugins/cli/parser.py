@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, called, nearest, one_line
-from ..files import RECIPE, read_plain, recipe_path, special_kind
+from ..files import RECIPE, TOP, read_plain, recipe_path, special_kind
 from . import groups
 from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle
@@ -127,6 +127,8 @@ def read_config(
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("hparams")
         hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
+        if path.parts[0] == "hparams" and (TOP / path).is_file():  # as in a checkout, typed elsewhere
+            hint = f"; as it comes with the package: {RECIPE}{path.relative_to('hparams').with_suffix('').as_posix()}"
         raise UserError(f"{where}: no such file{named_by}{hint}")
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")

@@ -1,10 +1,11 @@
-"""Some files of a dataset repository, brought into the local cache."""
+"""Some files of a repository, brought into the local cache."""
 
 import glob
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -23,7 +24,8 @@ from .source import check_download
 _logger = logging.getLogger(__name__)
 
 
-def fetch_dataset(
+def fetch(
+        kind: Literal["dataset", "model"],
         name: str,
         choose: Callable[[Sequence[str]], list[str]],
         first: str,
@@ -34,6 +36,7 @@ def fetch_dataset(
     When the Hub cannot be reached, what an earlier call has brought is taken.
 
     Args:
+        kind: of the repository.
         name: ``ORG/NAME``, or ``ORG/NAME@REVISION``: a branch, a tag or a commit.
         choose: returns which of the files of the repository are wanted; may refuse them.
         first: the file that is wanted wherever there is one: what is in the cache without it is not whole.
@@ -49,19 +52,19 @@ def fetch_dataset(
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
-    kwargs = dict(repo_type="dataset", revision=revision)
+    kwargs = dict(repo_type=kind, revision=revision)
 
-    def fetch() -> tuple[Path, list[str]]:
+    def bring() -> tuple[Path, list[str]]:
         try:
-            info = api.dataset_info(repo, revision=revision)
+            info = api.repo_info(repo, **kwargs)
         except GatedRepoError:
             raise
         except RepositoryNotFoundError as error:
-            raise UserError(f"{what}: no such dataset on the Hub{_near_names(api, repo)}, or it is private: then "
+            raise UserError(f"{what}: no such {kind} on the Hub{_near_names(api, kind, repo)}, or it is private: then "
                             f"{LOGIN}") from error
         except RevisionNotFoundError as error:
-            hint = _near_revisions(api, repo, revision)
-            raise UserError(f"{what}: the dataset has no such revision{hint}") from error
+            hint = _near_revisions(api, kind, repo, revision)
+            raise UserError(f"{what}: the {kind} has no such revision{hint}") from error
         except UNREACHABLE as error:
             with suppress(LocalEntryNotFoundError):
                 folder = Path(snapshot_download(repo, **kwargs, local_files_only=True, allow_patterns=[first]))
@@ -73,21 +76,22 @@ def fetch_dataset(
         chosen = choose([file.rfilename for file in info.siblings])
         folder = Path(snapshot_download(repo, **kwargs, allow_patterns=[*map(glob.escape, chosen)]))
         if folder.name != info.sha:
-            raise DamagedDownload(f"{what}: the dataset was changed meanwhile; try again")
+            raise DamagedDownload(f"{what}: the {kind} was changed meanwhile; try again")
         for file in chosen:
             check_download(folder / file, what)
         return folder, chosen
-    return on_hub(what, fetch)
+    return on_hub(what, bring)
 
 
-def _near_names(api: HfApi, repo: str) -> str:
+def _near_names(api: HfApi, kind: str, repo: str) -> str:
     with suppress(*UNREACHABLE):
-        return nearest(repo, [found.id for found in api.list_datasets(author=repo.partition("/")[0], limit=1000)])
+        known = api.list_datasets if kind == "dataset" else api.list_models
+        return nearest(repo, [found.id for found in known(author=repo.partition("/")[0], limit=1000)])
     return ""
 
 
-def _near_revisions(api: HfApi, repo: str, revision: str) -> str:
+def _near_revisions(api: HfApi, kind: str, repo: str, revision: str) -> str:
     with suppress(*UNREACHABLE):
-        refs = api.list_repo_refs(repo, repo_type="dataset")
+        refs = api.list_repo_refs(repo, repo_type=kind)
         return nearest(revision, [ref.name for ref in (*refs.branches, *refs.tags)])
     return ""

@@ -18,13 +18,15 @@ from w2s_plugins import __version__
 from w2s_plugins.errors import UserError, name_runs, one_line
 from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID, with_license
 
+from ..files import read_plain
 from ..tokens import scrub
 from .errors import check_repo_id, on_hub
 from .export import check_export
+from .figure import FIGURE, draw_figure, with_figure
 from .source import _COMMIT
 
 _logger = logging.getLogger(__name__)
-_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS; nothing else is published
+_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS, FIGURE; nothing else goes
 
 
 def push_export(
@@ -36,7 +38,7 @@ def push_export(
         commit_message: str | None = None,
         license: str | None = None,
 ) -> str:
-    """Publish an export as one commit, with the final id in its card; the folder itself is only read.
+    """Publish an export as one commit, with the final id in its card and a figure of its run; the folder is only read.
 
     Only what `export_model` writes is published, and no link: what else lies there may be anything.
 
@@ -199,11 +201,14 @@ def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None
     card = (folder / "README.md").read_text(encoding="utf-8")
     card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
     card = with_license(card, license) if license else card
-    operations = [CommitOperationAdd("README.md", card.encode())]
-    for name in (*_EXPORT, EVAL_RESULTS):
-        if name != "README.md" and (folder / name).is_file():
-            operations.append(CommitOperationAdd(name, str(folder / name)))
-    if not (folder / EVAL_RESULTS).exists() and api.file_exists(repo_id, EVAL_RESULTS, revision=revision):
-        operations.append(CommitOperationDelete(EVAL_RESULTS))  # results of an earlier model
+    result = folder.parent / "result.json"  # that the export is of this run was looked at
+    record = read_plain(result) if folder.resolve().name == "export" and result.is_file() else {}
+    files: dict[str, str | bytes] = {n: str(folder / n) for n in (*_EXPORT, EVAL_RESULTS) if (folder / n).is_file()}
+    if drawn := draw_figure(record):
+        files[FIGURE], card = drawn[0], with_figure(card, drawn[1])
+    operations = [CommitOperationAdd(name, content) for name, content in (files | {"README.md": card.encode()}).items()]
+    for name in (EVAL_RESULTS, FIGURE):
+        if name not in files and api.file_exists(repo_id, name, revision=revision):
+            operations.append(CommitOperationDelete(name))  # of an earlier model
     api.create_commit(repo_id, operations, commit_message=message, revision=revision)
     return _address(url, revision)

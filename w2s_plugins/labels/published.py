@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import read_plain
 from ..hub.errors import check_repo_id
-from ..hub.fetch import fetch_dataset
+from ..hub.fetch import fetch
 from ..hub.push import push_command, push_files
 from ..tokens import holds_token
 from .card import add_record, describe_folder, describe_table, labels_card
@@ -45,7 +45,8 @@ def local_labels(name: str, flag: str) -> Place:
         return Place(Path(name))
     if not name.startswith(HUB):
         raise UserError(f"{flag}: labels on the Hub are datasets: expected {HUB}ORG/NAME or {HUB}ORG/NAME@REVISION")
-    folder, files = fetch_dataset(name.removeprefix(HUB), lambda there: _label_files(there, flag), MANIFEST, flag)
+    folder, files = fetch(
+        "dataset", name.removeprefix(HUB), lambda there: _label_files(there, flag), MANIFEST, flag)
     return Place(folder if MANIFEST in files else folder / files[0], folder.name)
 
 

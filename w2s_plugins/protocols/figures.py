@@ -195,7 +195,9 @@ def _finite(value: float) -> float | None:
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """Read what `report.write_predictions` wrote: column name to (N,) classes."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the predictions that every evaluation of a run writes")
+        raise UserError(f"{path}: no such file; expected the predictions that an evaluation on images with ground "
+                        "truth writes; what a student says of images without is a table, of `python -m "
+                        "w2s_plugins.predictions RUN IMAGES`")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)

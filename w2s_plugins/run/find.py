@@ -97,6 +97,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return []
 
 
+def checkpoint_name(stem: str) -> str:
+    """Return the name of the file of a checkpoint that is called so. Raises `ValueError` where none can be."""
+    if not _NAME.fullmatch(name := f"{stem}.pth.tar"):
+        raise ValueError(f"{stem[:80]!r} in place of the name of a checkpoint")
+    return name
+
+
 def recoveries(folder: Path) -> list[Path]:
     """The recovery checkpoints in a run folder, the newest last."""
     return sorted((path for path in checkpoints(folder) if path.name.startswith("recovery")), key=place)

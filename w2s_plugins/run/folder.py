@@ -13,7 +13,8 @@ from ..monitor import Trackers
 from .find import LAST, check_checkpoint, find_resume, find_whole
 from .history import History
 from .lock import hold
-from .place import Place, refuse_existing_run, refuse_what_is_left
+from .place import HUB, Place, refuse_existing_run, refuse_what_is_left
+from .published import pull_checkpoint
 
 
 def hold_existing_run(place: Place, world: World) -> Path | None:
@@ -45,6 +46,8 @@ def _choose_checkpoint(place: Place) -> Path | None:
         if found is None:
             refuse_what_is_left(place.folder)
         return found
+    if place.resume.startswith(HUB):
+        return pull_checkpoint(place.resume.removeprefix(HUB), place.folder)
     path = Path(place.resume)
     if path.is_dir() and not is_sharded(path):
         found = find_resume(path)
@@ -53,7 +56,8 @@ def _choose_checkpoint(place: Place) -> Path | None:
         return found
     try:
         if not path.exists():
-            raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, or auto")
+            raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, "
+                            f"{HUB}ORG/NAME, or auto")
         check_checkpoint(path)
     except UserError as error:
         other, _ = find_whole(path.parent) if (path.parent / "args.yaml").is_file() else (None, ())
@@ -105,7 +109,7 @@ class RunFiles:
 
     Args:
         metrics: the events.
-        trackers: TensorBoard and Weights & Biases.
+        trackers: TensorBoard, Weights & Biases, trackio.
         predictions: names of columns and (N, columns) classes: what the student said of each sample of the validation
             split at the newest evaluation.
         best: the same at the best one, where that was made by this process.
@@ -118,4 +122,5 @@ class RunFiles:
 
     def state(self) -> dict[str, object]:
         """Return what a checkpoint carries of it."""
-        return dict(history=self.metrics.text, predictions=self.predictions)
+        tracked = {} if self.trackers.id is None else dict(tracked=self.trackers.id)
+        return dict(history=self.metrics.text, predictions=self.predictions, **tracked)

@@ -6,6 +6,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import SHARDED
 
+HUB = "hf-hub:"  # begins the value of --resume that names a repository
+
 
 @dataclass(frozen=True)
 class Place:
@@ -14,7 +16,7 @@ class Place:
     Args:
         root: the folder that runs are made in.
         name: of the folder in it, "" for one that is still to be named.
-        resume: what it goes on from: "", "auto", a run folder or a checkpoint.
+        resume: what it goes on from: "", "auto", a run folder, a checkpoint, or hf-hub:ORG/NAME.
     """
 
     root: Path
@@ -27,7 +29,10 @@ class Place:
 
 
 def refuse_existing_run(place: Place) -> None:
-    """Raise a `UserError` when the named run folder holds a run and is not to be continued."""
+    """Raise a `UserError` when the named run folder holds a run and is not to be continued, or not that one."""
+    if place.resume.startswith(HUB) and (place.folder / "args.yaml").is_file():
+        raise UserError(f"--resume {place.resume}: {place.folder} holds a run already: --resume auto goes on with that "
+                        "one; give another --experiment")
     if not place.name or place.resume:
         return
     if place.folder.is_dir() and any(path.name.endswith((".pth.tar", SHARDED)) for path in place.folder.iterdir()):

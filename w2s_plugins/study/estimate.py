@@ -129,7 +129,7 @@ def measure(argv: Sequence[str], parser: Parser, start: Start) -> Timing:
     few = min(train_images, per_update * (WARM + STEPS))
     few_val = min(val_images, EVAL_BATCHES * (args.validation_batch_size or args.batch_size))
     epochs = min(args.epochs, args.stop_epoch or args.epochs)
-    left_out = parser.names(Role.NOISE | Role.SELECTION | Role.STUDENT) | {"log_wandb", "epoch_slice"}
+    left_out = parser.names(Role.NOISE | Role.SELECTION | Role.STUDENT) | {"log_wandb", "log_trackio", "epoch_slice"}
     flags = {name: value for name, value in parser.take(argv).items() if name not in left_out}
     flags.update(
         train_slice=narrowed(args.train_slice, few, train), val_slice=narrowed(args.val_slice, few_val, val),

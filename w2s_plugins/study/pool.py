@@ -165,7 +165,8 @@ class Pool:
                 self.out.failed[run.id] = state.get("error", "")
             elif not look(run, self.stale).free:
                 self.held[run.id] = now + LOOK_AGAIN
-            elif run.id in self.alone or "--linear-probe" not in run.argv or "--log-wandb" in run.argv:
+            elif run.id in self.alone or "--linear-probe" not in run.argv or (
+                    {"--log-wandb", "--log-trackio"} & {*run.argv}):
                 return [run]
             else:
                 probes.append(run)

@@ -1,0 +1,48 @@
+"""The figure of a model card: top-1 of the student by epoch, between its teacher and its ceiling."""
+
+from io import BytesIO
+
+from .card import _get, _list, _number
+
+FIGURE = "figure.png"
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"  # of Okabe and Ito: people of any colour vision tell them apart
+
+
+def draw_figure(record: dict) -> tuple[bytes, str] | None:
+    """Return a PNG and what it shows in words; None for a run whose student was never measured beside its teacher.
+
+    Args:
+        record: content of the run's ``result.json``. Accuracies are in percent.
+    """
+    rows = [(row["epoch"] + 1, row["top1"]) for row in _list(_get(record, "gain", "by_epoch"))
+            if _number(row, "epoch") is not None and _number(row, "top1") is not None]
+    teacher, ceiling = _number(record, "teacher", "top1"), _number(record, "ceiling_acc")
+    if not rows or teacher is None:
+        return None
+    from matplotlib.figure import Figure  # after the flags: it takes half a second
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    epochs, values = zip(*rows)
+    axes.plot(epochs, values, "o-", color=BLUE, markersize=4, label="student")
+    words = [f"student {values[0]:.1f} to {values[-1]:.1f}"]
+    for name, value, colour, dash in (("teacher", teacher, ORANGE, "--"), ("ceiling", ceiling, GREEN, ":")):
+        if value is not None:
+            axes.axhline(value, color=colour, linestyle=dash, label=name)
+            words.append(f"{name} {value:.1f}")
+    exported = [row for row in rows if row[0] - 1 == _number(record, "selected", "epoch")]
+    if exported:
+        axes.plot(*exported[0], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
+    axes.set(xlabel="epoch", ylabel="top-1 in percent")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    return png.getvalue(), f"Top-1 in percent by epoch: {', '.join(words)}"
+
+
+def with_figure(card: str, words: str) -> str:
+    """Return a card that shows the figure above its results; one without that heading as it is."""
+    return card.replace("\n## Results\n", f"\n## Results\n\n![{words}]({FIGURE})\n", 1)
