@@ -244,7 +244,6 @@ def test_large_checkpoints_are_kept_less_often(tmp_path, caplog):
     caplog.set_level("INFO")
     for model, flags, kept in (("w2s_cnn5", (), 10), ("resnet18", (), 3), ("resnet18", ("--checkpoint-hist", "5"), 5)):
         args = train_args("--opt", "adamw", *flags)
-        args.checkpoint_hist = int(flags[1]) if flags else None  # as `resolve_train_args` leaves it
         task = ClassificationTask(timm.create_model(model), nn.CrossEntropyLoss(), verbose=False)
         assert look_for_room(args, tmp_path, task, epochs=20) == kept
     assert [r.message.split("; ")[1] for r in caplog.records if "Checkpoints" in r.message] == [

@@ -41,8 +41,6 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
         _resolve_loss_kwargs(args, given)
         _check_loss(args)
     resolve_precision(args, given)
-    if "checkpoint_hist" not in given:
-        args.checkpoint_hist = None  # as many as `look_for_room` says
     processes = count_processes()
     _check_on_device(args, processes)
     if args.sync_bn and processes > 1:

@@ -655,7 +655,7 @@ def add_misc(add: Declare) -> None:
         help="epochs between evaluations")
     add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
     add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints of the best epochs that "
+    add("--checkpoint-hist", type=int, metavar="N", low=1, help="checkpoints of the best epochs that "
         "are kept (default: 10, or fewer that take 500 MB together, but one)")
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
