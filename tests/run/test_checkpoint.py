@@ -344,6 +344,10 @@ def extra(**parts: object) -> Callable[[dict], None]:
     (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
     (lambda content: content.update(epoch=2.5), "2.5 in place of a count"),
     (extra(batch=-1), "-1 in place of a count"), (extra(unreadable=3), "TypeError"),
+    (extra(changes=["evil"]), "evil in place of a change"),
+    (extra(changes=[dict(epoch=0, update=0, flags={"lr": 1})]), "in place of a change"),
+    (lambda content: content["optimizer"]["param_groups"][0].pop("betas"), "its optimizer has no betas"),
+    (lambda content: content["optimizer"]["state"][0].update(step=torch.tensor(-5.0)), "less than no steps"),
     (lambda content: content["saver"].update(pending=("../x", 1.0)), "../x in place of a count"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):

@@ -26,7 +26,7 @@ def test_defaults_and_what_is_written_back(tmp_path: Path) -> None:
 
 
 def test_everything(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("epochs: 9\nlr: 1\n")
+    (tmp_path / "base.yaml").write_text("epochs: 9\nlr: 1\nloss: elr\n")
     (tmp_path / "run").mkdir()
     study = read_spec(write(tmp_path, changed(
         name="all", config=str(tmp_path / "base.yaml"), seeds=[3, 1], base={"epochs": 2},

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..cli.declare import Role, option
 from ..cli.forms import (
     LABEL_RULES,
     PREFIXES,
@@ -142,6 +143,15 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[
     _resolve_changes(args)
     refuse_two_dtypes(args)
     _check_combinations(args)
+    _say_what_no_aug_leaves_out(args, given)
+
+
+def _say_what_no_aug_leaves_out(args: argparse.Namespace, given: set[str]) -> None:
+    """Log the flags of views that were given beside ``--no-aug``: one may be of a file, the other typed over it."""
+    views = [option(name) for name, facts in train_parser().facts().items()
+             if facts.role & Role.VIEW and name in given and getattr(args, name) not in (facts.off, None, "", 0)]
+    if args.no_aug and views and not args.linear_probe:
+        _logger.info(f"--no-aug: no effect of {', '.join(views)}")
 
 
 def refuse_two_dtypes(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from ..errors import UserError, write_errors
 from ..files import write_text
@@ -73,6 +74,7 @@ def _include(role: str, model: str, folder: Path) -> dict[str, str]:
     name, checkpoint = model_at(model, None)
     here, shown = checkpoint is not None or name.startswith("local-dir:"), name.partition(":")[2] or name
     if not here and type(opened).__module__.startswith("timm."):
+        _refuse_names(opened, f"{role} {model}")
         return dict(role=role, name=plain(shown), model=name)
     file = folder / f"{role}.onnx"
     check_onnx(file, f"{role} {model}: goes into the Space as a file of ONNX, which")
@@ -80,6 +82,17 @@ def _include(role: str, model: str, folder: Path) -> dict[str, str]:
     if here:
         shown = f"{run_name(model)} ({opened.pretrained_cfg.get('architecture') or type(opened).__name__})"
     return dict(role=role, name=plain(shown), model=file.name)
+
+
+def _refuse_names(model: nn.Module, where: str) -> None:
+    """Raise a `UserError` for names of classes in a model's settings that the app, which takes them from there, cannot
+    show.
+    """
+    names = model.pretrained_cfg.get("label_names")
+    if names and not (isinstance(names, (list, tuple)) and len(set(map(str, names))) == model.num_classes
+                      and all(isinstance(name, str) for name in names)):
+        raise UserError(f"{where}: its label_names are no list of {model.num_classes} different names, which the app "
+                        "takes them for; publish it with others, or without")
 
 
 def run_name(model: str) -> str:

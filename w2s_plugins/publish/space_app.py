@@ -4,6 +4,7 @@
     python app.py
 """
 
+import html
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 
 HERE = Path(__file__).parent
+NETWORKS = ("student.onnx", "teacher.onnx")
 SHOWN = 5  # classes
 
 
@@ -47,7 +49,7 @@ class Classifier:
     """A model with its own preprocessing; called with an image it gives the likeliest classes and their shares."""
 
     def __init__(self, name: str):
-        self.model, config, self.names = (open_onnx if name.endswith(".onnx") else open_timm)(name)
+        self.model, config, self.names = (open_onnx if name in NETWORKS else open_timm)(name)
         self.transform, self.mode = create_transform(**config), "L" if config["input_size"][0] == 1 else "RGB"
 
     @torch.inference_mode()
@@ -56,7 +58,7 @@ class Classifier:
         names = self.names or [f"class {number}" for number in range(len(shares))]
         often = Counter(names)  # ImageNet has two cranes
         top = shares.topk(min(SHOWN, len(shares)))
-        return {names[i] if often[names[i]] == 1 else f"{names[i]} ({i})": share
+        return {names[i] if often[names[i]] == 1 else f"{names[i]} (class {i})": share
                 for share, i in zip(top.values.tolist(), top.indices.tolist())}
 
 
@@ -69,7 +71,7 @@ def make_page(settings: dict) -> gr.Blocks:
         return [None if image is None else classifier(image) for classifier in classifiers]
 
     with gr.Blocks(title=settings["title"], analytics_enabled=False) as page:
-        gr.Markdown(f"# {settings['title']}")
+        gr.HTML(f"<h1>{html.escape(settings['title'])}</h1>")
         image = gr.Image(type="pil", label="Image", height=320)
         with gr.Row():
             answers = [gr.Label(label=f"{model['role']}: {model['name']}") for model in models]

@@ -70,7 +70,7 @@ def restore(
         if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
             task.load_checkpoint_state(checkpoint["state_dict_ema"], checkpoint.get("task_state_ema"), ema=True)
         if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
+            _load_optimizer(optimizer, checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
         plateau = (checkpoint.get("w2s") or {}).get("plateau")
@@ -114,6 +114,24 @@ def _count(value: object) -> int:
     return value
 
 
+def _change(value: object) -> dict[str, object]:
+    if not isinstance(value, dict) or value.keys() != {"epoch", "update", "flags"} or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in dict(value["flags"]).values()):
+        raise ValueError(f"{str(value)[:80]} in place of a change of flags")
+    return dict(value, epoch=_count(value["epoch"]), update=_count(value["update"]))
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load the state of an optimizer, which itself looks at the numbers of groups and parameters alone."""
+    settings = [group.keys() for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, known in zip(optimizer.param_groups, settings):
+        if absent := sorted(known - group.keys()):
+            raise ValueError(f"its optimizer has no {', '.join(absent)}")
+    if any(float(own.get("step", 0)) < 0 for own in optimizer.state.values()):
+        raise ValueError("its optimizer has taken less than no steps")
+
+
 def _position(checkpoint: dict, device: torch.device) -> Position:
     extra = checkpoint.get("w2s") or {}
     finished = is_finished(checkpoint)
@@ -123,8 +141,8 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
         bad_steps=_count(extra.get("bad_steps", 0)),
         passed=_count(extra.get("passed", 0)),
         taken=_count(extra.get("taken", 0)),
-        unreadable=list(extra.get("unreadable", ())),
-        changes=list(extra.get("changes", ())),
+        unreadable=[str(message) for message in extra.get("unreadable", ())],
+        changes=[_change(change) for change in extra.get("changes", ())],
     )
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)

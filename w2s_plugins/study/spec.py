@@ -295,20 +295,20 @@ class Reader:
         return value
 
     def flags(self, fields: dict, key: str, where: str) -> dict[str, object]:
-        """Read the flags of ``config`` files, and over them those under ``key``."""
+        """Read the flags of ``config`` files, but for what the study sets itself, and over them those under ``key``."""
         files = fields.get("config", [])
         files = [files] if isinstance(files, str) else files
         if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
             raise self.wrong(f"{where}.config" if key != "base" else "config", files, "a list of files")
         place = where if where == key else f"{where}.{key}"
         found: dict[str, object] = {}
+        facts = self.parser.facts()
         try:
             for file in files:
-                found.update(read_config(file, self.parser))
+                found.update((k, v) for k, v in read_config(file, self.parser).items() if not facts[k].in_study)
         except UserError as error:
             raise UserError(f"{self.file}: {where}: {error}") from error
         found.update(check_flags(fields.get(key), self.parser, f"{self.file}: {place}"))
-        facts = self.parser.facts()
         for name in found:
             if instead := facts[name].in_study:
                 raise UserError(f"{self.file}: {place}: {name} is set by the study; in its place: {instead}")
