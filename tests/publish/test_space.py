@@ -147,6 +147,15 @@ def test_bad_input(
                             "package: pip install onnxscript\n")
 
 
+def test_names_that_the_app_could_not_show(work: Path, hub_server: HubServer) -> None:  # noqa: F811
+    odd = make_run(work / "odd", "test_resnet") / "export"
+    settings = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(settings | {"label_names": ["a", "a", "b"]}))
+    hub_server.add_model("me/odd", odd)
+    done = space("hf-hub:me/odd", "demo", env=hub_env(hub_server, work), cwd=work)
+    assert done.returncode == 2 and "student hf-hub:me/odd: its label_names are no list of 3 different" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_space_in_a_browser(address: str, work: Path, browser: webdriver.Chrome) -> None:  # noqa: F811
     """Uploaded by hand, an image gets the answers that the models give; the page asks nobody else for anything."""
