@@ -376,6 +376,6 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> No
         time.sleep(0.01)
     _, err = process.communicate(timeout=60)  # until the last rank has closed it
     assert process.returncode in ([1] if len(signals) == 1 else [1, -2, -15]), err
-    assert "killed by signal" not in err and str(ROOT) not in err, err
+    assert "killed by signal" not in err and f"{ROOT}/w2s_plugins" not in err, err  # no traceback of ours
     saved = len(list((tmp_path / "run").glob("recovery-*.pth.tar")))
     assert saved == err.count("stopped in epoch") == 1 or (len(signals) > 1 and "or the store on " in err), err

@@ -100,7 +100,7 @@ def test_where_to_go_on(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="the folder has no checkpoint"):
         find(flags("--resume", str(tmp_path / "empty")))
-    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, or auto"):
+    with pytest.raises(UserError, match="no such file; expected a checkpoint, a run folder, hf-hub:ORG/NAME, or auto"):
         find(flags("--resume", str(tmp_path / "absent.pth.tar")))
 
 
@@ -179,7 +179,7 @@ def test_files_are_what_they_were_where_the_run_goes_on(run, name):
     (folder / "metrics.jsonl").write_text("{")
     args = flags("--resume", str(folder))
     recorded = {name: getattr(args, name) for name in ("model", "resume", "experiment")}
-    files = open_run_files(args, recorded, folder, Parts(args).resume(folder / name))
+    files = open_run_files(args, recorded, folder, Parts(args).resume(folder / name), 0)
     assert (folder / "metrics.jsonl").read_bytes() == whole
     assert [line.split(",")[0] for line in files.metrics.summary.read_text().split()] == ["epoch", "0", "1"]
     assert read_run_args(folder, "x") == {
@@ -193,4 +193,4 @@ def test_a_history_of_another_kind(run, history):
     resumed = Parts(args).resume(folder / "last.pth.tar")
     resumed.extra["history"] = history
     with pytest.raises(UserError, match=r"--resume .*last.pth.tar: does not fit this run"):
-        open_run_files(args, {"model": args.model}, folder, resumed)
+        open_run_files(args, {"model": args.model}, folder, resumed, 0)
