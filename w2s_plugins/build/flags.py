@@ -11,7 +11,6 @@ from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
 from ..cli.names import unknown_model, unknown_optimizer
-from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
@@ -36,10 +35,9 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     """
     load_plugins(args.plugins)
     _check_choices(args)
-    resolve_flags(args, given, list_losses())
+    resolve_flags(args, given, {name: LOSSES.get(name).defaults for name in list_losses()})
     if args.loss is not None:
-        _resolve_loss_kwargs(args, given)
-        _check_loss(args)
+        _check_features(args)
     resolve_precision(args, given)
     processes = count_processes()
     _check_on_device(args, processes)
@@ -124,8 +122,8 @@ def _check_choices(args: argparse.Namespace) -> None:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
 
 
-def _check_loss(args: argparse.Namespace) -> None:
-    """Check the kwargs of the loss, and that there are the features that it needs."""
+def _check_features(args: argparse.Namespace) -> None:
+    """Check that there are the features that the loss needs."""
     if not create_loss(args.loss, **args.loss_kwargs).needs_features:
         return
     if args.linear_probe and args.teacher:
@@ -142,36 +140,6 @@ def _check_on_device(args: argparse.Namespace, processes: int) -> None:
     if grid(args) and args.amp and args.amp_dtype == "float16":
         raise UserError(f"{grid_flag(args)}: float16 would scale the losses of all heads alike: give --amp-dtype "
                         "bfloat16")
-
-
-def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str]) -> None:
-    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
-    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
-        args.student_stages = args.student_stages or args.fitnet_stage
-        args.teacher_stages = args.teacher_stages or args.fitnet_stage
-    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
-        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
-        given.add("distill_loss_weight")
-    for flag, facts in train_parser().facts().items():
-        targets = facts.sets or {}
-        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
-            continue
-        if args.loss in targets:
-            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
-        else:
-            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is ignored")
-    parameters = LOSSES.get(args.loss).defaults if args.loss in LOSSES else {}
-    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
-    if name:
-        default = parameters[name].default
-        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
-            _set_kwarg(args, name, args.kd_temperature, given)
-        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
-
-
-def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
-    if name not in args.loss_kwargs or "loss_kwargs" not in given:
-        args.loss_kwargs = {**args.loss_kwargs, name: value}
 
 
 def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:

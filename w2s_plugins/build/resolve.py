@@ -8,7 +8,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,8 @@ from ..cli.forms import (
     parse_selection,
     parse_shapes,
 )
-from ..cli.names import UnknownName, loss_names, refuse_unknown_model, refuse_unknown_optimizer
+from ..cli.kwargs import Parameters, check_loss_kwargs, loss_parameters
+from ..cli.names import UnknownName, refuse_unknown_model, refuse_unknown_optimizer
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
 from ..cli.values import split_names
@@ -70,7 +71,7 @@ def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
         refuse_unknown_optimizer(args.opt)
         if not (args.protocol or args.stages or args.folds):
             with quietly():  # what is said of right flags, is said later
-                resolve_flags(args, given, loss_names())
+                resolve_flags(args, given, loss_parameters())
             refuse_existing_run(run_place(args))
             _refuse_missing_paths(args)
     except UnknownName:
@@ -117,13 +118,13 @@ def _refuse_missing_paths(args: argparse.Namespace) -> None:
                 raise UserError(f"--unlabeled {root}: no such folder or tar file{near_path(root)}")
 
 
-def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:
+def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:
     """Check the flags of ``train_w2s.py`` against each other and fill in what follows from others, in place.
 
     Args:
         args: all flags.
         given: names of the flags that were set by hand.
-        losses: names of the distillation losses.
+        losses: the hyper-parameters of each distillation loss.
 
     Raises:
         UserError: one line for the first thing that is wrong.
@@ -143,6 +144,7 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Collection[
     _resolve_changes(args)
     refuse_two_dtypes(args)
     _check_combinations(args)
+    _resolve_loss_kwargs(args, given, losses)
     _say_what_no_aug_leaves_out(args, given)
 
 
@@ -316,7 +318,7 @@ def view_epochs(args: argparse.Namespace) -> int:
     return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
 
 
-def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Collection[str]) -> None:
+def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:
     """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
     if args.distiller:
         if "loss" in given and args.loss != args.distiller:
@@ -357,6 +359,39 @@ def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Collection[
                         f"{args.kd_model_name}")
     if not args.teacher:
         raise UserError(f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)")
+
+
+def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:
+    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    if args.loss is None:
+        return
+    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
+        args.student_stages = args.student_stages or args.fitnet_stage
+        args.teacher_stages = args.teacher_stages or args.fitnet_stage
+    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
+        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
+        given.add("distill_loss_weight")
+    for flag, facts in train_parser().facts().items():
+        targets = facts.sets or {}
+        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
+            continue
+        if args.loss in targets:
+            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
+        else:
+            _logger.info(f"--{flag.replace('_', '-')} has no meaning for --loss {args.loss} and is ignored")
+    parameters = losses.get(args.loss, {})
+    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
+    if name:
+        default = parameters[name].default
+        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
+            _set_kwarg(args, name, args.kd_temperature, given)
+        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
+    check_loss_kwargs(args.loss, args.loss_kwargs, losses)
+
+
+def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
+    if name not in args.loss_kwargs or "loss_kwargs" not in given:
+        args.loss_kwargs = {**args.loss_kwargs, name: value}
 
 
 def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:

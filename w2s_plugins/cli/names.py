@@ -1,4 +1,4 @@
-"""Names of models and losses, looked up where they stand in source files: importing them takes seconds."""
+"""Names of models and optimizers, looked up where they stand in source files: importing them takes seconds."""
 
 import functools
 import re
@@ -13,11 +13,6 @@ PACKAGE = Path(__file__).parents[1]
 
 class UnknownName(UserError):
     """A name that neither this package nor timm knows; a plugin may."""
-
-
-def loss_names() -> list[str]:
-    """Names of the distillation losses of this package, sorted."""
-    return sorted(re.findall(r'^@register_loss\(\s*"(\w+)"', _read(PACKAGE / "losses", "*.py"), re.MULTILINE))
 
 
 def refuse_unknown_model(flag: str, name: str) -> None:

@@ -13,37 +13,16 @@ joining their names with ``+``, see `create_loss`.
 import dataclasses
 import inspect
 import logging
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..cli.kwargs import check_kwarg, check_loss_kwargs, hyper_parameters, without_bounds
 from ..registry import Registry
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Range of a hyper-parameter, checked when the loss is created: ``Annotated[float, Bounds("> 0", ...)]``."""
-
-    text: str
-    allows: Callable[[float], bool]
-
-
-Positive = Annotated[float, Bounds("> 0", lambda x: x > 0)]
-NonNegative = Annotated[float, Bounds(">= 0", lambda x: x >= 0)]
-Share = Annotated[float, Bounds("in [0, 1]", lambda x: 0 <= x <= 1)]
-ProperShare = Annotated[float, Bounds("in (0, 1)", lambda x: 0 < x < 1)]
-PositiveShare = Annotated[float, Bounds("in (0, 1]", lambda x: 0 < x <= 1)]
-Count = Annotated[int, Bounds(">= 1", lambda x: x >= 1)]
-Seed = Annotated[int, Bounds("from 0 to 2**63 - 1", lambda x: 0 <= x < 2 ** 63)]
-Decay = Annotated[float, Bounds("in [0, 1)", lambda x: 0 <= x < 1)]
 
 
 @dataclass(frozen=True)
@@ -205,11 +184,14 @@ class LossEntry:
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
         """The hyper-parameters, by name."""
-        parameters = inspect.signature(self.factory).parameters.values()
-        return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty}
+        return hyper_parameters(self.factory)
 
     def build(self, **kwargs: object) -> DistillationLoss:
-        kwargs = {name: self._check(name, value) for name, value in kwargs.items()}
+        known = self.defaults
+        for name, value in kwargs.items():
+            check_kwarg(self.name, name, value, known)
+            if type(value) is int and without_bounds(known[name].annotation) is float:
+                kwargs[name] = float(value)
         if inspect.isclass(self.factory):
             loss = self.factory(**kwargs)
         else:
@@ -217,22 +199,6 @@ class LossEntry:
                 self.factory, self.needs_target, self.needs_features, self.sample_weights, **kwargs)
         loss.name = self.name
         return loss
-
-    def _check(self, name: str, value: object) -> object:
-        if name not in self.defaults:
-            known = ", ".join(self.defaults) or "none"
-            raise UserError(
-                f"loss '{self.name}' has no kwarg '{name}'{nearest(name, self.defaults)}; it takes: {known}")
-        annotation = typing.get_type_hints(
-            self.factory.__init__ if inspect.isclass(self.factory) else self.factory, include_extras=True,
-        ).get(name, object)
-        expected = _mismatch(value, annotation)
-        if expected:
-            raise UserError(
-                f"loss '{self.name}': {name}={value!r} is a {type(value).__name__}, expected {expected}")
-        if type(value) is int and _without_bounds(annotation) is float:
-            value = float(value)
-        return value
 
 
 LOSSES: Registry[LossEntry] = Registry("loss")
@@ -321,25 +287,15 @@ class SumLoss(DistillationLoss):
 
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
-    names = [part.strip() for part in name.split("+")]
-    twice = next((part for part in names if names.count(part) > 1), None)
-    if twice is not None:
-        raise UserError(f"loss '{name}' has '{twice}' twice; set {twice}.weight instead")
-    known = [f"{part}.{kwarg}" for part in names for kwarg in ["weight", *LOSSES.get(part).defaults]]
-    for key in kwargs:
-        if key not in known:
-            raise UserError(
-                f"loss '{name}' has no kwarg '{key}'{nearest(key, known)}; it takes: {', '.join(dict.fromkeys(known))}")
-    weights = {part: kwargs[f"{part}.weight"] for part in names if f"{part}.weight" in kwargs}
-    for part, weight in weights.items():
-        if _mismatch(weight, float):
-            raise UserError(f"loss '{name}': {part}.weight={weight!r} is a {type(weight).__name__}, expected float")
+    entries = {part: LOSSES.get(part) for part in map(str.strip, name.split("+"))}
+    check_loss_kwargs(name, kwargs, {part: entry.defaults for part, entry in entries.items()})
+    weights = {part: kwargs[f"{part}.weight"] for part in entries if f"{part}.weight" in kwargs}
     parts = {
-        part: LOSSES.get(part).build(**{
+        part: entry.build(**{
             key.removeprefix(f"{part}."): value for key, value in kwargs.items()
             if key.startswith(f"{part}.") and key != f"{part}.weight"
         })
-        for part in names
+        for part, entry in entries.items()
     }
     return SumLoss(parts, weights)
 
@@ -366,37 +322,3 @@ def label_of(target: Tensor) -> Tensor:
 
 def _raise(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _without_bounds(annotation: object) -> object:
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
-
-
-def _mismatch(value: object, annotation: object) -> str | None:
-    """Return what ``annotation`` asks for when ``value`` is something else, None when it fits."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is object:
-        return None
-    if origin is Annotated:
-        return _mismatch(value, args[0]) or (None if args[1].allows(value) else f"a number {args[1].text}")
-    if origin is typing.Literal:
-        return None if value in args else f"one of {', '.join(map(str, args))}{nearest(str(value), args)}"
-    if origin in (typing.Union, types.UnionType):
-        options = [_mismatch(value, option) for option in args]
-        return None if None in options else " or ".join(dict.fromkeys(options))
-    if origin in (list, tuple):
-        wrong = [text for item in value if (text := _mismatch(item, args[0]))] if isinstance(value, origin) else []
-        return None if isinstance(value, origin) and value and not wrong else f"a {origin.__name__} of {_text(args[0])}"
-    if annotation is float:
-        fits = isinstance(value, (float, int)) and not isinstance(value, bool)
-    elif annotation is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-    else:
-        fits = isinstance(value, origin or annotation)
-    return None if fits else _text(annotation)
-
-
-def _text(annotation: object) -> str:
-    if typing.get_origin(annotation) is Annotated:
-        return f"numbers {typing.get_args(annotation)[1].text}"
-    return "None" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cli.kwargs import NonNegative, Positive, Share
 from ..errors import UserError
-from .base import LossInputs, NonNegative, Positive, Share, register_loss
+from .base import LossInputs, register_loss
 from .logits import kl_per_sample
 
 _THRESHOLD_ROUNDS, _THRESHOLD_STEP = 6, 0.7  # more rounds bring the class proportions no closer

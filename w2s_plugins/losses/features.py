@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cli.kwargs import Count, Positive, Share
 from ..errors import UserError
-from .base import Count, DistillationLoss, LossContext, LossInputs, Positive, Share, label_of, register_loss
+from .base import DistillationLoss, LossContext, LossInputs, label_of, register_loss
 from .logits import ofa_per_sample
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import LossInputs, Positive, PositiveShare, ProperShare, label_of, register_loss
+from ..cli.kwargs import Positive, PositiveShare, ProperShare
+from .base import LossInputs, label_of, register_loss
 
 _STD_EPS = 1e-7  # keeps constant logits finite
 _EXCLUDED = -1e30  # a logit whose probability is exactly 0, finite so that 0 * log 0 is 0

@@ -5,30 +5,17 @@ Relations are those within the batch of one process.
 """
 
 import math
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cli.kwargs import Count, NonNegative, Order, Positive, Seed, Share
 from ..errors import UserError
-from .base import (
-    Bounds,
-    Count,
-    DistillationLoss,
-    LossContext,
-    LossInputs,
-    NonNegative,
-    Positive,
-    Seed,
-    Share,
-    register_loss,
-)
+from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
 from .memory import gather_rows, size_of
 from .undo import Undo
-
-Order = Annotated[int, Bounds("from 0 to 50", lambda x: 0 <= x <= 50)]  # of a series whose terms vanish sooner
 
 
 def both_vectors(inputs: LossInputs) -> tuple[Tensor, Tensor]:

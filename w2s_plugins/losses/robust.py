@@ -11,18 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cli.kwargs import Decay, NonNegative, Positive, PositiveShare, Share
 from ..errors import UserError
-from .base import (
-    Decay,
-    DistillationLoss,
-    LossContext,
-    LossInputs,
-    NonNegative,
-    Positive,
-    PositiveShare,
-    Share,
-    register_loss,
-)
+from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .confidence import ramped
 from .logits import kl_per_sample
 from .memory import ClassShift, PredictionMemory, gather_rows, index_of, merge_repeats, size_of
