@@ -13,10 +13,11 @@ from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
 from w2s_plugins.errors import run_main, watch_imports
+from w2s_plugins.protocols.planning import planned_flags
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     watch_imports("train_w2s.py")
-    run_main(lambda: refuse_early(*parse(train_parser())), "train_w2s.py")
+    run_main(lambda: refuse_early(*parse(train_parser()), planned_flags), "train_w2s.py")
 
 import argparse
 import contextlib

@@ -47,6 +47,15 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{scrub(message)}; see {self.prog} --help")
 
 
+@contextlib.contextmanager
+def said_of(where: str) -> Iterator[None]:
+    """Begin the message of a `UserError` with what it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{where}{error}") from error
+
+
 def called(prog: str) -> str:
     """Return the name that this program was typed with: that of a console command (`commands.py`), else ``prog``."""
     return sys.argv[0] if sys.argv[0].startswith("w2s-") else prog

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 import timm
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.models._registry import _deprecated_models
 from timm.optim import list_optimizers
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.e2e.conftest import ROOT, Done, environment
-from w2s_plugins.cli.names import loss_names, refuse_unknown_model, refuse_unknown_optimizer
+from w2s_plugins.cli.kwargs import loss_parameters
+from w2s_plugins.cli.names import refuse_unknown_model, refuse_unknown_optimizer
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import list_losses
 from w2s_plugins.losses.base import LOSSES
+from w2s_plugins.protocols.planning import SYNONYMS
 
 DIGITS = ("--dataset", "w2s/digits")
+TAUGHT = (*DIGITS, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2")
+SEVERAL = (*DIGITS, "--model", "w2s_cnn2", "--experiment", "x")
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
 
@@ -134,8 +139,30 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     ([*DIGITS, "--fsdp", "--channels-last"], "--fsdp keeps weights in rows"),
     ([*DIGITS, "--resume", "auto", "--resume-changes", "epohcs"], "--resume-changes epohcs: no such flag (nearest: ep"),
     ([*DIGITS, "--config", "clash.yaml"], "mixup and cutmix pair samples: --batch-size 3 must be even"),
+    ([*TAUGHT, "--loss", "kd", "--loss-kwargs", "temprature=1"], "loss 'kd' has no kwarg 'temprature' (nearest: temp"),
+    ([*TAUGHT, "--loss", "kd", "--loss-kwargs", "temperature=hot"], "loss 'kd': temperature='hot' is a str, expected"),
+    ([*TAUGHT, "--loss", "kd+rkd", "--loss-kwargs", "rkd.weight=-"], "loss 'kd+rkd': rkd.weight='-' is a str"),
+    ([*SEVERAL, "--protocol", "w2s"], "--protocol w2s needs a --teacher NAME"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--loss", "kdd"], "--loss: unknown loss 'kdd' (nearest:"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--val-split", "training"],
+     "--protocol w2s would test on what it trains on: --val-split training is --train-split train"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--weak-config", "clash.yaml"],
+     "--weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be even"),
+    ([*SEVERAL, "--folds", "4", "--train-slice", "0:3"], "--folds 4: --train-slice 0:3 has 3 samples"),
+    ([*SEVERAL, "--folds", "4", "--mixup", "0.2", "--linear-probe"], "--linear-probe sees every image once"),
+    ([*SEVERAL, "--stages", "key.yaml"], "--stages key.yaml: b: unknown key 'modle' (nearest: model"),
+    ([*SEVERAL, "--stages", "flags.yaml"], "--stages flags.yaml: b: --linear-probe sees every image once"),
+    ([*SEVERAL, "--stages", "product.yaml"], "--stages product.yaml: b: initial_checkpoint: stage:c: no stage of this"),
+    ([*SEVERAL, "--stages", "w2s:w2s_labelled", "--teacher", "w2s_cnn2", "--config", "loss.yaml"],
+     "--stages w2s:w2s_labelled: direct: the stage has no teacher, and --loss elr is for all stages: stages have their "
+     "own settings, leave --loss, or the --config with it, out"),
 ])
 def test_flags_that_clash(light, tmp_path, flags, message):
+    stages = dict(key="modle: x", flags="linear_probe: true, mixup: 0.2",
+                  product='initial_checkpoint: "stage:c"')
+    for name, second in stages.items():
+        (tmp_path / f"{name}.yaml").write_text(f"- name: a\n- {{name: b, {second}}}")
+    (tmp_path / "loss.yaml").write_text("loss: elr")
     (tmp_path / "clash.yaml").write_text("batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2")
     done = light(*flags)
     assert done.error.startswith(message)
@@ -148,10 +175,12 @@ def test_flags_that_clash(light, tmp_path, flags, message):
     (["--teacher", "resnet18,resnet_18"], "--teacher: unknown model 'resnet_18' (nearest: res"),
     (["--protocol", "w2s", "--experiment", "x", "--model", "resnet1"], "--model: unknown model 'resnet1' (nearest:"),
     (["--opt", "adamx"], "--opt: unknown optimizer 'adamx' (nearest: adamax"),
+    (["--experiment", "x", "--stages", "opt.yaml"], "--stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:"),
 ])
 def test_unknown_names(tmp_path, flags, message):
     """Their names are looked for in timm's files, of which none is imported."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "opt.yaml").write_text("- name: a\n- {name: b, opt: adamx}")
     for script in ("train_w2s.py", *(["validate.py"] if flags[0] in ("--model", "--teacher") else [])):
         done = subprocess.run([sys.executable, str(ROOT / script), *DIGITS, *flags], capture_output=True, text=True,
                               cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)))
@@ -159,12 +188,14 @@ def test_unknown_names(tmp_path, flags, message):
 
 
 def test_names_in_the_sources_are_those_of_the_registries():
-    own = [name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")]
-    assert loss_names() == own
+    own = {name: LOSSES.get(name) for name in list_losses()}
+    assert loss_parameters() == {name: entry.defaults for name, entry in own.items()
+                                 if entry.factory.__module__.startswith("w2s_plugins.")}
     for name in (*timm.list_models(), *_deprecated_models):
         refuse_unknown_model("--model", name)
     for name in (*list_optimizers(), "lookahead_AdamW"):
         refuse_unknown_optimizer(name)
+    assert [set(names) for names in SYNONYMS] == [set(_TRAIN_SYNONYM), set(_EVAL_SYNONYM)]
     with pytest.raises(UserError) as error:
         refuse_unknown_model("--model", "cifar_resnet21")
     nearest = str(error.value).partition("(nearest: ")[2].rstrip(")").split(", ")

@@ -10,7 +10,7 @@ import torch
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.protocols.figures import NOT_WORTH, closing_table, compare, intervals, read_predictions
-from w2s_plugins.protocols.w2s import direct_slices, split_slice
+from w2s_plugins.protocols.planning import direct_slices, split_slice
 from w2s_plugins.run.record import write_predictions
 
 

@@ -14,7 +14,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.losses import create_loss, list_losses
 from w2s_plugins.losses.base import LOSSES
-from w2s_plugins.protocols import w2s as protocol
+from w2s_plugins.protocols import planning
 
 TEXT = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
 BLOCKS = [block for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
@@ -46,7 +46,7 @@ def test_trainings_are_valid(commands: list[list[str]], monkeypatch: pytest.Monk
     for argv in trainings(commands):
         args, given = parse(train_parser(), argv)
         if args.protocol:
-            protocol.check_flags(vars(args))
+            planning.check_flags(vars(args))
             args.protocol = args.ceiling_checkpoint = None
         resolve_train_args(args, given)
         if args.teacher:

@@ -8,12 +8,12 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..cli.declare import Role, option
+from ..cli.declare import Parser, Role, option
 from ..cli.forms import (
     LABEL_RULES,
     PREFIXES,
@@ -28,15 +28,17 @@ from ..cli.forms import (
 from ..cli.kwargs import Parameters, check_loss_kwargs, loss_parameters
 from ..cli.names import UnknownName, refuse_unknown_model, refuse_unknown_optimizer
 from ..cli.outcome import PROCESSES
-from ..cli.parser import train_parser
+from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
-from ..errors import UserError, near_path, nearest
+from ..errors import UserError, near_path, nearest, said_of
 from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
 from ..run.place import HUB, Place, refuse_existing_run
 from ..system import STOPPING
 from .resolve_probe import grid_rules, resolve_probe
+
+Plan = Callable[[Mapping[str, object], Parser], Iterable[tuple[str, Mapping[str, object]]]]
 
 _logger = logging.getLogger(__name__)
 
@@ -54,35 +56,46 @@ SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "nadam", "nadamw", "ra
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
 
 
-def refuse_early(args: argparse.Namespace, given: set[str]) -> None:
+def refuse_early(args: argparse.Namespace, given: set[str], planned: Plan) -> None:
     """Raise what `flags.resolve_train_args` would, as far as that is known before torch and timm are imported.
-
-    Of several runs (``--protocol``, ``--stages``, ``--folds``) only the names of models are looked at: what each run is
-    given is found out later.
 
     Args:
         args: all flags, fresh ones: what follows from others is filled in.
         given: names of the flags that were set by hand.
+        planned: returns, of each run of a command that has several, what begins messages about it, and its flags.
     """
     if args.list_losses or "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
         return
     try:
-        _refuse_unknown_models(args)
-        refuse_unknown_optimizer(args.opt)
         if not (args.protocol or args.stages or args.folds):
-            with quietly():  # what is said of right flags, is said later
-                resolve_flags(args, given, loss_parameters())
-            refuse_existing_run(run_place(args))
-            _refuse_missing_paths(args)
+            _refuse_run(args, given)
+            return
+        _refuse_unknown_names(args)
+        for where, flags in planned({name: getattr(args, name) for name in given}, train_parser()):
+            with said_of(where):
+                _refuse_run(*fill(train_parser(), flags))
     except UnknownName:
         if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
             raise
+
+
+def _refuse_run(args: argparse.Namespace, given: set[str]) -> None:
+    _refuse_unknown_names(args)
+    with quietly():  # what is said of right flags, is said later
+        resolve_flags(args, given, loss_parameters())
+    refuse_existing_run(run_place(args))
+    _refuse_missing_paths(args)
 
 
 def refuse_early_validation(args: argparse.Namespace) -> None:
     """Raise, before torch and timm are imported, what ``validate.py`` would for models that nobody knows."""
     if args.model != "all" and not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):
         _refuse_unknown_models(args)
+
+
+def _refuse_unknown_names(args: argparse.Namespace) -> None:
+    _refuse_unknown_models(args)
+    refuse_unknown_optimizer(args.opt)
 
 
 def _refuse_unknown_models(args: argparse.Namespace) -> None:

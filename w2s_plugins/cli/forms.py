@@ -1,5 +1,6 @@
 """Values of flags that have a form of their own, such as 5x1 or symmetric:0.2, and what they mean together."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +126,29 @@ def parse_data_errors(text: str) -> int | None:
         return int(match[1])
     raise UserError(f"--data-errors {text}: expected raise, or skip:N with N files at most that are left out, "
                     "e.g. skip:10")
+
+
+def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
+    """Parse ``A:B``: fractions when either has a decimal point, counts otherwise; an empty side is open.
+
+    Raises:
+        UserError: not of that form, or empty.
+    """
+    def number(part: str) -> float | int | None:
+        return None if not part else float(part) if fractions else int(part)
+
+    start_text, colon, stop_text = text.replace(" ", "").partition(":")
+    fractions = "." in text
+    try:
+        start, stop = number(start_text), number(stop_text)
+        if not colon:
+            raise ValueError(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)") from error
+    highest = math.inf if stop is None else stop
+    if not 0 <= (start or 0) < highest or (fractions and stop is not None and stop > 1):
+        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
+    return start, stop
 
 
 def parse_part(text: str) -> tuple[str, float]:

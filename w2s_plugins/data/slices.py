@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
+from ..cli.forms import parse_slice
 from ..errors import UserError
 from .datasets import class_names_of, labels_of, strata
 from .wrapper import Wrapper
@@ -36,29 +37,6 @@ class Subset(Wrapper):
             return [str(i) for i in self.indices]
         names = self.dataset.filenames(*args, **kwargs)
         return [names[i] for i in self.indices]
-
-
-def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:
-    """Parse ``A:B``: fractions when either has a decimal point, counts otherwise; an empty side is open.
-
-    Raises:
-        UserError: not of that form, or empty.
-    """
-    def number(part: str) -> float | int | None:
-        return None if not part else float(part) if fractions else int(part)
-
-    start_text, colon, stop_text = text.replace(" ", "").partition(":")
-    fractions = "." in text
-    try:
-        start, stop = number(start_text), number(stop_text)
-        if not colon:
-            raise ValueError(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text}: expected A:B, as fractions (0:0.3) or counts (0:40)") from error
-    highest = math.inf if stop is None else stop
-    if not 0 <= (start or 0) < highest or (fractions and stop is not None and stop > 1):
-        raise UserError(f"{flag} {text}: the slice is empty or out of range; expected A < B, fractions up to 1.0")
-    return start, stop
 
 
 def stratified_order(labels: Sequence[int], seed: int) -> list[int]:

@@ -17,31 +17,23 @@ A stage has the flags of the command line and its own, which win.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
 
-from ..cli.declare import Parser, Role
-from ..cli.parser import check_flags
+from ..cli.declare import Parser
 from ..cli.values import split_names
-from ..errors import UserError, nearest, one_line
-from ..files import read_plain, recipe_path, write_json
+from ..errors import UserError, said_of
+from ..files import write_json
 from ..metrics.pgr import RESAMPLES
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
 from .figures import read_predictions
-from .w2s import OF_ONE_TEACHER, Stages, folder_of_runs
-
-EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
-GIVEN = "given"  # among the teachers of a stage, those of the command line
-# where a flag finds what an earlier stage has made, in its folder
-PRODUCT = {"teacher": "local-dir:{}/export", "teacher_checkpoint": "{}", "clean_select_model": "local-dir:{}/export",
-           "initial_checkpoint": "{}/export/model.safetensors"}
-FORM = "expected a list of stages, each with a name and flags"
+from .planning import EARLIER, folder_of_runs, read_stages, runs_of_stages
+from .w2s import Stages
 
 
 def run_stages(
@@ -62,19 +54,12 @@ def run_stages(
     file, folder = str(given["stages"]), folder_of_runs(given, "--stages")
     stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--stages")
     listed = read_stages(file, parser)
-    earlier: dict[str, object] = {}  # stages, with the number of their classes where one is given
+    for run in runs_of_stages(listed, given, parser):
+        stages.plan(run)
     for name, flags in listed:
-        if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
-            flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
-        classes = flags.get("num_classes", given.get("num_classes"))
-        try:
-            changes = found_products(flags, earlier, classes, folder, given.get("teacher"))
-            stages.plan(name, changes, given.get("train_slice"))
-        except UserError as error:
-            raise UserError(f"--stages {file}: {name}: {error}") from error
-        earlier[name] = classes
-    for name, flags in listed:
-        check_origin(name, stages.run(name), {other: stages.done[other] for other in _named(flags)}, folder)
+        with said_of(f"--stages {file}: {name}: "):
+            record = stages.run(name)
+        check_origin(name, record, {other: stages.done[other] for other in _named(flags)}, folder)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
     record = dict(stages=stages.done)
@@ -102,67 +87,6 @@ def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: P
         if theirs["export"]["model.safetensors"] not in json.dumps(record):
             raise UserError(f"--resume auto: {folder / name} is complete, but made from another {other} than that in "
                             f"{folder / other}: delete the folders of {name} and of the stages after it")
-
-
-def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]]:
-    """Return the names and flags of the stages in a file. Raises `UserError` for anything else."""
-    where = f"--stages {file}"
-    try:
-        content = read_plain(recipe_path(file, where))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
-    if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
-        raise UserError(f"{where}: {FORM}")
-    listed: list[tuple[str, dict[str, object]]] = []
-    for number, stage in enumerate(content, start=1):
-        name = stage.pop("name", None)
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,80}", name):
-            raise UserError(f"{where}: stage {number} has no name, of letters and digits; {FORM}")
-        if name in dict(listed):
-            raise UserError(f"{where}: two stages are called {name}")
-        flags = check_flags(stage, parser, f"{where}: {name}")
-        for flag in flags.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment", "resume", "train_slice"}:
-            raise UserError(f"{where}: {name}: {flag} is that of all stages: give --{flag.replace('_', '-')} on the "
-                            "command line")
-        listed.append((name, flags))
-    return listed
-
-
-def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], classes: object, folder: Path,
-                   teacher: object = None) -> dict[str, object]:
-    """Return flags in which ``stage:NAME`` is what that stage has made, and ``given`` the teacher of the command line.
-
-    Args:
-        flags: of a stage.
-        earlier: stages before it, with the number of their classes where one is given.
-        classes: its own, or None.
-        folder: of all stages.
-        teacher: of the command line.
-
-    Raises:
-        UserError: one that comes later, or whose weights are for other classes.
-    """
-    def product(flag: str, value: object) -> object:
-        if not isinstance(value, str) or not value.startswith(EARLIER):
-            return value
-        name = value.removeprefix(EARLIER)
-        if flag not in PRODUCT:
-            raise UserError(f"{flag}: {value}: a stage gives nothing of this kind; it may stand for "
-                            f"{', '.join(PRODUCT)}")
-        if name not in earlier:
-            raise UserError(f"{flag}: {value}: no stage of this name comes before it{nearest(name, earlier)}")
-        if flag == "initial_checkpoint" and len({earlier[name], classes} - {None}) > 1:
-            raise UserError(f"{flag}: {value}: that stage has num_classes {earlier[name]}, this one {classes}: the "
-                            "head of one does not fit the other")
-        return PRODUCT[flag].format(folder / name)
-
-    found = {flag: product(flag, value) for flag, value in flags.items() if flag != "teacher"}
-    if "teacher" in flags:
-        named = split_names(flags["teacher"])
-        if GIVEN in named and not teacher:
-            raise UserError(f"teacher: {flags['teacher']}: the command line has no --teacher")
-        found["teacher"] = ",".join(str(teacher if one == GIVEN else product("teacher", one)) for one in named) or None
-    return found
 
 
 def closing_table(records: Mapping[str, dict], folders: Mapping[str, Path]) -> str:

@@ -8,19 +8,15 @@ training samples do not.
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 
 import torch.distributed as dist
 
 from ..build.data import build_data
 from ..build.device import join_group
 from ..cli.declare import Parser
-from ..cli.parser import fill
 from ..data.datasets import known_labels
 from ..data.keys import sample_keys
-from ..data.slices import parse_slice
 from ..data.wrapper import without_transform
-from ..errors import UserError
 from ..files import write_json
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
@@ -29,7 +25,8 @@ from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
-from .w2s import Stages, folder_of_runs
+from .planning import folder_of_runs, runs_of_folds
+from .w2s import Stages
 
 TABLE = "out_of_fold.csv"
 
@@ -50,17 +47,10 @@ def run_folds(
     Raises:
         UserError: flags that do not go with it.
     """
-    args, _ = fill(parser, given)
-    for broken, message in (
-            (args.unlabeled, "--folds holds out labelled samples, which the images of --unlabeled are not"),
-            (args.select == "best" and args.select_split is None, "--folds --select best would choose the epoch by the "
-             "part that is held out: give --select-split, or --select last")):
-        if broken:
-            raise UserError(message)
-    folder = folder_of_runs(vars(args), "--folds")
-    stages = Stages(given, parser, folder, train, go_on=bool(args.resume), flag="--folds")
-    for number, (rest, part) in enumerate(fold_slices(args.train_slice, args.folds), start=1):
-        stages.plan(f"fold{number}", dict(val_split=args.train_split, val_slice=part), rest)
+    folder = folder_of_runs(given, "--folds")
+    stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--folds")
+    for run in runs_of_folds(given, parser):
+        stages.plan(run)
     for name in stages.flags:
         stages.run(name)
     right: list[bool] = []
@@ -75,26 +65,6 @@ def run_folds(
     print(format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"]))
     print(f"* what each model says of the part that it has not seen: {folder / TABLE}")
     return record
-
-
-def fold_slices(text: str | None, folds: int) -> list[tuple[str, str]]:
-    """Return for each of ``folds`` parts of the slice ``text`` the slice of all others, and its own.
-
-    Raises:
-        UserError: a slice of counts without an end, or with fewer samples than parts.
-    """
-    start, stop = parse_slice(text) if text else (0.0, 1.0)
-    if stop is None and not isinstance(start, float):
-        raise UserError(f"--folds of --train-slice {text}: the slice has no end; give it one, or take shares")
-    start, stop = start or 0, 1.0 if stop is None else stop
-    cuts = [start + (stop - start) * k / folds for k in range(folds + 1)]
-    if isinstance(stop, int):
-        cuts = [round(cut) for cut in cuts]
-        if stop - start < folds:
-            raise UserError(f"--folds {folds}: --train-slice {text} has {stop - start} samples; expected as many or "
-                            "more")
-    return [(",".join(f"{a}:{b}" for a, b in ((cuts[0], low), (high, cuts[-1])) if a < b), f"{low}:{high}")
-            for low, high in pairwise(cuts)]
 
 
 def _columns(stages: Stages, right: list[bool]) -> Iterator[Mapping[str, Sequence]]:

@@ -13,24 +13,20 @@ out for student and ceiling; epochs of the student are ranked against its teache
 
 import argparse
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
 from ..build.flags import check_teacher_name
-from ..build.resolve import label_paths, resolve_data_dir, split_names
 from ..cli.declare import Parser, Role
-from ..cli.parser import fill, read_config, train_parser
-from ..cli.values import check_values
+from ..cli.parser import train_parser
+from ..cli.values import split_names
 from ..data import take_slice
 from ..data.overlap import sample_names
-from ..data.slices import parse_slice
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, said_of
 from ..files import write_json
 from ..hub.export import write_card
 from ..hub.push import push_export
@@ -44,16 +40,24 @@ from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
 from .earlier import check_same_run, other_flags, read_result, resolved
 from .figures import closing_table, make_record, read_predictions
+from .planning import (
+    NOT_OF,
+    OF_ONE_TEACHER,
+    WITH_DIRECT,
+    Planned,
+    defaults,
+    defaults_of,
+    direct_slices,
+    exported,
+    of_the_task,
+    read_protocol,
+    run_flags,
+    runs_of_protocol,
+    weak_flags,
+    weak_labels_only,
+)
 
 _logger = logging.getLogger(__name__)
-
-# flags of the student that are left out of the other stages
-NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
-          "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
-WITH_DIRECT = {"direct", "strong-to-strong"}  # controls that need the runs of direct
-# of one teacher alone: another one has its defaults
-OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher",
-                  "teacher_stages")
 
 
 def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> dict | None:
@@ -67,24 +71,14 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     Raises:
         UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
     """
-    filled, _ = fill(parser, given)
-    if filled.unlabeled:
-        raise UserError("--protocol w2s trains teacher and ceiling on labels, which the images of --unlabeled do not "
-                        "have: train the student alone, with --teacher NAME")
-    resolve_data_dir(filled)
-    flags = vars(filled)
-    check_flags(flags)
-    folder = folder_of_runs(flags, "--protocol w2s")
-    whole, amount = flags["train_slice"], flags["weak_fraction"]
-    first, second = split_slice(whole, amount) if amount else ("", whole)
+    start = read_protocol(given, parser)
+    flags, folder, first, second, trains_teacher = start
     stages = Stages(given, parser, folder, train, go_on=bool(flags["resume"]))
-    trains_teacher = first and not flags["teacher_checkpoint"] and ":" not in flags["teacher"]
-    weak_source = str(folder / "weak") if trains_teacher else flags["teacher_checkpoint"]
-    stages.plan("student", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), second)
-    stages.plan("ceiling", {**defaults(parser, NOT_OF["ceiling"]), **stored_views(flags)}, second,
-                instead=flags["ceiling_checkpoint"])
+    for run in runs_of_protocol(start, given, parser):
+        stages.plan(run)
+    if flags["ceiling_checkpoint"]:
+        stages.take("ceiling", Path(flags["ceiling_checkpoint"]), "--ceiling-checkpoint")
     if trains_teacher:
-        plan_teacher(flags, parser, stages, first)
         check_data(flags, stages, second)
     plan_controls(flags, stages, first, second)
     if trains_teacher:
@@ -123,163 +117,6 @@ def show_controls(flags: Mapping[str, object], export: Path, student: dict, cont
                     commit_message=flags["hub_commit_message"])
 
 
-def stored_views(flags: Mapping[str, object]) -> dict[str, object]:
-    """Return the flag of the teacher that the ceiling of a probe shares: of which views features are stored."""
-    targets = str(flags.get("teacher_targets"))
-    return {"teacher_targets": targets} if flags.get("linear_probe") and targets.startswith("cached-views") else {}
-
-
-def folder_of_runs(flags: Mapping[str, object], flag: str) -> Path:
-    """Return the folder of the runs of one command, which ``flag`` asked for.
-
-    Raises:
-        UserError: it has no name, or the command is to go on from a single checkpoint.
-    """
-    if not flags.get("experiment"):
-        raise UserError(f"{flag} makes several runs in one folder: name it with --experiment")
-    if flags.get("resume") not in (None, "", "auto"):
-        raise UserError(f"{flag} goes on with --resume auto")
-    return Path(str(flags.get("output") or "./output/train")) / str(flags["experiment"])
-
-
-def check_flags(flags: Mapping[str, object]) -> None:
-    """Refuse what the protocol cannot do, before anything is trained."""
-    amount, train, val = (flags[name] for name in ("weak_fraction", "train_split", "val_split"))
-    rules = [
-        (not flags["teacher"], "--protocol w2s needs a --teacher NAME: the weak model"),
-        (bool(label_paths(flags["teacher"])), "--protocol w2s measures its teacher on the test set, of which "
-         "labels in a file say nothing: train with --teacher labels:PATH alone, and the ceiling with --teacher ''"),
-        (not val, "--protocol w2s compares on a test set: leave out --val-split ''"),
-        (same_split(train, val) and not flags["val_slice"],
-         f"--protocol w2s would test on what it trains on: --val-split {val} is --train-split {train}; give another "
-         "split, or cut it with --train-slice A:B --val-slice B:C"),
-        (flags["no_teacher_eval"], "--protocol w2s needs the teacher's predictions: leave out --no-teacher-eval"),
-        (flags["episodic"],
-         "--protocol w2s compares classifiers, and --episodic trains none: run its stages one by one"),
-        (flags["select"] == "best" and flags["select_split"] is None,
-         "--protocol w2s --select best would choose the checkpoint by test labels: give --select-split, a part of the "
-         "weakly labelled set, or --select last"),
-        (isinstance(amount, float) and amount and not 0 < amount < 1,
-         f"--weak-fraction {amount:g}: expected a share between 0 and 1, or a count, or 0 for a teacher that is "
-         "trained already"),
-        (flags["direct_sizes"] and not WITH_DIRECT & set(flags["controls"]), "--direct-sizes trains more of --controls "
-         f"direct, which is not among --controls {' '.join(flags['controls'])}: add it"),
-        (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise UserError(message)
-
-
-def same_split(one: str, other: str) -> bool:
-    """Whether two names stand for one split, as far as timm's names of folders tell."""
-    return one == other or any({one, other} <= set(names) for names in (_TRAIN_SYNONYM, _EVAL_SYNONYM))
-
-
-def split_slice(text: str | None, amount: float | int, flag: str = "--weak-fraction") -> tuple[str, str]:
-    """Return the slices of teacher and student: the first ``amount`` of the slice ``text``, and the rest of it.
-
-    Args:
-        text: ``A:B`` as of ``--train-slice``, or None for everything.
-        amount: a share of the slice, or a count of samples.
-        flag: that gave it.
-
-    Raises:
-        UserError: a count in a slice of shares, or a share of a slice of counts that has no end.
-    """
-    start, stop = parse_slice(text) if text else (None, None)
-    if isinstance(amount, int):
-        if isinstance(start, float) or isinstance(stop, float):
-            raise UserError(f"{flag} {amount} is a count, --train-slice {text} has shares; use one kind")
-        cut = (start or 0) + amount
-        if amount < 1 or (stop is not None and cut >= stop):
-            raise UserError(f"--weak-fraction {amount}: nothing is left for teacher or student of --train-slice "
-                            f"{text or ':'}")
-        return f"{start or 0}:{cut}", f"{cut}:{'' if stop is None else stop}"
-    if isinstance(start, int) or isinstance(stop, int):
-        if stop is None:
-            raise UserError(f"--weak-fraction {amount} of --train-slice {text}: the slice has no end; give the teacher "
-                            "a count, such as --weak-fraction 500")
-        cut = (start or 0) + math.floor(amount * (stop - (start or 0)) + 0.5)
-        return f"{start or 0}:{cut}", f"{cut}:{stop}"
-    low, high = start or 0.0, 1.0 if stop is None else stop
-    cut = low + amount * (high - low)
-    return f"{low!r}:{cut!r}", f"{cut!r}:{high!r}"
-
-
-def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
-    """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
-    return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
-
-
-def defaults(parser: Parser, role: Role) -> dict[str, object]:
-    """Return the default values of the flags about something."""
-    return defaults_of(parser, sorted(parser.names(role)))
-
-
-def defaults_of(parser: Parser, names: Iterable[str]) -> dict[str, object]:
-    """Return the default values of some flags."""
-    values = parser.defaults()
-    return {name: values[name] for name in names}
-
-
-def plan_teacher(flags: Mapping[str, object], parser: Parser, stages: "Stages", first: str) -> None:
-    """Plan the training of the teacher on the slice ``first``."""
-    own = weak_flags(flags, parser, first)
-    try:
-        check_values(own)
-        stages.plan("weak", own, first)
-    except UserError as error:
-        files = flags["weak_config"]
-        where = f"--weak-config {' '.join(files)}" if files else "--protocol w2s, the teacher"
-        raise UserError(f"{where}: {error}") from error
-
-
-def weak_flags(flags: Mapping[str, object], parser: Parser, first: str) -> dict[str, object]:
-    """Return the flags in which the teacher's training differs from the student's: ``--weak-config`` and its model.
-
-    Args:
-        flags: of the student.
-        parser: knows the defaults.
-        first: the teacher's slice of the training split.
-
-    Raises:
-        UserError: a file that cannot be read, or says otherwise than the protocol.
-    """
-    own = {**defaults(parser, NOT_OF["weak"] | Role.START), "model": flags["teacher"],
-           "model_kwargs": flags["teacher_kwargs"]}
-    if flags["teacher_img_size"]:
-        own["img_size"] = flags["teacher_img_size"]
-    for file in flags["weak_config"]:
-        values = read_config(file, parser, flag="--weak-config")
-        check_weak_values(values, flags, first, parser, f"--weak-config {file}")
-        own.update({name: value for name, value in values.items() if name != "train_slice"})
-    if "," in own["model"]:
-        raise UserError(f"--protocol w2s trains one teacher, --teacher {flags['teacher']} names several: train them "
-                        "beforehand and give --teacher-checkpoint")
-    return own
-
-
-def check_weak_values(
-        values: dict[str, object], flags: Mapping[str, object], first: str, parser: Parser, where: str) -> None:
-    """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
-    for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
-        raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
-                        f"{name.replace('_', '-')} on the command line")
-    own = values.get("train_slice")
-    if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
-        raise UserError(f"{where}: train_slice {own}, but --weak-fraction {flags['weak_fraction']} gives the teacher "
-                        f"{first}: leave it out of the file, or make the two equal")
-    if values.get("model", flags["teacher"]) != flags["teacher"]:
-        raise UserError(f"{where}: model {values['model']} is not --teacher {flags['teacher']}: leave it out of the "
-                        "file")
-
-
-def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
-    start, stop = parse_slice(text, flag)
-    return start or 0, stop
-
-
 # ---------------------------------------------------------------- controls
 
 
@@ -304,7 +141,8 @@ def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, sec
         labels = {name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()}
         for name, part in direct_slices(first, flags["direct_sizes"]).items():
             take_slice(whole, part, flags["slice_seed"], f"--direct-sizes: {name}, slice")
-            stages.plan(name, {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}, part)
+            changes = {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}
+            stages.plan(Planned(name, "", changes, part))
     shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **weak_labels_only(given)}
     if "same-size" in chosen:
         if kind_of(flags["teacher"]):
@@ -313,43 +151,10 @@ def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, sec
         network = {name: value for name, value in weak_flags(flags, parser, first).items()
                    if name not in of_the_task(parser)}
         taught = {"teacher_checkpoint": stages.flags["student"]["teacher_checkpoint"]}
-        stages.plan("same-size", {**shared, **network, **taught}, second)
+        stages.plan(Planned("same-size", "", {**shared, **network, **taught}, second))
     if "strong-to-strong" in chosen:
-        stages.plan("strong-to-strong", {**shared, **defaults_of(parser, OF_ONE_TEACHER),
-                                         "teacher": exported(stages.folder / "direct")}, second)
-
-
-def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
-    """Return the slices of the direct runs by their names: the labelled part, shares of it, counts from its start on.
-
-    Args:
-        first: the labelled part of the training split, a slice.
-        sizes: of ``--direct-sizes``; a count may go on into the student's part.
-
-    Raises:
-        UserError: not a share, or a count where the part begins at a share of the split.
-    """
-    start, slices = first.partition(":")[0], {"direct": first}
-    for size in sizes:
-        if size <= 0 or (isinstance(size, float) and size > 1):
-            raise UserError(f"--direct-sizes {size:g}: expected a share of the labelled part such as 0.5, or a count "
-                            "of labels such as 500")
-        if size != 1:
-            whole = first if isinstance(size, float) else f"{start}:" if float(start) else None
-            slices[f"direct-{size}"] = split_slice(whole, size, "--direct-sizes")[0]
-    return slices
-
-
-def of_the_task(parser: Parser) -> set[str]:
-    """Return what a student of another network shares with the student: labels, loss, choices, length of training."""
-    rates = parser.names(Role.SCHEDULE) & parser.names(Role.TUNING | Role.ALIAS)
-    return parser.names(
-        Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.NOISE | Role.SCHEDULE | Role.TESTS) - rates
-
-
-def exported(folder: Path | str) -> str:
-    """Return the name of the model that a run exports."""
-    return f"local-dir:{folder}/export"
+        changes = {**shared, **defaults_of(parser, OF_ONE_TEACHER), "teacher": exported(stages.folder / "direct")}
+        stages.plan(Planned("strong-to-strong", "", changes, second))
 
 
 class Stages:
@@ -377,30 +182,15 @@ class Stages:
         self.done: dict[str, dict] = {}
         self.folders: dict[str, Path] = {}
 
-    def plan(
-            self,
-            name: str,
-            changes: dict[str, object],
-            train_slice: str | None,
-            *,
-            instead: str | None = None,
-    ) -> None:
+    def plan(self, run: Planned) -> None:
         """Decide on the flags of a stage, and refuse now what its run would refuse.
 
-        Args:
-            name: of the stage.
-            changes: flags that differ from the student's.
-            train_slice: its part of the training split.
-            instead: folder of an earlier run to take, from ``--ceiling-checkpoint``.
-
         Raises:
-            UserError: flags that do not go together, or a run that was made with others or on other samples.
+            UserError: flags that do not go together.
         """
-        self.flags[name] = {**self.given, **defaults(self.parser, Role.PROTOCOL), **changes,
-                            "train_slice": train_slice, "output": str(self.folder), "experiment": name}
-        self.resolved(name)
-        if instead:
-            self.take(name, Path(instead), f"--{name}-checkpoint")
+        with said_of(run.where):
+            self.flags[run.name] = run_flags(run, self.folder, self.given, self.parser)
+            self.resolved(run.name)
 
     def resolved(self, name: str) -> dict[str, object]:
         """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""

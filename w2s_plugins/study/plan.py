@@ -19,17 +19,17 @@ from ..data.datasets import check_dataset_name
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..monitor import format_table
-from ..protocols.w2s import (
+from ..protocols.planning import (
     NOT_OF,
     OF_ONE_TEACHER,
     direct_slices,
     exported,
     of_the_task,
-    refuse_seen,
     split_slice,
     stored_views,
     weak_labels_only,
 )
+from ..protocols.w2s import refuse_seen
 from ..teachers.kinds import kind_of
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
