@@ -16,7 +16,7 @@ from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_im
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
     watch_imports("validate.py")
-    run_main(lambda: refuse_early_validation(parse(validate_parser())[0]), "validate.py")
+    run_main(lambda: refuse_early_validation(*parse(validate_parser())), "validate.py")
 
 import argparse
 import dataclasses

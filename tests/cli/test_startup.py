@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import timm
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
 from timm.models._registry import _deprecated_models
 from timm.optim import list_optimizers
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.e2e.conftest import ROOT, Done, environment
+from w2s_plugins.cli.forms import TORCH_NAMES
 from w2s_plugins.cli.kwargs import loss_parameters
 from w2s_plugins.cli.names import refuse_unknown_model, refuse_unknown_optimizer
 from w2s_plugins.errors import UserError
@@ -73,6 +74,23 @@ def test_commands_of_the_package(light_env, module, words, message):
         assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
+@pytest.mark.parametrize("base, loss, message", [
+    ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
+    ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: --batch-size 3 must be"),
+    ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
+    ("epochs: 1", "{name: kd, kwargs: {temprature: 1}}",
+     "s: student w2s_cnn2 w2s_cnn5 kd w2s: loss 'kd' has no kwarg 'temprature' (nearest: temperature"),
+])
+def test_studies(light_env, tmp_path, base, loss, message):
+    (tmp_path / "s.yaml").write_text(
+        f"base: {{dataset: w2s/digits, {base}}}\nweak: [flags: {{model: w2s_cnn2}}]\n"
+        f"strong: [flags: {{model: w2s_cnn5}}]\nlosses: [hard, {loss}]")
+    done = subprocess.run([sys.executable, "-m", "w2s_plugins.study", "plan", "s.yaml"], cwd=tmp_path, text=True,
+                          env={**light_env, "PYTHONPATH": f"{light_env['PYTHONPATH']}:{ROOT}"}, capture_output=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.study: error: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--epohcs", 1], "unknown flag '--epohcs' (nearest: --epochs"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
@@ -125,6 +143,7 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
 
 @pytest.mark.parametrize("flags, message", [
     ([], "no data: give --data-dir FOLDER"),
+    (["--dataset", "w2s/digit"], "--dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits"),
     ([*DIGITS, "--loss", "kd"], "--loss kd needs a teacher"),
     ([*DIGITS, "--loss", "kdd"], "--loss: unknown loss 'kdd' (nearest: kd"),
     ([*DIGITS, "--teacher", "resnet18", "--task-loss", "cee"], "--task-loss: unknown choice 'cee' (nearest: ce"),
@@ -170,10 +189,27 @@ def test_flags_that_clash(light, tmp_path, flags, message):
 
 
 @pytest.mark.parametrize("flags, message", [
+    ([], "no data: give --data-dir FOLDER"),
+    (["--dataset", "w2s/digit"], "--dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits"),
+    ([*DIGITS, "--checkpoint", "bset.pth.tar"], "--checkpoint bset.pth.tar: no such file or folder (nearest: best"),
+    ([*DIGITS, "--amp", "--model-dtype", "bfloat16"], "--amp keeps the weights in float32"),
+    ([*DIGITS, "--few-shot", "5"], "--few-shot 5: expected WAYSxSHOTS"),
+    ([*DIGITS, "--few-shot", "5x1", "--teacher", "a,b"], "--few-shot: several teachers have no common features"),
+    ([*DIGITS, "--few-shot", "5x1", "--corruptions", "noise"], "--few-shot cannot be combined with"),
+])
+def test_validation(light, tmp_path, flags, message):
+    (tmp_path / "best.pth.tar").touch()
+    done = light(*flags, script="validate.py")
+    assert done.code == 2 and done.err.startswith(f"validate.py: error: {message}"), done.err
+    assert done.err.count("\n") == 1 and done.out == ""
+
+
+@pytest.mark.parametrize("flags, message", [
     (["--model", "resnet1"], "--model: unknown model 'resnet1' (nearest: resnet1"),
     (["--teacher", "w2s_cn5"], "--teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5"),
     (["--teacher", "resnet18,resnet_18"], "--teacher: unknown model 'resnet_18' (nearest: res"),
-    (["--protocol", "w2s", "--experiment", "x", "--model", "resnet1"], "--model: unknown model 'resnet1' (nearest:"),
+    (["--protocol", "w2s", "--experiment", "x", "--teacher", "resnet18", "--model", "resnet1"],
+     "--model: unknown model 'resnet1' (nearest: resnet1"),
     (["--opt", "adamx"], "--opt: unknown optimizer 'adamx' (nearest: adamax"),
     (["--experiment", "x", "--stages", "opt.yaml"], "--stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:"),
 ])
@@ -195,6 +231,7 @@ def test_names_in_the_sources_are_those_of_the_registries():
         refuse_unknown_model("--model", name)
     for name in (*list_optimizers(), "lookahead_AdamW"):
         refuse_unknown_optimizer(name)
+    assert {f"torch/{name}" for name in _TORCH_BASIC_DS} < set(TORCH_NAMES)
     assert [set(names) for names in SYNONYMS] == [set(_TRAIN_SYNONYM), set(_EVAL_SYNONYM)]
     with pytest.raises(UserError) as error:
         refuse_unknown_model("--model", "cifar_resnet21")

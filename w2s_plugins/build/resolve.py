@@ -18,6 +18,7 @@ from ..cli.forms import (
     LABEL_RULES,
     PREFIXES,
     UNLABELED,
+    check_dataset_name,
     loss_weights,
     parse_data_errors,
     parse_noise,
@@ -64,38 +65,72 @@ def refuse_early(args: argparse.Namespace, given: set[str], planned: Plan) -> No
         given: names of the flags that were set by hand.
         planned: returns, of each run of a command that has several, what begins messages about it, and its flags.
     """
-    if args.list_losses or "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
+    if args.list_losses:
+        return
+    if not (args.protocol or args.stages or args.folds):
+        refuse_run(args, given)
+        return
+    for where, flags in planned({name: getattr(args, name) for name in given}, train_parser()):
+        with said_of(where):
+            refuse_run(*fill(train_parser(), flags))
+
+
+def refuse_run(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise what is known to be wrong with one run before torch and timm are imported.
+
+    Args:
+        args: all flags, fresh ones.
+        given: names of the flags that were set by hand.
+    """
+    if "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
         return
     try:
-        if not (args.protocol or args.stages or args.folds):
-            _refuse_run(args, given)
-            return
-        _refuse_unknown_names(args)
-        for where, flags in planned({name: getattr(args, name) for name in given}, train_parser()):
-            with said_of(where):
-                _refuse_run(*fill(train_parser(), flags))
+        _refuse_unknown_models(args)
+        refuse_unknown_optimizer(args.opt)
+        with quietly():  # what is said of right flags, is said later
+            resolve_flags(args, given, loss_parameters())
+        refuse_existing_run(run_place(args))
+        _refuse_missing_paths(args)
     except UnknownName:
         if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
             raise
 
 
-def _refuse_run(args: argparse.Namespace, given: set[str]) -> None:
-    _refuse_unknown_names(args)
-    with quietly():  # what is said of right flags, is said later
-        resolve_flags(args, given, loss_parameters())
-    refuse_existing_run(run_place(args))
-    _refuse_missing_paths(args)
+def refuse_early_validation(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise what ``validate.py`` would, as far as that is known before torch and timm are imported and before the flags
+    of the run are read that ``--checkpoint`` may be of.
 
-
-def refuse_early_validation(args: argparse.Namespace) -> None:
-    """Raise, before torch and timm are imported, what ``validate.py`` would for models that nobody knows."""
+    Args:
+        args: all flags, fresh ones.
+        given: names of the flags that were set by hand.
+    """
     if args.model != "all" and not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):
         _refuse_unknown_models(args)
+    refuse_missing_checkpoint(args.checkpoint)
+    check_validation(args, given)
+    if not args.checkpoint:
+        resolve_data_dir(args)
 
 
-def _refuse_unknown_names(args: argparse.Namespace) -> None:
-    _refuse_unknown_models(args)
-    refuse_unknown_optimizer(args.opt)
+def check_validation(args: argparse.Namespace, given: set[str]) -> None:
+    """Check the flags of ``validate.py`` against each other."""
+    check_dataset_name(args.dataset)
+    refuse_two_dtypes(args)
+    if not args.few_shot:
+        return
+    parse_shapes(args.few_shot, args.queries, "--few-shot")
+    if len(split_names(args.teacher)) > 1:
+        raise UserError("--few-shot: several teachers have no common features; give one --teacher")
+    if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or given & {
+            "train_counts", "val_sets", "corruptions"}:
+        raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, "
+                        "--corruptions or a ceiling")
+
+
+def refuse_missing_checkpoint(checkpoint: str) -> None:
+    """Raise a `UserError` for a ``--checkpoint`` of ``validate.py`` that is not there."""
+    if checkpoint and not Path(checkpoint).exists():
+        raise UserError(f"--checkpoint {checkpoint}: no such file or folder{near_path(checkpoint)}")
 
 
 def _refuse_unknown_models(args: argparse.Namespace) -> None:
@@ -142,6 +177,7 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    check_dataset_name(args.dataset)
     if args.unlabeled:
         _resolve_unlabeled_data(args, given)
     else:

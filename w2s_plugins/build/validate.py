@@ -19,11 +19,11 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
-from ..cli.forms import candidate_pieces, parse_shapes
+from ..cli.forms import candidate_pieces
 from ..cli.parser import train_parser, validate_parser
 from ..data import create_eval_loader, open_split, take_slice
 from ..data.corruptions import Corrupted
-from ..data.datasets import check_dataset_name, num_classes_of
+from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, name_runs, one_line
@@ -41,7 +41,7 @@ from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import resolve_data_dir, split_names
+from .resolve import check_validation, refuse_missing_checkpoint, resolve_data_dir, split_names
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -96,17 +96,9 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     load_plugins(args.plugins)
     for name in split_names(args.teacher):
         check_teacher_name("--teacher", name)
-    check_dataset_name(args.dataset)
+    check_validation(args, given)
     resolve_data_dir(args)
     resolve_precision(args, given)
-    if args.few_shot:
-        parse_shapes(args.few_shot, args.queries, "--few-shot")
-        if len(split_names(args.teacher)) > 1:
-            raise UserError("--few-shot: several teachers have no common features; give one --teacher")
-        if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or given & {
-                "train_counts", "val_sets", "corruptions"}:
-            raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, "
-                            "--corruptions or a ceiling")
     recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
     candidates = list_candidates(args, recorded, run.get("plugins") or [])
     for path in (one.checkpoint for one in candidates if one.checkpoint and "use_ema" in given):
@@ -140,9 +132,8 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     Returns:
         All flags of that run; empty without one.
     """
+    refuse_missing_checkpoint(args.checkpoint)
     path = Path(args.checkpoint) if args.checkpoint else None
-    if path is not None and not path.exists():
-        raise UserError(f"--checkpoint {path}: no such file or folder")
     is_run = path is not None and path.is_dir() and not is_sharded(path)
     folder = path if path is None or is_run else path.parent
     if folder is None or not (folder / "args.yaml").is_file():

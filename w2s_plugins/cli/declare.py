@@ -3,6 +3,7 @@
 import argparse
 import ast
 import copy
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -153,9 +154,10 @@ class Parser(argparse.ArgumentParser):
     def facts(self) -> dict[str, Facts]:
         return {dest: action.facts for dest, action in self.by_dest().items()}
 
-    def names(self, role: Role) -> set[str]:
+    @functools.cache  # noqa: B019  there are two parsers with roles, for as long as the process
+    def names(self, role: Role) -> frozenset[str]:
         """Flags that are about ``role``, or about one of several."""
-        return {dest for dest, facts in self.facts().items() if facts.role & role}
+        return frozenset(dest for dest, facts in self.facts().items() if facts.role & role)
 
     def take(self, words: Iterable[str]) -> dict[str, object]:
         """Return the values of the words of a command line. Raises `UserError` for the first that is wrong."""

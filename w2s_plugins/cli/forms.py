@@ -9,6 +9,11 @@ from ..errors import UserError, nearest
 
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
+DIGITS = "w2s/digits"
+LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}  # what the list of a split is called
+TORCH_NAMES = [f"torch/{name}" for name in (
+    "cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist", "inaturalist", "places365", "imagenet",
+    "image_folder")]  # as timm has them
 UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
@@ -27,6 +32,17 @@ BOTH = "both"
 POOL_PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of
 
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise a `UserError` with the nearest names unless ``--dataset`` names something that can be opened."""
+    choices = [DIGITS, *LIST_FILES, *TORCH_NAMES]
+    if name and name not in LIST_FILES and not name.lower().startswith(PREFIXES):
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
+                        f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder")
+    closed = [*choices, "torch/inat", "torch/folder"]
+    if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
+        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
 
 
 def parse_noise(text: str) -> tuple[str, float | str]:

@@ -15,6 +15,7 @@ class UnknownName(UserError):
     """A name that neither this package nor timm knows; a plugin may."""
 
 
+@functools.cache
 def refuse_unknown_model(flag: str, name: str) -> None:
     """Raise `UnknownName` for the plain name of a model which nothing among the sources of models is called."""
     if not re.fullmatch(r"\w+(\.\w+)?", name) or Path(name).exists():

@@ -15,8 +15,9 @@ NO_MODEL_KWARGS = ("pretrained", "inputs", "recorded", "features_only")
 
 def refuse_tokens(words: Sequence[str]) -> None:
     """Raise a `UserError` when a word of the command line holds an access token or password, without repeating it."""
+    suspect = holds_token("\n".join(words))  # which reads the user's token once
     for before, word in zip(["", *words], words):
-        if holds_token(word):
+        if suspect and holds_token(word):
             flag = word.split("=")[0] if word.startswith("--") else before
             where = f" after {flag}" if flag.startswith("--") and not holds_token(flag) else ""
             raise UserError(f"{_kind(word)} on the command line{where}: others can read it there, and it would be "
@@ -29,10 +30,11 @@ def check_values(given: Mapping[str, object]) -> None:
     Args:
         given: values by the flag's name, those of files included.
     """
+    suspect = holds_token("\n".join(_texts(dict(given))))
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         for text in _texts(value):
-            if holds_token(text):
+            if suspect and holds_token(text):
                 raise UserError(f"{flag} holds {_kind(text)}, which would be recorded with the run; {_remedy(text)}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")

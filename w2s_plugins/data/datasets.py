@@ -9,26 +9,23 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import timm.data
-from timm.data.dataset_factory import _EVAL_SYNONYM, _TORCH_BASIC_DS, _TRAIN_SYNONYM
+from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import Dataset, IterableDataset
 from torchvision.datasets import INaturalist
 
-from ..cli.forms import PREFIXES, UNLABELED
+from ..cli.forms import DIGITS, LIST_FILES, UNLABELED, check_dataset_name
 from ..errors import UserError, near_path, nearest, one_line
 from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
-from .inat import LIST_FILES, open_inat, torchvision_labels
+from .inat import open_inat, torchvision_labels
 from .unlabeled import NO_LABEL, is_unlabeled
 from .unreadable import UnreadableSample
 from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
-EMBEDDED = {"w2s/digits": Digits}
-TORCH_NAMES = [*(f"torch/{n}" for n in _TORCH_BASIC_DS), "torch/qmnist", "torch/inaturalist", "torch/places365",
-               "torch/imagenet", "torch/image_folder"]
 # names of the splits of few-shot learning, whose classes differ; timm has those of validation
 CLASS_SPLITS = (("base", "train", "training"), ("novel", "test", "testing"))
 
@@ -100,10 +97,10 @@ def create_dataset(
         return open_inat(name, root, split, flag=flag, image_root=image_root, **used)
     if image_root:
         raise UserError(f"--image-root is for the lists of {' and '.join(LIST_FILES)}; leave the flag out")
-    if name in EMBEDDED:
+    if name == DIGITS:
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
-        return EMBEDDED[name](split, kwargs.get("input_img_mode") or "RGB")
+        return Digits(split, kwargs.get("input_img_mode") or "RGB")
     is_torch = name.lower().startswith("torch/")
     if is_torch and not root:
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
@@ -135,17 +132,6 @@ def find_split(root: str, split: str) -> str:
     """Return the name under which a folder has ``split``: base may be train there, and novel may be test."""
     names = next((n for n in CLASS_SPLITS if split in n), ())
     return next((n for n in (split, *names) if (Path(root) / n).is_dir()), split)
-
-
-def check_dataset_name(name: str) -> None:
-    """Raise a `UserError` with the nearest names unless ``--dataset`` names something that can be opened."""
-    choices = [*EMBEDDED, *LIST_FILES, *TORCH_NAMES]
-    if name and name not in LIST_FILES and not name.lower().startswith(PREFIXES):
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, choices)}; expected one of "
-                        f"{', '.join(PREFIXES)} followed by a name, {' or '.join(LIST_FILES)}, or nothing for a folder")
-    closed = [*choices, "torch/inat", "torch/folder"]
-    if name.lower().startswith(("torch/", "w2s/")) and name.lower() not in closed:
-        raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
 
 
 def labels_of(dataset: Dataset) -> list[int] | None:

@@ -10,11 +10,10 @@ from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
 from timm.data.readers.reader import Reader
 from torchvision.datasets import INaturalist
 
+from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
 from .decoding import FileDataset
 
-# what the list of a split is called
-LIST_FILES = {"inat2018": "{}2018.json", "inat2021": "{}.json"}
 FORM = ("expected images (id, file_name), annotations (image_id, category_id) and categories (id, name), with texts as "
         "names and whole numbers as ids of classes")
 CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists obfuscate

@@ -25,6 +25,7 @@ from .layout import (
     write_json,
     write_shared,
 )
+from .plan import describe_plan, make_plan, refuse_early
 from .pool import Pool, Slot, child_env, make_slots
 from .slurm import Submission
 from .spec import Study, read_spec
@@ -43,13 +44,14 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     Raises:
         UserError: one line for the first thing that is wrong.
     """
-    from .plan import check_plan, make_plan
-
     if spec.is_dir():
         spec, output = spec / SPEC, output or spec
     root, parser = output or DEFAULT_ROOT / spec.stem, train_parser()
     study = read_spec(spec, parser)
     plan = make_plan(study, parser)
+    refuse_early(study, plan, root, parser)
+    from .check import check_plan
+
     with quietly():  # hints are about single commands
         check_plan(study, plan, root, parser)
     return study, plan, root
@@ -126,10 +128,9 @@ def run_plan(
         no_estimate: bool,
 ) -> None:
     """Print the runs of a study and how long they take."""
-    from .estimate import estimate
-    from .plan import describe_plan
-
     study, plan, root = open_study(spec, output)
+    from .estimate import estimate
+
     slots, seconds = choose_slots(jobs, devices, threads), {}
     print(describe_plan(study, plan), flush=True)
     if not no_estimate:

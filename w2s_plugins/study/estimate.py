@@ -17,8 +17,9 @@ from ..cli.declare import Parser, Role
 from ..data.slices import parse_slice, take_slice
 from ..errors import UserError
 from ..warm import Warm
+from .check import resolve_command
 from .layout import PlannedRun, fill_in
-from .plan import encode, resolve_command
+from .plan import encode
 from .pool import child_env
 from .worker import MODULES, SCRIPT, Start
 

@@ -1,23 +1,17 @@
-"""From a specification to runs: which commands there are, which of them several cells share, what each one needs."""
+"""From a specification to runs: which commands there are, which several cells share, what each needs. No torch here."""
 
-import argparse
-import contextlib
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
-from ..build.data import open_train_split
-from ..build.flags import resolve_train_args
+from ..build.resolve import refuse_run
 from ..cli.declare import Parser, Role, words_of
+from ..cli.forms import parse_slice
 from ..cli.groups import CONTROLS
 from ..cli.parser import parse, train_parser
-from ..data.datasets import check_dataset_name
-from ..data.slices import parse_slice, take_slice
-from ..errors import UserError
+from ..errors import UserError, said_of
 from ..monitor import format_table
 from ..protocols.planning import (
     NOT_OF,
@@ -29,8 +23,6 @@ from ..protocols.planning import (
     stored_views,
     weak_labels_only,
 )
-from ..protocols.w2s import refuse_seen
-from ..teachers.kinds import kind_of
 from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
 from .spec import LossChoice, Part, Protocol, Study
 
@@ -135,6 +127,8 @@ class Planner:
             labels = {k: v for k, v in names.items() if k != "weak"}
             found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
         if "same-size" in chosen:
+            from ..teachers.kinds import kind_of
+
             if kind_of(str(weak.flags["model"])):
                 raise self.wrong(weak, f"controls: same-size: {weak.flags['model']} is no network of timm's that "
                                  "could be trained")
@@ -213,68 +207,16 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
             for word in words_of(actions[name], flags[name])]
 
 
-# ---------------------------------------------------------------- checks
+def of_first_seed(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs that are checked: those of other seeds differ in nothing else."""
+    return [run for run in plan if run.seed == plan[0].seed]
 
 
-def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Parser) -> None:
-    """Let the real parser and its checks see every command, of one seed: the others differ in nothing else.
-
-    Args:
-        study: the specification.
-        plan: its runs.
-        root: folder of the study.
-        parser: knows the flags of train_w2s.py.
-
-    Raises:
-        UserError: naming the run and what is wrong with it.
-    """
-    opened: dict[tuple, Dataset | None] = {}  # training splits; None for one that is not on this machine yet
-    checked: set[tuple] = set()  # their slices, which students of all losses share
-    for run in plan:
-        if run.seed != study.seeds[0]:
-            continue
-        try:
-            args = resolve_command(fill_in(run.argv, root), parser)
-            _check_run(vars(args))
-            split = args.dataset, args.data_dir, args.train_split, args.class_list
-            part = *split, args.train_slice, args.slice_seed
-            if args.train_slice and part not in checked:
-                checked.add(part)
-                remote = args.dataset_download or args.dataset.startswith(("hfds/", "hfids/", "tfds/", "wds/"))
-                if split not in opened:
-                    opened[split] = None
-                    with contextlib.suppress(UserError):
-                        opened[split] = None if remote else open_train_split(args)
-                if opened[split] is not None:  # refuses a slice without a sample
-                    take_slice(opened[split], args.train_slice, args.slice_seed)
-            if run.kind == "student" and not run.needs[1:] and args.teacher_checkpoint and args.train_slice:
-                refuse_seen(vars(args), args.train_slice)
-        except UserError as error:
-            raise UserError(f"{study.name}: {run.label}: {error}") from error
-
-
-def resolve_command(argv: Sequence[str], parser: Parser) -> argparse.Namespace:
-    """Return the flags of a command, checked and resolved as its run does it."""
-    args, given = parse(parser, argv)
-    resolve_train_args(args, given)
-    return args
-
-
-def _check_run(flags: Mapping[str, object]) -> None:
-    """Refuse runs that would say nothing in a table of results, and data that nothing can open."""
-    check_dataset_name(flags["dataset"])
-    rules = [
-        (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
-        (flags["speedtest"], "speedtest leaves nothing to compare"),
-        (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
-        (flags["no_teacher_eval"],
-         "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
-        (flags["select"] == "best" and flags["select_split"] is None, "select best would choose the checkpoint by "
-         "test labels: give select_split, a part of the training slice, or select last"),
-    ]
-    for broken, message in rules:
-        if broken:
-            raise UserError(message)
+def refuse_early(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Parser) -> None:
+    """Raise what `check.check_plan` would, as far as that is known before torch and timm are imported."""
+    for run in of_first_seed(plan):
+        with said_of(f"{study.name}: {run.label}: "):
+            refuse_run(*parse(parser, fill_in(run.argv, root)))
 
 
 # ---------------------------------------------------------------- what is printed
