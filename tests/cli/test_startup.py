@@ -171,6 +171,9 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     ([*SEVERAL, "--folds", "4", "--mixup", "0.2", "--linear-probe"], "--linear-probe sees every image once"),
     ([*SEVERAL, "--stages", "key.yaml"], "--stages key.yaml: b: unknown key 'modle' (nearest: model"),
     ([*SEVERAL, "--stages", "flags.yaml"], "--stages flags.yaml: b: --linear-probe sees every image once"),
+    ([*SEVERAL, "--stages", "product.yml"], "--stages product.yml: no such file (nearest: product.yaml"),
+    ([*SEVERAL, "--stages", "hparams/w2s_labelled.yml"],
+     "--stages hparams/w2s_labelled.yml: no such file; as it comes with the package: w2s:w2s_labelled"),
     ([*SEVERAL, "--stages", "product.yaml"], "--stages product.yaml: b: initial_checkpoint: stage:c: no stage of this"),
     ([*SEVERAL, "--stages", "w2s:w2s_labelled", "--teacher", "w2s_cnn2", "--config", "loss.yaml"],
      "--stages w2s:w2s_labelled: direct: the stage has no teacher, and --loss elr is for all stages: stages have their "

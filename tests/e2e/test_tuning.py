@@ -178,7 +178,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
-    (["--linear-probe", "--tune", "norm"], "--linear-probe trains the head alone"),
+    (["--linear-probe", "--tune", "norm"], "for which --tune norm has no meaning"),
     (["--tune", "lora", "--lora-targets", "qkv"], "--lora-targets qkv: --model w2s_cnn5 has no such linear layer"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn makes new batch norms"),
     (["--tune", "lora", "--lora-rank", "999"], "--lora-rank 999: "),
@@ -199,3 +199,12 @@ def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dty
         done = here(*TINY, "--model", "w2s_cnn5", "--tune", "lora", flag, tmp_path / "small.pth")
         assert done.error.startswith(f"{flag} {tmp_path / 'small.pth'}: has quantised weights (") and str(
             dtype) in done.error
+
+
+def test_random_weights_are_told(here: Run, tmp_path: Path) -> None:
+    """Most of the student is what it was before training, and nothing that anybody has trained."""
+    warning = "--tune head leaves weights as they are, and they are random here: give --pretrained"
+    done = here(*TINY, "--model", "w2s_cnn2", "--epochs", 1, "--tune", "head", "--experiment", "run").ok()
+    assert done.err.count(f"WARNING: {warning}") == 2  # before training, and after it
+    (said,) = json.loads((tmp_path / "output/train/run/result.json").read_text())["warnings"]
+    assert said.startswith(warning)

@@ -37,7 +37,7 @@ from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .hints import warm_up_hint
-from .resolve import LABELS, is_scored_by_teacher, label_paths, split_names
+from .resolve import LABELS, is_scored_by_teacher, label_paths, random_start_hint, split_names
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def list_warnings(
         weak: figures of the teacher on the validation split.
         epochs: that were trained.
     """
-    warnings = [*filter(None, [warm_up_hint(args, epochs)])]
+    warnings = [*filter(None, [random_start_hint(args), warm_up_hint(args, epochs)])]
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
                         f"{weak['top1']:.2f}")

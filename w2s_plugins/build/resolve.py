@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..cli.declare import Parser, Role, option
+from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
     LABEL_RULES,
     PREFIXES,
@@ -663,19 +663,25 @@ def trains_part(args: argparse.Namespace) -> bool:
     return args.tune != "all" or bool(args.freeze)
 
 
+def random_start_hint(args: argparse.Namespace) -> str | None:
+    """Return a line that says that the part of a student which is not trained is random, or None."""
+    if not trains_part(args) or args.pretrained or args.pretrained_path or args.finetune or args.initial_checkpoint:
+        return None
+    what = f"--tune {args.tune}" if args.tune != "all" else f"--freeze {shown_value(args.freeze)}"
+    return (f"{what} leaves weights as they are, and they are random here: give --pretrained, --finetune FILE or "
+            "--initial-checkpoint FILE")
+
+
 def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     part, _ = parse_part(args.tune)
     lora = [f"--{name.replace('_', '-')}" for name, default in train_parser().defaults().items()
             if name.startswith("lora_") and getattr(args, name) != default]
     partly = trains_part(args)
-    random = not (args.pretrained or args.pretrained_path or args.finetune or args.initial_checkpoint)
-    if partly and random:
-        _logger.warning("WARNING: --tune and --freeze on random weights: give --pretrained, --finetune FILE or "
-                        "--initial-checkpoint FILE")
+    if hint := random_start_hint(args):
+        _logger.warning(f"WARNING: {hint}")
     return [
         (bool(partly and args.split_bn), "--split-bn makes new batch norms, all of which would be trained: leave out "
          "--tune and --freeze, or --split-bn"),
         (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),
-        (bool(args.linear_probe and partly), "--linear-probe trains the head alone: leave out --tune and --freeze"),
         (bool(args.unfreeze and not partly), "--unfreeze needs --tune or --freeze: all is trained without these"),
     ]

@@ -3,7 +3,7 @@
 import argparse
 from typing import NamedTuple
 
-from ..cli.declare import Role
+from ..cli.declare import Role, option, shown_value
 from ..cli.forms import POOLS, candidate_pieces
 from ..cli.parser import train_parser
 from ..errors import UserError
@@ -75,13 +75,17 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
     of_views, of_batches = ({n: f.off for n, f in facts.items() if f.role & role} for role in (Role.VIEW, Role.MIXING))
     if stores_views:
         of_views = {}
-    for name, plain in {**({} if args.no_aug else of_views), **of_batches}.items():
-        value = getattr(args, name)
-        if name in given and value not in (plain, None, "") and value != 0:
-            remedy = ", add --no-aug, or store views with --teacher-targets cached-views:N" if name in of_views else ""
-            shown = " ".join(map(str, value)) if isinstance(value, list) else value
-            raise UserError(f"--linear-probe sees every image once, without augmentation: leave out "
-                            f"--{name.replace('_', '-')} {shown}{remedy}")
+    changed = [name for name, plain in {**({} if args.no_aug else of_views), **of_batches}.items()
+               if name in given and getattr(args, name) not in (plain, None, "", 0)]
+    idle, remedy = _without_meaning(args), ""
+    if changed:
+        shown = ", ".join(f"{option(n)} {shown_value(getattr(args, n))}" for n in changed)
+        remedy = f"sees every image once, without augmentation: leave out {shown}"
+        if of_views.keys() & set(changed):
+            remedy += ", add --no-aug, or store views with --teacher-targets cached-views:N"
+        idle = f"; and {idle}" if idle else ""
+    if changed or idle:
+        raise UserError(f"--linear-probe {remedy}{idle}")
     for broken, message in _rules(args, given):
         if broken:
             raise UserError(f"--linear-probe {message}")
@@ -94,15 +98,23 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
             args.teacher_targets = "cached"
 
 
-def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
-    encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
+def _without_meaning(args: argparse.Namespace) -> str:
+    """Return what to say of all flags that are about the training of an encoder; empty where there are none."""
     off = {
         "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
         "--grad-checkpointing": args.grad_checkpointing, "--torchcompile": args.torchcompile,
         "--channels-last": args.channels_last, "--layer-decay": args.layer_decay is not None,
         "--drop": args.drop, "--drop-path": args.drop_path or args.drop_connect, "--drop-block": args.drop_block,
         "--tta": args.tta, "--save-images": args.save_images,
+        f"--tune {args.tune}": args.tune != "all", "--freeze": args.freeze,
     }
+    found = [flag for flag, given in off.items() if given]
+    return (f"trains one linear layer on stored features, for which {', '.join(found)} "
+            f"{'has no meaning: leave it out' if len(found) == 1 else 'have no meaning: leave them out'}") * bool(found)
+
+
+def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
+    encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
     return [
         (args.episodic, f"{encoder}, and --episodic trains nothing else: leave one out"),
         (args.few_shot_eval, f"{encoder}: test the model itself with validate.py --few-shot"),
@@ -119,6 +131,4 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "--probe-pools out"),
         (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
          "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
-        *((broken, f"trains one linear layer on stored features, for which {flag} has no meaning: leave it out")
-          for flag, broken in off.items()),
     ]

@@ -225,6 +225,11 @@ def option(dest: str) -> str:
     return f"--{dest.replace('_', '-')}"
 
 
+def shown_value(value: object) -> str:
+    """Return a value of a flag as messages show it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def is_plain(action: argparse.Action, value: object) -> bool:
     """True for a value that no words give, or that needs none: it is what it is in YAML."""
     if value is None:

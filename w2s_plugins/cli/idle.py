@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 
 from ..errors import UserError
-from .declare import Parser, option
+from .declare import Parser, option, shown_value
 
 
 def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], typed: Iterable[str]) -> None:
@@ -25,7 +25,7 @@ def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], 
         if value in (None, "", []) or not masters or not (alone or value != defaults[name]):
             continue
         if not any(getattr(args, master) for master in masters):
-            shown = "" if value is True else f" {' '.join(map(str, value)) if isinstance(value, list) else value}"
+            shown = "" if value is True else f" {shown_value(value)}"
             needed = " or ".join(f"{option(m)} {known[m].form}".rstrip() for m in masters)
             raise UserError(f"{option(name)}{shown} has no effect without {needed}: add it, or leave {option(name)} "
                             "out")

@@ -121,15 +121,7 @@ def read_config(
         UserError: naming the file, the key and the nearest valid one.
     """
     where, named_by = f"{flag} {file}", f", named by {readers[-1]}" if readers else ""
-    path = recipe_path(file, where)
-    if kind := "a folder" if path.is_dir() else special_kind(path):
-        raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("hparams")
-        hint = nearest(str(path), [str(p) for p in folder.rglob("*.yaml")])
-        if path.parts[0] == "hparams" and (TOP / path).is_file():  # as in a checkout, typed elsewhere
-            hint = f"; as it comes with the package: {RECIPE}{path.relative_to('hparams').with_suffix('').as_posix()}"
-        raise UserError(f"{where}: no such file{named_by}{hint}")
+    path = yaml_file(file, where, named_by)
     if file in readers:
         raise UserError(f"{where}: the file names itself: {' -> '.join((*readers, file))}")
     try:
@@ -145,6 +137,30 @@ def read_config(
         own["weak_config"] = [_beside(other, path) for other in own["weak_config"]]
     _overlay(values, own)
     return values
+
+
+def yaml_file(name: str, where: str, named_by: str = "") -> Path:
+    """Return the path of a YAML file that was named, or ``w2s:NAME``.
+
+    Args:
+        name: as it was typed.
+        where: begins the message.
+        named_by: ends what it says of a file that is not there.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = recipe_path(name, where)
+    if kind := "a folder" if path.is_dir() else special_kind(path):
+        raise UserError(f"{where}: is {kind}; expected a YAML file{named_by}")
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("hparams")
+        recipe = TOP / path.with_suffix(".yaml")
+        hint = nearest(str(path), [str(p) for p in folder.rglob("*.y*ml")])
+        if path.parts[0] == "hparams" and recipe.is_file() and not hint:  # as in a checkout, typed elsewhere
+            hint = f"; as it comes with the package: {RECIPE}{path.relative_to('hparams').with_suffix('').as_posix()}"
+        raise UserError(f"{where}: no such file{named_by}{hint}")
+    return path
 
 
 def _beside(name: str, file: Path) -> str:

@@ -11,10 +11,10 @@ from ..build.resolve import label_paths, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
 from ..cli.parser import check_flags as read_flags
-from ..cli.parser import fill, read_config
+from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
-from ..files import read_plain, recipe_path
+from ..files import read_plain
 
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
@@ -312,7 +312,7 @@ def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]
     """Return the names and flags of the stages in a file. Raises `UserError` for anything else."""
     where = f"--stages {file}"
     try:
-        content = read_plain(recipe_path(file, where))
+        content = read_plain(yaml_file(file, where))
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: not a YAML file: {one_line(error)}") from error
     if not (isinstance(content, list) and content and all(isinstance(stage, dict) for stage in content)):
