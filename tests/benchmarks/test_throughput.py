@@ -63,9 +63,9 @@ def test_processes(rows):
 
 def test_startup(rows):
     table = rows("startup")
-    assert [row[0] for row in table] == ["import torch", *(
-        f"{script} {flag}" for script in ("train_w2s.py", "validate.py") for flag in ("--help", "--modle")), *(
-        f"train_w2s.py {flags}" for flags in ("--loss kd", "--teacher resnet18 --loss kdd", "--model resnet1"))]
+    assert [row[0] for row in table][:5] == ["import torch", *(
+        f"{script} {flag}" for script in ("train_w2s.py", "validate.py") for flag in ("--help", "--modle"))]
+    assert len(table) == 13 and table[-1][0] == "study plan, unknown loss"
     for row in table:
         assert float(row[1]) > 0
         assert_ratio(row[2])

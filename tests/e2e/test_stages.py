@@ -155,6 +155,7 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     ("- {name: a, num_classes: 10}\n- {name: b, initial_checkpoint: 'stage:a', num_classes: 12}",
      "b: initial_checkpoint: stage:a: that stage has num_classes 10, this one 12"),
     ("- {name: a, output: x}", "a: output is that of all stages"),
+    ("- {name: a, batch_size: 99}", "stages.yaml: a: --batch-size 99 is more than"),
 ])
 def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "stages.yaml").write_text(text)
