@@ -42,6 +42,7 @@ def run_script(command: Sequence[str], images_per_step: int, folder: Path, threa
         RuntimeError: it failed, or logged fewer than two steps; the message has its last lines.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else this project is compiled anew in each run, and timm is not
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

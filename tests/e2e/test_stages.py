@@ -174,6 +174,6 @@ def test_classes_that_the_data_tells(here: Run, flags: list[object], tmp_path: P
         "- {name: a, epochs: 1}\n"
         f"- {{name: b, initial_checkpoint: 'stage:a', dataset: '', data_dir: {tmp_path / 'data'}, val_split: ''}}")
     error = here(*flags).error
-    assert error.startswith("--stages stages.yaml: b: --initial-checkpoint")
+    assert error.startswith(f"--stages {tmp_path / 'stages.yaml'}: b: --initial-checkpoint")
     assert "fc.weight is (10, " in error and "expected (2, " in error
     assert (tmp_path / "chain" / "a" / "result.json").is_file()

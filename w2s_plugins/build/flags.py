@@ -89,9 +89,11 @@ def check_model_name(flag: str, name: str) -> None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise unknown_model(flag, name, timm.list_models())
+    if not tag:
+        return
     weights = dict.fromkeys([*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)])
     tags = [name.partition(".")[2] for name in weights]
-    if tag and tag not in tags:
+    if tag not in tags:
         raise UserError(f"{flag}: model '{architecture}' has no weights '{tag}'{nearest(tag, tags)}; it has: "
                         f"{', '.join(t for t in tags if t) or 'none'}")
 

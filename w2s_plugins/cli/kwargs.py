@@ -3,9 +3,10 @@
 import ast
 import functools
 import inspect
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -45,17 +46,34 @@ def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:
             if p.kind is inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty}
 
 
+class SourceParameters(Mapping[str, Parameters]):
+    """The hyper-parameters of each loss of this package, by its name, read from the source when they are asked for."""
+
+    def __init__(self):
+        self.nodes: dict[str, ast.stmt] = {}
+        self.texts = {name: text for path in sorted(LOSSES.glob("*.py"))
+                      for text in [path.read_text(encoding="utf-8")]
+                      for name in re.findall(r'^@register_loss\(\s*"(\w+)"', text, re.MULTILINE)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.texts))
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, name: str) -> Parameters:
+        if name not in self.nodes:
+            for node in ast.parse(self.texts[name]).body:
+                for call in getattr(node, "decorator_list", ()):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "register_loss":
+                        self.nodes[ast.literal_eval(call.args[0])] = node
+        return _parameters(self.nodes[name], {**globals(), "Literal": typing.Literal})
+
+
 @functools.cache
-def loss_parameters() -> dict[str, dict[str, inspect.Parameter]]:
-    """Return the hyper-parameters of each loss of this package by its name, read from the source."""
-    known = {**globals(), "Literal": typing.Literal}
-    found: dict[str, dict[str, inspect.Parameter]] = {}
-    for path in sorted(LOSSES.glob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for call in getattr(node, "decorator_list", ()):
-                if isinstance(call, ast.Call) and ast.unparse(call.func) == "register_loss":
-                    found[ast.literal_eval(call.args[0])] = _parameters(node, known)
-    return dict(sorted(found.items()))
+def loss_parameters() -> SourceParameters:
+    """Return the hyper-parameters of the losses, as they stand in the source."""
+    return SourceParameters()
 
 
 def _parameters(loss: ast.stmt, known: dict[str, object]) -> dict[str, inspect.Parameter]:
