@@ -27,7 +27,7 @@ SECONDS = 60.0
 FLAGS = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:32", "--val-slice", "0:32", "--batch-size",
          "8", "--epochs", "2", "--warmup-epochs", "0", "--opt", "adamw", "--lr", "0.01", "--model", "w2s_cnn2",
          "--workers", "0", "--log-interval", "1", "--recovery-interval", "1", "--model-ema", "--mixup", "0.2"]
-OTHER = (["--log-interval", "2"], ["--checkpoint-hist", "1"], ["--epochs", "3"], ["--lr", "0.02"],
+OTHER = (["--recovery-interval", "2"], ["--checkpoint-hist", "1"], ["--epochs", "3"], ["--lr", "0.02"],
          ["--model", "w2s_cnn5"])
 SAME = 2  # of these: they change nothing of the outcome
 ENDS = ("export/model.safetensors", "metrics.jsonl", "summary.csv")  # what is compared

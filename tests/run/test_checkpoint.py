@@ -304,6 +304,20 @@ def test_restored_inside_an_epoch(tmp_path):
     assert other.state() == parts.state()
 
 
+def test_average_that_only_one_of_both_keeps(tmp_path):
+    """It is passed over, or begins with the weights of the checkpoint."""
+    parts, other, without = Parts(tmp_path), Parts(tmp_path, seed=1), Parts(tmp_path, seed=1)
+    parts.step(0)
+    without.task.trainable_module_ema = None
+    content = dict(parts.task.get_checkpoint_state(), **parts.task.get_checkpoint_state(ema=True), epoch=0)
+    restored(content, tmp_path / LAST, without.task, None, None, None)
+    assert torch.equal(without.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
+    del content["state_dict_ema"]
+    restored(content, tmp_path / LAST, other.task, None, None, None)
+    averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
+    assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
+
+
 def test_restored_after_an_epoch(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)

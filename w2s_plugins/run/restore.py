@@ -69,8 +69,9 @@ def restore(
     with fitting(path):
         check_names(checkpoint.get("saver") or {})
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
-        if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
-            task.load_checkpoint_state(checkpoint["state_dict_ema"], checkpoint.get("task_state_ema"), ema=True)
+        if task.has_ema():  # one that was not kept until now begins with the weights, as timm's does
+            kept = "state_dict" if checkpoint.get("state_dict_ema") is None else "state_dict_ema"
+            task.load_checkpoint_state(checkpoint[kept], checkpoint.get("task_state_ema"), ema=True)
         if optimizer is not None:
             _load_optimizer(optimizer, checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
