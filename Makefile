@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo docs lint locked test test-min test-min-torch setup setup-dev setup-min-torch clean
+.PHONY: bom demo docs lint locked test test-min test-min-torch setup setup-dev setup-min-torch clean
 
 # The main job on scikit-learn's digits: weak teacher, strong student, ceiling, three seeds, one table.
 demo: setup
@@ -17,6 +17,11 @@ docs: setup
 locked: setup-dev
 	mkdir -p output
 	$(BIN)/python -m uv pip compile --quiet --generate-hashes --python $(BIN)/python requirements.txt -o output/locked.txt
+
+# These as a bill of materials for a release, in CycloneDX.
+bom: locked
+	PYTHONWARNINGS=ignore $(BIN)/python -m uv tool run --quiet --from 'cyclonedx-bom>=7' cyclonedx-py requirements --pyproject pyproject.toml \
+		--mc-type application --output-reproducible -o output/bom.json output/locked.txt
 
 # Style, and the types of what Python users see.
 lint: setup-dev

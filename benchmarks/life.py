@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -27,7 +27,7 @@ SECONDS = 60.0
 FLAGS = ["--dataset", "w2s/digits", "--img-size", "8", "--train-slice", "0:32", "--val-slice", "0:32", "--batch-size",
          "8", "--epochs", "2", "--warmup-epochs", "0", "--opt", "adamw", "--lr", "0.01", "--model", "w2s_cnn2",
          "--workers", "0", "--log-interval", "1", "--recovery-interval", "1", "--model-ema", "--mixup", "0.2"]
-OTHER = (["--log-interval", "2"], ["--checkpoint-hist", "1"], ["--epochs", "3"], ["--lr", "0.02"],
+OTHER = (["--recovery-interval", "2"], ["--checkpoint-hist", "1"], ["--epochs", "3"], ["--lr", "0.02"],
          ["--model", "w2s_cnn5"])
 SAME = 2  # of these: they change nothing of the outcome
 ENDS = ("export/model.safetensors", "metrics.jsonl", "summary.csv")  # what is compared
@@ -56,6 +56,8 @@ MOMENTS = st.one_of(
     st.tuples(st.sampled_from(["kill", "stop", "storm"]), st.just("seed_step"), st.integers(1, 8)),
     st.tuples(st.just("room"), st.just(""), st.sampled_from([0, 300, 3_000, 30_000, 60_000, 90_000])))
 NOTHING = ("", "", 0)
+# what, to which file of those that are there, and where in it
+HARMS = st.tuples(st.sampled_from(["flip", "cut", "delete"]), st.integers(0, 99), st.floats(0, 1))
 
 
 class Place:
@@ -81,6 +83,7 @@ class Place:
                 code = None
             text = out.seek(0) or out.read().decode(errors="replace")
         self.counts["programs"] += 1
+        self.counts[moment[0] or "let be"] += 1
         self.counts["one line"] += code == 2
         last = (text.splitlines() or [""])[-1]
         ours = {"kill": [-9], "stop": [143, -15], "storm": [130, 143, -15]}.get(moment[0], [])
@@ -127,10 +130,12 @@ class Life(RuleBasedStateMachine):
         return place.run(self.folder, moment, "train_w2s", *FLAGS, *more, "--experiment", self.name, "--output", ".",
                          "--resume", "auto")[0]
 
-    @initialize(moment=MOMENTS)
-    def begins(self, moment: tuple) -> None:
+    @initialize(moment=MOMENTS, harm=st.one_of(HARMS, HARMS, st.none()))  # a rule is left out of many lives
+    def begins(self, moment: tuple, harm: tuple | None) -> None:
         self.begun = True
         self.train(moment)
+        if harm and self.files():
+            self.damage(*harm)
 
     @rule(moment=MOMENTS)
     def goes_on(self, moment: tuple) -> None:
@@ -152,10 +157,13 @@ class Life(RuleBasedStateMachine):
         self.name = f"run{self.moves}"
 
     @precondition(lambda self: self.files())
-    @rule(which=st.integers(0, 99), where=st.floats(0, 1), how=st.sampled_from(["flip", "cut", "empty", "delete"]))
-    def is_damaged(self, which: int, where: float, how: str) -> None:
-        files = self.files()
-        file = files[which % len(files)]
+    @rule(harm=HARMS)
+    def is_damaged(self, harm: tuple) -> None:
+        self.damage(*harm)
+
+    def damage(self, how: str, which: int, where: float) -> None:
+        """Flip a bit of a file, cut it off, to nothing perhaps, or delete it."""
+        file = self.files()[which % len(self.files())]
         content = bytearray(file.read_bytes())
         at = min(int(where * len(content)), len(content) - 1)
         if how == "delete" or not content:
@@ -164,8 +172,9 @@ class Life(RuleBasedStateMachine):
             content[at] ^= 4
             file.write_bytes(content)
         else:
-            file.write_bytes(content[:at] if how == "cut" else b"")
+            file.write_bytes(content[:at])
         self.harmed = True
+        place.counts[how] += 1
         note(f"{how} {file.relative_to(self.folder)} at {at}")
 
     @precondition(lambda self: self.files())
@@ -187,6 +196,7 @@ class Life(RuleBasedStateMachine):
             return
         code = self.train(NOTHING)
         place.counts["lives"] += 1
+        place.counts["with damage"] += self.harmed
         if code == 0:
             for name, content in place.whole.items():
                 assert (self.folder / self.name / name).read_bytes() == content, name
@@ -202,5 +212,6 @@ def lead(count: int, drawn_anew: bool = True) -> collections.Counter:
     with a_place() as here:
         run_state_machine_as_test(Life, settings=settings(
             max_examples=count, stateful_step_count=6, deadline=None, database=None, derandomize=not drawn_anew,
+            phases=[Phase.generate],  # fewer steps that end badly, too, would take an hour to find
             suppress_health_check=[*HealthCheck], report_multiple_bugs=False))
     return here.counts

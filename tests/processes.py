@@ -17,7 +17,7 @@ MODULES = (
 
 
 @functools.cache
-def _warm() -> Warm:
+def warm() -> Warm:
     """What starts them; its process ends when this one does."""
     return Warm(MODULES, os.environ)
 
@@ -35,6 +35,6 @@ def python(*argv: object, env: Mapping[str, str], cwd: Path, given: str = "") ->
     with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         told.write(given.encode())
         told.seek(0)
-        code = _warm().start(argv, env, stdin=told, stdout=out, stderr=err, cwd=cwd).wait()
+        code = warm().start(argv, env, stdin=told, stdout=out, stderr=err, cwd=cwd).wait()
         texts = [file.seek(0) or file.read().decode() for file in (out, err)]
     return subprocess.CompletedProcess(argv, code, *texts)

@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
-from tests.processes import python
+from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
+from tests.processes import python, warm
 from w2s_plugins.data.views import KeyedCollate, KeyedSampler
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.engine import step
@@ -274,6 +276,38 @@ def test_a_storm_between_two_runs_of_two_ranks(fork: Callable[..., Forked], tmp_
     assert [*(tmp_path / "run").rglob("result.json")] == [results]
     written = results.stat().st_mtime_ns
     assert fork(*flags, processes=2).wait() == [0, 0] and results.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_push_that_takes_long(tmp_path: Path, hub_server: HubServer, processes: int) -> None:  # noqa: F811
+    """It ends within seconds; the run is a whole one, and the same command publishes it."""
+    hub_server.add_user("me", "token")
+    slow = hub_server.fault("POST .*/commit/", delay=300, times=1)
+    env, flags = hub_env(hub_server, tmp_path, "token"), [
+        ROOT / "train_w2s.py", *TINY, "--epochs", 1, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment", "run",
+        "--push-to-hub", "me/run", "--resume", "auto"]
+    log = tmp_path / "log.txt"
+    with socket.socket() as free, log.open("w") as out:
+        free.bind(("127.0.0.1", 0))
+        ranks = dict(WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+        free.close()
+        runs = [warm().start(flags, {**env, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=out,
+                             stderr=out, cwd=tmp_path) for rank in range(processes)]
+        deadline = time.monotonic() + 120
+        while slow.times:
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        sent = time.monotonic()
+        for run in runs:
+            run.terminate()
+        assert [run.wait(60) for run in runs] == ([143] if processes == 1 else [1, 1]), log.read_text()
+        assert time.monotonic() - sent < 20
+    text = log.read_text()
+    line = f"SIGTERM: not published, all else of the run is finished; the same command with --resume {tmp_path / 'run'}"
+    assert text.count(f"{line} publishes it\n") == 1 and "Traceback" not in text, text
+    assert (tmp_path / "run/result.json").is_file()
+    if processes == 1:
+        assert "published at" in python(*flags, env=env, cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])

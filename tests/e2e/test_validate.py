@@ -149,8 +149,11 @@ def test_bad_input_ends_in_one_line(tmp_path: Path, ranks: Ranks, flags: list[st
 
 def test_an_average_that_is_not_there(runs: Path, validate: Callable[..., dict], ranks: Ranks) -> None:
     """One line; where there is one, the figure is that of the run."""
-    for place in ("weak", "weak/last.pth.tar"):
-        done = ranks("--checkpoint", runs / place, "--use-ema", script="validate", processes=1, cwd=runs)
+    shutil.copytree(runs / "weak/export", runs / "weak/copy")
+    (runs / "weak/copy/config.json").unlink()
+    for place in ("weak", "weak/last.pth.tar", "weak/export/model.safetensors", "weak/copy/model.safetensors"):
+        done = ranks("--checkpoint", runs / place, "--model", "w2s_cnn2", *DIGITS, "--use-ema", script="validate",
+                     processes=1, cwd=runs)
         expected = f"--use-ema: {runs / 'weak'}/"
         line = done.err.strip().splitlines()[-1]
         assert done.code == 2 and expected in line and "has no EMA weights" in line, done.err

@@ -247,9 +247,10 @@ def test_damaged_keys(tmp_path: Path, text: str | None) -> None:
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 
-def test_a_sample_named_twice(tmp_path: Path) -> None:
-    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", ["a", "b", "a"]))
-    with pytest.raises(UserError, match=r"keys\.json: 3 keys, 2 of them different, of 3 samples"):
+@pytest.mark.parametrize(("keys", "said"), [("aba", "3 keys, 2"), ("abcd", "4 keys, 4"), ("ab", "2 keys, 2")])
+def test_keys_that_are_not_those_of_the_samples(tmp_path: Path, keys: str, said: str) -> None:
+    folder = store_labels(tmp_path / "labels", logits_of(3, 4), SampleKeys("filename", [*keys]))
+    with pytest.raises(UserError, match=rf"keys\.json: {said} of them different, of 3 samples"):
         LabelReader(folder, SampleKeys("filename", ["b"]))
 
 

@@ -51,6 +51,17 @@ def test_balanced_labels_follow_the_proportions(batch_size, num_classes, toleran
     assert distance(balanced_labels(probabilities, weak)) < tolerance
 
 
+def test_balanced_labels_miss_few_samples_of_a_class():
+    """Of a thousand, whatever the shares; a rival that is not the best of the other classes misses up to 18."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        probabilities = torch.randn(1000, 10, generator=generator).mul(3).softmax(1)
+        shares = torch.rand(10, generator=generator).add(0.2)
+        shares /= shares.sum()
+        counts = torch.bincount(balanced_labels(probabilities, shares), minlength=10)
+        assert (counts - 1000 * shares).abs().max() < 4
+
+
 def test_multiclass_form_of_two_classes_is_the_binary_one():
     for seed in range(5):
         inputs = make_inputs(37, 2, seed=seed)

@@ -12,6 +12,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -154,6 +155,17 @@ def test_names_that_the_app_could_not_show(work: Path, hub_server: HubServer) ->
     hub_server.add_model("me/odd", odd)
     done = space("hf-hub:me/odd", "demo", env=hub_env(hub_server, work), cwd=work)
     assert done.returncode == 2 and "student hf-hub:me/odd: its label_names are no list of 3 different" in done.stderr
+
+
+def test_weights_that_are_not_finite(work: Path, hub_server: HubServer) -> None:  # noqa: F811
+    broken = make_run(work / "broken", "test_resnet") / "export"
+    state = load_file(broken / "model.safetensors")
+    state["fc.weight"][0, 0] = torch.nan
+    save_file(state, broken / "model.safetensors")
+    hub_server.add_model("me/broken", broken)
+    done = space("hf-hub:me/broken", "demo", env=hub_env(hub_server, work), cwd=work)
+    assert done.returncode == 2 and "MODEL hf-hub:me/broken: 1 of its " in done.stderr
+    assert "values that are not finite (fc.weight)" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

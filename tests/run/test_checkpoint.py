@@ -304,6 +304,20 @@ def test_restored_inside_an_epoch(tmp_path):
     assert other.state() == parts.state()
 
 
+def test_average_that_only_one_of_both_keeps(tmp_path):
+    """It is passed over, or begins with the weights of the checkpoint."""
+    parts, other, without = Parts(tmp_path), Parts(tmp_path, seed=1), Parts(tmp_path, seed=1)
+    parts.step(0)
+    without.task.trainable_module_ema = None
+    content = dict(parts.task.get_checkpoint_state(), **parts.task.get_checkpoint_state(ema=True), epoch=0)
+    restored(content, tmp_path / LAST, without.task, None, None, None)
+    assert torch.equal(without.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
+    del content["state_dict_ema"]
+    restored(content, tmp_path / LAST, other.task, None, None, None)
+    averaged = other.task.get_checkpoint_state(ema=True)["state_dict_ema"]
+    assert all(torch.equal(averaged[name], value) for name, value in parts.task.student.state_dict().items())
+
+
 def test_restored_after_an_epoch(tmp_path):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
     parts.step(0)
@@ -322,6 +336,21 @@ def test_optimizer_left_as_it_is(tmp_path):
     restored(read_checkpoint(path, "--resume"), path, other.task, None, None, None)
     assert other.optimizer.state_dict()["state"] == {}
     assert torch.equal(other.task.student.get_classifier().weight, parts.task.student.get_classifier().weight)
+
+
+@pytest.mark.parametrize("opt", [
+    "adafactor", "lamb", "lion", "lookahead_adam", "muon", "nadamw", "rmsproptf", "sgd"])
+def test_optimizers_take_their_own_state(tmp_path, opt):
+    parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
+    for one in (parts, other):
+        one.optimizer = one.saver.optimizer = create_optimizer_v2(one.task.get_trainable_module(), opt=opt, lr=1e-3)
+    parts.step(0)
+    parts.saver.save_checkpoint(0, metric=1.0)
+    before = torch.get_rng_state()
+    restore(other, tmp_path / LAST)
+    assert torch.equal(torch.get_rng_state(), before)
+    said, expected = (dict(flatten(one.optimizer.state_dict())) for one in (other, parts))
+    assert said == expected and expected
 
 
 def test_checkpoint_of_another_model(tmp_path):
@@ -348,6 +377,9 @@ def extra(**parts: object) -> Callable[[dict], None]:
     (extra(changes=[dict(epoch=0, update=0, flags={"lr": 1})]), "in place of a change"),
     (lambda content: content["optimizer"]["param_groups"][0].pop("betas"), "its optimizer has no betas"),
     (lambda content: content["optimizer"]["state"][0].update(step=torch.tensor(-5.0)), "less than no steps"),
+    (lambda content: [own.pop("exp_avg_sq") for own in content["optimizer"]["state"].values()], "no exp_avg_sq of"),
+    (lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(1)), "exp_avg of another shape"),
+    (lambda content: content["optimizer"]["state"][0].update(exp_avg="evil"), "exp_avg of another shape"),
     (lambda content: content["saver"].update(pending=("../x", 1.0)), "../x in place of a count"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):

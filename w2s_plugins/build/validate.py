@@ -103,8 +103,8 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     candidates = list_candidates(args, recorded, run.get("plugins") or [])
     for path in (one.checkpoint for one in candidates if one.checkpoint and "use_ema" in given):
         file = find_weights(path, "--checkpoint")
-        single = file.suffix == ".safetensors"  # of an export: its run says what it is
-        if not (run.get("model_ema", True) if single else has_ema(file, "--checkpoint")):
+        single = file.suffix == ".safetensors"  # of an export: its run, where that was named, says what it is
+        if not (run.get("model_ema") if single else has_ema(file, "--checkpoint")):
             raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
     return candidates
 

@@ -178,3 +178,10 @@ def note(doing: str) -> None:
     """Say what this process is about to do, for the message that others may have to give."""
     if _heartbeat is not None:
         _heartbeat.note(doing)
+
+
+def end_all(message: str) -> bool:
+    """End every process of the run with a message; return False in a run of one process, which ends by itself."""
+    if _heartbeat is not None:
+        _heartbeat.announce(message)
+    return _heartbeat is not None

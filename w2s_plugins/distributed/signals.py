@@ -5,9 +5,11 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ import torch.distributed as dist
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import exit_now
+from . import heartbeat
 from .world import gather_objects
 
 TOGETHER = 1.0  # seconds in which all SIGINT are one
@@ -168,6 +171,42 @@ class SignalWatch:
             SignalWatch.entered = None
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
+
+
+@contextmanager
+def ending(said: str) -> Iterator[None]:
+    """While this is entered, a signal that is noted ends the process with a line, be it that of before. It need not
+    come out of what waits, as a client of a server does in threads and in libraries that know of no signals.
+
+    Args:
+        said: what is said after the name of the signal.
+    """
+    watch = SignalWatch.entered
+    if watch is None or not watch._previous:
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    with writer:
+        if watch.received is not None:
+            writer.send(bytes([watch.received]))
+        threading.Thread(target=_end_at_a_signal, args=(reader, {*watch._previous}, said), daemon=True).start()
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def _end_at_a_signal(reader: socket.socket, signals: set[int], said: str) -> None:
+    """Read numbers of signals as they come, also those of others that have a handler."""
+    with reader:
+        while number := reader.recv(1):
+            if number[0] in signals:
+                line = f"{signal.Signals(number[0]).name}: {said}"
+                if not heartbeat.end_all(line):
+                    _logger.warning(line)
+                    exit_now(128 + number[0])
 
 
 def _starts_workers(frame: FrameType | None) -> bool:

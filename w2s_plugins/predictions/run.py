@@ -38,7 +38,7 @@ from ..labels.reader import LabelReader
 from ..labels.table_writer import write_label_table
 from ..labels.writer import Answers, ensure_labels, missing_parts, readable
 from ..models.class_names import names_of_model
-from ..models.loading import check_input_size
+from ..models.loading import check_finite, check_input_size
 from ..monitor import setup_logging
 from ..monitor.console import duration, has_terminal, tqdm
 from ..quiet import unsaid
@@ -161,13 +161,14 @@ def open_model(
         The model, the data configuration of its input, and the names of its classes, None where it knows none.
 
     Raises:
-        UserError: there is none, or it is of another kind.
+        UserError: there is none, it is of another kind, or its weights are not finite.
     """
     if kind_of(model):
         raise UserError(f"MODEL {model}: no model of timm; expected a run folder, an export, hf-hub:ORG/NAME, "
                         "or timm name")
     name, checkpoint = model_at(model, checkpoint)
     opened, config, _ = load_frozen_model(name, checkpoint, None, TeacherSettings(img_size=img_size), FLAGS)
+    check_finite(opened.state_dict(), model, "MODEL")
     return opened, config, names_of_model(opened, checkpoint, FLAGS[1])
 
 

@@ -11,6 +11,7 @@ from timm.utils import unwrap_model
 from ..build.record import Outcome, make_record
 from ..build.resolve_probe import grid
 from ..build.student import plain_batch_norm
+from ..distributed.signals import ending
 from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
@@ -167,9 +168,13 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
     for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),
                                    (push_checkpoint, folder, checkpoint, "checkpoint published"),
                                    (push_labels, folder, args.push_labels, "labels published")):
+        if not repo:
+            continue
         try:
-            if repo:
-                print(f"{what} at {push(path, repo, **how)}")
+            with ending(f"not {what}, all else of the run is finished; the same command with --resume {folder} "
+                        "publishes it"):
+                url = push(path, repo, **how)
+            print(f"{what} at {url}")
         except UserError as error:
             failed.append(error)
     if failed:

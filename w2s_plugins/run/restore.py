@@ -1,7 +1,9 @@
 """A run takes up the state of a checkpoint, whose parts may have been written by anybody."""
 
 import argparse
+import copy
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +69,9 @@ def restore(
     with fitting(path):
         check_names(checkpoint.get("saver") or {})
         task.load_checkpoint_state(checkpoint["state_dict"], checkpoint.get("task_state"))
-        if task.has_ema() and checkpoint.get("state_dict_ema") is not None:
-            task.load_checkpoint_state(checkpoint["state_dict_ema"], checkpoint.get("task_state_ema"), ema=True)
+        if task.has_ema():  # one that was not kept until now begins with the weights, as timm's does
+            kept = "state_dict" if checkpoint.get("state_dict_ema") is None else "state_dict_ema"
+            task.load_checkpoint_state(checkpoint[kept], checkpoint.get("task_state_ema"), ema=True)
         if optimizer is not None:
             _load_optimizer(optimizer, checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
@@ -125,11 +128,38 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Load the state of an optimizer, which itself looks at the numbers of groups and parameters alone."""
     settings = [group.keys() for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # that of a Lookahead has the state
     for group, known in zip(optimizer.param_groups, settings):
         if absent := sorted(known - group.keys()):
             raise ValueError(f"its optimizer has no {', '.join(absent)}")
-    if any(float(own.get("step", 0)) < 0 for own in optimizer.state.values()):
-        raise ValueError("its optimizer has taken less than no steps")
+        for parameter in group["params"]:
+            own = optimizer.state.get(parameter)  # none where it has had no gradient
+            if not own:
+                continue
+            if float(own.get("step", 0)) < 0:
+                raise ValueError("its optimizer has taken less than no steps")
+            for name, made in _first_state(optimizer, group, parameter).items():
+                if name not in own:
+                    raise ValueError(f"its optimizer has no {name} of a parameter")
+                if isinstance(made, Tensor) and made.ndim and getattr(own[name], "shape", None) != made.shape:
+                    raise ValueError(f"its optimizer has a {name} of another shape than a parameter's")
+
+
+def _first_state(
+        optimizer: torch.optim.Optimizer, group: Mapping[str, object], parameter: Tensor) -> dict[str, object]:
+    """Return the state that an optimizer makes of a parameter at its first step; empty where that takes more than a
+    gradient.
+    """
+    if getattr(optimizer, "is_second_order", False):
+        return {}
+    alone = torch.zeros_like(parameter, requires_grad=True)
+    alone.grad = torch.zeros_like(parameter)
+    other = object.__new__(type(optimizer))
+    own = copy.deepcopy({name: value for name, value in group.items() if name != "params"})  # LAMB counts steps there
+    vars(other).update(vars(optimizer), state=defaultdict(dict), param_groups=[{**own, "params": [alone]}],
+                       rng=copy.deepcopy(vars(optimizer).get("rng")))  # of Kron
+    type(optimizer).step(other)
+    return other.state[alone]
 
 
 def _position(checkpoint: dict, device: torch.device) -> Position:
