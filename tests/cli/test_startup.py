@@ -247,8 +247,14 @@ def test_a_plugin_may_know_a_name(light):
     assert done.code == 1 and done.err.endswith("RuntimeError: torch was imported\n")
 
 
-def test_right_flags_go_on_to_the_imports(light):
+@pytest.mark.parametrize("flags", [
+    [*DIGITS, "--epochs", 1, "--tune", "head"],
+    [*SEVERAL, "--stages", "truth.yaml", "--loss", "bce"],
+    [*SEVERAL, "--stages", "truth.yaml", "--distiller", "vanilla"],
+])
+def test_right_flags_go_on_to_the_imports(light, tmp_path, flags):
     """What the others show is not that nothing is ever imported; what is said of them, is said after that."""
-    done = light(*DIGITS, "--epochs", 1, "--tune", "head")
+    (tmp_path / "truth.yaml").write_text("[{name: a, teacher: ''}]")
+    done = light(*flags)
     assert "WARNING" not in done.err
     assert done.code == 1 and done.err.endswith("RuntimeError: torch was imported\n")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..build.resolve import label_paths, resolve_data_dir
+from ..build.resolve import CRITERIA, label_paths, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
 from ..cli.parser import check_flags as read_flags
@@ -351,7 +351,7 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
         with said_of(where):
             if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
                 flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
-                if not flags["teacher"] and loss and "loss" not in flags:
+                if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:
                     raise UserError(f"the stage has no teacher, and --loss {loss} is for all stages: stages have "
                                     "their own settings, leave --loss, or the --config with it, out")
             classes = flags.get("num_classes", given.get("num_classes"))
