@@ -304,7 +304,8 @@ def test_a_push_that_takes_long(tmp_path: Path, hub_server: HubServer, processes
         assert time.monotonic() - sent < 20
     text = log.read_text()
     line = f"SIGTERM: not published, all else of the run is finished; the same command with --resume {tmp_path / 'run'}"
-    assert text.count(f"{line} publishes it\n") == 1 and "Traceback" not in text, text
+    line += " (a command of several runs: --resume auto) publishes it\n"
+    assert text.count(line) == 1 and "Traceback" not in text, text
     assert (tmp_path / "run/result.json").is_file()
     if processes == 1:
         assert "published at" in python(*flags, env=env, cwd=tmp_path).stdout
