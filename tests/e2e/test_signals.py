@@ -303,7 +303,7 @@ def test_a_push_that_takes_long(tmp_path: Path, hub_server: HubServer, processes
         assert [run.wait(60) for run in runs] == ([143] if processes == 1 else [1, 1]), log.read_text()
         assert time.monotonic() - sent < 20
     text = log.read_text()
-    line = f"SIGTERM: not published, all else of the run is finished; the same command with --resume {tmp_path / 'run'}"
+    line = f"SIGTERM: not published, training is finished; the same command with --resume {tmp_path / 'run'}"
     line += " (a command of several runs: --resume auto) publishes it\n"
     assert text.count(line) == 1 and "Traceback" not in text, text
     assert (tmp_path / "run/result.json").is_file()

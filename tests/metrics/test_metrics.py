@@ -96,7 +96,7 @@ def flags(**kwargs) -> argparse.Namespace:
     return argparse.Namespace(**{
         "eval_metric": "top1", "teacher": "weak", "task_loss_weight": None, "distill_loss_weight": None,
         "select": "best", "select_split": None, "val_split": "validation", "unlabeled": None, "sched": "cosine",
-        "warmup_epochs": 5, "lr": 0.1, **kwargs})
+        "warmup_epochs": 5, "lr": 0.1, "tune": "all", "freeze": None, **kwargs})
 
 
 VAL, SELECT = {"top1": 80.0, "loss": 0.7, "agreement": 60.0}, {"top1": 70.0, "loss": 0.9, "agreement": 50.0}

@@ -67,7 +67,8 @@ def test_adapters(name: str, kind: str, tmp_path: Path) -> None:
     assert {place.rpartition(".")[2] for place in places} - {"1", "0"} == ADAPTED[name] - {"0"}
     head = {n for n in trained(model) if "lora_" not in n}
     assert all(p is not None for p in head) and len(head) == 2
-    assert torch.equal(model(IMAGES), plain(IMAGES)) or kind == "dora"  # an adapter begins as nothing
+    if kind != "dora":  # an adapter begins as nothing, but for the kernels that some CPUs choose
+        torch.testing.assert_close(model(IMAGES), plain(IMAGES), rtol=0, atol=1e-6)
     with torch.no_grad():
         for n in trained(model):
             model.get_parameter(n).add_(0.05 * torch.randn(model.get_parameter(n).shape))

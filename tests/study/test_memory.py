@@ -54,10 +54,10 @@ def allocated(model: nn.Module, amp_dtype: torch.dtype | None) -> tuple[int, int
 ])
 def test_a_real_step(
         name: str, kwargs: dict, tune: str, checkpointing: bool, amp_dtype: torch.dtype | None) -> None:
-    """Within 3 %, in bfloat16 6 %: kernels of the CPU take some memory for themselves."""
+    """Within 5 %, in bfloat16 6 %: kernels of the CPU take some memory for themselves."""
     counted = step_memory(make(name, tune, checkpointing, "meta", **kwargs), [], [SIZE], "adamw", amp_dtype)
     peak, state = allocated(make(name, tune, checkpointing, "cpu", **kwargs), amp_dtype)
-    assert counted.peak == pytest.approx(peak, rel=0.06 if amp_dtype else 0.03)
+    assert counted.peak == pytest.approx(peak, rel=0.06 if amp_dtype else 0.05)
     assert counted.optimizer == state
     assert counted.gradients <= counted.weights <= counted.peak - counted.activations
 

@@ -171,8 +171,9 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
         if not repo:
             continue
         try:
-            with ending(f"not {what}, all else of the run is finished; the same command with --resume {folder} (a "
-                        "command of several runs: --resume auto) publishes it"):
+            said = (f"not {what}, training is finished; the same command with --resume {folder} (a command of several "
+                    "runs: --resume auto) publishes it")
+            with ending("; ".join([*map(str, failed), said])):
                 url = push(path, repo, **how)
             print(f"{what} at {url}")
         except UserError as error:
