@@ -25,6 +25,7 @@ from ..cli.forms import (
     parse_part,
     parse_selection,
     parse_shapes,
+    unlabeled_roots,
 )
 from ..cli.kwargs import Parameters, check_loss_kwargs, loss_parameters
 from ..cli.names import UnknownName, refuse_unknown_model, refuse_unknown_optimizer
@@ -160,10 +161,8 @@ def _refuse_missing_paths(args: argparse.Namespace) -> None:
     for path in label_paths(args.teacher):
         if not (path.startswith("hf:") or Path(path).exists() or Path(path.rpartition("#")[0] or path).exists()):
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
-    if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES) and not Path(args.unlabeled).exists():
-        for root in filter(None, map(str.strip, args.unlabeled.split(","))):
-            if not Path(root).exists():
-                raise UserError(f"--unlabeled {root}: no such folder or tar file{near_path(root)}")
+    if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
+        unlabeled_roots(args.unlabeled)
 
 
 def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:

@@ -1,11 +1,12 @@
 """Values of flags that have a form of their own, such as 5x1 or symmetric:0.2, and what they mean together."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UserError, nearest
+from ..errors import UserError, near_path, nearest
 
 # of datasets that timm knows by a name
 PREFIXES = ("torch/", "hfds/", "hfids/", "tfds/", "wds/", "w2s/")
@@ -142,6 +143,17 @@ def parse_data_errors(text: str) -> int | None:
         return int(match[1])
     raise UserError(f"--data-errors {text}: expected raise, or skip:N with N files at most that are left out, "
                     "e.g. skip:10")
+
+
+def unlabeled_roots(paths: str) -> list[str]:
+    """Return the folders and tar files of ``--unlabeled``, by commas. Raises `UserError` for what is none."""
+    roots = [paths] if os.path.exists(paths) else [part.strip() for part in paths.split(",") if part.strip()]
+    if not roots:
+        raise UserError(f"--unlabeled '{paths}': expected a folder of images, or a tar file")
+    for root in roots:
+        if not (os.path.isdir(root) or os.path.isfile(root)):
+            raise UserError(f"--unlabeled {root}: no such folder or tar file{near_path(root)}")
+    return roots
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:

@@ -13,7 +13,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
-from ..errors import UserError, near_path, one_line
+from ..cli.forms import unlabeled_roots
+from ..errors import UserError, one_line
 from .decoding import FileDataset
 from .wrapper import Wrapper
 
@@ -109,9 +110,7 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
     Raises:
         UserError: there is no such folder or file, one is in another, or there is no image in it.
     """
-    roots = [paths] if os.path.exists(paths) else [part.strip() for part in paths.split(",") if part.strip()]
-    if not roots:
-        raise UserError(f"{FLAG} '{paths}': expected a folder of images, or a tar file")
+    roots = unlabeled_roots(paths)
     top = roots[0] if len(roots) == 1 else _common_folder(roots)
     images: dict[str, Place] = {}
     for root in roots:
@@ -132,12 +131,7 @@ def open_images(path: Path) -> Unlabeled:
 
 def images_of(root: str) -> dict[str, Place]:
     """Return the images of a folder or a tar file. Raises `UserError` where there are none."""
-    if os.path.isdir(root):
-        images, others = _in_folder(root)
-    elif os.path.isfile(root):
-        images, others = _in_archive(root)
-    else:
-        raise UserError(f"{FLAG} {root}: no such folder or tar file{near_path(root)}")
+    images, others = _in_folder(root) if os.path.isdir(root) else _in_archive(root)
     if images:
         return images
     if others[".tar"]:
