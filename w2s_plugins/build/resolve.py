@@ -17,6 +17,7 @@ from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
     LABEL_RULES,
     PREFIXES,
+    STRICT_DECODERS,
     UNLABELED,
     check_dataset_name,
     loss_weights,
@@ -614,8 +615,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
          "--linear-probe needs the features of every sample; use --data-errors raise with it"),
-        (args.decoder == "torchvision" and (args.aug_splits or args.train_img_sizes),
-         "--decoder torchvision cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
+        (args.decoder in STRICT_DECODERS and (args.aug_splits or args.train_img_sizes),
+         f"--decoder {args.decoder} cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "

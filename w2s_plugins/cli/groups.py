@@ -368,10 +368,11 @@ def add_reading(add: Declare) -> None:
         help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
     add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
-    add("--decoder", choices=["auto", "pil", "torchvision", "fast"], default="auto", evaluation="decoder",
+    add("--decoder", choices=["auto", "pil", "torchvision", "fast", "nvjpeg"], default="auto", evaluation="decoder",
         help="what decodes and resizes images; auto: torchvision for JPEG files where the transforms allow it (crops, "
         "resizing, flips), Pillow for everything else; fast: auto, and JPEG files decoded at 1/2, 1/4 or 1/8 of their "
-        "size where a view is no larger than that")
+        "size where a view is no larger than that; nvjpeg: as torchvision, on the CUDA device in place of the data "
+        "workers")
     add("--dataset-trust-remote-code", action="store_true", role=Role.WHERE, help="let a Hub dataset run code from its "
         "repository")
 

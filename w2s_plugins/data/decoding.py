@@ -9,6 +9,9 @@ files with torchvision, and hands any other file, or one that torchvision refuse
 random is drawn. Steps draw their parameters with timm's code in timm's order, so geometry and generators are those of
 Pillow; CMYK, PNG and EXIF (ignored) come out as timm has them.
 
+``--decoder nvjpeg`` has a `DeviceTransform`: of a file it draws the `View` and leaves the rest to the device
+(`on_device`).
+
 ``--decoder fast`` has a `ScaledTransform` in its place: where the first step leaves at most half of the pixels in each
 direction, libjpeg decodes 1/2, 1/4 or 1/8 of them, and Pillow resizes the same part of the image from these.
 """
@@ -18,7 +21,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
@@ -28,14 +31,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.io import decode_jpeg
-from torchvision.transforms.functional import pil_modes_mapping
+from torchvision.transforms.functional import center_crop, pil_modes_mapping
 from torchvision.transforms.v2 import functional as F
 
+from ..cli.forms import STRICT_DECODERS
 from ..errors import UserError, one_line
 from ..files import special_kind
 from .unreadable import UnreadableSample
 
-_JPEG = b"\xff\xd8\xff"
+_JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _SMOOTH = (transforms.InterpolationMode.BILINEAR, transforms.InterpolationMode.BICUBIC)  # what torch has with antialias
 
 _HINTS = {"ColorJitter": " (off with --color-jitter 0)", "MaybeToTensor": " (because of --no-prefetcher)"}
@@ -59,12 +63,12 @@ class FileDataset(ImageDataset):
             refuse_special_file(self.reader, index)
             file, target, *_ = self.reader[index]
             with file:
-                image, transform = self._decode(file)
+                image, transform = self._decode(file, index)
         except Exception as error:  # decoders raise whatever a broken file makes them stumble on
             raise self._unreadable(index, error) from error
         return image if transform is None else transform(image), -1 if target is None else target
 
-    def _decode(self, file: BinaryIO) -> tuple[Tensor | Image.Image | bytes, Callable | None]:
+    def _decode(self, file: BinaryIO, index: int) -> tuple["Tensor | Image.Image | bytes | Encoded", Callable | None]:
         """Return an image and what is still to be done with it."""
         transform = self.transform
         if self.load_bytes:
@@ -74,16 +78,22 @@ class FileDataset(ImageDataset):
                 return image, transform.rest
             transform = transform.whole
             file.seek(0)
-        if isinstance(transform, TensorTransform) and (image := decode_rgb(file.read())) is not None:
-            return image, transform.on_tensor
+        if isinstance(transform, TensorTransform):
+            data = file.read()
+            if isinstance(transform, DeviceTransform) and (view := transform.draw_for_device(data)) is not None:
+                return Encoded(data, view, self._name(index)), None
+            if (image := decode_rgb(data)) is not None:
+                return image, transform.on_tensor
         file.seek(0)
         image = Image.open(file)
         return image.convert(self.input_img_mode) if self.input_img_mode else image.copy(), transform
 
     def _unreadable(self, index: int, error: Exception) -> UnreadableSample:
+        return UnreadableSample(f"{self._name(index)}: cannot be read ({explain_unreadable(error)})")
+
+    def _name(self, index: int) -> str:
         root = getattr(self.reader, "root", None)
-        name = Path(root, self.filename(index)) if root else f"sample {index}"
-        return UnreadableSample(f"{name}: cannot be read ({explain_unreadable(error)})")
+        return str(Path(root, self.filename(index))) if root else f"sample {index}"
 
 
 def refuse_special_file(source: object, index: int) -> None:
@@ -111,14 +121,50 @@ def decode_rgb(data: bytes) -> Tensor | None:
     Raises:
         Image.DecompressionBombError: the header says more pixels than Pillow takes; torchvision has no limit.
     """
+    if _read_header(data) is None:
+        return None
+    try:
+        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    except RuntimeError:
+        return None
+    return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
+
+
+def _read_header(data: bytes) -> Image.Image | None:
+    """Return an image of which nothing is decoded, None for what is no JPEG file."""
     if not data.startswith(_JPEG):
         return None
     try:
-        Image.open(io.BytesIO(data), formats=("JPEG",))  # reads the header only
-        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except (RuntimeError, OSError):
+        return Image.open(io.BytesIO(data), formats=("JPEG",))
+    except OSError:
         return None
-    return image.expand(3, -1, -1) if len(image) in (1, 3) else None  # CMYK has four
+
+
+class View(NamedTuple):
+    """What a transform makes of an image.
+
+    Args:
+        box: the part that is resized: left, top, right, bottom.
+        size: (H, W) that it gets.
+        interpolation: of resizing.
+        middle: (H, W) that are left of it, None for all.
+        corner: which of its corners comes to the upper left: 0 that one itself, 1 the upper right, 2 the lower left, 3
+            the lower right.
+    """
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    interpolation: transforms.InterpolationMode
+    middle: tuple[int, int] | None
+    corner: int
+
+
+class Encoded(NamedTuple):
+    """A JPEG file that is still to be decoded, what is wanted of it, and its name."""
+
+    data: bytes
+    view: View
+    name: str
 
 
 class TensorTransform:
@@ -132,9 +178,46 @@ class TensorTransform:
 
     def on_tensor(self, image: Tensor) -> Tensor:
         """Transform a (3, H, W) uint8 image."""
-        for step in self.transform.transforms:
-            image = _ON_TENSOR.get(type(step), _as_it_is)(step, image)
-        return image
+        return cut(image, self.draw(image))
+
+    def draw(self, image: Tensor | Image.Image) -> View:
+        """Draw a view of an image, of which only the size is asked."""
+        first, *rest = self.transform.transforms
+        window, middle, corners = _window(first, image), None, torch.arange(4).view(1, 2, 2)
+        for step in rest:
+            if isinstance(step, transforms.CenterCrop):
+                middle = tuple(step.size)
+            else:  # it draws whether it flips
+                corners = step(corners)
+        return View(*window, middle, int(corners[0, 0, 0]))
+
+
+def cut(image: Tensor, view: View) -> Tensor:
+    """Return a view of a (3, H, W) uint8 image."""
+    left, top, right, bottom = view.box
+    part = image[None, :, top:bottom, left:right]
+    if image.device.type == "cpu":
+        part = part.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
+    part = F.resize_image(part, list(view.size), view.interpolation, antialias=True)[0]
+    if view.middle:
+        part = center_crop(part, list(view.middle))
+    flipped = [dim for bit, dim in ((1, -1), (2, -2)) if view.corner & bit]
+    return part.flip(flipped) if flipped else part
+
+
+class DeviceTransform(TensorTransform):
+    """The same, for JPEG files that the device decodes."""
+
+    def draw_for_device(self, data: bytes) -> View | None:
+        """Return a view of a file, or None, with nothing drawn, for one that is left to the CPU.
+
+        That is what `decode_rgb` leaves to Pillow, and besides what nvJPEG might take for something else: a file that
+        does not end as JPEG files do, since it may be cut off, and one that says its colours are RGB.
+        """
+        header = _read_header(data)
+        if header is None or header.mode not in ("L", "RGB") or header.info.get("adobe_transform") == 0:
+            return None
+        return self.draw(header) if data.endswith(_END) else None
 
 
 class ScaledTransform:
@@ -182,7 +265,7 @@ class ScaledTransform:
 
 def _window(
         step: Callable,
-        image: Image.Image,
+        image: Tensor | Image.Image,
 ) -> tuple[tuple[int, int, int, int], tuple[int, int], transforms.InterpolationMode]:
     """Return the part of an image that a step resizes, (left, top, right, bottom), the size (H, W) that it gets, and
     how, with the draws of the step.
@@ -190,11 +273,11 @@ def _window(
     if isinstance(step, RandomResizedCropAndInterpolation):
         top, left, height, width, mode = _draw_crop(step, image)
         return (left, top, left + width, top + height), tuple(step.size), mode
-    width, height = image.size
+    height, width = F.get_size(image)
     if isinstance(step, ResizeKeepRatio):
         size = step.get_params(image, step.size, step.longest)
     elif isinstance(step.size, int):  # of the shorter side
-        size = [int(step.size * side / min(image.size)) for side in (height, width)]
+        size = [int(step.size * side / min(height, width)) for side in (height, width)]
     else:
         size = step.size
     return (0, 0, width, height), tuple(size), step.interpolation
@@ -212,7 +295,7 @@ def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str)
     """Return the transform for the decoder that ``--decoder`` asks for, and log which one it is.
 
     Raises:
-        UserError: torchvision is asked for, and dataset or transform do not allow it.
+        UserError: torchvision or nvJPEG is asked for, and dataset or transform do not allow it.
     """
     source = dataset
     while not isinstance(source, FileDataset) and hasattr(source, "dataset"):
@@ -224,15 +307,17 @@ def with_decoder(transform: object, dataset: Dataset, decoder: str, images: str)
         obstacle = "it gives RGB only"
     elif step := unsupported_step(transform):
         obstacle = f"{step}{_HINTS.get(step, '')} needs Pillow"
-    if decoder == "torchvision" and obstacle:
-        raise UserError(f"--decoder torchvision: cannot read the {images}: {obstacle}; use --decoder auto")
+    if decoder in STRICT_DECODERS and obstacle:
+        raise UserError(f"--decoder {decoder}: cannot read the {images}: {obstacle}; use --decoder auto")
     tensors = decoder != "pil" and obstacle is None
     scaled = decoder == "fast" and isinstance(source, FileDataset) and _resizes_first(transform)
     if isinstance(source, FileDataset):
         because = f": {obstacle}" if obstacle and decoder in ("auto", "fast") else ""
-        name = "torchvision for JPEG, Pillow for others" if tensors else f"Pillow{because}"
+        jpeg = "nvJPEG" if decoder == "nvjpeg" else "torchvision"
+        name = f"{jpeg} for JPEG, Pillow for others" if tensors else f"Pillow{because}"
         _logger.info(f"Decoder of the {images}: {'large JPEG scaled, else ' if scaled else ''}{name}")
-    whole = TensorTransform(transform) if tensors else transform
+    kind = DeviceTransform if decoder == "nvjpeg" else TensorTransform
+    whole = kind(transform) if tensors else transform
     return ScaledTransform(transform, whole) if scaled else whole
 
 
@@ -252,10 +337,6 @@ def _is_supported(step: object) -> bool:
         transforms.RandomHorizontalFlip, transforms.RandomVerticalFlip, transforms.CenterCrop, MaybePILToTensor)
 
 
-def _as_it_is(step: Callable, image: Tensor) -> Tensor:
-    return step(image)
-
-
 def _draw_crop(
         step: RandomResizedCropAndInterpolation,
         image: Tensor | Image.Image,
@@ -263,26 +344,3 @@ def _draw_crop(
     """Return top, left, height, width and interpolation."""
     part, mode = step.get_params(image, step.scale, step.ratio), step.interpolation
     return *part, random.choice(mode) if isinstance(mode, tuple) else mode
-
-
-def _random_resized_crop(step: RandomResizedCropAndInterpolation, image: Tensor) -> Tensor:
-    top, left, height, width, mode = _draw_crop(step, image)
-    crop = image[None, :, top:top + height, left:left + width]
-    crop = crop.contiguous(memory_format=torch.channels_last)  # torch resizes these several times faster
-    return F.resize_image(crop, list(step.size), mode, antialias=True)[0]
-
-
-def _resize(step: transforms.Resize, image: Tensor) -> Tensor:
-    size = [step.size] if isinstance(step.size, int) else list(step.size)
-    return F.resize_image(image, size, step.interpolation, antialias=True)
-
-
-def _resize_keep_ratio(step: ResizeKeepRatio, image: Tensor) -> Tensor:
-    return F.resize_image(image, step.get_params(image, step.size, step.longest), step.interpolation, antialias=True)
-
-
-_ON_TENSOR = {
-    RandomResizedCropAndInterpolation: _random_resized_crop,
-    transforms.Resize: _resize,
-    ResizeKeepRatio: _resize_keep_ratio,
-}

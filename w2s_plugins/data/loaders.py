@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
+from .on_device import collate_encoded
 from .shards import shard_bounds
-from .unlabeled import NO_LABEL
 from .unreadable import SkippedSamples
 from .views import (
     KeyedCollate,
@@ -198,8 +198,9 @@ class TrainLoader:
         if self.mixup is not None:
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
             with seeded(hash_seed(*seeds.tolist())):
-                if self.keeps_share or (label == NO_LABEL).all():
-                    images, label, share = mix_with_share(self.mixup, functools.partial(self.mixup, images), label)
+                if self.keeps_share or not target.labelled:
+                    images, label, share = mix_with_share(
+                        self.mixup, functools.partial(self.mixup, images), label, target.labelled)
                 else:
                     images, label = self.mixup(images, label)
         if self.erasing is not None:
@@ -264,7 +265,7 @@ def create_train_loader(
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=SharedCollate(KeyedCollate(
-            collate or (fast_collate if settings.prefetch else default_collate),
+            collate or _collate(settings),
             collate if isinstance(collate, Mixup) else None,
             views.mixup_off_epoch,
             views.keeps_share)),
@@ -312,6 +313,7 @@ def create_eval_loader(
         dataset,
         input_size=data_config["input_size"],
         batch_size=settings.batch_size,
+        collate_fn=_collate(settings),
         is_training=False,
         use_prefetcher=settings.prefetch,
         interpolation=data_config["interpolation"],
@@ -385,7 +387,15 @@ def _mixing(views: TrainViews, settings: LoaderSettings) -> tuple[Mixup | None, 
     """Return (mixing on the device, mixing while collating); at most one of them is set."""
     if views.mixing is None:
         return None, None
-    return (None, FastCollateMixup(**views.mixing)) if settings.prefetch else (Mixup(**views.mixing), None)
+    if settings.prefetch and settings.decoder != "nvjpeg":
+        return None, FastCollateMixup(**views.mixing)
+    return Mixup(**views.mixing), None
+
+
+def _collate(settings: LoaderSettings) -> Callable[[list], tuple]:
+    if settings.decoder == "nvjpeg":
+        return collate_encoded
+    return fast_collate if settings.prefetch else default_collate
 
 
 def _erasing(views: TrainViews, device: torch.device) -> KeyedErasing | None:

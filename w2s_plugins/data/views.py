@@ -108,6 +108,7 @@ class BatchTarget:
         view_seed: (B,) seeds of the views.
         unreadable: messages about samples in whose place others are.
         share: (B, 1) see `mix_with_share`, None where it is not kept.
+        labelled: False where no label is one; to ask the labels themselves would wait for the device.
     """
 
     label: Tensor
@@ -115,6 +116,7 @@ class BatchTarget:
     view_seed: Tensor
     unreadable: list[str] = field(default_factory=list)
     share: Tensor | None = None
+    labelled: bool = True
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "BatchTarget":
         move = {"device": device, "non_blocking": non_blocking}
@@ -170,6 +172,7 @@ def mix_with_share(
         mixup: Mixup,
         mix: Callable[[Tensor], tuple[Tensor, Tensor]],
         labels: Tensor,
+        labelled: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mix a batch; return the images, their labels, and the share (B, 1) that each sample has in its own image.
 
@@ -179,6 +182,7 @@ def mix_with_share(
         mixup: says how classes are counted and smoothed.
         mix: mixes the images by ``mixup``, with classes (B,) that it is given.
         labels: (B,) true classes, or `NO_LABEL`.
+        labelled: False where all are `NO_LABEL`.
     """
     half = torch.arange(len(labels), device=labels.device) * 2 // len(labels)  # as classes: those of a pair differ
     num_classes, smoothing = mixup.num_classes, mixup.label_smoothing
@@ -186,7 +190,7 @@ def mix_with_share(
     images, shares = mix(half)
     mixup.num_classes, mixup.label_smoothing = num_classes, smoothing
     share = shares.gather(1, half.unsqueeze(1))
-    if (labels == NO_LABEL).all():
+    if not labelled:
         return images, labels, share
     return images, mixup_target(labels, num_classes, share, smoothing), share
 
@@ -213,19 +217,19 @@ class KeyedCollate:
         if self.mixup is not None:
             # decided here, by the key: workers live on and would not see a flag set in the main process
             self.mixup.mixup_enabled = not (self.mixup_off_epoch and keys[0].epoch >= self.mixup_off_epoch)
-        share = None
+        share, labelled = None, any(b.label != NO_LABEL for b in batch)
         with seeded(hash_seed(*view_seeds)):
-            if self.mixup is not None and (self.keeps_share or all(b.label == NO_LABEL for b in batch)):
+            if self.mixup is not None and (self.keeps_share or not labelled):
                 images, labels, share = mix_with_share(
                     self.mixup, lambda half: self.collate([(b.image, h) for b, h in zip(batch, half.tolist())]),
-                    torch.tensor([b.label for b in batch]))
+                    torch.tensor([b.label for b in batch]), labelled)
             else:
                 images, labels = self.collate([(b.image, b.label) for b in batch])
         repeats = len(labels) // len(batch)  # augmentation splits stack the batch
         index = torch.tensor([k.index for k in keys]).repeat(repeats)
         split_seeds = [hash_seed(seed, split) for split in range(2, repeats + 1) for seed in view_seeds]
         unreadable = [message for b in batch for message in b.unreadable]
-        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable, share)
+        return images, BatchTarget(labels, index, torch.tensor(view_seeds + split_seeds), unreadable, share, labelled)
 
 
 class ShardOrder:
