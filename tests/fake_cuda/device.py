@@ -35,6 +35,9 @@ class Stream:
     def wait_stream(self, other: object) -> None:
         pass
 
+    def synchronize(self) -> None:
+        pass
+
 
 class Generator(torch.Generator):
     """A generator that draws nothing there."""
