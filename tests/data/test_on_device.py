@@ -25,11 +25,11 @@ from w2s_plugins.data import (
 from w2s_plugins.data.loaders import Batch
 from w2s_plugins.data.on_device import EncodedBatch
 from w2s_plugins.data.unlabeled import NO_LABEL, open_unlabeled
-from w2s_plugins.data.unreadable import UnreadableSample
+from w2s_plugins.data.unreadable import Blanked, UnreadableSample
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.format import Part
-from w2s_plugins.teachers.stored import PartKeys
+from w2s_plugins.teachers.stored import PartKeys, Pass, label_images
 
 MIXED = ("--mixup", "0.5", "--cutmix", "0.5")
 
@@ -151,6 +151,20 @@ def test_unreadable_files_are_met_by_workers(folder: Path, tmp_path: Path) -> No
         list(loader(root, "nvjpeg").epoch(0))
     ours, theirs = (list(loader(root, name, "--data-errors", "skip:1").epoch(0)) for name in ("nvjpeg", "torchvision"))
     assert_same(ours, theirs)
+
+
+def test_answers_of_a_teacher_that_are_stored(folder: Path) -> None:
+    """Of plain images, a black one in the place of a file that cannot be read."""
+    answers = []
+    for decoder in ("nvjpeg", "torchvision"):
+        dataset = create_dataset("", str(folder), "validation")
+        dataset.reader.samples[2] = (str(folder / "no such.jpg"), 0)
+        how = Pass(World(CPU, 0, 1, False), 4, decoder=decoder)
+        answers.append(list(label_images(
+            lambda images: images.mean((2, 3)), CONFIG, Blanked(dataset), how, [Part(0, 0, 10), Part(0, 10, 14)])))
+    for ours, theirs in zip(*answers, strict=True):
+        assert torch.equal(ours.values, theirs.values) and ours.missing == theirs.missing
+    assert answers[0][0].missing == [2] and not answers[0][1].missing
 
 
 def test_a_file_that_nobody_decodes(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, workers: int) ->
     assert case in text or (case == "empty" and "not an image" in text)
 
 
-@pytest.mark.parametrize("decoder", ["torchvision", "pil"])
+@pytest.mark.parametrize("decoder", ["torchvision", "pil", "nvjpeg"])
 def test_an_image_that_says_it_is_huge_takes_no_memory(folder: Path, decoder: str) -> None:
     huge_jpeg(folder / "train" / "class1" / "004.jpg")
     loader = loader_of(folder, "--decoder", decoder, "--color-jitter", "0", "--data-errors", "skip:1")
