@@ -76,9 +76,10 @@ def _decode_alone(file: File, part: Tensor, device: torch.device) -> Tensor:
     except RuntimeError as error:
         _warn(one_line(error))
     try:
-        return _decode([part], torch.device("cpu"))[0].to(device)
+        (image,) = _decode([part], torch.device("cpu"))
     except RuntimeError as error:
         raise UnreadableSample(f"{file.name}: cannot be read ({explain_unreadable(error)})") from error
+    return image.to(device)
 
 
 @functools.cache
