@@ -284,6 +284,8 @@ MIX = ("--mixup", "0.2")
     ((*MIX, "--train-img-sizes", "24", "32", "--train-batch-sizes", "8", "7"), "--batch-size 7 must be even"),
     (("--aug-splits", "2", "--teacher", "resnet18", "--teacher-targets", "cached"), "--aug-splits needs"),
     (("--aug-splits", "2", "--train-img-sizes", "24", "32"), "--train-img-sizes cannot be combined"),
+    ((*MIX, "--mixup-off-epoch", "1", "--teacher", "resnet18", "--teacher-targets", "cached-views:2"),
+     "--mixup-off-epoch ends mixing once"),
     (("--train-img-sizes", "24", "32", "--train-batch-sizes", "8"), "--train-batch-sizes has 1 values for 2 sizes"),
     (("--train-img-sizes", "24", "32", "--train-size-probs", "1"), "--train-size-probs has 1 values for 2 sizes"),
     (("--train-batch-sizes", "8"), "--train-batch-sizes needs --train-img-sizes"),

@@ -600,6 +600,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "cached view must not depend: use --teacher-targets online"),
         (view_epochs(args) and args.train_img_sizes, "--train-img-sizes draws sizes by batch, on which a cached view "
          "must not depend: use --teacher-targets online"),
+        (view_epochs(args) and mixing and args.mixup_off_epoch, "--mixup-off-epoch ends mixing once, and cached views "
+         "come round again: leave it out, or use --teacher-targets online"),
         (args.teacher_topk is not None and not cached, "--teacher-topk is for cached targets: give --teacher NAME and "
          "--teacher-targets cached or cached-views:N"),
         (args.epoch_slice and (view_epochs(args) or args.aug_repeats or args.episodic or args.unlabeled),
