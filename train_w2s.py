@@ -36,6 +36,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
+from w2s_plugins.build.resolve_probe import grid
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
@@ -166,7 +167,8 @@ def train_together(orders: list[dict[str, object]]) -> None:
             with member.speaking():
                 fit(member.run, watch)  # of one that is trained alone
                 seconds = (time.monotonic() - started) / len(orders)
-                refuse_unmeasured([finish(member.run, trained_student(member.run), seconds, shared.exports)])
+                measure = None if grid(member.run.args) else shared.passes.measure  # a grid's student is its own
+                refuse_unmeasured([finish(member.run, trained_student(member.run), seconds, shared.exports, measure)])
             member.run = None
     run_lock.release()
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import train_w2s
 from tests.parts import write_folder
 from w2s_plugins.cli import parse, train_parser
+from w2s_plugins.run import record as report
 from w2s_plugins.study.layout import PlannedRun, finished, load_plan, read_json, read_result
 from w2s_plugins.study.lease import STALE, look
 from w2s_plugins.study.worker import ceiling_flags
@@ -34,7 +35,9 @@ def alone(run: PlannedRun, plan: list[PlannedRun], output: Path) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_together(tmp_path: Path, runner: Runners, cli: Cli) -> None:  # noqa: F811
     images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
-    base = {**BASE, "dataset": "", "data_dir": str(images), "target_cache": str(tmp_path / "targets")}
+    shifted = write_folder(tmp_path / "shifted", {"validation": 30})
+    base = {**BASE, "dataset": "", "data_dir": str(images), "target_cache": str(tmp_path / "targets"),
+            "val_sets": [f"shifted={shifted}"], "corruptions": ["contrast:3"]}
     spec = write(tmp_path, changed(base=base, strong=[{"name": "p", "flags": PROBE}], losses=LOSSES, seeds=2))
     root = tmp_path / "out"
     cli("plan", spec, "--output", root, "--no-estimate")
@@ -62,12 +65,21 @@ def test_together(tmp_path: Path, runner: Runners, cli: Cli) -> None:  # noqa: F
         assert f"FAILED {run.id}: exit code 2: " in second.text and starts(run) == 4
     assert ": goes on with epoch" in good[0].state_file("log").read_text()
 
+    ends = [run.state_file("log").read_text().rpartition(" done: ")[2] for run in good]
+    assert sum("Decoder of the evaluation images" in end for end in ends) == 2, "images of test sets: once a teacher"
+
     # ---- each is what it is alone
     for run in good:
         other = alone(run, plan, tmp_path / "alone")
         mine, theirs = read_result(run), read_json(other / "result.json")
         assert mine["metrics"] == pytest.approx(theirs["metrics"], abs=1e-4) and mine["loss"] == theirs["loss"]
         assert mine["pgr"] == theirs["pgr"]
+        for name in ("shifted", "contrast-3"):
+            here, there = (r["test_sets"][name] for r in (mine, theirs))
+            assert here.pop("teacher") == pytest.approx(there.pop("teacher"), abs=1e-4)
+            assert here == pytest.approx(there, abs=1e-4)
+            csv = report.predictions_on(name)
+            assert (run.path / csv).read_text() == (other / csv).read_text()
         theirs = load_file(other / "export" / "model.safetensors")
         for name, tensor in load_file(run.path / "export" / "model.safetensors").items():
             torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)

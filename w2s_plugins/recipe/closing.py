@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from ..build.record import Outcome, make_record
 from ..build.resolve_probe import grid
 from ..build.student import plain_batch_norm
 from ..distributed.signals import ending
+from ..engine.evaluation import Evaluation
 from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
@@ -57,7 +58,13 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
     return stored_predictions(content.get("w2s") or {})
 
 
-def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, torch.nn.Module]) -> dict:
+def finish(
+        run: Run,
+        model: torch.nn.Module,
+        seconds: float,
+        exports: dict[str, torch.nn.Module],
+        measure: Callable[..., Evaluation] | None = None,
+) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record.
 
     Args:
@@ -65,6 +72,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
         model: its student.
         seconds: that it took.
         exports: of this process, see `export_model`.
+        measure: see `evaluate_test_sets`.
     """
     args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
     files.trackers.close()
@@ -84,7 +92,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float, exports: dict[str, 
     if has_adapters(model):
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
-    tests, failed = evaluate_test_sets(run, model)
+    tests, failed = evaluate_test_sets(run, model, measure)
     heads, ranked = list_heads(run, best)
     if heads:
         say_better_head(run, ranked, best["head"])

@@ -231,22 +231,34 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
 
 
-def evaluate_test_sets(run: Run, model: torch.nn.Module) -> tuple[dict[str, Evaluation], dict[str, str]]:
+def evaluate_test_sets(
+        run: Run,
+        model: torch.nn.Module,
+        measure: Callable[..., Evaluation] | None = None,
+) -> tuple[dict[str, Evaluation], dict[str, str]]:
     """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
+
+    Args:
+        run: the run.
+        model: its student.
+        measure: evaluates in its own way, given the run, the model, the name of the set, what begins a pass over its
+            images and one of the teacher's answers, and `evaluate`.
 
     Returns:
         What was found by name, and why that failed: a set that is broken does not end a run which is trained.
     """
     found, failed, alone = {}, {}, World(run.world.device, 0, 1, False)
     settings = eval_loader_settings(run.args, run.precision, alone)
-    teacher = None if run.args.no_teacher_eval else run.parts.teacher
+    teacher, model = None if run.args.no_teacher_eval else run.parts.teacher, model.to(run.world.device)
     for name, test in run.parts.data.tests.items():
-        loader = create_eval_loader(test.dataset, run.parts.student.data_config, settings)
+        images = functools.partial(create_eval_loader, test.dataset, run.parts.student.data_config, settings)
+        answers = teacher and functools.partial(answers_to, teacher, test.dataset, settings)
+        evaluated = functools.partial(
+            evaluate, precision=run.precision, progress=Console(True, 0).wrap(name),
+            settings=EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted))
         try:
-            found[name] = evaluate(
-                model.to(run.world.device), loader, run.precision,
-                EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
-                teacher=teacher and answers_to(teacher, test.dataset, settings), progress=Console(True, 0).wrap(name))
+            found[name] = measure(run, model, name, images, answers, evaluated) if measure else evaluated(
+                model, images(), teacher=answers and answers())
         except (UserError, OSError, RuntimeError) as error:
             failed[name] = f"{test.flag} {name}: {one_line(error)}"
             continue

@@ -22,6 +22,7 @@ from ..build.resolve import SHARDED_OPTIMIZERS
 from ..build.resolve_probe import grid
 from ..build.student import Student
 from ..cli.declare import Settings
+from ..engine.evaluation import Evaluation
 from ..engine.heads import HeadsTask, Outcome, Outcomes
 from ..engine.step import seed_step
 from ..engine.task import WeakToStrongTask
@@ -35,8 +36,9 @@ from ..tokens import scrub
 from .logs import log_update
 from .run import Run
 
-APART = ("loss", "loss_kwargs", "kd_temperature", "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size",
-         "ceiling_acc", "seed", "slice_seed", "experiment")  # flags in which runs of one lockstep may differ
+TEACHER = "teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_img_size"
+# flags in which runs of one lockstep may differ
+APART = "loss", "loss_kwargs", "kd_temperature", *TEACHER, "ceiling_acc", "seed", "slice_seed", "experiment"
 
 
 @dataclass
@@ -71,9 +73,63 @@ class Member:
                 self.failed = True
 
 
+class Passes:
+    """What passes over test sets have given in one process: the inputs of the heads of a frozen student, and answers of
+    teachers. The next head on that student is given these, and the next run with that teacher its answers.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.answers: dict[str, list[Tensor]] = {}
+
+    def measure(
+            self,
+            run: Run,
+            model: torch.nn.Module,
+            name: str,
+            images: Callable[[], Iterable],
+            answers: Callable[[], Callable[[Tensor], Tensor]] | None,
+            evaluated: Callable[..., Evaluation],
+    ) -> Evaluation:
+        """Evaluate the student of a linear probe and its teacher on a test set; see `evaluate_test_sets`."""
+        head, inputs, labels, said = model.get_classifier(), [], [], []
+        trained, flags = {*map(id, head.parameters())}, (alike_flags(run.args), run.args.slice_seed)
+        frozen = [t.data_ptr() for t in (*model.parameters(), *model.buffers()) if id(t) not in trained]
+        of_student = f"{name} {frozen} {flags}"
+        of_teacher = f"{name} {[getattr(run.args, flag) for flag in TEACHER]} {flags}"
+
+        def passing() -> Iterator[tuple[Tensor, Tensor]]:
+            for batch, label in images():
+                labels.append(label)
+                yield batch, label
+
+        def listening() -> Callable[[Tensor], Tensor]:
+            answer = answers()
+
+            def listen(batch: Tensor) -> Tensor:
+                said.append(answer(batch))
+                return said[-1]
+            return listen
+
+        known = iter(self.answers.get(of_teacher, ()))
+        teacher = answers and (listening() if of_teacher not in self.answers else lambda _: next(known))
+        if of_student in self.seen:
+            found = evaluated(head, self.seen[of_student], teacher=teacher)
+        else:
+            listener = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+            try:
+                found = evaluated(model, passing(), teacher=teacher)
+            finally:
+                listener.remove()
+            self.seen[of_student] = [*zip(inputs, labels)]
+        if said:
+            self.answers[of_teacher] = said
+        return found
+
+
 class Shared:
-    """What runs of one process have once: what is not trained of their students, how that is run, and what an export of
-    one is compared with.
+    """What runs of one process have once: what is not trained of their students, how that is run, what an export of one
+    is compared with, and passes over test sets.
     """
 
     def __init__(self) -> None:
@@ -81,6 +137,7 @@ class Shared:
         self.first: dict[str, torch.nn.Module] = {}
         self.encoders: dict[str, dict[str, Encoder]] = {}
         self.exports: dict[str, torch.nn.Module] = {}
+        self.passes = Passes()
 
     def student(self, args: Settings, data: Data, make: Callable[[], Student]) -> tuple[Student, dict[str, Encoder]]:
         """Return the student that ``make`` would, with a head of its own, and the encoders of what is not trained.
@@ -88,8 +145,7 @@ class Shared:
         """
         if grid(args):
             return make(), {}  # its pooling changes
-        flags = {name: value for name, value in vars(args).items() if name == "seed" or name not in APART}
-        key = json.dumps([flags, data.num_classes, data.class_names], default=str)
+        key = json.dumps([alike_flags(args), args.seed, data.num_classes, data.class_names], default=str)
         if key not in self.students:
             student = make()
             identity, head = identify(student.model), {*map(id, student.model.get_classifier().parameters())}
@@ -128,9 +184,13 @@ def likeness(run: Run) -> str | None:
         alone = alone or not task.cached or task.labelled or module.extractor or module.mix
     if alone:
         return None
-    flags = {name: value for name, value in vars(args).items() if name not in APART}
     others = [*(p.shape for p in trained)], type(task).__name__, len(run.loaders["train"].labels), position.epoch
-    return json.dumps([flags, others], default=str, sort_keys=True)
+    return json.dumps([alike_flags(args), others], default=str, sort_keys=True)
+
+
+def alike_flags(args: Settings) -> dict[str, object]:
+    """Return the flags that runs which are trained together have in common."""
+    return {name: value for name, value in vars(args).items() if name not in APART}
 
 
 class Lockstep:
