@@ -103,8 +103,10 @@ def refuse_run(args: argparse.Namespace, given: set[str], elsewhere: bool = Fals
 
 
 def may_have_plugins(plugins: object) -> bool:
-    """True where something may know names that this package does not: ``--plugins``, or what an installed one has."""
-    return bool(plugins or entry_points(group=ENTRY_POINT_GROUP))
+    """True where something may know names that this package does not: ``--plugins``, another package, or the program
+    that this is called in.
+    """
+    return bool(plugins or "torch" in sys.modules or entry_points(group=ENTRY_POINT_GROUP))
 
 
 def refuse_early_validation(args: argparse.Namespace, given: set[str]) -> None:
@@ -483,10 +485,15 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Mapp
             _set_kwarg(args, name, args.kd_temperature, given)
         args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
     check_loss_kwargs(args.loss, args.loss_kwargs, losses)
+    refuse_other_shares(args, args.num_classes)
+
+
+def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
+    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
     shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
-    if shares and args.num_classes not in (None, len(shares)):
+    if shares and not args.episodic and num_classes not in (None, len(shares)):
         raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
-                        f"{args.num_classes} classes")
+                        f"{num_classes} classes")
 
 
 def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,7 +49,8 @@ def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
     return UnknownName(f"{flag}: unknown model '{name}'{hint}")
 
 
-def refuse_unknown_kind(flag: str, name: str, others: Sequence[str] = ()) -> None:
+@functools.cache
+def refuse_unknown_kind(flag: str, name: str, *others: str) -> None:
     """Raise `UnknownName` for ``KIND:NAME`` of a teacher whose kind nothing in this package opens.
 
     Args:
@@ -57,10 +58,11 @@ def refuse_unknown_kind(flag: str, name: str, others: Sequence[str] = ()) -> Non
         name: of the teacher.
         others: further kinds.
     """
-    kind, colon, _ = name.partition(":")
+    if ":" not in name:
+        return
     known = [*others, *OTHER_TEACHERS, *re.findall(
         r'^@register_teacher\("(\w+)"\)', _read(PACKAGE / "teachers", "kinds.py"), re.MULTILINE)]
-    if colon and kind not in known:
+    if name.partition(":")[0] not in known:
         raise unknown_kind(flag, name, known)
 
 

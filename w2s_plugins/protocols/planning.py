@@ -361,7 +361,7 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
         with said_of(where):
             for one in split_names(str(flags.get("teacher") or "")):
                 if not may_have_plugins(flags.get("plugins") or given.get("plugins")):
-                    refuse_unknown_kind("--teacher", one, [EARLIER.rstrip(":")])
+                    refuse_unknown_kind("--teacher", one, EARLIER.rstrip(":"))
             if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
                 flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
                 if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:
