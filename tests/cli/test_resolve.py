@@ -200,6 +200,9 @@ def test_mixed_precision_on_a_cpu():
     assert "--model-dtype: unknown choice 'half'" in refused(*DIGITS, "--model-dtype", "half")
     assert "--model-dtype bfloat16" in refused(*DIGITS, "--amp", "--model-dtype", "bfloat16")
     assert "unknown device" in refused(*DIGITS, "--device", "gpu")
+    for kind in ("xpu", "mps", "hpu", "npu", "mtia", "xla"):
+        if kind != getattr(torch.accelerator.current_accelerator(), "type", None):
+            assert f"--device {kind}: " in refused(*DIGITS, "--device", kind)
 
 
 # ---------------------------------------------------------------- names and ranges

@@ -13,16 +13,19 @@ from timm.optim import list_optimizers
 
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.e2e.conftest import ROOT, Done, environment
-from w2s_plugins.cli.forms import TORCH_NAMES
+from w2s_plugins.cli.forms import CORRUPTIONS, TORCH_NAMES
 from w2s_plugins.cli.kwargs import loss_parameters
-from w2s_plugins.cli.names import refuse_unknown_model, refuse_unknown_optimizer
+from w2s_plugins.cli.names import refuse_unknown_kind, refuse_unknown_model, refuse_unknown_optimizer
+from w2s_plugins.data.corruptions import KINDS
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import list_losses
 from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.protocols.planning import SYNONYMS
+from w2s_plugins.teachers.kinds import TEACHERS
 
 DIGITS = ("--dataset", "w2s/digits")
 TAUGHT = (*DIGITS, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2")
+IMAGES = ("--data-dir", ".", "--model", "w2s_cnn2")
 SEVERAL = (*DIGITS, "--model", "w2s_cnn2", "--experiment", "x")
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
@@ -77,6 +80,9 @@ def test_commands_of_the_package(light_env, module, words, message):
 @pytest.mark.parametrize("base, loss, message", [
     ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
     ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: --batch-size 3 must be"),
+    ("epochs: 1, corruptions: [foo:3]", "kd", "s: ceiling w2s_cnn5: --corruptions foo:3: unknown kind 'foo'"),
+    ("epochs: 1, device: cudaa", "kd", "s: weak w2s_cnn2: --device cudaa: unknown device (nearest: cuda"),
+    ("epochs: 1, val_sets: [a=none]", "kd", "s: ceiling w2s_cnn5: --val-sets a=none: no such folder"),
     ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
     ("epochs: 1", "{name: kd, kwargs: {temprature: 1}}",
      "s: student w2s_cnn2 w2s_cnn5 kd w2s: loss 'kd' has no kwarg 'temprature' (nearest: temperature"),
@@ -105,6 +111,8 @@ def test_studies(light_env, tmp_path, base, loss, message):
      "--unlabeled photo: no such folder or tar file (nearest: photos)"),
     (["--unlabeled", "photos", "--teacher", "labels:give.csv", "--model", "w2s_cnn2"],
      "--teacher labels:give.csv: no such file (nearest: given.csv)"),
+    (["--data-dir", "photo"], "--data-dir photo: no such folder (nearest: photos)"),
+    ([*DIGITS, "--val-sets", "a=photo"], "--val-sets a=photo: no such folder (nearest: photos)"),
     ([*DIGITS, "--model", "w2s_cnn2", "--experiment", "done"], "the run folder output/train/done exists already"),
 ])
 def test_wrong_flags(light, tmp_path, flags, message):
@@ -157,6 +165,28 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     ([*DIGITS, "--select", "best", "--val-split", ""], "--select best needs a --val-split"),
     ([*DIGITS, "--fsdp", "--channels-last"], "--fsdp keeps weights in rows"),
     ([*DIGITS, "--resume", "auto", "--resume-changes", "epohcs"], "--resume-changes epohcs: no such flag (nearest: ep"),
+    ([*DIGITS, "--device", "cudaa"], "--device cudaa: unknown device (nearest: cuda"),
+    ([*DIGITS, "--device", "cuda:x"], "--device cuda:x: unknown device (nearest: cuda"),
+    ([*DIGITS, "--device", "meta"], "--device meta: unknown device"),
+    ([*DIGITS, "--corruptions", "contrats:3"], "--corruptions contrats:3: unknown kind 'contrats' (nearest: contrast"),
+    ([*DIGITS, "--corruptions", "contrast:6"], "--corruptions contrast:6: expected contrast:N with a severity of 1 to"),
+    ([*DIGITS, "--val-sets", "x"], "--val-sets x: expected NAME=PATH"),
+    ([*DIGITS, "--select", "best", "--select-split", "1.5"], "--select-split 1.5: expected a share between 0 and 1, "),
+    ([*DIGITS, "--select", "best", "--select-split", "0"], "--select-split 0: expected a share between 0 and 1, or a"),
+    ([*DIGITS, "--decoder", "nvjpeg", "--device", "cpu"], "--decoder nvjpeg: cpu decodes no JPEG files: only CUDA"),
+    ([*DIGITS, "--decoder", "nvjpeg"], "--decoder nvjpeg: cannot read the training images: the data are not image"),
+    ([*IMAGES, "--decoder", "nvjpeg"], "--decoder nvjpeg: cannot read the training images: ColorJitter (off with"),
+    ([*IMAGES, "--decoder", "torchvision", "--color-jitter", "0", "--no-prefetcher"],
+     "--decoder torchvision: cannot read the training images: MaybeToTensor (because of --no-prefetcher) needs Pillow"),
+    ([*IMAGES, "--decoder", "nvjpeg", "--aa", "rand-m9"], "--decoder nvjpeg: cannot read the training images: --aa ra"),
+    ([*IMAGES, "--decoder", "nvjpeg", "--aug-splits", "2"], "--decoder nvjpeg cannot be combined with --aug-splits"),
+    ([*IMAGES, "--decoder", "nvjpeg", "--train-img-sizes", "32", "64"], "--decoder nvjpeg cannot be combined with"),
+    ([*TAUGHT, "--loss", "balanced_elr", "--num-classes", "10", "--loss-kwargs", "shares=[0.5,0.5]"],
+     "loss 'balanced_elr': shares has 2 numbers, expected one for each of the 10 classes"),
+    ([*TAUGHT, "--loss", "kd+balanced_elr", "--num-classes", "10", "--loss-kwargs", "balanced_elr.shares=[0.5,0.5]"],
+     "loss 'balanced_elr': shares has 2 numbers, expected one for each of the 10 classes"),
+    (["--unlabeled", ".", "--teacher", "w2s_cnn2", "--teacher-until-passed", "2"],
+     "--teacher-until-passed goes on with ground truth, which --unlabeled leaves out unless a --task-loss-weight is"),
     ([*DIGITS, "--config", "clash.yaml"], "mixup and cutmix pair samples: --batch-size 3 must be even"),
     ([*TAUGHT, "--loss", "kd", "--loss-kwargs", "temprature=1"], "loss 'kd' has no kwarg 'temprature' (nearest: temp"),
     ([*TAUGHT, "--loss", "kd", "--loss-kwargs", "temperature=hot"], "loss 'kd': temperature='hot' is a str, expected"),
@@ -167,9 +197,20 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
      "--protocol w2s would test on what it trains on: --val-split training is --train-split train"),
     ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--weak-config", "clash.yaml"],
      "--weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be even"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--controls", "direct", "--direct-sizes", "0"],
+     "--direct-sizes 0: expected a share of the labelled part such as 0.5"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--controls", "direct", "--weak-fraction", "0"],
+     "--controls direct: --weak-fraction 0 leaves no labelled part to train on"),
+    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--weak-config", "folds.yaml"],
+     "--weak-config folds.yaml: folds asks for several runs, and the teacher's is one: leave it out of the file"),
     ([*SEVERAL, "--folds", "4", "--train-slice", "0:3"], "--folds 4: --train-slice 0:3 has 3 samples"),
     ([*SEVERAL, "--folds", "4", "--mixup", "0.2", "--linear-probe"], "--linear-probe sees every image once"),
     ([*SEVERAL, "--stages", "key.yaml"], "--stages key.yaml: b: unknown key 'modle' (nearest: model"),
+    ([*SEVERAL, "--stages", "many.yaml"], "--stages many.yaml: b: folds is about several runs, and a stage is one"),
+    ([*SEVERAL, "--stages", "kind.yaml", "--teacher", "w2s_cnn2"],
+     "--stages kind.yaml: b: --teacher stag:a: unknown kind of teacher 'stag' (nearest: stage"),
+    ([*SEVERAL, "--stages", "sets.yaml"], "--stages sets.yaml: b: --val-sets a=none: no such folder"),
+    ([*SEVERAL, "--stages", "noise.yaml"], "--stages noise.yaml: b: --corruptions foo:3: unknown kind 'foo'"),
     ([*SEVERAL, "--stages", "flags.yaml"], "--stages flags.yaml: b: --linear-probe sees every image once"),
     ([*SEVERAL, "--stages", "product.yml"], "--stages product.yml: no such file (nearest: product.yaml"),
     ([*SEVERAL, "--stages", "hparams/w2s_labelled.yml"],
@@ -180,11 +221,13 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
      "own settings, leave --loss, or the --config with it, out"),
 ])
 def test_flags_that_clash(light, tmp_path, flags, message):
-    stages = dict(key="modle: x", flags="linear_probe: true, mixup: 0.2",
+    stages = dict(key="modle: x", flags="linear_probe: true, mixup: 0.2", many="folds: 3", sets="val_sets: [a=none]",
+                  kind='teacher: "given,stag:a"', noise='corruptions: ["foo:3"]',
                   product='initial_checkpoint: "stage:c"')
     for name, second in stages.items():
         (tmp_path / f"{name}.yaml").write_text(f"- name: a\n- {{name: b, {second}}}")
     (tmp_path / "loss.yaml").write_text("loss: elr")
+    (tmp_path / "folds.yaml").write_text("folds: 3")
     (tmp_path / "clash.yaml").write_text("batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2")
     done = light(*flags)
     assert done.error.startswith(message)
@@ -196,9 +239,14 @@ def test_flags_that_clash(light, tmp_path, flags, message):
     (["--dataset", "w2s/digit"], "--dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits"),
     ([*DIGITS, "--checkpoint", "bset.pth.tar"], "--checkpoint bset.pth.tar: no such file or folder (nearest: best"),
     ([*DIGITS, "--amp", "--model-dtype", "bfloat16"], "--amp keeps the weights in float32"),
+    (["--data-dir", "none"], "--data-dir none: no such folder"),
+    ([*DIGITS, "--device", "cudaa"], "--device cudaa: unknown device (nearest: cuda"),
+    ([*DIGITS, "--decoder", "nvjpeg", "--device", "cpu"], "--decoder nvjpeg: cpu decodes no JPEG files: only CUDA"),
+    ([*DIGITS, "--corruptions", "foo:3"], "--corruptions foo:3: unknown kind 'foo'; one of"),
+    ([*DIGITS, "--val-sets", "x=none"], "--val-sets x=none: no such folder"),
     ([*DIGITS, "--few-shot", "5"], "--few-shot 5: expected WAYSxSHOTS"),
     ([*DIGITS, "--few-shot", "5x1", "--teacher", "a,b"], "--few-shot: several teachers have no common features"),
-    ([*DIGITS, "--few-shot", "5x1", "--corruptions", "noise"], "--few-shot cannot be combined with"),
+    ([*DIGITS, "--few-shot", "5x1", "--corruptions", "contrast:1"], "--few-shot cannot be combined with"),
 ])
 def test_validation(light, tmp_path, flags, message):
     (tmp_path / "best.pth.tar").touch()
@@ -210,6 +258,7 @@ def test_validation(light, tmp_path, flags, message):
 @pytest.mark.parametrize("flags, message", [
     (["--model", "resnet1"], "--model: unknown model 'resnet1' (nearest: resnet1"),
     (["--teacher", "w2s_cn5"], "--teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5"),
+    (["--teacher", "label:ans.csv"], "--teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels"),
     (["--teacher", "resnet18,resnet_18"], "--teacher: unknown model 'resnet_18' (nearest: res"),
     (["--protocol", "w2s", "--experiment", "x", "--teacher", "resnet18", "--model", "resnet1"],
      "--model: unknown model 'resnet1' (nearest: resnet1"),
@@ -235,6 +284,10 @@ def test_names_in_the_sources_are_those_of_the_registries():
     for name in (*list_optimizers(), "lookahead_AdamW"):
         refuse_unknown_optimizer(name)
     assert {f"torch/{name}" for name in _TORCH_BASIC_DS} < set(TORCH_NAMES)
+    assert [*KINDS] == [*CORRUPTIONS]
+    for kind in TEACHERS.names():
+        if TEACHERS.get(kind).__module__.startswith("w2s_plugins."):
+            refuse_unknown_kind("--teacher", f"{kind}:x")
     assert [set(names) for names in SYNONYMS] == [set(_TRAIN_SYNONYM), set(_EVAL_SYNONYM)]
     with pytest.raises(UserError) as error:
         refuse_unknown_model("--model", "cifar_resnet21")

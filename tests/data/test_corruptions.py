@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.parts import write_folder
+from w2s_plugins.cli.forms import Corruption, parse_corruption
 from w2s_plugins.data import create_dataset, take_slice
-from w2s_plugins.data.corruptions import KINDS, Corrupted, Corruption, corrupt, parse_corruption
+from w2s_plugins.data.corruptions import KINDS, Corrupted, corrupt
 from w2s_plugins.errors import UserError
 
 

@@ -309,7 +309,7 @@ def test_log_says_why_it_is_pillow(batches, caplog):
 
 @pytest.mark.parametrize("flags, message", [
     ((), r"ColorJitter \(off with --color-jitter 0\) needs Pillow; use --decoder auto"),
-    (("--aa", "rand-m9"), "RandAugment needs Pillow"),
+    (("--aa", "rand-m9"), "--aa rand-m9 needs Pillow"),
     ((*PLAIN, "--no-prefetcher"), "because of --no-prefetcher"),
     ((*PLAIN, "--aug-splits", "2"), "cannot be combined with --aug-splits"),
     ((*PLAIN, "--train-img-sizes", "32", "64"), "cannot be combined with --aug-splits or --train-img-sizes"),
@@ -321,7 +321,8 @@ def test_torchvision_where_it_cannot_be(batches, flags, message):
 
 
 def test_torchvision_without_files():
-    args = train_args(*PLAIN, "--decoder", "torchvision", "--batch-size", "4", "--num-classes", "10")
+    args = train_args(*PLAIN, "--batch-size", "4", "--num-classes", "10")
+    args.decoder = "torchvision"
     with pytest.raises(UserError, match="the data are not image files"):
         train_loader(create_dataset("w2s/digits", None, "train"), args, CONFIG)
 

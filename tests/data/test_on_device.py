@@ -12,7 +12,7 @@ from torchvision.io import decode_jpeg
 
 from tests.data.test_decoding import CONFIG, CPU, FAST, FILES, PHOTOGRAPHS
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.build.device import check_nvjpeg, join_processes
+from w2s_plugins.build.device import check_nvjpeg
 from w2s_plugins.build.loaders import loader_settings, refuse_for_streams, train_views
 from w2s_plugins.data import (
     LoaderSettings,
@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loader(root: Path, decoder: str, *flags: str, rank: int = 0, ranks: int = 1,
            dtype: torch.dtype = torch.float32) -> TrainLoader:
     args = train_args("--data-dir", str(root), "--num-classes", "3", "--batch-size", "4", "--color-jitter", "0",
-                      "--decoder", decoder, *flags, dataset="")
+                      *flags, dataset="")
+    args.decoder = decoder  # nvjpeg is refused on a CPU
     return train_loader(
         create_dataset("", str(root), "train", flag="--train-split"), args, CONFIG, dtype, rank, ranks)
 
@@ -95,7 +96,8 @@ def test_images_without_labels(folder: Path, flags: tuple[str, ...], labelled: b
     for decoder in ("nvjpeg", "torchvision"):
         args = train_args(
             "--unlabeled", str(folder / "train"), "--data-dir", str(folder), "--teacher", "w2s_cnn2", "--num-classes",
-            "3", "--batch-size", "4", "--color-jitter", "0", "--decoder", decoder, *flags, dataset="")
+            "3", "--batch-size", "4", "--color-jitter", "0", *flags, dataset="")
+        args.decoder = decoder
         found.append(list(train_loader(
             open_unlabeled(args.unlabeled), args, CONFIG,
             labelled=create_dataset("", str(folder), "validation") if labelled else None).epoch(1)))
@@ -106,7 +108,8 @@ def test_images_without_labels(folder: Path, flags: tuple[str, ...], labelled: b
 def test_views_of_which_a_teacher_is_asked_once(folder: Path) -> None:
     batches = []
     for decoder in ("nvjpeg", "torchvision"):
-        args = train_args("--data-dir", str(folder), "--color-jitter", "0", "--decoder", decoder, dataset="")
+        args = train_args("--data-dir", str(folder), "--color-jitter", "0", dataset="")
+        args.decoder = decoder
         settings = dataclasses.replace(
             loader_settings(args, Precision(CPU), World(CPU, 0, 1, False)), batch_size=4)
         keys = PartKeys([Part(1, 0, 7), Part(0, 3, 9)], 4)
@@ -204,8 +207,6 @@ def test_a_file_that_the_device_refuses(
     (("--color-jitter", "0.4"), r"--decoder nvjpeg: .* ColorJitter \(off with --color-jitter 0\) needs Pillow; use "
                                 "--decoder auto"),
     (("--no-prefetcher",), "because of --no-prefetcher"),
-    (("--aug-splits", "2"), "--decoder nvjpeg cannot be combined with --aug-splits"),
-    (("--train-img-sizes", "32", "64"), "--decoder nvjpeg cannot be combined with --aug-splits or --train-img-sizes"),
 ])
 def test_what_it_cannot_do(folder: Path, flags: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
@@ -214,17 +215,12 @@ def test_what_it_cannot_do(folder: Path, flags: tuple[str, ...], message: str) -
 
 
 def test_data_that_are_not_files() -> None:
-    args = train_args("--decoder", "nvjpeg", "--color-jitter", "0", "--batch-size", "4", "--num-classes", "10")
+    args = train_args("--color-jitter", "0", "--batch-size", "4", "--num-classes", "10")
+    args.decoder = "nvjpeg"
     with pytest.raises(UserError, match="the data are not image files"):
         train_loader(create_dataset("w2s/digits", None, "train"), args, CONFIG)
     with pytest.raises(UserError, match="--decoder nvjpeg needs a dataset that can be indexed"):
         refuse_for_streams(args)
-
-
-def test_only_where_there_is_cuda() -> None:
-    with pytest.raises(UserError, match="--decoder nvjpeg: cpu decodes no JPEG files: only CUDA devices do; use "
-                                        "--decoder fast or auto"):
-        join_processes(train_args("--decoder", "nvjpeg"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torchvision here may be built with nvJPEG")

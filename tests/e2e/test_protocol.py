@@ -281,6 +281,7 @@ def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, 
     (["--loss", "ce"], "--loss ce is a criterion on ground truth and would not use --teacher w2s_cnn2"),
     (["--select-split", "0.1"], "--select-split needs --select best"),
     (["--select", "best", "--select-split", "160"], "--select-split 160: expected less than the 100 training samples"),
+    (["--loss", "balanced_elr", "--loss-kwargs", "shares=[0.5,0.5]"], "shares has 2 numbers, expected one for each of"),
     (["--ceiling-checkpoint", "nowhere"], "--ceiling-checkpoint nowhere: no result.json there"),
 ])
 def test_refused(here: Run, flags: list[str], message: str) -> None:

@@ -155,6 +155,10 @@ def test_recipes(here: Run, weak: Path, tmp_path: Path, name: str, monkeypatch: 
     ("- {name: a, num_classes: 10}\n- {name: b, initial_checkpoint: 'stage:a', num_classes: 12}",
      "b: initial_checkpoint: stage:a: that stage has num_classes 10, this one 12"),
     ("- {name: a, output: x}", "a: output is that of all stages"),
+    ("- {name: a}\n- {name: b, val_sets: [x=none]}", "b: --val-sets x=none: no such folder"),
+    ("- {name: a}\n- {name: b, dataset: '', data_dir: none}", "b: --data-dir none: no such folder"),
+    ("- {name: a}\n- {name: b, corruptions: ['foo:3']}", "b: --corruptions foo:3: unknown kind 'foo'"),
+    ("- {name: a}\n- {name: b, device: xpu}", "b: --device xpu: is not available here; use --device cpu"),
     ("- {name: a, batch_size: 99}", "stages.yaml: a: --batch-size 99 is more than"),
 ])
 def test_bad_input(here: Run, flags: list[object], tmp_path: Path, text: str, message: str) -> None:

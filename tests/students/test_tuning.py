@@ -131,6 +131,7 @@ def test_patterns() -> None:
     ("lst:2", {}, "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     ("last:9", {}, "--tune last:9: student has 3 blocks"),
     ("all", dict(freeze=("blcks",)), "--freeze blcks: fits no parameter of the model (nearest: blocks"),
+    ("all", dict(freeze=("nowhere",)), "its parts are called cls_token, pos_embed, patch_embed, blocks, norm, head"),
     ("all", dict(freeze=("*",)), "--freeze *: nothing of student is left to train"),
     ("lora", dict(adapters=Adapters(rank=64)), "--lora-rank 64: blocks.0.attn.proj of student is 32 wide"),
     ("lora", dict(adapters=Adapters(targets=("head",))), "--lora-targets: head is the head of student"),

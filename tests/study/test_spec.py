@@ -87,6 +87,7 @@ def test_everything(tmp_path: Path) -> None:
     (changed(seeds=0), "seeds: 0 is not right"),
     (changed(seeds=[1, 1]), "seeds: '1' is there twice"),
     (changed(seeds=[True]), "expected a count of at least 1, or a list"),
+    (changed(controls=["direkt"]), r"controls: .* expected a list of some of direct, .* \(nearest: direct\)"),
     (changed(slices="seed"), "slices: 'seed' is not right; expected one of fixed, by_seed"),
     (changed(slices="by_seed", base={"slice_seed": 1}), "slices by_seed and slice_seed say two things"),
     (changed(slices="by_seed", sets=[{"name": "a", "flags": {"slice_seed": 1}}]), "by_seed and slice_seed say two"),

@@ -33,7 +33,7 @@ from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .labels import FoundLabels
 from .loaders import labelled_in_batch, refuse_for_streams
-from .resolve import is_semi_supervised
+from .resolve import is_semi_supervised, refuse_other_shares
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
             raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
                             "that can be indexed")
     train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
+    refuse_other_shares(args, num_classes)
     groups = shot_groups(args, train, num_classes)
     streamed = isinstance(train, IterableDataset)
     if streamed:

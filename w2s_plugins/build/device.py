@@ -44,15 +44,12 @@ def join_processes(args: argparse.Namespace) -> World:
 
 
 def check_nvjpeg(device: torch.device) -> None:
-    """Raise a `UserError` unless torchvision decodes JPEG files on the device."""
-    obstacle = "only CUDA devices do" if device.type != "cuda" else None
-    if obstacle is None:
-        try:
-            decode_jpeg([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device=device)
-        except RuntimeError as error:
-            obstacle = one_line(error)
-    if obstacle:
-        raise UserError(f"--decoder nvjpeg: {device} decodes no JPEG files: {obstacle}; use --decoder fast or auto")
+    """Raise a `UserError` unless torchvision decodes JPEG files on the device, one of CUDA."""
+    try:
+        decode_jpeg([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device=device)
+    except RuntimeError as error:
+        raise UserError(f"--decoder nvjpeg: {device} decodes no JPEG files: {one_line(error)}; use --decoder fast or "
+                        "auto") from error
 
 
 def join_group(device: str, timeout: float) -> World:

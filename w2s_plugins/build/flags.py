@@ -17,7 +17,7 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, refuse_two_dtypes, resolve_flags, teacher_models
+from .resolve import LABELS, check_choice, refuse_nvjpeg, refuse_two_dtypes, resolve_flags, teacher_models
 from .resolve_probe import grid, grid_flag
 
 _logger = logging.getLogger(__name__)
@@ -59,14 +59,30 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
         if "device" in given:
             raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
         args.device = "cpu"
+    refuse_nvjpeg(args)
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
         raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
+    if not vars(args).get("device_modules"):  # which bring what there is
+        _refuse_absent(device)
     if device.type == "cpu" and "amp_dtype" not in given:
         args.amp_dtype = "bfloat16"
     if device.type == "cuda" and "workers" not in given:
         args.workers = workers_by_cores()
+
+
+def _refuse_absent(device: torch.device) -> None:
+    """Raise a `UserError` for a device that this machine, or this build of PyTorch, does not have."""
+    try:
+        if device.type == "cuda":  # a tensor would take memory of the first one for each of several processes
+            there = device.index is None or device.index < torch.cuda.device_count()
+        else:
+            there = torch.empty(1, device=device) is not None
+    except (AssertionError, AttributeError, ImportError, RuntimeError):
+        there = False
+    if not there:
+        raise UserError(f"--device {device}: is not available here; use --device cpu")
 
 
 def workers_by_cores() -> int:

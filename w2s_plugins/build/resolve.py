@@ -15,21 +15,24 @@ from pathlib import Path
 
 from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
+    DIGITS,
     LABEL_RULES,
     PREFIXES,
     STRICT_DECODERS,
     UNLABELED,
     check_dataset_name,
+    check_device,
     loss_weights,
     parse_data_errors,
     parse_noise,
     parse_part,
     parse_selection,
     parse_shapes,
+    parse_test_sets,
     unlabeled_roots,
 )
 from ..cli.kwargs import Parameters, check_loss_kwargs, loss_parameters
-from ..cli.names import UnknownName, refuse_unknown_model, refuse_unknown_optimizer
+from ..cli.names import UnknownName, refuse_unknown_kind, refuse_unknown_model, refuse_unknown_optimizer
 from ..cli.outcome import PROCESSES
 from ..cli.parser import fill, train_parser
 from ..cli.values import split_names
@@ -77,12 +80,13 @@ def refuse_early(args: argparse.Namespace, given: set[str], planned: Plan) -> No
             refuse_run(*fill(train_parser(), flags))
 
 
-def refuse_run(args: argparse.Namespace, given: set[str]) -> None:
+def refuse_run(args: argparse.Namespace, given: set[str], elsewhere: bool = False) -> None:
     """Raise what is known to be wrong with one run before torch and timm are imported.
 
     Args:
         args: all flags, fresh ones.
         given: names of the flags that were set by hand.
+        elsewhere: it may be meant for another machine, which has its data.
     """
     if "torch" in sys.modules:  # in a fork that has imported everything, nobody waits
         return
@@ -92,10 +96,17 @@ def refuse_run(args: argparse.Namespace, given: set[str]) -> None:
         with quietly():  # what is said of right flags, is said later
             resolve_flags(args, given, loss_parameters())
         refuse_existing_run(run_place(args))
-        _refuse_missing_paths(args)
+        refuse_missing_paths(args, elsewhere)
     except UnknownName:
-        if not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):  # which may know it
+        if not may_have_plugins(args.plugins):
             raise
+
+
+def may_have_plugins(plugins: object) -> bool:
+    """True where something may know names that this package does not: ``--plugins``, another package, or the program
+    that this is called in.
+    """
+    return bool(plugins or "torch" in sys.modules or entry_points(group=ENTRY_POINT_GROUP))
 
 
 def refuse_early_validation(args: argparse.Namespace, given: set[str]) -> None:
@@ -106,18 +117,23 @@ def refuse_early_validation(args: argparse.Namespace, given: set[str]) -> None:
         args: all flags, fresh ones.
         given: names of the flags that were set by hand.
     """
-    if args.model != "all" and not args.plugins and not entry_points(group=ENTRY_POINT_GROUP):
+    if args.model != "all" and not may_have_plugins(args.plugins):
         _refuse_unknown_models(args)
     refuse_missing_checkpoint(args.checkpoint)
     check_validation(args, given)
     if not args.checkpoint:
         resolve_data_dir(args)
+        _refuse_missing_data(args)
+    _refuse_missing_test_sets(args)
 
 
 def check_validation(args: argparse.Namespace, given: set[str]) -> None:
     """Check the flags of ``validate.py`` against each other."""
     check_dataset_name(args.dataset)
+    check_device(args.device)
+    parse_test_sets(args.val_sets, args.corruptions)
     refuse_two_dtypes(args)
+    refuse_nvjpeg(args)
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")
@@ -139,6 +155,8 @@ def _refuse_unknown_models(args: argparse.Namespace) -> None:
     for flag, names in (("--model", [args.model]), ("--teacher", teacher_models(args.teacher))):
         for name in names:
             refuse_unknown_model(flag, name)
+    for name in teacher_models(args.teacher):
+        refuse_unknown_kind("--teacher", name)
 
 
 def run_place(args: argparse.Namespace) -> Place:
@@ -157,13 +175,33 @@ def run_place(args: argparse.Namespace) -> Place:
     return Place(root, args.experiment, args.resume)
 
 
-def _refuse_missing_paths(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for images or labels on this disk that are not there."""
+def refuse_missing_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
+    """Raise a `UserError` for images or labels on this disk that are not there.
+
+    Args:
+        args: resolved flags.
+        elsewhere: without the data here, they are on another machine, with the test sets.
+    """
     for path in label_paths(args.teacher):
         if not (path.startswith("hf:") or Path(path).exists() or Path(path.rpartition("#")[0] or path).exists()):
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
+    if elsewhere and args.data_dir and not Path(args.data_dir).exists():
+        return
+    _refuse_missing_data(args)
+    _refuse_missing_test_sets(args)
+
+
+def _refuse_missing_data(args: argparse.Namespace) -> None:
+    if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
+        raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
+
+
+def _refuse_missing_test_sets(args: argparse.Namespace) -> None:
+    for name, place in parse_test_sets(args.val_sets, ()).items():
+        if isinstance(place, str) and not place.lower().startswith(PREFIXES) and not Path(place).exists():
+            raise UserError(f"--val-sets {name}={place}: no such folder{near_path(place)}")
 
 
 def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:
@@ -178,6 +216,9 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
         UserError: one line for the first thing that is wrong.
     """
     check_dataset_name(args.dataset)
+    if not args.device_modules:  # which may bring a kind of their own
+        check_device(args.device)
+    parse_test_sets(args.val_sets, args.corruptions)
     if args.unlabeled:
         _resolve_unlabeled_data(args, given)
     else:
@@ -192,6 +233,7 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     _check_labels(args)
     _resolve_changes(args)
     refuse_two_dtypes(args)
+    refuse_nvjpeg(args)
     _check_combinations(args)
     _resolve_loss_kwargs(args, given, losses)
     _say_what_no_aug_leaves_out(args, given)
@@ -209,6 +251,13 @@ def refuse_two_dtypes(args: argparse.Namespace) -> None:
     """Raise a `UserError` for ``--amp`` with weights that are not in float32."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+
+
+def refuse_nvjpeg(args: argparse.Namespace) -> None:
+    """Raise a `UserError` for ``--decoder nvjpeg`` on a device that is not one of CUDA."""
+    if args.decoder == "nvjpeg" and args.device.partition(":")[0] != "cuda":
+        raise UserError(f"--decoder nvjpeg: {args.device} decodes no JPEG files: only CUDA devices do; use --decoder "
+                        "fast or auto")
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
@@ -436,6 +485,15 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Mapp
             _set_kwarg(args, name, args.kd_temperature, given)
         args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
     check_loss_kwargs(args.loss, args.loss_kwargs, losses)
+    refuse_other_shares(args, args.num_classes)
+
+
+def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
+    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
+    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
+    if shares and not args.episodic and num_classes not in (None, len(shares)):
+        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                        f"{num_classes} classes")
 
 
 def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
@@ -540,6 +598,26 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     ]
 
 
+def _decoder_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
+    if args.decoder not in STRICT_DECODERS:
+        return []
+    changes = not args.no_aug and not args.linear_probe
+    pillow = {
+        "MaybeToTensor (because of --no-prefetcher)": args.no_prefetcher,
+        f"--aa {args.aa}": changes and args.aa,
+        "ColorJitter (off with --color-jitter 0)": changes and args.color_jitter,
+        "--grayscale-prob": changes and args.grayscale_prob,
+        "--gaussian-blur-prob": changes and args.gaussian_blur_prob,
+    }
+    where = f"--decoder {args.decoder}: cannot read the training images: "
+    return [
+        (args.aug_splits or args.train_img_sizes, f"--decoder {args.decoder} cannot be combined with --aug-splits or "
+         "--train-img-sizes: use --decoder auto"),
+        (args.dataset == DIGITS, f"{where}the data are not image files; use --decoder auto"),
+        *((given, f"{where}{step} needs Pillow; use --decoder auto") for step, given in pillow.items()),
+    ]
+
+
 def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     few_shot = bool(args.few_shot_eval)
     rules = [(args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
@@ -617,13 +695,15 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
          "--linear-probe needs the features of every sample; use --data-errors raise with it"),
-        (args.decoder in STRICT_DECODERS and (args.aug_splits or args.train_img_sizes),
-         f"--decoder {args.decoder} cannot be combined with --aug-splits or --train-img-sizes: use --decoder auto"),
+        *_decoder_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
          "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),
+        (args.select_split is not None and not (args.select_split >= 1 if isinstance(args.select_split, int)
+                                                else 0 < args.select_split < 1),
+         f"--select-split {args.select_split}: expected a share between 0 and 1, or a count of at least 1"),
         (args.select_split is not None and args.no_teacher_eval and is_scored_by_teacher(args),
          "--select-split without ground truth ranks epochs by the agreement with the teacher: leave out "
          "--no-teacher-eval"),
@@ -642,7 +722,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          f"--eval-metric agreement: --teacher {args.teacher} says nothing of the validation split: give --select best "
          "and --select-split, which holds out some of what has labels"),
         (args.teacher_until_passed and not loss_weights(args.task_loss_weight, args.distill_loss_weight)[0],
-         "--teacher-until-passed goes on with ground truth, which --task-loss-weight 0 leaves out"),
+         "--teacher-until-passed goes on with ground truth, which "
+         + ("--unlabeled leaves out unless a --task-loss-weight is given" if args.unlabeled
+            else "--task-loss-weight 0 leaves out")),
         (args.teacher_until_passed and (args.no_teacher_eval or args.speedtest or not teacher_models(args.teacher) or (
             not args.val_split and (args.select_split is None or args.unlabeled))),
          "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "

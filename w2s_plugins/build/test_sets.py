@@ -4,14 +4,13 @@ import argparse
 import logging
 import os
 import pkgutil
-import re
 from collections.abc import Sequence
 
 from torch.utils.data import Dataset, IterableDataset
 
-from ..cli.forms import PREFIXES
+from ..cli.forms import PREFIXES, Corruption, parse_test_sets
 from ..data import open_split
-from ..data.corruptions import Corrupted, parse_corruption
+from ..data.corruptions import Corrupted
 from ..data.datasets import check_labels, num_classes_of
 from ..errors import UserError
 from ..labels.splits import TestSet
@@ -21,7 +20,6 @@ from .classes import by_name
 _logger = logging.getLogger(__name__)
 
 SPLIT = "validation"  # where a folder has several
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")
 # sets with 200 of ImageNet's classes, by convention the only ones that count there, and timm's lists of these
 SHIFTED = {"ImageNet-A": "_info/imagenet_a_synsets.txt", "ImageNet-R": "_info/imagenet_r_synsets.txt"}
 
@@ -46,27 +44,18 @@ def open_test_sets(
         UserError: not NAME=PATH, a set that cannot be opened or has other classes, a kind that is not known.
     """
     found: dict[str, TestSet] = {}
-
-    for text in args.val_sets:
-        name, _, place = text.partition("=")
-        if not NAME.fullmatch(name) or not place:
-            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch; a NAME begins "
-                            "with a letter of A to Z or a digit and goes on with letters, digits, '_', '.' and '-'")
-        if name in found or name in ("last", "best"):
-            raise UserError(f"--val-sets {text}: the name '{name}' is taken; give that set another one")
+    for name, what in parse_test_sets(args.val_sets, args.corruptions).items():
+        if isinstance(what, Corruption):
+            if val is None or isinstance(val, IterableDataset):
+                raise UserError(f"--corruptions {what.kind}:{what.severity}: needs a validation split that can be "
+                                "indexed")
+            found[name] = TestSet(Corrupted(val, what), flag="--corruptions")
+            continue
         try:
-            found[name] = matched(_open(args, place, mode), name, names, num_classes)
+            found[name] = matched(_open(args, what, mode), name, names, num_classes)
         except UserError as error:
-            what = str(error).removeprefix(f"--data-dir {place}").lstrip(",: ")
-            raise UserError(f"--val-sets {text}: {what}") from error
-    for text in args.corruptions:
-        corruption = parse_corruption(text)
-        if val is None or isinstance(val, IterableDataset):
-            raise UserError(f"--corruptions {text}: needs a validation split that can be indexed")
-        if corruption.name in found:
-            raise UserError(f"--corruptions {text}: there is a test set '{corruption.name}' already; give each of "
-                            "--corruptions once, and sets of --val-sets other names")
-        found[corruption.name] = TestSet(Corrupted(val, corruption), flag="--corruptions")
+            why = str(error).removeprefix(f"--data-dir {what}").lstrip(",: ")
+            raise UserError(f"--val-sets {name}={what}: {why}") from error
     return found
 
 

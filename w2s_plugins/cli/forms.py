@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import UserError, near_path, nearest
 
@@ -33,6 +34,12 @@ STRICT_DECODERS = ("torchvision", "nvjpeg")  # refuse what they cannot read, in 
 POOLS = "token", "avg", "max", "avgmax", "catavgmax"
 BOTH = "both"
 POOL_PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of
+
+DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
+
+TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name
+CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur",
+               "brightness", "contrast", "pixelate", "jpeg_compression")
 
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
@@ -156,6 +163,60 @@ def unlabeled_roots(paths: str) -> list[str]:
         if not (os.path.isdir(root) or os.path.isfile(root)):
             raise UserError(f"--unlabeled {root}: no such folder or tar file{near_path(root)}")
     return roots
+
+
+def check_device(name: str) -> None:
+    """Raise a `UserError` with the nearest kinds unless ``--device`` is a kind of device, or one with a number."""
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
+        raise UserError(f"--device {name}: unknown device{nearest(kind, DEVICES)}; expected cuda, cuda:1, cpu, mps, "
+                        "...")
+
+
+class Corruption(NamedTuple):
+    """One of `CORRUPTIONS` and its severity, 1 to 5."""
+
+    kind: str
+    severity: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.severity}"
+
+
+def parse_corruption(text: str) -> Corruption:
+    """Parse ``KIND:SEVERITY``. Raises `UserError`."""
+    kind, _, severity = text.partition(":")
+    if kind not in CORRUPTIONS:
+        raise UserError(f"--corruptions {text}: unknown kind '{kind}'{nearest(kind, CORRUPTIONS)}; one of "
+                        f"{', '.join(CORRUPTIONS)}")
+    if severity not in "12345" or len(severity) != 1:
+        raise UserError(f"--corruptions {text}: expected {kind}:N with a severity of 1 to 5")
+    return Corruption(kind, int(severity))
+
+
+def parse_test_sets(val_sets: Sequence[str], corruptions: Sequence[str]) -> dict[str, str | Corruption]:
+    """Parse ``--val-sets`` and ``--corruptions``: what each name stands for.
+
+    Raises:
+        UserError: not NAME=PATH, a corruption that is not known, or a name that is taken.
+    """
+    found: dict[str, str | Corruption] = {}
+    for text in val_sets:
+        name, _, place = text.partition("=")
+        if not TEST_SET.fullmatch(name) or not place:
+            raise UserError(f"--val-sets {text}: expected NAME=PATH, such as sketch=/data/pacs/sketch; a NAME begins "
+                            "with a letter of A to Z or a digit and goes on with letters, digits, '_', '.' and '-'")
+        if name in found or name in ("last", "best"):
+            raise UserError(f"--val-sets {text}: the name '{name}' is taken; give that set another one")
+        found[name] = place
+    for text in corruptions:
+        corruption = parse_corruption(text)
+        if corruption.name in found:
+            raise UserError(f"--corruptions {text}: there is a test set '{corruption.name}' already; give each of "
+                            "--corruptions once, and sets of --val-sets other names")
+        found[corruption.name] = corruption
+    return found
 
 
 def parse_slice(text: str, flag: str = "--train-slice") -> tuple[float | int | None, float | int | None]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..errors import UserError, near_path, nearest
 
 PACKAGE = Path(__file__).parents[1]
+# what may stand before the colon of a teacher's name, beside the kinds that are opened by functions of their own
+OTHER_TEACHERS = ("hf-hub", "hf_hub", "local-dir", "labels")
 
 
 class UnknownName(UserError):
@@ -45,6 +47,30 @@ def unknown_model(flag: str, name: str, models: Iterable[str]) -> UnknownName:
     if "/" in name:
         hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
     return UnknownName(f"{flag}: unknown model '{name}'{hint}")
+
+
+@functools.cache
+def refuse_unknown_kind(flag: str, name: str, *others: str) -> None:
+    """Raise `UnknownName` for ``KIND:NAME`` of a teacher whose kind nothing in this package opens.
+
+    Args:
+        flag: begins the message.
+        name: of the teacher.
+        others: further kinds.
+    """
+    if ":" not in name:
+        return
+    known = [*others, *OTHER_TEACHERS, *re.findall(
+        r'^@register_teacher\("(\w+)"\)', _read(PACKAGE / "teachers", "kinds.py"), re.MULTILINE)]
+    if name.partition(":")[0] not in known:
+        raise unknown_kind(flag, name, known)
+
+
+def unknown_kind(flag: str, name: str, known: Iterable[str]) -> UnknownName:
+    """Return the error of a teacher whose kind is none of ``known``."""
+    kind, known = name.partition(":")[0], [kind for kind in known if kind != "hf_hub"]
+    return UnknownName(f"{flag} {name}: unknown kind of teacher '{kind}'{nearest(kind, known)}; one of "
+                       f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
 
 
 @functools.cache

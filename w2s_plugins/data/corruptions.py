@@ -8,7 +8,6 @@ scaled with the shorter side, in smaller images with its square root: few pixels
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import UserError, nearest
+from ..cli.forms import Corruption
 from .datasets import class_names_of, known_labels
 from .keys import sample_keys
 from .views import seeded
@@ -79,27 +78,6 @@ KINDS: dict[str, tuple[Callable[[Tensor, float], Tensor], Sequence[float]]] = {
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg_compression": (lambda x, quality: F.jpeg((255 * x).round().byte(), int(quality)) / 255, (25, 18, 15, 10, 7)),
 }
-
-
-class Corruption(NamedTuple):
-    """A kind of `KINDS` and its severity, 1 to 5."""
-
-    kind: str
-    severity: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}-{self.severity}"
-
-
-def parse_corruption(text: str) -> Corruption:
-    """Read ``KIND:SEVERITY``. Raises `UserError`."""
-    kind, _, severity = text.partition(":")
-    if kind not in KINDS:
-        raise UserError(f"--corruptions {text}: unknown kind '{kind}'{nearest(kind, KINDS)}; one of {', '.join(KINDS)}")
-    if severity not in "12345" or len(severity) != 1:
-        raise UserError(f"--corruptions {text}: expected {kind}:N with a severity of 1 to 5")
-    return Corruption(kind, int(severity))
 
 
 class Corrupted(Wrapper):

@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..build.resolve import CRITERIA, label_paths, resolve_data_dir
+from ..build.resolve import CRITERIA, label_paths, may_have_plugins, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
+from ..cli.names import refuse_unknown_kind
 from ..cli.parser import check_flags as read_flags
 from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
@@ -135,6 +136,8 @@ def read_protocol(given: Mapping[str, object], parser: Parser) -> Protocol:
     check_flags(flags)
     folder, whole, amount = folder_of_runs(flags, "--protocol w2s"), flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
+    if WITH_DIRECT & set(flags["controls"]):
+        direct_slices(first, flags["direct_sizes"])  # refuses some
     return Protocol(flags, folder, first, second,
                     bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"])
 
@@ -173,6 +176,9 @@ def check_flags(flags: Mapping[str, object]) -> None:
          "trained already"),
         (flags["direct_sizes"] and not WITH_DIRECT & set(flags["controls"]), "--direct-sizes trains more of --controls "
          f"direct, which is not among --controls {' '.join(flags['controls'])}: add it"),
+        (not amount and WITH_DIRECT & set(flags["controls"]),
+         f"--controls {' '.join(flags['controls'])}: --weak-fraction 0 leaves no labelled part to train on: give "
+         "--weak-fraction N, the part that the teacher has seen"),
         (flags["ceiling_acc"] is not None, "--ceiling-acc is what --protocol w2s measures: leave it out"),
     ]
     for broken, message in rules:
@@ -255,6 +261,8 @@ def weak_flags(flags: Mapping[str, object], parser: Parser, first: str) -> dict[
 def check_weak_values(
         values: dict[str, object], flags: Mapping[str, object], first: str, parser: Parser, where: str) -> None:
     """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
+    for name in values.keys() & {"protocol", "stages", "folds"}:
+        raise UserError(f"{where}: {name} asks for several runs, and the teacher's is one: leave it out of the file")
     for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
         raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
                         f"{name.replace('_', '-')} on the command line")
@@ -325,7 +333,9 @@ def read_stages(file: str, parser: Parser) -> list[tuple[str, dict[str, object]]
         if name in dict(listed):
             raise UserError(f"{where}: two stages are called {name}")
         flags = read_flags(stage, parser, f"{where}: {name}")
-        for flag in flags.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment", "resume", "train_slice"}:
+        for flag in sorted(flags.keys() & parser.names(Role.PROTOCOL)):
+            raise UserError(f"{where}: {name}: {flag} is about several runs, and a stage is one: leave it out")
+        for flag in flags.keys() & {"output", "experiment", "resume", "train_slice"}:
             raise UserError(f"{where}: {name}: {flag} is that of all stages: give --{flag.replace('_', '-')} on the "
                             "command line")
         listed.append((name, flags))
@@ -349,6 +359,9 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
     for name, flags in listed:
         where, loss = f"--stages {given['stages']}: {name}: ", given.get("distiller") or given.get("loss")
         with said_of(where):
+            for one in split_names(str(flags.get("teacher") or "")):
+                if not may_have_plugins(flags.get("plugins") or given.get("plugins")):
+                    refuse_unknown_kind("--teacher", one, EARLIER.rstrip(":"))
             if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
                 flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
                 if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
 from ..build.flags import check_teacher_name
+from ..build.resolve import refuse_missing_paths
 from ..cli.declare import Parser, Role
 from ..cli.parser import train_parser
 from ..cli.values import split_names
@@ -134,9 +135,6 @@ def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, sec
     """
     parser, given, chosen = stages.parser, stages.given, flags["controls"]
     if WITH_DIRECT & set(chosen):
-        if not first:
-            raise UserError(f"--controls {' '.join(chosen)}: --weak-fraction 0 leaves no labelled part to train on: "
-                            "give --weak-fraction N, the part that the teacher has seen")
         of_teacher, whole = stages.flags.get("weak", {}), open_train_split(argparse.Namespace(**flags))
         labels = {name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()}
         for name, part in direct_slices(first, flags["direct_sizes"]).items():
@@ -190,7 +188,7 @@ class Stages:
         """
         with said_of(run.where):
             self.flags[run.name] = run_flags(run, self.folder, self.given, self.parser)
-            self.resolved(run.name)
+            refuse_missing_paths(argparse.Namespace(**self.resolved(run.name)))
 
     def resolved(self, name: str) -> dict[str, object]:
         """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""

@@ -84,8 +84,10 @@ def matching(names: Sequence[str], patterns: Iterable[str], flag: str) -> set[st
                 or fnmatch.fnmatchcase(name, f"{pattern}.*")}
         if not fits:
             parts = sorted({name[:end] for name in names for end, sign in enumerate(name) if sign == "."})
-            raise UserError(f"{flag} {pattern}: fits no parameter of the model{nearest(pattern, parts)}; expected a "
-                            f"pattern as of a shell, such as '{parts[0]}.*'")
+            tops = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise UserError(f"{flag} {pattern}: fits no parameter of the model{nearest(pattern, [*parts, *names])}; "
+                            f"expected a pattern as of a shell, such as '{parts[0]}.*'; its parts are called "
+                            f"{', '.join([*tops][:12])}")
         found |= fits
     return found
 

@@ -216,7 +216,7 @@ def refuse_early(study: Study, plan: Sequence[PlannedRun], root: Path, parser: P
     """Raise what `check.check_plan` would, as far as that is known before torch and timm are imported."""
     for run in of_first_seed(plan):
         with said_of(f"{study.name}: {run.label}: "):
-            refuse_run(*parse(parser, fill_in(run.argv, root)))
+            refuse_run(*parse(parser, fill_in(run.argv, root)), elsewhere=True)
 
 
 # ---------------------------------------------------------------- what is printed

@@ -194,8 +194,10 @@ class Reader:
             direct_sizes=fields.get("direct_sizes", []),
             sets=self.items(fields, "sets", self.data_set) if "sets" in fields else [],
         )
-        if not isinstance(study.controls, list) or not all(name in CONTROLS for name in study.controls):
-            raise self.wrong("controls", study.controls, f"a list of some of {', '.join(CONTROLS)}")
+        strange = [one for one in study.controls if one not in CONTROLS] if isinstance(study.controls, list) else [""]
+        if strange:
+            raise self.wrong("controls", study.controls,
+                             f"a list of some of {', '.join(CONTROLS)}{nearest(str(strange[0]), CONTROLS)}")
         sizes = study.direct_sizes
         if not isinstance(sizes, list) or not all(type(size) in (int, float) and size > 0 for size in sizes) or (
                 sizes and "direct" not in study.controls):
