@@ -20,11 +20,13 @@ study      CPU seconds of `study run` and of a process a run, for hparams/studie
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
+With --device cuda a time ends when the device has done what it was asked for, and ``teacher`` has the peak of memory.
 """
 
 import argparse
 import copy
 import functools
+import gc
 import os
 import shutil
 import statistics
@@ -53,7 +55,7 @@ from w2s_plugins.build import optimisation as build
 from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_task
+from w2s_plugins.build.task import build_task, compile_options
 from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
@@ -105,7 +107,6 @@ strong: [flags: {model: w2s_cnn5}]
 losses: [hard, kd, kdd]
 """
 STUDY_LOSSES = ["hard", "kd", "adaptconf", "augconf", "gce", "sce", "elr", "sop"]
-WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("script compares with timm's train.py: give --timm CLONE")
     if args.timm is not None and not (args.timm / "train.py").is_file():
         parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here; expected one, or leave --device out for the CPU")
     if args.quick:
         args.pairs, args.turns, args.steps, args.size, args.batch_size = QUICK_PAIRS, 1, 2, 16, 4
     torch.set_num_threads(args.threads)
@@ -136,6 +139,9 @@ def create_parser() -> argparse.ArgumentParser:
                         help="of step and teacher; bfloat16 is --amp")
     parser.add_argument("--size", type=int, default=64, help="of the images")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="of step, teacher and script")
+    parser.add_argument("--channels-last", action="store_true", help="memory layout of step and teacher")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for step and teacher")
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script and processes: of 16")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
@@ -163,21 +169,24 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
     student_name, _, teacher_name = pair.partition("<-")
     weights = folder / f"{teacher_name}.pth"
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
-    amp = [] if dtype == "float32" else ["--amp"]
+    more = [] if dtype == "float32" else ["--amp", "--amp-dtype", dtype]
+    more += ["--channels-last"] * args.channels_last + ["--torchcompile", "--teacher-compile"] * args.compile
+    world = World(torch.device(args.device), rank=0, size=1, distributed=False)
     flags = train_flags([
-        "--dataset", "w2s/digits", "--device", "cpu", "--num-classes", "100", "--img-size", str(args.size),
+        "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),
         "--model", student_name, "--teacher", teacher_name, "--teacher-checkpoint", str(weights),
-        "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *amp])
-    student, config, *_ = build_student(flags, WORLD, flags.num_classes)
-    precision = create_precision(flags, WORLD)
-    teacher = build_teacher(flags, student, config, precision, WORLD)
+        "--teacher-img-size", str(args.size), "--loss", "kd", "--lr", "0.01", *more])
+    student, config, *_ = build_student(flags, world, flags.num_classes)
+    precision = create_precision(flags, world)
+    teacher = build_teacher(flags, student, config, precision, world)
     data = Data(TensorDataset(torch.empty(args.batch_size)), None, None)
 
     def task(student: nn.Module) -> TrainingTask:
-        return build_task(flags, student, teacher, None, data, config, precision, WORLD)
+        return build_task(flags, student, teacher, None, data, config, precision, world)
     batches = [
-        Batch(torch.randn(args.batch_size, *config["input_size"]), torch.randint(100, (args.batch_size,)),
-              torch.arange(args.batch_size))
+        Batch(*(part.to(world.device) for part in (
+            torch.randn(args.batch_size, *config["input_size"]).contiguous(memory_format=layout(flags)),
+            torch.randint(100, (args.batch_size,)), torch.arange(args.batch_size))))
         for _ in range(args.steps)]
     return Pair(student, teacher, task, precision, flags, batches)
 
@@ -186,6 +195,10 @@ def train_flags(argv: list[str]) -> argparse.Namespace:
     flags, given = parse(train_parser(), argv)
     resolve_train_args(flags, given)
     return flags
+
+
+def layout(flags: argparse.Namespace) -> torch.memory_format:
+    return torch.channels_last if flags.channels_last else torch.contiguous_format
 
 
 class MemoryLoader:
@@ -206,7 +219,10 @@ def create_epoch(task: TrainingTask, pair: Pair) -> Callable[[], object]:
     """Return a function that trains for an epoch as the script does."""
     optimizer = build.create_optimizer(pair.flags, task)
     schedule = build.create_schedule(pair.flags, optimizer, len(pair.batches))
-    run = Run(pair.flags, WORLD, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
+    if options := compile_options(pair.flags):
+        task.compile(**options)
+    world = World(pair.precision.device, rank=0, size=1, distributed=False)
+    run = Run(pair.flags, world, pair.precision, task, {"train": MemoryLoader(pair.batches)}, optimizer, schedule)
 
     def epoch() -> None:
         run.position = Position()
@@ -219,12 +235,14 @@ def student_loop(pair: Pair) -> Callable[[], None]:
     """Return a function that does what no training can do without."""
     student = copy.deepcopy(pair.student)
     optimizer = build.create_optimizer(pair.flags, ClassificationTask(student, nn.CrossEntropyLoss(), verbose=False))
+    options = compile_options(pair.flags)
+    forward = torch.compile(student, **options) if options else student
 
     def loop() -> None:
         student.train()
         for batch in pair.batches:
             with pair.precision.autocast():
-                loss = F.cross_entropy(student(batch.input), batch.target)
+                loss = F.cross_entropy(forward(batch.input), batch.target)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -244,6 +262,15 @@ def teacher_loop(pair: Pair) -> Callable[[], None]:
     return loop
 
 
+def waited_for(call: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that makes the call and waits until a CUDA device that is in use has nothing left to do."""
+    def wait() -> None:
+        call()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    return wait
+
+
 def step(args: argparse.Namespace, folder: Path) -> None:
     """Print the time of a training step as a multiple of the time of its parts alone."""
     rows = []
@@ -251,9 +278,9 @@ def step(args: argparse.Namespace, folder: Path) -> None:
         for dtype in args.dtypes:
             pair = build_pair(name, dtype, args, folder)
             seconds = take_turns({
-                "student": timed(student_loop(pair)),
-                "teacher": timed(teacher_loop(pair)),
-                "training": timed(create_epoch(pair.task(copy.deepcopy(pair.student)), pair)),
+                "student": timed(waited_for(student_loop(pair))),
+                "teacher": timed(waited_for(teacher_loop(pair))),
+                "training": timed(waited_for(create_epoch(pair.task(copy.deepcopy(pair.student)), pair))),
             }, args.turns)
             limit = [s + t for s, t in zip(seconds["student"], seconds["teacher"])]
             rows.append((name, dtype, *(milliseconds(turns, args) for turns in seconds.values()),
@@ -263,25 +290,50 @@ def step(args: argparse.Namespace, folder: Path) -> None:
 
 
 def teacher(args: argparse.Namespace, folder: Path) -> None:
-    """Print what a teacher adds to a step, and the ratio to what it adds in timm's task."""
-    rows = []
+    """Print what a teacher adds to a step, and the ratio to what it adds in timm's task; on CUDA the memory of both."""
+    rows, on_cuda = [], args.device == "cuda"
     for name in args.pairs:
         for dtype in args.dtypes:
             pair = build_pair(name, dtype, args, folder)
-            theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
-            students = [copy.deepcopy(pair.student) for _ in range(3)]
-            tasks = {
-                "none": ClassificationTask(students[0], nn.CrossEntropyLoss(), verbose=False),
-                "ours": pair.task(students[1]),
-                "timm": LogitDistillationTask(students[2], theirs, nn.CrossEntropyLoss(), verbose=False),
-            }
-            seconds = take_turns({k: timed(create_epoch(task, pair)) for k, task in tasks.items()}, args.turns)
+            seconds = take_turns({
+                kind: timed(waited_for(create_epoch(create_task(kind, name, pair, copy.deepcopy(pair.student)), pair)))
+                for kind in ("none", "ours", "timm")}, args.turns)
             added = {k: [a - b for a, b in zip(seconds[k], seconds["none"])] for k in ("ours", "timm")}
+            del pair
+            peaks = [peak_memory(kind, name, dtype, args, folder) for kind in ("ours", "timm")] if on_cuda else []
             rows.append((name, dtype, milliseconds(seconds["none"], args),
                          *(milliseconds(turns, args) for turns in added.values()),
-                         spread(ratios(added["ours"], added["timm"]), 2)))
+                         spread(ratios(added["ours"], added["timm"]), 2), *(f"{peak:.0f}" for peak in peaks)))
     print_table("What an online teacher adds to a step", (
-        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm"), rows, args)
+        "pair", "dtype", "no teacher, ms", "added here, ms", "added by timm, ms", "here / timm",
+        *(("peak here, MiB", "peak with timm, MiB") if on_cuda else ())), rows, args)
+
+
+def create_task(kind: str, name: str, pair: Pair, student: nn.Module) -> TrainingTask:
+    """Return the task of a student: with no teacher (``none``), with that of the pair (``ours``), or timm's."""
+    if kind == "ours":
+        return pair.task(student)
+    device, loss = pair.precision.device, nn.CrossEntropyLoss()
+    if kind == "none":
+        return ClassificationTask(student, loss, device=device, verbose=False)
+    theirs = timm.create_model(name.partition("<-")[2], num_classes=100)
+    theirs.to(device, memory_format=layout(pair.flags))
+    return LogitDistillationTask(student, theirs, loss, device=device, verbose=False)
+
+
+def peak_memory(kind: str, name: str, dtype: str, args: argparse.Namespace, folder: Path) -> float:
+    """Return the peak of memory on the device, in MiB, of all that training needs: models, batches, activations."""
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    pair = build_pair(name, dtype, args, folder)
+    task = create_task(kind, name, pair, pair.student)
+    del pair.task, pair.teacher  # timm's task has one of its own
+    epoch = create_epoch(task, pair)
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        waited_for(epoch)()
+    return (torch.cuda.max_memory_allocated() - before) / 2 ** 20
 
 
 def cached(args: argparse.Namespace, folder: Path) -> None:
@@ -305,7 +357,8 @@ def script(args: argparse.Namespace, folder: Path) -> None:
     steps, teacher_name = write_run_data(args, folder), "w2s_cnn2" if args.quick else "resnet10t"
     model = timm.create_model(teacher_name, num_classes=2)
     save_for_hf(model, folder / "teacher", model_config=dict(num_classes=2), safe_serialization=True)
-    shared = [*run_flags(args, folder), "--batch-size", str(args.batch_size), "--workers", "1", *args.flags.split()]
+    shared = [*run_flags(args, folder, args.device), "--batch-size", str(args.batch_size), "--workers", "1",
+              *args.flags.split()]
     teacher_id = f"local-dir:{folder / 'teacher'}"
     # The script of the clone with the installed timm, so that both run the same library.
     theirs = [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
@@ -349,9 +402,9 @@ def write_run_data(args: argparse.Namespace, folder: Path) -> int:
     return steps
 
 
-def run_flags(args: argparse.Namespace, folder: Path) -> list[str]:
+def run_flags(args: argparse.Namespace, folder: Path, device: str = "cpu") -> list[str]:
     return ["--data-dir", str(folder / "data"), "--num-classes", "2", "--model", args.pairs[0].partition("<-")[0],
-            "--img-size", str(args.size), "--epochs", "1", "--lr", "0.01", "--device", "cpu"]
+            "--img-size", str(args.size), "--epochs", "1", "--lr", "0.01", "--device", device]
 
 
 def run_in_turns(

@@ -44,6 +44,33 @@ def test_a_row_for_each_dtype(rows, what, columns):
         assert_ratio(row[-1], positive=what == "step")  # what a tiny teacher adds may drown in noise
 
 
+@pytest.mark.parametrize("what", ["step", "teacher"])
+@pytest.mark.parametrize("flags", [["--channels-last"], pytest.param(
+    ["--channels-last", "--compile"],
+    marks=pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes a minute: W2S_LONG=1"))])
+def test_as_on_a_gpu(rows, what, flags):
+    """With what a GPU is given, in one dtype, and no column that a CPU has nothing for."""
+    (row,) = rows(what, "--dtypes", "bfloat16", *flags)
+    assert len(row) == 6 and row[1] == "bfloat16"
+    assert_ratio(row[-1], positive=what == "step")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_device(capsys):
+    with pytest.raises(SystemExit) as end:
+        throughput.main(["step", "--quick", "--device", "cuda"])
+    assert end.value.code == 2
+    assert "--device cuda: torch sees no CUDA device here" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("what, columns", [("step", 6), ("teacher", 8)])
+def test_on_cuda(rows, what, columns):
+    (row,) = rows(what, "--device", "cuda", "--dtypes", "bfloat16")
+    assert len(row) == columns
+    assert what == "step" or min(map(float, row[-2:])) > 0
+
+
 def test_cached(rows):
     (row,) = rows("cached")
     assert row[0] == "w2s_cnn2<-w2s_cnn2"

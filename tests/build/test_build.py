@@ -108,6 +108,20 @@ def test_head_flags():
     assert (scaled.get_classifier().bias == -4.6).all()
 
 
+def test_a_trained_head_that_is_set_to_zero(tmp_path, caplog):
+    """timm scales it as well; a head that no file has given is meant to begin with zeros."""
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "a.pth")
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "other.pth")
+    for flags, lost in (([], False), (["--initial-checkpoint", "a.pth"], True), (["--finetune", "a.pth"], True),
+                        (["--finetune", "other.pth"], False)):
+        caplog.clear()
+        flags = [str(tmp_path / text) if text.endswith("pth") else text for text in flags]
+        assert not student("--head-init-scale", "0", *flags, model="test_resnet")[0].get_classifier().weight.any()
+        assert [text for text in caplog.messages if "--head-init-scale" in text] == lost * [
+            f"WARNING: --head-init-scale 0 sets the head of {' '.join(flags)} to zero, and what it has learned is "
+            "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)"]
+
+
 def test_batch_norm_flags():
     model = student("--bn-momentum", "0.01", "--bn-eps", "0.1", model="test_efficientnet")[0]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

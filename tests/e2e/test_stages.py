@@ -45,7 +45,9 @@ def flags(weak: Path, tmp_path: Path) -> list[object]:
 def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels and weights are handed on, a run that was interrupted goes on, and the ends are the same."""
     done = here(*flags).ok()
-    folder, record = tmp_path / "chain", json.loads((tmp_path / "chain" / "result.json").read_text())["stages"]
+    folder, whole = tmp_path / "chain", json.loads((tmp_path / "chain" / "result.json").read_text())
+    record = whole["stages"]
+    assert whole["warnings"][0].startswith("head: --linear-probe on features of random weights")
     assert list(record) == ["head", "again", "all"] and "trained weights" in done.out
     first, second = record["again"]["teacher"]["models"]
     assert first["name"] == "w2s_cnn2"
@@ -84,6 +86,29 @@ def test_another_start(here: Run, flags: list[object], tmp_path: Path) -> None:
     stages.write_text(stages.read_text().replace("0.1", "0.05", 1))
     assert "two is complete, but made from another one than that in" in here(
         *flags, "--epochs", 1, "--resume", "auto").error
+
+
+def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_path: Path) -> None:
+    """It is said at the end and in result.json, with the student to take instead."""
+    stages = tmp_path / "stages.yaml"
+    stages.write_text("[{name: one, lr: 0.1}, {name: two, lr: 0.1}, {name: three, lr: 1.0e-9}]")
+    done = here(*flags, "--val-slice", "0:200").ok()
+    record = json.loads((tmp_path / "chain" / "result.json").read_text())
+    top1 = {name: stage["metrics"]["top1"] for name, stage in record["stages"].items()}
+    assert top1["three"] < top1["one"] == top1["two"]
+    assert list(record["last_above"]) == ["one", "two"]
+    for name, above in record["last_above"].items():
+        assert above["value"] == pytest.approx(top1["three"] - top1[name])
+        assert above["low"] <= above["value"] <= above["high"]
+    warning = record["warnings"][-1]
+    assert warning.startswith("the last stage, three, is below an earlier one: top-1 ")
+    assert f"the better student is one, exported to {tmp_path / 'chain' / 'one' / 'export'}" in warning
+    assert f"WARNING: {warning}" in done.err
+
+    stages.write_text(f"[{{name: low, lr: 1.0e-9}}, {{name: high, initial_checkpoint: '{tmp_path}/chain/one/export'}}]")
+    done = here(*flags[:-1], "up", "--val-slice", "0:200").ok()
+    record = json.loads((tmp_path / "up" / "result.json").read_text())
+    assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
 
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:

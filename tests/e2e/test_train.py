@@ -201,8 +201,10 @@ def test_normalisation_that_is_undone_is_the_loader_s(here: Run, weak: Path, tmp
 
 def test_teacher_at_chance(here: Run, tmp_path: Path) -> None:
     here(*TINY, "--model", "w2s_cnn2", "--lr", 1e-9, "--epochs", 1, "--output", tmp_path, "--experiment", "blank").ok()
-    done = here(*TINY, "--model", "w2s_cnn5", *with_teacher(tmp_path / "blank"), "--epochs", 1).ok()
-    assert "WARNING: the teacher is at chance" in done.err
+    done = here(*TINY, "--model", "w2s_cnn5", *with_teacher(tmp_path / "blank"), "--epochs", 1, "--output", tmp_path,
+                "--experiment", "taught").ok()
+    (warning,) = (text for text in result(tmp_path / "taught")["warnings"] if "the teacher is at chance" in text)
+    assert done.err.count(f"WARNING: {warning}") == 2  # before training, and at the end
 
 
 def test_no_teacher_eval(here: Run, weak: Path, tmp_path: Path) -> None:

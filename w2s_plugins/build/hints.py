@@ -2,6 +2,9 @@
 
 import argparse
 
+from ..metrics.pgr import chance_level
+
+MUCH = 0.8  # of the announced learning rate: what a run has to reach at least
 HALF = ("float16", "bfloat16")
 
 
@@ -22,12 +25,33 @@ def speed_hint(args: argparse.Namespace, device_type: str, bfloat16_units: bool 
     return f"Training is usually faster with {' '.join(unused)}" if unused else None
 
 
-def warm_up_hint(args: argparse.Namespace, epochs: int) -> str | None:
-    """Return a line that says that the warm-up takes longer than all ``epochs`` of the training, or None."""
-    if args.sched in ("none", "constant") or epochs > args.warmup_epochs or not args.warmup_epochs:
+def rate_hint(args: argparse.Namespace, epochs: int, highest: float | None) -> str | None:
+    """Return a line that says that the learning rate stays below the one that was asked for, or None.
+
+    Args:
+        args: resolved flags of the training script.
+        epochs: that are trained.
+        highest: rate that the schedule gives in them; None without one.
+    """
+    if highest is None:
         return None
-    return (f"the warm-up of {args.warmup_epochs} epochs does not end within the {epochs} that are trained: the rate "
-            f"never reaches --lr {args.lr:g}; give a smaller --warmup-epochs")
+    if args.warmup_epochs and epochs <= args.warmup_epochs:
+        return (f"the warm-up of {args.warmup_epochs} epochs does not end within the {epochs} that are trained: the "
+                f"rate never reaches --lr {args.lr:g}; give a smaller --warmup-epochs")
+    if highest >= (MUCH - 1e-6) * args.lr:
+        return None
+    by_epoch = "" if args.sched_on_updates else "--sched-on-updates (here it changes once an epoch), "
+    return (f"the learning rate is {highest:.2g} at most in the {epochs} epochs that are trained and never reaches "
+            f"--lr {args.lr:g}; give {by_epoch}more --epochs or a smaller --warmup-epochs")
+
+
+def chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a line that says that a teacher is not better than guessing, by two standard errors, or None."""
+    chance = chance_level(num_classes) / 100
+    if top1 > 100 * (chance + 2 * (chance * (1 - chance) / max(1, samples)) ** 0.5):
+        return None
+    return (f"the teacher is at chance: top-1 {top1:.2f} with {num_classes} classes (guessing gives "
+            f"{100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
 
 
 def average_hint(args: argparse.Namespace, updates: int) -> str | None:

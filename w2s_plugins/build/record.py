@@ -36,8 +36,10 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .hints import warm_up_hint
+from .hints import chance_hint
+from .optimisation import schedule_hints
 from .resolve import LABELS, is_scored_by_teacher, label_paths, random_start_hint, split_names
+from .student import RANDOM_FEATURES
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Outcome:
         evaluations: all of them.
         tests: evaluations of the selected student on the test sets beside the validation split.
         failed: why it could not be evaluated on others, by name.
+        updates_per_epoch: of the weights.
         heads: of a grid: settings of each head, figures at its best epoch, and which one was ``chosen``.
     """
 
@@ -64,6 +67,7 @@ class Outcome:
     evaluations: Sequence[dict]
     tests: Mapping[str, Evaluation]
     failed: Mapping[str, str]
+    updates_per_epoch: int
     heads: list[dict] | None = None
 
 
@@ -124,7 +128,10 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": [*list_warnings(args, chosen, outcome.position, weak, last["epoch"] + 1),
+        "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
+                     *chance_hints(outcome.weak, data),
+                     *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
+                     *list_warnings(args, chosen, outcome.position, weak),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
 
@@ -229,8 +236,14 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def list_warnings(
-        args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None, epochs: int) -> list[str]:
+def chance_hints(weak: Mapping[str, dict], data: Data) -> list[str]:
+    """Return `chance_hint` of each split with ground truth on which the teacher was measured."""
+    splits = {"val": data.val, "select": data.select}
+    return [*filter(None, (chance_hint(weak[name]["top1"], data.num_classes, len(split))
+                           for name, split in splits.items() if "top1" in weak.get(name, ())))]
+
+
+def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
     """Return what a reader of the figures has to know.
 
     Args:
@@ -238,9 +251,8 @@ def list_warnings(
         chosen: evaluation of the selected epoch.
         position: where the run ended.
         weak: figures of the teacher on the validation split.
-        epochs: that were trained.
     """
-    warnings = [*filter(None, [random_start_hint(args), warm_up_hint(args, epochs)])]
+    warnings = [*filter(None, [random_start_hint(args)])]
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
                         f"{weak['top1']:.2f}")

@@ -40,6 +40,8 @@ from .resolve import trains_part
 from .resolve_probe import sees_levels
 
 _logger = logging.getLogger(__name__)
+RANDOM_FEATURES = ("--linear-probe on features of random weights: give --pretrained, --finetune FILE or "
+                   "--initial-checkpoint FILE")
 
 
 class Student(NamedTuple):
@@ -80,6 +82,7 @@ def build_student(
         if not (pool or args.model_kwargs.get("global_pool") or args.probe_pools):
             pool = choose_pool(published, args.model)
     model = create_student(args, num_classes, pool)
+    new_head = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
     source, found = student_start(args, model, published), dict(gp=pool)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
@@ -93,10 +96,11 @@ def build_student(
         elif sees_levels(args):
             model = create_levels(model, args.probe_blocks[0], f"--model {args.model}")
         if source["init"] == "random":
-            _logger.warning("WARNING: --linear-probe on features of random weights: give --pretrained, --finetune FILE "
-                            "or --initial-checkpoint FILE")
+            _logger.warning(f"WARNING: {RANDOM_FEATURES}")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
+    if args.head_init_scale == 0 and source["init"] == "checkpoint" and not args.linear_probe:
+        warn_of_lost_head(args, model, new_head)
     for head in heads_of(model):
         scale_head(head, args.head_init_scale, args.head_init_bias)
     if args.grad_checkpointing:
@@ -233,6 +237,15 @@ def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names:
     theirs = names_of_model(model, checkpoint, name)
     if theirs and sorted(theirs) == sorted(class_names):
         warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
+
+
+def warn_of_lost_head(args: argparse.Namespace, model: nn.Module, new_head: list[torch.Tensor]) -> None:
+    """Warn of ``--head-init-scale 0`` where the head is no longer ``new_head``, but one that a file has given."""
+    head = (p for own in heads_of(model) for p in own.parameters())
+    if any(not torch.equal(ours, new) for ours, new in zip(head, new_head)):
+        flag = f"--finetune {args.finetune}" if args.finetune else f"--initial-checkpoint {args.initial_checkpoint}"
+        _logger.warning(f"WARNING: --head-init-scale 0 sets the head of {flag} to zero, and what it has learned is "
+                        "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)")
 
 
 def warn_of_pooling(model: nn.Module, file: Path, flag: str) -> None:

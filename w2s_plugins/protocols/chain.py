@@ -17,6 +17,7 @@ A stage has the flags of the command line and its own, which win.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -35,13 +36,16 @@ from .figures import read_predictions
 from .planning import EARLIER, folder_of_runs, read_stages, runs_of_stages
 from .w2s import Stages
 
+_logger = logging.getLogger(__name__)
+
 
 def run_stages(
         given: Mapping[str, object],
         parser: Parser,
         train: Callable[[dict[str, object]], dict],
 ) -> dict | None:
-    """Train the students of ``--stages``; write ``result.json`` with the record of each, and return it.
+    """Train the students of ``--stages``; write ``result.json`` with the record of each, how far the last one is above
+    the others, and what a reader has to know; return it.
 
     Args:
         given: flags that were set by hand.
@@ -62,9 +66,16 @@ def run_stages(
         check_origin(name, record, {other: stages.done[other] for other in _named(flags)}, folder)
     if dist.is_initialized() and dist.get_rank() > 0:
         return None
-    record = dict(stages=stages.done)
+    hits = {name: hits_of(stages.folders[name] / PREDICTIONS[done["selected"]["rule"]])
+            for name, done in stages.done.items()}
+    last_above = above_earlier(hits)
+    warnings = [f"{name}: {text}" for name, done in stages.done.items() for text in done["warnings"]]
+    warnings += behind_earlier(stages.done, last_above, stages.folders)
+    record = dict(stages=stages.done, last_above=last_above, warnings=warnings)
     write_json(folder / "result.json", record)
-    print(closing_table(stages.done, stages.folders))
+    for warning in warnings:
+        _logger.warning(f"WARNING: {warning}")
+    print(closing_table(stages.done, hits))
     print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
     return record
 
@@ -89,22 +100,59 @@ def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: P
                             f"{folder / other}: delete the folders of {name} and of the stages after it")
 
 
-def closing_table(records: Mapping[str, dict], folders: Mapping[str, Path]) -> str:
+def above_earlier(hits: Mapping[str, np.ndarray | None]) -> dict[str, dict[str, float]]:
+    """Return how far the last stage is above each earlier one that was measured on as many test samples: ``value`` in
+    percent, ``low`` and ``high`` of its interval over test samples.
+
+    Args:
+        hits: (N,) which test samples each stage has right, by name in their order; None without ground truth.
+    """
+    *others, last = hits
+    pairs = ((name, comparable(hits[last], hits[name])) for name in others)
+    return {name: dict(zip(("value", "low", "high"), difference(*pair))) for name, pair in pairs if pair}
+
+
+def behind_earlier(
+        records: Mapping[str, dict], last_above: Mapping[str, dict], folders: Mapping[str, Path]) -> list[str]:
+    """Return the warning that the last stage is below an earlier one, the best of them; empty where it is not.
+
+    Args:
+        records: of the stages, by name.
+        last_above: of `above_earlier`.
+        folders: of their runs.
+    """
+    below = {name: above for name, above in last_above.items() if above["value"] < 0}
+    if not below:
+        return []
+    *_, last = records
+    best = min(below, key=lambda name: below[name]["value"])
+    ours, theirs = (records[name]["metrics"]["top1"] for name in (last, best))
+    low, high = below[best]["low"], below[best]["high"]
+    zero = "" if high < 0 else ", which has 0 in it"
+    return [f"the last stage, {last}, is below an earlier one: top-1 {ours:.2f}, {best} {theirs:.2f} "
+            f"({below[best]['value']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}{zero}): the better student is "
+            f"{best}, exported to {folders[best] / 'export'}"]
+
+
+def comparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return both where they are of as many test samples, else None."""
+    return None if ours is None or theirs is None or len(ours) != len(theirs) else (ours, theirs)
+
+
+def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None]) -> str:
     """Return a table of the stages: accuracy, what it is above that of the first one, with an interval over test
     samples, agreement with its teacher, trained weights, seconds.
 
     Args:
         records: of the stages, by name.
-        folders: of their runs.
+        hits: as of `above_earlier`.
     """
     rows, first = [], next(iter(records))
-    hits = {name: hits_of(folders[name] / PREDICTIONS[record["selected"]["rule"]]) for name, record in records.items()}
     for name, record in records.items():
         model, metrics = record["model"], record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
-        above, start = None, hits[first]
-        if name != first and start is not None and hits[name] is not None and len(hits[name]) == len(start):
-            above = "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(hits[name], start))
+        pair = comparable(hits[name], hits[first]) if name != first else None
+        above = pair and "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(*pair))
         rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, record["seconds"]])
     return format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
 
@@ -119,4 +167,4 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, floa
     """Return the difference of two accuracies in percent, and its bootstrap interval over samples, (N,) each."""
     gain = 100 * (ours.astype(float) - theirs)
     low, high = np.quantile(resampled_means(gain[None], RESAMPLES)[0], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return gain.mean(), low, high
+    return float(gain.mean()), float(low), float(high)

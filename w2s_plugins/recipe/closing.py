@@ -99,7 +99,7 @@ def finish(
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
-                heads or None))
+                run.schedule.updates_per_epoch, heads or None))
     if args.probe_also:
         record["probe"] = measure_beside(run)
     plain_batch_norm(model)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from timm.utils import distribute_bn, unwrap_model
 
 from ..build.loaders import eval_loader_settings
+from ..build.record import chance_hints
 from ..build.resolve import is_scored_by_teacher
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
@@ -22,7 +23,7 @@ from ..engine.few_shot import extract_features
 from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
-from ..metrics.pgr import chance_level, performance_gap_recovered
+from ..metrics.pgr import performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..run.record import best_number
@@ -60,8 +61,8 @@ def first_evaluation(run: Run) -> None:
                      f"{found.metrics[key]:.2f}, agreement {found.metrics['agreement']:.2f}")
         if run.files and run.position.epoch == 0 and run.position.batch == 0:
             run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-        if "top1" in found.metrics:
-            warn_of_chance(found, run.parts.data.num_classes)
+    for hint in chance_hints(run.weak_metrics, run.parts.data):
+        _logger.warning(f"WARNING: {hint}")
     if args.ceiling_acc is not None and "val" in run.weak_metrics:
         performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
 
@@ -279,15 +280,6 @@ def evaluate_few_shot(
         encode, loader or run.loaders["few_shot"], run.precision, distributed=run.world.distributed,
         channels_last=run.args.channels_last, progress=progress)
     return run.parts.few_shot.measure(features)
-
-
-def warn_of_chance(found: Evaluation, num_classes: int) -> None:
-    """Warn loudly of a teacher that is not better than guessing, by two standard errors."""
-    chance, count = chance_level(num_classes) / 100, max(1, len(found.targets))
-    if found.teacher_metrics["top1"] <= 100 * (chance + 2 * (chance * (1 - chance) / count) ** 0.5):
-        _logger.warning(
-            f"WARNING: the teacher is at chance: top-1 {found.teacher_metrics['top1']:.2f} with {num_classes} classes "
-            f"(guessing gives {100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
 
 
 def evaluates_average(run: Run) -> bool:
