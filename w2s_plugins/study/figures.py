@@ -444,7 +444,7 @@ def read_events(folder: Path, kind: str) -> list[dict]:
 
 CURVES = {  # what is drawn by epoch: label of the axis, name and title of the figure
     "top1": ("accuracy (%)", "curves", "Learning curves"),
-    "copied": ("copied of the teacher's mistakes (%)", "copied", "Mistakes that the students copy, over training"),
+    "copied": ("teacher's mistakes copied (%)", "copied", "Mistakes that the students copy, over training"),
 }
 
 
