@@ -130,7 +130,8 @@ def decoded_there() -> dict[str, dict[str, int]]:
         write_folder(Path(root), {"train": BATCH - 1})
         Image.new("RGB", (48, 40)).save(Path(root, "train", "class0", "a.png"))
         args = train_args("--data-dir", root, "--num-classes", "3", "--batch-size", str(BATCH), "--color-jitter", "0",
-                          "--decoder", "nvjpeg", "--mixup", "0.5", "--vflip", "0.5", "--reprob", "0.5", dataset="")
+                          "--mixup", "0.5", "--vflip", "0.5", "--reprob", "0.5", dataset="")
+        args.decoder = "nvjpeg"  # the flag is refused without CUDA
         dataset = create_dataset("", root, "train")
         batches = list(train_loader(dataset, args, config).loader.loader)
         with fake_cuda() as watch:
