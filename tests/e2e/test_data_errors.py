@@ -24,8 +24,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def flags_of(folder: Path, batch_size: int, *more: object) -> list[object]:
-    return [*TINY[2:], "--data-dir", folder, "--num-classes", 3, "--train-slice", "", *MODEL, "--batch-size",
-            batch_size, *more, "--output", folder.parent / "out", "--experiment"]
+    return [*TINY[2:], "--data-dir", folder, "--num-classes", 3, "--train-slice", "", "--val-slice", "", *MODEL,
+            "--batch-size", batch_size, *more, "--output", folder.parent / "out", "--experiment"]
 
 
 def places(folder: Path, *numbers: int) -> list[int]:

@@ -16,6 +16,7 @@ from timm.data import create_transform
 from w2s_plugins.build.validate import resolve_validate_args
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.data import create_dataset, open_split
+from w2s_plugins.data.slices import take_slice
 from w2s_plugins.engine import step
 from w2s_plugins.errors import UserError
 from w2s_plugins.protocols.figures import read_predictions
@@ -113,11 +114,12 @@ def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
     assert record["splits"]["held_out"]["num_samples"] == 32
     assert all(len(split["fingerprint"]) == 16 for split in record["splits"].values())
     test = open_split("w2s/digits", None, "validation", None, flag="--val-split", input_img_mode="RGB")
+    part = take_slice(test, "0:120", seed=0)  # as TINY has it
     for name in ("ceiling", "student"):
         model = timm.create_model(f"local-dir:{whole / name / 'export'}", pretrained=True).eval()
         test.transform = create_transform((3, 8, 8), **{
             k: model.pretrained_cfg[k] for k in ("mean", "std", "interpolation", "crop_pct")})
-        images, labels = (torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*test))
+        images, labels = (torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*part))
         with torch.inference_mode():
             top1 = 100 * (model(images).argmax(1) == labels).double().mean().item()
         assert top1 == pytest.approx(record[name]["value"]), name
@@ -183,7 +185,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     text = (other / "result.json").read_text()
     (other / "result.json").write_text(text.replace(first["splits"]["test"]["fingerprint"], "0" * 16))
     message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
-    assert "had other samples of 'validation': 600 with fingerprint 0000000000000000" in message
+    assert "had other samples of 'validation': 120 with fingerprint 0000000000000000" in message
     (other / "predictions_best.csv").unlink()
     (other / "result.json").write_text(text)
     assert "predictions_best.csv: no such file" in here(
@@ -275,8 +277,8 @@ def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, 
     (["--teacher", "w2s_cnn2,w2s_cnn5"], "names several"),
     (["--weak-config", "no.yaml"], "--weak-config no.yaml: no such file"),
     (["--episodic", "5x1"], "--episodic trains none"),
-    (["--val-split", "train"], "would test on what it trains on"),
-    (["--val-split", "training"], "--val-split training is --train-split train"),
+    (["--val-split", "train", "--val-slice", ""], "would test on what it trains on"),
+    (["--val-split", "training", "--val-slice", ""], "--val-split training is --train-split train"),
     (["--no-teacher-eval"], "leave out --no-teacher-eval"),
     (["--loss", "ce"], "--loss ce is a criterion on ground truth and would not use --teacher w2s_cnn2"),
     (["--select-split", "0.1"], "--select-split needs --select best"),
@@ -316,7 +318,7 @@ def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
                      "160;", here(*FLAGS, *config).error)
     assert found and int(found[1]) > 0
     (tmp_path / "weak.yaml").write_text("train_split: test\n")
-    assert "40 of the 40 samples that it was trained on are among the 600 test samples" in here(*FLAGS, *config).error
+    assert "40 of the 40 samples that it was trained on are among the 120 test samples" in here(*FLAGS, *config).error
     assert not Path("output").exists()
 
 

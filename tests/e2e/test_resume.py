@@ -218,7 +218,7 @@ def test_killed_at_any_moment(
     """SIGKILL, with recovery checkpoints written in the background after every update."""
     flags = [*flags_of(setting, weak, tmp_path)[:-1], "--recovery-interval", 1, "--experiment", "parts"]
     draw = random.Random(setting)
-    moments = [draw.randrange(20, 120) for _ in range(8)]
+    moments = [draw.randrange(10, 50) for _ in range(8)]
     assert kill_until_done(here, fork, flags, tmp_path / "parts", moments) > 4
     assert_same_run(whole(setting), tmp_path / "parts")
 

@@ -114,7 +114,7 @@ def test_in_an_evaluation(here: Run, fork: Callable[..., Forked], tmp_path: Path
     in_step(6, signal.SIGTERM),
     in_step(6, signal.SIGTERM, only_rank=1),
     in_evaluation(3, signal.SIGTERM),
-    in_evaluation(38, signal.SIGTERM, only_rank=1),  # its last batch: the other may be done
+    in_evaluation(8, signal.SIGTERM, only_rank=1),  # its last batch: the other may be done
 ], ids=["step", "step, one rank", "evaluation", "evaluation, one rank"])
 def test_two_ranks_stop_at_the_same_place(
         fork: Callable[..., Forked], tmp_path: Path, before: Callable, request: pytest.FixtureRequest) -> None:
@@ -229,8 +229,8 @@ def test_a_storm_of_signals(fork: Callable[..., Forked], tmp_path: Path, process
     """Ten within a tenth of a second, of both kinds, to everything: while data workers start, in a step, and later."""
     draw = random.Random(0)
     for number, steps in enumerate([0, 0, 3, 6]):
-        run = fork(*FLAGS, "--workers", 2, "--batch-size", 8, "--output", tmp_path, "--experiment", number,
-                   processes=processes)
+        run = fork(*FLAGS, "--val-slice", "", "--workers", 2, "--batch-size", 8, "--output", tmp_path, "--experiment",
+                   number, processes=processes)
         run.wait_until(run.outputs[0].exists)
         run.wait_until(lambda: run.text(0).count(" step ") >= steps and "criterion" in run.text(0))  # noqa: B023
         time.sleep(0.05 * number)

@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
     folder = tmp_path_factory.mktemp("runs")
 
     def train(*flags: object) -> None:
-        ranks(*TINY, "--output", folder, *flags, processes=1, cwd=folder).ok()
+        ranks(*TINY, "--val-slice", "", "--output", folder, *flags, processes=1, cwd=folder).ok()
 
     train("--model", "w2s_cnn2", "--experiment", "weak")
     train("--model", "w2s_cnn5", "--epochs", "6", "--experiment", "ceiling")
@@ -174,7 +174,7 @@ def test_hub_id_at_a_revision(runs: Path, tmp_path: Path) -> None:
 def test_a_teacher_has_one_accuracy(runs: Path, validate, ranks: Ranks, tmp_path: Path) -> None:
     """By itself, beside a student and in training, alone and in a mean, on one process and two: its own transform."""
     def train(*flags: object, processes: int = 1) -> None:
-        ranks(*TINY, *flags, "--output", tmp_path, processes=processes, cwd=tmp_path).ok()
+        ranks(*TINY, "--val-slice", "", *flags, "--output", tmp_path, processes=processes, cwd=tmp_path).ok()
 
     train("--model", "w2s_cnn2", "--img-size", 12, "--crop-pct", 0.7, "--mean", 0.2, 0.2, 0.2, "--std", 0.3, 0.4, 0.3,
           "--interpolation", "bilinear", "--epochs", 5, "--experiment", "odd")
