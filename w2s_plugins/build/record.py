@@ -34,6 +34,7 @@ from ..labels.splits import Data
 from ..metrics.pgr import turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
+from ..students.refine import RefinedTargets
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .hints import chance_hint
@@ -103,7 +104,7 @@ def make_record(
             class_names=data.class_names, weights=(weights := _weights(args, model))) | student_source,
         "teacher": None if not sources else dict(
             name=_teacher_name(args), models=sources, targets=args.teacher_targets, cache=targets and targets.record,
-            **(weak or {})),
+            **({"refined": targets.figures} if isinstance(targets, RefinedTargets) else {}), **(weak or {})),
         "loss": _loss(args),
         "data": _data(args, data, outcome.position.unreadable),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
@@ -130,6 +131,7 @@ def make_record(
         "seconds": round(outcome.seconds, 1),
         "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
                      *chance_hints(outcome.weak, data),
+                     *filter(None, [refined_hint(targets, weak)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
                      *list_warnings(args, chosen, outcome.position, weak),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
@@ -234,6 +236,15 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     if args.eval_metric == "few-shot":
         return f"episodes of {args.few_shot_split}"
     return args.val_split if "val" in chosen else "training loss"
+
+
+def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None) -> str | None:
+    """Return a line that says that ``--refine-labels`` has made the labels worse, as far as is known, or None."""
+    top1 = targets.figures["top1"] if isinstance(targets, RefinedTargets) else None
+    if top1 is None or "top1" not in (weak or {}) or top1 >= weak["top1"]:
+        return None
+    return (f"--refine-labels: the labels it gives are right on {top1:.2f} % of the validation split, the teacher's on "
+            f"{weak['top1']:.2f} %: leave it out, or give a student whose features are better")
 
 
 def chance_hints(weak: Mapping[str, dict], data: Data) -> list[str]:

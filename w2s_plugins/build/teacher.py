@@ -7,23 +7,28 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from ..data.datasets import describe
+from ..data.datasets import describe, strata
 from ..data.keys import sample_keys
+from ..data.unlabeled import is_unlabeled
 from ..data.unreadable import Blanked, SkippedSamples
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..labels.format import Manifest
 from ..labels.reader import LabelReader
+from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
+from ..students.probe import OutputStore, create_encoder
+from ..students.refine import RefinedTargets
 from ..teachers.kinds import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
-from .loaders import student_views
+from .loaders import eval_loader_settings, student_views
 from .resolve import label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
@@ -107,6 +112,37 @@ def cached_targets(
     if views and readers:
         _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets([*readers, *(labels.train for labels in data.given)], world.device)
+
+
+def refined_targets(
+        args: argparse.Namespace,
+        targets: CachedTargets,
+        student: nn.Module,
+        data: Data,
+        data_config: dict,
+        precision: Precision,
+        world: World,
+) -> RefinedTargets:
+    """Fit the teacher's stored answers by linear classifiers on the student's features (``--refine-labels``).
+
+    Raises:
+        UserError: the student's head is not one linear layer on pooled features.
+    """
+    encoder = create_encoder(student, data_config, precision, f"--model {args.model}", what="--refine-labels")
+    store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
+
+    def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
+        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
+        return store.outputs(images, split, encoder.model, encoder.width, views)
+
+    train = features(data.train, args.train_split, student_views(args, data_config, precision, world))
+    refined = RefinedTargets(targets, train, len(data.train))
+    told = f"{refined.figures['changed']:.1f} % of the training images get another class than the teacher's"
+    if data.val is not None and not is_unlabeled(data.val) and not args.speedtest:
+        refined.measure(features(data.val, args.val_split), torch.tensor(strata(data.val, "--refine-labels")))
+        told += f"; of '{args.val_split}' the new labels would be right on {refined.figures['top1']:.2f} %"
+    _logger.info(f"--refine-labels: {told}")
+    return refined
 
 
 def targets_manifest(

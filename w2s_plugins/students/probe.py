@@ -221,6 +221,7 @@ def create_encoder(
         precision: Precision,
         flag: str,
         pieces: Mapping[str, Sequence[str | int]] | None = None,
+        what: str = "--linear-probe",
 ) -> Encoder:
     """Return a frozen copy of a student that gives what its classifier sees.
 
@@ -231,6 +232,7 @@ def create_encoder(
         flag: named the model.
         pieces: those of each candidate, from `candidate_pieces`, which are to lie side by side; without them there is
             one candidate, the student's ``own`` pooling.
+        what: flag that asks for it.
 
     Raises:
         UserError: the head is not one linear layer on pooled features, or the student has no such pooling.
@@ -244,7 +246,7 @@ def create_encoder(
             set_pooling(model, name, flag)
         head = model.get_classifier() if hasattr(model, "get_classifier") else None
         if not isinstance(head, nn.Linear):
-            raise UserError(f"--linear-probe: the head of {flag} is not one linear layer; choose another model")
+            raise UserError(f"{what}: the head of {flag} is not one linear layer; choose another model")
         with torch.inference_mode():
             plain[name] = head, model(images)
     if pieces:
@@ -263,8 +265,8 @@ def create_encoder(
         seen = features[:, candidates[name].columns.to(features.device)] if features.ndim == 2 else features
         if features.ndim != 2 or seen.shape[1] != head.in_features or not torch.allclose(
                 head(seen), logits, rtol=tolerance, atol=tolerance):
-            raise UserError(f"--linear-probe: the logits of {flag} are not its classifier on pooled features; choose "
-                            "another model")
+            raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; choose another "
+                            "model")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision)
     source = {"name": flag.removeprefix("--model ")}

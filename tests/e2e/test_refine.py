@@ -1,0 +1,123 @@
+"""``--refine-labels``: what the student is taught, and beside what it works."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from w2s_plugins.labels.reader import LabelReader, read_keys
+from w2s_plugins.students.discriminant import fit_discriminant
+
+from .conftest import TINY, Done, Forked, differences, read_lines, read_run
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def flags(weak: Path) -> list[object]:
+    """A student that begins with the weights of the teacher, whose answers it is to refine."""
+    start = weak / "export" / "model.safetensors"
+    return [*TINY, "--model", "w2s_cnn2", "--initial-checkpoint", start, "--teacher", weak, "--task-loss-weight", 0,
+            "--teacher-targets", "cached", "--refine-labels", "--loss", "kd", "--loss-kwargs", "temperature=1",
+            "--experiment"]
+
+
+@pytest.fixture
+def given(flags: list[object], tmp_path: Path) -> list[object]:
+    """The same, taught by answers of a file, one for every second image, most of which are wrong."""
+    (tmp_path / "labels.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(0, 1197, 2)))
+    at = flags.index("--teacher")
+    return [*flags[:at + 1], "labels:labels.csv", "--labels-missing", "skip", *flags[at + 2:]]
+
+
+def test_the_student_learns_what_the_classifier_says(here: Run, given: list[object]) -> None:
+    log = here(*given, "run", "--linear-probe", "--lr", 1e-9, "--batch-size", 31).ok().err
+    run = Path("output/train/run")
+    teacher = json.loads((run / "result.json").read_text())["teacher"]
+    answers, features = (LabelReader(Path(cache["path"])) for cache in teacher["cache"])
+    assert features.manifest.kind == "features"
+    keys, device = [int(key) for key in read_keys(features.folder, features.manifest)], torch.device("cpu")
+    rows = {int(key): row for row, key in enumerate(read_keys(answers.folder, answers.manifest))}
+    said = answers(torch.tensor([rows[key] for key in keys]), device).softmax(1)
+    seen = features(torch.arange(len(keys)), device)
+    refined = fit_discriminant(lambda: iter([(seen, said)]))(seen)
+    changed = 100 * (refined.argmax(1) != said.argmax(1)).float().mean()
+    assert 0 < changed < 100
+    assert f"{changed:.1f} % of the training images get another class than the teacher's" in log
+    assert teacher["refined"]["changed"] == pytest.approx(changed.item())
+    # the head stays what it is: its loss is the divergence of what it says from the labels
+    head = load_file(run / "export" / "model.safetensors")
+    student = (seen @ head["fc.weight"].T + head["fc.bias"]).log_softmax(1)
+    divergence = (refined.softmax(1) * (refined.log_softmax(1) - student)).sum(1).mean()
+    trained = [e["terms"]["loss"] for e in read_lines(run / "metrics.jsonl") if e["event"] == "train"]
+    assert len(keys) == 31 and trained == 2 * [pytest.approx(divergence.item(), rel=1e-3)]
+
+
+@pytest.mark.parametrize("more", [
+    ["--teacher-targets", "cached-views:2", "--mixup", 0.2],
+    ["--amp", "--amp-dtype", "bfloat16", "--model-ema", "--model-ema-decay", 0.5],
+    ["--linear-probe", "--opt", "adamw"],
+    ["--tune", "head"],
+], ids=["views", "amp and average", "probe", "tune"])
+def test_beside_others_and_interrupted(here: Run, flags: list[object], more: list[object]) -> None:
+    here(*flags, "whole", *more, "--epochs", 3).ok()
+    here(*flags, "parts", *more, "--epochs", 3, "--stop-epoch", 1).ok()
+    here(*flags, "parts", *more, "--epochs", 3, "--resume", "auto").ok()
+    assert not differences(*(read_run(Path("output/train", name)) for name in ("whole", "parts")))
+    plain = [flag for flag in flags if flag != "--refine-labels"]
+    here(*plain, "plain", *more, "--epochs", 3).ok()
+    assert differences(*(read_run(Path("output/train", name))["state_dict"] for name in ("whole", "plain")))
+
+
+def test_what_the_new_labels_are_worth(here: Run, flags: list[object]) -> None:
+    """The features of a network at random say less than the teacher: that is told."""
+    at = flags.index("--initial-checkpoint")
+    done = here(*flags[:at], *flags[at + 2:], "run").ok()
+    record = json.loads(Path("output/train/run/result.json").read_text())
+    top1, teacher = record["teacher"]["refined"]["top1"], record["teacher"]["top1"]
+    assert 10 < top1 < teacher and f"the new labels would be right on {top1:.2f} %" in done.err
+    (warning,) = (text for text in record["warnings"] if "--refine-labels" in text)
+    assert f"right on {top1:.2f} % of the validation split, the teacher's on {teacher:.2f} %" in warning
+    here(*flags, "same").ok()  # the teacher's own features
+    assert "--refine-labels" not in str(json.loads(Path("output/train/same/result.json").read_text())["warnings"])
+
+
+def test_two_ranks(fork: Callable[..., Forked], given: list[object]) -> None:
+    run = fork(*given, "run", "--batch-size", 8, processes=2)
+    assert run.wait() == [0, 0], run.text(0)
+    (changed,) = re.findall(r"--refine-labels: ([\d.]+) % of", run.text(0))
+    assert float(changed) > 0 and "--refine-labels:" not in run.text(1)
+
+
+def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
+    """Each has a classifier of its own: two that are the same one teach as one does."""
+    here(*flags, "one").ok()
+    here(*flags, "two", "--teacher", f"{weak},{weak}").ok()
+    one, two = (read_run(Path("output/train", name))["state_dict"] for name in ("one", "two"))
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
+    (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample"),
+])
+def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
+    assert message in here(*flags, "no", *more).error
+    assert not Path("output/train/no").exists()
+
+
+def test_without_a_teacher(here: Run) -> None:
+    error = here(*TINY, "--model", "w2s_cnn2", "--teacher-targets", "cached", "--refine-labels").error
+    assert "--refine-labels has no effect without --teacher" in error
+
+
+def test_protocol(here: Run, weak: Path) -> None:
+    """It is the student's: teacher and ceiling learn from the ground truth."""
+    log = here(*TINY, "--train-slice", "0:200", "--epochs", 6, "--lr", 0.1, "--model", "w2s_cnn5",
+               "--teacher", "w2s_cnn2", "--protocol", "w2s", "--weak-fraction", 40, "--teacher-targets", "cached",
+               "--refine-labels", "--experiment", "p").ok().err
+    assert log.count("of the training images get another class") == 1

@@ -1,0 +1,82 @@
+"""A linear classifier in closed form: what frozen features make of labels that may be wrong.
+
+The mean of a class averages over the mistakes of its labels, and one covariance for all classes, shrunk halfway, leaves
+little room to learn them by heart, which a layer that is trained step by step does.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SHRINKAGE = 0.5
+_SCALES, _HALVINGS = (1e-4, 1e2), 40  # between which the scale of the logits is looked for, and how often
+
+
+class Discriminant(NamedTuple):
+    """Logits are ``features @ weight.T + bias``: weight (C, D), bias (C,), float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the logits (B, C) of features (B, D)."""
+        return torch.nn.functional.linear(features.float(), self.weight, self.bias)
+
+
+def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Discriminant:
+    """Return Fisher's linear discriminant (1936, doi 10.1111/j.1469-1809.1936.tb02137.x) of soft labels.
+
+    Features are standardised; each sample belongs to all classes, in the shares of its label. The covariance within
+    the classes is S = (W + tr(W) / D I) / 2, weight and bias are S^-1 m_c and -m_c S^-1 m_c / 2 for the mean m_c of a
+    class: no share of the classes is assumed. One number scales all logits so that their softmax has the least
+    cross-entropy to the labels.
+
+    Args:
+        batches: yields features (B, D) and labels (B, C), whose rows sum to 1; it is called twice.
+
+    Returns:
+        It is computed in float64; a class that no label has a share of is never said.
+    """
+    moments: list[Tensor] | None = None
+    count = 0
+    for features, labels in batches():
+        x, p = features.double(), labels.double()
+        found = [x.sum(0), x.T @ x, p.sum(0), p.T @ x]
+        moments = found if moments is None else [a.add_(b) for a, b in zip(moments, found)]
+        count += len(x)
+    assert moments is not None, "no batches"
+    total, squares, shares, sums = moments
+    mean = total / count
+    deviation = (squares.diagonal() / count - mean ** 2).clamp(min=0).sqrt()
+    deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.ones_like(deviation))
+    there = shares > 0
+    means = torch.where(there[:, None], (sums / shares.clamp(min=1e-300)[:, None] - mean) / deviation, 0.0)
+    within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
+    within -= means.T @ (shares[:, None] / count * means)
+    shrunk = (1 - _SHRINKAGE) * within
+    shrunk.diagonal().add_(_SHRINKAGE * within.diagonal().mean().clamp(min=1e-6))  # features may all be alike
+    weight = torch.linalg.solve(shrunk, means.T).T
+    bias = -(weight * means).sum(1) / 2
+    weight = weight / deviation
+    bias -= weight @ mean
+    scale = _calibrate(batches, weight, bias, there)
+    bias = torch.where(there, scale * bias, -1e4)  # which float16 has too
+    return Discriminant((scale * weight).float(), bias.float())
+
+
+def _calibrate(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], weight: Tensor, bias: Tensor, there: Tensor,
+               ) -> Tensor:
+    """Return the scale of the logits whose softmax has the least cross-entropy to the labels, by bisection: the
+    derivative, the mean of <logits, softmax - label>, rises with the scale.
+    """
+    found = [(features.double() @ weight[there].T + bias[there], labels.double()[:, there])
+             for features, labels in batches()]
+    logits, labels = (torch.cat(part) for part in zip(*found))
+    low, high = (torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        slope = (logits * ((middle.exp() * logits).softmax(1) - labels)).sum(1).mean()
+        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
+    return ((low + high) / 2).exp()
