@@ -6,6 +6,7 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf   all of it fine-tuned, as in the paper,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
+    recipe, refined   with --refine-labels,
     ceiling     what the recipe tunes, in the same way, on the true labels,
 
 and, with the labels at hand,
@@ -55,10 +56,11 @@ ROWS = {
     "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml",
+    "recipe, refined": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml --refine-labels",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }
-REFERENCES = ["adaptconf", "adaptconf, part", "direct"]
+REFERENCES = ["adaptconf", "adaptconf, part", "recipe", "direct"]
 
 
 def main() -> None:
