@@ -239,12 +239,13 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
 
 
 def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None) -> str | None:
-    """Return a line that says that ``--refine-labels`` has made the labels worse, as far as is known, or None."""
+    """Return a line that says that ``--refine-labels`` had features to go by that know less than the teacher, or None.
+    """
     top1 = targets.figures["top1"] if isinstance(targets, RefinedTargets) else None
     if top1 is None or "top1" not in (weak or {}) or top1 >= weak["top1"]:
         return None
-    return (f"--refine-labels: the labels it gives are right on {top1:.2f} % of the validation split, the teacher's on "
-            f"{weak['top1']:.2f} %: leave it out, or give a student whose features are better")
+    return (f"--refine-labels: its discriminant of the student's features is right on {top1:.2f} % of the validation "
+            f"split, the teacher on {weak['top1']:.2f} %: leave it out, or give images as large as in the pretraining")
 
 
 def chance_hints(weak: Mapping[str, dict], data: Data) -> list[str]:

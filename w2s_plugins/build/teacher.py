@@ -123,7 +123,7 @@ def refined_targets(
         precision: Precision,
         world: World,
 ) -> RefinedTargets:
-    """Fit the teacher's stored answers by linear classifiers on the student's features (``--refine-labels``).
+    """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``).
 
     Raises:
         UserError: the student's head is not one linear layer on pooled features.
@@ -137,10 +137,10 @@ def refined_targets(
 
     train = features(data.train, args.train_split, student_views(args, data_config, precision, world))
     refined = RefinedTargets(targets, train, len(data.train))
-    told = f"{refined.figures['changed']:.1f} % of the training images get another class than the teacher's"
+    told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val) and not args.speedtest:
         refined.measure(features(data.val, args.val_split), torch.tensor(strata(data.val, "--refine-labels")))
-        told += f"; of '{args.val_split}' the new labels would be right on {refined.figures['top1']:.2f} %"
+        told += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"
     _logger.info(f"--refine-labels: {told}")
     return refined
 

@@ -1,8 +1,9 @@
-"""What a linear classifier on the student's own frozen features makes of a teacher's labels: ``--refine-labels``.
+"""Labels of a teacher, halfway to what a linear classifier on the student's own frozen features makes of them:
+``--refine-labels``.
 
 A network that is trained on a teacher's answers learns its mistakes too. A linear map of pretrained features cannot say
-most of them, since a weak model makes them for reasons that these features do not show; so the student is taught by
-that map's answers, in place of the teacher's.
+most of them, since a weak model makes them for reasons that these features do not show. Where the features are poor it
+knows less than the teacher, and the mean of both is still about as good.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ _ROWS = 4096  # read at a time
 
 
 class RefinedTargets(CachedTargets):
-    """Logits of the discriminants (`fit_discriminant`) that are fitted to what is stored, one for each model.
+    """Logits of the mean of what is stored and of the discriminant (`fit_discriminant`) that is fitted to it, for each
+    model of the teacher; where nothing is stored for a sample, of the discriminant.
 
     Args:
         targets: the teacher's stored labels.
@@ -27,8 +29,8 @@ class RefinedTargets(CachedTargets):
         count: samples.
 
     Attributes:
-        figures: ``changed``, the percentage of samples whose likeliest class is another one than the teacher's, and
-            ``top1``, the accuracy of the classifiers on other images, where that is known.
+        figures: of the discriminants alone, ``differs``, the percentage of samples of which they say another class
+            than the teacher, and ``top1``, their accuracy on other images, where that is known.
     """
 
     def __init__(self, targets: CachedTargets, features: LabelReader, count: int):
@@ -36,12 +38,13 @@ class RefinedTargets(CachedTargets):
         self.teacher, self.features, self.count = targets, features, count
         self.heads = [fit_discriminant(lambda reader=reader: self._batches(reader)) for reader in self.readers]
         self.set_epoch(0)
-        self.figures: dict[str, float | None] = dict(changed=self._changed(), top1=None)
+        self.figures: dict[str, float | None] = dict(differs=self._differs(), top1=None)
 
     def measure(self, features: LabelReader, truth: Tensor) -> None:
         """Note the accuracy on other images with these features (D,) and classes (N,)."""
-        right = sum(int((self._say(features, index).argmax(dim=1).cpu() == truth[index]).sum())
-                    for index in torch.arange(len(truth)).split(_ROWS))
+        right = 0
+        for index in torch.arange(len(truth)).split(_ROWS):
+            right += int((self._classes(features, index).cpu() == truth[index]).sum())
         self.figures["top1"] = 100 * right / len(truth)
 
     def set_epoch(self, epoch: int) -> None:
@@ -52,29 +55,36 @@ class RefinedTargets(CachedTargets):
 
     def __call__(self, index: Tensor) -> Tensor:
         """Return the logits (B, C) of the samples ``index`` (B,), the mean over the models."""
-        return self._say(self.features, index)
+        return combine(list(self.by_member(index)))
 
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits for every model, (M, B, C)."""
-        seen = self.features(index.cpu(), self.device)
-        return torch.stack([head(seen) for head in self.heads])
-
-    def _say(self, features: LabelReader, index: Tensor) -> Tensor:
-        seen = features(index.cpu(), self.device)
-        return combine([head(seen) for head in self.heads])
+        index, said = index.cpu(), []
+        seen = self.features(index, self.device)
+        for reader, head in zip(self.readers, self.heads):
+            shares, rows = head(seen).softmax(dim=1), reader.has(index).nonzero().flatten()
+            if len(rows):
+                on_device = rows.to(self.device, non_blocking=True)
+                shares[on_device] = (shares[on_device] + reader(index[rows], self.device).softmax(dim=1)) / 2
+            said.append(shares.clamp(min=torch.finfo(shares.dtype).tiny).log())
+        return torch.stack(said)
 
     @property
     def record(self) -> list[dict[str, str]]:
         """Key and folder of each, and of the features."""
         return [*super().record, dict(key=self.features.manifest.key, path=str(self.features.folder))]
 
-    def _changed(self) -> float:
+    def _classes(self, features: LabelReader, index: Tensor) -> Tensor:
+        seen = features(index, self.device)
+        return combine([head(seen) for head in self.heads]).argmax(dim=1)
+
+    def _differs(self) -> float:
         different = total = 0
         for index in torch.arange(self.count).split(_ROWS):
             known = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)
             if known.any():
                 known = index[known]
-                different += int((self.teacher(known).argmax(dim=1) != self(known).argmax(dim=1)).sum())
+                different += int((self.teacher(known).argmax(dim=1) != self._classes(self.features, known)).sum())
                 total += len(known)
         return 100 * different / total
 
