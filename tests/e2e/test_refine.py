@@ -83,6 +83,7 @@ def test_what_the_new_labels_are_worth(here: Run, flags: list[object]) -> None:
     assert 10 < top1 < teacher and f"it is right on {top1:.2f} %" in done.err
     (warning,) = (text for text in record["warnings"] if "--refine-labels" in text)
     assert f"right on {top1:.2f} % of the validation split, the teacher on {teacher:.2f} %" in warning
+    assert "linear discriminant of its own features" in Path("output/train/run/export/README.md").read_text()
     here(*flags, "same").ok()  # the teacher's own features
     assert "--refine-labels" not in str(json.loads(Path("output/train/same/result.json").read_text())["warnings"])
 

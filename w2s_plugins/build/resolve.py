@@ -695,8 +695,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
          "--linear-probe needs the features of every sample; use --data-errors raise with it"),
-        (args.refine_labels and args.teacher_targets == "online", "--refine-labels is fitted to stored answers: give "
-         "--teacher-targets cached"),
+        (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
+         "stored answers: give --teacher-targets cached"),
         (args.refine_labels and parse_data_errors(args.data_errors) is not None, f"--data-errors {args.data_errors}: "
          "--refine-labels needs the features of every sample; use --data-errors raise with it"),
         *_decoder_rules(args),

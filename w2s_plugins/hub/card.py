@@ -259,6 +259,9 @@ def _teacher(record: dict) -> str:
     targets = str(_get(teacher, "targets"))
     if rows and (kind := re.sub(r":\d+$", "", targets)) in _TARGETS:
         lines.append(f"Targets: `{targets}` ({_TARGETS[kind]}).")
+    if isinstance(_get(teacher, "refined"), dict):
+        lines.append("The student has learned from the mean of these answers and of what a linear discriminant of its "
+                     "own features makes of them (`--refine-labels`).")
     return "\n\n".join(filter(None, (table, _given(labels), " ".join(lines))))
 
 
