@@ -17,7 +17,6 @@ from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
 from ..labels.reader import LabelReader
-from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
@@ -224,8 +223,7 @@ def build_feature_loaders(
         student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
 
     def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
-        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # features do not depend on labels
-        return store.outputs(images, split, encoder.model, encoder.width, views)
+        return store.outputs(dataset, split, encoder.model, encoder.width, views)
 
     def evaluation(dataset: Dataset | None, split: str) -> EvalFeatures | None:
         if dataset is None:

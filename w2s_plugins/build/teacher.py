@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from ..data.datasets import describe, strata
 from ..data.keys import sample_keys
@@ -17,7 +16,6 @@ from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..labels.format import Manifest
 from ..labels.reader import LabelReader
-from ..labels.relabelled import Relabelled
 from ..labels.splits import Data
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
@@ -130,16 +128,13 @@ def refined_targets(
     """
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}", what="--refine-labels")
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
-
-    def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
-        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
-        return store.outputs(images, split, encoder.model, encoder.width, views)
-
-    train = features(data.train, args.train_split, student_views(args, data_config, precision, world))
-    refined = RefinedTargets(targets, train, len(data.train))
+    views = student_views(args, data_config, precision, world)
+    features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
+    refined = RefinedTargets(targets, features, len(data.train))
     told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val) and not args.speedtest:
-        refined.measure(features(data.val, args.val_split), torch.tensor(strata(data.val, "--refine-labels")))
+        others = store.outputs(data.val, args.val_split, encoder.model, encoder.width)
+        refined.measure(others, torch.tensor(strata(data.val, "--refine-labels")))
         told += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"
     _logger.info(f"--refine-labels: {told}")
     return refined

@@ -4,7 +4,7 @@ The mean of a class averages over the mistakes of its labels, and one covariance
 little room to learn them by heart, which a layer that is trained step by step does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 _SHRINKAGE = 0.5
 _SCALES, _HALVINGS = (1e-4, 1e2), 40  # between which the scale of the logits is looked for, and how often
+_LOGITS = 2 ** 25  # that it is looked for on: of ImageNet all would take 20 GB
 
 
 class Discriminant(NamedTuple):
@@ -61,18 +62,19 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     bias = -(weight * means).sum(1) / 2
     weight = weight / deviation
     bias -= weight @ mean
-    scale = _calibrate(batches, weight, bias, there)
+    step = -(-count * len(shares) // _LOGITS)
+    scale = _calibrate(((x[::step], p[::step]) for x, p in batches()), weight, bias, there)
     bias = torch.where(there, scale * bias, -1e4)  # which float16 has too
     return Discriminant((scale * weight).float(), bias.float())
 
 
-def _calibrate(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], weight: Tensor, bias: Tensor, there: Tensor,
-               ) -> Tensor:
+def _calibrate(
+        batches: Iterable[tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, there: Tensor) -> Tensor:
     """Return the scale of the logits whose softmax has the least cross-entropy to the labels, by bisection: the
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
     found = [(features.double() @ weight[there].T + bias[there], labels.double()[:, there])
-             for features, labels in batches()]
+             for features, labels in batches]
     logits, labels = (torch.cat(part) for part in zip(*found))
     low, high = (torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES)
     for _ in range(_HALVINGS):

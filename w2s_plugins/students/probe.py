@@ -36,6 +36,7 @@ from ..distributed.world import Precision, World, agree
 from ..errors import UserError
 from ..labels.format import Manifest
 from ..labels.reader import LabelReader
+from ..labels.relabelled import Relabelled
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..models.loading import hash_tensors
@@ -295,7 +296,8 @@ class OutputStore:
         """Return the outputs of one model for the plain images of one split, or for the student's views of them;
         ``columns`` is the width of features, None for logits.
         """
-        dataset, settings = without_transform(dataset), self.settings
+        images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
+        dataset, settings = without_transform(images), self.settings
         world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
 
         def make_manifest() -> Manifest:
