@@ -24,6 +24,7 @@ With --device cuda a time ends when the device has done what it was asked for, a
 """
 
 import argparse
+import contextlib
 import copy
 import functools
 import gc
@@ -66,11 +67,10 @@ from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position
-from w2s_plugins.study.commands import make_folder, open_study
-from w2s_plugins.study.pool import Pool, child_env, make_slots
-from w2s_plugins.study.worker import MODULES
+from w2s_plugins.study.commands import make_folder, open_study, shared
+from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.teachers.teacher import Teacher
-from w2s_plugins.warm import Warm, cold
+from w2s_plugins.warm import cold
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
@@ -481,15 +481,14 @@ def study(args: argparse.Namespace, folder: Path) -> None:
             flags.update(epochs=1)
     spec = folder / "digits.yaml"
     spec.write_text(yaml.safe_dump(content))
-    slots = make_slots(1, [], args.threads)
 
     def run(name: str, warm: bool) -> float:
         checked, plan, root = open_study(spec, folder / name)
         shutil.rmtree(root, ignore_errors=True)
         before = os.times()
-        with Warm(MODULES, child_env(slots[0].env)) as python:
-            pool = Pool(make_folder(checked, plan, root), slots, say=lambda text: None,
-                        start=python.start if warm else cold)
+        slots = make_slots(1, [], args.threads)
+        with shared(slots) if warm else contextlib.nullcontext(cold) as start:
+            pool = Pool(make_folder(checked, plan, root), slots, say=lambda text: None, start=start)
             if not warm:
                 pool.alone = {run.id for run in pool.plan}
             if code := pool.run().exit_code:

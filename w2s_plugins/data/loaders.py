@@ -20,6 +20,7 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
+from .kept import KeptSplit, keep_views
 from .on_device import collate_encoded
 from .shards import shard_bounds
 from .unreadable import SkippedSamples
@@ -260,8 +261,13 @@ def create_train_loader(
         batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
     if not views.sizes and len(batch_sampler) == 0:
         raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
+    kept = None
+    if not views.sizes and views.splits < 2:
+        kept = keep_views([untransformed, *filter(None, [labelled])], dict(
+            views.transform, seed=views.seed, decoder=settings.decoder, prefetch=settings.prefetch),
+            data_config["input_size"])
     loader = DataLoader(
-        KeyedDataset(dataset, views.seed),
+        KeyedDataset(dataset, views.seed, kept),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=SharedCollate(KeyedCollate(
@@ -309,8 +315,11 @@ def create_eval_loader(
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
     size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
     workers = fitting_workers(settings.workers, size, "batches of an evaluation")
+    kept = keep_views([dataset], dict(
+        data_config, crop_border_pixels=crop_border_pixels, tf_preprocessing=tf_preprocessing,
+        decoder=settings.decoder, prefetch=settings.prefetch), data_config["input_size"])
     loader = create_loader(
-        dataset,
+        KeptSplit(dataset, kept) if kept else dataset,
         input_size=data_config["input_size"],
         batch_size=settings.batch_size,
         collate_fn=_collate(settings),

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from ..errors import one_line
+from .kept import KeptViews
 from .unlabeled import NO_LABEL
 from .unreadable import UnreadableSample
 from .workers import WorkerError
@@ -129,10 +130,16 @@ class BatchTarget:
 
 
 class KeyedDataset(Dataset):
-    """A dataset that is indexed by `ViewKey` and seeds the generators for each view."""
+    """A dataset that is indexed by `ViewKey` and seeds the generators for each view.
 
-    def __init__(self, dataset: Dataset, seed: int):
-        self.dataset, self.seed = dataset, seed
+    Args:
+        dataset: makes a view of a sample.
+        seed: of the run.
+        kept: views that other runs have made, None where there are none.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, kept: KeptViews | None = None):
+        self.dataset, self.seed, self.kept = dataset, seed, kept
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -158,13 +165,18 @@ class KeyedDataset(Dataset):
         raise UnreadableSample(f"{unreadable[0]}, nor can {len(unreadable) - 1} others of its batch")
 
     def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
-        view_seed = hash_seed(self.seed, *key)
+        view_seed, kept = hash_seed(self.seed, *key), None if choice or key.repeat else self.kept
+        number = key.epoch * len(self.dataset) + key.index
+        if kept and (found := kept.read(number)):
+            return *found, key, view_seed
         seed_generators(view_seed)
         try:
             image, label = self.dataset[(key.index, *choice) if choice else key.index]
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
+        if kept:
+            kept.keep(number, image, label)
         return image, label, key, view_seed
 
 

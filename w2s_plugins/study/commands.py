@@ -1,12 +1,17 @@
 """The sub-commands that plan and run a study: plan, run, run-one, status, submit."""
 
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..cli.parser import train_parser
+from ..data import KEPT_VIEWS
 from ..errors import UserError
 from ..monitor.console import duration
 from ..quiet import quietly
@@ -30,7 +35,7 @@ from .pool import Pool, Slot, child_env, make_slots
 from .slurm import Submission
 from .spec import Study, read_spec
 from .status import ESTIMATE, describe, makespan
-from .worker import BUSY, FAILED, MODULES, Stop, work
+from .worker import BUSY, FAILED, MODULES, Start, Stop, work
 
 METHOD = ("one run of each kind has\nmade some updates on a few samples, one at a time; losses are taken to cost alike")
 
@@ -116,6 +121,36 @@ def choose_slots(jobs: int | None, devices: str | None, threads: int | None) -> 
     return make_slots(jobs, wanted, threads)
 
 
+@contextlib.contextmanager
+def shared(slots: Sequence[Slot]) -> Iterator[Start]:
+    """Yield what starts processes on these slots that share what they import, and the views that they make."""
+    with view_folder() as views, Warm(MODULES, child_env(slots[0].env)) as python:
+        for slot in slots:
+            slot.env[KEPT_VIEWS] = str(views)
+        yield python.start
+
+
+@contextlib.contextmanager
+def view_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files, which is removed afterwards: after a process that was killed by the next one.
+    """
+    from filelock import FileLock, Timeout
+
+    place = Path(tempfile.gettempdir())
+    for lock in place.glob("w2s-views-*.lock"):
+        with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):  # its process is gone
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
+    folder = place / f"w2s-views-{uuid.uuid4().hex[:12]}"
+    with FileLock(f"{folder}.lock"):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -161,9 +196,8 @@ def run_study(
     study, plan, root = open_study(spec, output)
     slots = choose_slots(jobs, devices, threads)
     plan = make_folder(study, plan, root)
-    with Warm(MODULES, child_env(slots[0].env)) as python:
-        pool = Pool(plan, slots, stale, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True),
-                    python.start)
+    with shared(slots) as start:
+        pool = Pool(plan, slots, stale, lambda text: print(f"{time.strftime('%H:%M:%S')} {text}", flush=True), start)
         print(f"{root}: {len(plan)} runs, {len(pool.out.done)} of them finished; {len(slots)} at a time", flush=True)
         out = pool.run()
     print(describe(root, stale))

@@ -1,0 +1,130 @@
+"""Views that runs of a study share are those that each would have made."""
+
+import os
+import pickle
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parts import train_args, train_loader, write_folder
+from w2s_plugins.data import KEPT_VIEWS, LoaderSettings, create_dataset, create_eval_loader, kept
+from w2s_plugins.data.decoding import FileDataset
+from w2s_plugins.data.kept import KeptViews, keep_views
+
+from .test_views import ALL, CONFIG, COUNT, assert_same, epochs
+
+MADE_ANEW = ("splits", "repeats", "no prefetcher", "erasing in the workers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("images"), {"train": COUNT, "validation": 10})
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "views").mkdir()
+    monkeypatch.setenv(KEPT_VIEWS, str(tmp_path / "views"))
+    return tmp_path / "views"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Which samples are opened, in this process, and given a transform."""
+    opened, of_file = [], FileDataset.__getitem__
+
+    def note(self: FileDataset, index: int) -> tuple:
+        if self.transform is not None:
+            opened.append(index)
+        return of_file(self, index)
+    monkeypatch.setattr(FileDataset, "__getitem__", note)
+    return opened
+
+
+def loader(folder: Path, *flags: str, workers: int = 0):
+    args = train_args("--num-classes", "3", "--batch-size", "4", "--workers", str(workers), *flags)
+    return train_loader(create_dataset("", str(folder), "train"), args, CONFIG)
+
+
+def evaluated(folder: Path, split: str = "validation", **changes: object) -> torch.Tensor:
+    dataset = create_dataset("", str(folder), split)
+    loaded = create_eval_loader(dataset, {**CONFIG, **changes}, LoaderSettings(4, 0, torch.device("cpu")))
+    return torch.cat([images for images, _ in loaded])
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_a_second_run_has_the_same_batches(case, folder, place, made, monkeypatch):
+    monkeypatch.delenv(KEPT_VIEWS)
+    expected = epochs(loader(folder, *ALL[case]))
+    monkeypatch.setenv(KEPT_VIEWS, str(place))
+    made.clear()
+    assert_same(epochs(loader(folder, *ALL[case])), expected)
+    first = len(made)
+    state = random.getstate(), torch.get_rng_state()
+    assert_same(epochs(loader(folder, *ALL[case])), expected)
+    assert (len(made) > first) == any(what in case for what in MADE_ANEW), "else the second opens none"
+    assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+    assert_same(epochs(loader(folder, *ALL[case], workers=2)), expected)
+
+
+def test_what_makes_views_others(folder, place, made):
+    for flags in ((), ("--seed", "1"), ("--hflip", "0.2"), ("--decoder", "pil"), ("--input-img-mode", "RGB")):
+        list(loader(folder, *flags).epoch(0))
+    assert len(list(place.iterdir())) == 4, "the last are those of the first"
+    several = [evaluated(folder), evaluated(folder), evaluated(folder, crop_pct=0.5), evaluated(folder, "train")]
+    assert torch.equal(*several[:2]) and not torch.equal(*several[1:3])
+    assert len(list(place.iterdir())) == 7
+
+
+def test_data_that_have_changed(folder, place, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert torch.equal(evaluated(other), evaluated(folder)) and len(list(place.iterdir())) == 1
+    for path in (other / "validation").rglob("*.*"):
+        path.write_bytes(next((folder / "train").rglob("*.*")).read_bytes())
+    assert not torch.equal(evaluated(other), evaluated(folder)) and len(list(place.iterdir())) == 2
+
+
+def test_records(tmp_path):
+    path, image = tmp_path / "views", torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
+    mine, theirs = (KeptViews(path, (3, 2, 2), 1 << 30) for _ in range(2))
+    assert mine.read(0) is mine.read(5) is None
+    mine.keep(5, image, -1)
+    found, label = theirs.read(5)
+    assert torch.equal(found, image) and label == -1 and theirs.read(4) is theirs.read(6) is None
+    assert torch.equal(pickle.loads(pickle.dumps(mine)).read(5)[0], image)
+    for no_record in (image.float(), image[:2], image.numpy()):
+        mine.keep(4, no_record, 1)
+    mine.keep(4, image, torch.tensor(1))
+    assert mine.read(4) is None
+    with path.open("r+b") as file:  # as a process leaves it that is killed while it writes
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    assert mine.read(5) is None
+    mine.keep(5, image, 3)
+    assert theirs.read(5)[1] == 3
+
+
+def test_space(folder, place, monkeypatch):
+    monkeypatch.delenv(KEPT_VIEWS)
+    expected = epochs(loader(folder))
+    monkeypatch.setenv(KEPT_VIEWS, str(place))
+    monkeypatch.setattr(kept, "SPACE", 100_000)
+    monkeypatch.setattr(kept, "_LOOK", 1)
+    for _ in range(2):
+        assert_same(epochs(loader(folder)), expected)
+    (first,) = place.iterdir()
+    assert 50_000 < kept.used(place) < 150_000, "26 views of 3 kB in 2 epochs are 160,000"
+    dataset = create_dataset("", str(folder), "train")
+    views = keep_views([dataset], {}, (3, 32, 32))
+    assert views.path != first and [views.path] == list(place.iterdir()), "the oldest makes way"
+
+
+@pytest.mark.parametrize("place", ["/nowhere", "/proc", "/dev/null", ""])
+def test_a_folder_that_cannot_be_used(place, folder, tmp_path, monkeypatch):
+    expected = evaluated(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(KEPT_VIEWS, place)
+    assert torch.equal(evaluated(folder), expected) and not list(tmp_path.iterdir())
