@@ -108,7 +108,7 @@ def a_place() -> Iterator[Place]:
     with tempfile.TemporaryDirectory() as name, HubServer() as server:
         server.add_user("me", "token")
         env = hub_env(server, Path(name), "token")
-        modules = ["train_w2s", "validate", "w2s_plugins.hub.push", "sklearn.datasets", "sklearn.model_selection"]
+        modules = ["train_w2s", "validate", "w2s_plugins.hub.push"]
         with Warm(modules, env) as python:
             place = Place(Path(name), server, python, env)
             yield place

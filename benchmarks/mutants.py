@@ -28,7 +28,7 @@ from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import use_db
 
 TOP = Path(__file__).parents[1]
-COMMON = ("huggingface_hub.hf_api", "hypothesis", "scipy.stats", "sklearn.datasets", "sklearn.model_selection",
+COMMON = ("huggingface_hub.hf_api", "hypothesis", "scipy.stats",
           "timm.data", "timm.optim", "timm.task", "torch._dynamo", "torch.distributed.fsdp", "torchvision.datasets",
           "yaml")
 SECONDS = 300.0  # that the tests of one change may take: what they wait for may never come

@@ -10,6 +10,7 @@ teacher    what the online teacher adds to a step, against what timm's LogitDist
 cached     an epoch with cached targets against one without a teacher (benchmarks.target_cache)
 script     this project's script against the train.py of a clone of timm: images per second, start-up, whole process;
            with --no-teacher-eval, since timm's does not evaluate its teacher
+demo       the first step of `make demo` against that of timm's script with its smallest ResNet on the same images
 processes  one process against two on the same work
 loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
@@ -60,6 +61,7 @@ from w2s_plugins.build.task import build_task, compile_options
 from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.data import Batch
+from w2s_plugins.data.digits import Digits
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.files import read_plain
@@ -106,14 +108,15 @@ weak: [flags: {model: w2s_cnn2}]
 strong: [flags: {model: w2s_cnn5}]
 losses: [hard, kd, kdd]
 """
+AGAINST_TIMM = ("script", "demo")
 STUDY_LOSSES = ["hard", "kd", "adaptconf", "augconf", "gce", "sce", "elr", "sop"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = create_parser()
     args = parser.parse_args(argv)
-    if args.what == "script" and args.timm is None:
-        parser.error("script compares with timm's train.py: give --timm CLONE")
+    if args.what in AGAINST_TIMM and args.timm is None:
+        parser.error(f"{args.what} compares with timm's train.py: give --timm CLONE")
     if args.timm is not None and not (args.timm / "train.py").is_file():
         parser.error(f"--timm {args.timm}: there is no train.py; expected a clone of pytorch-image-models")
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -124,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{machine()}\n", flush=True)
     names = BENCHMARKS if args.what == "all" else (args.what,)
     for name in names:
-        if name == "script" and args.timm is None:
-            print("script: left out, needs --timm CLONE\n", file=sys.stderr)
+        if name in AGAINST_TIMM and args.timm is None:
+            print(f"{name}: left out, needs --timm CLONE\n", file=sys.stderr)
             continue
         with tempfile.TemporaryDirectory() as folder:
             BENCHMARKS[name](args, Path(folder))
@@ -145,7 +148,7 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn; script and processes: of 16")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads in a process")
-    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script")
+    parser.add_argument("--timm", type=Path, metavar="CLONE", help="clone of timm, for script and demo")
     parser.add_argument("--flags", default="", help="further flags of both scripts, in one string")
     parser.add_argument("--quick", action="store_true", help="tiny models and one turn, to see that it works")
     return parser
@@ -360,22 +363,47 @@ def script(args: argparse.Namespace, folder: Path) -> None:
     shared = [*run_flags(args, folder, args.device), "--batch-size", str(args.batch_size), "--workers", "1",
               *args.flags.split()]
     teacher_id = f"local-dir:{folder / 'teacher'}"
-    # The script of the clone with the installed timm, so that both run the same library.
-    theirs = [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
-              "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *shared,
-              "--kd-model-name", teacher_id]
+    theirs = timm_script(args, [*shared, "--kd-model-name", teacher_id])
     ours = [sys.executable, str(ROOT / "train_w2s.py"), *shared, "--teacher", teacher_id, "--loss", "kd",
             # timm's does not evaluate its teacher, which sees the student's size
             "--no-teacher-eval", "--teacher-img-size", str(args.size)]
     runs = run_in_turns(
         {"here": (ours, args.batch_size, args.threads), "timm": (theirs, args.batch_size, args.threads)}, args, folder)
-    rows = [
-        (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
-         spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
-        for label, field in (("images/s", "rate"), ("start to first step, s", "start_up"),
-                             ("start to first step, CPU s", "processor"), ("start to end, s", "total"))]
+    rows = compared(runs, (("images/s", "rate"), ("start to first step, s", "start_up"),
+                           ("start to first step, CPU s", "processor"), ("start to end, s", "total")))
     print_table(f"The whole script, {steps} steps, teacher not evaluated", (
         "", "here", "timm", "here / timm"), rows, args)
+
+
+def demo(args: argparse.Namespace, folder: Path) -> None:
+    """Print how long the demo's first command and timm's script, on the same images, take to their first step."""
+    for split in ("train", "validation"):
+        for number, (image, label) in enumerate(Digits(split)):
+            (place := folder / "digits" / split / str(label)).mkdir(parents=True, exist_ok=True)
+            image.save(place / f"{number}.png")
+    each = ["--epochs", "1", "--log-interval", "1", "--batch-size", "16", "--device", "cpu"]
+    theirs = timm_script(args, ["--data-dir", str(folder / "digits"), "--num-classes", "10", "--img-size", "32",
+                                "--model", "test_resnet", "--workers", "0", *each])
+    ours = [sys.executable, str(ROOT / "train_w2s.py"), "--config", "w2s:digits/base", "w2s:digits/weak", *each]
+    runs = run_in_turns({"here": (ours, 16, args.threads), "timm": (theirs, 16, args.threads)}, args, folder)
+    rows = compared(runs, (("start to first step, s", "start_up"), ("start to first step, CPU s", "processor")))
+    print(f"The demo's first command, {args.turns} turns\n\n{table(('', 'here', 'timm', 'here / timm'), rows)}\n",
+          flush=True)
+
+
+def timm_script(args: argparse.Namespace, flags: Sequence[str]) -> list[str]:
+    """Return the command of the clone's script with the installed timm, so that both run the same library."""
+    return [sys.executable, "-c", "import runpy, sys; sys.argv = sys.argv[1:]; "
+            "runpy.run_path(sys.argv[0], run_name='__main__')", str(args.timm.resolve() / "train.py"), *flags]
+
+
+def compared(
+        runs: dict[str, list[ScriptTimes]], figures: Sequence[tuple[str, str]]) -> list[tuple[str, str, str, str]]:
+    """Return a row for each figure: its label, medians here and of timm, and the ratio."""
+    return [
+        (label, *(f"{statistics.median(getattr(run, field) for run in runs[k]):.2f}" for k in ("here", "timm")),
+         spread(ratios(*([getattr(run, field) for run in runs[k]] for k in ("here", "timm")))))
+        for label, field in figures]
 
 
 def processes(args: argparse.Namespace, folder: Path) -> None:
@@ -522,7 +550,7 @@ def print_table(
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
-    step=step, teacher=teacher, cached=cached, script=script, processes=processes, loader=run_loader,
+    step=step, teacher=teacher, cached=cached, script=script, demo=demo, processes=processes, loader=run_loader,
     startup=startup, malloc=malloc, study=study)
 
 

@@ -11,9 +11,8 @@ from w2s_plugins.warm import Warm
 
 # what nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each
 MODULES = (
-    "PIL.Image", "safetensors.torch", "sklearn.datasets", "sklearn.model_selection", "torch", "torch._dynamo",
-    "torch.distributed.fsdp", "torch.export", "torchvision", "torchvision.datasets",
-    "torchvision.models.feature_extraction", "yaml")
+    "PIL.Image", "safetensors.torch", "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.export", "torchvision",
+    "torchvision.datasets", "torchvision.models.feature_extraction", "yaml")
 
 
 @functools.cache

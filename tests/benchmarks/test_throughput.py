@@ -115,9 +115,10 @@ def test_study(rows):
         assert_ratio(row[3])
 
 
-def test_script_needs_a_clone_of_timm(capsys):
+@pytest.mark.parametrize("what", throughput.AGAINST_TIMM)
+def test_what_needs_a_clone_of_timm(what, capsys):
     with pytest.raises(SystemExit) as end:
-        throughput.main(["script", "--quick"])
+        throughput.main([what, "--quick"])
     assert end.value.code == 2
     assert "--timm" in capsys.readouterr().err
 

@@ -158,7 +158,7 @@ def serve_ranks(env: dict[str, str]) -> Iterator[Callable[..., Done]]:
             texts = [file.seek(0) or file.read().decode() for file in (out, err)]
         return Done(max(codes, key=abs), *texts, tuple(codes))
 
-    with Warm(["train_w2s", "validate", "sklearn.datasets", "sklearn.model_selection"], env) as python:
+    with Warm(["train_w2s", "validate"], env) as python:
         yield run
 
 

@@ -99,7 +99,6 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     weights = tmp_path / "weights.pth"
     late = {"model": "w2s_cnn2", "initial_checkpoint": str(weights), "epochs": 200, "val_interval": 200}
     weak = [{"name": "a", "flags": {"model": "w2s_cnn2"}}, {"name": "late", "flags": late}]
-    # not w2s/digits, for which every process would import scikit-learn
     images = write_folder(tmp_path / "images", {"train": 160, "validation": 40})
     base = {**BASE, "dataset": "", "data_dir": str(images)}
     spec = write(tmp_path, changed(base=base, weak=weak))

@@ -21,7 +21,7 @@ from .lease import BEATS, STALE, Lease, Leases, acquire
 
 SCRIPT = TOP / "train_w2s.py"
 # what takes runs longest to import
-MODULES = ("train_w2s", "scipy.stats", "sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection")
+MODULES = ("train_w2s", "scipy.stats", "sklearn.linear_model")
 TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
             "train_w2s.train_together(json.load(sys.stdin))")
 Start = Callable[..., Forked | subprocess.Popen]  # `cold`, or what starts programs as it does
