@@ -43,7 +43,7 @@ from w2s_plugins.engine.few_shot import extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.labels.splits import TestSet
 from w2s_plugins.metrics.figures import format_figures
-from w2s_plugins.metrics.pgr import performance_gap_recovered
+from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.protocols.figures import intervals
@@ -121,7 +121,7 @@ def validate(
         for name, test in build.open_tests(args, subject, dataset, counted).items():
             keep[name] = on_test_set(args, name, test, subject, settings, teacher, precision)
             sets[name] = student_figures(keep[name]) | (
-                teacher_figures(keep[name], ceilings.get(name), world, refuse=False) if teacher is not None else {})
+                teacher_figures(keep[name], ceilings.get(name), world) if teacher is not None else {})
         figures |= {"test_sets": sets} if sets else {}
     return dict(
         model=candidate.model,
@@ -172,34 +172,33 @@ def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str,
     return {f"{average}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}
 
 
-def teacher_figures(
-        found: Evaluation, ceiling: Evaluation | float | None, world: World, refuse: bool = True) -> dict[str, float]:
+def teacher_figures(found: Evaluation, ceiling: Evaluation | float | None, world: World) -> dict[str, float]:
     """Return the teacher's accuracy, what the student has of it, and the PGR where there is a ceiling.
 
     Args:
         found: evaluation of student and teacher.
         ceiling: its accuracy or, for intervals over test samples, its evaluation.
         world: all ranks take part.
-        refuse: a ceiling that is not above the teacher; else there is no PGR.
     """
     figures = {f"teacher_{k}": v for k, v in found.teacher_metrics.items() if k.startswith("top1")}
     figures |= {name: found.metrics[name] for name in ("agreement", "copied", "misfit")}
     if isinstance(ceiling, Evaluation):
-        figures |= bounds(found, ceiling, world, refuse)
+        figures |= bounds(found, ceiling, world)
         ceiling = ceiling.metrics["top1"]
     if ceiling is not None:
-        figures["ceiling_top1"] = ceiling
-        if refuse or ceiling > found.teacher_metrics["top1"]:
-            figures["pgr"] = performance_gap_recovered(
-                found.teacher_metrics["top1"], found.metrics["top1"], ceiling)
+        figures["ceiling_top1"], weak = ceiling, found.teacher_metrics["top1"]
+        if hint := no_gap_hint(weak, ceiling):
+            _logger.warning(f"WARNING: {hint}")
+        else:
+            figures["pgr"] = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
     return {k: round(v, 4) for k, v in figures.items()}
 
 
-def bounds(found: Evaluation, ceiling: Evaluation, world: World, refuse: bool) -> dict[str, float]:
+def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, float]:
     """Return the ends of the intervals over test samples that ``--protocol w2s`` reports, as far as there are any."""
     said = (found.teacher_predictions, found.predictions, ceiling.predictions)
     rows = torch.stack([*(who == found.targets for who in said), said[0] == said[1]], dim=1)
-    figures = intervals(*dealt_rows(rows, world.distributed).T.numpy(), refuse=refuse)
+    figures = intervals(*dealt_rows(rows, world.distributed).T.numpy())
     names = dict(weak="teacher_top1", student="top1", ceiling="ceiling_top1", agreement="agreement", pgr="pgr")
     return {f"{name}_{end}": figures[key][end] for key, name in names.items() for end in ("low", "high")
             if figures[key][end] is not None}

@@ -109,7 +109,6 @@ def test_names_and_values(here: Run, flags: list[str], parts: list[str]) -> None
     (["--loss", "bce"], ["--loss bce", "--task-loss bce"]),
     (["--loss", "ce"], ["--loss ce", "--teacher w2s_cnn2", "--task-loss ce"]),
     (["--kd-model-name", "resnet18"], ["--teacher and --kd-model-name"]),
-    (["--ceiling-acc", "3"], ["ceiling", "3.00"]),
 ])
 def test_distillation_flags(here: Run, weak: Path, flags: list[str], parts: list[str]) -> None:
     run = [f for f in distil(weak) if f != "--no-teacher-eval"]

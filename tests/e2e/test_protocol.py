@@ -233,6 +233,23 @@ def test_controls(here: Run, whole: Path) -> None:
     assert again.err.count("is complete") == 4 and result(folder) == record
 
 
+def test_a_ceiling_that_is_not_above_the_teacher(here: Run) -> None:
+    """There is no PGR, which is said; whether the teacher was needed, the controls say all the more."""
+    Path("weak.yaml").write_text("epochs: 30\n")
+    done = here(*FLAGS, "--weak-fraction", 150, "--weak-config", "weak.yaml", "--epochs", 1, "--controls",
+                "direct").ok()
+    record, student = result(Path("output/train/p")), result(Path("output/train/p/student"))
+    weak, ceiling = (record[name]["value"] for name in ("weak", "ceiling"))
+    told = f"no PGR: the ceiling ({ceiling:.2f}) is not above the weak teacher ({weak:.2f})"
+    assert ceiling < weak and record["pgr"]["value"] is student["pgr"] is None and "direct" in record["controls"]
+    assert sum(told in warning for warning in record["warnings"]) == 1 and told in done.err
+    assert not any("hardly above" in warning for warning in record["warnings"])
+    card = Path("output/train/p/student/export/README.md").read_text()
+    assert told in card and "PGR |" not in card, card
+    out = collect(Path("output/train/p")).students[0].figures
+    assert out["pgr"] is None and out["ceiling"] == ceiling
+
+
 def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, tmp_path: Path) -> None:
     """Exit code 2 and the name of the set, after all else is written; once mended, its figures come with --resume."""
     digits = create_dataset("w2s/digits", None, "test")

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2s_plugins.build.record import list_warnings, ranked_by
-from w2s_plugins.errors import UserError
 from w2s_plugins.metrics.pgr import (
     chance_level,
+    no_gap_hint,
     performance_gap_recovered,
     turning_points,
     worth_between,
@@ -80,8 +80,8 @@ def test_turning_points():
 
 @pytest.mark.parametrize("ceiling", [80.0, 79.0])
 def test_no_gap_to_recover(ceiling):
-    with pytest.raises(UserError, match=r"the ceiling \(.*\) is not above the weak teacher \(80.00\)"):
-        performance_gap_recovered(80.0, 85.0, ceiling)
+    assert performance_gap_recovered(80.0, 85.0, ceiling) is None and no_gap_hint(80.0, 80.1) is None
+    assert f"the ceiling ({ceiling:.2f}) is not above the weak teacher (80.00)" in no_gap_hint(80.0, ceiling)
 
 
 def test_chance_level():

@@ -85,10 +85,10 @@ def test_samples_are_drawn_in_pairs() -> None:
     assert paired["high"] - paired["low"] < 0.8 * (other["high"] - other["low"])
 
 
-def test_a_ceiling_below_the_teacher_is_refused() -> None:
+def test_a_ceiling_below_the_teacher_leaves_no_pgr() -> None:
     weak, student, ceiling, agreement = models()
-    with pytest.raises(UserError, match=r"the ceiling \(\d+\.\d\d\) is not above the weak teacher \(\d+\.\d\d\)"):
-        intervals(ceiling, student, weak, agreement)
+    found = intervals(ceiling, student, weak, agreement)
+    assert found["pgr"]["value"] is None and found["student"] == intervals(weak, student, ceiling, agreement)["student"]
 
 
 def test_a_gap_too_small_for_an_interval() -> None:
@@ -109,7 +109,7 @@ def test_a_gap_too_small_for_an_interval() -> None:
     (-5.0, -1.0, f"{NOT_WORTH}: "), (-4.0, 2.0, "it is not shown"), (-1.0, 3.0, "it is not shown"), (0.5, 3.0, None)])
 def test_not_worth_doing_is_said_beyond_chance_alone(low: float, high: float, said: str | None) -> None:
     direct = dict(value=70.0, labels=80, student_above=dict(value=(low + high) / 2, low=low, high=high))
-    found = compare(dict(direct=direct), dict(student=dict(value=70.0), pgr={}),
+    found = compare(dict(direct=direct), dict(student=dict(value=70.0), pgr=dict(value=0.5)),
                     dict(student=dict(data=dict(train_samples=100))))
     assert [warning.startswith(said or "-") for warning in found["warnings"]] == [True] * bool(said)
 

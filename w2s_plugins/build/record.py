@@ -31,7 +31,7 @@ from ..engine.evaluation import Evaluation
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import turning_points
+from ..metrics.pgr import no_gap_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
@@ -130,7 +130,7 @@ def make_record(
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
         "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
-                     *chance_hints(outcome.weak, data),
+                     *teacher_hints(args, outcome.weak, data),
                      *filter(None, [refined_hint(targets, weak)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
                      *list_warnings(args, chosen, outcome.position, weak),
@@ -248,11 +248,15 @@ def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None
             f"split, the teacher on {weak['top1']:.2f} %: leave it out, or give images as large as in the pretraining")
 
 
-def chance_hints(weak: Mapping[str, dict], data: Data) -> list[str]:
-    """Return `chance_hint` of each split with ground truth on which the teacher was measured."""
+def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data) -> list[str]:
+    """Return what is to be said of a teacher, measured on the splits with ground truth, that a run can tell nothing of.
+    """
     splits = {"val": data.val, "select": data.select}
-    return [*filter(None, (chance_hint(weak[name]["top1"], data.num_classes, len(split))
-                           for name, split in splits.items() if "top1" in weak.get(name, ())))]
+    hints = [chance_hint(weak[name]["top1"], data.num_classes, len(split))
+             for name, split in splits.items() if "top1" in weak.get(name, ())]
+    if args.ceiling_acc is not None and "top1" in weak.get("val", ()):
+        hints.append(no_gap_hint(weak["val"]["top1"], args.ceiling_acc))
+    return [*filter(None, hints)]
 
 
 def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import UserError
 from .resampling import CONFIDENCE, resampled_means
 
 RESAMPLES = 2000
 BOUNDS = ("less", None, "more")  # of what a student is worth, in their order
 
 
-def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float:
+def performance_gap_recovered(weak: float, student: float, ceiling: float) -> float | None:
     """Return PGR = (student - weak) / (ceiling - weak) (Weak-to-Strong Generalization, 2023, arXiv 2312.09390).
 
     Args:
@@ -20,14 +19,18 @@ def performance_gap_recovered(weak: float, student: float, ceiling: float) -> fl
         ceiling: accuracy of the strong student trained on ground truth; all three in one unit, on one test set.
 
     Returns:
-        1 when the student reaches the ceiling, 0 when it stays at the teacher, below 0 when it falls behind.
-
-    Raises:
-        UserError: the ceiling is not above the teacher, so that there is no gap to recover.
+        1 when the student reaches the ceiling, 0 when it stays at the teacher, below 0 when it falls behind; None where
+        the ceiling is not above the teacher, so that there is no gap to recover.
     """
-    if ceiling <= weak:
-        raise UserError(f"PGR is not defined: the ceiling ({ceiling:.2f}) is not above the weak teacher ({weak:.2f})")
-    return (student - weak) / (ceiling - weak)
+    return (student - weak) / (ceiling - weak) if ceiling > weak else None
+
+
+def no_gap_hint(weak: float, ceiling: float) -> str | None:
+    """Return what is to be said of a ceiling that is not above the teacher; None where it is."""
+    if ceiling > weak:
+        return None
+    return (f"there is no gap to recover, and no PGR: the ceiling ({ceiling:.2f}) is not above the weak teacher "
+            f"({weak:.2f})")
 
 
 def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict[str, object]:

@@ -33,14 +33,14 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
         folders: run folders by stage.
 
     Raises:
-        UserError: predictions are missing, or of other test samples; the ceiling is not above the teacher.
+        UserError: predictions are missing, or of other test samples.
     """
     student = done["student"]
     controls = {name: record["data"]["train_samples"] for name, record in done.items() if name not in TRAINED}
     figures = figures_on(
         {name: folders[name] / PREDICTIONS[record["selected"]["rule"]] for name, record in done.items()}, controls)
     failed = {test for record in done.values() for test in record.get("failed_test_sets", ())}
-    shifted = {test: figures_on({name: folders[name] / predictions_on(test) for name in done}, controls, refuse=False)
+    shifted = {test: figures_on({name: folders[name] / predictions_on(test) for name in done}, controls)
                for test in student.get("test_sets", {}) if test not in failed}
     compared = {name: dict(figures.pop(name), student_above=figures.pop(f"above {name}"),
                            labels=labels) for name, labels in controls.items()}
@@ -64,17 +64,16 @@ def make_record(flags: Mapping[str, object], done: Mapping[str, dict], folders: 
     )
 
 
-def figures_on(files: Mapping[str, Path], controls: Mapping[str, int], refuse: bool = True) -> dict[str, dict | None]:
+def figures_on(files: Mapping[str, Path], controls: Mapping[str, int]) -> dict[str, dict | None]:
     """Return the figures of all models on one test set; those of a control also as ``above NAME``, the difference, and
     what the student is worth in labels, where there is a direct one.
 
     Args:
         files: predictions by stage; the teacher's are the student's to tell.
         controls: stages beside teacher, ceiling and student, with the number of their training samples.
-        refuse: a ceiling that is not above the teacher.
 
     Raises:
-        UserError: predictions are missing, or of other test samples; the ceiling is not above the teacher.
+        UserError: predictions are missing, or of other test samples.
     """
     said = {name: read_predictions(file) for name, file in files.items() if name != "weak"}
     target = said["student"]["target"]
@@ -85,7 +84,7 @@ def figures_on(files: Mapping[str, Path], controls: Mapping[str, int], refuse: b
     more |= {f"above {name}": 1.0 * hits["student"] - hits[name] for name in controls}
     teacher = said["student"]["teacher"]
     figures: dict[str, dict | None] = intervals(
-        teacher == target, hits["student"], hits["ceiling"], said["student"]["student"] == teacher, more, refuse)
+        teacher == target, hits["student"], hits["ceiling"], said["student"]["student"] == teacher, more)
     curve = [(labels, hits[name]) for name, labels in controls.items() if name.startswith("direct")]
     figures["worth_in_labels"] = worth_between(curve, hits["student"]) if curve else None
     return figures
@@ -112,7 +111,7 @@ def compare(
     found: dict[str, object] = dict(
         controls=controls,
         warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
-    if reason := figures["pgr"].get("no_interval"):
+    if figures["pgr"]["value"] is not None and (reason := figures["pgr"].get("no_interval")):
         found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
     if direct := controls.get("direct"):
         above, images = direct["student_above"], done["student"]["data"]["train_samples"]
@@ -138,7 +137,6 @@ def intervals(
         ceiling: np.ndarray,
         agrees: np.ndarray,
         more: Mapping[str, np.ndarray] | None = None,
-        refuse: bool = True,
 ) -> dict[str, dict]:
     """Return accuracies in percent and the PGR, each with its percentile bootstrap interval over test samples.
 
@@ -148,21 +146,17 @@ def intervals(
         ceiling: (N,) whether the ceiling is.
         agrees: (N,) whether student and teacher say the same.
         more: (N,) of anything else whose mean, times 100, is asked for.
-        refuse: a ceiling that is not above the teacher; else there is no PGR.
 
     Returns:
         ``value``, ``low`` and ``high`` of each; the PGR has no bounds, but ``no_interval``, the reason, where ceiling
-        and teacher are too close for one.
-
-    Raises:
-        UserError: the ceiling is not above the teacher.
+        and teacher are too close for one, and no value where the ceiling is not above.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap  # takes most of a second, in every run
 
     more = more or {}
     rows = np.stack([weak, student, ceiling, agrees, *more.values()]).astype(np.float64)
     values = 100 * rows.mean(axis=1)
-    pgr = performance_gap_recovered(*values[:3]) if refuse or values[2] > values[0] else math.nan
+    pgr = performance_gap_recovered(*values[:3])
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         means = np.stack([100 * s.mean(axis=axis) for s in samples])
@@ -187,9 +181,9 @@ def intervals(
     return figures
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: float | None) -> float | None:
     """None where there is no gap, or none in a resample, so that the bound is not known."""
-    return float(value) if math.isfinite(value) else None
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:

@@ -70,7 +70,7 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
         train: trains one model with the flags that it is given, and returns its record.
 
     Raises:
-        UserError: flags that do not go with the protocol, overlapping splits, a ceiling not above the teacher.
+        UserError: flags that do not go with the protocol, overlapping splits.
     """
     start = read_protocol(given, parser)
     flags, folder, first, second, trains_teacher = start

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from timm.utils import distribute_bn, unwrap_model
 
 from ..build.loaders import eval_loader_settings
-from ..build.record import chance_hints
+from ..build.record import teacher_hints
 from ..build.resolve import is_scored_by_teacher
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
@@ -23,7 +23,6 @@ from ..engine.few_shot import extract_features
 from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
-from ..metrics.pgr import performance_gap_recovered
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..run.record import best_number
@@ -61,10 +60,8 @@ def first_evaluation(run: Run) -> None:
                      f"{found.metrics[key]:.2f}, agreement {found.metrics['agreement']:.2f}")
         if run.files and run.position.epoch == 0 and run.position.batch == 0:
             run.files.metrics.write("start", split=split, teacher=found.teacher_metrics, student=found.metrics)
-    for hint in chance_hints(run.weak_metrics, run.parts.data):
+    for hint in teacher_hints(args, run.weak_metrics, run.parts.data):
         _logger.warning(f"WARNING: {hint}")
-    if args.ceiling_acc is not None and "val" in run.weak_metrics:
-        performance_gap_recovered(run.weak_metrics["val"]["top1"], 0.0, args.ceiling_acc)  # refuses a low ceiling
 
 
 def first_few_shot(run: Run) -> None:

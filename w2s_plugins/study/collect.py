@@ -109,7 +109,7 @@ class StudentRun:
         found |= {"misfit": misfit.get("kl"), "gain": misfit.get("gain")}
         found |= {name: None if gain.get(name) is None else gain[name] + 1 for name in EPOCHS}
         found |= {name: 100 * float(row.mean()) for name, row in self.hits.items()}
-        if found["ceiling"] is not None and found["ceiling"] > found["weak"]:
+        if found["ceiling"] is not None:
             found["pgr"] = performance_gap_recovered(found["weak"], found["student"], found["ceiling"])
         return found
 

@@ -245,8 +245,8 @@ def _kill(child: Forked | subprocess.Popen) -> int:
 def ceiling_flags(needed: list[PlannedRun]) -> list[str]:
     """Return the flag that lets a student report its PGR, from the finished runs that it needs.
 
-    There is none where the ceiling is not clearly above the teacher, for which train_w2s.py refuses the flag, or where
-    nothing is known of the teacher.
+    There is none where the ceiling is not clearly above the teacher, so that a PGR would be noise, or where nothing is
+    known of the teacher.
     """
     top1 = {other.kind: read_top1(other) for other in needed}
     weak, ceiling = top1.get("weak"), top1.get("ceiling")
