@@ -16,8 +16,8 @@ loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
 malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors,
            by its environment variables, against where it gives it back and takes it again
-study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher, one
-           seed and eight losses; its probes are left out where their weights are not in data/
+study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher and one
+           seed; its probes are left out where their weights are not in data/
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -109,7 +109,6 @@ strong: [flags: {model: w2s_cnn5}]
 losses: [hard, kd, kdd]
 """
 AGAINST_TIMM = ("script", "demo")
-STUDY_LOSSES = ["hard", "kd", "adaptconf", "augconf", "gce", "sce", "elr", "sop"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -503,7 +502,7 @@ def study(args: argparse.Namespace, folder: Path) -> None:
     content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
     strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
     content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), weak=content["weak"][1:2], strong=strong,
-                   seeds=1, losses=["kd"] if args.quick else STUDY_LOSSES)
+                   seeds=1, losses=["kd"] if args.quick else content["losses"])
     if args.quick:
         for flags in (content["base"], content["weak"][0]["flags"]):
             flags.update(epochs=1)
