@@ -120,6 +120,7 @@ def test_space(folder, place, monkeypatch):
     dataset = create_dataset("", str(folder), "train")
     views = keep_views([dataset], {}, (3, 32, 32))
     assert views.path != first and [views.path] == list(place.iterdir()), "the oldest makes way"
+    assert keep_views([dataset], {}, (3, 64, 64)) is None, "an epoch does not fit"
 
 
 @pytest.mark.parametrize("place", ["/nowhere", "/proc", "/dev/null", ""])

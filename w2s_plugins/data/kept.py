@@ -108,15 +108,17 @@ def keep_views(datasets: Sequence[Dataset], form: dict[str, object], shape: Sequ
     """
     if not os.environ.get(KEPT_VIEWS):
         return None
-    fingerprints = [describe(dataset, "", "").fingerprint for dataset in datasets]
-    if None in fingerprints:  # a stream, or data that do not tell their labels
-        return None
-    data = [data_identity(dataset, fingerprint) for dataset, fingerprint in zip(datasets, fingerprints)]
-    about = json.dumps([data, form, list(shape)], sort_keys=True, default=str)
     folder = Path(os.environ[KEPT_VIEWS])
-    path = folder / hashlib.sha256(about.encode()).hexdigest()[:24]
     with suppress(OSError):  # the folder is gone, or its disk full
         space = min(SPACE, (used(folder) + shutil.disk_usage(folder).free) // 4)
+        if sum(map(len, datasets)) * prod(shape) > space:  # what was kept of an epoch would be of little use
+            return None
+        fingerprints = [describe(dataset, "", "").fingerprint for dataset in datasets]
+        if None in fingerprints:  # data that do not tell their labels
+            return None
+        data = [data_identity(dataset, fingerprint) for dataset, fingerprint in zip(datasets, fingerprints)]
+        about = json.dumps([data, form, list(shape)], sort_keys=True, default=str)
+        path = folder / hashlib.sha256(about.encode()).hexdigest()[:24]
         for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime):
             if old != path and used(folder) > space / 2:
                 old.unlink(missing_ok=True)

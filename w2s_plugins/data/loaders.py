@@ -315,7 +315,7 @@ def create_eval_loader(
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
     size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
     workers = fitting_workers(settings.workers, size, "batches of an evaluation")
-    kept = keep_views([dataset], dict(
+    kept = None if isinstance(dataset, IterableDataset) else keep_views([dataset], dict(
         data_config, crop_border_pixels=crop_border_pixels, tf_preprocessing=tf_preprocessing,
         decoder=settings.decoder, prefetch=settings.prefetch), data_config["input_size"])
     loader = create_loader(
