@@ -4,8 +4,10 @@ import os
 import pickle
 import random
 import shutil
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.data import KEPT_VIEWS, LoaderSettings, create_dataset, create_eval_loader, kept
 from w2s_plugins.data.decoding import FileDataset
 from w2s_plugins.data.kept import KeptViews, keep_views
+from w2s_plugins.data.keys import PROBES
+from w2s_plugins.data.unlabeled import open_unlabeled
 
 from .test_views import ALL, CONFIG, COUNT, assert_same, epochs
 
@@ -87,12 +91,32 @@ def test_what_makes_views_others(folder, place, made):
     assert len(list(place.iterdir())) == 7
 
 
-def test_data_that_have_changed(folder, place, tmp_path):
-    other = shutil.copytree(folder, tmp_path / "other")
-    assert torch.equal(evaluated(other), evaluated(folder)) and len(list(place.iterdir())) == 1
-    for path in (other / "validation").rglob("*.*"):
-        path.write_bytes(next((folder / "train").rglob("*.*")).read_bytes())
-    assert not torch.equal(evaluated(other), evaluated(folder)) and len(list(place.iterdir())) == 2
+@pytest.mark.parametrize("kind", ["folder", "tar", "torch", "unlabelled"])
+def test_one_image_of_many_has_changed(kind, tmp_path, place):
+    """Data that are the same by names, labels and the images that identify them elsewhere, are not taken for others."""
+    folders = [write_folder(tmp_path / "a", {"validation": 80}), tmp_path / "b"]
+    shutil.copytree(*folders)
+    paths = [sorted((folder / "validation").rglob("*.*")) for folder in folders]
+    changed = min({*range(80)} - {*np.linspace(0, 79, PROBES).astype(int).tolist()})
+    paths[1][changed].write_bytes(paths[1][changed - 1].read_bytes())
+
+    def seen(folder: Path) -> torch.Tensor:
+        if kind == "tar":
+            with tarfile.open(folder / "images.tar", "w") as file:
+                file.add(folder / "validation", "")
+            dataset = create_dataset("", str(folder / "images.tar"), "validation", flag="--val-sets")
+        elif kind == "unlabelled":
+            dataset = open_unlabeled(str(folder / "validation"))
+        else:
+            dataset = create_dataset("torch/image_folder" if kind == "torch" else "", str(folder), "validation")
+        loaded = create_eval_loader(dataset, CONFIG, LoaderSettings(40, 0, torch.device("cpu")))
+        return torch.cat([images for images, _ in loaded])
+
+    found = [seen(folder) for folder in folders]
+    assert [i for i, (a, b) in enumerate(zip(*found)) if not torch.equal(a, b)] == [changed]
+    assert torch.equal(seen(folders[0]), found[0]) and len(list(place.iterdir())) == 2 + (kind == "tar")
+    paths[0][changed].write_bytes(paths[1][changed].read_bytes())  # while the study runs
+    assert torch.equal(seen(folders[0]), found[1])
 
 
 def test_records(tmp_path):

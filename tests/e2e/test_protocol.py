@@ -244,6 +244,7 @@ def test_a_ceiling_that_is_not_above_the_teacher(here: Run) -> None:
     assert ceiling < weak and record["pgr"]["value"] is student["pgr"] is None and "direct" in record["controls"]
     assert sum(told in warning for warning in record["warnings"]) == 1 and told in done.err
     assert not any("hardly above" in warning for warning in record["warnings"])
+    assert told in done.out and "no interval" not in done.out and "no_interval" not in record["pgr"]
     card = Path("output/train/p/student/export/README.md").read_text()
     assert told in card and "PGR |" not in card, card
     out = collect(Path("output/train/p")).students[0].figures

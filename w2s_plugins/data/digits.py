@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 TRAIN_SPLITS = ("train", "training")
+_FILE = Path(__file__).with_suffix(".npz")
 TEST_SPLITS = ("validation", "val", "valid", "test", "eval", "evaluation")
 
 
@@ -20,7 +21,7 @@ class Digits(Dataset):
     """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
-        content = _content()
+        content, self.root = _content(), _FILE
         part = content["train" if split in TRAIN_SPLITS else "test"]
         self.images = np.rint(content["images"][part] * (255 / 16)).astype(np.uint8)
         self.targets = content["labels"][part].tolist()
@@ -38,5 +39,5 @@ class Digits(Dataset):
 
 @functools.cache
 def _content() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).with_suffix(".npz")) as file:
+    with np.load(_FILE) as file:
         return dict(file)

@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 
 from . import KEPT_VIEWS
 from .datasets import describe
-from .keys import data_identity
+from .keys import data_identity, positions_in_split, whole_split
+from .slices import Subset
 from .wrapper import Wrapper
 
 SPACE = 4 << 30  # bytes of all views, and at most a quarter of what is free
@@ -96,6 +97,24 @@ def used(folder: Path) -> int:
         return sum(file.stat().st_blocks * 512 for file in files)
 
 
+def origin(dataset: Dataset) -> list[tuple[str, int, int]] | None:
+    """Return what samples are read from: files, or else a folder, each with its size and the time of its last change in
+    nanoseconds; None where it is not known.
+    """
+    while isinstance(dataset, Wrapper) and not isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    whole = whole_split(dataset)
+    sources = [whole, getattr(whole, "reader", None), getattr(whole, "dataset", None)]  # timm's own, and torchvision's
+    paths = {source.root for source in sources if isinstance(getattr(source, "root", None), (str, Path))}
+    for source in sources:
+        samples = getattr(source, "samples", ())
+        named = {samples[i][0] for i in positions_in_split(dataset, all_classes=True)} if len(samples) else set()
+        if named and all(isinstance(path, str) for path in named):  # those of a tar file are no paths
+            paths = named
+    stats = [(str(path), Path(path).stat()) for path in sorted(paths, key=str)]
+    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats] or None
+
+
 def keep_views(datasets: Sequence[Dataset], form: dict[str, object], shape: Sequence[int]) -> KeptViews | None:
     """Return the views that runs of this study share, None where they share none.
 
@@ -113,11 +132,11 @@ def keep_views(datasets: Sequence[Dataset], form: dict[str, object], shape: Sequ
         space = min(SPACE, (used(folder) + shutil.disk_usage(folder).free) // 4)
         if sum(map(len, datasets)) * prod(shape) > space:  # what was kept of an epoch would be of little use
             return None
-        fingerprints = [describe(dataset, "", "").fingerprint for dataset in datasets]
-        if None in fingerprints:  # data that do not tell their labels
+        data = [(describe(dataset, "", "").fingerprint, origin(dataset)) for dataset in datasets]
+        if any(None in known for known in data):  # they do not tell their labels, or nobody knows where they come from
             return None
-        data = [data_identity(dataset, fingerprint) for dataset, fingerprint in zip(datasets, fingerprints)]
-        about = json.dumps([data, form, list(shape)], sort_keys=True, default=str)
+        pixels = [data_identity(dataset, None) for dataset in datasets]  # they may be corrupted, or of another mode
+        about = json.dumps([data, pixels, form, list(shape)], sort_keys=True, default=str)
         path = folder / hashlib.sha256(about.encode()).hexdigest()[:24]
         for old in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime):
             if old != path and used(folder) > space / 2:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, one_line
-from ..metrics.pgr import RESAMPLES, performance_gap_recovered, worth_between
+from ..metrics.pgr import RESAMPLES, no_gap_hint, performance_gap_recovered, worth_between
 from ..metrics.resampling import CONFIDENCE
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
@@ -111,7 +111,7 @@ def compare(
     found: dict[str, object] = dict(
         controls=controls,
         warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
-    if figures["pgr"]["value"] is not None and (reason := figures["pgr"].get("no_interval")):
+    if reason := figures["pgr"].get("no_interval"):
         found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
     if direct := controls.get("direct"):
         above, images = direct["student_above"], done["student"]["data"]["train_samples"]
@@ -175,7 +175,7 @@ def intervals(
         name: dict(value=_finite(value), low=_finite(low), high=_finite(high))
         for name, value, low, high in zip(names, [*values, pgr], bounds.low, bounds.high)
     }
-    if without := int(np.isnan(found.bootstrap_distribution[-1]).sum()):
+    if pgr is not None and (without := int(np.isnan(found.bootstrap_distribution[-1]).sum())):
         figures["pgr"]["no_interval"] = (
             f"in {without} of {RESAMPLES} resamples of the test samples the ceiling is not above the teacher")
     return figures
@@ -240,6 +240,8 @@ def above_text(figure: dict) -> tuple[str, str]:
 def remarks(record: dict) -> list[str]:
     """Return the lines below the table."""
     lines = []
+    if hint := no_gap_hint(record["weak"]["value"], record["ceiling"]["value"]):
+        lines.append(hint)
     if reason := record["pgr"].get("no_interval"):
         lines.append(f"PGR: no interval, {reason}")
     if misfit := record.get("misfit"):
@@ -251,8 +253,9 @@ def remarks(record: dict) -> list[str]:
                                        f"passes its teacher in epoch {passes + 1}")
                      + ("" if again is None else f", and copies more of its mistakes again after epoch {again + 1}"))
     if worth := record.get("worth_in_labels"):
-        lines.append(f"the student is worth {worth_text(worth)} labels (95 % interval {worth_text(worth['low'])} to "
-                     f"{worth_text(worth['high'])})")
+        point, *ends = [worth_text(found) for found in (worth, worth["low"], worth["high"])]
+        interval = "" if {*ends} == {point} else f" (95 % interval {' to '.join(ends)})"
+        lines.append(f"the student is worth {point} labels{interval}")
     return lines
 
 
