@@ -120,7 +120,8 @@ def test_one_image_of_many_has_changed(kind, tmp_path, place):
 
 
 def test_records(tmp_path):
-    path, image = tmp_path / "views", torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
+    (tmp_path / "folder").mkdir()
+    path, image = tmp_path / "folder" / "views", torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
     mine, theirs = (KeptViews(path, (3, 2, 2), 1 << 30) for _ in range(2))
     assert mine.read(0) is mine.read(5) is None
     mine.keep(5, image, -1)
@@ -137,6 +138,9 @@ def test_records(tmp_path):
     assert mine.read(5) is None
     mine.keep(5, image, 3)
     assert theirs.read(5)[1] == 3
+    shutil.rmtree(path.parent)
+    theirs.keep(6, image, 0)
+    assert mine.read(5)[1] == 3, "who has it open keeps it"
 
 
 def test_space(folder, place, monkeypatch):

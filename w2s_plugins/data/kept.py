@@ -67,14 +67,13 @@ class KeptViews:
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self.shape or (
                 not isinstance(label, int)):
             return
-        if not self.until_look:
-            self.until_look = _LOOK if used(self.path.parent) < self.space else -1
-        if self.until_look < 0:
-            return
-        self.until_look -= 1
         content = _LABEL.pack(label) + image.numpy().tobytes()
-        with suppress(OSError):  # a full disk
-            os.pwrite(self.file, _CHECK.pack(zlib.crc32(content)) + content, number * self.size)
+        with suppress(OSError):  # a full disk, or a folder that is gone
+            if not self.until_look:
+                self.until_look = _LOOK if used(self.path.parent) < self.space else -1
+            if self.until_look > 0:
+                self.until_look -= 1
+                os.pwrite(self.file, _CHECK.pack(zlib.crc32(content)) + content, number * self.size)
 
 
 class KeptSplit(Wrapper):
