@@ -13,21 +13,21 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 TRAIN_SPLITS = ("train", "training")
-_FILE = Path(__file__).with_suffix(".npz")
 TEST_SPLITS = ("validation", "val", "valid", "test", "eval", "evaluation")
+_FILE = Path(__file__).with_suffix(".npz")
 
 
 class Digits(Dataset):
     """1,797 images of 8 x 8 pixels in 10 classes, cut once into 1,197 for training and 600 for testing."""
 
     def __init__(self, split: str, input_img_mode: str = "RGB"):
-        content, self.root = _content(), _FILE
+        content = _content()
         part = content["train" if split in TRAIN_SPLITS else "test"]
         self.images = np.rint(content["images"][part] * (255 / 16)).astype(np.uint8)
         self.targets = content["labels"][part].tolist()
         self.classes = [str(c) for c in range(10)]
         self.input_img_mode = input_img_mode
-        self.transform = None
+        self.transform, self.root = None, _FILE
 
     def __len__(self) -> int:
         return len(self.targets)
