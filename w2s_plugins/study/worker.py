@@ -20,8 +20,8 @@ from .layout import AGAIN, PlannedRun, finished, load_plan, read_state, read_top
 from .lease import BEATS, STALE, Lease, Leases, acquire
 
 SCRIPT = TOP / "train_w2s.py"
-# what takes runs longest to import
-MODULES = ("train_w2s", "scipy.stats", "sklearn.linear_model")
+# what takes runs longest to import, and starts no thread: scikit-learn is not here, whose pandas may import pyarrow
+MODULES = ("train_w2s", "scipy.stats")
 TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
             "train_w2s.train_together(json.load(sys.stdin))")
 Start = Callable[..., Forked | subprocess.Popen]  # `cold`, or what starts programs as it does
