@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import EXIT_USER_ERROR, UserError, called, run_main
 from .files import TOP
-from .metrics.pgr import performance_gap_recovered
+from .metrics.pgr import no_gap_hint, performance_gap_recovered
 from .monitor import format_table
 
 
@@ -70,6 +70,8 @@ def run_seed(seed: int, folder: Path) -> list[float]:
                       "--output", str(folder), "--experiment", name], folder / name)
     weak = step("weak")["metrics"]["top1"]
     ceiling = step("ceiling")["metrics"]["top1"]
+    if hint := no_gap_hint(weak, ceiling):
+        raise UserError(hint)
     student = step(
         "student", "--teacher-checkpoint", str(folder / "weak"), "--ceiling-acc", f"{ceiling:.4f}")["metrics"]
     pgr = performance_gap_recovered(weak, student["top1"], ceiling)

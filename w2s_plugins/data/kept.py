@@ -11,7 +11,7 @@ import shutil
 import struct
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -52,6 +52,13 @@ class KeptViews:
     def __reduce__(self) -> tuple:  # for workers that are not forked
         return KeptViews, (self.path, self.shape, self.space)
 
+    def get(self, number: int, make: Callable[[], tuple[object, int]]) -> tuple[object, int]:
+        """Return image and label: what is kept, or what ``make`` returns, which is kept if it can be."""
+        if (found := self.read(number)) is None:
+            found = make()
+            self.keep(number, *found)
+        return found
+
     def read(self, number: int) -> tuple[Tensor, int] | None:
         """Return image and label, None where they are not kept."""
         record = bytearray(self.size)
@@ -84,10 +91,7 @@ class KeptSplit(Wrapper):
         self.kept = kept
 
     def __getitem__(self, index: int) -> tuple:
-        if (found := self.kept.read(index)) is None:
-            found = self.dataset[index]
-            self.kept.keep(index, *found)
-        return found
+        return self.kept.get(index, lambda: self.dataset[index])
 
 
 def used(folder: Path) -> int:

@@ -165,19 +165,20 @@ class KeyedDataset(Dataset):
         raise UnreadableSample(f"{unreadable[0]}, nor can {len(unreadable) - 1} others of its batch")
 
     def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
-        view_seed, kept = hash_seed(self.seed, *key), None if choice or key.repeat else self.kept
-        number = key.epoch * len(self.dataset) + key.index
-        if kept and (found := kept.read(number)):
-            return *found, key, view_seed
+        view_seed = hash_seed(self.seed, *key)
+        make = functools.partial(self._make, key, choice, view_seed)
+        if self.kept is None or key.repeat:
+            return *make(), key, view_seed
+        return *self.kept.get(key.epoch * len(self.dataset) + key.index, make), key, view_seed
+
+    def _make(self, key: ViewKey, choice: list[int], view_seed: int) -> tuple[object, int]:
         seed_generators(view_seed)
         try:
             image, label = self.dataset[(key.index, *choice) if choice else key.index]
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
-        if kept:
-            kept.keep(number, image, label)
-        return image, label, key, view_seed
+        return image, label
 
 
 def mix_with_share(
