@@ -16,8 +16,8 @@ loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
 malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors,
            by its environment variables, against where it gives it back and takes it again
-study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one teacher and one
-           seed; its probes are left out where their weights are not in data/
+study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one seed, of the
+           five that differ in nothing else; probes are left out where their weights are not in data/
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -501,8 +501,9 @@ def study(args: argparse.Namespace, folder: Path) -> None:
     """Print what the runs of a study cost as forks, probes together, and as processes of their own."""
     content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
     strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
-    content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), weak=content["weak"][1:2], strong=strong,
-                   seeds=1, losses=["kd"] if args.quick else content["losses"])
+    content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), strong=strong, seeds=1,
+                   weak=content["weak"][1:2] if args.quick else content["weak"],
+                   losses=["kd"] if args.quick else content["losses"])
     if args.quick:
         for flags in (content["base"], content["weak"][0]["flags"]):
             flags.update(epochs=1)

@@ -123,24 +123,24 @@ def test_records(tmp_path):
     (tmp_path / "folder").mkdir()
     path, image = tmp_path / "folder" / "views", torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
     mine, theirs = (KeptViews(path, (3, 2, 2), 1 << 30) for _ in range(2))
-    assert mine.read(0) is mine.read(5) is None
+    assert mine.read([0, 5]) == [None, None]
     mine.keep(5, image, -1)
-    found, label = theirs.read(5)
-    assert torch.equal(found, image) and label == -1 and theirs.read(4) is theirs.read(6) is None
-    assert torch.equal(pickle.loads(pickle.dumps(mine)).read(5)[0], image)
+    before, (found, label), after = theirs.read([4, 5, 6])
+    assert torch.equal(found, image) and label == -1 and before is after is None
+    assert torch.equal(pickle.loads(pickle.dumps(mine)).read([5])[0][0], image)
     for no_record in (image.float(), image[:2], image.numpy()):
         mine.keep(4, no_record, 1)
     mine.keep(4, image, torch.tensor(1))
-    assert mine.read(4) is None
+    assert mine.read([4]) == [None]
     with path.open("r+b") as file:  # as a process leaves it that is killed while it writes
         file.seek(-1, os.SEEK_END)
         file.write(b"\xff")
-    assert mine.read(5) is None
+    assert mine.read([5]) == [None]
     mine.keep(5, image, 3)
-    assert theirs.read(5)[1] == 3
+    assert theirs.read([5])[0][1] == 3
     shutil.rmtree(path.parent)
     theirs.keep(6, image, 0)
-    assert mine.read(5)[1] == 3, "who has it open keeps it"
+    assert mine.read([5])[0][1] == 3, "who has it open keeps it"
 
 
 def test_space(folder, place, monkeypatch):

@@ -11,11 +11,12 @@ import shutil
 import struct
 import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -52,22 +53,16 @@ class KeptViews:
     def __reduce__(self) -> tuple:  # for workers that are not forked
         return KeptViews, (self.path, self.shape, self.space)
 
-    def get(self, number: int, make: Callable[[], tuple[object, int]]) -> tuple[object, int]:
-        """Return image and label: what is kept, or what ``make`` returns, which is kept if it can be."""
-        if (found := self.read(number)) is None:
-            found = make()
-            self.keep(number, *found)
-        return found
-
-    def read(self, number: int) -> tuple[Tensor, int] | None:
-        """Return image and label, None where they are not kept."""
-        record = bytearray(self.size)
+    def read(self, numbers: Sequence[int]) -> list[tuple[Tensor, int] | None]:
+        """Return image and label of each, None where they are not kept."""
+        records = np.zeros((len(numbers), self.size), dtype=np.uint8)
         with suppress(OSError):
-            os.preadv(self.file, [record], number * self.size)
-        content = memoryview(record)[_CHECK.size:]
-        if zlib.crc32(content) != _CHECK.unpack_from(record)[0]:
-            return None
-        return torch.frombuffer(content[_LABEL.size:], dtype=torch.uint8).view(self.shape), *_LABEL.unpack_from(content)
+            for number, record in zip(numbers, records):
+                os.preadv(self.file, [record], number * self.size)
+        contents = records[:, _CHECK.size:]
+        images = torch.from_numpy(contents)[:, _LABEL.size:].unflatten(1, self.shape)
+        return [(image, *_LABEL.unpack_from(content)) if zlib.crc32(content) == check else None
+                for image, content, (check,) in zip(images, contents, map(_CHECK.unpack_from, records))]
 
     def keep(self, number: int, image: object, label: object) -> None:
         """Keep a view for others, if it is an 8-bit image of the right size and there is space."""
@@ -91,7 +86,16 @@ class KeptSplit(Wrapper):
         self.kept = kept
 
     def __getitem__(self, index: int) -> tuple:
-        return self.kept.get(index, lambda: self.dataset[index])
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple]:
+        """Return a batch, as PyTorch's loader asks for it."""
+        return [found or self._make(index) for index, found in zip(indices, self.kept.read(indices))]
+
+    def _make(self, index: int) -> tuple:
+        made = self.dataset[index]
+        self.kept.keep(index, *made)
+        return made
 
 
 def used(folder: Path) -> int:

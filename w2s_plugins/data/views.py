@@ -135,7 +135,7 @@ class KeyedDataset(Dataset):
     Args:
         dataset: makes a view of a sample.
         seed: of the run.
-        kept: views that other runs have made, None where there are none.
+        kept: views that other runs have made, of which each epoch has one of a sample; None where there are none.
     """
 
     def __init__(self, dataset: Dataset, seed: int, kept: KeptViews | None = None):
@@ -149,36 +149,40 @@ class KeyedDataset(Dataset):
 
     def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
         """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample` where nothing stands in."""
+        if self.kept is None:
+            found = [None] * len(keys)
+        else:
+            found = self.kept.read([self._number(key) for key in keys])
         with kept_generators():
-            return [self._view(key) for key in keys]
+            return [self._view(key) if kept is None else Sample(*kept, key, hash_seed(self.seed, *key))
+                    for key, kept in zip(keys, found)]
 
     def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
         unreadable = []
         for candidate in (key, *getattr(key, "others", ())):
             try:
-                return Sample(*self._read(candidate, choice), tuple(unreadable))
+                return self._make(candidate, choice, tuple(unreadable))
             except UnreadableSample as error:
                 unreadable.append(str(error))
         if len(unreadable) == 1:
             raise UnreadableSample(unreadable[0])
         raise UnreadableSample(f"{unreadable[0]}, nor can {len(unreadable) - 1} others of its batch")
 
-    def _read(self, key: ViewKey, choice: list[int]) -> tuple[object, int, ViewKey, int]:
+    def _make(self, key: ViewKey, choice: list[int], unreadable: tuple[str, ...]) -> Sample:
         view_seed = hash_seed(self.seed, *key)
-        make = functools.partial(self._make, key, choice, view_seed)
-        if self.kept is None or key.repeat:
-            return *make(), key, view_seed
-        return *self.kept.get(key.epoch * len(self.dataset) + key.index, make), key, view_seed
-
-    def _make(self, key: ViewKey, choice: list[int], view_seed: int) -> tuple[object, int]:
         seed_generators(view_seed)
         try:
             image, label = self.dataset[(key.index, *choice) if choice else key.index]
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
-        return image, label
+        if self.kept is not None:
+            self.kept.keep(self._number(key), image, label)
+        return Sample(image, label, key, view_seed, unreadable)
+
+    def _number(self, key: ViewKey) -> int:
+        return key.epoch * len(self.dataset) + key.index
 
 
 def mix_with_share(
