@@ -48,7 +48,7 @@ COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 100
     "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
 TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
-LAST = f"{TUNED} --lr 0.0003 --tune last:0.3 --head-init-scale 0 --epochs 8"  # as hparams/w2s.yaml has it
+LAST = f"{TUNED} --lr 0.0006 --tune last:0.3 --head-init-scale 0 --epochs 4"  # as hparams/w2s.yaml has it
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
