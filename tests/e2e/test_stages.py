@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.engine import step
@@ -109,6 +109,17 @@ def test_a_last_stage_below_an_earlier_one(here: Run, flags: list[object], tmp_p
     done = here(*flags[:-1], "up", "--val-slice", "0:200").ok()
     record = json.loads((tmp_path / "up" / "result.json").read_text())
     assert record["last_above"]["low"]["value"] > 0 and "better student" not in done.err + str(record["warnings"])
+
+
+def test_weights_of_the_command_line_are_for_the_first_stage(here: Run, flags: list[object], tmp_path: Path) -> None:
+    save_file(timm.create_model("w2s_cnn5", num_classes=10).state_dict(), tmp_path / "start.safetensors")
+    (tmp_path / "stages.yaml").write_text("[{name: one, lr: 0.1}, {name: two, initial_checkpoint: 'stage:one'}]")
+    here(*flags, "--finetune", tmp_path / "start.safetensors").ok()
+    record = json.loads((tmp_path / "chain" / "result.json").read_text())["stages"]
+    assert record["one"]["model"]["source"]["file"] == str(tmp_path / "start.safetensors")
+    assert record["two"]["model"]["source"]["sha256"] == record["one"]["export"]["model.safetensors"]
+    assert "--finetune would overwrite the weights of --initial-checkpoint: give one" in here(
+        *TINY, "--finetune", "a", "--initial-checkpoint", "b").error
 
 
 def test_enhanced(here: Run, flags: list[object], tmp_path: Path) -> None:

@@ -662,6 +662,8 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "say of which samples, by which teacher, views and resumption go: a NaFlexVit trains here on images of one "
          "size, without the flag"),
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
+        (bool(args.finetune and args.initial_checkpoint), "--finetune would overwrite the weights of "
+         "--initial-checkpoint: give one of them"),
         (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.aug_splits and mixing, "--aug-splits cannot be combined with mixup or cutmix"),
         (args.aug_splits and args.no_aug, "--aug-splits cannot be combined with --no-aug"),

@@ -402,6 +402,8 @@ def found_products(flags: Mapping[str, object], earlier: Mapping[str, object], c
         return PRODUCT[flag].format(folder / name)
 
     found = {flag: product(flag, value) for flag, value in flags.items() if flag != "teacher"}
+    if str(flags.get("initial_checkpoint") or "").startswith(EARLIER):
+        found.setdefault("finetune", "")  # of the command line: what the first stage begins with
     if "teacher" in flags:
         named = split_names(flags["teacher"])
         if GIVEN in named and not teacher:
