@@ -1,5 +1,6 @@
 """Views that runs of a study share are those that each would have made."""
 
+import dataclasses
 import os
 import pickle
 import random
@@ -12,11 +13,21 @@ import pytest
 import torch
 
 from tests.parts import train_args, train_loader, write_folder
-from w2s_plugins.data import KEPT_VIEWS, LoaderSettings, create_dataset, create_eval_loader, kept
+from w2s_plugins.build.loaders import loader_settings, train_views
+from w2s_plugins.data import (
+    KEPT_VIEWS,
+    LoaderSettings,
+    create_dataset,
+    create_eval_loader,
+    create_train_loader,
+    kept,
+    take_slice,
+)
 from w2s_plugins.data.decoding import FileDataset
 from w2s_plugins.data.kept import KeptViews, keep_views
 from w2s_plugins.data.keys import PROBES
 from w2s_plugins.data.unlabeled import open_unlabeled
+from w2s_plugins.distributed.world import Precision, World
 
 from .test_views import ALL, CONFIG, COUNT, assert_same, epochs
 
@@ -74,6 +85,24 @@ def test_a_second_run_has_the_same_batches(case, once, folder, place, made, monk
     assert_same(epochs(loader(folder, *ALL[case])), expected)
     assert once is None or (len(made) == first) == once, "the second opens none"
     assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
+
+
+@pytest.mark.parametrize("changes", [{"epoch_size": 3 * COUNT}, {"labelled": 2}], ids=str)
+def test_samples_that_come_again_have_views_of_their_own(changes, folder, place, monkeypatch):
+    args, cpu = train_args("--num-classes", "3", "--batch-size", "4", "--workers", "0"), torch.device("cpu")
+    views = dataclasses.replace(train_views(args, CONFIG, 3), **changes)
+
+    def seen() -> list:
+        labelled = take_slice(create_dataset("", str(folder), "validation"), "0:3", 0) if views.labelled else None
+        return epochs(create_train_loader(
+            create_dataset("", str(folder), "train"), views, CONFIG,
+            loader_settings(args, Precision(cpu), World(cpu, 0, 1, False)), labelled=labelled))
+    monkeypatch.delenv(KEPT_VIEWS)
+    expected = seen()
+    assert max(torch.bincount(torch.cat([batch.index for batch in expected[:len(expected) // 2]]))) > 1
+    monkeypatch.setenv(KEPT_VIEWS, str(place))
+    assert_same(seen(), expected)
+    assert_same(seen(), expected)
 
 
 def test_workers_share_views(folder, place, made):

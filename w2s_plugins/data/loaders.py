@@ -261,7 +261,7 @@ def create_train_loader(
         batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
     if not views.sizes and len(batch_sampler) == 0:
         raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
-    kept = None if views.sizes or views.splits > 1 or views.repeats > 1 else _kept_views(
+    kept = None if views.sizes or views.splits > 1 else _kept_views(
         [untransformed, *filter(None, [labelled])], data_config, settings, **views.transform, seed=views.seed)
     loader = DataLoader(
         KeyedDataset(dataset, views.seed, kept),

@@ -135,7 +135,7 @@ class KeyedDataset(Dataset):
     Args:
         dataset: makes a view of a sample.
         seed: of the run.
-        kept: views that other runs have made, of which each epoch has one of a sample; None where there are none.
+        kept: views that other runs have made, None where there are none.
     """
 
     def __init__(self, dataset: Dataset, seed: int, kept: KeptViews | None = None):
@@ -149,10 +149,10 @@ class KeyedDataset(Dataset):
 
     def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
         """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample` where nothing stands in."""
-        if self.kept is None:
-            found = [None] * len(keys)
-        else:
-            found = self.kept.read([self._number(key) for key in keys])
+        found = [None] * len(keys)
+        if self.kept is not None:  # of a sample that comes again in its epoch the first view
+            found = [None if key.repeat else kept
+                     for key, kept in zip(keys, self.kept.read([self._number(key) for key in keys]))]
         with kept_generators():
             return [self._view(key) if kept is None else Sample(*kept, key, hash_seed(self.seed, *key))
                     for key, kept in zip(keys, found)]
@@ -177,7 +177,7 @@ class KeyedDataset(Dataset):
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
-        if self.kept is not None:
+        if self.kept is not None and not key.repeat:
             self.kept.keep(self._number(key), image, label)
         return Sample(image, label, key, view_seed, unreadable)
 
