@@ -114,11 +114,15 @@ def test_an_image_of_nan_costs_its_step_and_nothing_else(caplog):
     assert weights_are_finite(task.get_trainable_module())
 
 
-@pytest.mark.parametrize("precision", [Precision(CPU), Precision(
-    CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu"))], ids=["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("accum", [1, 2])
 @pytest.mark.parametrize("loss", ["elr", "balanced_elr", "temporal", "sop"])
-def test_an_image_of_nan_leaves_the_memory_of_a_loss_alone(loss, accum, precision):
+def test_an_image_of_nan_leaves_the_memory_of_a_loss_alone(loss, accum, dtype):
+    precision = Precision(CPU)
+    if dtype == "float16":
+        scaler = NativeScaler(device="cpu")
+        scaler._scaler = torch.amp.GradScaler("cpu", init_scale=256.0)  # with 65,536 the first steps are too large
+        precision = Precision(CPU, amp_dtype=torch.float16, scaler=scaler)
     task = make_task(create_loss(loss), num_samples=48)
     states = []
     train(task, Poisoned(make_loader(48)), grad_accum_steps=accum, precision=precision, nan_patience=2, on_update=(
