@@ -9,7 +9,7 @@ NUM_SAMPLES = 300
 
 
 def logit_losses() -> list[str]:
-    """Names of the losses of the package that work on logits alone; tests in this process may have registered others."""
+    """Names of the package's losses that work on logits alone; other tests in this process may have registered more."""
     return [name for name in list_losses() if not create_loss(name).needs_features
             and LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")]
 
