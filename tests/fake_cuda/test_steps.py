@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths, library_paths
 
-from w2s_plugins.losses import list_losses
-from w2s_plugins.losses.base import LOSSES
+from tests.losses.common import own_losses
 
 HERE = Path(__file__).parent
 GRADIENTS = "w2s_plugins/engine/step.py:update_weights: _local_scalar_dense"  # docs/reliability.md says why
@@ -41,8 +40,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[
         [sys.executable, "-W", "ignore", "-c", RUN, library], cwd=HERE.parents[1], capture_output=True, text=True)
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
-    ours = {name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")}
-    assert {*ours, "agreement phase", "--episodic", "resnet50"} <= found.keys()
+    assert {*own_losses(), "agreement phase", "--episodic", "resnet50"} <= found.keys()
     return found
 
 

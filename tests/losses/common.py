@@ -8,10 +8,14 @@ from w2s_plugins.losses.base import LOSSES
 NUM_SAMPLES = 300
 
 
+def own_losses() -> list[str]:
+    """Names of the package's losses; other tests in this process may have registered more."""
+    return [name for name in list_losses() if LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")]
+
+
 def logit_losses() -> list[str]:
-    """Names of the package's losses that work on logits alone; other tests in this process may have registered more."""
-    return [name for name in list_losses() if not create_loss(name).needs_features
-            and LOSSES.get(name).factory.__module__.startswith("w2s_plugins.")]
+    """Names of those that work on logits alone."""
+    return [name for name in own_losses() if not create_loss(name).needs_features]
 
 
 def make_inputs(
