@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
 import numpy as np  # noqa: E402
+import yaml  # noqa: E402
 from tuning import measure  # noqa: E402
 
 from w2s_plugins.metrics.pgr import performance_gap_recovered  # noqa: E402
@@ -47,16 +48,20 @@ from w2s_plugins.study.statistics import RESAMPLES, compare  # noqa: E402
 COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --log-interval 1000 " \
     "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
-TUNED = "--opt adamw --weight-decay 0.05 --batch-size 64"
-LAST = f"{TUNED} --lr 0.0006 --tune last:0.3 --head-init-scale 0 --epochs 4"  # as hparams/w2s.yaml has it
+FILE = ROOT / "hparams" / "w2s.yaml"
+# what that file says of all but teacher and loss; its flags without a value are those of COMMON
+LAST = " ".join(
+    f"--{name.replace('_', '-')} {value}" for name, value in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
+    if name not in ("loss", "teacher_targets") and value is not True)
+WHOLE = "--opt adamw --weight-decay 0.05 --batch-size 64 --lr {rate} --epochs {epochs}"
 TAUGHT = "--unlabeled {data}/photos.tar --teacher {weak} --teacher-targets cached --loss adaptconf"
 RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {weak}"
 # flags of each run, beside those of the student
 ROWS = {
-    "adaptconf": f"{TAUGHT} {TUNED} --lr {{rate}} --epochs {{epochs}}",
+    "adaptconf": f"{TAUGHT} {WHOLE}",
     "adaptconf, part": f"{TAUGHT} {LAST}",
-    "recipe": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml",
-    "recipe, refined": f"{RECIPE} --config {ROOT}/hparams/w2s.yaml --refine-labels",
+    "recipe": f"{RECIPE} --config {FILE}",
+    "recipe, refined": f"{RECIPE} --config {FILE} --refine-labels",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }

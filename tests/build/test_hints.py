@@ -4,7 +4,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT
 from tests.parts import train_args
-from w2s_plugins.build.hints import average_hint, chance_hint, speed_hint
+from w2s_plugins.build.hints import average_hint, speed_hint, student_chance_hint, teacher_chance_hint
 from w2s_plugins.build.optimisation import highest_rate, schedule_hints
 from w2s_plugins.cli import train_parser
 from w2s_plugins.cli.parser import read_config
@@ -87,7 +87,14 @@ def test_recipes_reach_their_learning_rate():
     (10.0, 10, 1000, True), (11.8, 10, 1000, True), (12.0, 10, 1000, False), (12.0, 10, 100, True),
     (0.4, 1000, 1, True),
 ])
-def test_a_teacher_at_chance(top1, classes, samples, chance):
-    hint = chance_hint(top1, classes, samples)
-    assert (hint is not None) == chance
-    assert not chance or f"top-1 {top1:.2f} with {classes} classes" in hint
+def test_at_chance(top1, classes, samples, chance):
+    for hint in (teacher_chance_hint(top1, classes, samples),
+                 student_chance_hint(train_args(), top1, classes, samples)):
+        assert (hint is not None) == chance
+        assert not chance or f"top-1 {top1:.2f} with {classes} classes" in hint
+
+
+@pytest.mark.parametrize("flags, head", [("", True), ("--head-init-scale 0", False), ("--linear-probe", False)])
+def test_what_a_student_at_chance_is_told(flags, head):
+    hint = student_chance_hint(train_args(*flags.split()), 10.0, 10, 1000)
+    assert "--lr" in hint and ("--head-init-scale" in hint) == head

@@ -45,13 +45,25 @@ def rate_hint(args: argparse.Namespace, epochs: int, highest: float | None) -> s
             f"--lr {args.lr:g}; give {by_epoch}more --epochs or a smaller --warmup-epochs")
 
 
-def chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
-    """Return a line that says that a teacher is not better than guessing, by two standard errors, or None."""
+def teacher_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a line that says that a teacher is not better than guessing, or None."""
+    found = _at_chance(top1, num_classes, samples)
+    return found and f"the teacher is {found}. Wrong weights, class order, normalisation or input size?"
+
+
+def student_chance_hint(args: argparse.Namespace, top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a line that says that a student is not better than guessing, or None."""
+    found = _at_chance(top1, num_classes, samples)
+    head = ", or --head-init-scale 0" if args.head_init_scale is None and not args.linear_probe else ""
+    return found and f"the student is {found}: it has learned nothing. Give it a smaller --lr{head}, or more --epochs"
+
+
+def _at_chance(top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a description of an accuracy that is not better than guessing by two standard errors, or None."""
     chance = chance_level(num_classes) / 100
     if top1 > 100 * (chance + 2 * (chance * (1 - chance) / max(1, samples)) ** 0.5):
         return None
-    return (f"the teacher is at chance: top-1 {top1:.2f} with {num_classes} classes (guessing gives "
-            f"{100 * chance:.2f}). Wrong weights, class order, normalisation or input size?")
+    return f"at chance: top-1 {top1:.2f} with {num_classes} classes (guessing gives {100 * chance:.2f})"
 
 
 def average_hint(args: argparse.Namespace, updates: int) -> str | None:

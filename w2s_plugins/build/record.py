@@ -37,7 +37,7 @@ from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .hints import chance_hint
+from .hints import student_chance_hint, teacher_chance_hint
 from .optimisation import schedule_hints
 from .resolve import LABELS, is_scored_by_teacher, label_paths, random_start_hint, split_names
 from .student import RANDOM_FEATURES
@@ -134,6 +134,7 @@ def make_record(
                      *filter(None, [refined_hint(targets, weak)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
                      *list_warnings(args, chosen, outcome.position, weak),
+                     *student_hints(args, chosen, data),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
 
@@ -252,11 +253,18 @@ def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data
     """Return what is to be said of a teacher, measured on the splits with ground truth, that a run can tell nothing of.
     """
     splits = {"val": data.val, "select": data.select}
-    hints = [chance_hint(weak[name]["top1"], data.num_classes, len(split))
+    hints = [teacher_chance_hint(weak[name]["top1"], data.num_classes, len(split))
              for name, split in splits.items() if "top1" in weak.get(name, ())]
     if args.ceiling_acc is not None and "top1" in weak.get("val", ()):
         hints.append(no_gap_hint(weak["val"]["top1"], args.ceiling_acc))
     return [*filter(None, hints)]
+
+
+def student_hints(args: argparse.Namespace, chosen: dict, data: Data) -> list[str]:
+    """Return what is to be said of a student that has learned nothing, on the validation split."""
+    if "top1" not in chosen.get("val", ()):
+        return []
+    return [*filter(None, [student_chance_hint(args, chosen["val"]["top1"], data.num_classes, len(data.val))])]
 
 
 def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:
