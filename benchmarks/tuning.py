@@ -29,16 +29,18 @@ sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
 from w2s_plugins.monitor import format_table  # noqa: E402
 
-COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --batch-size 32 --val-interval 1000 --workers 0"
-WEAK = "--model w2s_cnn5 --img-size 32 --epochs 15 --opt sgd --lr 0.05 --smoothing 0"
-STRONG = "--task-loss-weight 0 --opt adamw --weight-decay 0.05 --scale 0.7 1 --color-jitter 0 --recovery-interval 20 " \
-    "--teacher-targets cached --teacher-cache-dtype float32 --select best --select-split 0.15"
+COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 1000 --workers 0 --no-aug"
+WEAK = "--model w2s_cnn5 --img-size 32 --epochs 20 --batch-size 32 --opt sgd --lr 0.05 --smoothing 0"
+STRONG = "--task-loss-weight 0 --opt adamw --weight-decay 0.05 --batch-size 64 --channels-last --smoothing 0 " \
+    "--recovery-interval 20 --teacher-targets cached --teacher-cache-dtype float32 --select best --select-split 0.15"
+NEW = "--head-init-scale 0"
 WAYS = {
-    "head": ("--tune head", (3e-3, 1e-2)),
-    "norm": ("--tune norm", (3e-3, 1e-2)),
-    "last:1": ("--tune last:1", (1e-3, 3e-3)),
-    "lora": ("--tune lora", (1e-3, 3e-3)),
-    "all": ("--tune all", (3e-4, 1e-3)),
+    "head": (f"{NEW} --tune head", (3e-3, 1e-2)),
+    "norm": (f"{NEW} --tune norm", (1e-3, 3e-3)),
+    "last:1": (f"{NEW} --tune last:1", (6e-4, 2e-3)),
+    "last:0.3": (f"{NEW} --tune last:0.3", (3e-4, 6e-4)),
+    "lora": (f"{NEW} --tune lora", (5e-4, 2e-3)),
+    "all": (f"{NEW} --tune all", (2e-4, 6e-4)),
     "LP-FT": ("--initial-checkpoint {head}/export/model.safetensors", (1e-4, 3e-4)),
 }
 COLUMNS = ["", "rate", "trained weights", "top-1", "agreement", "CPU s", "memory MB", "checkpoint MB"]
@@ -54,8 +56,8 @@ def main() -> None:
                         help="flags that name the strong model")
     parser.add_argument("--flags", default="", help="more flags of every run, such as --hflip 0")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
-    parser.add_argument("--loss", default="adaptconf")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--loss", default="elr")
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("output/tuning"))
     args = parser.parse_args()

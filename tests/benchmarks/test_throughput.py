@@ -88,6 +88,7 @@ def test_processes(rows):
         assert_ratio(row[2])
 
 
+@pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes a minute: W2S_LONG=1")
 def test_startup(rows):
     table = rows("startup")
     assert [row[0] for row in table][:5] == ["import torch", *(
@@ -98,6 +99,7 @@ def test_startup(rows):
         assert_ratio(row[2])
 
 
+@pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes a minute: W2S_LONG=1")
 def test_malloc(rows):
     table = rows("malloc")
     assert [row[:2] for row in table] == [["w2s_cnn2", "training"], ["w2s_cnn2", "evaluation"]]

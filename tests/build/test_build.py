@@ -122,6 +122,20 @@ def test_a_trained_head_that_is_set_to_zero(tmp_path, caplog):
             "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)"]
 
 
+def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
+    """A random one would undo what it stands on; one that a file has given, or that `--tune all` trains, is left."""
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "same.pth")
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "other.pth")
+    for part, file, scale, zeros in (
+            ("last:1", "other", None, True), ("norm", "other", None, True), ("head", "other", None, True),
+            ("last:1", "other", "1", False), ("last:1", "same", None, False), ("all", "other", None, False),
+            ("last:1", None, None, False)):
+        flags = ["--tune", part, *(["--finetune", str(tmp_path / f"{file}.pth")] if file else []),
+                 *(["--head-init-scale", scale] if scale else [])]
+        head = student(*flags, model="test_resnet")[0].get_classifier()
+        assert (not head.weight.any()) == zeros, (part, file, scale)
+
+
 def test_batch_norm_flags():
     model = student("--bn-momentum", "0.01", "--bn-eps", "0.1", model="test_efficientnet")[0]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -133,8 +133,8 @@ def make_record(
                      *teacher_hints(args, outcome.weak, data),
                      *filter(None, [refined_hint(targets, weak)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
-                     *list_warnings(args, chosen, outcome.position, weak),
                      *student_hints(args, chosen, data),
+                     *list_warnings(args, chosen, outcome.position, weak),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
 

@@ -99,10 +99,14 @@ def build_student(
             _logger.warning(f"WARNING: {RANDOM_FEATURES}")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
-    if args.head_init_scale == 0 and source["init"] == "checkpoint" and not args.linear_probe:
-        warn_of_lost_head(args, model, new_head)
+    scale, fresh = args.head_init_scale, has_new_head(args, model, source, new_head)
+    if scale == 0 and source["init"] == "checkpoint" and not (fresh or args.linear_probe):
+        warn_of_lost_head(args)
+    if scale is None and fresh and args.tune != "all":
+        _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
+        scale = 0.0
     for head in heads_of(model):
-        scale_head(head, args.head_init_scale, args.head_init_bias)
+        scale_head(head, scale, args.head_init_bias)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -239,13 +243,21 @@ def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names:
         warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
 
 
-def warn_of_lost_head(args: argparse.Namespace, model: nn.Module, new_head: list[torch.Tensor]) -> None:
-    """Warn of ``--head-init-scale 0`` where the head is no longer ``new_head``, but one that a file has given."""
-    head = (p for own in heads_of(model) for p in own.parameters())
-    if any(not torch.equal(ours, new) for ours, new in zip(head, new_head)):
-        flag = f"--finetune {args.finetune}" if args.finetune else f"--initial-checkpoint {args.initial_checkpoint}"
-        _logger.warning(f"WARNING: --head-init-scale 0 sets the head of {flag} to zero, and what it has learned is "
-                        "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)")
+def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> bool:
+    """Return whether a student with learned weights has a head that nobody has trained: ``new_head``, as it was made
+    before a file was read.
+    """
+    if source["init"] == "pretrained":  # timm has read its weights by then
+        return not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
+    head = [p for own in heads_of(model) for p in own.parameters()]
+    return source["init"] == "checkpoint" and all(map(torch.equal, head, new_head))
+
+
+def warn_of_lost_head(args: argparse.Namespace) -> None:
+    """Warn of ``--head-init-scale 0`` over a head that a file has given."""
+    flag = f"--finetune {args.finetune}" if args.finetune else f"--initial-checkpoint {args.initial_checkpoint}"
+    _logger.warning(f"WARNING: --head-init-scale 0 sets the head of {flag} to zero, and what it has learned is "
+                    "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)")
 
 
 def warn_of_pooling(model: nn.Module, file: Path, flag: str) -> None:
