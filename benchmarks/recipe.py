@@ -4,6 +4,7 @@ From two tar files of CLASS/IMAGE, for each seed: some images keep their labels,
 others lose them, and the same pretrained student is taught by that network on these,
 
     adaptconf   all of it fine-tuned, as in the paper,
+    adaptconf, zeros   the same with a head that begins with zeros,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
     recipe, refined   with --refine-labels,
@@ -59,13 +60,14 @@ RECIPE = "--unlabeled {data}/photos.tar --train-split labelled.tar --teacher {we
 # flags of each run, beside those of the student
 ROWS = {
     "adaptconf": f"{TAUGHT} {WHOLE}",
+    "adaptconf, zeros": f"{TAUGHT} {WHOLE} --head-init-scale 0",
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {FILE}",
     "recipe, refined": f"{RECIPE} --config {FILE} --refine-labels",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }
-REFERENCES = ["adaptconf", "adaptconf, part", "recipe", "direct"]
+REFERENCES = ["adaptconf", "adaptconf, zeros", "adaptconf, part", "recipe", "direct"]
 
 
 def main() -> None:

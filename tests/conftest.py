@@ -66,7 +66,7 @@ def remount(disk: Path, mode: str) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: to look through it for garbage again and again takes a tenth of the tests' time."""
+    """What is imported by now stays: looking through it for garbage, again and again, takes a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
