@@ -136,6 +136,16 @@ def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
         assert (not head.weight.any()) == zeros, (part, file, scale)
 
 
+@pytest.mark.parametrize("model, flags, said", [
+    ("test_efficientnet", [], 1), ("test_efficientnet", ["--head-init-scale", "0"], 0), ("test_resnet", [], 0),
+    ("test_vit", [], 0), ("test_efficientnet", ["--tune", "norm"], 0)])
+def test_a_loud_new_head(tmp_path, caplog, model, flags, said):
+    """timm's EfficientNets have larger random weights the fewer classes there are."""
+    torch.save(timm.create_model(model, num_classes=7).state_dict(), tmp_path / "a.pth")
+    student("--finetune", str(tmp_path / "a.pth"), *flags, model=model)
+    assert sum("--head-init-scale 0" in text for text in caplog.messages) == said
+
+
 def test_batch_norm_flags():
     model = student("--bn-momentum", "0.01", "--bn-eps", "0.1", model="test_efficientnet")[0]
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -40,6 +40,8 @@ from .resolve import trains_part
 from .resolve_probe import sees_levels
 
 _logger = logging.getLogger(__name__)
+
+LOUD = 2.0  # linear layers of torch begin with 0.6, those of timm's transformers with 0.4 to 0.6
 RANDOM_FEATURES = ("--linear-probe on features of random weights: give --pretrained, --finetune FILE or "
                    "--initial-checkpoint FILE")
 
@@ -105,6 +107,9 @@ def build_student(
     if scale is None and fresh and args.tune != "all":
         _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
         scale = 0.0
+    elif scale is None and fresh and any(map(is_loud, heads_of(model))):
+        _logger.warning("WARNING: the new head begins with large random weights, as timm makes those of few classes; what "
+                        "comes back through it undoes what the student knows: --head-init-scale 0")
     for head in heads_of(model):
         scale_head(head, scale, args.head_init_bias)
     if args.grad_checkpointing:
@@ -251,6 +256,12 @@ def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_h
         return not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
     head = [p for own in heads_of(model) for p in own.parameters()]
     return source["init"] == "checkpoint" and all(map(torch.equal, head, new_head))
+
+
+def is_loud(head: nn.Module) -> bool:
+    """Return whether logits of random weights differ by much more than one for features of size one."""
+    weight = getattr(head, "weight", None)
+    return weight is not None and float(weight.detach().std()) * weight[0].numel() ** 0.5 > LOUD
 
 
 def warn_of_lost_head(args: argparse.Namespace) -> None:
