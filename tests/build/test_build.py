@@ -138,7 +138,7 @@ def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
 
 @pytest.mark.parametrize("model, flags, said", [
     ("test_efficientnet", [], 1), ("test_efficientnet", ["--head-init-scale", "0"], 0), ("test_resnet", [], 0),
-    ("test_vit", [], 0), ("test_efficientnet", ["--tune", "norm"], 0)])
+    ("test_vit", [], 0), ("test_efficientnet", ["--tune", "norm"], 0), ("test_efficientnet", ["--linear-probe"], 0)])
 def test_a_loud_new_head(tmp_path, caplog, model, flags, said):
     """timm's EfficientNets have larger random weights the fewer classes there are."""
     torch.save(timm.create_model(model, num_classes=7).state_dict(), tmp_path / "a.pth")

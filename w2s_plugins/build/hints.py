@@ -51,11 +51,10 @@ def teacher_chance_hint(top1: float, num_classes: int, samples: int) -> str | No
     return found and f"the teacher is {found}. Wrong weights, class order, normalisation or input size?"
 
 
-def student_chance_hint(args: argparse.Namespace, top1: float, num_classes: int, samples: int) -> str | None:
+def student_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
     """Return a line that says that a student is not better than guessing, or None."""
     found = _at_chance(top1, num_classes, samples)
-    head = ", or --head-init-scale 0" if args.head_init_scale is None and not args.linear_probe else ""
-    return found and f"the student is {found}: it has learned nothing. Give it a smaller --lr{head}, or more --epochs"
+    return found and f"the student is {found}: it has learned nothing. Give it a smaller --lr or more --epochs"
 
 
 def _at_chance(top1: float, num_classes: int, samples: int) -> str | None:

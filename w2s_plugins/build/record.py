@@ -133,7 +133,7 @@ def make_record(
                      *teacher_hints(args, outcome.weak, data),
                      *filter(None, [refined_hint(targets, weak)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
-                     *student_hints(args, chosen, data),
+                     *student_hints(chosen, data),
                      *list_warnings(args, chosen, outcome.position, weak),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
@@ -260,11 +260,11 @@ def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data
     return [*filter(None, hints)]
 
 
-def student_hints(args: argparse.Namespace, chosen: dict, data: Data) -> list[str]:
+def student_hints(chosen: dict, data: Data) -> list[str]:
     """Return what is to be said of a student that has learned nothing, on the validation split."""
     if "top1" not in chosen.get("val", ()):
         return []
-    return [*filter(None, [student_chance_hint(args, chosen["val"]["top1"], data.num_classes, len(data.val))])]
+    return [*filter(None, [student_chance_hint(chosen["val"]["top1"], data.num_classes, len(data.val))])]
 
 
 def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:

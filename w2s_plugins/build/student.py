@@ -101,7 +101,8 @@ def build_student(
             _logger.warning(f"WARNING: {RANDOM_FEATURES}")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
-    scale, fresh = args.head_init_scale, has_new_head(args, model, source, new_head)
+    scale = args.head_init_scale
+    fresh = not args.linear_probe and has_new_head(args, model, source, new_head)
     if scale == 0 and source["init"] == "checkpoint" and not (fresh or args.linear_probe):
         warn_of_lost_head(args)
     if scale is None and fresh and args.tune != "all":
