@@ -109,8 +109,8 @@ def build_student(
         _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
         scale = 0.0
     elif scale is None and fresh and any(map(is_loud, heads_of(model))):
-        _logger.warning("WARNING: the new head begins with large random weights, as timm makes those of few classes; what "
-                        "comes back through it undoes what the student knows: --head-init-scale 0")
+        _logger.warning("WARNING: the new head begins with large random weights, and what comes back through it undoes "
+                        "what the student knows: --head-init-scale 0")
     for head in heads_of(model):
         scale_head(head, scale, args.head_init_bias)
     if args.grad_checkpointing:
