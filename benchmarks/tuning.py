@@ -41,7 +41,7 @@ WAYS = {
     "last:0.3": (f"{NEW} --tune last:0.3", (3e-4, 6e-4)),
     "lora": (f"{NEW} --tune lora", (5e-4, 2e-3)),
     "all": (f"{NEW} --tune all", (2e-4, 6e-4)),
-    "LP-FT": ("--initial-checkpoint {head}/export/model.safetensors", (1e-4, 3e-4)),
+    "LP-FT": ("--finetune {head}/export/model.safetensors", (1e-4, 3e-4)),  # in place of the student's own
 }
 COLUMNS = ["", "rate", "trained weights", "top-1", "agreement", "CPU s", "memory MB", "checkpoint MB"]
 
