@@ -54,7 +54,7 @@ def teacher_chance_hint(top1: float, num_classes: int, samples: int) -> str | No
 def student_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
     """Return a line that says that a student is not better than guessing, or None."""
     found = _at_chance(top1, num_classes, samples)
-    return found and f"the student is {found}: it has learned nothing. Give it a smaller --lr or more --epochs"
+    return found and f"the student is {found}. If it has learned nothing, give it a smaller --lr or more --epochs"
 
 
 def _at_chance(top1: float, num_classes: int, samples: int) -> str | None:
