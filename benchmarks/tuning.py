@@ -33,14 +33,13 @@ COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 100
 WEAK = "--model w2s_cnn5 --img-size 32 --epochs 20 --batch-size 32 --opt sgd --lr 0.05 --smoothing 0"
 STRONG = "--task-loss-weight 0 --opt adamw --weight-decay 0.05 --batch-size 64 --channels-last --smoothing 0 " \
     "--recovery-interval 20 --teacher-targets cached --teacher-cache-dtype float32 --select best --select-split 0.15"
-NEW = "--head-init-scale 0"
-WAYS = {
-    "head": (f"{NEW} --tune head", (3e-3, 1e-2)),
-    "norm": (f"{NEW} --tune norm", (1e-3, 3e-3)),
-    "last:1": (f"{NEW} --tune last:1", (6e-4, 2e-3)),
-    "last:0.3": (f"{NEW} --tune last:0.3", (3e-4, 6e-4)),
-    "lora": (f"{NEW} --tune lora", (5e-4, 2e-3)),
-    "all": (f"{NEW} --tune all", (2e-4, 6e-4)),
+WAYS = {  # a new head begins with zeros in all of them
+    "head": ("--tune head", (3e-3, 1e-2)),
+    "norm": ("--tune norm", (1e-3, 3e-3)),
+    "last:1": ("--tune last:1", (6e-4, 2e-3)),
+    "last:0.3": ("--tune last:0.3", (3e-4, 6e-4)),
+    "lora": ("--tune lora", (5e-4, 2e-3)),
+    "all": ("--tune all --head-init-scale 0", (2e-4, 6e-4)),
     "LP-FT": ("--finetune {head}/export/model.safetensors", (1e-4, 3e-4)),  # in place of the student's own
 }
 COLUMNS = ["", "rate", "trained weights", "top-1", "agreement", "CPU s", "memory MB", "checkpoint MB"]

@@ -101,18 +101,7 @@ def build_student(
             _logger.warning(f"WARNING: {RANDOM_FEATURES}")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
-    scale = args.head_init_scale
-    fresh = not args.linear_probe and has_new_head(args, model, source, new_head)
-    if scale == 0 and source["init"] == "checkpoint" and not (fresh or args.linear_probe):
-        warn_of_lost_head(args)
-    if scale is None and fresh and args.tune != "all":
-        _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
-        scale = 0.0
-    elif scale is None and fresh and any(map(is_loud, heads_of(model))):
-        _logger.warning("WARNING: the new head begins with large random weights, and what comes back through it undoes "
-                        "what the student knows: --head-init-scale 0")
-    for head in heads_of(model):
-        scale_head(head, scale, args.head_init_bias)
+    begin_head(args, model, source, new_head)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -247,6 +236,28 @@ def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names:
     theirs = names_of_model(model, checkpoint, name)
     if theirs and sorted(theirs) == sorted(class_names):
         warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
+
+
+def begin_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> None:
+    """Scale the head as asked for; with zeros, unless asked otherwise, where it is new and the rest is kept.
+
+    Args:
+        args: parsed flags.
+        model: the student, with its weights.
+        source: where these come from.
+        new_head: the head as it was made, before a file was read.
+    """
+    scale, fresh = args.head_init_scale, not args.linear_probe and has_new_head(args, model, source, new_head)
+    if scale == 0 and source["init"] == "checkpoint" and not (fresh or args.linear_probe):
+        warn_of_lost_head(args)
+    if scale is None and fresh and args.tune != "all":
+        _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
+        scale = 0.0
+    elif scale is None and fresh and any(map(is_loud, heads_of(model))):
+        _logger.warning("WARNING: the new head begins with large random weights, and what comes back through it undoes "
+                        "what the student knows: --head-init-scale 0")
+    for head in heads_of(model):
+        scale_head(head, scale, args.head_init_bias)
 
 
 def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> bool:
