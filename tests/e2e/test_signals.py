@@ -52,12 +52,17 @@ def call_before(owner: object, name: str, number: int, action: Callable[[], obje
 
 def signal_group(signum: int) -> None:
     """A signal to this process and its data workers, as from outside: workers obey their own main process."""
+    forked, done_forking = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.signal(signum, signal.SIG_IGN)
+        os.read(forked, 1)  # Python drops what a signal raises within its fork
         os.killpg(0, signum)
         os._exit(0)
+    os.write(done_forking, b"1")
     os.waitpid(pid, 0)
+    os.close(forked)
+    os.close(done_forking)
 
 
 def storm(signals: list[int]) -> None:
