@@ -1,5 +1,6 @@
 """The scripts of docs/reliability.md, in their short form: kills at random moments, and what a longer run holds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from benchmarks import crashes, long_run
 
 
+@pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes half a minute: W2S_LONG=1")
 def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
