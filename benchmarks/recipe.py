@@ -7,7 +7,7 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf, zeros   the same with a head that begins with zeros,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
-    recipe, refined   with --refine-labels,
+    recipe, plain   without its --refine-labels,
     ceiling     what the recipe tunes, in the same way, on the true labels,
 
 and, with the labels at hand,
@@ -50,7 +50,7 @@ COMMON = "--sched cosine --sched-on-updates --warmup-epochs 0 --val-interval 100
     "--smoothing 0 --no-aug --validation-batch-size 250 --channels-last"
 WEAK = "--train-split labelled.tar --model w2s_cnn5 --img-size 32 --epochs 20 --opt sgd --lr 0.05 --batch-size 32"
 FILE = ROOT / "hparams" / "w2s.yaml"
-# what that file says of all but teacher and loss; its flags without a value are those of COMMON
+# what that file says of all but teacher and loss; of its flags without a value all but --refine-labels are in COMMON
 LAST = " ".join(
     f"--{name.replace('_', '-')} {value}" for name, value in yaml.safe_load(FILE.read_text(encoding="utf-8")).items()
     if name not in ("loss", "teacher_targets") and value is not True)
@@ -63,7 +63,7 @@ ROWS = {
     "adaptconf, zeros": f"{TAUGHT} {WHOLE} --head-init-scale 0",
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {FILE}",
-    "recipe, refined": f"{RECIPE} --config {FILE} --refine-labels",
+    "recipe, plain": f"{RECIPE} {LAST} --loss elr --teacher-targets cached",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from w2s_plugins.labels.reader import LabelReader, read_keys
 from w2s_plugins.students.discriminant import fit_discriminant
 
-from .conftest import TINY, Done, Forked, differences, read_lines, read_run
+from .conftest import ROOT, TINY, Done, Forked, differences, read_lines, read_run
 
 Run = Callable[..., Done]
 
@@ -110,6 +110,17 @@ def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
 def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
     assert message in here(*flags, "no", *more).error
     assert not Path("output/train/no").exists()
+
+
+def test_a_model_without_such_a_head(here: Run, weak: Path, tmp_path: Path) -> None:
+    """The recipe asks for it: the line says what to write where another model is no choice."""
+    flags = [*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1, "--teacher",
+             "w2s_cnn2", "--teacher-checkpoint", weak, "--config", ROOT / "hparams" / "w2s.yaml"]
+    error = here(*flags, "--experiment", "no").error
+    assert "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer" in error
+    (wanted,) = re.findall("write '(.*)' in a file after", error)
+    (tmp_path / "plain.yaml").write_text(wanted)
+    here(*flags, tmp_path / "plain.yaml", "--experiment", "plain").ok()
 
 
 def test_without_a_teacher(here: Run) -> None:

@@ -126,7 +126,9 @@ def refined_targets(
     Raises:
         UserError: the student's head is not one linear layer on pooled features.
     """
-    encoder = create_encoder(student, data_config, precision, f"--model {args.model}", what="--refine-labels")
+    encoder = create_encoder(
+        student, data_config, precision, f"--model {args.model}", what="--refine-labels",
+        advice="choose another model, or write 'refine_labels: false' in a file after the one of --config that has it")
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)

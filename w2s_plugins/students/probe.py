@@ -223,6 +223,7 @@ def create_encoder(
         flag: str,
         pieces: Mapping[str, Sequence[str | int]] | None = None,
         what: str = "--linear-probe",
+        advice: str = "choose another model",
 ) -> Encoder:
     """Return a frozen copy of a student that gives what its classifier sees.
 
@@ -234,6 +235,7 @@ def create_encoder(
         pieces: those of each candidate, from `candidate_pieces`, which are to lie side by side; without them there is
             one candidate, the student's ``own`` pooling.
         what: flag that asks for it.
+        advice: where the model has no such head.
 
     Raises:
         UserError: the head is not one linear layer on pooled features, or the student has no such pooling.
@@ -247,7 +249,7 @@ def create_encoder(
             set_pooling(model, name, flag)
         head = model.get_classifier() if hasattr(model, "get_classifier") else None
         if not isinstance(head, nn.Linear):
-            raise UserError(f"{what}: the head of {flag} is not one linear layer; choose another model")
+            raise UserError(f"{what}: the head of {flag} is not one linear layer; {advice}")
         with torch.inference_mode():
             plain[name] = head, model(images)
     if pieces:
@@ -266,8 +268,7 @@ def create_encoder(
         seen = features[:, candidates[name].columns.to(features.device)] if features.ndim == 2 else features
         if features.ndim != 2 or seen.shape[1] != head.in_features or not torch.allclose(
                 head(seen), logits, rtol=tolerance, atol=tolerance):
-            raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; choose another "
-                            "model")
+            raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision)
     source = {"name": flag.removeprefix("--model ")}
