@@ -105,7 +105,8 @@ def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
 
 @pytest.mark.parametrize("more, message", [
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
-    (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample"),
+    (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample; use --data-errors raise with "
+     "it, or write 'refine_labels: false' in a file"),
 ])
 def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
     assert message in here(*flags, "no", *more).error

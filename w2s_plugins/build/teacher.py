@@ -27,7 +27,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import eval_loader_settings, student_views
-from .resolve import label_paths, split_names, teacher_models
+from .resolve import UNREFINED, label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def refined_targets(
     """
     encoder = create_encoder(
         student, data_config, precision, f"--model {args.model}", what="--refine-labels",
-        advice="choose another model, or write 'refine_labels: false' in a file after the one of --config that has it")
+        advice=f"choose another model, or {UNREFINED}")
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
