@@ -114,7 +114,7 @@ def test_labels_and_choice_of_checkpoints(whole: Path) -> None:
     assert record["splits"]["held_out"]["num_samples"] == 32
     assert all(len(split["fingerprint"]) == 16 for split in record["splits"].values())
     test = open_split("w2s/digits", None, "validation", None, flag="--val-split", input_img_mode="RGB")
-    part = take_slice(test, "0:120", seed=0)  # as TINY has it
+    part = take_slice(test, "0:60", seed=0)  # as TINY has it
     for name in ("ceiling", "student"):
         model = timm.create_model(f"local-dir:{whole / name / 'export'}", pretrained=True).eval()
         test.transform = create_transform((3, 8, 8), **{
@@ -185,7 +185,7 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     text = (other / "result.json").read_text()
     (other / "result.json").write_text(text.replace(first["splits"]["test"]["fingerprint"], "0" * 16))
     message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
-    assert "had other samples of 'validation': 120 with fingerprint 0000000000000000" in message
+    assert "had other samples of 'validation': 60 with fingerprint 0000000000000000" in message
     (other / "predictions_best.csv").unlink()
     (other / "result.json").write_text(text)
     assert "predictions_best.csv: no such file" in here(
@@ -336,7 +336,7 @@ def test_teacher_with_data_of_its_own(here: Run, tmp_path: Path) -> None:
                      "160;", here(*FLAGS, *config).error)
     assert found and int(found[1]) > 0
     (tmp_path / "weak.yaml").write_text("train_split: test\n")
-    assert "40 of the 40 samples that it was trained on are among the 120 test samples" in here(*FLAGS, *config).error
+    assert "40 of the 40 samples that it was trained on are among the 60 test samples" in here(*FLAGS, *config).error
     assert not Path("output").exists()
 
 
