@@ -40,7 +40,7 @@ from w2s_plugins.build.resolve_probe import grid
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
-from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets
+from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.heartbeat import note
@@ -205,11 +205,12 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
         candidates = loaders["train"].candidates
         model = Probe(model, initial_heads(args, student, candidates), candidates)
     few_shot = build_few_shot_test(args, data)
+    refining = refining_encoder(args, student.model, data_config, precision) if args.refine_labels else None
     folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
-    if args.refine_labels and targets is not None:
-        targets = refined_targets(args, targets, student.model, data, data_config, precision, world)
+    if refining and targets is not None:
+        targets = refined_targets(args, targets, refining, data, data_config, precision, world)
     task = build_task(args, model, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)

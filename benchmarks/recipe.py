@@ -7,7 +7,7 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf, zeros   the same with a head that begins with zeros,
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
-    recipe, plain   without its --refine-labels,
+    recipe, plain   with --no-refine-labels,
     ceiling     what the recipe tunes, in the same way, on the true labels,
 
 and, with the labels at hand,
@@ -63,7 +63,7 @@ ROWS = {
     "adaptconf, zeros": f"{TAUGHT} {WHOLE} --head-init-scale 0",
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {FILE}",
-    "recipe, plain": f"{RECIPE} {LAST} --loss elr --teacher-targets cached",
+    "recipe, plain": f"{RECIPE} --config {FILE} --no-refine-labels",
     "ceiling": f"--train-split rest.tar {LAST}",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }

@@ -77,7 +77,7 @@ def test_beside_others_and_interrupted(here: Run, flags: list[object], more: lis
 def test_what_the_new_labels_are_worth(here: Run, flags: list[object]) -> None:
     """The features of a network at random say less than the teacher: that is told."""
     at = flags.index("--initial-checkpoint")
-    done = here(*flags[:at], *flags[at + 2:], "run").ok()
+    done = here(*flags[:at], *flags[at + 2:], "run", "--val-slice", "0:600").ok()
     record = json.loads(Path("output/train/run/result.json").read_text())
     top1, teacher = record["teacher"]["refined"]["top1"], record["teacher"]["top1"]
     assert 10 < top1 < teacher and f"it is right on {top1:.2f} %" in done.err
@@ -106,7 +106,7 @@ def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
 @pytest.mark.parametrize("more, message", [
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
     (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample; use --data-errors raise with "
-     "it, or write 'refine_labels: false' in a file"),
+     "it, or --no-refine-labels"),
 ])
 def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
     assert message in here(*flags, "no", *more).error
@@ -119,14 +119,25 @@ def test_a_model_without_such_a_head(here: Run, weak: Path, tmp_path: Path) -> N
              "w2s_cnn2", "--teacher-checkpoint", weak, "--config", ROOT / "hparams" / "w2s.yaml"]
     error = here(*flags, "--experiment", "no").error
     assert "--refine-labels: the head of --model deit_tiny_distilled_patch16_224 is not one linear layer" in error
-    (wanted,) = re.findall("write '(.*)' in a file after", error)
-    (tmp_path / "plain.yaml").write_text(wanted)
-    here(*flags, tmp_path / "plain.yaml", "--experiment", "plain").ok()
+    assert "or give --no-refine-labels" in error and not Path("output").exists()
+    here(*flags, "--experiment", "plain", "--no-refine-labels").ok()
+    (tmp_path / "plain.yaml").write_text("refine_labels: false")
+    here(*flags, tmp_path / "plain.yaml", "--experiment", "as a file").ok()
+    assert not differences(*(read_run(Path("output/train", name))["state_dict"] for name in ("plain", "as a file")))
 
 
-def test_without_a_teacher(here: Run) -> None:
-    error = here(*TINY, "--model", "w2s_cnn2", "--teacher-targets", "cached", "--refine-labels").error
-    assert "--refine-labels has no effect without --teacher" in error
+def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
+    flags = [*TINY, "--model", "w2s_cnn2", "--experiment"]
+    error = here(*flags, "no", "--teacher-targets", "cached", "--refine-labels").error
+    assert "--refine-labels has no effect without --teacher: add it, or leave --refine-labels out" in error
+    recipe = ["--config", ROOT / "hparams" / "w2s.yaml", "--loss", "ce"]
+    assert here(*flags, "no", *recipe).error.endswith("without --teacher: add it, or give --no-refine-labels")
+    here(*flags, "plain", *recipe, "--no-refine-labels").ok()
+    (tmp_path / "stages.yaml").write_text(
+        "[{name: a, teacher: null, loss: ce}, {name: b, teacher: 'stage:a', loss: kd}]")
+    here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
+    refined = [json.loads(Path("output/train/chain", name, "result.json").read_text())["teacher"] for name in "ab"]
+    assert refined[0] is None and "refined" in refined[1]
 
 
 def test_protocol(here: Run, weak: Path) -> None:

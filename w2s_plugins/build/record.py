@@ -9,11 +9,12 @@ split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `g
 """
 
 import argparse
+import math
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def make_record(
         "seconds": round(outcome.seconds, 1),
         "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
                      *teacher_hints(args, outcome.weak, data),
-                     *filter(None, [refined_hint(targets, weak)]),
+                     *filter(None, [refined_hint(targets, weak, data.val)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
                      *student_hints(chosen, data),
                      *list_warnings(args, chosen, outcome.position, weak),
@@ -239,14 +240,19 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
     return args.val_split if "val" in chosen else "training loss"
 
 
-def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None) -> str | None:
-    """Return a line that says that ``--refine-labels`` had features to go by that know less than the teacher, or None.
+def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None, val: Sized | None) -> str | None:
+    """Return a line that says that ``--refine-labels`` had features to go by that know less than the teacher, beyond
+    the noise of the validation split ``val``, or None.
     """
     top1 = targets.figures["top1"] if isinstance(targets, RefinedTargets) else None
-    if top1 is None or "top1" not in (weak or {}) or top1 >= weak["top1"]:
+    if top1 is None or "top1" not in (weak or {}):
+        return None
+    noise = 1.96 * math.sqrt(sum(p * (100 - p) for p in (top1, weak["top1"])) / len(val))
+    if top1 >= weak["top1"] - noise:
         return None
     return (f"--refine-labels: its discriminant of the student's features is right on {top1:.2f} % of the validation "
-            f"split, the teacher on {weak['top1']:.2f} %: leave it out, or give images as large as in the pretraining")
+            f"split, the teacher on {weak['top1']:.2f} %: images as large as in the pretraining, or "
+            "--no-refine-labels, may be better")
 
 
 def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data) -> list[str]:

@@ -49,8 +49,6 @@ Plan = Callable[[Mapping[str, object], Parser], Iterable[tuple[str, Mapping[str,
 _logger = logging.getLogger(__name__)
 
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
-# what to do where the recipe asks for --refine-labels and it cannot be had
-UNREFINED = "write 'refine_labels: false' in a file after the one of --config that has it"
 ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
                 "use_ema_teacher", "prompts")
 CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm
@@ -700,9 +698,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "
          "--linear-probe needs the features of every sample; use --data-errors raise with it"),
         (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
-         f"stored answers: give --teacher-targets cached, or {UNREFINED}"),
+         "stored answers: give --teacher-targets cached, or --no-refine-labels"),
         (args.refine_labels and parse_data_errors(args.data_errors) is not None, f"--data-errors {args.data_errors}: "
-         f"--refine-labels needs the features of every sample; use --data-errors raise with it, or {UNREFINED}"),
+         "--refine-labels needs the features of every sample; use --data-errors raise with it, or --no-refine-labels"),
         *_decoder_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),

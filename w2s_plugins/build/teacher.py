@@ -20,14 +20,14 @@ from ..labels.splits import Data
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
 from ..monitor import Console
-from ..students.probe import OutputStore, create_encoder
+from ..students.probe import Encoder, OutputStore, create_encoder
 from ..students.refine import RefinedTargets
 from ..teachers.kinds import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import eval_loader_settings, student_views
-from .resolve import UNREFINED, label_paths, split_names, teacher_models
+from .resolve import label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -112,23 +112,31 @@ def cached_targets(
     return CachedTargets([*readers, *(labels.train for labels in data.given)], world.device)
 
 
+def refining_encoder(
+        args: argparse.Namespace,
+        student: nn.Module,
+        data_config: dict,
+        precision: Precision,
+) -> Encoder:
+    """Return the frozen student whose features are to refine labels (``--refine-labels``).
+
+    Raises:
+        UserError: its head is not one linear layer on pooled features.
+    """
+    return create_encoder(student, data_config, precision, f"--model {args.model}", what="--refine-labels",
+                          advice="choose another model, or give --no-refine-labels")
+
+
 def refined_targets(
         args: argparse.Namespace,
         targets: CachedTargets,
-        student: nn.Module,
+        encoder: Encoder,
         data: Data,
         data_config: dict,
         precision: Precision,
         world: World,
 ) -> RefinedTargets:
-    """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``).
-
-    Raises:
-        UserError: the student's head is not one linear layer on pooled features.
-    """
-    encoder = create_encoder(
-        student, data_config, precision, f"--model {args.model}", what="--refine-labels",
-        advice=f"choose another model, or {UNREFINED}")
+    """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)

@@ -80,6 +80,7 @@ class Facts:
 
 
 FACTS = tuple(Facts.__dataclass_fields__)
+SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
 
 
 class OutOfRange(UserError):
@@ -230,6 +231,11 @@ def shown_value(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def is_reversible(action: argparse.Action) -> bool:
+    """Return whether there is a ``--no-...`` of a flag."""
+    return isinstance(action, argparse.BooleanOptionalAction)
+
+
 def is_plain(action: argparse.Action, value: object) -> bool:
     """True for a value that no words give, or that needs none: it is what it is in YAML."""
     if value is None:
@@ -248,10 +254,10 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
         TypeError: there are no such words.
     """
     typed = next((text for text in action.option_strings if text.startswith("--")), None)
-    if isinstance(action, argparse._StoreTrueAction):
+    if isinstance(action, SWITCHES):
         if not isinstance(value, bool):
             raise TypeError
-        return [typed] if value else []
+        return [typed] if value else action.option_strings[1:] if is_reversible(action) else []
     if isinstance(action, ParseKwargs):
         if isinstance(value, Mapping):
             value = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]

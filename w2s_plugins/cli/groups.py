@@ -64,9 +64,9 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-cache-dtype", choices=["float16", "float32"], default="float16", help="dtype of cached logits")
     add("--teacher-topk", type=int, metavar="K", help="cache the K largest logits of a sample only; the other classes "
         "share the rest of the probability evenly")
-    add("--refine-labels", action="store_true", needs=("teacher",), help="train on the mean of the teacher's answers "
-        "and of what a linear discriminant of the student's own features, fitted before training, makes of them (see "
-        "docs/recipe.md); it needs --teacher-targets cached or cached-views:N, or labels:PATH")
+    add("--refine-labels", action=argparse.BooleanOptionalAction, needs=("teacher",), help="train on the mean of the "
+        "teacher's answers and of what a linear discriminant of the student's own features, fitted before training, "
+        "makes of them (see docs/recipe.md); it needs --teacher-targets cached or cached-views:N, or labels:PATH")
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
     add("--labels-missing", choices=["skip", "error"], needs=("teacher",), help="with --teacher labels:PATH: leave out "
         "samples without a label, or refuse them (default: leave out up to 1 percent of the samples)")

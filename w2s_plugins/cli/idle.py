@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 
 from ..errors import UserError
-from .declare import Parser, option, shown_value
+from .declare import Parser, is_reversible, option, shown_value
 
 
 def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], typed: Iterable[str]) -> None:
@@ -22,10 +22,13 @@ def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], 
     for name, facts in known.items():
         value, masters = getattr(args, name), [n for n in facts.needs if n in known]  # a script may have none of them
         alone = name in typed and name not in filed
-        if value in (None, "", []) or not masters or not (alone or value != defaults[name]):
+        if value is False or value in (None, "", []) or not masters or not (alone or value != defaults[name]):
+            continue
+        if getattr(args, "stages", None) and "teacher" in masters:  # each stage may have one, or none
             continue
         if not any(getattr(args, master) for master in masters):
             shown = "" if value is True else f" {shown_value(value)}"
             needed = " or ".join(f"{option(m)} {known[m].form}".rstrip() for m in masters)
-            raise UserError(f"{option(name)}{shown} has no effect without {needed}: add it, or leave {option(name)} "
-                            "out")
+            undone = name not in typed and is_reversible(parser.by_dest()[name])
+            without = f"give {option('no_' + name)}" if undone else f"leave {option(name)} out"
+            raise UserError(f"{option(name)}{shown} has no effect without {needed}: add it, or {without}")

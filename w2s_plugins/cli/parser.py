@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UserError, called, nearest, one_line
 from ..files import RECIPE, TOP, read_plain, recipe_path, special_kind
 from . import groups
-from .declare import OutOfRange, ParseKwargs, Parser, is_plain, words_of
+from .declare import SWITCHES, OutOfRange, ParseKwargs, Parser, is_plain, words_of
 from .idle import refuse_idle
 from .values import check_values, refuse_tokens
 
@@ -233,7 +233,7 @@ def _expected(action: argparse.Action, value: object) -> str:
     """Say what a flag takes."""
     if value is None:
         return "a value"
-    if isinstance(action, argparse._StoreTrueAction):
+    if isinstance(action, SWITCHES):
         return "true or false"
     if isinstance(action, ParseKwargs):
         return "a mapping, or key=value"
