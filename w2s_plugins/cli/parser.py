@@ -231,10 +231,10 @@ def _wrong_type(where: str, action: argparse.Action, value: object) -> UserError
 
 def _expected(action: argparse.Action, value: object) -> str:
     """Say what a flag takes."""
-    if value is None:
-        return "a value"
     if isinstance(action, SWITCHES):
         return "true or false"
+    if value is None:
+        return "a value"
     if isinstance(action, ParseKwargs):
         return "a mapping, or key=value"
     if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
