@@ -84,7 +84,7 @@ def assert_says(message: str, *parts: str) -> None:
     (["--gaussian-blur-prob", "1"], ["no training view can be made", "Padding", "--img-size"]),
     (["--input-img-mode", "I", "--in-chans", "1"], ["no training view can be made", "wrong mode", "--input-img-mode"]),
     (["--input-img-mode", "RGBX"], ["--input-img-mode RGBX", "4 channels", "takes 3", "--in-chans 4"]),
-    (["--tta", "16"], ["--tta 16", "a batch of 8", "--validation-batch-size"]),
+    (["--tta", "16"], ["--tta 16", "a batch of 12", "--validation-batch-size"]),
     (["--device-modules", ""], ["--device-modules", "cannot be imported"]),
     (["--opt", "adamw", "--opt-betas", "0.9"], ["--opt adamw"]),
     (["--torchcompile", "inductr"], ["--torchcompile", "nearest: inductor"]),
