@@ -205,11 +205,13 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
         candidates = loaders["train"].candidates
         model = Probe(model, initial_heads(args, student, candidates), candidates)
     few_shot = build_few_shot_test(args, data)
-    refining = refining_encoder(args, student.model, data_config, precision) if args.refine_labels else None
+    refining = None
+    if args.refine_labels and args.teacher:  # a stage may have none
+        refining = refining_encoder(args, student.model, data_config, precision)
     folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
-    if refining and targets is not None:
+    if refining:
         targets = refined_targets(args, targets, refining, data, data_config, precision, world)
     task = build_task(args, model, teacher, targets, data, data_config, precision, world)
     if args.model_ema:

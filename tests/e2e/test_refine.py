@@ -138,6 +138,9 @@ def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
     here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
     refined = [json.loads(Path("output/train/chain", name, "result.json").read_text())["teacher"] for name in "ab"]
     assert refined[0] is None and "refined" in refined[1]
+    (tmp_path / "stages.yaml").write_text("[{name: a, teacher: null, loss: ce}]")
+    here(*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1, "--experiment",
+         "no head", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
 
 
 def test_protocol(here: Run, weak: Path) -> None:

@@ -9,7 +9,6 @@ split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `g
 """
 
 import argparse
-import math
 import os
 import platform
 import shlex
@@ -32,7 +31,7 @@ from ..engine.evaluation import Evaluation
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import no_gap_hint, turning_points
+from ..metrics.pgr import chance_of_difference, no_gap_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
@@ -247,8 +246,7 @@ def refined_hint(targets: CachedTargets | None, weak: Mapping[str, float] | None
     top1 = targets.figures["top1"] if isinstance(targets, RefinedTargets) else None
     if top1 is None or "top1" not in (weak or {}):
         return None
-    noise = 1.96 * math.sqrt(sum(p * (100 - p) for p in (top1, weak["top1"])) / len(val))
-    if top1 >= weak["top1"] - noise:
+    if (weak["top1"] - top1) / 100 <= chance_of_difference([top1 / 100, weak["top1"] / 100], len(val)):
         return None
     return (f"--refine-labels: its discriminant of the student's features is right on {top1:.2f} % of the validation "
             f"split, the teacher on {weak['top1']:.2f} %: images as large as in the pretraining, or "

@@ -101,10 +101,14 @@ def turning_points(evaluations: Sequence[dict], teacher: float, samples: int) ->
     passes = next((number for number, row in enumerate(rows) if is_above(row, teacher, samples)), None)
     least, last = min(rows[passes or 0:], key=lambda row: row["copied"]), rows[-1]
     shares, wrong = [row["copied"] / 100 for row in (least, last)], max(1.0, samples * (1 - teacher / 100))
-    noise = 1.96 * (sum(share * (1 - share) for share in shares) / wrong) ** 0.5
-    again = passes is not None and shares[1] - shares[0] > noise
+    again = passes is not None and shares[1] - shares[0] > chance_of_difference(shares, wrong)
     return dict(passes_teacher=None if passes is None else rows[passes]["epoch"],
                 copies_again=least["epoch"] if again else None, by_epoch=rows)
+
+
+def chance_of_difference(shares: Sequence[float], samples: float) -> float:
+    """Return 1.96 standard errors of the difference of two shares of so many samples each, all between 0 and 1."""
+    return 1.96 * (sum(share * (1 - share) for share in shares) / samples) ** 0.5
 
 
 def is_above(row: dict[str, float], teacher: float, samples: int) -> bool:
