@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from tests.conftest import fill
 from w2s_plugins.errors import UserError
 from w2s_plugins.monitor import Console, Trackers, format_table, setup_logging
-from w2s_plugins.monitor.console import duration
+from w2s_plugins.monitor.console import duration, tqdm
 
 
 @pytest.mark.parametrize("seconds, text", [
@@ -96,6 +97,17 @@ def test_logging_is_on_stderr_and_on_rank_0(root_logger, capsys):
         assert "noise" not in captured.err
     logging.getLogger("w2s_plugins.x").error("a failure")
     assert "a failure" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_while_it_writes_holds_up_no_other(root_logger):
+    setup_logging(primary=True)
+    pid = os.fork()
+    if pid == 0:
+        tqdm.get_lock().acquire()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert tqdm.get_lock().acquire(timeout=5)
+    tqdm.get_lock().release()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies of it

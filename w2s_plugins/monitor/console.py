@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ class _TqdmHandler(logging.Handler):
 
 def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
+    tqdm.set_lock(threading.RLock())  # its own is shared with forks, and whoever is killed while it writes keeps it
     handler = _TqdmHandler()
     handler.setFormatter(_PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
