@@ -107,6 +107,8 @@ def test_several_teachers(here: Run, flags: list[object], weak: Path) -> None:
     (["--teacher-targets", "online"], "--refine-labels is fitted to stored answers: give --teacher-targets cached"),
     (["--data-errors", "skip:2"], "--refine-labels needs the features of every sample; use --data-errors raise with "
      "it, or --no-refine-labels"),
+    (["--loss", "kd+fitnet", "--loss-kwargs", "kd.temperature=1"],
+     "needs the teacher's features: use --teacher-targets online --no-refine-labels"),
 ])
 def test_refused(here: Run, flags: list[object], more: list[object], message: str) -> None:
     assert message in here(*flags, "no", *more).error
@@ -138,7 +140,7 @@ def test_without_a_teacher(here: Run, tmp_path: Path) -> None:
     here(*flags, "chain", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
     refined = [json.loads(Path("output/train/chain", name, "result.json").read_text())["teacher"] for name in "ab"]
     assert refined[0] is None and "refined" in refined[1]
-    (tmp_path / "stages.yaml").write_text("[{name: a, teacher: null, loss: ce}]")
+    (tmp_path / "stages.yaml").write_text("[{name: a, teacher: null, loss: ce, data_errors: 'skip:1'}]")
     here(*TINY, "--model", "deit_tiny_distilled_patch16_224", "--img-size", 32, "--epochs", 1, "--experiment",
          "no head", "--config", ROOT / "hparams" / "w2s.yaml", "--stages", tmp_path / "stages.yaml").ok()
 

@@ -147,6 +147,9 @@ def _check_features(args: argparse.Namespace) -> None:
     if args.linear_probe and args.teacher:
         raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "
                         "such as adaptconf")
+    if args.teacher and args.teacher_targets != "online":
+        plain = " --no-refine-labels" if args.refine_labels else ""
+        raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online{plain}")
     if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
         raise UserError(f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on features does not reach the "
                         "head, so nothing would be trained")

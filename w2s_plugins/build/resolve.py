@@ -699,8 +699,9 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--linear-probe needs the features of every sample; use --data-errors raise with it"),
         (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
          "stored answers: give --teacher-targets cached, or --no-refine-labels"),
-        (args.refine_labels and parse_data_errors(args.data_errors) is not None, f"--data-errors {args.data_errors}: "
-         "--refine-labels needs the features of every sample; use --data-errors raise with it, or --no-refine-labels"),
+        (args.refine_labels and args.teacher and parse_data_errors(args.data_errors) is not None,
+         f"--data-errors {args.data_errors}: --refine-labels needs the features of every sample; use --data-errors "
+         "raise with it, or --no-refine-labels"),
         *_decoder_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),

@@ -119,9 +119,6 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
-    if args.teacher_targets != "online":
-        plain = " --no-refine-labels" if args.refine_labels else ""
-        raise UserError(f"--loss {args.loss} needs the teacher's features: use --teacher-targets online{plain}")
     teacher.choose_stages(args.teacher_stages)
     return create_feature_extractor(student, data_config["input_size"], args.student_stages)
 
