@@ -138,10 +138,9 @@ def divide(args: argparse.Namespace, seed: int, folder: Path) -> None:
         for part, called in parts.items():
             with tarfile.open(folder / part, "w") as target:
                 for name, new in called.items():
-                    member = source.getmember(name)
-                    content, member.name = source.extractfile(member), new
-                    target.addfile(member, content)
-                    member.name = name
+                    member, anew = source.getmember(name), tarfile.TarInfo(new)  # a copy could keep its long name
+                    anew.size = member.size
+                    target.addfile(anew, source.extractfile(member))
     (folder / "classes.txt").write_text("".join(f"{kind}\n" for kind in sorted(of_class)), encoding="utf-8")
     (folder / "test.tar").unlink(missing_ok=True)
     (folder / "test.tar").symlink_to(args.validation.resolve())
