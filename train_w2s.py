@@ -33,7 +33,7 @@ from timm.utils import dispatch_clip_grad
 from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
 from w2s_plugins.build.device import create_precision, setup_device
 from w2s_plugins.build.flags import resolve_train_args
-from w2s_plugins.build.labels import find_labels, take_labels
+from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve_probe import grid
@@ -193,11 +193,12 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     student, encoders = (make(), {}) if shared is None else shared.student(args, data, make)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    take_labels(args, data, labels, data.class_names)
+    folders = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
+    read_labels(args, data, labels, folders)
     loaders = (
         build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))

@@ -97,6 +97,23 @@ def test_changed_samples_are_refused_by_a_resumed_run(here: Run, rows: list) -> 
     here(*again, "0:50", "--resume-changes", "train-slice").ok()
 
 
+@pytest.mark.parametrize("flags", [
+    [], ["--unlabeled", "data/train"], ["--select-split", 0.3, "--select", "best"]])
+def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: list, flags: list) -> None:  # noqa: F811
+    """A selection of images, and a file that says nothing of the others, are one training set."""
+    write(Path("a.csv"), rows)
+    write(Path("half.csv"), rows[::2])
+    Path("half.txt").write_text("".join(f"{i}\n" for i in range(0, len(rows), 2)))
+    flags = [*(FLAGS[2:] if "--unlabeled" in flags else FLAGS), *flags, "--teacher", "labels:a.csv,labels:a.csv"]
+    here(*flags, "--clean-select", "file:half.txt", "--experiment", "selected").ok()
+    here(*flags, "--clean-select", "file:half.txt", "--experiment", "parts", "--stop-epoch", 1).ok()
+    here(*flags, "--clean-select", "file:half.txt", "--experiment", "parts", "--resume", "auto").ok()
+    assert differences(read_run(Path("out/selected")), read_run(Path("out/parts"))) == []
+    if "--select-split" not in flags:  # another part would be held out
+        here(*flags[:-1], "labels:half.csv,labels:half.csv", "--labels-missing", "skip", "--experiment", "half").ok()
+        assert differences(weights("selected"), weights("half")) == []
+
+
 def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:  # noqa: F811
     """The model answers for the samples that the file says nothing of."""
     assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0

@@ -107,14 +107,18 @@ def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
 
 
 def take_labels(
-        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], class_names: list[str] | None) -> None:
-    """Read labels in place of a teacher, and leave out training samples that none of them is about, in place.
+        args: argparse.Namespace,
+        data: Data,
+        found: Sequence[FoundLabels],
+        class_names: list[str] | None,
+) -> list[Path]:
+    """Return the folders of labels in place of a teacher; leave out training samples that none is about, in place.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
     """
     if not found:
-        return
+        return []
     if not class_names:
         class_names = [str(i) for i in range(data.num_classes)]
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
@@ -130,8 +134,19 @@ def take_labels(
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
+    return folders
+
+
+def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
+    """Read the labels of the samples that are trained on, after the last of these was left out, in place.
+
+    Raises:
+        UserError: none of a sample, where that cannot be.
+    """
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
     _refuse_gaps(args, data)
+    if not data.given:
+        return
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]

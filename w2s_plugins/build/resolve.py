@@ -390,9 +390,10 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"--teacher {name}: {flag} is about a model, and there are labels alone: leave it out")
     if args.teacher_targets == "online":
         args.teacher_targets = "cached"
-    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models), (
-            f"--clean-select {args.clean_select}", args.clean_select and not models and (
-                not args.clean_select_model or parse_selection(args.clean_select)[0] == "projection"))):
+    rule = parse_selection(args.clean_select)[0] if args.clean_select else "file"
+    asked = not models and (rule == "projection" or (rule != "file" and not args.clean_select_model))
+    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models),
+                       (f"--clean-select {args.clean_select}", asked)):
         if used:
             raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
 
