@@ -7,6 +7,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from w2s_plugins.labels.format import TINY
 from w2s_plugins.students import discriminant
 from w2s_plugins.students.discriminant import fit_discriminant
 
@@ -79,11 +80,15 @@ def test_it_says_what_wrong_labels_meant(digits: tuple[Tensor, Tensor]) -> None:
     assert (noisy == labels).float().mean() < 0.6 < 0.85 < (found(features).argmax(1) == labels).float().mean()
 
 
-def test_classes_that_no_label_has_and_features_that_do_not_change(digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("least", [0, TINY])  # as they are stored
+def test_classes_that_no_label_has_and_features_that_do_not_change(
+        digits: tuple[Tensor, Tensor], least: float) -> None:
     features, labels = digits
     few = labels < 3
-    found = fit_discriminant(in_batches(features[few], one_hot(labels[few], 10)))
+    found = fit_discriminant(in_batches(features[few], one_hot(labels[few], 10).float().clamp(min=least)))
     logits = found(features)
+    without = fit_discriminant(in_batches(features[few], one_hot(labels[few], 3)))
+    torch.testing.assert_close(logits[:, :3], without(features))
     assert logits.isfinite().all() and logits.half().isfinite().all() and logits.argmax(1).max() < 3
     same = fit_discriminant(in_batches(torch.ones(20, 4), one_hot(torch.arange(20) % 2, 2)))
     assert same(torch.ones(3, 4)).isfinite().all()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _SHRINKAGE = 0.5
+_ABSENT = 1e-6  # samples of a class at most, where stored labels have none: their logits are finite
 _SCALES, _HALVINGS = (1e-4, 1e2), 40  # between which the scale of the logits is looked for, and how often
 _LOGITS = 2 ** 25  # that it is looked for on: of ImageNet all would take 20 GB
 
@@ -38,7 +39,7 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
         batches: yields features (B, D) and labels (B, C), whose rows sum to 1; it is called twice.
 
     Returns:
-        It is computed in float64; a class that no label has a share of is never said.
+        It is computed in float64; a class of which labels have no share is never said.
     """
     moments: list[Tensor] | None = None
     count = 0
@@ -52,7 +53,7 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     mean = total / count
     deviation = (squares.diagonal() / count - mean ** 2).clamp(min=0).sqrt()
     deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.ones_like(deviation))
-    there = shares > 0
+    there = shares > _ABSENT
     means = torch.where(there[:, None], (sums / shares.clamp(min=1e-300)[:, None] - mean) / deviation, 0.0)
     within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
     within -= means.T @ (shares[:, None] / count * means)
