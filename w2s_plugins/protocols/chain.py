@@ -68,7 +68,7 @@ def run_stages(
         return None
     hits = {name: hits_of(stages.folders[name] / PREDICTIONS[done["selected"]["rule"]])
             for name, done in stages.done.items()}
-    last_above = above_earlier(hits)
+    last_above = above_earlier(stages.done, hits)
     warnings = [f"{name}: {text}" for name, done in stages.done.items() for text in done["warnings"]]
     warnings += behind_earlier(stages.done, last_above, stages.folders)
     record = dict(stages=stages.done, last_above=last_above, warnings=warnings)
@@ -100,16 +100,18 @@ def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: P
                             f"{folder / other}: delete the folders of {name} and of the stages after it")
 
 
-def above_earlier(hits: Mapping[str, np.ndarray | None]) -> dict[str, dict[str, float]]:
-    """Return how far the last stage is above each earlier one that was measured on as many test samples: ``value`` in
+def above_earlier(
+        records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None]) -> dict[str, dict[str, float]]:
+    """Return how far the last stage is above each earlier one that was measured on the same test samples: ``value`` in
     percent, ``low`` and ``high`` of its interval over test samples.
 
     Args:
+        records: of the stages, by name.
         hits: (N,) which test samples each stage has right, by name in their order; None without ground truth.
     """
     *others, last = hits
-    pairs = ((name, comparable(hits[last], hits[name])) for name in others)
-    return {name: dict(zip(("value", "low", "high"), difference(*pair))) for name, pair in pairs if pair}
+    return {name: dict(zip(("value", "low", "high"), difference(hits[last], hits[name])))
+            for name in others if comparable(records, hits, last, name)}
 
 
 def behind_earlier(
@@ -134,9 +136,10 @@ def behind_earlier(
             f"{best}, exported to {folders[best] / 'export'}"]
 
 
-def comparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return both where they are of as many test samples, else None."""
-    return None if ours is None or theirs is None or len(ours) != len(theirs) else (ours, theirs)
+def comparable(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None], name: str, other: str) -> bool:
+    """Say whether two stages, with records and hits as of `above_earlier`, were measured on the same test samples."""
+    ours, theirs = (records[stage]["data"]["splits"]["val"] for stage in (name, other))
+    return hits[name] is not None and hits[other] is not None and ours["fingerprint"] == theirs["fingerprint"]
 
 
 def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None]) -> str:
@@ -151,8 +154,8 @@ def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | N
     for name, record in records.items():
         model, metrics = record["model"], record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
-        pair = comparable(hits[name], hits[first]) if name != first else None
-        above = pair and "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(*pair))
+        above = name != first and comparable(records, hits, name, first)
+        above = "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(hits[name], hits[first])) if above else None
         rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, record["seconds"]])
     return format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
 
