@@ -1,5 +1,6 @@
 """What the system refuses, rights and limits, ends in one line."""
 
+import codecs
 import os
 import re
 import resource
@@ -14,6 +15,7 @@ from sklearn.datasets import load_digits
 import train_w2s
 import validate
 from tests.e2e.conftest import TINY, Forked
+from tests.parts import write_folder
 from w2s_plugins.run.find import find_resume
 
 Fork = Callable[..., Forked]
@@ -33,7 +35,8 @@ def theirs(weak: Path) -> Iterator[Path]:
 
 
 def drop_rights(rank: int) -> None:
-    load_digits()  # what it imports may lie in root's own folder
+    load_digits()  # what it imports may lie in root's own folder, as may the names of files in a zip file
+    codecs.lookup("cp437")
     if os.geteuid() == 0:
         os.setegid(65534)
         os.seteuid(65534)
@@ -68,6 +71,19 @@ def test_what_nobody_may_read(
         assert re.search(rf"{theirs / named}\S* .*[Pp]ermission denied", line), line
     finally:
         os.chmod(theirs / closed, 0o755)
+
+
+@pytest.mark.parametrize("closed", ["train/class1", "validation/class2", "validation"])
+def test_a_class_that_may_not_be_read(fork: Fork, theirs: Path, closed: str) -> None:
+    """It is not taken for one that is not there."""
+    write_folder(theirs / "data", {"train": 12, "validation": 6}, size=(8, 8))
+    os.chmod(theirs / "data" / closed, 0)
+    try:
+        line = only_line(fork("--data-dir", theirs / "data", "--model", "w2s_cnn2", "--img-size", 8, "--output",
+                              theirs / "out", before=drop_rights))
+        assert re.search(rf"{theirs / 'data' / closed}: Permission denied", line), line
+    finally:
+        os.chmod(theirs / "data" / closed, 0o755)
 
 
 def test_a_fifo_among_checkpoints(here: Callable, theirs: Path) -> None:

@@ -246,16 +246,29 @@ def _check_folder(root: str, split: str, flag: str) -> None:
     for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):
         if kind := special_kind(archive):
             raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
-    if (path / name).exists() or any((path / s).exists() for s in synonyms):
-        return
+    found = [folder for folder in (path / name, *(path / s for s in synonyms)) if folder.exists()]
     unsplit = not any(e in split_synonyms() for e in entries)
-    if flag in ("--split", "--val-sets") and unsplit:
-        return  # these may be given the folder of one split itself
+    if not found and flag in ("--split", "--val-sets") and unsplit:
+        found = [path]  # these may be given the folder of one split itself
+    if found:
+        for folder in filter(Path.is_dir, found):
+            _refuse_closed(folder)
+        return
     shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
     expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
     raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
                     f"{expected}; found: {shown}); name another one with {flag}"
                     + (f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""))
+
+
+def _refuse_closed(folder: Path) -> None:
+    """timm leaves out a folder that it may not read, as if there were no such class."""
+    try:
+        for entry in os.scandir(folder):
+            if entry.is_dir():
+                os.scandir(entry).close()
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; give the folder other rights, or move it away") from error
 
 
 def _refuse_flat(dataset: FileDataset, root: str, split: str) -> None:

@@ -138,8 +138,10 @@ def behind_earlier(
 
 def comparable(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None], name: str, other: str) -> bool:
     """Say whether two stages, with records and hits as of `above_earlier`, were measured on the same test samples."""
-    ours, theirs = (records[stage]["data"]["splits"]["val"] for stage in (name, other))
-    return hits[name] is not None and hits[other] is not None and ours["fingerprint"] == theirs["fingerprint"]
+    if hits[name] is None or hits[other] is None or len(hits[name]) != len(hits[other]):
+        return False
+    ours, theirs = (records[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other))
+    return ours == theirs  # none of a stream
 
 
 def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None]) -> str:
