@@ -145,11 +145,23 @@ def test_trust_finds_what_confidence_does_not(caplog: pytest.LogCaptureFixture) 
     ("id,label,truth\n0,1,1\n1,0,1\n", "has classes alone; expected the probability of each class"),
     ("id,label,top_k,truth\n0,1,0:0.3;1:0.7,1\n", "all of its 1 labels are right"),
     ("id,label,top_k,truth\n0,1,0:0.3;1:0.3;2:0.4,1\n", "has 3 classes, the data 2"),
+    ("id,label,truth,0,1\n0,1,1,0.3,0.7\n1,1,,0.3,0.7\n", "row 2: truth '' is no class"),
 ])
 def test_trust_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         read_known(str(tmp_path / "a.csv"), None, 2)
+
+
+@pytest.mark.parametrize("content", [
+    "id,label,cat,dog,truth\n0,dog,0.3,0.7,cat\n1,dog,0.1,0.9,dog\n",
+    "id,label,truth,cat,dog\n0,dog,0,0.3,0.7\n1,dog,1,0.1,0.9\n",
+    "id,label,truth,top_k\n0,dog,0,cat:0.3;dog:0.7\n1,dog,dog,cat:0.1;dog:0.9\n"])
+def test_forms_of_what_is_known(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    shares, right = read_known(str(tmp_path / "a.csv"), ["cat", "dog"], 2)
+    torch.testing.assert_close(shares, torch.tensor([[0.3, 0.7], [0.1, 0.9]]))
+    assert right.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("text", [

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .table import read_columns, read_label_table
 
 TRUTH = "truth"  # the column of the true class, beside that of the label
@@ -33,13 +33,20 @@ def read_known(file: str, class_names: Sequence[str] | None, num_classes: int) -
     if not {"label", TRUTH} <= columns.keys():
         raise UserError(f"{flag}: expected the columns label and {TRUTH}, as in the table that --folds writes; it has "
                         f"{', '.join(list(columns)[:8])}")
-    table = read_label_table(Path(file), class_names, flag, columns)
+    said = {name: column for name, column in columns.items() if name != TRUTH}
+    table = read_label_table(Path(file), class_names, flag, said)
     if table.kind == "hard":
         raise UserError(f"{flag}: has classes alone; expected the probability of each class")
     if table.answers.shape[1] != num_classes:
         raise UserError(f"{flag}: has {table.answers.shape[1]} classes, the data {num_classes}")
+    names = class_names or table.class_names or ()
+    places = {str(number): number for number in range(num_classes)} | {name: n for n, name in enumerate(names)}
+    labels, truth = ([str(value).strip() for value in columns[name]] for name in ("label", TRUTH))
+    odd = next((row for row, true in enumerate(truth) if true not in places), None)
+    if odd is not None:
+        raise UserError(f"{flag}: row {odd + 1}: {TRUTH} '{truth[odd]}' is no class{nearest(truth[odd], names)}")
     answers, right = torch.from_numpy(table.answers), torch.tensor(
-        [str(said).strip() == str(true).strip() for said, true in zip(columns["label"], columns[TRUTH])])
+        [places.get(label) == places[true] for label, true in zip(labels, truth)])
     if right.all() or not right.any():
         raise UserError(f"{flag}: {'all' if right.all() else 'none'} of its {len(right)} labels are right: there is "
                         "nothing to learn about which are")
