@@ -198,7 +198,8 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    read_labels(args, data, labels, folders)
+    if data.selection:
+        read_labels(args, data, labels, folders)
     loaders = (
         build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))

@@ -64,8 +64,9 @@ def test_only_samples_of_agreement_at_first() -> None:
     mix = LearnedTeacherWeights(2, agreement_share=0.3)
     agree = teachers[0].argmax(1) == teachers[1].argmax(1)
     assert 0 < agree.sum() < 16
-    assert mix(teachers, student, 0.29).keep.tolist() == agree.nonzero().flatten().tolist()
-    assert mix(teachers, student, 0.3).keep is None
+    early, late = mix(teachers, student, 0.29), mix(teachers, student, 0.3)
+    assert early.keep.tolist() == agree.nonzero().flatten().tolist() and late.keep is None
+    assert early.figures["trained_share"] == agree.float().mean() and late.figures["trained_share"] == 1
     alone, before = LearnedTeacherWeights(2, agreement_share=0.3), mix.weights.fill_(0.5).clone()
     mix(teachers, student, 0.29)
     alone(teachers[:, agree], student[agree], 0.5)

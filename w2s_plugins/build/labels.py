@@ -112,7 +112,8 @@ def take_labels(
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
 ) -> list[Path]:
-    """Return the folders of labels in place of a teacher; leave out training samples that none is about, in place.
+    """Read labels in place of a teacher, and leave out training samples that none is about, in place; return the folders
+    of the labels.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -134,19 +135,18 @@ def take_labels(
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
+    read_labels(args, data, found, folders)
     return folders
 
 
 def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
-    """Read the labels of the samples that are trained on, after the last of these was left out, in place.
+    """Read the labels of the samples that are trained on, in place; again where some of these were left out.
 
     Raises:
         UserError: none of a sample, where that cannot be.
     """
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
     _refuse_gaps(args, data)
-    if not data.given:
-        return
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]

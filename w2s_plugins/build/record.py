@@ -35,11 +35,12 @@ from ..metrics.pgr import chance_of_difference, no_gap_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
+from ..teachers.mix import TRAINED_SHARE
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .hints import student_chance_hint, teacher_chance_hint
 from .optimisation import schedule_hints
-from .resolve import LABELS, is_scored_by_teacher, label_paths, random_start_hint, split_names
+from .resolve import LABELS, in_order, is_scored_by_teacher, label_paths, random_start_hint, split_names
 from .student import RANDOM_FEATURES
 
 
@@ -97,7 +98,8 @@ def make_record(
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     last, best, weak = outcome.last, outcome.best, outcome.weak.get("val")
     chosen = best if args.select == "best" else last
-    sources = [*(teacher.sources if teacher is not None else ()), *(labels.source for labels in data.given)]
+    sources = in_order(
+        args.teacher, teacher.sources if teacher is not None else (), (labels.source for labels in data.given))
     return {
         "schema": 1,
         "model": _student(args, model, data_config) | dict(
@@ -131,7 +133,7 @@ def make_record(
         "seconds": round(outcome.seconds, 1),
         "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
                      *teacher_hints(args, outcome.weak, data),
-                     *filter(None, [refined_hint(targets, weak, data.val)]),
+                     *filter(None, [refined_hint(targets, weak, data.val), agreement_hint(outcome.evaluations)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
                      *student_hints(chosen, data),
                      *list_warnings(args, chosen, outcome.position, weak),
@@ -262,6 +264,13 @@ def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data
     if args.ceiling_acc is not None and "top1" in weak.get("val", ()):
         hints.append(no_gap_hint(weak["val"]["top1"], args.ceiling_acc))
     return [*filter(None, hints)]
+
+
+def agreement_hint(evaluations: Sequence[dict]) -> str | None:
+    """Say that several teachers have agreed on no sample of an epoch, which has then taught nothing."""
+    idle = sum(found["train"].get(TRAINED_SHARE) == 0 for found in evaluations)
+    return f"the teachers agreed on no sample in {idle} of {len(evaluations)} epochs, which taught the student nothing: " \
+           "lower --teacher-agreement-share" if idle else None
 
 
 def student_hints(chosen: dict, data: Data) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
@@ -372,6 +373,12 @@ def label_paths(teacher: str | None) -> list[str]:
 def teacher_models(teacher: str | None) -> list[str]:
     """Return the models among the names of ``--teacher``."""
     return [name for name in split_names(teacher) if not name.startswith(LABELS)]
+
+
+def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:
+    """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels."""
+    of_models, of_labels = iter(models), iter(labels)
+    return [next(of_labels if name.startswith(LABELS) else of_models) for name in split_names(teacher)]
 
 
 def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:

@@ -27,7 +27,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import first_device
 from .loaders import eval_loader_settings, student_views
-from .resolve import label_paths, split_names, teacher_models
+from .resolve import in_order, label_paths, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def cached_targets(
                      f"most, {mean:.2g} in the mean")
     if views and readers:
         _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
-    return CachedTargets([*readers, *(labels.train for labels in data.given)], world.device)
+    return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
 
 
 def refining_encoder(

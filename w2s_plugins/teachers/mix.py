@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+TRAINED_SHARE = "trained_share"  # the figure of samples on which all teachers agree, where these alone count
+
 
 class Mixed(NamedTuple):
     """The outcome for one batch.
@@ -59,14 +61,20 @@ class LearnedTeacherWeights(nn.Module):
         self.agreement_share = agreement_share
 
     def forward(self, teachers: Tensor, student: Tensor, progress: float) -> Mixed:
-        """Mix teacher logits (M, B, C) for student logits (B, C); the weight of each teacher is a figure."""
+        """Mix teacher logits (M, B, C) for student logits (B, C); the weight of each teacher is a figure, and with an
+        `agreement_share` the share of the samples that are trained on.
+        """
         shares = teachers.softmax(dim=2)
         target = torch.einsum("m,mbc->bc", self.weights, shares)
         figures = {f"teacher{i}_weight": weight for i, weight in enumerate(self.weights.clone())}
         keep = None
+        if self.agreement_share:
+            figures[TRAINED_SHARE] = torch.ones_like(self.weights[0])
         if progress < self.agreement_share:
             votes = teachers.argmax(dim=2)
-            keep = (votes == votes[0]).all(dim=0).nonzero().flatten()  # how many there are is waited for, here alone
+            agreed = (votes == votes[0]).all(dim=0)
+            figures[TRAINED_SHARE] = agreed.to(self.weights).mean()
+            keep = agreed.nonzero().flatten()  # how many there are is waited for, here alone
         if self.training:
             losses = -(shares * student.detach().float().log_softmax(dim=1)).sum(dim=2)
             self._step(losses if keep is None else losses[:, keep])
