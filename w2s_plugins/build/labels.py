@@ -112,8 +112,8 @@ def take_labels(
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
 ) -> list[Path]:
-    """Read labels in place of a teacher, and leave out training samples that none is about, in place; return the folders
-    of the labels.
+    """Read labels in place of a teacher, and leave out training samples that none is about, in place; return their
+    folders.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
