@@ -269,8 +269,10 @@ def teacher_hints(args: argparse.Namespace, weak: Mapping[str, dict], data: Data
 def agreement_hint(evaluations: Sequence[dict]) -> str | None:
     """Say that several teachers have agreed on no sample of an epoch, which has then taught nothing."""
     idle = sum(found["train"].get(TRAINED_SHARE) == 0 for found in evaluations)
-    return idle and (f"the teachers agreed on no sample in {idle} of {len(evaluations)} epochs, which taught the student "
-                     "nothing: lower --teacher-agreement-share") or None
+    if not idle:
+        return None
+    return (f"the teachers agreed on no sample in {idle} of {len(evaluations)} epochs, which taught nothing: "
+            "lower --teacher-agreement-share")
 
 
 def student_hints(chosen: dict, data: Data) -> list[str]:

@@ -17,6 +17,7 @@ from ..cli.declare import Parser
 from ..data.datasets import known_labels
 from ..data.keys import sample_keys
 from ..data.wrapper import without_transform
+from ..errors import UserError
 from ..files import write_json
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
@@ -52,7 +53,10 @@ def run_folds(
     for run in runs_of_folds(given, parser):
         stages.plan(run)
     for name in stages.flags:
-        stages.run(name)
+        splits = stages.run(name)["data"]["splits"]
+        count = sum(splits[part]["num_samples"] for part in ("train", "val", "select") if splits[part])
+        if count < len(stages.flags):  # known when the data was opened
+            raise UserError(f"--folds {len(stages.flags)}: there are {count} samples; expected as many or more")
     right: list[bool] = []
     table = list(_columns(stages, right))
     if dist.is_initialized() and dist.get_rank() > 0:
