@@ -69,6 +69,7 @@ def main() -> None:
             write_results(Path(args.results_file), results, args.results_format)
         print(f"\n{results_table(results)}")
         print(f"--result\n{to_json(results, indent=4)}")
+        refuse_unmeasured(results if isinstance(results, list) else [results])
     if world.distributed:
         meet()
         dist.destroy_process_group()
@@ -96,6 +97,7 @@ def validate(
         figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
     else:
         real_labels = build.open_real_labels(args.real_labels, dataset, subject) if args.real_labels else None
+        tests = build.open_tests(args, subject, dataset, counted)
         found = keep[""] = evaluate(
             build.compiled(args, subject.model),
             loader,
@@ -117,12 +119,18 @@ def validate(
         ceilings = ceilings_of(args, candidate, world, batch_size)
         if teacher is not None:
             figures.update(teacher_figures(found, ceilings.get(""), world))
-        sets = {}
-        for name, test in build.open_tests(args, subject, dataset, counted).items():
-            keep[name] = on_test_set(args, name, test, subject, settings, teacher, precision)
+        sets, failed = {}, {}
+        for name, test in tests.items():
+            try:
+                keep[name] = on_test_set(args, name, test, subject, settings, teacher, precision)
+            except UserError as error:
+                if world.distributed:  # the other processes wait in it
+                    raise
+                failed[name] = str(error)
+                continue
             sets[name] = student_figures(keep[name]) | (
                 teacher_figures(keep[name], ceilings.get(name), world) if teacher is not None else {})
-        figures |= {"test_sets": sets} if sets else {}
+        figures |= ({"test_sets": sets} if sets else {}) | ({"failed_test_sets": failed} if failed else {})
     return dict(
         model=candidate.model,
         **figures,
@@ -286,11 +294,17 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
 # ---------------------------------------------------------------- results
 
 
+def refuse_unmeasured(results: list[dict]) -> None:
+    """Raise a `UserError` where a model could not be measured on a test set, after all else is told."""
+    if failed := dict.fromkeys(reason for row in results for reason in row.get("failed_test_sets", {}).values()):
+        raise UserError(f"{'; '.join(failed)}; everything else is measured")
+
+
 def flat(results: dict | list[dict]) -> list[dict]:
     """Return a row for each model and, below it, for each of its test sets."""
     rows = []
     for result in results if isinstance(results, list) else [results]:
-        own = {k: v for k, v in result.items() if k != "test_sets"}
+        own = {k: v for k, v in result.items() if k not in ("test_sets", "failed_test_sets")}
         sets = result.get("test_sets", {})
         told = {k: own[k] for k in ("model", "checkpoint", "teacher") if k in own}
         rows += [{**own, **({"test_set": ""} if sets else {})},
