@@ -23,8 +23,8 @@ from .resolve import split_names, teacher_models
 _logger = logging.getLogger(__name__)
 
 TRAINING = "the training set"
-SAME = ("give both the same class folders; splits of different classes are for few-shot learning: --val-split '' "
-        "--few-shot-eval 5x1")
+SAME = ("give both the same class folders, or name all classes, --class-names A,B,...; splits of different classes are "
+        "for few-shot learning: --val-split '' --few-shot-eval 5x1")
 
 
 def common_classes(

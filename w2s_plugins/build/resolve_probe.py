@@ -110,7 +110,8 @@ def _without_meaning(args: argparse.Namespace) -> str:
     }
     found = [flag for flag, given in off.items() if given]
     return (f"trains one linear layer on stored features, for which {', '.join(found)} "
-            f"{'has no meaning: leave it out' if len(found) == 1 else 'have no meaning: leave them out'}") * bool(found)
+            f"{'has no meaning: leave it' if len(found) == 1 else 'have no meaning: leave them'} out, in files too"
+            ) * bool(found)
 
 
 def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
