@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss, list_losses
@@ -110,6 +111,19 @@ def test_a_weight_that_is_logged_is_the_one_that_is_used():
     beta = loss.sample_weights(inputs)["beta"]
     expected = (beta * self_cross_entropy(inputs.student_logits)).mean()
     assert torch.equal(loss(inputs)["self"], expected)
+
+
+def test_a_student_without_an_opinion_is_not_taught_the_first_class():
+    logits = torch.zeros(6, 4)
+    logits[4:, 2] = 1.0
+    logits.requires_grad_()
+    losses = self_cross_entropy(logits)
+    assert losses[:4].tolist() == [0.0] * 4
+    assert torch.equal(losses[4:], F.cross_entropy(logits[4:], torch.tensor([2, 2]), reduction="none"))
+    losses.sum().backward()
+    assert not logits.grad[:4].any() and logits.grad[4:].any()
+    found = create_loss("adaptconf")(make_inputs(6, 4).replace(student_logits=torch.zeros(6, 4)))
+    assert found["self"] == 0 < found["kd"]
 
 
 def test_balanced_labels_of_a_batch_smaller_than_the_classes():

@@ -15,8 +15,14 @@ _THRESHOLD_ROUNDS, _THRESHOLD_STEP = 6, 0.7  # more rounds bring the class propo
 
 
 def self_cross_entropy(student_logits: Tensor) -> Tensor:
-    """Return CE(z, argmax z) for each sample: the student's loss on its own hardened prediction, (B,)."""
-    return F.cross_entropy(student_logits, student_logits.argmax(dim=1), reduction="none")
+    """Return CE(z, argmax z) for each sample: the student's loss on its own hardened prediction, (B,).
+
+    It is 0 where the student has none, for all its logits are one number, as those of a head of zeros are; the first
+    class would be taught to all samples.
+    """
+    undecided = student_logits.amax(dim=1) == student_logits.amin(dim=1)
+    own = student_logits.argmax(dim=1).masked_fill(undecided, -100)
+    return F.cross_entropy(student_logits, own, reduction="none", ignore_index=-100)
 
 
 def adaptive_weight(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -202,7 +208,7 @@ def bootstrap(inputs: LossInputs, *, beta: Share | None = None, hard: bool = Fal
     beta = (0.8 if hard else 0.95) if beta is None else beta
     log_p, q = inputs.student_logits.log_softmax(dim=1), inputs.teacher_logits.softmax(dim=1)
     if hard:
-        own = F.nll_loss(log_p, log_p.argmax(dim=1))
+        own = self_cross_entropy(inputs.student_logits).mean()
     else:
         own = -(log_p.exp() * log_p).sum(dim=1).mean()
     return {"kd": beta * -(q * log_p).sum(dim=1).mean(), "self": (1 - beta) * own}
