@@ -29,7 +29,8 @@ from .conftest import Cli
 from .runs import write_run
 
 TRAINING = ["--dataset", "w2s/digits", "--img-size", "8", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.05",
-            "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0", "--output", "."]
+            "--val-slice", "0:300", "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
+            "--output", "."]
 TOKEN = "hf_" + "T0psecret" * 4
 HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} | $x$",
            "protocol": f"`b` **c** ]( \"q\" {TOKEN}", "loss": "<script>window.hacked=1</script>"}

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..data import open_split
+from ..data import open_split, take_slice
 from ..data.datasets import class_names_of
 from ..errors import UserError, one_line
 from .collect import StudentRun
@@ -51,8 +51,12 @@ def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
         dataset = open_split(
             args.get("dataset") or "", args.get("data_dir") or args.get("data"), args.get("val_split", "validation"),
             args.get("class_list"), flag="--val-split", is_training=False)
-        if isinstance(dataset, IterableDataset) or len(dataset) != len(runs[0].target):
-            raise UserError(f"'{args.get('dataset')}' gives its test images in no order that can be repeated")
+        if isinstance(dataset, IterableDataset):
+            raise UserError(f"{args.get('dataset')} gives its test images in no order that can be repeated")
+        if args.get("val_slice"):
+            dataset = take_slice(dataset, args["val_slice"], args["slice_seed"], "--val-slice")
+        if len(dataset) != len(runs[0].target):
+            raise UserError(f"there are {len(dataset)} test images now, and were {len(runs[0].target)}")
         first = [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
         if first != runs[0].target[:3].tolist():
             raise UserError("the test images have changed since")
