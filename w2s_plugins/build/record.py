@@ -53,7 +53,7 @@ class Outcome:
         best: that of the epoch that ranked first.
         weak: figures of the teacher by split, where measured.
         position: where the run ended, with what became of it on the way.
-        seconds: duration of the run.
+        seconds: duration of the process that ended the run.
         evaluations: all of them.
         tests: evaluations of the selected student on the test sets beside the validation split.
         failed: why it could not be evaluated on others, by name.
