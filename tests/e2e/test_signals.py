@@ -234,8 +234,8 @@ def test_a_storm_of_signals(fork: Callable[..., Forked], tmp_path: Path, process
     """Ten within a tenth of a second, of both kinds, to everything: while data workers start, in a step, and later."""
     draw = random.Random(0)
     for number, steps in enumerate([0, 0, 3, 6]):
-        run = fork(*FLAGS, "--val-slice", "", "--workers", 2, "--batch-size", 8, "--output", tmp_path, "--experiment",
-                   number, processes=processes)
+        run = fork(*FLAGS, "--val-slice", "", "--workers", 2, "--batch-size", 8, "--epochs", 100, "--output", tmp_path,
+                   "--experiment", number, processes=processes)  # that do not end before, on a busy machine
         run.wait_until(run.outputs[0].exists)
         run.wait_until(lambda: run.text(0).count(" step ") >= steps and "criterion" in run.text(0))  # noqa: B023
         time.sleep(0.05 * number)
