@@ -112,8 +112,8 @@ def take_labels(
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
 ) -> list[Path]:
-    """Read labels in place of a teacher, and leave out training samples that none is about, in place; return their
-    folders.
+    """Find labels in place of a teacher, and leave out training samples that none is about, in place; return their
+    folders. They are read at once where ``--clean-select`` leaves out no more.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -135,12 +135,13 @@ def take_labels(
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
-    read_labels(args, data, found, folders)
+    if not args.clean_select:
+        read_labels(args, data, found, folders)
     return folders
 
 
 def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
-    """Read the labels of the samples that are trained on, in place; again where some of these were left out.
+    """Read the labels of the samples that are trained on, of which there will be no fewer, in place.
 
     Raises:
         UserError: none of a sample, where that cannot be.
