@@ -56,7 +56,7 @@ from w2s_plugins.protocols import w2s as protocol
 from w2s_plugins.protocols.chain import run_stages
 from w2s_plugins.protocols.folds import run_folds
 from w2s_plugins.recipe import together
-from w2s_plugins.recipe.closing import finish, refuse_unmeasured, trained_student
+from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
     count_passing,
@@ -99,7 +99,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
     """
     if not (args.protocol or args.stages or args.folds):
         record = train(args, given)
-        refuse_unmeasured([record])
+        report.refuse_unmeasured([record])
         return record
     parser, records = train_parser(), []
     run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
@@ -110,7 +110,7 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         return records[-1]
 
     record = run({name: getattr(args, name) for name in given}, parser, train_one)
-    refuse_unmeasured(records)
+    report.refuse_unmeasured(records)
     return record
 
 
@@ -168,7 +168,8 @@ def train_together(orders: list[dict[str, object]]) -> None:
                 fit(member.run, watch)  # of one that is trained alone
                 seconds = (time.monotonic() - started) / len(orders)
                 measure = None if grid(member.run.args) else shared.passes.measure  # a grid's student is its own
-                refuse_unmeasured([finish(member.run, trained_student(member.run), seconds, shared.exports, measure)])
+                student = trained_student(member.run)
+                report.refuse_unmeasured([finish(member.run, student, seconds, shared.exports, measure)])
             member.run = None
     run_lock.release()
 
@@ -198,8 +199,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    if data.selection:
-        read_labels(args, data, labels, folders)
+    read_labels(args, data, labels, folders)
     loaders = (
         build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))

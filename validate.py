@@ -47,6 +47,7 @@ from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
 from w2s_plugins.monitor import Console, format_table, setup_logging
 from w2s_plugins.protocols.figures import intervals
+from w2s_plugins.run.record import refuse_unmeasured
 from w2s_plugins.teachers.stored import answers_to, own_features
 from w2s_plugins.teachers.teacher import Teacher
 
@@ -69,7 +70,7 @@ def main() -> None:
             write_results(Path(args.results_file), results, args.results_format)
         print(f"\n{results_table(results)}")
         print(f"--result\n{to_json(results, indent=4)}")
-        refuse_unmeasured(results if isinstance(results, list) else [results])
+        refuse_unmeasured(results if isinstance(results, list) else [results], "measured")
     if world.distributed:
         meet()
         dist.destroy_process_group()
@@ -292,12 +293,6 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
 
 
 # ---------------------------------------------------------------- results
-
-
-def refuse_unmeasured(results: list[dict]) -> None:
-    """Raise a `UserError` where a model could not be measured on a test set, after all else is told."""
-    if failed := dict.fromkeys(reason for row in results for reason in row.get("failed_test_sets", {}).values()):
-        raise UserError(f"{'; '.join(failed)}; everything else is measured")
 
 
 def flat(results: dict | list[dict]) -> list[dict]:

@@ -113,7 +113,7 @@ def take_labels(
         class_names: list[str] | None,
 ) -> list[Path]:
     """Find labels in place of a teacher, and leave out training samples that none is about, in place; return their
-    folders. They are read at once where ``--clean-select`` leaves out no more.
+    folders.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -135,29 +135,26 @@ def take_labels(
         data.train = _labelled(args, data.train, folders)
         if data.select is not None:
             data.select = _labelled(args, data.select, folders, "held-out")
-    if not args.clean_select:
-        read_labels(args, data, found, folders)
+    _refuse_gaps(args, data, found, folders)
     return folders
 
 
 def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
-    """Read the labels of the samples that are trained on, of which there will be no fewer, in place.
-
-    Raises:
-        UserError: none of a sample, where that cannot be.
-    """
+    """Read the labels of the samples that are trained on, of which there will be no fewer, in place."""
+    if not found:
+        return
     data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
-    _refuse_gaps(args, data)
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
 
 
-def _refuse_gaps(args: argparse.Namespace, data: Data) -> None:
+def _refuse_gaps(
+        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
     """Refuse to choose among teachers some of which say nothing of a sample."""
     choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
               "--teacher-assign student" if args.teacher_assign == "student" else None)
-    for labels in data.given if choice else ():
+    for labels in (_given(args, *about, data) for about in zip(found, folders)) if choice else ():
         index = torch.arange(len(data.train))
         if isinstance(labels.train, LabelReader) and (absent := int((~labels.train.has(index)).sum())):
             raise UserError(f"{choice} needs an answer of every teacher to each sample, but {labels.shown} has none of "

@@ -110,8 +110,8 @@ def above_earlier(
         hits: (N,) which test samples each stage has right, by name in their order; None without ground truth.
     """
     *others, last = hits
-    return {name: dict(zip(("value", "low", "high"), difference(hits[last], hits[name])))
-            for name in others if comparable(records, hits, last, name)}
+    pairs = ((name, gain_over(records, hits, last, name)) for name in others)
+    return {name: dict(zip(("value", "low", "high"), gain)) for name, gain in pairs if gain}
 
 
 def behind_earlier(
@@ -136,12 +136,19 @@ def behind_earlier(
             f"{best}, exported to {folders[best] / 'export'}"]
 
 
-def comparable(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None], name: str, other: str) -> bool:
-    """Say whether two stages, with records and hits as of `above_earlier`, were measured on the same test samples."""
+def gain_over(
+        records: Mapping[str, dict],
+        hits: Mapping[str, np.ndarray | None],
+        name: str,
+        other: str,
+) -> tuple[float, float, float] | None:
+    """Return the `difference` of two stages, with records and hits as of `above_earlier`; None where they were not
+    measured on the same test samples.
+    """
     if hits[name] is None or hits[other] is None or len(hits[name]) != len(hits[other]):
-        return False
+        return None
     ours, theirs = (records[stage]["data"]["splits"]["val"]["fingerprint"] for stage in (name, other))
-    return ours == theirs  # none of a stream
+    return difference(hits[name], hits[other]) if ours == theirs else None  # streams have no fingerprint
 
 
 def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | None]) -> str:
@@ -156,8 +163,8 @@ def closing_table(records: Mapping[str, dict], hits: Mapping[str, np.ndarray | N
     for name, record in records.items():
         model, metrics = record["model"], record["metrics"]
         trained = "head" if model["linear_probe"] else model.get("trained", model["params"])
-        above = name != first and comparable(records, hits, name, first)
-        above = "{:+.2f}, {:+.2f} to {:+.2f}".format(*difference(hits[name], hits[first])) if above else None
+        gain = gain_over(records, hits, name, first) if name != first else None
+        above = gain and "{:+.2f}, {:+.2f} to {:+.2f}".format(*gain)
         rows.append([name, metrics.get("top1"), above, metrics.get("agreement"), trained, record["seconds"]])
     return format_table(rows, ["stage", "top-1", f"above {first}, 95 %", "agreement", "trained weights", "seconds"])
 

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -122,13 +122,6 @@ def finish(
     print(f"{table}\n* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
     publish(args, folder)
     return record
-
-
-def refuse_unmeasured(records: Iterable[dict]) -> None:
-    """Raise a `UserError` where a student could not be measured on a test set; all else is written by then."""
-    if failed := [reason for record in records for reason in record.get("failed_test_sets", {}).values()]:
-        raise UserError(f"{'; '.join(dict.fromkeys(failed))}; everything else is written, and the same command with "
-                        "--resume measures what is missing")
 
 
 def list_heads(run: Run, best: dict) -> tuple[list[dict], list[float]]:

@@ -1,12 +1,13 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import timm
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..files import atomic_write, write_text
 from ..labels.splits import Data
 from ..metrics.figures import format_figures
@@ -119,3 +120,12 @@ def heads_table(heads: list[dict]) -> str:
              head.get("val", {}).get("top1")] for number, head in enumerate(heads)]
     return format_table(rows, ["", *(name.replace("_", " ") for name in settings), "epoch", "held-out agreement",
                                "held-out top-1", "top-1"])
+
+
+def refuse_unmeasured(
+        records: Iterable[dict],
+        rest: str = "written, and the same command with --resume measures what is missing",
+) -> None:
+    """Raise a `UserError` where a student could not be measured on a test set; ``rest`` is what became of all else."""
+    if failed := dict.fromkeys(reason for record in records for reason in record.get("failed_test_sets", {}).values()):
+        raise UserError(f"{'; '.join(failed)}; everything else is {rest}")

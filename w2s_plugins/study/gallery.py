@@ -54,7 +54,7 @@ def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
         if isinstance(dataset, IterableDataset):
             raise UserError(f"{args.get('dataset')} gives its test images in no order that can be repeated")
         if args.get("val_slice"):
-            dataset = take_slice(dataset, args["val_slice"], args["slice_seed"], "--val-slice")
+            dataset = take_slice(dataset, args["val_slice"], args.get("slice_seed") or 0, "--val-slice")
         if len(dataset) != len(runs[0].target):
             raise UserError(f"there are {len(dataset)} test images now, and were {len(runs[0].target)}")
         first = [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
