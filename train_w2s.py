@@ -23,9 +23,7 @@ import argparse
 import contextlib
 import functools
 import os
-import sys
 import time
-from pathlib import Path
 
 import torch
 from timm.utils import dispatch_clip_grad
@@ -36,9 +34,8 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.resolve_probe import grid
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
-from w2s_plugins.build.student import build_student, initial_heads
+from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.data import Batch
@@ -47,7 +44,6 @@ from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.engine import fsdp, step
-from w2s_plugins.engine.heads import HeadsTask
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
@@ -55,7 +51,6 @@ from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocols import w2s as protocol
 from w2s_plugins.protocols.chain import run_stages
 from w2s_plugins.protocols.folds import run_folds
-from w2s_plugins.recipe import together
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
@@ -133,54 +128,14 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
         note("at the end of the run")
         model = trained_student(run)
-        record = finish(run, model, time.monotonic() - started, {}) if run.world.primary else None
+        record = finish(run, model, time.monotonic() - started) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
         run_lock.release()
         return agree(record, run.world.distributed)
 
 
-def train_together(orders: list[dict[str, object]]) -> None:
-    """Train several runs in this process, probes that are alike in lockstep. What goes wrong with one ends it alone.
-
-    Args:
-        orders: of each run the ``argv``, and the ``log`` that its output goes to.
-    """
-    sys.argv[0] = __file__
-    setup_logging(primary=True)
-    started, members, watch, shared = time.monotonic(), [], SignalWatch((), distributed=False), together.Shared()
-    for order in orders:
-        member = together.Member(order["argv"], Path(order["log"]))
-        with member.speaking():
-            args, given = parse(train_parser())
-            resolve_train_args(args, given)
-            member.run = prepare(Settings(args), shared)
-            first_evaluation(member.run)
-            members.append(member)
-    for alike in together.group(members):
-        lockstep = together.Lockstep(alike) if len(alike) > 1 else None
-        while lockstep and lockstep.goes_on():
-            lockstep.train_epoch()
-            for member in lockstep.left():
-                with member.speaking():
-                    finish_epoch(member.run, member.run.position.meter.average(), watch)
-        for member in alike if lockstep is None else lockstep.left():
-            with member.speaking():
-                fit(member.run, watch)  # of one that is trained alone
-                seconds = (time.monotonic() - started) / len(orders)
-                measure = None if grid(member.run.args) else shared.passes.measure  # a grid's student is its own
-                student = trained_student(member.run)
-                report.refuse_unmeasured([finish(member.run, student, seconds, shared.exports, measure)])
-            member.run = None
-    run_lock.release()
-
-
-def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
-    """Build data, models, task and optimizer, and go back to where an earlier run stopped.
-
-    Args:
-        args: all flags.
-        shared: among probes of this process.
-    """
+def prepare(args: Settings) -> Run:
+    """Build data, models, task and optimizer, and go back to where an earlier run stopped."""
     if args.push_to_hub:
         check_login(args.push_to_hub)
     if args.push_labels:
@@ -190,8 +145,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     resume_path = run_folder.hold_existing_run(place, world)
     labels = find_labels(args, world)
     data = build_data(args, labels)
-    make = functools.partial(build_student, args, world, data.num_classes, data.class_names)
-    student, encoders = (make(), {}) if shared is None else shared.student(args, data, make)
+    student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
     folders = take_labels(args, data, labels, data.class_names)
@@ -200,12 +154,11 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
-    loaders = (
-        build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
-        else build_loaders(args, data, data_config, precision, world))
     if args.linear_probe:
-        candidates = loaders["train"].candidates
-        model = Probe(model, initial_heads(args, student, candidates), candidates)
+        loaders = build_feature_loaders(args, data, model, teacher, data_config, precision, world)
+        model = Probe(model)
+    else:
+        loaders = build_loaders(args, data, data_config, precision, world)
     few_shot = build_few_shot_test(args, data)
     refining = None
     if args.refine_labels and args.teacher:  # a stage may have none
@@ -272,48 +225,63 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     updates = step.Updates(len(loader), args.grad_accum_steps)
     bad_steps = step.BadSteps(args.nan_patience, position.bad_steps)
     buffers = step.BufferUndo(task.get_trainable_module())
-    good: bool | torch.Tensor = True
+    gradients_finite: bool | torch.Tensor = True
     task.train()
     if trains_part(args):
         hold_statistics(task.get_trainable_module())
-    if isinstance(task, (WeakToStrongTask, HeadsTask)):
+    if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
         if has_passed(run):
             task.leave_teacher()
     optimizer.zero_grad()
     for number, batch in console.timed(step.whole_updates(position, loader, updates, buffers, watch.waiting)):
+        # Before the first batch of an update, note what forward passes change: a bad update is undone as a whole.
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())
             buffers.keep()
+
+        # The seed is of this step alone, so that a run which is resumed here draws what an uninterrupted one would.
         step.seed_step(precision.device, args.seed, run.world.rank, epoch, number)
+
+        # Forward and backward pass. Of several batches of an update only the last one exchanges gradients between the
+        # ranks; each counts with its share of the update.
         done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
         with step.exchange_gradients(task, updates.ends(number), distributed):
-            result = answers(run, batch, number, done)
+            result = forward_batch(run, batch, number, done)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
-        if precision.scaler is not None:  # it looks for its scale in steps that are too large: skipped, but not bad
-            good = good & torch.isfinite(result["loss"].detach())
+
+        # A loss scaler finds its scale by steps that are too large: these are skipped, but they are not bad. So with
+        # one the loss says whether a step was bad, and without one the gradient does.
+        if precision.scaler is not None:
+            gradients_finite = gradients_finite & torch.isfinite(result["loss"].detach())
         if not updates.ends(number):
             continue
 
-        if isinstance(task, HeadsTask):
-            task.leave_out_broken(buffers)
-        taken = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
+        # Step. It is not taken when a gradient is not finite; then statistics and memories are put back as well.
+        update_applied = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
         note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
-        if taken:
+        if update_applied:
             position.taken += 1
             task.update_ema(step=update + 1)
         else:
             step.refuse_broken_teacher(task, batch.input, distributed)
             buffers.put_back()
-        bad_steps.record(update, good if precision.scaler is not None else taken, result, step.mean_lr(optimizer))
-        if not taken or bad_steps.in_a_row:  # no checkpoint is written during a streak, so its end is not waited for
+
+        # Bad steps in a row end the run. Their number is asked for at once only during such a streak, in which no
+        # checkpoint is written; otherwise with the log below, because every question waits for the device.
+        if precision.scaler is None:
+            gradients_finite = update_applied
+        bad_steps.record(update, gradients_finite, result, step.mean_lr(optimizer))
+        if not update_applied or bad_steps.in_a_row:
             bad_steps.check()
-        position.bad_steps, good = bad_steps.in_a_row, True
+        position.bad_steps, gradients_finite = bad_steps.in_a_row, True
         optimizer.zero_grad()
+
+        # Log, move on in the schedule, and stop or save where that is due.
         if args.synchronize_step and precision.device.type == "cuda":
             torch.cuda.synchronize()
         if number // updates.accum_steps % args.log_interval == 0 or number + 1 == len(loader):
@@ -330,7 +298,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     return position.meter.average(distributed)
 
 
-def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch.Tensor]:
+def forward_batch(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch.Tensor]:
     """Ask teacher and student about a batch; return the loss, its terms, and the student's logits as ``output``.
 
     Args:
@@ -344,12 +312,9 @@ def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch
     if run.args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with run.precision.autocast():
-        if isinstance(task, HeadsTask):
-            task.set_progress(done)
-            return task(images, batch.target, batch.index)
         if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
             return task(images, batch.target)
-        task.set_progress(done)
+        task.set_progress(done)  # losses may change in the course of training
         weak = task.ask_teacher(images, batch.index, batch.share)
         strong = task.ask_student(images, weak, batch.target, batch.index)
         return task.add_up(strong, batch.target)
@@ -366,12 +331,11 @@ def clip_gradients(run: Run) -> None:
     """Clip the gradients as ``--clip-grad`` and ``--clip-mode`` say."""
     if run.args.clip_grad is None:
         return
-    for task in run.task.tasks if isinstance(run.task, HeadsTask) else [run.task]:
-        if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
-            parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
-        else:
-            parameters = task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
-        dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
+    if run.args.fsdp:  # during a step gathered parameters stand in the task, and the optimizer has the gradients
+        parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+    else:
+        parameters = run.task.get_clip_parameters(exclude_head="agc" in run.args.clip_mode)
+    dispatch_clip_grad(parameters, value=run.args.clip_grad, mode=run.args.clip_mode)
 
 
 def after_update(run: Run, watch: SignalWatch, console: Console, update: int, samples: int) -> None:

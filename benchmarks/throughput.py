@@ -498,7 +498,7 @@ def malloc(args: argparse.Namespace, folder: Path) -> None:
 
 
 def study(args: argparse.Namespace, folder: Path) -> None:
-    """Print what the runs of a study cost as forks, probes together, and as processes of their own."""
+    """Print what the runs of a study cost as forks, and as processes of their own."""
     content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
     strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
     content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), strong=strong, seeds=1,
@@ -517,8 +517,6 @@ def study(args: argparse.Namespace, folder: Path) -> None:
         slots = make_slots(1, [], args.threads)
         with shared(slots) if warm else contextlib.nullcontext(cold) as start:
             pool = Pool(make_folder(checked, plan, root), slots, say=lambda text: None, start=start)
-            if not warm:
-                pool.alone = {run.id for run in pool.plan}
             if code := pool.run().exit_code:
                 raise RuntimeError(f"exit code {code}: {root}")
         after = os.times()

@@ -17,8 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 LONGEST = ("tests/e2e/test_train.py", "tests/study/test_running.py", "tests/recipes/test_recipes.py",
            "tests/e2e/test_bad_input.py", "tests/e2e/test_resume.py", "tests/e2e/test_untrusted.py",
-           "tests/e2e/test_signals.py", "tests/losses/test_feature_pairs.py", "tests/study/test_together.py",
-           "tests/test_install.py")
+           "tests/e2e/test_signals.py", "tests/losses/test_feature_pairs.py", "tests/test_install.py")
 
 
 @pytest.fixture(autouse=True)

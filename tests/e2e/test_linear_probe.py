@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,7 +17,6 @@ import validate
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
 from w2s_plugins.data.views import KeyedSampler
-from w2s_plugins.students.beside import CLASSIFIERS
 
 from .conftest import Done, differences, read_lines, read_run
 
@@ -128,7 +126,7 @@ VIT = ["--model", "test_vit", "--img-size", 32, "--train-slice", "0:96", "--fine
 def test_another_pooling(
         probe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The student is timm's model with that pooling, in checkpoints and export, and for those who read them back."""
-    folder = probe("pool", *VIT, "--probe-pools", "avg")
+    folder = probe("pool", *VIT, "--gp", "avg", "--model-kwargs", "fc_norm=False")
     plain = timm.create_model("test_vit", global_pool="avg", fc_norm=False, img_size=32, num_classes=10).eval()
     plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
     exported = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
@@ -144,17 +142,13 @@ def test_another_pooling(
         validate.main()
         return json.loads(capsys.readouterr().out.split("--result\n")[1])["loss"]
     assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
-    flags = yaml.safe_load((folder / "args.yaml").read_text())
-    several = flags | dict(probe_pools=["token", "avg"], gp=None, model_kwargs={})  # of which one was chosen at the end
-    (folder / "args.yaml").write_text(yaml.safe_dump(several))
-    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
 
 
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
-             "--select", "best", "--select-split", 40, "--loss", "elr", "--probe-also", "knn"]
+             "--select", "best", "--select-split", 40, "--loss", "elr"]
     whole = probe("whole", *flags)
-    assert "teacher top-1" in probe.done.err and result(whole)["probe"]["knn"].keys() == {"val", "select"}
+    assert "teacher top-1" in probe.done.err
     parts = probe("parts", *flags, "--stop-epoch", 1, "--recovery-interval", 4)
     probe("parts", *flags, "--resume", "auto")
     assert "need not run" in probe.done.err and "goes on with epoch 2" in probe.done.err
@@ -166,25 +160,6 @@ def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], her
     plain = [f for f in FLAGS if f != "--linear-probe"]
     message = here(*plain, "--experiment", "parts", "--resume", "auto").error
     assert "--linear-probe True -> False" in message
-
-
-def test_classifiers_beside_the_probe(probe: Callable[..., Path], files: dict[str, Path]) -> None:
-    """They learn from what the teacher says, as the head does, and are measured with the ground truth."""
-    folder = probe("beside", *with_teacher(files, "weak"), "--train-slice", "600:1000", "--probe-also", "knn",
-                   "logistic", "--teacher-cache-dtype", "float32")
-    found = result(folder)["probe"]
-    assert "k-NN on the same features" in probe.done.out and "logistic regression on" in probe.done.out
-    student = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
-    teacher = timm.create_model("w2s_cnn2").eval()
-    teacher.load_state_dict(load_file(files["weak"]))
-    (images, _), (others, truth) = digits("train", "600:1000"), digits("validation")
-    with torch.no_grad():
-        labels = teacher(images).argmax(1)
-        features, queries = (
-            student.forward_head(student.forward_features(part), pre_logits=True) for part in (images, others))
-    for name, classify in CLASSIFIERS.items():
-        right = classify(features, labels, queries) == truth
-        assert found[name] == {"val": pytest.approx(100 * right.double().mean().item(), abs=0.4)}, name
 
 
 def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
@@ -206,7 +181,7 @@ def test_stored_views(probe: Callable[..., Path], files: dict[str, Path], here: 
 
 def test_the_ceiling_sees_the_views_of_the_student(here: Run, files: dict[str, Path]) -> None:
     flags = [*FLAGS, *with_teacher(files, "weaker"), "--finetune", files["backbone"], "--train-slice", "600:1000",
-             "--weak-fraction", 0, "--protocol", "w2s", "--probe-pools", "max", "--hflip", 0, "--scale", 0.8, 1]
+             "--weak-fraction", 0, "--protocol", "w2s", "--hflip", 0, "--scale", 0.8, 1]
     done = here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views").ok()
     assert done.err.count("x 2 views") == 2  # features, which student and ceiling share, and the teacher's answers
     here(*flags, "--teacher-targets", "cached-views:2", "--experiment", "views", "--resume", "auto").ok()
@@ -217,7 +192,7 @@ def test_the_ceiling_sees_the_views_of_the_student(here: Run, files: dict[str, P
 
 def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks: Run, tmp_path: Path) -> None:
     """Two processes write the same features and train the same head as one."""
-    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd", "--probe-also", "knn"]
+    flags = ["--train-slice", "600:920", *with_teacher(files, "weak", "weaker"), "--loss", "kd"]
     one = probe("one", *flags)
     ranks(*FLAGS, "--finetune", files["backbone"], *flags, "--experiment", "two", "--batch-size", 8, "-vb", 16,
           "--lr", 0.05, "--target-cache", "other", cwd=tmp_path, processes=2).ok()
@@ -226,7 +201,6 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"], atol=1e-5, rtol=1e-4)
     assert differences(*({k: v for k, v in s.items() if not k.startswith("fc.")} for s in (ours, theirs))) == []
     assert result(one)["metrics"]["top1"] == result(two)["metrics"]["top1"]
-    assert result(one)["probe"] == result(two)["probe"]
     caches = [{p.parent.name + p.name: p.read_bytes() for p in Path(root).rglob("*.safetensors")}
               for root in ("output/targets", "other")]
     assert caches[0] == caches[1] and len(caches[0]) >= 6
@@ -247,12 +221,6 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
     (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),
-    (["--probe-pools", "token"], "w2s_cnn5 has no such pooling"),
-    (["--probe-pools", "both"], "has to export a model of timm, and none has the pooling both"),
-    (["--probe-pools", "avg", "--probe-blocks", 2], "give --probe-pools token or both with --probe-blocks"),
-    (["--probe-blocks", 1, 2], "or one number of --probe-blocks"),
-    (["--probe-blocks", 40], "--probe-blocks 40: --model w2s_cnn5 does not give the outputs of its last 40 blocks"),
-    (["--probe-also", "knn", "--val-split", ""], "give --val-split"),
     (["--model", "deit_tiny_distilled_patch16_224", "--img-size", 32], "is not one linear layer"),
 ])
 def test_refused(here: Run, flags: list[object], message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from w2s_plugins.data import create_dataset, take_slice
 from w2s_plugins.engine import step
@@ -22,7 +22,6 @@ Run = Callable[..., Done]
 STAGES = """
 - name: head
   linear_probe: true
-  probe_blocks: 2
   no_aug: true
 - name: again
   teacher: given,stage:head
@@ -53,8 +52,6 @@ def test_stages(here: Run, flags: list[object], tmp_path: Path, monkeypatch: pyt
     assert first["name"] == "w2s_cnn2"
     assert second["source"]["sha256"] == record["head"]["export"]["model.safetensors"]
     assert record["again"]["data"]["clean_select"]["selected"] == 32  # half of 64
-    start, end = (load_file(folder / name / "export" / "model.safetensors") for name in ("head", "again"))
-    assert start["head.weight"].shape == (10, 32 + 48 + 48) and not start.keys() & end.keys()  # two stages and the last
     assert record["all"]["model"]["source"]["sha256"] == record["again"]["export"]["model.safetensors"]
     assert record["all"]["teacher"]["name"] == "w2s_cnn2"
 

@@ -106,7 +106,7 @@ def test_attentive_pooling(here: Run, tmp_path: Path) -> None:
 
 def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
     flags = [*TINY, "--model", "test_vit", "--img-size", 32, "--output", tmp_path]
-    here(*flags, "--linear-probe", "--probe-pools", "avg", "--experiment", "head").ok()
+    here(*flags, "--linear-probe", "--gp", "avg", "--model-kwargs", "fc_norm=False", "--experiment", "head").ok()
     export = ["--initial-checkpoint", tmp_path / "head" / "export" / "model.safetensors", "--speedtest", "--epochs", 1]
     assert "give --gp avg --model-kwargs fc_norm=False" in here(*flags, *export, "--experiment", "other").err
     last = tmp_path / "head" / "last.pth.tar"  # of an epoch: the same is known

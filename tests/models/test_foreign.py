@@ -96,7 +96,6 @@ def attacks(url: str, home: Path) -> dict[str, dict]:
         "hf_hub_id": dict(model_args=dict(hf_hub_id="me/x")),
         "drop_rate": dict(model_args=dict(drop_rate={"a": 1})),
         "'hf-hub:me/x'": dict(architecture="hf-hub:me/x"),
-        "'hf-hub:me/y'": dict(architecture="w2s_levels", model_args=dict(base="hf-hub:me/y", blocks=2)),
         "'local-dir:.'": dict(architecture="local-dir:."),
         "'resnet18.a1_in1k'": dict(architecture="resnet18.a1_in1k"),
     }
@@ -235,7 +234,7 @@ def test_odd_values_in_parts_of_a_config_json(exported: Path, part: str) -> None
 
 def test_odd_values_in_the_flags_of_a_checkpoint(tmp_path: Path) -> None:
     model = timm.create_model("w2s_cnn2")
-    for key in (*INPUT_KEYS, "num_classes", "model_kwargs", "gp", "probe_pools", "probe_blocks"):
+    for key in (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"):
         for value in [*ODD, {"pretrained": True}, {"inputs": 1}, {"features_only": True}, {"cache_dir": "x"}]:
             saved = argparse.Namespace(**{key: value})
             torch.save({"state_dict": model.state_dict(), "args": saved}, tmp_path / "x.pth")

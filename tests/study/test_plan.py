@@ -21,7 +21,6 @@ from w2s_plugins.study import estimate
 from w2s_plugins.study.estimate import narrowed
 from w2s_plugins.study.layout import PlannedRun, fill_in, load_plan
 from w2s_plugins.study.plan import encode, lies_within, make_plan
-from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.study.status import makespan
 from w2s_plugins.warm import cold
@@ -133,14 +132,6 @@ def test_data_sets(tmp_path: Path, plan: Plan, cli: Cli) -> None:
     few["sets"]["large"] = {"train_slice": "0:90"}
     code, _, err = cli("plan", write(tmp_path, changed(**changes)))
     assert code == 2 and "large: weak few: train_slice 0:90 is not within the teachers' part 0:80" in err
-
-
-def test_probes_of_one_data_set_are_trained_together(plan: Plan) -> None:
-    probe = {"name": "p", "flags": {"model": "w2s_cnn5", "linear_probe": True}}
-    runs = plan(strong=[probe], sets=[{"name": "small"}, {"name": "large", "flags": {"train_slice": "0:320"}}])
-    pool = Pool(runs, make_slots(1, [], None))
-    pool.out.done = {run.id for run in runs if run.kind != "student"}
-    assert [run.set for run in pool.next_runs()] == ["small"] * 2
 
 
 def test_slices_of_seeds(plan: Plan) -> None:

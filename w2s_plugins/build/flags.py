@@ -18,7 +18,6 @@ from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
 from .resolve import LABELS, check_choice, refuse_nvjpeg, refuse_two_dtypes, resolve_flags, teacher_models
-from .resolve_probe import grid, grid_flag
 
 _logger = logging.getLogger(__name__)
 
@@ -158,14 +157,10 @@ def _check_features(args: argparse.Namespace) -> None:
 def _check_on_device(args: argparse.Namespace, processes: int) -> None:
     if args.sync_bn and args.device == "cpu" and processes > 1:
         raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
-    if grid(args) and args.amp and args.amp_dtype == "float16":
-        raise UserError(f"{grid_flag(args)}: float16 would scale the losses of all heads alike: give --amp-dtype "
-                        "bfloat16")
 
 
 def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:
     """Scale ``--lr-base`` by the batch size of all processes when ``--lr`` is not given, by timm's rule."""
-    args.lr = args.probe_lrs[0] if args.probe_lrs else args.lr
     if args.lr:
         return
     sizes = args.train_batch_sizes or [args.batch_size]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import STRICT_DECODERS, candidate_pieces, parse_data_errors, parse_shapes
+from ..cli.forms import STRICT_DECODERS, parse_data_errors, parse_shapes
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
@@ -18,7 +18,7 @@ from ..distributed.world import Precision, World
 from ..errors import UserError
 from ..labels.reader import LabelReader
 from ..labels.splits import Data
-from ..students.probe import Encoder, EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
+from ..students.probe import EvalFeatures, OutputStore, TrainFeatures, TwoPartReader, create_encoder
 from ..teachers.stored import CachedTargets, StudentViews
 from ..teachers.teacher import Teacher
 from .resolve import is_semi_supervised, mixes, view_epochs
@@ -205,22 +205,17 @@ def build_feature_loaders(
         data_config: dict,
         precision: Precision,
         world: World,
-        encoders: dict[str, Encoder],
 ) -> dict[str, object]:
     """Compute or find the features of all splits for ``--linear-probe``; return loaders of them.
 
-    The teacher, where there is one, labels the evaluation splits once, unless ``--no-teacher-eval``. Runs of one
-    process share the ``encoders`` of students that are the same but for their heads; what is missing is added.
+    The teacher, where there is one, labels the evaluation splits once, unless ``--no-teacher-eval``.
 
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
-    pieces = candidate_pieces(args.probe_pools, args.probe_blocks)
-    form = f"{data_config} {precision} {pieces} {args.probe_blocks} {args.model}"
-    encoder = encoders[form] = encoders.get(form) or create_encoder(  # a single pooling is the student's own by now
-        student, data_config, precision, f"--model {args.model}", pieces if len(pieces) > 1 else None)
+    encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
 
     def features(dataset: Dataset, split: str, views: StudentViews | None = None) -> LabelReader:
         return store.outputs(dataset, split, encoder.model, encoder.width, views)
@@ -243,6 +238,6 @@ def build_feature_loaders(
         read = TwoPartReader(read, features(data.labelled, args.train_split, views), len(data.train))
         labels += strata(data.labelled, "--linear-probe")
         sampler = TwoPartSampler(sampler, len(data.labelled), args.batch_size, labelled_in_batch(args))
-    train = TrainFeatures(read, torch.tensor(labels), sampler, args.batch_size, precision, encoder.candidates)
+    train = TrainFeatures(read, torch.tensor(labels), sampler, args.batch_size, precision)
     return dict(train=train, val=evaluation(data.val, args.val_split),
                 select=evaluation(data.select, args.train_split), few_shot=None)

@@ -15,11 +15,9 @@ from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 from torch import nn
 
-from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..students.tuning import matching
 from .hints import average_hint, rate_hint
-from .resolve_probe import grid
 
 _logger = logging.getLogger(__name__)
 
@@ -39,18 +37,7 @@ class Schedule(NamedTuple):
 
 
 def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
-    """Create timm's optimizer of everything in the task that is trained; heads side by side each have their own groups.
-    """
-    if isinstance(task, HeadsTask):
-        optimizer, *others = (
-            create_optimizer(argparse.Namespace(**{**vars(args), **settings.about()}), own)
-            for settings, own in zip(grid(args), task.tasks))
-        for group in (group for other in others for group in other.param_groups):
-            optimizer.add_param_group(group)
-        for group in optimizer.param_groups:
-            if "fused" in group and task.device.type == "cpu":  # many small parameters: half of the time
-                group["fused"] = True
-        return optimizer
+    """Create timm's optimizer of everything in the task that is trained."""
     module = task.get_trainable_module()
     take_bitsandbytes(args.opt)
     try:

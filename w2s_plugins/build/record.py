@@ -3,9 +3,9 @@
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
 accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
 samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `heads` (of a grid), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name,
-`failed_test_sets` (why there are no figures of them), `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `probe`
-(top-1 of each classifier of `--probe-also` by split), `export` (SHA-256 of what an export is loaded from).
+split), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name,
+`failed_test_sets` (why there are no figures of them), `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`,
+`export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
@@ -58,7 +58,6 @@ class Outcome:
         tests: evaluations of the selected student on the test sets beside the validation split.
         failed: why it could not be evaluated on others, by name.
         updates_per_epoch: of the weights.
-        heads: of a grid: settings of each head, figures at its best epoch, and which one was ``chosen``.
     """
 
     last: dict
@@ -70,7 +69,6 @@ class Outcome:
     tests: Mapping[str, Evaluation]
     failed: Mapping[str, str]
     updates_per_epoch: int
-    heads: list[dict] | None = None
 
 
 def make_record(
@@ -110,7 +108,6 @@ def make_record(
         "loss": _loss(args),
         "data": _data(args, data, outcome.position.unreadable),
         "selected": dict(rule=args.select, epoch=chosen["epoch"], split=ranked_by(args, chosen)),
-        **({} if outcome.heads is None else {"heads": outcome.heads}),
         "last": dict(epoch=last["epoch"], **_measured(last)),
         "best": dict(epoch=best["epoch"], **_measured(best)),
         "metrics": _measured(chosen),

@@ -43,7 +43,7 @@ from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
 from ..run.place import HUB, Place, refuse_existing_run
 from ..system import STOPPING
-from .resolve_probe import grid_rules, resolve_probe
+from .resolve_probe import resolve_probe
 
 Plan = Callable[[Mapping[str, object], Parser], Iterable[tuple[str, Mapping[str, object]]]]
 
@@ -700,7 +700,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         *_episode_rules(args),
         *_sharding_rules(args),
         *_semi_supervised_rules(args),
-        *grid_rules(args),
         (parse_data_errors(args.data_errors) is not None and args.episodic, f"--data-errors {args.data_errors}: "
          "another sample of the batch would change the classes of an episode; use --data-errors raise with --episodic"),
         (parse_data_errors(args.data_errors) is not None and args.linear_probe, f"--data-errors {args.data_errors}: "

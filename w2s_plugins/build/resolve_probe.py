@@ -1,66 +1,10 @@
 """The flags of a linear probe: what makes no sense on features of plain images is refused, the rest set."""
 
 import argparse
-from typing import NamedTuple
 
 from ..cli.declare import Role, option, shown_value
-from ..cli.forms import POOLS, candidate_pieces
 from ..cli.parser import train_parser
 from ..errors import UserError
-
-
-class HeadSettings(NamedTuple):
-    """In what a head of a grid differs from the others; without ``pool`` all see the features of the student's own."""
-
-    pool: str | None
-    lr: float
-    weight_decay: float
-
-    def __str__(self) -> str:
-        return f"{f'pool {self.pool}, ' if self.pool else ''}lr {self.lr:g}, weight decay {self.weight_decay:g}"
-
-    def about(self) -> dict[str, str | float]:
-        """Return what is said of it in records."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-
-def grid(args: argparse.Namespace) -> list[HeadSettings]:
-    """Return the settings of the heads that are trained side by side, each once; of a single one there are none."""
-    pools = [*candidate_pieces(args.probe_pools, args.probe_blocks)]
-    if not (args.probe_lrs or args.probe_weight_decays or len(pools) > 1):
-        return []
-    return [HeadSettings(pool, rate, decay) for pool in (pools if len(pools) > 1 else [None])
-            for rate in dict.fromkeys(args.probe_lrs or [args.lr])
-            for decay in dict.fromkeys(args.probe_weight_decays or [args.weight_decay])]
-
-
-def sees_levels(args: argparse.Namespace) -> bool:
-    """True where the head sees several blocks of the student, each in the student's own pooling."""
-    return args.linear_probe and not args.probe_pools and args.probe_blocks != [1]
-
-
-def grid_flag(args: argparse.Namespace) -> str:
-    """Return the flag by which there are several heads, for messages."""
-    return "--probe-lrs" if args.probe_lrs else "--probe-weight-decays" if args.probe_weight_decays else "--probe-pools"
-
-
-def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
-    """Return what cannot be where heads are trained side by side, and what to say of it."""
-    if not grid(args):
-        return []
-    flag = grid_flag(args)
-    return [
-        (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
-         "--select-split 0.1"),
-        (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
-        *((given, f"{flag}: {name} is about one head: leave it out") for given, name in (
-            (args.log_beta, "--log-beta"), (args.teacher_until_passed, "--teacher-until-passed"))),
-        ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
-         "another one, such as adamw"),
-        ("plateau" in args.sched, f"{flag}: --sched plateau would lower the rates of all heads by the figures "
-         "of one: take another one, such as cosine"),
-        (bool(args.lr_scale), f"{flag}: --lr-scale is for the parameters of one model: leave it out"),
-    ]
 
 
 def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
@@ -115,7 +59,7 @@ def _without_meaning(args: argparse.Namespace) -> str:
 
 
 def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
-    encoder, candidates = "trains no encoder", candidate_pieces(args.probe_pools, args.probe_blocks)
+    encoder = "trains no encoder"
     return [
         (args.episodic, f"{encoder}, and --episodic trains nothing else: leave one out"),
         (args.few_shot_eval, f"{encoder}: test the model itself with validate.py --few-shot"),
@@ -123,13 +67,4 @@ def _rules(args: argparse.Namespace, given: set[str]) -> list[tuple[bool, str]]:
          "of --kd-model-name"),
         (args.teacher and "teacher_targets" in given and args.teacher_targets == "online",
          "lets the teacher label each image once: leave out --teacher-targets online"),
-        (candidates and not set(POOLS) & candidates.keys(), "has to export a model of timm, and none has the pooling "
-         f"{', '.join(candidates)}: name token or avg as well"),
-        (sees_levels(args) and len(args.probe_blocks) > 1, "compares heads on several numbers of blocks by their class "
-         "tokens: give --probe-pools token or both, or one number of --probe-blocks"),
-        (bool(args.probe_pools) and args.probe_blocks != [1] and not {"token", "both"} & set(args.probe_pools),
-         "takes class tokens from several blocks: give --probe-pools token or both with --probe-blocks, or leave "
-         "--probe-pools out"),
-        (args.probe_also and not args.val_split and (args.unlabeled or args.select_split is None),
-         "has no samples with ground truth to measure --probe-also on: give --val-split, or leave it out"),
     ]

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..distributed.world import Precision
-from ..engine.heads import HeadsTask
 from ..errors import UserError
 from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
@@ -181,8 +180,7 @@ def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, ep
         UserError: not even one checkpoint can take the place of another.
     """
     model = task.get_trainable_module()
-    saved = task.get_checkpoint_state() if isinstance(task, HeadsTask) else model.state_dict()
-    weights = sum(t.numel() * t.element_size() for t in tree_leaves(saved))
+    weights = sum(t.numel() * t.element_size() for t in tree_leaves(model.state_dict()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
     states = info.num_betas if info.has_betas else int(info.has_momentum)

@@ -1,9 +1,7 @@
 """The student and how it starts."""
 
 import argparse
-import copy
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +11,12 @@ from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_ba
 from timm.models import get_model_args
 from torch import nn
 
-from ..cli.forms import candidate_pieces
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..hub.source import hub_source
 from ..models.class_names import names_of_model, warn_of_names
 from ..models.foreign import refused_values
-from ..models.levels import Levels, with_levels
 from ..models.loading import (
     check_finite,
     check_input_size,
@@ -32,12 +28,10 @@ from ..models.loading import (
     settings_beside,
 )
 from ..students.adapters import Adapters, heads_of
-from ..students.pooling import Candidate, set_pooling
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
 from ..students.tuning import Tuning, choose_trained
 from .device import first_device
 from .resolve import trains_part
-from .resolve_probe import sees_levels
 
 _logger = logging.getLogger(__name__)
 
@@ -54,14 +48,12 @@ class Student(NamedTuple):
         data_config: timm's data configuration: input size, normalisation, interpolation.
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
-        random_state: of the random numbers that the head behind another pooling begins with.
     """
 
     model: nn.Module
     data_config: dict
     source: dict
     found: dict[str, object]
-    random_state: torch.Tensor
 
 
 def build_student(
@@ -81,22 +73,13 @@ def build_student(
     published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
-        if not (pool or args.model_kwargs.get("global_pool") or args.probe_pools):
+        if not (pool or args.model_kwargs.get("global_pool")):
             pool = choose_pool(published, args.model)
     model = create_student(args, num_classes, pool)
     new_head = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
-    source, found = student_start(args, model, published), dict(gp=pool)
+    source = student_start(args, model, published)
     if args.linear_probe:
         model.reset_classifier(model.num_classes)  # pretrained heads know the ground truth of their own data
-    random_state = torch.get_rng_state()
-    if args.linear_probe:
-        if len(candidate_pieces(args.probe_pools, args.probe_blocks)) == 1:
-            before = get_model_args(model)
-            set_pooling(model, args.probe_pools[0], f"--model {args.model}")
-            changed = {k: v for k, v in get_model_args(model).items() if before.get(k) != v}
-            found = dict(gp=changed.pop("global_pool", pool), model_kwargs={**args.model_kwargs, **changed})
-        elif sees_levels(args):
-            model = create_levels(model, args.probe_blocks[0], f"--model {args.model}")
         if source["init"] == "random":
             _logger.warning(f"WARNING: {RANDOM_FEATURES}")
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
@@ -118,36 +101,7 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, **found), random_state)
-
-
-def create_levels(model: nn.Module, blocks: int, flag: str) -> Levels:
-    """Return `Levels` of a student. Raises `UserError` where it does not give the outputs of so many blocks."""
-    try:
-        return with_levels(model, blocks)
-    except Exception as error:  # each architecture refuses in its own way
-        raise UserError(f"--probe-blocks {blocks}: {flag} does not give the outputs of its last {blocks} blocks as "
-                        f"maps of features ({one_line(error)})") from error
-
-
-def initial_heads(
-        args: argparse.Namespace, student: Student, candidates: Mapping[str, Candidate]) -> dict[str, nn.Linear]:
-    """Return the head that a probe on each of several candidates begins with; the student is left behind the last
-    pooling.
-    """
-    heads, model = {}, student.model
-    some = model.get_classifier().weight
-    for name, candidate in candidates.items() if len(candidates) > 1 else ():
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(student.random_state)
-            if candidate.exportable:
-                set_pooling(model, name, f"--model {args.model}")
-                heads[name] = copy.deepcopy(model.get_classifier())
-            else:
-                heads[name] = nn.Linear(len(candidate.columns), model.num_classes)
-        scale_head(heads[name].requires_grad_(False), args.head_init_scale, args.head_init_bias)
-        heads[name].requires_grad_(True).to(some)
-    return heads
+                   dict(num_classes=model.num_classes, gp=pool))
 
 
 def tuning_of(args: argparse.Namespace) -> Tuning:

@@ -1,7 +1,6 @@
 """The training task."""
 
 import argparse
-import copy
 import logging
 
 from timm.loss import create_classification_loss
@@ -19,7 +18,6 @@ from ..cli.forms import EpisodeShape, loss_weights, parse_shapes
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
-from ..engine.heads import HeadsTask
 from ..engine.task import WeakToStrongTask
 from ..errors import UserError, one_line
 from ..hub.errors import on_hub
@@ -27,14 +25,12 @@ from ..labels.splits import Data
 from ..losses import DistillationLoss, create_loss
 from ..models.features import FeatureExtractor, create_feature_extractor
 from ..models.loading import create_model
-from ..students.probe import Probe
 from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import first_device
 from .loaders import labelled_in_batch
 from .resolve import mixes, split_names
-from .resolve_probe import grid
 
 _logger = logging.getLogger(__name__)
 
@@ -49,18 +45,7 @@ def build_task(
         precision: Precision,
         world: World,
 ) -> TrainingTask:
-    """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification; one for each head of
-    a grid.
-    """
-    if isinstance(student, Probe) and (settings := grid(args)):
-        first = {}
-        for pool in dict.fromkeys(own.pool for own in settings):
-            head = copy.deepcopy(student.heads[pool] if pool else student.student.get_classifier())
-            head.num_classes, head.pool = student.num_classes, pool
-            first[pool] = build_task(args, head, teacher, targets, data, data_config, precision, world)
-        shared = {id(part): part for part in (teacher, targets)}
-        tasks = [copy.deepcopy(first[own.pool], dict(shared)) for own in settings]
-        return HeadsTask(student, tasks, [*map(str, settings)], len(data.train))
+    """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
     criterion = create_classification_loss(
         args.task_loss,
         smoothing=args.smoothing,

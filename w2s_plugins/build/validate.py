@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
-from ..cli.forms import candidate_pieces
 from ..cli.parser import train_parser, validate_parser
 from ..data import create_eval_loader, open_split, take_slice
 from ..data.corruptions import Corrupted
@@ -32,7 +31,7 @@ from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_co
 from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.inference import inference_dtype
-from ..models.loading import create_model, find_weights, has_ema, load_weights, read_weights, settings_beside
+from ..models.loading import create_model, find_weights, has_ema, load_weights, read_weights
 from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
@@ -152,14 +151,8 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         args.use_train_size = True
     if "use_ema" not in given:
         args.use_ema = bool(run.get("model_ema")) and not run.get("model_ema_force_cpu")
-    pools = len(candidate_pieces(run.get("probe_pools") or [], run.get("probe_blocks") or []))
-    if path.suffix == ".tar" and pools > 1:
-        settings_beside(path, "--checkpoint")  # refuses it
     if is_run:
         best = run.get("select") == "best"
-        if pools > 1:
-            args.checkpoint = str(path / "export" / "model.safetensors")  # which says what pooling was chosen
-            return {**run, **settings_beside(Path(args.checkpoint), "--checkpoint")}
         sharded = path / (SHARDED_BEST if best else SHARDED_LAST)
         args.checkpoint = str(sharded if is_sharded(sharded) else path / (BEST if best else LAST))
     return run

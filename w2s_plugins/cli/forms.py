@@ -31,10 +31,6 @@ SELECTION_FORMS = (
 
 STRICT_DECODERS = ("torchvision", "nvjpeg")  # refuse what they cannot read, in place of leaving it to Pillow
 
-POOLS = "token", "avg", "max", "avgmax", "catavgmax"
-BOTH = "both"
-POOL_PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of
-
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 
 TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name
@@ -250,21 +246,6 @@ def parse_part(text: str) -> tuple[str, float]:
     if number or text not in TUNED_PARTS:
         raise UserError(f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}")
     return part, 0
-
-
-def candidate_pieces(pools: Sequence[str], blocks: Sequence[int]) -> dict[str, list[str | int]]:
-    """Return the pieces of each candidate by its name: poolings, and numbers of blocks from the end for class tokens.
-
-    Args:
-        pools: of `POOLS` and `BOTH`.
-        blocks: for candidates with a class token, from how many of the last blocks it is taken.
-    """
-    found: dict[str, list[str | int]] = {}
-    for pool in pools:
-        plain = POOL_PARTS.get(pool, [pool])
-        for count in blocks if plain[0] == "token" else [1]:
-            found[pool if count == 1 else f"{pool}:{count}"] = [*range(count, 1, -1), *plain]
-    return found
 
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:

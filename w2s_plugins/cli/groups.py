@@ -445,18 +445,6 @@ def add_model(add: Declare) -> None:
     add("--linear-probe", action="store_true", role=Role.START | Role.SHAPE, help="train the last layer only, on "
         "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
         "cached-views:N), and kept under --target-cache (docs/protocol.md)")
-    add("--probe-pools", type=str, nargs="+", default=[], metavar="POOL", needs=("linear_probe",),
-        choices=("token", "avg", "max", "avgmax", "catavgmax", "both"), role=Role.START | Role.SHAPE, help="what the "
-        "head sees of the last layer: its class token, mean, ... as timm's global_pool, or both of the first two; of "
-        "several, each has a head, as with --probe-lrs")
-    add("--probe-blocks", type=int, nargs="+", default=[1], metavar="N", low=1, needs=("linear_probe",),
-        role=Role.START | Role.SHAPE, help="the head sees the pooled outputs of so many of the last blocks beside the "
-        "features; the export is then an architecture of this project. With --probe-pools token or both: from how many "
-        "blocks the class token is taken; several numbers give several poolings")
-    add("--probe-also", type=str, nargs="+", default=[], metavar="NAME", choices=("knn", "logistic"),
-        needs=("linear_probe",), role=Role.START | Role.REPORT, help="measure these classifiers on the same features "
-        "and labels at the end: knn (of 20 neighbours, as DINO), logistic (regression)")
-    add_heads(add.of(Role.SELECTION | Role.SHAPE, needs=("linear_probe",)))
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV] (--hub-checkpoint); auto: from "
@@ -491,14 +479,6 @@ def add_device(add: Declare) -> None:
         "environment wins")
     add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
         "backends to import")
-
-
-def add_heads(add: Declare) -> None:
-    """The grid of heads of a linear probe."""
-    add("--probe-lrs", type=float, nargs="+", default=[], metavar="LR", low=0, help="train a head of --linear-probe "
-        "with each of these learning rates, in place of --lr, all at once; --select-split holds out what chooses one")
-    add("--probe-weight-decays", type=float, nargs="+", default=[], metavar="W", low=0, help="and with each of these "
-        "weight decays, in place of --weight-decay")
 
 
 def add_tuning(add: Declare) -> None:

@@ -207,35 +207,6 @@ def _mean(rows: Tensor, distributed: bool) -> float:
     return float(sums[0] / sums[1].clamp(min=1))
 
 
-@torch.inference_mode()
-def evaluate_heads(
-        logits_of: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        settings: EvaluationSettings = EvaluationSettings(),
-        teacher_said: Said | None = None,
-) -> list[dict[str, float]]:
-    """Return for each of G heads what `evaluate` gives of loss, accuracy and agreement; ``logits_of`` maps a batch to
-    logits (G, B, C).
-    """
-    device, limit = precision.device, evaluation_sample_limit(loader)
-    create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
-    meters, rows = None, []
-    for features, target in loader:
-        with precision.autocast():
-            logits = logits_of(features.to(precision.dtype))
-        meters = meters or [create_meter(device, max_samples=limit) for _ in logits]
-        for meter, own in zip(meters, logits):
-            meter.update(own, target)
-        rows.append(logits.argmax(dim=2))
-    found = [dict(meter.compute(distributed=settings.distributed)) for meter in meters]
-    predicted = torch.cat(rows, dim=1)[:, :limit].cpu()
-    if teacher_said is not None and len(teacher_said.classes) == predicted.shape[1]:
-        for figures, own in zip(found, predicted):
-            figures["agreement"] = _percentage(own == teacher_said.classes, device, settings.distributed)
-    return found
-
-
 def _percentage(hits: Tensor, device: torch.device, distributed: bool) -> float:
     counts = torch.tensor([int(hits.sum()), len(hits)], device=device)
     if distributed:

@@ -112,7 +112,6 @@ class BufferUndo:
     """
 
     def __init__(self, module: nn.Module):
-        self.module = module
         self.memories = [m for m in module.modules() if isinstance(getattr(m, "undo", None), Undo)]
         unused = {part for m in module.modules() if isinstance(m, Probe) for part in m.modules()}  # but for its head
         others = [m for m in module.modules() if m not in unused and not isinstance(getattr(m, "undo", None), Undo)]
@@ -136,20 +135,16 @@ class BufferUndo:
             memory.undo.keep()
 
     @torch.no_grad()
-    def put_back(self, part: nn.Module | None = None) -> None:
-        """Put them back, or those of a part of the module: the update was skipped."""
-        within = set((part or self.module).modules())
+    def put_back(self) -> None:
+        """Put them back: the update was skipped."""
         for (module, name), kept in zip(self.places, self.kept):
-            if module not in within:
-                continue
             buffer = module.get_buffer(name)
             if buffer.shape == kept.shape:
                 buffer.copy_(kept)
             else:  # it has grown
                 setattr(module, name, kept.clone())
         for memory in self.memories:
-            if memory in within:
-                memory.undo.put_back()
+            memory.undo.put_back()
 
 
 @torch.no_grad()

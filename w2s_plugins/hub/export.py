@@ -8,7 +8,7 @@ from pathlib import Path
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import load_checkpoint, save_for_hf
+from timm.models import save_for_hf
 
 from w2s_plugins.errors import UserError, one_line, refusal
 from w2s_plugins.files import read_plain
@@ -58,7 +58,6 @@ def export_model(
         record: dict,
         class_names: list[str] | None = None,
         save_adapter: Callable[[Path], None] | None = None,
-        known: dict[str, torch.nn.Module] | None = None,
 ) -> None:
     """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
 
@@ -71,8 +70,6 @@ def export_model(
         record: Content of the run's ``result.json``, see `model_card`.
         class_names: Name of each class, for timm's ``label_names``; those of earlier training are left out.
         save_adapter: Writes what was merged into the model to a new folder, in PEFT's format.
-        known: What timm has made of earlier exports of this process, by their config.json: it takes the weights of one
-            with the same. What is missing is added. None where no other follows.
 
     Raises:
         UserError: The folder cannot be written, or timm cannot load what was written; an earlier export stays then.
@@ -97,7 +94,7 @@ def export_model(
         for file in new.rglob("*"):
             apply_umask(file)
         flush_folder(new)
-        _check_loads(model, new, folder, data_config, {} if known is None else known)
+        _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -133,10 +130,8 @@ def write_card(folder: Path, record: dict) -> None:
 
 
 @torch.inference_mode()
-def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: dict,
-                 known: dict[str, torch.nn.Module]) -> None:
-    """Load an export as timm does, into a fresh model or a ``known`` one, and compare weights, and logits of two
-    images, with the model's.
+def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: dict) -> None:
+    """Load an export as timm does, and compare weights, and logits of two images, with the model's.
 
     Raises:
         UserError: timm cannot load it, or loads something else.
@@ -144,12 +139,7 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
     refused = (f"{name}: not exported: %s; the checkpoints of the run are kept. A student that a plugin wraps has to "
                "be unwrapped by it, or be registered as an architecture of its own")
     try:
-        config = (export / "config.json").read_text(encoding="utf-8")
-        if config in known:
-            load_checkpoint(known[config], str(export / "model.safetensors"))
-        else:
-            known[config] = timm.create_model(f"local-dir:{export}", pretrained=True)
-        fresh = known[config]
+        fresh = timm.create_model(f"local-dir:{export}", pretrained=True)
     except Exception as error:  # each architecture refuses in its own way what does not fit it
         raise UserError(refusal(error) or refused % f"timm cannot load it again ({one_line(error, 200)})") from error
     own, loaded = model.state_dict(), fresh.state_dict()

@@ -1,6 +1,6 @@
 """Small networks of the distillation literature, registered in timm's registry when this package is imported."""
 
-from . import alexnet, cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cnn, fewshot, levels, preact
+from . import alexnet, cifar_mobilenet, cifar_resnet, cifar_shufflenet, cifar_vgg, cnn, fewshot, preact
 
 __all__ = [
-    "alexnet", "cifar_mobilenet", "cifar_resnet", "cifar_shufflenet", "cifar_vgg", "cnn", "fewshot", "levels", "preact"]
+    "alexnet", "cifar_mobilenet", "cifar_resnet", "cifar_shufflenet", "cifar_vgg", "cnn", "fewshot", "preact"]

@@ -23,7 +23,6 @@ from ..cli.parser import check_flags, train_parser
 from ..cli.values import check_values
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
-from .levels import NAME as LEVELS
 
 LARGEST = 2 ** 31  # of a number; sizes and counts are below
 # fields of timm's pretrained_cfg that say where weights lie or how they are loaded: they are left out
@@ -171,9 +170,6 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
     """
     kept = {k: v for k, v in args.items() if v is not None}
     allowed = constructor_arguments(architecture)
-    if architecture == LEVELS:
-        check_architecture(kept.get("base"), where)
-        allowed |= constructor_arguments(kept["base"])
     for key, value in kept.items():
         if key not in allowed:
             raise UserError(f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"

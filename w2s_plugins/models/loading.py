@@ -385,9 +385,6 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
 
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
-
-    Raises:
-        UserError: a checkpoint of a grid of poolings.
     """
     if path.suffix == ".safetensors":
         config = path.parent / "config.json"
@@ -397,11 +394,7 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
         found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
         found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": cfg.get("num_classes")}
-    found = _flags_beside(
-        path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp", "probe_pools", "probe_blocks"))
-    if any(len(found.pop(name, ())) > 1 for name in ("probe_pools", "probe_blocks")):
-        raise UserError(f"{flag} {path}: does not say behind which of its poolings the head was trained; expected the "
-                        "run's folder, or its export, export/model.safetensors")
+    found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
     if pool := found.pop("gp", None):
         found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}
     return found

@@ -78,10 +78,8 @@ def other_flags(folder: Path, wanted: Mapping[str, object], flag: str) -> list[s
     """
     theirs, ours = read_run_args(folder, flag), yaml.safe_load(yaml.safe_dump(dict(wanted)))
     for name in ("num_classes", "gp"):
-        if ours[name] is None:  # that of the data, of published weights, of --probe-pools
+        if ours[name] is None:  # that of the data, of published weights
             del ours[name]
-    if ours["probe_pools"]:
-        theirs["model_kwargs"] = {k: v for k, v in theirs["model_kwargs"].items() if k in ours["model_kwargs"]}
     return [f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in other_values(theirs, ours).items()]
 
 

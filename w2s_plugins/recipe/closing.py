@@ -2,17 +2,14 @@
 
 import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from timm.utils import unwrap_model
 
 from ..build.record import Outcome, make_record
-from ..build.resolve_probe import grid
 from ..build.student import plain_batch_norm
 from ..distributed.signals import ending
-from ..engine.evaluation import Evaluation
 from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
@@ -22,10 +19,9 @@ from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
 from ..run.published import push_checkpoint
-from ..run.record import best_number
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
-from .evaluation import evaluate_test_sets, evaluates_average, measure_beside, predictions_of
+from .evaluation import evaluate_test_sets, evaluates_average, predictions_of
 from .run import Run
 
 _logger = logging.getLogger(__name__)
@@ -52,27 +48,17 @@ def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], 
         delete(folder / report.PREDICTIONS["best"])
         return None
     if run.args.select == "best":
-        if "head" in best:
-            run.task.take(best["head"])  # its pooling
         load_weights(model, read_weights(path, "--select", best["ema"], keep_adapters=True), str(path), "--select")
     return stored_predictions(content.get("w2s") or {})
 
 
-def finish(
-        run: Run,
-        model: torch.nn.Module,
-        seconds: float,
-        exports: dict[str, torch.nn.Module],
-        measure: Callable[..., Evaluation] | None = None,
-) -> dict:
+def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     """Export the selected student, write result.json, print the closing table, publish; return the record.
 
     Args:
         run: the run.
         model: its student.
         seconds: that it took.
-        exports: of this process, see `export_model`.
-        measure: see `evaluate_test_sets`.
     """
     args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
     files.trackers.close()
@@ -92,19 +78,14 @@ def finish(
     if has_adapters(model):
         some = next(model.parameters())
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
-    tests, failed = evaluate_test_sets(run, model, measure)
-    heads, ranked = list_heads(run, best)
-    if heads:
-        say_better_head(run, ranked, best["head"])
+    tests, failed = evaluate_test_sets(run, model)
     record = make_record(
         args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
         Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
-                run.schedule.updates_per_epoch, heads or None))
-    if args.probe_also:
-        record["probe"] = measure_beside(run)
+                run.schedule.updates_per_epoch))
     plain_batch_norm(model)
     export_model(
-        model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save, exports)
+        model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
     record["export"] = export_hashes(folder / "export")
@@ -122,38 +103,6 @@ def finish(
     print(f"{table}\n* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
     publish(args, folder)
     return record
-
-
-def list_heads(run: Run, best: dict) -> tuple[list[dict], list[float]]:
-    """Return the heads of a grid, each at its best epoch, and the best figure of each on the held-out part.
-
-    Args:
-        run: the run.
-        best: evaluation of the epoch that is exported.
-    """
-    found, ranked, evaluations = [], [], run.files.metrics.evaluations
-    for number, settings in enumerate(grid(run.args)):
-        own = [event["heads"][number] for event in evaluations]
-        place = best_number([figures["metric"] for figures in own], run.args.eval_metric == "loss")
-        ranked.append(own[place]["metric"])
-        figures = {split: own[place][split] for split in ("select", "val") if split in own[place]}
-        found.append(dict(**settings.about(), epoch=evaluations[place]["epoch"], **figures,
-                          chosen=number == best["head"]))
-    return found, ranked
-
-
-def say_better_head(run: Run, ranked: list[float], chosen: int) -> None:
-    """Say it where the head that is best on the held-out part is one that no plain timm model has.
-
-    Args:
-        run: of a grid.
-        ranked: best figure of each head on the held-out part.
-        chosen: the head that is exported.
-    """
-    top = best_number(ranked, run.args.eval_metric == "loss")
-    if top not in run.task.takeable and ranked[top] != ranked[chosen]:
-        _logger.warning(f"head {run.task.names[top]}: {ranked[top]:.2f} on the held-out part, the one that is exported "
-                        f"({run.task.names[chosen]}) {ranked[chosen]:.2f}; the first is no model of timm")
 
 
 def publish(args: argparse.Namespace, folder: Path) -> None:

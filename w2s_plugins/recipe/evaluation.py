@@ -1,7 +1,6 @@
 """The figures of a run: of teacher and student before the first step, of the student after an epoch."""
 
 import argparse
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -18,15 +17,12 @@ from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import World, dealt_rows
-from ..engine.evaluation import Evaluation, EvaluationSettings, Said, evaluate, evaluate_heads
+from ..engine.evaluation import Evaluation, EvaluationSettings, Said, evaluate
 from ..engine.few_shot import extract_features
-from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
 from ..models.features import pooled_features
 from ..monitor import Console
-from ..run.record import best_number
-from ..students.beside import CLASSIFIERS
 from ..teachers.stored import answers_to, own_features
 from .run import Run
 
@@ -91,16 +87,12 @@ class EpochFigures(NamedTuple):
         metric: ranks the epoch; infinite where it is not a number.
         predictions: columns and rows of what is said of each sample of the validation split, or None.
         shares: how many samples of a held-out part without labels each class is said to have, by whom; or None.
-        heads: of a grid of heads: ``metric`` and figures by split of each; or None.
-        head: the number of the one that ``figures`` are of.
     """
 
     figures: dict[str, dict[str, float]]
     metric: float
     predictions: tuple[list[str], torch.Tensor] | None
     shares: dict[str, list[int]] | None = None
-    heads: list[dict] | None = None
-    head: int | None = None
 
 
 def average_batch_norm(run: Run, due: bool) -> None:
@@ -122,7 +114,6 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         watch: stops at a signal.
     """
     args = run.args
-    heads, head = compare_heads(run) if isinstance(run.task, HeadsTask) else (None, None)
     model = run.task.get_eval_model(ema=evaluates_average(run))
     found = {
         split: evaluate_split(
@@ -138,51 +129,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     return EpochFigures(
         figures, selection_metric(args, figures, terms),
         gather_predictions(run, found["val"]) if "val" in found else None,
-        class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None,
-        heads, head)
-
-
-def compare_heads(run: Run) -> tuple[list[dict], int]:
-    """Measure all heads, or their averages, on all splits, and make the best on the held-out part the student's
-    classifier, the first one among equals, of those with which it is a plain timm model. Return the figures of each and
-    the number of that one; all ranks take part.
-    """
-    found = {
-        split: evaluate_heads(
-            functools.partial(run.task.logits, ema=evaluates_average(run)), run.loaders[split], run.precision,
-            split_settings(run, split), run.weak_said.get(split))
-        for split in ("val", "select") if run.loaders[split] is not None
-    }
-    heads = [dict(zip(found, figures)) for figures in zip(*found.values())]
-    heads = [dict(metric=selection_metric(run.args, figures, {}), **figures) for figures in heads]
-    takeable = run.task.takeable
-    head = takeable[best_number([heads[number]["metric"] for number in takeable], run.args.eval_metric == "loss")]
-    run.task.take(head)
-    return heads, head
-
-
-def measure_beside(run: Run) -> dict[str, dict[str, float]]:
-    """Return the top-1 of each classifier of ``--probe-also`` by split, where that has ground truth.
-
-    They are fitted on the stored features of the training samples (of their first view, where several are stored) and
-    the classes that the teacher, or else ground truth, says them to be.
-    """
-    train, targets, probe = run.loaders["train"], run.parts.targets, unwrap_model(run.task.get_eval_model())
-    features, labels = probe.seen(train.whole(), probe.pool), train.labels.to(run.world.device)
-    if targets is not None:
-        targets.set_epoch(0)
-        taught = torch.arange(len(run.parts.data.train))  # labelled samples beside them follow
-        labels = torch.cat([*(targets(index).argmax(dim=1) for index in taught.split(4096)), labels[len(taught):]])
-    splits = {split: run.loaders[split] for split in ("val", "select") if run.loaders[split] is not None
-              and not is_unlabeled(getattr(run.parts.data, split))}
-    queries = probe.seen(torch.cat([loader.whole() for loader in splits.values()]), probe.pool)
-    truth = [loader.labels for loader in splits.values()]
-    found = {}
-    for name in run.args.probe_also:
-        said = CLASSIFIERS[name](features, labels, queries).cpu().split([len(own) for own in truth])
-        found[name] = {split: 100 * (own == right).double().mean().item()
-                       for split, own, right in zip(splits, said, truth)}
-    return found
+        class_shares(run, found["select"]) if "select" in found and is_unlabeled(run.parts.data.select) else None)
 
 
 def count_passing(run: Run, figures: dict[str, dict[str, float]]) -> None:
@@ -229,18 +176,12 @@ def split_settings(run: Run, split: str) -> EvaluationSettings:
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
 
 
-def evaluate_test_sets(
-        run: Run,
-        model: torch.nn.Module,
-        measure: Callable[..., Evaluation] | None = None,
-) -> tuple[dict[str, Evaluation], dict[str, str]]:
+def evaluate_test_sets(run: Run, model: torch.nn.Module) -> tuple[dict[str, Evaluation], dict[str, str]]:
     """Measure the selected student and its teacher on the test sets beside the validation split, in this process alone.
 
     Args:
         run: the run.
         model: its student.
-        measure: evaluates in its own way, given the run, the model, the name of the set, what begins a pass over its
-            images and one of the teacher's answers, and `evaluate`.
 
     Returns:
         What was found by name, and why that failed: a set that is broken does not end a run which is trained.
@@ -249,14 +190,12 @@ def evaluate_test_sets(
     settings = eval_loader_settings(run.args, run.precision, alone)
     teacher, model = None if run.args.no_teacher_eval else run.parts.teacher, model.to(run.world.device)
     for name, test in run.parts.data.tests.items():
-        images = functools.partial(create_eval_loader, test.dataset, run.parts.student.data_config, settings)
-        answers = teacher and functools.partial(answers_to, teacher, test.dataset, settings)
-        evaluated = functools.partial(
-            evaluate, precision=run.precision, progress=Console(True, 0).wrap(name),
-            settings=EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted))
         try:
-            found[name] = measure(run, model, name, images, answers, evaluated) if measure else evaluated(
-                model, images(), teacher=answers and answers())
+            answers = teacher and answers_to(teacher, test.dataset, settings)
+            found[name] = evaluate(
+                model, create_eval_loader(test.dataset, run.parts.student.data_config, settings), run.precision,
+                EvaluationSettings(channels_last=run.args.channels_last, valid_labels=test.counted),
+                teacher=answers, progress=Console(True, 0).wrap(name))
         except (UserError, OSError, RuntimeError) as error:
             failed[name] = f"{test.flag} {name}: {one_line(error)}"
             continue

@@ -46,9 +46,8 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
         _logger.info(f"epoch {epoch + 1}/{run.stop}, share of each class in the held-out part: "
                      f"{describe_shares(found.shares, names)}")
         run.files.metrics.write("shares", epoch=epoch, **found.shares)
-    heads = {} if found.heads is None else dict(head=found.head, heads=found.heads)
     run.files.metrics.write("eval", epoch=epoch, metric=found.metric, train=terms, lr=mean_lr(run.optimizer),
-                            ema=evaluates_average(run), **figures, **heads)
+                            ema=evaluates_average(run), **figures)
     step = run.position.epoch * run.schedule.updates_per_epoch
     run.files.trackers.log(step, {f"{s}/{k}": v for s, f in figures.items() for k, v in f.items()})
 

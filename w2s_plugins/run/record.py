@@ -1,7 +1,7 @@
 """What a run leaves beside its checkpoints: labels, predictions, figures for result.json, the closing table."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import timm
@@ -17,7 +17,6 @@ from ..models.class_names import write_class_names
 from ..monitor import format_table
 
 LABELS, SELECTED = "labels.csv", "selected.txt"
-BESIDE = {"knn": "k-NN", "logistic": "logistic regression"}
 # what the student says of each sample of the validation split, at the last epoch and at the one that ranks first
 PREDICTIONS = {"last": "predictions_last.csv", "best": "predictions_best.csv"}
 
@@ -60,11 +59,6 @@ def best_of(evaluations: list[dict], epoch: int | None) -> dict:
     return next((event for event in evaluations if event["epoch"] == epoch), evaluations[-1])
 
 
-def best_number(metrics: Sequence[float], decreasing: bool) -> int:
-    """Return the place of the best of some metrics, of equals the first; ``decreasing``: less is better."""
-    return metrics.index((min if decreasing else max)(metrics))
-
-
 def registering_module(model: nn.Module) -> str:
     """Return the module that registered a model's architecture with timm, else that of its class."""
     name = model.pretrained_cfg.get("architecture") or ""
@@ -93,9 +87,6 @@ def closing_table(record: dict) -> str:
         rows.append([f"student, {name} epoch ({event['epoch'] + 1}){' *' if chosen else ''}", event.get("top1"),
                      event.get("top5"), event.get("agreement"), record["pgr"] if chosen else None,
                      *(episodes[name].get(s) for s in shapes), *(event.get(s) for s in shots)])
-    for name, top1 in record.get("probe", {}).items():
-        rows.append([f"{BESIDE[name]} on the same features", top1.get("val", top1.get("select")), None, None, None,
-                     *(None for _ in (*shapes, *shots))])
     for name, found in record.get("test_sets", {}).items():
         for who, figures in (("teacher", found["teacher"]), ("student", found)):
             if figures:
@@ -107,19 +98,7 @@ def closing_table(record: dict) -> str:
     if all(cell is None for row in rows for cell in row[1:]):
         return ""
     heads = [s.replace("top1_", "top-1 ") for s in shots]
-    table = format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
-    return f"{heads_table(record['heads'])}\n\n{table}" if record.get("heads") else table
-
-
-def heads_table(heads: list[dict]) -> str:
-    """Return the table of a grid of heads, each at its best epoch; a star marks the one that was exported."""
-    settings = [name for name in heads[0] if name not in ("epoch", "select", "val", "chosen")]
-    rows = [[f"head {number}{' *' if head['chosen'] else ''}",
-             *(format(head[name], "" if name == "pool" else "g") for name in settings), head["epoch"] + 1,
-             *(head["select"].get(name) for name in ("agreement", "top1")),
-             head.get("val", {}).get("top1")] for number, head in enumerate(heads)]
-    return format_table(rows, ["", *(name.replace("_", " ") for name in settings), "epoch", "held-out agreement",
-                               "held-out top-1", "top-1"])
+    return format_table(rows, ["", "top-1", "top-5", "agreement", "PGR", *shapes, *heads])
 
 
 def refuse_unmeasured(

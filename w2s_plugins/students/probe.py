@@ -15,7 +15,7 @@ anew, since a pretrained one has seen labels. The teacher's logits of the evalua
 import copy
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,6 @@ from timm.data.distributed_sampler import OrderedDistributedSampler
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import POOLS
 from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
@@ -39,13 +38,9 @@ from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.writer import ensure_labels
 from ..models.inference import inference_dtype
-from ..models.loading import hash_tensors
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
-from .pooling import Candidate, Pieces, set_pooling
-
-_ROWS = 4096  # read at a time
 
 
 class TwoPartReader:
@@ -77,12 +72,11 @@ class TrainFeatures:
         sampler: the order of an epoch.
         batch_size: rows of a batch; a shorter last one is dropped.
         precision: device and dtype.
-        candidates: which of the features a head may see, as of `Encoder`.
     """
 
     def __init__(self, read: LabelReader | TwoPartReader, labels: Tensor, sampler: KeyedSampler | TwoPartSampler,
-                 batch_size: int, precision: Precision, candidates: dict[str, Candidate]):
-        self.read, self.labels, self.sampler, self.candidates = read, labels, sampler, candidates
+                 batch_size: int, precision: Precision):
+        self.read, self.labels, self.sampler = read, labels, sampler
         self.batch_size, self.precision = batch_size, precision
         self.average_batch_size = float(batch_size)
         self.of_batches = isinstance(sampler, TwoPartSampler)
@@ -109,12 +103,6 @@ class TrainFeatures:
         keys = itertools.chain.from_iterable(self.sampler) if self.of_batches else self.sampler
         return torch.tensor([key.index for key in keys], dtype=torch.long)
 
-    def whole(self) -> Tensor:
-        """Return the features (N, D) of all samples on the device, of the first view where several are stored."""
-        if self.read.manifest.views > 1:
-            self.read.set_view(0)
-        return _all_rows(self.read, len(self.labels), self.precision.device)
-
 
 class EvalFeatures:
     """The features and labels of an evaluation split, dealt out to the ranks as timm's loader does."""
@@ -138,14 +126,6 @@ class EvalFeatures:
         """Return the teacher's logits (B, C) for the batch that was yielded last; its features say nothing of them."""
         return self.targets(self.index)
 
-    def whole(self) -> Tensor:
-        """Return the features (N, D) of all samples on the device."""
-        return _all_rows(self.read, len(self.labels), self.device)
-
-
-def _all_rows(read: LabelReader, count: int, device: torch.device) -> Tensor:
-    return torch.cat([read(index, device) for index in torch.arange(count).split(_ROWS)])
-
 
 class Probe(nn.Module):
     """A student of which only the classifier is trained: ``forward`` is the classifier on features (B, D).
@@ -154,19 +134,11 @@ class Probe(nn.Module):
 
     Args:
         student: a timm model.
-        heads: initial heads of several candidates, by name, of which `take` chooses one.
-        candidates: what of the features each of them sees.
     """
 
-    def __init__(self, student: nn.Module, heads: Mapping[str, nn.Linear] | None = None,
-                 candidates: Mapping[str, Candidate] | None = None):
+    def __init__(self, student: nn.Module):
         super().__init__()
         vars(self)["student"] = student  # not a second registration of its parameters
-        vars(self).update(heads=heads or {}, candidates=candidates or {}, pool=None)
-        self._register()
-
-    def _register(self) -> None:
-        student = self.student
         for name, module in student.named_children():
             self.add_module(name, module)
         for name, parameter in student.named_parameters(recurse=False):
@@ -179,20 +151,7 @@ class Probe(nn.Module):
         student.get_classifier().requires_grad_(True)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.student.get_classifier()(self.seen(features, self.pool))
-
-    def seen(self, features: Tensor, pool: str | None) -> Tensor:
-        """Return what of the stored features (B, D) a head sees; all of them without ``pool``."""
-        return features if pool is None else features[:, self.candidates[pool].columns.to(features.device)]
-
-    def take(self, head: nn.Linear, pool: str | None) -> None:
-        """Copy a head into the student's classifier, behind the pooling of a candidate."""
-        if pool != self.pool:
-            set_pooling(self.student, pool, "the student")
-            self.student.get_classifier().to(head.weight)
-            self.pool = pool
-            self._register()
-        self.student.get_classifier().load_state_dict(head.state_dict())
+        return self.student.get_classifier()(features)
 
 
 class Encoder(NamedTuple):
@@ -201,19 +160,10 @@ class Encoder(NamedTuple):
     Args:
         model: gives features (B, D) in float32.
         width: D.
-        candidates: the features that a head may be trained on, by name, in the order of the flags.
     """
 
     model: TeacherModel
     width: int
-    candidates: dict[str, Candidate]
-
-
-def identify(student: nn.Module) -> str:
-    """Return what students have in common that differ in their heads alone: modules, and a hash of the weights."""
-    head = {*map(id, student.get_classifier().parameters())}
-    tensors = itertools.chain(student.named_parameters(), student.named_buffers())
-    return f"{student} {hash_tensors({name: tensor for name, tensor in tensors if id(tensor) not in head})}"
 
 
 def create_encoder(
@@ -221,7 +171,6 @@ def create_encoder(
         data_config: dict,
         precision: Precision,
         flag: str,
-        pieces: Mapping[str, Sequence[str | int]] | None = None,
         what: str = "--linear-probe",
         advice: str = "choose another model",
 ) -> Encoder:
@@ -232,50 +181,33 @@ def create_encoder(
         data_config: timm's data configuration of it.
         precision: device and dtype.
         flag: named the model.
-        pieces: those of each candidate, from `candidate_pieces`, which are to lie side by side; without them there is
-            one candidate, the student's ``own`` pooling.
         what: flag that asks for it.
         advice: where the model has no such head.
 
     Raises:
-        UserError: the head is not one linear layer on pooled features, or the student has no such pooling.
+        UserError: the head is not one linear layer on pooled features.
     """
-    model, some = copy.deepcopy(student).eval(), next(student.parameters())
+    encoder, some = copy.deepcopy(student).eval(), next(student.parameters())
     images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
-    parts = sorted(set(itertools.chain(*pieces.values())), key=str) if pieces else []  # stored alike in any order
-    plain = {}
-    for name in dict.fromkeys(name for name in (*parts, *pieces) if name in POOLS) if pieces else ["own"]:
-        if pieces:
-            set_pooling(model, name, flag)
-        head = model.get_classifier() if hasattr(model, "get_classifier") else None
-        if not isinstance(head, nn.Linear):
-            raise UserError(f"{what}: the head of {flag} is not one linear layer; {advice}")
-        with torch.inference_mode():
-            plain[name] = head, model(images)
-    if pieces:
-        encoder = Pieces(model, parts)
-        features, candidates = encoder.on_trial(images, pieces, flag)
-    else:
-        encoder = model
+    head = encoder.get_classifier() if hasattr(encoder, "get_classifier") else None
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{what}: the head of {flag} is not one linear layer; {advice}")
+    with torch.inference_mode():
+        logits = encoder(images)
         encoder.reset_classifier(0)
-        with torch.inference_mode():
-            features = encoder(images)
-        candidates = {"own": Candidate(torch.arange(features.shape[-1]))}
-    tolerance = 1e-4 if some.dtype == torch.float32 else 0.05
-    for name, (head, logits) in plain.items():
-        if name not in candidates:  # a part of some
-            continue
-        seen = features[:, candidates[name].columns.to(features.device)] if features.ndim == 2 else features
-        if features.ndim != 2 or seen.shape[1] != head.in_features or not torch.allclose(
-                head(seen), logits, rtol=tolerance, atol=tolerance):
-            raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
+        features = encoder(images)
+        # Is the head all that lies between features and logits?
+        tolerance = 1e-4 if some.dtype == torch.float32 else 0.05
+        pooled = features.ndim == 2 and features.shape[1] == head.in_features
+        matches = pooled and torch.allclose(head(features), logits, rtol=tolerance, atol=tolerance)
+    if not matches:
+        raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision)
     source = {"name": flag.removeprefix("--model ")}
     # Its inference form is made, and checked, on the CPU as that of a teacher: with TF32 a GPU is not exact enough.
     frozen = TeacherModel(encoder.cpu(), data_config, statistics, source=source, dtype=dtype)
-    frozen = frozen.to(precision.device).eval()
-    return Encoder(frozen, features.shape[1], candidates)
+    return Encoder(frozen.to(precision.device).eval(), features.shape[1])
 
 
 @dataclass(frozen=True)

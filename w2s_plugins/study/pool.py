@@ -13,32 +13,31 @@ from ..monitor.console import duration
 from ..warm import cold
 from .layout import PlannedRun, finished, read_state, read_top1
 from .lease import STALE, look
-from .worker import BUSY, Start, Stop, last_line, work, work_together
+from .worker import BUSY, Start, Stop, last_line, work
 
 PAUSE = 0.1
-AT_ONCE = 64  # probes of one process
 LOOK_AGAIN = 2.0  # seconds between looks at runs that others work on
 
 
 class Worker(threading.Thread):
-    """Works on one run, or on several probes at once; a second Ctrl-C does not wait for it.
+    """Works on one run; a second Ctrl-C does not wait for it.
 
     Args:
-        tasks: the runs.
-        work: what brings them to their end.
+        task: the run.
+        work: what brings it to its end.
 
     Attributes:
         code: what ``work`` returned.
         error: what it raised in place of that.
     """
 
-    def __init__(self, tasks: list[PlannedRun], work: Callable[[], int | None]):
+    def __init__(self, task: PlannedRun, work: Callable[[], int]):
         super().__init__(daemon=True)
-        self.tasks, self.work, self.began = tasks, work, time.monotonic()
+        self.task, self.work, self.began = task, work, time.monotonic()
         self.code, self.error = None, None
 
     def run(self) -> None:
-        """Bring the runs to their end."""
+        """Bring the run to its end."""
         try:
             self.code = self.work()
         except BaseException as error:
@@ -92,7 +91,6 @@ class Pool:
     ):
         self.plan, self.slots, self.stale, self.say, self.start = plan, slots, stale, say, start
         self.out = Outcome({run.id for run in plan if finished(run)})
-        self.alone: set[str] = set()  # probes that did not come to their end beside others
         self.held: dict[str, float] = {}  # runs that others work on: when to look again
         self.began = time.time()
         self.waiting = False
@@ -121,11 +119,10 @@ class Pool:
                 self.collect(slot)
         self.block()
         for slot in self.slots:
-            if slot.worker is None and (runs := self.next_runs()):
+            if slot.worker is None and (run := self.next_run()):
                 env = child_env(slot.env)
-                slot.worker = Worker(runs, functools.partial(
-                    work, runs[0], self.stop, self.stale, self.say, env, self.start) if len(runs) == 1
-                    else functools.partial(work_together, runs, self.stop, self.stale, env, self.start))
+                slot.worker = Worker(run, functools.partial(
+                    work, run, self.stop, self.stale, self.say, env, self.start))
                 slot.worker.start()
                 self.waiting = False
         busy = any(slot.worker for slot in self.slots)
@@ -146,13 +143,10 @@ class Pool:
             if lost and self.is_open(run):
                 self.out.blocked.add(run.id)
 
-    def next_runs(self) -> list[PlannedRun]:
-        """Return the first run that nobody works on and that has all it needs, or probes of one student: after all
-        other runs, when most of what they need is there. Notice what others have done.
-        """
+    def next_run(self) -> PlannedRun | None:
+        """Return the first run that nobody works on and that has all it needs. Notice what others have done."""
         now = time.monotonic()
-        mine = {run.id for slot in self.slots if slot.worker is not None for run in slot.worker.tasks}
-        probes = []
+        mine = {slot.worker.task.id for slot in self.slots if slot.worker is not None}
         for run in self.plan:
             if not self.is_open(run) or run.id in mine or not self.out.done.issuperset(run.needs):
                 continue
@@ -165,35 +159,28 @@ class Pool:
                 self.out.failed[run.id] = state.get("error", "")
             elif not look(run, self.stale).free:
                 self.held[run.id] = now + LOOK_AGAIN
-            elif run.id in self.alone or "--linear-probe" not in run.argv or (
-                    {"--log-wandb", "--log-trackio"} & {*run.argv}):
-                return [run]
             else:
-                probes.append(run)
-        alike = [run for run in probes if kind_of(run) == kind_of(probes[0])]
-        alike.sort(key=lambda run: run.loss or "")  # what is the same loss is computed at once
-        return alike[:min(AT_ONCE, -(-len(alike) // sum(slot.worker is None for slot in self.slots)))]
+                return run
+        return None
 
     def collect(self, slot: Slot) -> None:
-        """Note how the work on runs ended. Raises what ended it."""
+        """Note how the work on a run ended. Raises what ended it."""
         worker, slot.worker = slot.worker, None
         if worker.error is not None:
             raise worker.error
-        for run in worker.tasks:
-            if finished(run):
-                self.out.done.add(run.id)
-                top1 = read_top1(run)
-                figure = "" if top1 is None else f", top-1 {top1:.2f}"
-                took = duration((time.monotonic() - worker.began) / len(worker.tasks))
-                self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {took}{figure}")
-            elif worker.code is None:  # one of several
-                self.alone.add(run.id)
-            elif worker.code == BUSY:
-                self.held[run.id] = time.monotonic() + LOOK_AGAIN
-            else:
-                error = read_state(run).get("error") or last_line(run.state_file("log"))
-                self.out.failed[run.id] = error
-                self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
+        run = worker.task
+        if finished(run):
+            self.out.done.add(run.id)
+            top1 = read_top1(run)
+            figure = "" if top1 is None else f", top-1 {top1:.2f}"
+            took = duration(time.monotonic() - worker.began)
+            self.say(f"[{len(self.out.done)}/{len(self.plan)}] {run.id}: {took}{figure}")
+        elif worker.code == BUSY:
+            self.held[run.id] = time.monotonic() + LOOK_AGAIN
+        else:
+            error = read_state(run).get("error") or last_line(run.state_file("log"))
+            self.out.failed[run.id] = error
+            self.say(f"FAILED {run.id}: {error} ({run.state_file('log')})")
 
     def end_workers(self) -> None:
         """Let every worker end its process, which saves a checkpoint, and wait for them."""
@@ -204,11 +191,6 @@ class Pool:
         self.stop.signum = self.stop.signum or signal.SIGTERM
         for worker in workers:
             worker.join()
-
-
-def kind_of(run: PlannedRun) -> tuple[str | None, ...]:
-    """Return what runs have in common that one process may train."""
-    return run.kind, run.set, run.strong, run.protocol
 
 
 def make_slots(jobs: int | None, devices: Sequence[str], threads: int | None) -> list[Slot]:

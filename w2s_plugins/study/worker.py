@@ -22,8 +22,6 @@ from .lease import BEATS, STALE, Lease, Leases, acquire
 SCRIPT = TOP / "train_w2s.py"
 # what takes runs longest to import, and starts no thread: scikit-learn is not here, whose pandas may import pyarrow
 MODULES = ("train_w2s", "scipy.stats")
-TOGETHER = (f"import json, sys; sys.path[0] = {str(SCRIPT.parent)!r}; import train_w2s; "
-            "train_w2s.train_together(json.load(sys.stdin))")
 Start = Callable[..., Forked | subprocess.Popen]  # `cold`, or what starts programs as it does
 DONE, FAILED, BUSY = 0, 1, 75  # EX_TEMPFAIL: somebody else works on it
 TRIES = 2
@@ -101,54 +99,6 @@ def work(
         if code != BUSY:
             lease.release(finished(run))
     return code
-
-
-def work_together(
-        runs: Sequence[PlannedRun],
-        stop: Stop,
-        stale: float,
-        env: Mapping[str, str],
-        start: Start,
-) -> None:
-    """Bring probes on as far as one process for all of them can; those that it leaves unfinished are for `work`.
-
-    Args:
-        runs: the runs; those that they need are finished. What others work on is left to them.
-        stop: as of `work`.
-        stale: as of `work`.
-        env: environment of the training, in which the package can be imported.
-        start: as of `work`.
-
-    Raises:
-        UserError: as `work`.
-    """
-    held, orders, states, code = [], [], [], None
-    try:
-        plan = load_plan(runs[0].root)
-        for run in runs:
-            if (lease := acquire(run, stale)) is None:
-                continue
-            held.append(lease)
-            if finished(run):
-                continue
-            more = ceiling_flags([other for other in plan if other.id in run.needs])
-            orders.append(dict(argv=[*run.argv, *more], log=str(run.state_file("log"))))
-            states.append((run, dict(
-                state="running", host=socket.gethostname(), started=time.time(), attempt=1,
-                earlier=read_state(run).get("seconds", 0.0))))
-            write_json(run.state_file("json"), states[-1][1])
-            _write_command(run, [str(SCRIPT), *orders[-1]["argv"]])
-        if orders:
-            code = _train(states[0][0], ["-c", TOGETHER], Leases(held), stop, stale, env, start, orders)
-    finally:
-        for lease in held:
-            with contextlib.suppress(OSError):
-                if lease.refresh():
-                    lease.release(finished(lease.run))
-    for run, state in states if code is not None else ():
-        seconds = state["earlier"] + (time.time() - state["started"]) / len(states)
-        ended = "done" if finished(run) else "stopped"
-        write_json(run.state_file("json"), {**state, "state": ended, "seconds": seconds})
 
 
 def _try_twice(
