@@ -172,7 +172,7 @@ def prepare(args: Settings) -> Run:
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     if args.fsdp:
-        fsdp.shard(task, teacher if args.fsdp_teacher else None, precision, world, compile_options(args))
+        fsdp.shard(task, precision, world, compile_options(args))
 
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))

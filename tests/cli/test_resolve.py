@@ -306,7 +306,6 @@ MIX = ("--mixup", "0.2")
     (("--push-labels", "a/b", "--teacher", "resnet18,vgg11", "--teacher-targets", "cached"), "there are 2: name one"),
     (("--push-labels", "a/b", "--teacher", "labels:x.csv"), "labels of --teacher labels:x.csv are there already"),
     (("--push-labels", "a/b"), "has no effect without --teacher"),
-    (("--push-to-hub", "a/b", "--speedtest"), "--speedtest exports nothing"),
     (("--eval-metric", "agreement"), "--eval-metric agreement needs a --teacher"),
     (("--eval-metric", "agreement", "--teacher", "labels:x.csv"), "says nothing of the validation split"),
     (("--eval-metric", "agreement", "--teacher", "resnet18", "--no-teacher-eval"), "leave out --no-teacher-eval"),
@@ -399,11 +398,8 @@ def test_sharding():
         (("--sync-bn", "--device", "cpu"), "--sync-bn"),
         (("--model-ema", "--model-ema-force-cpu"), "--model-ema-force-cpu"),
         (("--model-ema", "--model-dtype", "bfloat16"), "--model-dtype"),
-        (("--fsdp-teacher", "--teacher-targets", "cached"), "--teacher-targets cached"),
-        (("--fsdp-teacher", "--teacher-compile"), "--teacher-compile"),
         (("--few-shot-eval", "5x1"), "--few-shot-eval"),
         (("--episodic", "5x1"), "--episodic"),
     ):
         assert named in refused(*sharded, *flags)
     assert "--kd-model-name" in refused(*DIGITS, "--fsdp", "--kd-model-name", "resnet18")
-    assert "give --fsdp" in refused(*TEACHER, "--fsdp-teacher")

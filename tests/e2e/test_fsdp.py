@@ -82,7 +82,7 @@ def model_flags(weak: Path, folder: Path) -> list[object]:
 def test_two_processes(here: Run, ranks: Run, weak: Path, tmp_path: Path) -> None:
     flags = model_flags(weak, tmp_path)
     here(*flags, "one", "--batch-size", 32).ok()
-    sharded = ["--fsdp", "--fsdp-teacher"]
+    sharded = ["--fsdp"]
     done = ranks(*flags, "two", *sharded, cwd=tmp_path, processes=2).ok()
 
     # half of the parameters on each
@@ -134,7 +134,7 @@ def test_one_process(here: Run, weak: Path, tmp_path: Path, loss: str) -> None:
              "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--loss", loss, "--opt", "adamw", "--lr", 1e-3,
              "--output", tmp_path, "--experiment"]
     here(*flags, "whole").ok()
-    here(*flags, "part", "--fsdp", "--fsdp-teacher").ok()
+    here(*flags, "part", "--fsdp").ok()
     whole, part = tmp_path / "whole", tmp_path / "part"
     assert (whole / "export/model.safetensors").read_bytes() == (part / "export/model.safetensors").read_bytes()
     one, two = read_run(whole), by_hand(part / "last.sharded")

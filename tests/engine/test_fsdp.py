@@ -32,7 +32,7 @@ def process_group() -> Iterator[None]:
 def sharded_task(model: nn.Module, amp_dtype: torch.dtype | None = None, compiled: str | None = None):
     task = ClassificationTask(model, verbose=False)
     options = dict(backend=compiled) if compiled else None
-    fsdp.shard(task, None, Precision(CPU, amp_dtype=amp_dtype), World(CPU, 0, 1, False), options)
+    fsdp.shard(task, Precision(CPU, amp_dtype=amp_dtype), World(CPU, 0, 1, False), options)
     return task
 
 

@@ -120,8 +120,8 @@ def test_new_folder(tmp_path):
 
     folder = make("--output", str(tmp_path / "a"), "--experiment", "b")
     assert folder == tmp_path / "a" / "b" and [path.name for path in folder.iterdir()] == [".lock"]
-    folder = make("--output", str(tmp_path), "--model-name", "mine")
-    assert folder.name.endswith("-mine-32") and folder.is_dir()
+    folder = make("--output", str(tmp_path), "--model", "w2s_cnn2")
+    assert folder.name.endswith("-w2s_cnn2-32") and folder.is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--output .*cannot be written to"):
         make("--output", str(tmp_path / "file"), "--experiment", "x")

@@ -220,6 +220,7 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     if not args.device_modules:  # which may bring a kind of their own
         check_device(args.device)
     parse_test_sets(args.val_sets, args.corruptions)
+    _resolve_released(args)
     if args.unlabeled:
         _resolve_unlabeled_data(args, given)
     else:
@@ -408,7 +409,6 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
 def _push_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     flag, names = f"--push-labels {args.push_labels}", split_names(args.teacher)
     rules = [
-        (args.speedtest, "--speedtest labels nothing that could be pushed"),
         (label_paths(args.teacher), f"{flag}: labels of --teacher {args.teacher} are there already; publish them "
          "by python -m w2s_plugins.labels push PATH ORG/NAME"),
         (len(names) > 1, f"{flag} publishes what one teacher has said, and there are {len(names)}: name one of them"),
@@ -422,6 +422,15 @@ def view_epochs(args: argparse.Namespace) -> int:
     """Return the N of ``--teacher-targets cached-views:N``, 0 for other kinds. Features are stored alike."""
     kind, _, number = args.teacher_targets.partition(":")
     return int(number) if (args.teacher or args.linear_probe) and kind == "cached-views" else 0
+
+
+def _resolve_released(args: argparse.Namespace) -> None:
+    """Bring the flags of the released code on evaluation and names into this project's."""
+    if args.speedtest:
+        args.val_split, args.no_teacher_eval, args.speedtest = "", True, False
+    idle = [name for name in ("eval_interval_end", "model_name") if getattr(args, name) is not None]
+    if idle:
+        _logger.info(f"{', '.join(map(option, idle))}: of the released code, and without effect here")
 
 
 def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Mapping[str, Parameters]) -> None:
@@ -560,8 +569,7 @@ def mixes(args: argparse.Namespace) -> bool:
 
 def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     if not args.fsdp:
-        return [(args.fsdp_teacher, "--fsdp-teacher shards the teacher beside a sharded student: give --fsdp as well")]
-    cached = args.teacher and args.teacher_targets != "online"
+        return []
     return [
         (args.device.partition(":")[0] not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
         (args.few_shot_eval or args.episodic, "--few-shot-eval and --episodic take features of a whole student, which "
@@ -579,11 +587,6 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          "--model-ema-force-cpu"),
         (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
          "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
-        (args.fsdp_teacher and (args.val_sets or args.corruptions), "--fsdp-teacher needs all processes in every pass, "
-         "but --val-sets and --corruptions are measured by one: leave it out"),
-        (args.fsdp_teacher and cached, f"--fsdp-teacher needs all processes in every pass, but --teacher-targets "
-         f"{args.teacher_targets} are made by each on its own: leave one out"),
-        (args.fsdp_teacher and args.teacher_compile, "--fsdp-teacher cannot be combined with --teacher-compile"),
     ]
 
 
@@ -725,7 +728,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
         (args.long_tail == "always" and not args.val_split and args.select_split is None,
          "--long-tail always measures on a validation split: give --val-split or --select-split"),
-        (args.push_to_hub and args.speedtest, "--speedtest exports nothing that could be pushed"),
         (args.hub_checkpoint and args.fsdp, "--hub-checkpoint: checkpoints of --fsdp are shards, which are not "
          "published: leave it out"),
         *_push_rules(args),
@@ -739,10 +741,10 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--teacher-until-passed goes on with ground truth, which "
          + ("--unlabeled leaves out unless a --task-loss-weight is given" if args.unlabeled
             else "--task-loss-weight 0 leaves out")),
-        (args.teacher_until_passed and (args.no_teacher_eval or args.speedtest or not teacher_models(args.teacher) or (
+        (args.teacher_until_passed and (args.no_teacher_eval or not teacher_models(args.teacher) or (
             not args.val_split and (args.select_split is None or args.unlabeled))),
          "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "
-         "truth: give --val-split or --select-split, and leave out --no-teacher-eval and --speedtest"),
+         "truth: give --val-split or --select-split, and leave out --no-teacher-eval"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
         (args.start_epoch is not None and args.start_epoch >= args.epochs,

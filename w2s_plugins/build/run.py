@@ -38,8 +38,7 @@ MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
     """Return the name of the folder of a run that is given none."""
-    return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model_name or args.model),
-                     str(input_size)])
+    return "-".join([datetime.now().strftime("%Y%m%d-%H%M%S"), safe_model_name(args.model), str(input_size)])
 
 
 def recorded_flags(args: argparse.Namespace, found: dict[str, object]) -> dict[str, object]:

@@ -25,7 +25,6 @@ from ..students.refine import RefinedTargets
 from ..teachers.kinds import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
-from .device import first_device
 from .loaders import eval_loader_settings, student_views
 from .resolve import in_order, label_paths, split_names, teacher_models
 
@@ -51,7 +50,7 @@ def build_teacher(
             data_config["mean"], data_config["std"], data_config["input_size"][0],
             None if args.episodic else student.num_classes, None if args.episodic else class_names,
             tuple(data_config["input_size"][-2:])),
-        first_device(args.fsdp_teacher, world),
+        world.device,
         TeacherSettings(
             dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else inference_dtype(precision),
             use_ema=args.use_ema_teacher,
@@ -142,7 +141,7 @@ def refined_targets(
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
     refined = RefinedTargets(targets, features, len(data.train))
     told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
-    if data.val is not None and not is_unlabeled(data.val) and not args.speedtest:
+    if data.val is not None and not is_unlabeled(data.val):
         others = store.outputs(data.val, args.val_split, encoder.model, encoder.width)
         refined.measure(others, torch.tensor(strata(data.val, "--refine-labels")))
         told += f"; of '{args.val_split}' it is right on {refined.figures['top1']:.2f} %"

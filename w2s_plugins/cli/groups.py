@@ -303,10 +303,9 @@ def add_released_code(add: Declare) -> None:
     add("--rkd-squared", action="store_true", sets={"rkd": "squared"}, help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
-    add("--eval-interval-end", type=float, metavar="R", role=Role.EVALUATION, help="evaluate every epoch after this "
-        "share of training")
-    add("--model-name", metavar="NAME", role=Role.REPORT, help="name of the model in the run folder's name")
-    add("--speedtest", action="store_true", role=Role.REPORT, help="train without any evaluation")
+    add("--speedtest", action="store_true", role=Role.ALIAS, help="as --val-split '' --no-teacher-eval")
+    add("--eval-interval-end", type=float, metavar="R", role=Role.ALIAS, help="taken, and without effect")
+    add("--model-name", metavar="NAME", role=Role.ALIAS, help="taken, and without effect")
 
 
 def add_timm_distillation(add: Declare) -> None:
@@ -471,7 +470,6 @@ def add_device(add: Declare) -> None:
     add_precision(add)
     add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
     add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
-    add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
     add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
     add("--deterministic", action="store_true", help="on CUDA: the same command gives the same weights to the last "
         "bit, in more time (docs/reliability.md)")

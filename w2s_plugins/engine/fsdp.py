@@ -21,7 +21,6 @@ from torch.distributed.tensor import DTensor
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
-from ..teachers.teacher import Teacher
 from .task import StudentModule, first_output
 
 _logger = logging.getLogger(__name__)
@@ -70,7 +69,6 @@ class ShardedModel(nn.Module):
 
 def shard(
         task: TrainingTask,
-        teacher: Teacher | None,
         precision: Precision,
         world: World,
         compile_options: dict[str, object] | None = None,
@@ -81,7 +79,6 @@ def shard(
 
     Args:
         task: of the student.
-        teacher: is sharded as well; None leaves it as it is.
         precision: the dtype in which blocks are gathered.
         world: this process.
         compile_options: of `torch.nn.Module.compile` for the blocks; None does not compile them.
@@ -99,8 +96,7 @@ def shard(
                  + ("" if share > 0.5 else ", the rest for the whole of a step"))
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
-        if teacher is None:  # one that is sharded exchanges with other ranks, in the student's order
-            task.place_teacher(world.device)
+        task.place_teacher(world.device)
     task.eval_model = ShardedModel(student, empty, root, root.predict if isinstance(root, StudentModule) else root)
     task.device = world.device
     if isinstance(task.criterion, nn.Module):
@@ -111,8 +107,6 @@ def shard(
         model = average.module
         shard_model(model, find_blocks(model), model, precision, mesh, compile_options)
         task.eval_model_ema = ShardedModel(model, empty, model, model)
-    if teacher is not None:
-        shard_teacher(teacher, mesh, world)
 
 
 def join_alone(world: World) -> None:
@@ -148,25 +142,6 @@ def shard_model(
             reduce_dtype=torch.float32, cast_forward_inputs=False))
     except (NotImplementedError, ValueError) as error:
         raise UserError(f"--fsdp: this model cannot be sharded: {one_line(error)}") from error
-
-
-def shard_teacher(teacher: Teacher, mesh: DeviceMesh, world: World) -> None:
-    """Shard every member of the teacher in place. One process has it whole: FSDP2 cannot gather from one process in
-    inference mode.
-    """
-    if world.size == 1:
-        teacher.to(world.device)
-        return
-    for member in teacher.members:
-        model = member.run.to(memory_format=torch.contiguous_format)
-        for block in find_blocks(model):
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        for method in ("forward_intermediates", "forward_head"):
-            if hasattr(model, method):
-                register_fsdp_forward_method(model, method)
-        for name, buffer in list(member.named_buffers(recurse=False)):
-            setattr(member, name, buffer.to(world.device))
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

@@ -32,14 +32,14 @@ _logger = logging.getLogger(__name__)
 def first_evaluation(run: Run) -> None:
     """Measure teacher and student before the first step, each through its own evaluation transform."""
     args = run.args
-    if run.parts.few_shot is not None and not args.no_teacher_eval and not args.speedtest:
+    if run.parts.few_shot is not None and not args.no_teacher_eval:
         first_few_shot(run)
     if run.parts.data.given and run.loaders["select"] is not None:
         said = torch.full((len(run.parts.data.select),), -1)
         for labels in run.parts.data.given:  # the first who says something
             said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
         run.weak_said["select"] = Said(said[run.world.rank::run.world.size])
-    if run.parts.teacher is None or args.no_teacher_eval or args.speedtest:
+    if run.parts.teacher is None or args.no_teacher_eval:
         return
     for split in ("val", "select"):
         if run.loaders[split] is None:
@@ -119,10 +119,10 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         split: evaluate_split(
             run, split, model, teacher_said=run.weak_said.get(split),
             progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
-        for split in ("val", "select") if run.loaders[split] is not None and not args.speedtest
+        for split in ("val", "select") if run.loaders[split] is not None
     }
     figures = {split: evaluation.metrics for split, evaluation in found.items()}
-    if run.parts.few_shot is not None and not args.speedtest:
+    if run.parts.few_shot is not None:
         encoder = unwrap_model(model).eval()
         figures["few_shot"] = evaluate_few_shot(
             run, lambda images: pooled_features(encoder, images), progress=watch.guard)
@@ -239,8 +239,6 @@ def predictions_of(found: Evaluation) -> tuple[list[str], torch.Tensor]:
 
 def evaluation_due(args: argparse.Namespace, epoch: int, stop: int) -> bool:
     """True when an evaluation and a checkpoint follow this epoch."""
-    if args.eval_interval_end is not None and epoch > int(args.eval_interval_end * args.epochs):
-        return True
     return (epoch + 1) % args.val_interval == 0 or epoch + 1 == stop or epoch + 1 in args.save_epochs
 
 

@@ -63,7 +63,6 @@ def _check_run(flags: Mapping[str, object]) -> None:
     """Refuse runs that would say nothing in a table of results, and data that nothing can open."""
     rules = [
         (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
-        (flags["speedtest"], "speedtest leaves nothing to compare"),
         (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
         (flags["no_teacher_eval"],
          "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
