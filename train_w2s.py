@@ -29,14 +29,14 @@ import torch
 from timm.utils import dispatch_clip_grad
 
 from w2s_plugins.build.data import build_data, build_few_shot_test, select_clean
-from w2s_plugins.build.device import create_precision, setup_device
+from w2s_plugins.build.device import compile_options, create_precision, setup_device
 from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
+from w2s_plugins.build.task import build_task, compile_and_distribute
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics

@@ -172,7 +172,7 @@ def build_pair(pair: str, dtype: str, args: argparse.Namespace, folder: Path) ->
     weights = folder / f"{teacher_name}.pth"
     torch.save(timm.create_model(teacher_name, num_classes=100).state_dict(), weights)
     more = [] if dtype == "float32" else ["--amp", "--amp-dtype", dtype]
-    more += ["--channels-last"] * args.channels_last + ["--torchcompile", "--teacher-compile"] * args.compile
+    more += ["--channels-last"] * args.channels_last + ["--torchcompile"] * args.compile
     world = World(torch.device(args.device), rank=0, size=1, distributed=False)
     flags = train_flags([
         "--dataset", "w2s/digits", "--device", args.device, "--num-classes", "100", "--img-size", str(args.size),

@@ -328,7 +328,6 @@ FLAGS = {
     "kd": ["--loss", "kd"],
     "bkd": ["--loss", "bkd"],
     "hard": ["--loss", "hard"],
-    "half teacher": ["--teacher-dtype", "bfloat16"],
     "teacher size": ["--teacher-img-size", "12"],
     "wandb flags": ["--wandb-project", "p", "--wandb-tags", "a", "b"],
     "device": ["--device", "cpu", "--synchronize-step", "--no-ddp-bb", "--local_rank", "0"],

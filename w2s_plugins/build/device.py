@@ -107,3 +107,8 @@ def create_precision(args: argparse.Namespace, world: World) -> Precision:
     scaler = NativeScaler(device=world.device.type) if amp_dtype == torch.float16 else None
     dtype = getattr(torch, args.model_dtype) if args.model_dtype else torch.float32
     return Precision(world.device, dtype, amp_dtype, scaler)
+
+
+def compile_options(args: argparse.Namespace) -> dict[str, object] | None:
+    """Return the arguments of torch.compile, or None without ``--torchcompile``."""
+    return dict(backend=args.torchcompile, mode=args.torchcompile_mode) if args.torchcompile else None

@@ -28,7 +28,7 @@ from ..models.loading import create_model
 from ..teachers.mix import LearnedTeacherWeights, NearestTeacher
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .device import first_device
+from .device import compile_options, first_device
 from .loaders import labelled_in_batch
 from .resolve import mixes, split_names
 
@@ -145,11 +145,6 @@ def build_timm_distillation(
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"--kd-model-name {args.kd_model_name}, --kd-distill-type {args.kd_distill_type}: "
                         f"{one_line(error)}") from error
-
-
-def compile_options(args: argparse.Namespace) -> dict[str, object] | None:
-    """Return the arguments of torch.compile, or None without ``--torchcompile``."""
-    return dict(backend=args.torchcompile, mode=args.torchcompile_mode) if args.torchcompile else None
 
 
 def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:

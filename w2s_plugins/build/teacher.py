@@ -25,6 +25,7 @@ from ..students.refine import RefinedTargets
 from ..teachers.kinds import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
+from .device import compile_options
 from .loaders import eval_loader_settings, student_views
 from .resolve import in_order, label_paths, split_names, teacher_models
 
@@ -52,12 +53,12 @@ def build_teacher(
             tuple(data_config["input_size"][-2:])),
         world.device,
         TeacherSettings(
-            dtype=getattr(torch, args.teacher_dtype) if args.teacher_dtype else inference_dtype(precision),
+            dtype=inference_dtype(precision),
             use_ema=args.use_ema_teacher,
             class_map_file=args.teacher_class_map,
             img_size=args.teacher_img_size,
             model_kwargs=args.teacher_kwargs,
-            compiled=args.teacher_compile,
+            compile_options=compile_options(args),
             prompts=read_prompts(args.prompts),
         ),
     )

@@ -265,7 +265,7 @@ def open_teacher(
                      None if args.few_shot or args.valid_labels else names_of_data(dataset),
                      tuple(config["input_size"][-2:])),
         precision.device,
-        TeacherSettings(getattr(torch, args.teacher_dtype) if args.teacher_dtype else inference_dtype(precision),
+        TeacherSettings(inference_dtype(precision),
                         class_map_file=args.teacher_class_map, img_size=args.teacher_img_size,
                         model_kwargs=args.teacher_kwargs, prompts=read_prompts(args.prompts)),
     )

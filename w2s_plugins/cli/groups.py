@@ -76,9 +76,6 @@ def add_teacher(add: Declare) -> None:
         help="with --teacher labels:PATH: probability of a label that is a class alone (default: 1)")
     add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
         help="input size of the teacher (default: its own)")
-    add_teacher_dtype(add)
-    add("--teacher-compile", action="store_true", help="torch.compile the teacher, on CUDA in mode "
-        "max-autotune-no-cudagraphs, which takes minutes to start; needs a C++ compiler on a CPU")
     add("--teacher-kwargs", in_study="model_kwargs of an item of weak", nargs="*", default={}, action=ParseKwargs,
         metavar="K=V", help="arguments of the teacher's constructor")
     add("--teacher-assign", choices=["mean", "student"], default="mean",
@@ -92,12 +89,6 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-stages", type=int, nargs="+", metavar="I", help="feature levels of the teacher")
     add("--no-teacher-eval", action="store_true",
         role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
-
-
-def add_teacher_dtype(add: Declare) -> None:
-    """What the teacher computes in: shared by training and validation."""
-    add("--teacher-dtype", choices=["float32", "float16", "bfloat16"], help="dtype of the teacher (default: that of "
-        "--amp or --model-dtype where the device computes in it, else float32)")
 
 
 def add_prompts(add: Declare) -> None:
@@ -782,7 +773,6 @@ def add_validation_teacher(add: Declare) -> None:
     add_prompts(add)
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
     add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
-    add_teacher_dtype(add)
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT, needs=("teacher",),

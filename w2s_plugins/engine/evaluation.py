@@ -222,4 +222,4 @@ def refuse_not_finite(broken: Tensor, where: str, distributed: bool) -> None:
     number, samples = counts.tolist()
     if number:
         raise UserError(f"--teacher: it gives values that are not finite for {number} of {samples} samples of {where}; "
-                        "take other weights or, where it runs in half precision, give --teacher-dtype float32")
+                        "take other weights or, where it runs in half precision, leave out --amp")

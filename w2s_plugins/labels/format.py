@@ -285,7 +285,7 @@ def refuse_not_finite(
         raise UserError(f"{folder}: the {manifest.title.split()[0]} gives values that are not finite for {len(rows)} "
                         f"of {part.stop - part.first} samples ({', '.join(map(str, rows[:3]))}"
                         f"{', ...' if len(rows) > 3 else ''}); they are not stored: take other weights or, where it "
-                        "runs in half precision, give --teacher-dtype float32")
+                        "runs in half precision, leave out --amp")
 
 
 def read_part(folder: Path, manifest: Manifest, part: Part, check: bool = True) -> tuple[dict[str, Tensor], dict]:

@@ -74,14 +74,6 @@ def inference_dtype(precision: Precision) -> torch.dtype:
     return dtype
 
 
-def compile_mode(device: torch.device) -> str | None:
-    """Return the mode of torch.compile for a frozen model; on CUDA kernels are chosen by measuring them, unless every
-    run is to have the same.
-    """
-    measured = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
-    return "max-autotune-no-cudagraphs" if measured else None
-
-
 # ---------------------------------------------------------------- what a change must not alter
 
 

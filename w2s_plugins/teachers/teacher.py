@@ -1,7 +1,7 @@
 """Weak teachers: from a name, a Hub id, a folder or a file to a frozen callable."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ..files import file_sha256, read_plain
 from ..hub.source import hub_source
 from ..models.class_names import imagenet_names, match_classes, names_of_model
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
-from ..models.inference import compile_mode, inference_form
+from ..models.inference import inference_form
 from ..models.loading import (
     INPUT_KEYS,
     adapt_state,
@@ -70,8 +70,7 @@ class TeacherModel(nn.Module):
         class_map: for each teacher class its student class, -1 for none; or None.
         source: where it came from, for the record.
         dtype: dtype it runs in.
-        compiled: run it through torch.compile.
-        compile_mode: its mode.
+        compile_options: arguments of torch.compile; None does not compile it.
 
     Attributes:
         model: the model as it was given, by which it is identified; no part of this module, so that what `fast` has
@@ -91,8 +90,7 @@ class TeacherModel(nn.Module):
             class_map: Tensor | None = None,
             source: dict | None = None,
             dtype: torch.dtype = torch.float32,
-            compiled: bool = False,
-            compile_mode: str | None = None,
+            compile_options: Mapping[str, object] | None = None,
     ):
         super().__init__()
         object.__setattr__(self, "model", model.eval().requires_grad_(False))
@@ -101,7 +99,7 @@ class TeacherModel(nn.Module):
             form.to(dtype).to(memory_format=torch.channels_last)
         self.data_config, self.source, self.dtype = data_config, source, dtype
         self.num_classes = student.num_classes or model.num_classes
-        self.compile_mode, self.compiled = compile_mode, compiled
+        self.compile_options = compile_options
         self.run = self._compiled(self.fast)
         stats = [torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1).expand(1, student.in_chans, 1, 1) for v in (
             student.mean, student.std, data_config["mean"], data_config["std"])]
@@ -153,7 +151,7 @@ class TeacherModel(nn.Module):
         self.run_for_features = self._compiled(lambda images: extractor(fast, images))
 
     def _compiled(self, run: Callable[[Tensor], object]) -> Callable[[Tensor], object]:
-        return torch.compile(run, mode=self.compile_mode) if self.compiled else run
+        return torch.compile(run, **self.compile_options) if self.compile_options else run
 
     def _arrange(self, images: Tensor) -> Tensor:
         return images.to(self.dtype, memory_format=torch.channels_last)
@@ -263,7 +261,7 @@ class TeacherSettings:
         class_map_file: json or yaml from teacher classes to student classes.
         img_size: input size in place of the teacher's own.
         model_kwargs: arguments of the constructor.
-        compiled: use torch.compile.
+        compile_options: arguments of torch.compile; None does not compile it.
         prompts: templates of a zero-shot classifier.
     """
 
@@ -272,7 +270,7 @@ class TeacherSettings:
     class_map_file: str | None = None
     img_size: int | None = None
     model_kwargs: dict | None = None
-    compiled: bool = False
+    compile_options: Mapping[str, object] | None = None
     prompts: Sequence[str] = PROMPTS
 
 
@@ -353,7 +351,7 @@ def open_member(
     return TeacherModel(
         model, data_config, student, class_map=class_map, source=source,
         dtype=settings.dtype if any(True for _ in model.parameters()) else torch.float32,
-        compiled=settings.compiled, compile_mode=compile_mode(device)).to(device)
+        compile_options=settings.compile_options).to(device)
 
 
 def _open_kind(
