@@ -1,6 +1,7 @@
 """The parts of a run, made from the flags of timm's script: each does what it says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -16,10 +17,12 @@ from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.optimisation import create_optimizer
 from w2s_plugins.build.run import look_for_room
 from w2s_plugins.build.student import build_student
-from w2s_plugins.build.task import build_task
+from w2s_plugins.build.task import build_extractor, build_task
+from w2s_plugins.cli.kwargs import check_loss_kwargs
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
+from w2s_plugins.losses import create_loss
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 
@@ -286,3 +289,19 @@ def test_large_checkpoints_are_kept_less_often(tmp_path, caplog):
         assert look_for_room(args, tmp_path, task, epochs=20) == kept
     assert [r.message.split("; ")[1] for r in caplog.records if "Checkpoints" in r.message] == [
         f"of the best epochs {kept} are kept (--checkpoint-hist)" for kept in (3, 5)]
+
+
+def test_feature_levels_are_arguments_of_the_loss() -> None:
+    """And of a sum as a whole; the released flag on stages comes down to them."""
+    args = train_args("--teacher", "w2s_cnn2", "--distiller", "fitnet", "--fitnet-stage", "0", "1")
+    loss = create_loss(args.loss, **args.loss_kwargs)
+    assert loss.student_stages == loss.teacher_stages == [0, 1]
+    loss = create_loss("kd+fitnet", student_stages=[1], teacher_stages=[0])
+    chosen = []
+    teacher = SimpleNamespace(choose_stages=chosen.append)
+    extractor = build_extractor(loss, small_model(0, "w2s_cnn5"), {"input_size": (3, 8, 8)}, teacher)
+    assert extractor.stages == (1,) and chosen == [[0]]
+    with pytest.raises(UserError, match="loss 'kd' compares no features: leave out student_stages"):
+        create_loss("kd", student_stages=[1])
+    with pytest.raises(UserError, match="student_stages='1' is a str, expected a list of int"):
+        check_loss_kwargs("fitnet", {"student_stages": "1"}, {})

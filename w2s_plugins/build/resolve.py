@@ -32,7 +32,7 @@ from ..cli.forms import (
     parse_test_sets,
     unlabeled_roots,
 )
-from ..cli.kwargs import Parameters, check_loss_kwargs, loss_parameters
+from ..cli.kwargs import STAGES, Parameters, check_loss_kwargs, loss_parameters
 from ..cli.names import UnknownName, refuse_unknown_kind, refuse_unknown_model, refuse_unknown_optimizer
 from ..cli.outcome import PROCESSES
 from ..cli.parser import fill, train_parser
@@ -481,8 +481,8 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Mapp
     if args.loss is None:
         return
     if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
-        args.student_stages = args.student_stages or args.fitnet_stage
-        args.teacher_stages = args.teacher_stages or args.fitnet_stage
+        for name in STAGES:
+            _set_kwarg(args, name, args.fitnet_stage, given)
     if args.fitnet_loss_weight is not None and args.loss == "fitnet":
         args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
         given.add("distill_loss_weight")

@@ -76,7 +76,7 @@ def build_task(
             targets or teacher,
             loss,
             criterion,
-            extractor=build_extractor(args, loss, student, data_config, teacher),
+            extractor=build_extractor(loss, student, data_config, teacher),
             mix=build_mix(args),
             log_weights=args.log_beta,
             cached=targets is not None,
@@ -95,7 +95,6 @@ def episode_shape(args: argparse.Namespace) -> EpisodeShape:
 
 
 def build_extractor(
-        args: argparse.Namespace,
         loss: DistillationLoss,
         student: nn.Module,
         data_config: dict,
@@ -104,8 +103,8 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
-    teacher.choose_stages(args.teacher_stages)
-    return create_feature_extractor(student, data_config["input_size"], args.student_stages)
+    teacher.choose_stages(loss.teacher_stages)
+    return create_feature_extractor(student, data_config["input_size"], loss.student_stages)
 
 
 def build_mix(args: argparse.Namespace) -> nn.Module | None:

@@ -84,9 +84,6 @@ def add_teacher(add: Declare) -> None:
         help="weights of several teachers in the mean; learned with the student")
     add("--teacher-agreement-share", type=float, default=0.1, metavar="R",
         help="with learned weights: share of training at first on samples on which all teachers agree")
-    add("--student-stages", type=int, nargs="+", metavar="I", help="feature levels of the student for losses on "
-        "features (default: the last four)")
-    add("--teacher-stages", type=int, nargs="+", metavar="I", help="feature levels of the teacher")
     add("--no-teacher-eval", action="store_true",
         role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
 

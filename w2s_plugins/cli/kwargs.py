@@ -15,6 +15,7 @@ from ..errors import UserError, nearest
 
 LOSSES = Path(__file__).parents[1] / "losses"
 Parameters = Mapping[str, inspect.Parameter]
+STAGES = ("student_stages", "teacher_stages")  # feature levels: of every loss on features, of a sum as a whole
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def check_loss_kwargs(name: str, kwargs: Mapping[str, object], losses: Mapping[s
         kwargs: its arguments; those of a sum begin with the name of the part and a dot.
         losses: the hyper-parameters of each loss.
     """
+    for key in kwargs.keys() & set(STAGES):
+        if expected := mismatch(kwargs[key], list[int]):
+            raise UserError(f"loss '{name}': {key}={kwargs[key]!r} is a {type(kwargs[key]).__name__}, expected "
+                            f"{expected}")
+    kwargs = {key: value for key, value in kwargs.items() if key not in STAGES}
     if "+" not in name:
         for key, value in kwargs.items():
             check_kwarg(name, key, value, losses[name])

@@ -13,13 +13,14 @@ joining their names with ``+``, see `create_loss`.
 import dataclasses
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..cli.kwargs import check_kwarg, check_loss_kwargs, hyper_parameters, without_bounds
+from ..errors import UserError
 from ..registry import Registry
 
 _logger = logging.getLogger(__name__)
@@ -103,7 +104,9 @@ class DistillationLoss(nn.Module):
     needs_index = False  # the sample index, for memory by sample
     needs_target = False  # ground truth; without it `compute` is given the teacher's argmax
 
-    name = ""  # under which it is registered; set by `create_loss`
+    name = ""  # under which it is registered; set by `create_loss`, as what follows
+    student_stages: Sequence[int] | None = None  # feature levels that are compared; None for the usual ones
+    teacher_stages: Sequence[int] | None = None
     _said_target_is_missing = False
 
     def remembers(self, context: LossContext) -> int:
@@ -230,7 +233,13 @@ def register_loss(
     return decorate
 
 
-def create_loss(name: str, **kwargs: object) -> DistillationLoss:
+def create_loss(
+        name: str,
+        *,
+        student_stages: Sequence[int] | None = None,
+        teacher_stages: Sequence[int] | None = None,
+        **kwargs: object,
+) -> DistillationLoss:
     """Create a registered loss, or a sum of several.
 
     A sum is written ``"adaptconf+rkd"``. Its kwargs carry the name of the part they are for, and every part also takes
@@ -238,14 +247,18 @@ def create_loss(name: str, **kwargs: object) -> DistillationLoss:
 
     Args:
         name: a registered name, or several joined by ``+``.
+        student_stages: feature levels of the student, for losses on features; None for the usual ones.
+        teacher_stages: those of the teacher.
         **kwargs: hyper-parameters, checked against the signature.
 
     Raises:
         UserError: unknown loss or kwarg, or a value of the wrong type or range; the message has the nearest names.
     """
-    if "+" in name:
-        return _create_sum(name, kwargs)
-    return LOSSES.get(name).build(**kwargs)
+    loss = _create_sum(name, kwargs) if "+" in name else LOSSES.get(name).build(**kwargs)
+    if not loss.needs_features and (student_stages or teacher_stages):
+        raise UserError(f"loss '{name}' compares no features: leave out student_stages and teacher_stages")
+    loss.student_stages, loss.teacher_stages = student_stages, teacher_stages
+    return loss
 
 
 class SumLoss(DistillationLoss):

@@ -22,8 +22,7 @@ NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # 
           "ceiling": Role.TEACHER | Role.STUDENT | Role.NOISE, "direct": Role.TEACHER | Role.STUDENT | Role.SELECTION}
 WITH_DIRECT = {"direct", "strong-to-strong"}  # controls that need the runs of direct
 # of one teacher alone: another one has its defaults
-OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher",
-                  "teacher_stages")
+OF_ONE_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_img_size", "teacher_class_map", "use_ema_teacher")
 SYNONYMS = ({"train", "training"}, {"val", "valid", "validation", "eval", "evaluation"})  # timm's, for one folder
 EARLIER = "stage:"  # begins the name of an earlier stage, in place of a path
 GIVEN = "given"  # among the teachers of a stage, those of the command line
