@@ -240,7 +240,6 @@ def test_kwargs_wait_for_the_loss_that_comes_later(config):
     (train_parser, ["--few-shot-class-list", "l.txt", "--few-shot-eval", ""], "--few-shot-class-list l.txt has no"),
     (train_parser, ["--few-shot-classifier", "logistic", "--episodic", "5x1"], "without --few-shot-eval NxK: add it"),
     (train_parser, ["--few-shot-seed", "1"], "--few-shot-seed 1 has no effect"),
-    (train_parser, ["--hub-checkpoint"], "--hub-checkpoint has no effect without --push-to-hub: add it"),
     (train_parser, ["--queries", "5"], "--queries 5 has no effect without --few-shot-eval NxK or --episodic NxK"),
     (train_parser, ["--labeled-share", "0.5"], "without --task-loss-weight or --gt-loss-weight: add it"),
     (train_parser, ["--episodes-per-batch", "2", "--few-shot-eval", "5x1"], "--episodes-per-batch 2 has no effect"),

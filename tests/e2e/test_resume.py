@@ -44,7 +44,7 @@ SETTINGS = {
         "--aa", "rand-m9-mstd0.5-inc1", "--model-ema", "--model-ema-decay", "0.8", "--grad-accum-steps", "2",
         "--teacher", "w2s_cnn2,w2s_cnn2", "--teacher-checkpoint", "WEAK,OTHER", "--teacher-weights", "learned"],
     "best of many": ["--select", "best", "--checkpoint-hist", "2", "--lr", "0.02", "--seed", "1"],
-    "adapters": ["--tune", "lora", "--lora-rank", "2", "--model-ema", "--model-ema-decay", "0.8", "--amp",
+    "adapters": ["--tune", "lora:rank=2", "--model-ema", "--model-ema-decay", "0.8", "--amp",
                  "--amp-dtype", "bfloat16", "--lr-scale", "fc*=0.1"],
     "last blocks, features": ["--tune", "last:2", "--loss", "ofa", "--model-ema", "--layer-decay", "0.8"],
     "8-bit optimizer": ["--opt", "bnbadamw8bit", "--lr", "1e-3", "--model-ema"],

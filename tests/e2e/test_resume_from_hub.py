@@ -51,14 +51,15 @@ def test_inside_an_epoch(
 
 def test_between_epochs_on_two_ranks(
         weak: Path, tmp_path: Path, hub_server: HubServer, env: dict[str, str]) -> None:
-    """It is pushed by the run itself, with EMA and AMP, and has to fetch its best epoch too."""
+    """Its model is pushed by the run itself, with EMA and AMP, and it has to fetch its best epoch too."""
     flags = [*flags_of("everything", weak, tmp_path)[:-1], "--grad-accum-steps", "1", "--select", "best",
              "--experiment"]
     with serve_ranks(env) as ranks:
         ranks(*flags, "whole", processes=2, cwd=tmp_path).ok()
-        done = ranks(*flags, "run", "--stop-epoch", 2, "--push-to-hub", "me/run", "--hub-checkpoint", processes=2,
-                     cwd=tmp_path).ok()
-        assert "\ncheckpoint published at" in done.out
+        done = ranks(*flags, "run", "--stop-epoch", 2, "--push-to-hub", "me/run", processes=2, cwd=tmp_path).ok()
+        assert "\npublished at" in done.out
+        pushed, = run_many([[*PUSH, str(tmp_path / "run"), "me/run", "--checkpoint"]], env, tmp_path)
+        pushed.ok()
         moved = ranks(*flags, "moved", "--resume", "hf-hub:me/run", processes=2, cwd=tmp_path).ok()
     assert "goes on with epoch 3, step 0" in moved.err
     for name in ("last.pth.tar", "model_best.pth.tar"):
@@ -85,7 +86,7 @@ def test_what_is_missing_or_odd(tmp_path: Path, hub_server: HubServer, env: dict
         [*run, "run", "--push-to-hub", "me/run"], [*go_on, "hf-hub:me/run"], [*go_on, "hf-hub:me/ruin"],
         [*PUSH, str(tmp_path), "me/run", "--checkpoint"]], env, tmp_path)
     first.ok()
-    assert "has no checkpoint, only" in missing.error and "--hub-checkpoint" in missing.error
+    assert "has no checkpoint, only" in missing.error and "hub push RUN ORG/NAME --checkpoint" in missing.error
     assert "no such model on the Hub" in nobody.error
     assert "no checkpoint in" in nothing.error
     assert not (tmp_path / "moved").exists()

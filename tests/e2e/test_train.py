@@ -550,8 +550,7 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
     flags = [*TINY, "--epochs", "1", "--output", str(tmp_path), "--model", "test_vit", "--img-size", "32",
              "--experiment"]
     distil, pinned, logit, feature, token = run_many([
-        [*flags, "distil", "--teacher", "hf-hub:me/teacher", "--push-to-hub", "me/student", "--hub-private",
-         "--hub-commit-message", "First student", "--hub-license", "mit"],
+        [*flags, "distil", "--teacher", "hf-hub:me/teacher", "--push-to-hub", "me/student", "--hub-private"],
         [*flags, "pinned", "--teacher", f"hf-hub:me/teacher@{commit[:12]}", "--teacher-targets", "cached"],
         [*flags, "logit", "--kd-model-name", "hf-hub:me/teacher", "--kd-temperature", "2", "--distill-loss-weight",
          "0.5"],
@@ -572,10 +571,10 @@ def test_hub(weak: Path, tmp_path: Path, hub_server: HubServer) -> None:
 
     repo = hub_server.repos["me/student"]
     files = repo.commits[repo.resolve("main")]
-    assert repo.private and repo.messages[repo.resolve("main")] == "First student"
+    assert repo.private and repo.messages[repo.resolve("main")] == "Upload model"
     assert {"config.json", "model.safetensors", "README.md"} <= files.keys()
     card = files["README.md"].data.decode()
-    assert all(t in card for t in ("library_name: timm", "license: mit", "hf-hub:me/student", "2402.03749", commit))
+    assert all(t in card for t in ("library_name: timm", "hf-hub:me/student", "2402.03749", commit))
     load = ("import timm, torch; m = timm.create_model('hf-hub:me/student', pretrained=True).eval(); "
             "torch.manual_seed(0); print(m(torch.randn(1, 3, 32, 32)).tolist())")
     plain = {k: v for k, v in env.items() if k != "PYTHONPATH"}

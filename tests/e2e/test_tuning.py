@@ -23,7 +23,7 @@ from w2s_plugins.teachers.kinds import Request, open_kind
 from .conftest import TINY, Done, differences
 
 Run = Callable[..., Done]
-FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora", "--lora-rank", "2"]
+FLAGS = [*TINY, "--model", "w2s_cnn5", "--tune", "lora:rank=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
     said = open_kind(f"onnx:{tmp_path / 'run.onnx'}", Request()).model(images)
     torch.testing.assert_close(said, merged(images).detach(), rtol=1e-4, atol=1e-5)
     model = json.loads((tmp_path / "run" / "result.json").read_text())["model"]
-    assert model["tune"] == "lora" and model["trained"] < model["params"]
+    assert model["tune"] == "lora:rank=2" and model["trained"] < model["params"]
     assert "trained weights" in (export / "README.md").read_text()
     monkeypatch.setattr(sys, "argv", [
         "validate.py", "--checkpoint", str(tmp_path / "run"), "--results-file", str(tmp_path / "found.json"),
@@ -74,7 +74,7 @@ def test_export(here: Run, weak: Path, start: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("kind", ["lora", "dora", "rslora"])
 def test_adapters_are_read_as_weights(here: Run, start: Path, tmp_path: Path, kind: str) -> None:
     """The checkpoint of an epoch gives the weights of the export, to whoever reads it."""
-    here(*FLAGS, "--lora-kind", kind, "--lora-alpha", 3, "--model-ema", "--model-ema-decay", 0.5,
+    here(*FLAGS, "--tune", f"lora:rank=2,kind={kind},alpha=3", "--model-ema", "--model-ema-decay", 0.5,
          "--initial-checkpoint", start, "--output", tmp_path, "--experiment", "run").ok()
     last, export = tmp_path / "run" / "last.pth.tar", load_file(tmp_path / "run" / "export" / "model.safetensors")
     averaged, plain = read_weights(last, "test", use_ema=True), read_weights(last, "test")
@@ -174,14 +174,17 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("flags, message", [
     (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
-    (["--tune", "head", "--lora-rank", "4"], "--lora-rank is for --tune lora"),
+    (["--tune", "lora:rnk=4"], "--tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)"),
+    (["--tune", "lora:rank=0"], "--tune lora:rank=0: rank=0: expected a whole number of at least 1"),
+    (["--tune", "lora:alpha=high"], "alpha=high: expected a number above 0"),
+    (["--tune", "lora:kind=dorra"], "kind=dorra: expected one of lora, dora, rslora"),
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze needs --tune or --freeze"),
     (["--linear-probe", "--tune", "norm"], "for which --tune norm has no meaning"),
-    (["--tune", "lora", "--lora-targets", "qkv"], "--lora-targets qkv: --model w2s_cnn5 has no such linear layer"),
+    (["--tune", "lora:targets=qkv"], "--tune lora:targets=qkv: --model w2s_cnn5 has no such linear layer"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn makes new batch norms"),
-    (["--tune", "lora", "--lora-rank", "999"], "--lora-rank 999: "),
+    (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),
     (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
     (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),

@@ -299,7 +299,7 @@ def test_odd_values_end_in_one_line(here: Run, tmp_path: Path, key: str, value: 
 def test_names_do_not_get_into_the_metadata_of_the_card(here: Run, tmp_path: Path) -> None:
     name = "x: [y]\n---\n# Owned <script>alert(1)<script> `|`"
     (tmp_path / "x.yaml").write_text(json.dumps({"experiment": name}))
-    here(*CNN, "--epochs", 1, "--config", "x.yaml", "--hub-license", "mit\nowned: true").ok()
+    here(*CNN, "--epochs", 1, "--config", "x.yaml").ok()
     (card,) = (tmp_path / "output" / "train").rglob("export/README.md")
     parsed = ModelCard(card.read_text())
     assert "owned" not in parsed.data.to_dict() and "\n# Owned" not in parsed.text
@@ -418,7 +418,7 @@ def test_the_token_is_in_nothing_that_a_run_writes(weak: Path, tmp_path: Path, h
     good, odd, typed, in_file = run_many([
         [*common, "--experiment", "good", "--push-to-hub", "me/new"],
         [*common, "--experiment", "odd", "--push-to-hub", "me/odd"],
-        [*common, "--hub-commit-message", f"with {TOKEN}"],
+        [*common, "--wandb-project", f"with {TOKEN}"],
         [*common, "--teacher-kwargs", f"key={TOKEN}"],
     ], env, work)
     good.ok()

@@ -121,7 +121,7 @@ def make_record(
         "changes": outcome.position.changes,
         "ceiling_acc": args.ceiling_acc,
         "pgr": recovered(weak, chosen, args.ceiling_acc),
-        "license": args.hub_license or weights.get("license"),
+        "license": weights.get("license"),
         "seed": args.seed,
         "command": called(f"{launcher} {shlex.quote(sys.argv[0])}") + " " + shlex.join(sys.argv[1:]),
         "versions": dict(

@@ -728,8 +728,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--select best needs a --val-split, a --select-split, or --eval-metric few-shot"),
         (args.long_tail == "always" and not args.val_split and args.select_split is None,
          "--long-tail always measures on a validation split: give --val-split or --select-split"),
-        (args.hub_checkpoint and args.fsdp, "--hub-checkpoint: checkpoints of --fsdp are shards, which are not "
-         "published: leave it out"),
         *_push_rules(args),
         (args.eval_metric == "agreement" and not args.teacher, "--eval-metric agreement needs a --teacher"),
         (args.eval_metric == "agreement" and args.no_teacher_eval and teacher_models(args.teacher),
@@ -773,15 +771,12 @@ def random_start_hint(args: argparse.Namespace) -> str | None:
 
 
 def _tuning_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
-    part, _ = parse_part(args.tune)
-    lora = [f"--{name.replace('_', '-')}" for name, default in train_parser().defaults().items()
-            if name.startswith("lora_") and getattr(args, name) != default]
+    parse_part(args.tune)
     partly = trains_part(args)
     if hint := random_start_hint(args):
         _logger.warning(f"WARNING: {hint}")
     return [
         (bool(partly and args.split_bn), "--split-bn makes new batch norms, all of which would be trained: leave out "
          "--tune and --freeze, or --split-bn"),
-        (bool(lora) and part != "lora", f"{' '.join(lora)} is for --tune lora"),
         (bool(args.unfreeze and not partly), "--unfreeze needs --tune or --freeze: all is trained without these"),
     ]

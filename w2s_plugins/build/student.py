@@ -11,6 +11,7 @@ from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_ba
 from timm.models import get_model_args
 from torch import nn
 
+from ..cli.forms import parse_adapters
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
@@ -108,7 +109,7 @@ def tuning_of(args: argparse.Namespace) -> Tuning:
     """Return what ``--tune`` and its like say of the student."""
     return Tuning(
         args.tune, tuple(args.freeze), tuple(args.unfreeze),
-        Adapters(args.lora_rank, args.lora_alpha, args.lora_dropout, tuple(args.lora_targets), args.lora_kind))
+        Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {}))
 
 
 def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:

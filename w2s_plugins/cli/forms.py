@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +37,15 @@ TEST_SET = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")  # its name
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "gaussian_blur", "defocus_blur",
                "brightness", "contrast", "pixelate", "jpeg_compression")
 
+ADAPTER_KINDS = ("lora", "dora", "rslora")
+# of --tune lora:NAME=VALUE,...: what makes a value of the text, what a value may be, and that in words
+ADAPTER_SETTINGS: dict[str, tuple[Callable[[str], object], Callable[[object], bool], str]] = {
+    "rank": (int, lambda rank: rank >= 1, "a whole number of at least 1"),
+    "alpha": (float, lambda alpha: 1e-6 <= alpha < math.inf, "a number above 0"),
+    "dropout": (float, lambda share: 0 <= share <= 0.99, "a share from 0 to 0.99"),
+    "targets": (lambda names: tuple(names.split("+")), all, "names of layers, or last parts of names, joined by +"),
+    "kind": (str, ADAPTER_KINDS.__contains__, f"one of {', '.join(ADAPTER_KINDS)}"),
+}
 TUNED_PARTS = ("all", "head", "norm", "bias", "last:N", "last:SHARE", "lora")
 
 
@@ -243,9 +252,35 @@ def parse_part(text: str) -> tuple[str, float]:
     part, _, number = text.partition(":")
     if part == "last" and re.fullmatch(r"[1-9]\d{0,3}|0?\.(?=\d*[1-9])\d{1,6}", number):
         return part, float(number)
+    if part == "lora":
+        parse_adapters(text)
+        return part, 0
     if number or text not in TUNED_PARTS:
         raise UserError(f"--tune {text[:40]}: expected one of {', '.join(TUNED_PARTS)}{nearest(text, TUNED_PARTS)}")
     return part, 0
+
+
+def parse_adapters(text: str) -> dict[str, object]:
+    """Return the settings in ``lora:rank=8,alpha=16``, as `students.adapters.Adapters` takes them; of ``lora`` none.
+
+    Raises:
+        UserError: an unknown setting, or a value that it does not take.
+    """
+    found: dict[str, object] = {}
+    for item in filter(None, text.partition(":")[2].split(",")):
+        name, _, value = item.partition("=")
+        if name not in ADAPTER_SETTINGS:
+            raise UserError(f"--tune {text[:60]}: unknown setting '{name}'{nearest(name, ADAPTER_SETTINGS)}; expected "
+                            f"{', '.join(ADAPTER_SETTINGS)}")
+        convert, allows, expected = ADAPTER_SETTINGS[name]
+        try:
+            found[name] = convert(value)
+            fits = allows(found[name])
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UserError(f"--tune {text[:60]}: {name}={value}: expected {expected}")
+    return found
 
 
 def loss_weights(task: float | None, distill: float | None) -> tuple[float, float]:

@@ -239,14 +239,8 @@ def add_hub(add: Declare) -> None:
     add("--push-labels", in_study="publish those you choose: python -m w2s_plugins.labels push", metavar="ORG/NAME",
         role=Role.REPORT | Role.STUDENT, needs=("teacher",), help="publish the labels of --teacher-targets cached as a "
         "dataset there")
-    add("--hub-checkpoint", action="store_true", role=Role.REPORT | Role.STUDENT, needs=("push_to_hub",),
-        help="publish beside it what --resume hf-hub:ORG/NAME goes on from; it has the flags of the run, paths of "
-        "weights and labels included")
     add("--hub-private", action="store_true", help="create the repository as a private one")
     add("--hub-revision", metavar="REV", help="branch to push to")
-    add("--hub-commit-message", metavar="TEXT", help="message of the commit")
-    add("--hub-license", metavar="ID", help="license in the model card (default: that of the model's own pretrained "
-        "weights, if it starts from them)")
 
 
 def add_run(add: Declare) -> None:
@@ -434,7 +428,7 @@ def add_model(add: Declare) -> None:
         "cached-views:N), and kept under --target-cache (docs/protocol.md)")
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
     add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
-        help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV] (--hub-checkpoint); auto: from "
+        help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from "
         "the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
         help="flags that may differ from those of the run that is continued, as names without dashes such as "
@@ -469,19 +463,11 @@ def add_device(add: Declare) -> None:
 
 def add_tuning(add: Declare) -> None:
     add("--tune", type=str, default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
-        "bias, last:N (blocks), last:0.3 (that share of them), lora (docs/students.md); all but the first train the "
+        "bias, last:N (blocks), last:0.3 (that share of them), lora (adapters; "
+        "lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all but the first train the "
         "head too")
     add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
     add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are trained after all")
-    lora = add.of(Role.START | Role.SHAPE | Role.STATE, needs=("tune",))
-    lora("--lora-rank", type=int, default=8, metavar="R", low=1, help="rank of the adapters of --tune lora")
-    lora("--lora-alpha", type=float, metavar="A", low=1e-6, help="scale of an adapter, over its rank (default: twice "
-         "the rank)")
-    lora("--lora-dropout", type=float, default=0.0, metavar="P", low=0, high=0.99, help="dropout before an adapter")
-    lora("--lora-targets", type=str, nargs="+", default=[], metavar="LAYER", help="names, or last parts of names, of "
-         "the layers that get an adapter (default: the linear layers, in convolutional networks convolutions)")
-    lora("--lora-kind", type=str, default="lora", metavar="KIND", choices=("lora", "dora", "rslora"),
-         help="lora, dora or rslora")
 
 
 def add_optimizer(add: Declare) -> None:

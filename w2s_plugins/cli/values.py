@@ -38,7 +38,7 @@ def check_values(given: Mapping[str, object]) -> None:
                 raise UserError(f"{flag} holds {_kind(text)}, which would be recorded with the run; {_remedy(text)}")
             if "\0" in text:
                 raise UserError(f"{flag} {text!r:.60}: a NUL character cannot be in a name")
-            if name != "hub_commit_message" and any(len(p.encode(errors="replace")) > LONGEST for p in text.split("/")):
+            if any(len(part.encode(errors="replace")) > LONGEST for part in text.split("/")):
                 raise UserError(f"{flag} {text[:40]}...: longer than {LONGEST} bytes, which no name of a file may be")
             if name != "results_file" and (kind := special_kind(text)):
                 raise UserError(f"{flag} {text} is {kind}; expected a regular file or a folder")

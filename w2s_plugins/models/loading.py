@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
+from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line, refusal
 from ..files import INFLATION, DamagedArchive, check_archive, special_kind
@@ -218,10 +219,9 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
 
 
 def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
-    names = ("lora_rank", "lora_alpha", "lora_kind")
-    flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, names)
+    flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, ("tune",))
     try:
-        return merge_state(state, *map(flags.get, names))
+        return merge_state(state, **parse_adapters(flags["tune"]))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{flag} {path}: has adapters without the weights or the settings that go with them; expected "
                         "last.pth.tar of the run, or its export, export/model.safetensors") from error

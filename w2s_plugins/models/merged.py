@@ -14,7 +14,13 @@ def has_adapters(state: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(FACTORS[0]) for name in state)
 
 
-def merge_state(state: Mapping[str, Tensor], rank: int, alpha: float | None, kind: str) -> dict[str, Tensor]:
+def merge_state(
+        state: Mapping[str, Tensor],
+        rank: int = 8,
+        alpha: float | None = None,
+        kind: str = "lora",
+        **of_training: object,
+) -> dict[str, Tensor]:
     """Return the weights with their adapters added to them, under the names of the plain model.
 
     Args:
@@ -22,6 +28,7 @@ def merge_state(state: Mapping[str, Tensor], rank: int, alpha: float | None, kin
         rank: of them, and the other settings as in `students.adapters.Adapters`.
         alpha: None for twice the rank.
         kind: ``lora``, ``dora`` or ``rslora``.
+        **of_training: settings that change nothing here.
 
     Raises:
         KeyError: a weight is not there, as in a checkpoint inside an epoch.

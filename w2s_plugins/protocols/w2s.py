@@ -114,8 +114,7 @@ def show_controls(flags: Mapping[str, object], export: Path, student: dict, cont
     """
     write_card(export, {**student, "controls": controls})
     if flags["push_to_hub"]:
-        push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"],
-                    commit_message=flags["hub_commit_message"])
+        push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"])
 
 
 # ---------------------------------------------------------------- controls

@@ -18,7 +18,6 @@ from ..labels.published import push_labels
 from ..models.loading import load_weights, read_weights
 from ..run import record as report
 from ..run.find import find_best
-from ..run.published import push_checkpoint
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from .evaluation import evaluate_test_sets, evaluates_average, predictions_of
@@ -106,17 +105,15 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
 
 
 def publish(args: argparse.Namespace, folder: Path) -> None:
-    """Publish the student, its checkpoint and the labels that it learned from, where that is asked for; what fails does
-    not keep the others back.
+    """Publish the student and the labels that it learned from, where that is asked for; what fails does not keep the
+    other back.
 
     Raises:
         UserError: something could not be published; it says how to try again.
     """
-    how = dict(private=args.hub_private or None, revision=args.hub_revision, commit_message=args.hub_commit_message)
+    how = dict(private=args.hub_private or None, revision=args.hub_revision)
     failed = []
-    checkpoint = args.push_to_hub if args.hub_checkpoint else None
     for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),
-                                   (push_checkpoint, folder, checkpoint, "checkpoint published"),
                                    (push_labels, folder, args.push_labels, "labels published")):
         if not repo:
             continue

@@ -97,8 +97,8 @@ def pull_checkpoint(name: str, folder: Path) -> Path:
     def choose(names: Sequence[str]) -> list[str]:
         chosen = [file for part in (STATE, OF_BEST) for file in _files(part) if file in names]
         if not {*_files(STATE)} <= {*chosen}:
-            raise UserError(f"{what}: has no checkpoint, only {', '.join(names[:3]) or 'nothing'}: push the run again "
-                            "with --hub-checkpoint, or `hub push RUN ORG/NAME --checkpoint`; to start from the "
+            raise UserError(f"{what}: has no checkpoint, only {', '.join(names[:3]) or 'nothing'}: push what the "
+                            "run goes on from: `hub push RUN ORG/NAME --checkpoint`; to start from the "
                             f"model's weights use --model {HUB}{name} --pretrained")
         return chosen
 

@@ -90,22 +90,22 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     chosen = _chosen(model, adapters.targets, name)
     heads = {id(module) for head in heads_of(model) for module in head.modules()}
     if whole := [place for place in chosen if id(model.get_submodule(place)) in heads]:
-        raise UserError(f"--lora-targets: {whole[0]} is the head of {name}, which is trained whole: leave it out")
+        raise UserError(f"--tune lora:targets: {whole[0]} is the head of {name}, which is trained whole: leave it out")
     targets = _called(model, chosen, images)
     if passed := [place for place in chosen if place not in targets]:
         if adapters.targets or not targets:
-            raise UserError(f"--lora-targets: {name} reads the weights of {passed[0]} without calling the layer, an "
-                            "adapter there would have no effect")
+            raise UserError(f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
+                            "an adapter there would have no effect")
         _logger.info(f"--tune lora: no adapter at {passed[0]} and the like ({len(passed)} layers), whose weights the "
                      "model reads by itself")
     if grouped := [place for place in targets if getattr(model.get_submodule(place), "groups", 1) > 1]:
-        raise UserError(f"--lora-targets: {grouped[0]} of {name} is a convolution in groups, to whose weights PEFT "
-                        "cannot add an adapter: leave it out")
+        raise UserError(f"--tune lora:targets: {grouped[0]} of {name} is a convolution in groups, to whose weights "
+                        "PEFT cannot add an adapter: leave it out")
     narrow = [(min(_widths(model.get_submodule(t))), t) for t in targets]
     width, where = min(narrow)
     if adapters.rank > width:
-        raise UserError(f"--lora-rank {adapters.rank}: {where} of {name} is {width} wide; expected at most that, or "
-                        "other --lora-targets")
+        raise UserError(f"--tune lora:rank={adapters.rank}: {where} of {name} is {width} wide; expected at most that, "
+                        "or other targets")
     alpha = 2 * adapters.rank if adapters.alpha is None else adapters.alpha
     layers = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", "", place).strip(".") for place in targets)
     _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at "
@@ -132,7 +132,7 @@ def _chosen(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
     for pattern in patterns:
         fits = [place for place in can if place == pattern or place.endswith(f".{pattern}")]
         if not fits:
-            raise UserError(f"--lora-targets {pattern}: {name} has no such linear layer or convolution"
+            raise UserError(f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
                             f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
         found.update(fits)
     return sorted(found)

@@ -62,7 +62,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
             if value and part == "lora" and (".base_layer." in parameter or "." not in parameter):
                 raise UserError(f"{flag} {' '.join(patterns)}: {parameter.replace('.base_layer', '')} cannot be "
                                 "trained beside adapters, whose format holds whole layers without one; choose "
-                                "other --lora-targets")
+                                "other targets of --tune lora")
             model.get_parameter(parameter).requires_grad_(value)
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     if not sizes:
