@@ -11,7 +11,7 @@ check_versions("validate.py")  # an import of what is too old would fail in its 
 
 from w2s_plugins.build.resolve import refuse_early_validation
 from w2s_plugins.cli import parse, validate_parser
-from w2s_plugins.cli.forms import parse_shapes
+from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
 from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_imports
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
@@ -237,7 +237,7 @@ def few_shot_figures(
         world: World,
 ) -> dict[str, object]:
     """Test the frozen encoder, and its teacher's, on episodes."""
-    test = draw_few_shot_test(dataset, args, args.few_shot, args.episodes, "--few-shot")
+    test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
     encoders = {"": (lambda images: pooled_features(subject.model, images), loader)}
     if teacher is not None:
         encoders["teacher_"] = own_features(teacher.members[0], dataset, settings)
@@ -251,7 +251,7 @@ def few_shot_figures(
         **figures,
         split=args.split,
         classes=num_classes_of(dataset),
-        episodes=args.episodes,
+        episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
         queries=args.queries,
         classifier=args.few_shot_classifier,
         few_shot_seed=args.few_shot_seed,

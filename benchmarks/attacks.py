@@ -44,7 +44,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "teacher": ("weak", "weak,weak", "w2s_cnn2", "labels:weak"), "teacher_checkpoint": ("weak", "weak/last.pth.tar"),
     "teacher_targets": ("online", "cached", "cached-views:1"), "initial_checkpoint": ("weak", "weak/last.pth.tar"),
     "finetune": ("weak", "weak/last.pth.tar"), "pretrained_path": ("weak/export/model.safetensors",),
-    "ceiling_checkpoint": ("weak",), "clean_select_checkpoint": ("weak",), "resume": ("auto", "weak"),
+    "ceiling_checkpoint": ("weak",), "resume": ("auto", "weak"),
     "train_slice": ("0:32", "0.5:0.52", "32:64,80:96", "0:3"),
     "val_slice": ("0:32", "0.9:"), "epoch_slice": ("0:48", "0:0.1"),
     "model": ("w2s_cnn2", "resnet8", "test_vit", "test_resnet"), "kd_model_name": ("test_resnet",),

@@ -235,15 +235,12 @@ def test_kwargs_wait_for_the_loss_that_comes_later(config):
     (train_parser, ["--weak-fraction", "0.5"], "--weak-fraction 0.5 has no effect without --protocol w2s"),
     (train_parser, ["--weak-fraction", "0"], "--weak-fraction 0 has no effect"),
     (train_parser, ["--weak-config", "a.yaml", "b.yaml"], "--weak-config a.yaml b.yaml has no effect"),
-    (train_parser, ["--few-shot-episodes", "2000"], "--few-shot-episodes 2000 has no effect without --few-shot-eval"),
     (train_parser, ["--few-shot-split", "test"], "--few-shot-split test has no effect"),
     (train_parser, ["--few-shot-class-list", "l.txt", "--few-shot-eval", ""], "--few-shot-class-list l.txt has no"),
     (train_parser, ["--few-shot-classifier", "logistic", "--episodic", "5x1"], "without --few-shot-eval NxK: add it"),
     (train_parser, ["--few-shot-seed", "1"], "--few-shot-seed 1 has no effect"),
     (train_parser, ["--queries", "5"], "--queries 5 has no effect without --few-shot-eval NxK or --episodic NxK"),
     (train_parser, ["--labeled-share", "0.5"], "without --task-loss-weight or --gt-loss-weight: add it"),
-    (train_parser, ["--episodes-per-batch", "2", "--few-shot-eval", "5x1"], "--episodes-per-batch 2 has no effect"),
-    (validate_parser, ["--episodes", "100"], "--episodes 100 has no effect without --few-shot NxK: add it"),
     (validate_parser, ["--queries", "5"], "--queries 5 has no effect without --few-shot NxK: add it"),
 ])
 def test_a_flag_without_the_one_it_belongs_to(parser, argv, expected):
@@ -253,8 +250,8 @@ def test_a_flag_without_the_one_it_belongs_to(parser, argv, expected):
 
 def test_defaults_in_files_say_nothing_of_other_flags(config):
     """The args.yaml of a run holds all flags; what a file says can be undone."""
-    file = config({"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_episodes": 100})
-    with pytest.raises(UserError, match="--few-shot-episodes 100 has no effect"):
+    file = config({"weak_fraction": 0.5, "weak_config": [], "queries": 15, "few_shot_seed": 1})
+    with pytest.raises(UserError, match="--few-shot-seed 1 has no effect"):
         parse(train_parser(), ["--config", file])
-    parse(train_parser(), ["--config", file, "--few-shot-episodes", "2000"])
+    parse(train_parser(), ["--config", file, "--few-shot-seed", "0"])
     parse(train_parser(), ["--config", file, "--few-shot-eval", "5x1", "--queries", "5"])

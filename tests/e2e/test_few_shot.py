@@ -15,10 +15,10 @@ import torch
 from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run
 
 Run = Callable[..., Done]
-EPISODES = ["--few-shot-eval", "5x1,3x5", "--few-shot-split", "validation", "--few-shot-episodes", "50"]
+EPISODES = ["--few-shot-eval", "5x1,3x5:50", "--few-shot-split", "validation"]
 SMALL = ["--dataset", "w2s/digits", "--img-size", "8", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2",
          "--hflip", "0", "--color-jitter", "0", "--log-interval", "1", "--val-split", ""]
-META = [*SMALL, "--model", "w2s_cnn5", "--episodic", "5x1", "--queries", "5", "--episodes-per-batch", "2",
+META = [*SMALL, "--model", "w2s_cnn5", "--episodic", "5x1:2", "--queries", "5",
         "--train-batches-per-epoch", "4", "--lr", "0.01"]
 
 
@@ -83,7 +83,7 @@ def test_classifier_stage_is_tested_on_novel_classes(here: Run, lists: list[str]
         round(best["few_shot"]["5x1"], 4), round(best["few_shot"]["3x5_ci95"], 4))
     assert (found["teacher_5x1"], found["classes"]) == (round(weak_result["5x1"], 4), 5)
     export = validate("--model", "local-dir:output/train/run/export", "--dataset", "w2s/digits", "--workers", 0,
-                      "--split", "validation", "--class-list", "novel.txt", "--episodes", 50, *flags[:2])
+                      "--split", "validation", "--class-list", "novel.txt", "--few-shot", "5x1,3x5:50")
     assert export["5x1"] == found["5x1"]
     other = validate("--checkpoint", "output/train/run", *flags[:2], "--few-shot-classifier", "euclidean")
     assert other["5x1"] != found["5x1"] and other["classifier"] == "euclidean"
@@ -172,8 +172,8 @@ def test_two_processes_train_on_the_episodes_of_one(
     """Two episodes a step, with a network without batch norm, whose statistics would be those of one episode each."""
     flags = [*META, *lists, "--model", "w2s_cnn2", "--initial-checkpoint", weak5, "--teacher", "w2s_cnn2",
              "--teacher-checkpoint", weak5, "--epochs", "1", "--opt", "momentum", "--momentum", "0"]
-    here(*flags, "--episodes-per-batch", "2", "--experiment", "one").ok()
-    run = fork(*flags, "--episodes-per-batch", "1", "--experiment", "two", processes=2)
+    here(*flags, "--experiment", "one").ok()
+    run = fork(*flags, "--episodic", "5x1:1", "--experiment", "two", processes=2)
     assert run.wait() == [0, 0], run.text(0)
     one, two = (read_run(Path(f"output/train/{name}")) for name in ("one", "two"))
     for part in ("state_dict", "task_state"):
@@ -191,7 +191,7 @@ def test_two_processes_train_on_the_episodes_of_one(
     (["--few-shot-eval", "5y1"], ["--few-shot-eval 5y1", "such as 5x1"]),
     (["--few-shot-split", "novell"], ["--few-shot-split novell", "train and validation"]),
     (["--few-shot-class-list", "nowhere.txt"], ["--few-shot-class-list nowhere.txt", "nearest: "]),
-    (["--few-shot-episodes", "1"], ["--few-shot-episodes 1", "at least 2"]),
+    (["--few-shot-eval", "5x1:1"], ["--few-shot-eval 5x1:1", "at least 2"]),
     (["--episodic", "9x1"], ["--episodic 9x1", "more than the 5 classes"]),
     (["--episodic", "5x1", "--queries", "400"], ["--episodic 5x1", "400 queries"]),
     (["--episodic", "5x1,5x5"], ["episodes of one shape"]),
@@ -217,7 +217,8 @@ def test_bad_input_of_validate(here: Run, lists: list[str], weak5: Path, validat
     assert "8 ways are more than the 5 classes" in validate(*checkpoint, "--few-shot", "8x1")
     assert "fewer than 1 shot(s) + 90 queries" in validate(*checkpoint, "--few-shot", "5x1", "--queries", 90)
     assert "w2s/digits has the splits" in validate(*checkpoint, "--few-shot", "5x1", "--split", "nov")
-    assert "--episodes 1: expected at least 2" in validate(*checkpoint, "--few-shot", "5x1", "--episodes", 1)
+    assert "--few-shot 5x1:1: expected a number of episodes of at least 2" in validate(
+        *checkpoint, "--few-shot", "5x1:1")
     ceiling = ["--teacher", "w2s_cnn2", "--ceiling-acc", 90]
     assert "cannot be combined" in validate(*checkpoint, "--few-shot", "5x1", *ceiling)
     assert "--ceiling-acc 90.0 has no effect without --teacher NAME" in validate(*checkpoint, *ceiling[2:])

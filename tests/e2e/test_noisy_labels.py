@@ -83,8 +83,7 @@ def test_selection_by_the_teacher_is_reported_saved_and_used_again(here: Run, we
 def test_selection_by_another_model(here: Run, weak: Path) -> None:
     flags = [*NOISY, "--model", "w2s_cnn5", "--clean-select", "knn:10", "--epochs", "1"]
     here(*flags, "--clean-select-model", weak, "--experiment", "folder").ok()
-    here(*flags, "--clean-select-model", "w2s_cnn2", "--clean-select-checkpoint", weak / "last.pth.tar",
-         "--experiment", "file").ok()
+    here(*flags, "--clean-select-model", f"w2s_cnn2={weak / 'last.pth.tar'}", "--experiment", "file").ok()
     here(*STUDENT, "--teacher-checkpoint", weak, "--clean-select", "knn:10", "--epochs", "1", "--experiment",
          "teacher").ok()
     assert selected("folder") == selected("file") == selected("teacher")
@@ -116,19 +115,17 @@ def test_two_processes_select_what_one_does(ranks: Run, here: Run, weak: Path, t
 @pytest.mark.parametrize(("flags", "message"), [
     (["--label-noise", "symetric:0.2"], "unknown kind 'symetric' (nearest: symmetric"),
     (["--label-noise", "pairflip:2"], "--label-noise pairflip:2: expected"),
-    (["--label-noise", "asymmetric:0.4"], "give --label-noise-map FILE"),
-    (["--label-noise-map", "map.yaml"], "--label-noise-map is for --label-noise asymmetric:R"),
+    (["--label-noise", "asymmetric:0.4"], "give --label-noise asymmetric:R:FILE"),
     (["--label-noise", "labels:nowhere.csv"], "labels:nowhere.csv: no such file"),
     (["--noise-seed", "-1"], "--noise-seed -1: expected 0 to"),
     (["--clean-select", "knn:10"], "needs a model that decides: --clean-select-model NAME, or a --teacher"),
     (["--clean-select", "kn:10"], "unknown rule 'kn' (nearest: knn"),
     (["--clean-select", "knn:200", "--clean-select-model", "WEAK"], "expected less than the 200 training samples"),
     (["--clean-select", "knn:3", "--clean-select-model", "w2s_cnn22"], "unknown model 'w2s_cnn22' (nearest: w2s_cnn2"),
-    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-checkpoint"),
+    (["--clean-select", "knn:3", "--clean-select-model", "WEAK/last.pth.tar"], "--clean-select-model NAME="),
     (["--clean-select", "knn:3", "--clean-select-model", "."], "the folder has no export"),
     (["--clean-select", "small-loss:0.5", "--clean-select-model", "w2s_cnn2"], "--clean-select-model w2s_cnn2"),
-    (["--clean-select-model", "w2s_cnn2"], "need --clean-select knn:K, small-loss:R, entropy:R"),
-    (["--clean-select", "knn:3", "--clean-select-checkpoint", "a.pth"], "needs --clean-select-model NAME"),
+    (["--clean-select-model", "w2s_cnn2"], "needs --clean-select knn:K, small-loss:R, entropy:R"),
     (["--clean-select", "projection:0.5", "--clean-select-model", "WEAK"], "of the --teacher with those of a stronger"),
     (["--clean-select", "file:nowhere.txt"], "file:nowhere.txt: cannot be read"),
 ])

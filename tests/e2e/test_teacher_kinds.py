@@ -24,7 +24,7 @@ FLAGS = ["--data-dir", "data", "--model", "w2s_cnn2", "--img-size", 8, "--batch-
          "--warmup-epochs", 0, "--lr", 0.1, "--workers", 0, "--no-aug", "--loss", "kd", "--train-slice", "0:16"]
 TEACHERS = {"hf": "hf:vit", "clip": f"clip:{CLIP}/clip.safetensors", "onnx": "onnx:net.onnx",
             "function": "colours:predict"}
-EPISODES = ["--few-shot-eval", "3x1", "--few-shot-split", "validation", "--queries", 2, "--few-shot-episodes", 5]
+EPISODES = ["--few-shot-eval", "3x1:5", "--few-shot-split", "validation", "--queries", 2]
 ALL = ",".join(TEACHERS.values())
 pytestmark = pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export")
 

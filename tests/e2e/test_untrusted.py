@@ -137,10 +137,10 @@ WAYS = {
     "teacher class map": ("train", yaml_file, "x.yaml", ["{weak}", "--teacher-class-map"]),
     "label noise, npy": ("train", objects_file, "x.npy", ["--label-noise", "labels:{}"]),
     "label noise, pt": ("train", torch_file, "x.pt", ["--label-noise", "labels:{}"]),
-    "label noise map": ("train", yaml_file, "x.yaml", ["--label-noise", "asymmetric:0.2", "--label-noise-map"]),
+    "label noise map": ("train", yaml_file, "x.yaml", ["--label-noise", "asymmetric:0.2:{}"]),
     "selection": ("train", objects_file, "x.npy", ["--clean-select", "file:{}"]),
     "model of the selection": ("train", torch_file, "x.pth", ["--clean-select", "knn:3", "--clean-select-model",
-                                                              "w2s_cnn2", "--clean-select-checkpoint"]),
+                                                              "w2s_cnn2={}"]),
     "class map": ("folder", pickle_file, "x.pkl", ["--class-map"]),
     "validate, sharded": ("validate", sharded_folder, "x.sharded", [*CHECKED, "--checkpoint"]),
     "validate, class map": ("validate", pickle_file, "x.pkl", ["{weak}", "--dataset", "", "--data-dir", "{data}",
@@ -265,11 +265,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     "a: !!binary x\n", "\x00", "%YAML 9.9\n---\n{", "epochs: !!float x", "epochs: 0x", "lr: !!timestamp 9\n",
 ], ids=range(12))
 @pytest.mark.parametrize("flags", [["--config"], ["{weak}", "--teacher-class-map"],
-                                   ["--label-noise", "asymmetric:0.2", "--label-noise-map"]], ids=lambda f: f[-1])
+                                   ["--label-noise", "asymmetric:0.2:{}"]], ids=lambda f: f[-1])
 def test_yaml_bombs_and_oddities(here: Run, weak: Path, tmp_path: Path, text: str, flags: list) -> None:
     (tmp_path / "x.yaml").write_text(text)
     flags = [*distil(weak), *flags[1:]] if flags[0] == "{weak}" else flags
-    assert_says(here(*CNN, *flags, "x.yaml").error, flags[-1])
+    *most, last = flags
+    named = [last.format("x.yaml")] if "{}" in last else [last, "x.yaml"]
+    assert_says(here(*CNN, *most, *named).error, most[-1] if "{}" in last else last)
 
 
 # ---------------------------------------------------------------- names

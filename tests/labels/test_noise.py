@@ -116,7 +116,7 @@ def test_cifar100_moves_inside_its_superclasses() -> None:
 def test_map_of_ones_own(tmp_path: Path, digits: Dataset) -> None:
     (tmp_path / "map.yaml").write_text("1: 7\n'3': 8\n")
     (tmp_path / "map.json").write_text('{"1": 7, "3": "8"}')
-    noises = [create_label_noise("asymmetric:1", digits, map_file=str(tmp_path / f"map.{s}")) for s in ("yaml", "json")]
+    noises = [create_label_noise(f"asymmetric:1:{tmp_path}/map.{s}", digits) for s in ("yaml", "json")]
     assert noises[0].given == noises[1].given == [{1: 7, 3: 8}.get(c, c) for c in digits.targets]
 
 
@@ -134,15 +134,15 @@ def test_map_refused(tmp_path: Path, content: str, message: str) -> None:
     data = create_dataset("", str(write_folder(tmp_path / "data", {"train": 3})), "train")
     (tmp_path / "map.yaml").write_text(content)
     with pytest.raises(UserError) as error:
-        create_label_noise("asymmetric:0.4", data, map_file=str(tmp_path / "map.yaml"))
-    assert "--label-noise-map" in str(error.value) and message in str(error.value)
+        create_label_noise(f"asymmetric:0.4:{tmp_path}/map.yaml", data)
+    assert "--label-noise asymmetric: " in str(error.value) and message in str(error.value)
 
 
 def test_map_needed(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="give --label-noise-map FILE"):
+    with pytest.raises(UserError, match="give --label-noise asymmetric:R:FILE"):
         create_label_noise("asymmetric:0.4", digits)
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        create_label_noise("asymmetric:0.4", digits, map_file="nowhere.yaml")
+        create_label_noise("asymmetric:0.4:nowhere.yaml", digits)
 
 
 @pytest.mark.parametrize("text", [

@@ -202,7 +202,7 @@ def test_any_loss_takes_the_place_of_a_pairs_own(loss: str, monkeypatch: pytest.
     ("fewshot/classifier_adaptconf", dict(epochs=100, batch_size=128, lr=0.1, decay_milestones=[90], num_classes=64,
                                           weight_decay=5e-4, few_shot_eval="5x1,5x5", val_split="",
                                           loss_kwargs={"temperature": 8.0, "kd_temperature": 10.0})),
-    ("fewshot/meta_adaptconf", dict(epochs=20, train_batches_per_epoch=200, episodes_per_batch=4, episodic="5x1",
+    ("fewshot/meta_adaptconf", dict(epochs=20, train_batches_per_epoch=200, episodic="5x1:4",
                                     queries=15, lr=1e-3, weight_decay=5e-4, few_shot_split="validation", sched="none",
                                     loss_kwargs={"temperature": 0.25, "kd_temperature": 10.0})),
 ])
@@ -322,9 +322,9 @@ def cheap(args: object) -> dict[str, object]:
         flags.update(train_slice=None, batch_size=16, clean_select=args.clean_select and "knn:1", img_size=16,
                      teacher_img_size=16)
     if args.few_shot_eval:
-        flags.update(img_size=16, teacher_img_size=16, queries=2, few_shot_episodes=20)
+        flags.update(img_size=16, teacher_img_size=16, queries=2, few_shot_eval="5x1,5x5:20")
     if args.episodic:
-        flags.update(episodes_per_batch=1, train_batches_per_epoch=2, batch_size=15, train_slice=None)
+        flags.update(episodic="5x1:1", train_batches_per_epoch=2, batch_size=15, train_slice=None)
     if args.img_size is None and not args.model.startswith("vit"):
         flags.update(img_size=64)
     if args.protocol:

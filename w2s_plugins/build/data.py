@@ -9,7 +9,15 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..cli.forms import LABEL_RULES, PREFIXES, parse_selection, parse_shapes
+from ..cli.forms import (
+    LABEL_RULES,
+    PREFIXES,
+    TEST_EPISODES,
+    count_episodes,
+    parse_selection,
+    parse_selection_model,
+    parse_shapes,
+)
 from ..data import hold_out, open_split, take_slice
 from ..data.datasets import class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
@@ -111,7 +119,7 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
     split_size, noise = 0 if streamed else len(train), None
     if args.label_noise:
-        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed, map_file=args.label_noise_map)
+        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed)
     split = train if labelled is None else labelled
     whole, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
     if args.val_slice and val is not None:
@@ -192,7 +200,7 @@ def select_clean(
         else:
             known = read_known(file, data.class_names, data.num_classes) if rule == "trust" else None
             models = selection_models(
-                rule, args.clean_select_model, args.clean_select_checkpoint, teacher,
+                rule, *parse_selection_model(args.clean_select_model), teacher,
                 StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
                              data.class_names),
                 world.device)
@@ -220,17 +228,17 @@ def build_few_shot_test(args: argparse.Namespace, data: Data) -> FewShotTest | N
     """Draw the episodes that ``--few-shot-eval`` asks for, or return None."""
     if data.few_shot is None:
         return None
-    return draw_few_shot_test(data.few_shot, args, args.few_shot_eval, args.few_shot_episodes, "--few-shot-eval")
+    return draw_few_shot_test(data.few_shot, args, args.few_shot_eval, "--few-shot-eval")
 
 
 def draw_few_shot_test(
         dataset: Dataset,
         args: argparse.Namespace,
         text: str,
-        count: int,
         flag: str,
 ) -> FewShotTest:
-    """Draw ``count`` test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
+    """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
+    count = count_episodes(text, flag, TEST_EPISODES, 2)
     return create_test(
         known_labels(dataset, flag), parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
         classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))

@@ -10,6 +10,7 @@ import torch
 from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
+from ..cli.forms import parse_selection_model
 from ..cli.names import unknown_model, unknown_optimizer
 from ..errors import UserError, name_runs, nearest
 from ..labels.table import SUFFIXES
@@ -132,8 +133,9 @@ def _check_choices(args: argparse.Namespace) -> None:
         check_teacher_name("--teacher", name)
     if args.kd_model_name:
         check_model_name("--kd-model-name", args.kd_model_name)
-    if args.clean_select_model and not Path(args.clean_select_model).exists():
-        check_teacher_name("--clean-select-model", args.clean_select_model)
+    name, _ = parse_selection_model(args.clean_select_model)
+    if name and not Path(name).exists():
+        check_teacher_name("--clean-select-model", name)
     check_optimizer(args.opt)
     if args.torchcompile:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import STRICT_DECODERS, parse_data_errors, parse_shapes
+from ..cli.forms import BATCH_EPISODES, STRICT_DECODERS, count_episodes, parse_data_errors, parse_shapes
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
@@ -150,7 +150,8 @@ def _episodes(args: argparse.Namespace) -> Episodes | None:
     if not args.episodic:
         return None
     (shape,) = parse_shapes(args.episodic, args.queries, "--episodic")
-    return Episodes(shape, args.episodes_per_batch, args.train_batches_per_epoch)
+    count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
+    return Episodes(shape, count, args.train_batches_per_epoch)
 
 
 def refuse_for_streams(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ import torchvision
 from torch import nn
 
 from .. import __version__
-from ..cli.forms import loss_weights
+from ..cli.forms import TEST_EPISODES, count_episodes, loss_weights
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..engine.evaluation import Evaluation
@@ -221,7 +221,7 @@ def _episodes(args: argparse.Namespace, data: Data) -> dict:
         split=args.few_shot_split,
         class_list=args.few_shot_class_list,
         classifier=args.few_shot_classifier,
-        episodes=args.few_shot_episodes,
+        episodes=count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2),
         queries=args.queries,
         seed=args.few_shot_seed,
         data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),

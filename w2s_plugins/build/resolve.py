@@ -16,13 +16,16 @@ from typing import Any
 
 from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
+    BATCH_EPISODES,
     DIGITS,
     LABEL_RULES,
     PREFIXES,
     STRICT_DECODERS,
+    TEST_EPISODES,
     UNLABELED,
     check_dataset_name,
     check_device,
+    count_episodes,
     loss_weights,
     parse_data_errors,
     parse_noise,
@@ -138,6 +141,7 @@ def check_validation(args: argparse.Namespace, given: set[str]) -> None:
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")
+    count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
     if len(split_names(args.teacher)) > 1:
         raise UserError("--few-shot: several teachers have no common features; give one --teacher")
     if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or given & {
@@ -335,18 +339,16 @@ def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) ->
 
 def _check_labels(args: argparse.Namespace) -> None:
     """Check the flags on label noise and the selection of clean samples."""
-    kind = parse_noise(args.label_noise)[0] if args.label_noise else None
+    if args.label_noise:
+        parse_noise(args.label_noise)
     rule = parse_selection(args.clean_select)[0] if args.clean_select else None
     name = args.clean_select_model
     rules = [
-        (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
-        ((name or args.clean_select_checkpoint) and rule in (None, "file"),
-         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, small-loss:R, entropy:R, "
+        (name and rule in (None, "file"), "--clean-select-model needs --clean-select knn:K, small-loss:R, entropy:R, "
          "confidence:P, projection:R or trust:R:FILE"),
         (rule == "projection" and not (name and args.teacher),
          f"--clean-select {args.clean_select} compares features of the --teacher with those of a stronger model: give "
          "--clean-select-model NAME, the student with its pretrained weights"),
-        (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
         (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
     ]
@@ -532,17 +534,19 @@ def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
     """Check the shapes of episodes; those of training fix the batch, and there is no classifier of all classes."""
     if args.few_shot_eval:
         parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
+        count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
     if not args.episodic:
         return
     shapes = parse_shapes(args.episodic, args.queries, "--episodic")
     if len(shapes) > 1:
         raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
                         "are for --few-shot-eval")
-    size = args.episodes_per_batch * shapes[0].size
+    count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
+    size = count * shapes[0].size
     if "batch_size" in given and args.batch_size != size:
-        raise UserError(f"--batch-size {args.batch_size}: {args.episodes_per_batch} episodes of --episodic {shapes[0]} "
-                        f"with {args.queries} queries a class are {size} images; leave the flag out, or change "
-                        "--episodes-per-batch")
+        raise UserError(f"--batch-size {args.batch_size}: {count} episodes of --episodic {shapes[0]} with "
+                        f"{args.queries} queries a class are {size} images; leave the flag out, or give another "
+                        f"number: --episodic {shapes[0]}:E")
     args.batch_size = size
     args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
     if "val_split" not in given:

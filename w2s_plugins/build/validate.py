@@ -145,6 +145,9 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
     refuse_addresses(run, taken, f"--checkpoint {folder}")
     for theirs, ours in taken.items():
         setattr(args, ours, run[theirs])
+    number = (run.get("few_shot_eval") or "").partition(":")[2]
+    if args.few_shot and number and ":" not in args.few_shot:
+        args.few_shot += f":{number}"
     if "train_counts" not in given and (folder / CLASS_COUNTS).is_file():
         args.train_counts = str(folder / CLASS_COUNTS)
     if "use_train_size" not in given:

@@ -19,7 +19,8 @@ TORCH_NAMES = [f"torch/{name}" for name in (
 UNLABELED = "unlabeled"  # stands in records for the name of a dataset and its split
 
 NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
-NOISE_FORMS = "expected symmetric:R, asymmetric:R, pairflip:R with a ratio R from 0 to 1, or labels:FILE[#COLUMN]"
+NOISE_FORMS = ("expected symmetric:R, asymmetric:R[:FILE], pairflip:R with a ratio R from 0 to 1, or "
+               "labels:FILE[#COLUMN]")
 
 LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
 SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
@@ -60,8 +61,8 @@ def check_dataset_name(name: str) -> None:
         raise UserError(f"--dataset: unknown dataset '{name}'{nearest(name, closed)}; known: {', '.join(choices)}")
 
 
-def parse_noise(text: str) -> tuple[str, float | str]:
-    """Parse ``--label-noise``: its kind, and the ratio or the table.
+def parse_noise(text: str) -> tuple[str, float | str, str | None]:
+    """Parse ``--label-noise``: its kind, the ratio or the table, and the file of the map of classes.
 
     Raises:
         UserError: of no such form.
@@ -72,14 +73,25 @@ def parse_noise(text: str) -> tuple[str, float | str]:
     if kind == "labels":
         if not rest:
             raise UserError(f"--label-noise {text}: names no file; {NOISE_FORMS}")
-        return kind, rest
+        return kind, rest, None
+    map_file = None
+    if kind == "asymmetric":
+        rest, _, map_file = rest.partition(":")
     try:
         ratio = float(rest)
     except ValueError:
         ratio = -1.0
     if not 0 <= ratio <= 1:  # not a number is refused too
         raise UserError(f"--label-noise {text}: {NOISE_FORMS}, e.g. {kind}:0.2")
-    return kind, ratio
+    return kind, ratio, map_file or None
+
+
+def parse_selection_model(text: str | None) -> tuple[str | None, str | None]:
+    """Return the name in ``--clean-select-model NAME=PATH``, and the file of its weights, or None."""
+    if not text or os.path.exists(text):  # a folder may have such a sign in its name
+        return text, None
+    name, _, checkpoint = text.partition("=")
+    return name, checkpoint or None
 
 
 def parse_selection(text: str) -> tuple[str, int | float, str]:
@@ -105,6 +117,9 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
     return rule, value, file
 
 
+TEST_EPISODES, BATCH_EPISODES = 2000, 4  # unless a number is given
+
+
 @dataclass(frozen=True)
 class EpisodeShape:
     """The numbers of classes, and of labelled and queried images of each."""
@@ -126,13 +141,13 @@ class EpisodeShape:
 
 
 def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
-    """Parse ``5x1,5x5``: ways x shots, comma-separated.
+    """Parse ``5x1,5x5:500``: ways x shots, comma-separated; for the number see `count_episodes`.
 
     Raises:
         UserError: of another form, less than 2 ways, or the same twice.
     """
     shapes = []
-    for part in text.replace(" ", "").split(","):
+    for part in text.partition(":")[0].replace(" ", "").split(","):
         match = re.fullmatch(r"(\d+)x(\d+)", part)
         if not match or int(match[1]) < 2 or int(match[2]) < 1:
             raise UserError(f"{flag} {text}: expected WAYSxSHOTS, at least 2 ways and 1 shot, such as 5x1 or 5x1,5x5")
@@ -140,6 +155,16 @@ def parse_shapes(text: str, queries: int, flag: str) -> list[EpisodeShape]:
     if len(set(shapes)) < len(shapes):
         raise UserError(f"{flag} {text}: the same episodes are asked for twice")
     return shapes
+
+
+def count_episodes(text: str, flag: str, default: int, low: int) -> int:
+    """Return the number of episodes in ``5x1,5x5:500``. Raises `UserError` for one below ``low``."""
+    _, colon, number = text.partition(":")
+    if not colon:
+        return default
+    if not re.fullmatch(r"\d{1,9}", number) or int(number) < low:
+        raise UserError(f"{flag} {text}: expected a number of episodes of at least {low} after the colon, such as 500")
+    return int(number)
 
 
 def parse_data_errors(text: str) -> int | None:

@@ -183,20 +183,17 @@ def add_test_sets(add: Declare) -> None:
 def add_few_shot(add: Declare) -> None:
     """Evaluation on episodes of novel classes, and training on episodes."""
     add = add.of(Role.EVALUATION | Role.EPISODES)
-    add("--few-shot-eval", metavar="NxK[,NxK]", form="NxK", help="in every evaluation, test the frozen encoder on "
-        "episodes of N classes with K labelled images each, e.g. 5x1,5x5")
+    add("--few-shot-eval", metavar="NxK[,NxK][:E]", form="NxK", help="in every evaluation, test the frozen encoder on "
+        "E (2000) episodes of N classes with K labelled images each, e.g. 5x1,5x5")
     add("--few-shot-split", default="novel", metavar="NAME", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
         needs=("few_shot_eval",), evaluation="split", help="split of the classes of these episodes")
     add("--few-shot-class-list", metavar="LIST", role=Role.EVALUATION | Role.EPISODES | Role.PLACE,
         needs=("few_shot_eval",), evaluation="class_list",
         help="its classes, where the split has others too (as --class-list)")
-    add("--few-shot-episodes", type=int, default=2000, metavar="E", low=2, needs=("few_shot_eval",),
-        evaluation="episodes", help="number of these episodes")
     add_episode_test(add)
-    add("--episodic", metavar="NxK", form="NxK", role=Role.TRAINING, help="train on episodes of N classes with K "
-        "labelled images each: a cosine classifier with a learnt scale, distillation on the logits of the queries")
-    add("--episodes-per-batch", type=int, default=4, metavar="E", low=1, needs=("episodic",), role=Role.TRAINING,
-        help="training episodes in a batch, per process (--train-batches-per-epoch: batches in an epoch, 200)")
+    add("--episodic", metavar="NxK[:E]", form="NxK", role=Role.TRAINING, help="train on E (4) episodes a batch, per "
+        "process, of N classes with K labelled images each: a cosine classifier with a learnt scale, distillation on "
+        "the logits of the queries (--train-batches-per-epoch: batches in an epoch, 200)")
 
 
 def add_episode_test(add: Declare) -> None:
@@ -214,10 +211,9 @@ def add_episode_test(add: Declare) -> None:
 
 def add_labels(add: Declare) -> None:
     add = add.of(Role.NOISE)
-    add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4, "
-        "pairflip:0.45, or labels:FILE[#COLUMN], those of a table; the validation split keeps its own")
-    add("--label-noise-map", metavar="FILE", help="json or yaml for asymmetric noise: class to the class it is taken "
-        "for (default: as published for CIFAR-10 and CIFAR-100)")
+    add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, "
+        "json or yaml: class to the class it is taken for, which is known of CIFAR-10 and CIFAR-100), pairflip:0.45, "
+        "or labels:FILE[#COLUMN], those of a table; the validation split keeps its own")
     add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
         help="seed of the label noise, the same for teacher and student whatever their --seed")
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
@@ -226,10 +222,9 @@ def add_labels(add: Declare) -> None:
         "probable), trust:R:FILE (the share R on which it is right in the opinion of a network that has learned that "
         "from a table of --folds), projection:R (the share R of which the features of --clean-select-model can say "
         "most that the teacher's cannot); or file:PATH (those that an earlier run selected)")
-    add("--clean-select-model", metavar="NAME", role=Role.STUDENT, help="model whose features or losses decide: timm "
-        "name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher)")
-    add("--clean-select-checkpoint", metavar="PATH", role=Role.STUDENT, help="weights of that model: a file or a run "
-        "folder")
+    add("--clean-select-model", metavar="NAME[=PATH]", role=Role.STUDENT, help="model whose features or losses decide: "
+        "timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher); PATH has its weights, a "
+        "file or a run folder")
 
 
 def add_hub(add: Declare) -> None:
@@ -742,9 +737,9 @@ def add_validation_report(add: Declare) -> None:
 
 def add_validation_few_shot(add: Declare) -> None:
     add = add.of(Role.EVALUATION)
-    add("--few-shot", metavar="NxK[,NxK]", form="NxK", help="test the frozen encoder on episodes of N classes of the "
-        "split with K labelled images each, e.g. 5x1,5x5 (--split: novel unless given)")
-    add("--episodes", type=int, default=2000, metavar="E", low=2, needs=("few_shot",), help="number of episodes")
+    add("--few-shot", metavar="NxK[,NxK][:E]", form="NxK", help="test the frozen encoder on E episodes (2000, or as "
+        "many as the run had) of N classes of the split with K labelled images each, e.g. 5x1,5x5 (--split: novel "
+        "unless given)")
     add_episode_test(add)
 
 

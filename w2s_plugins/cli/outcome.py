@@ -92,7 +92,9 @@ def _compare_processes(
 ) -> None:
     """Note another number of processes among what is changed, with the batches of all of them together, in place."""
     before, now = processes
-    changed.pop("episodes_per_batch", None)  # stand in the size of the batch
+    shapes = {str(flags.get("episodic")).partition(":")[0] for flags in (theirs, ours)}
+    if len(shapes) == 1:
+        changed.pop("episodic", None)  # the number of episodes stands in the size of the batch
     for name in sorted(train_parser().names(Role.PER_PROCESS)):
         old, new = theirs.get(name), ours[name]
         changed.pop(name, None)

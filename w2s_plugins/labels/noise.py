@@ -97,12 +97,13 @@ class LabelNoise:
         return f"index,given,clean\n{rows}"
 
 
-def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: str | None = None) -> LabelNoise:
+def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0) -> LabelNoise:
     """Give the samples of a whole training split the labels that ``--label-noise`` describes.
 
     - ``symmetric:R``: a random share R of the samples gets a label drawn uniformly from all classes, their own
       included.
-    - ``asymmetric:R``: each sample of a class that is mapped to another one gets that class with probability R.
+    - ``asymmetric:R``: each sample of a class that is mapped to another one gets that class with probability R;
+      ``asymmetric:R:FILE`` has the map for data other than CIFAR in a json or yaml file.
     - ``pairflip:R``: the same, where the map takes every class to the next one and the last to the first (Han et al.
       2018, 1804.06872).
     - ``labels:FILE[#COLUMN]``: those of a table, see `given_labels`.
@@ -113,12 +114,11 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: 
         text: ``--label-noise``.
         dataset: the whole split, map-style.
         seed: seed of the draws.
-        map_file: json or yaml with the map of asymmetric noise, for data other than CIFAR.
 
     Raises:
         UserError: labels that cannot be known in advance, unknown classes, or a file that does not fit.
     """
-    kind, value = parse_noise(text)
+    kind, value, map_file = parse_noise(text)
     clean = None if isinstance(dataset, IterableDataset) else labels_of(dataset)
     if clean is None:
         raise UserError("--label-noise: this kind of dataset does not tell its labels without being read; use a "
@@ -137,7 +137,7 @@ def create_label_noise(text: str, dataset: Dataset, *, seed: int = 0, map_file: 
         mapping = [*range(1, size), 0] if kind == "pairflip" else asymmetric_map(names, size, map_file)
         labels = np.where(rng.random_sample(len(labels)) < value, np.array(mapping)[labels], labels)
     source = {"seed": seed} if map_file is None else {"seed": seed, "map": map_file}
-    return LabelNoise(text, labels.tolist(), clean, size, source)
+    return LabelNoise(text.removesuffix(f":{map_file}"), labels.tolist(), clean, size, source)
 
 
 def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None) -> list[int]:
@@ -156,18 +156,19 @@ def asymmetric_map(names: Sequence[str] | None, size: int, map_file: str | None)
     # by position: copies of the dataset spell single names in their own ways
     if size != 100 or sum(a == b for a, b in zip(names, published)) < 95:
         raise UserError("--label-noise asymmetric: the map of classes is known for CIFAR-10 and CIFAR-100 only; give "
-                        "--label-noise-map FILE (json or yaml, class: class)")
+                        "--label-noise asymmetric:R:FILE (json or yaml, class: class)")
     follows = {group[i - 1]: group[i] for group in map(sorted, groups) for i in range(len(group))}
     return [published.index(follows[name]) for name in published]
 
 
 def read_class_map(file: str, names: Sequence[str] | None, size: int) -> list[int]:
-    """Read ``--label-noise-map``: json or yaml, class to class, by name or index; classes left out stay as they are.
+    """Read the file of ``--label-noise asymmetric:R:FILE``: json or yaml, class to class, by name or index; classes
+    left out stay as they are.
 
     Raises:
         UserError: unreadable, or unknown classes.
     """
-    flag, path = f"--label-noise-map {file}", Path(file)
+    flag, path = f"--label-noise asymmetric: {file}", Path(file)
     try:
         content = read_plain(path)
     except OSError as error:

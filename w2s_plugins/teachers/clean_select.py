@@ -54,7 +54,7 @@ def selection_models(
     if name is not None:
         kind = replace(student, num_classes=None, class_names=None) if rule in FEATURE_RULES else student
         named = [open_member(name if checkpoint else find_export(name), checkpoint, kind, device,
-                             flags=("--clean-select-model", "--clean-select-checkpoint"))]
+                             flags=("--clean-select-model", "--clean-select-model"))]
         if rule != "projection":
             return named
     if rule in FEATURE_RULES and len(teacher.members) > 1:
@@ -193,8 +193,8 @@ def find_export(name: str) -> str:
     """
     path = Path(name)
     if path.is_file():
-        raise UserError(f"--clean-select-model {name}: a file does not say what model it is of; give the name, and the "
-                        f"file with --clean-select-checkpoint {name}")
+        raise UserError(f"--clean-select-model {name}: a file does not say what model it is of; give the name as "
+                        f"well: --clean-select-model NAME={name}")
     if not path.is_dir():
         return name
     for folder in (path / "export", path):
