@@ -197,8 +197,6 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
      "--protocol w2s would test on what it trains on: --val-split training is --train-split train"),
     ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--weak-config", "clash.yaml"],
      "--weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be even"),
-    ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--controls", "direct", "--direct-sizes", "0"],
-     "--direct-sizes 0: expected a share of the labelled part such as 0.5"),
     ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--controls", "direct", "--weak-fraction", "0"],
      "--controls direct: --weak-fraction 0 leaves no labelled part to train on"),
     ([*SEVERAL, "--protocol", "w2s", "--teacher", "w2s_cnn2", "--weak-config", "folds.yaml"],

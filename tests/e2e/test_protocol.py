@@ -199,9 +199,9 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
 def test_controls(here: Run, whole: Path) -> None:
     """What the student is compared with: the same test samples and updates, its flags but for model or teacher."""
     flags = [*CHOSEN, "--teacher-checkpoint", whole / "weak", "--ceiling-checkpoint", whole / "ceiling",
-             "--controls", "direct", "same-size", "strong-to-strong", "--direct-sizes", 0.5, "--experiment", "c"]
+             "--controls", "direct", "same-size", "strong-to-strong", "--experiment", "c"]
     done, folder = here(*flags).ok(), Path("output/train/c")
-    record, names = result(folder), ["direct", "direct-0.5", "same-size", "strong-to-strong"]
+    record, names = result(folder), ["direct", "same-size", "strong-to-strong"]
     assert list(record["controls"]) == names
     card = (folder / "student/export/README.md").read_text()
     assert f"40 labels | {record['controls']['direct']['value']:.2f} |" in card and "`same-size`: the teacher's" in card
@@ -213,8 +213,8 @@ def test_controls(here: Run, whole: Path) -> None:
         assert figure["student_above"]["value"] == pytest.approx(record["student"]["value"] - top1)
     assert runs["direct"]["data"]["splits"]["train"] == record["splits"]["weak"], "the teacher's own samples"
     assert runs["direct"]["data"]["label_noise"]["rate"] == record["label_noise"]["weak"]["rate"], "and labels"
-    assert [runs[n]["data"]["train_samples"] for n in names] == [40, 20, 128, 128]
-    assert [runs[n]["model"]["name"] for n in names] == ["w2s_cnn5", "w2s_cnn5", "w2s_cnn2", "w2s_cnn5"]
+    assert [runs[n]["data"]["train_samples"] for n in names] == [40, 128, 128]
+    assert [runs[n]["model"]["name"] for n in names] == ["w2s_cnn5", "w2s_cnn2", "w2s_cnn5"]
     assert runs["strong-to-strong"]["teacher"]["top1"] == pytest.approx(runs["direct"]["metrics"]["top1"])
     assert runs["same-size"]["teacher"]["top1"] == pytest.approx(record["weak"]["value"])
     assert runs["same-size"]["loss"] == runs["strong-to-strong"]["loss"] == runs["student"]["loss"]
@@ -230,7 +230,7 @@ def test_controls(here: Run, whole: Path) -> None:
     assert all(f"\n{name}" in done.out for name in names) and "is worth " in done.out
     (folder / "direct/result.json").unlink()
     again = here(*flags, "--resume", "auto").ok()
-    assert again.err.count("is complete") == 4 and result(folder) == record
+    assert again.err.count("is complete") == 3 and result(folder) == record
 
 
 def test_a_ceiling_that_is_not_above_the_teacher(here: Run) -> None:
@@ -281,9 +281,6 @@ def test_a_broken_test_set_does_not_end_what_is_trained(here: Run, whole: Path, 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--controls", "direct", "--weak-fraction", 0], "--weak-fraction 0 leaves no labelled part to train on"),
-    (["--controls", "direct", "--direct-sizes", 2000], "--direct-sizes: direct-2000, slice 0:2000: the split has only"),
-    (["--controls", "same-size", "--direct-sizes", 2], "direct, which is not among --controls same-size: add it"),
-    (["--direct-sizes", 2], "--direct-sizes 2 has no effect without --controls NAME"),
     (["--teacher", ""], "needs a --teacher"),
     (["--experiment", ""], "name it with --experiment"),
     (["--select", "best"], "would choose the checkpoint by test labels"),

@@ -48,7 +48,7 @@ def test_slices_of_labels(first: str, sizes: list[float], expected: dict[str, st
 
 @pytest.mark.parametrize(("first", "size"), [("0:80", 1.5), ("0:80", -5.0), ("0:80", 0), ("0.2:0.5", 30)])
 def test_slices_of_labels_refused(first: str, size: float) -> None:
-    with pytest.raises(UserError, match=f"^--direct-sizes {size:g}[: ](?!.*weak-fraction)"):
+    with pytest.raises(UserError, match=f"^direct_sizes {size:g}[: ](?!.*weak-fraction)"):
         direct_slices(first, [size])
 
 

@@ -135,9 +135,6 @@ def add_protocol(add: Declare) -> None:
         form="NAME", choices=CONTROLS, help="with --protocol, also train what its student is to be compared with: "
         "direct (the student's model on the teacher's own labelled part), same-size (the teacher's model on the weak "
         "labels), strong-to-strong (the student's model on the labels of direct)")
-    add("--direct-sizes", in_study="the key direct_sizes", type=share_or_count, nargs="+", default=[], metavar="N",
-        needs=("controls",), help="train direct on these shares of the labelled part as well, or on so many labels "
-        "from its start, of the student's part too: how many labels is the student worth?")
     several("--stages", in_study="the key strong", metavar="FILE", help="train several students one after the other, "
             "each of which may label for the next or hand its weights on: a YAML list (docs/students.md); needs "
             "--experiment NAME, the folder of all")

@@ -135,8 +135,6 @@ def read_protocol(given: Mapping[str, object], parser: Parser) -> Protocol:
     check_flags(flags)
     folder, whole, amount = folder_of_runs(flags, "--protocol w2s"), flags["train_slice"], flags["weak_fraction"]
     first, second = split_slice(whole, amount) if amount else ("", whole)
-    if WITH_DIRECT & set(flags["controls"]):
-        direct_slices(first, flags["direct_sizes"])  # refuses some
     return Protocol(flags, folder, first, second,
                     bool(first) and not flags["teacher_checkpoint"] and ":" not in flags["teacher"])
 
@@ -173,8 +171,6 @@ def check_flags(flags: Mapping[str, object]) -> None:
         (isinstance(amount, float) and amount and not 0 < amount < 1,
          f"--weak-fraction {amount:g}: expected a share between 0 and 1, or a count, or 0 for a teacher that is "
          "trained already"),
-        (flags["direct_sizes"] and not WITH_DIRECT & set(flags["controls"]), "--direct-sizes trains more of --controls "
-         f"direct, which is not among --controls {' '.join(flags['controls'])}: add it"),
         (not amount and WITH_DIRECT & set(flags["controls"]),
          f"--controls {' '.join(flags['controls'])}: --weak-fraction 0 leaves no labelled part to train on: give "
          "--weak-fraction N, the part that the teacher has seen"),
@@ -284,7 +280,7 @@ def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
 
     Args:
         first: the labelled part of the training split, a slice.
-        sizes: of ``--direct-sizes``; a count may go on into the student's part.
+        sizes: of a study's ``direct_sizes``; a count may go on into the student's part.
 
     Raises:
         UserError: not a share, or a count where the part begins at a share of the split.
@@ -292,11 +288,11 @@ def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
     start, slices = first.partition(":")[0], {"direct": first}
     for size in sizes:
         if size <= 0 or (isinstance(size, float) and size > 1):
-            raise UserError(f"--direct-sizes {size:g}: expected a share of the labelled part such as 0.5, or a count "
+            raise UserError(f"direct_sizes {size:g}: expected a share of the labelled part such as 0.5, or a count "
                             "of labels such as 500")
         if size != 1:
             whole = first if isinstance(size, float) else f"{start}:" if float(start) else None
-            slices[f"direct-{size}"] = split_slice(whole, size, "--direct-sizes")[0]
+            slices[f"direct-{size}"] = split_slice(whole, size, "direct_sizes")[0]
     return slices
 
 

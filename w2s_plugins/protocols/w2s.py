@@ -48,7 +48,6 @@ from .planning import (
     Planned,
     defaults,
     defaults_of,
-    direct_slices,
     exported,
     of_the_task,
     read_protocol,
@@ -130,16 +129,15 @@ def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, sec
         second: the student's.
 
     Raises:
-        UserError: a teacher without a labelled part, one that is no network of timm's, or sizes that cannot be cut.
+        UserError: a teacher without a labelled part, one or one that is no network of timm's.
     """
     parser, given, chosen = stages.parser, stages.given, flags["controls"]
     if WITH_DIRECT & set(chosen):
         of_teacher, whole = stages.flags.get("weak", {}), open_train_split(argparse.Namespace(**flags))
         labels = {name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()}
-        for name, part in direct_slices(first, flags["direct_sizes"]).items():
-            take_slice(whole, part, flags["slice_seed"], f"--direct-sizes: {name}, slice")
-            changes = {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}
-            stages.plan(Planned(name, "", changes, part))
+        take_slice(whole, first, flags["slice_seed"], "--controls direct: slice")
+        changes = {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}
+        stages.plan(Planned("direct", "", changes, first))
     shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **weak_labels_only(given)}
     if "same-size" in chosen:
         if kind_of(flags["teacher"]):
