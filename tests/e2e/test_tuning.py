@@ -79,8 +79,7 @@ def test_adapters_are_read_as_weights(here: Run, start: Path, tmp_path: Path, ki
     last, export = tmp_path / "run" / "last.pth.tar", load_file(tmp_path / "run" / "export" / "model.safetensors")
     averaged, plain = read_weights(last, "test", use_ema=True), read_weights(last, "test")
     assert averaged.keys() == export.keys() and not torch.equal(averaged["fc.weight"], plain["fc.weight"])
-    for name, tensor in export.items():
-        torch.testing.assert_close(averaged[name], tensor, rtol=1e-5, atol=1e-6)
+    assert differences(averaged, export) == []  # PEFT has merged both
     here(*TINY, "--model", "w2s_cnn5", "--initial-checkpoint", last, "--output", tmp_path, "--experiment", "next").ok()
     content = torch.load(last, weights_only=False)
     del content["args"]

@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest, one_line
+from ..models.merged import ADAPTER, adapter_config, peft
 
 _logger = logging.getLogger(__name__)
 
 PREFIX = "lora_"  # of the weights of an adapter
-NAME = "default"  # of the adapter, PEFT's own
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,6 @@ class Adapters:
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
     kind: str = "lora"
-
-
-def peft() -> ModuleType:
-    """Import PEFT. Raises `UserError` where it is not installed."""
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError(f"--tune lora needs PEFT ({one_line(error)}): pip install peft") from error
-    return peft
 
 
 def heads_of(model: nn.Module) -> list[nn.Module]:
@@ -106,15 +96,13 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     if adapters.rank > width:
         raise UserError(f"--tune lora:rank={adapters.rank}: {where} of {name} is {width} wide; expected at most that, "
                         "or other targets")
-    alpha = 2 * adapters.rank if adapters.alpha is None else adapters.alpha
     layers = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", "", place).strip(".") for place in targets)
     _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at "
                  + ", ".join(f"{count} x {layer}" for layer, count in layers.items()))
-    config = package.LoraConfig(
-        r=adapters.rank, lora_alpha=alpha, lora_dropout=adapters.dropout, target_modules=targets,
-        use_dora=adapters.kind == "dora", use_rslora=adapters.kind == "rslora", modules_to_save=None)
+    config = adapter_config(
+        adapters.rank, adapters.alpha, adapters.kind, lora_dropout=adapters.dropout, target_modules=targets)
     try:
-        package.inject_adapter_in_model(config, model, NAME)
+        package.inject_adapter_in_model(config, model, ADAPTER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
 
@@ -193,10 +181,10 @@ def merge_adapters(model: nn.Module, images: Tensor) -> TakenOut:
     """
     package = peft()
     training, before = model.training, model.eval()(images).float()
-    config = model.peft_config[NAME]
+    config = model.peft_config[ADAPTER]
     wholes = sorted({name.rpartition(".")[0] for name, p in model.named_parameters()
                      if p.requires_grad and f".{PREFIX}" not in f".{name}"})  # what is trained without an adapter
-    trained = {**package.get_peft_model_state_dict(model, adapter_name=NAME),
+    trained = {**package.get_peft_model_state_dict(model, adapter_name=ADAPTER),
                **{name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] in wholes}}
     taken = TakenOut(copy.copy(config), {
         f"base_model.model.{name}": value.detach().cpu().contiguous().clone() for name, value in trained.items()})
