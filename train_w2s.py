@@ -70,7 +70,7 @@ from w2s_plugins.run import lock as run_lock
 from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
-from w2s_plugins.students.tuning import hold_statistics
+from w2s_plugins.students.tuning import freeze_batchnorm
 
 
 def main() -> None:
@@ -140,10 +140,14 @@ def prepare(args: Settings) -> Run:
         check_login(args.push_to_hub)
     if args.push_labels:
         check_login(args.push_labels, "--push-labels")
+    # The folder is held first: no other process may train the same run.
     place = run_place(args)
     world = setup_device(args)
     resume_path = run_folder.hold_existing_run(place, world)
     labels = find_labels(args, world)
+
+    # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
+    # images as they are prepared for the student.
     data = build_data(args, labels)
     student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
@@ -151,9 +155,13 @@ def prepare(args: Settings) -> Run:
     folders = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
+
+    # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
+
+    # Batches of images, or of what the frozen student makes of them, which is computed once.
     if args.linear_probe:
         loaders = build_feature_loaders(args, data, model, teacher, data_config, precision, world)
         model = Probe(model)
@@ -164,18 +172,24 @@ def prepare(args: Settings) -> Run:
     if args.refine_labels and args.teacher:  # a stage may have none
         refining = refining_encoder(args, student.model, data_config, precision)
     folder = run_folder.make_run_folder(place, new_folder_name(args, data_config["input_size"][-1]), world)
+
+    # What the teacher says of each image is stored before training, unless it is asked in every step.
     skipped = getattr(loaders["train"], "skipped", None)  # --data-errors skip:N
     targets = cached_targets(args, teacher, data, data_config, precision, world, skipped)
     if refining:
         targets = refined_targets(args, targets, refining, data, data_config, precision, world)
+
+    # Student and loss become one module, so that DDP, optimizer and clipping see the parameters of both. Sharding makes
+    # other objects of parameters, so the optimizer is made after it.
     task = build_task(args, model, teacher, targets, data, data_config, precision, world)
     if args.model_ema:
         task.setup_ema(args.model_ema_decay, args.model_ema_warmup, "cpu" if args.model_ema_force_cpu else None)
     if args.fsdp:
         fsdp.shard(task, precision, world, compile_options(args))
-
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
+
+    # Weights are loaded into the plain modules, before these are compiled and wrapped.
     recorded = recorded_flags(args, student.found)
     resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
     if not args.fsdp:
@@ -203,8 +217,8 @@ def fit(run: Run, watch: SignalWatch) -> None:
         Interrupted: a signal asked for an end.
     """
     per_epoch, position = run.schedule.updates_per_epoch, run.position
-    done = position.epoch * per_epoch + position.batch // run.args.grad_accum_steps
-    console = Console(run.world.primary, per_epoch * run.stop, done)
+    updates_done = position.epoch * per_epoch + position.batch // run.args.grad_accum_steps
+    console = Console(run.world.primary, per_epoch * run.stop, updates_done)
     try:
         while position.epoch < run.stop:
             terms = train_one_epoch(run, watch, console)
@@ -228,7 +242,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     gradients_finite: bool | torch.Tensor = True
     task.train()
     if trains_part(args):
-        hold_statistics(task.get_trainable_module())
+        freeze_batchnorm(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
         if has_passed(run):
@@ -246,9 +260,9 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         # Forward and backward pass. Of several batches of an update only the last one exchanges gradients between the
         # ranks; each counts with its share of the update.
-        done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
+        progress = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
         with step.exchange_gradients(task, updates.ends(number), distributed):
-            result = forward_batch(run, batch, number, done)
+            result = forward_batch(run, batch, number, progress)
             note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
@@ -298,14 +312,14 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
     return position.meter.average(distributed)
 
 
-def forward_batch(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch.Tensor]:
+def forward_batch(run: Run, batch: Batch, number: int, progress: float) -> dict[str, torch.Tensor]:
     """Ask teacher and student about a batch; return the loss, its terms, and the student's logits as ``output``.
 
     Args:
         run: the run.
         batch: images, ground truth and positions in the training set.
         number: of the batch in the epoch.
-        done: share of training that is done.
+        progress: share of training, in [0, 1], that is done.
     """
     task, images = run.task, batch.input
     note(f"in the forward pass of batch {number + 1}, epoch {run.position.epoch + 1}")
@@ -314,10 +328,10 @@ def forward_batch(run: Run, batch: Batch, number: int, done: float) -> dict[str,
     with run.precision.autocast():
         if not isinstance(task, WeakToStrongTask):  # no teacher, or timm's own distillation
             return task(images, batch.target)
-        task.set_progress(done)  # losses may change in the course of training
-        weak = task.ask_teacher(images, batch.index, batch.share)
-        strong = task.ask_student(images, weak, batch.target, batch.index)
-        return task.add_up(strong, batch.target)
+        task.set_progress(progress)  # losses may change in the course of training
+        weak = task.teacher_forward(images, batch.index, batch.share)
+        strong = task.student_forward(images, weak, batch.target, batch.index)
+        return task.combine_losses(strong, batch.target)
 
 
 def loss_scale(run: Run, batch: Batch) -> float:

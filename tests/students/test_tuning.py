@@ -12,7 +12,7 @@ from torch import nn
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.students.adapters import Adapters, merge_adapters
-from w2s_plugins.students.tuning import Tuning, choose_trained, hold_statistics, matching
+from w2s_plugins.students.tuning import Tuning, choose_trained, freeze_batchnorm, matching
 
 VIT = dict(depth=3, embed_dim=32, num_heads=2, patch_size=16, img_size=64)
 SMALL = dict(depth=2, embed_dim=32, num_heads=2, img_size=64)
@@ -166,7 +166,7 @@ def test_statistics_belong_to_their_weights() -> None:
         model = tune(make("resnet18"), part, freeze=freeze)
         before = copy.deepcopy(model.state_dict())
         model.train()
-        hold_statistics(model)
+        freeze_batchnorm(model)
         model(IMAGES)
         changed = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
         assert bool(changed) == bool(held) and all(n.startswith(held) for n in changed)

@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.profiler import profile
 
-from w2s_plugins.students.tuning import Tuning, choose_trained, hold_statistics
+from w2s_plugins.students.tuning import Tuning, choose_trained, freeze_batchnorm
 from w2s_plugins.study.memory import _step, step_memory
 
 from .conftest import Cli
@@ -31,7 +31,7 @@ def allocated(model: nn.Module, amp_dtype: torch.dtype | None) -> tuple[int, int
     """Return the peak of a real step, and the size of the optimizer's state."""
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
     model.train()
-    hold_statistics(model)
+    freeze_batchnorm(model)
     alive = SimpleNamespace(bytes=0)
     _step(model, [], [SIZE], optimizer, amp_dtype, alive)
     state = sum(t.nbytes for values in optimizer.state.values() for t in values.values())

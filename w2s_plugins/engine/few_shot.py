@@ -23,7 +23,7 @@ from ..losses import DistillationLoss, LossInputs
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
 from ..teachers.teacher import Teacher, combine
-from .task import StrongAnswer, WeakAnswer, WeakToStrongTask
+from .task import StudentOutput, TeacherOutput, WeakToStrongTask
 
 CLASSIFIERS = ("cosine", "euclidean", "logistic")
 SCALE = 10.0  # of the cosine at first, and of a teacher's: the released code takes a teacher's encoder only
@@ -286,22 +286,23 @@ class EpisodicTask(WeakToStrongTask):
             student, EpisodeTeacher(teacher, head), loss or NoDistillation(), criterion, extractor=head, **kwargs)
         object.__setattr__(self, "head", head)  # a part of the trainable module already
 
-    def ask_student(
+    def student_forward(
             self,
             input: Tensor,
-            weak: WeakAnswer,
+            weak: TeacherOutput,
             target: Tensor | None = None,
             index: Tensor | None = None,
-    ) -> StrongAnswer:
+    ) -> StudentOutput:
         """Return what the student says of the queries of whole episodes.
 
         ``target`` and ``index`` are unused: the classes of an episode are numbered by their place in it.
         """
-        return super().ask_student(input, weak, self.head.labels(len(input), input.device))
+        return super().student_forward(input, weak, self.head.labels(len(input), input.device))
 
-    def add_up(self, strong: StrongAnswer, target: Tensor | None = None) -> dict[str, Tensor]:
-        """Return what `WeakToStrongTask.add_up` does; also the ``accuracy`` on the queries and the ``scale``."""
+    def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
+        """Return what `WeakToStrongTask` does; also the ``accuracy`` on the queries and the ``scale``."""
         logits, shape = strong.logits, self.head.shape
         labels = self.head.labels(len(logits) // (shape.ways * shape.queries) * shape.size, logits.device)
         accuracy = 100 * (logits.argmax(dim=1) == labels).float().mean()
-        return {**super().add_up(strong, labels), "accuracy": accuracy, "scale": self.head.scale.detach().clone()}
+        result = super().combine_losses(strong, labels)
+        return {**result, "accuracy": accuracy, "scale": self.head.scale.detach().clone()}

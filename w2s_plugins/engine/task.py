@@ -20,7 +20,7 @@ from ..losses.memory import announce_memory
 from ..models.features import FeatureExtractor
 
 
-class WeakAnswer(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What the teacher says of a batch.
 
     Args:
@@ -32,7 +32,7 @@ class WeakAnswer(NamedTuple):
     features: list[Tensor] | None = None
 
 
-class StrongAnswer(NamedTuple):
+class StudentOutput(NamedTuple):
     """What the student says of a batch, and how far that is from what the teacher says.
 
     Args:
@@ -89,29 +89,20 @@ class StudentModule(nn.Module):
     def forward(
             self,
             images: Tensor,
-            teacher: WeakAnswer,
+            teacher: TeacherOutput,
             target: Tensor | None,
             index: Tensor | None,
             progress: float,
-    ) -> StrongAnswer:
+    ) -> StudentOutput:
         """Run the student and compare it with the teacher.
 
         Without ``target`` the logits have no gradient, which would lead DDP to expect one for the head.
         """
-        return self.compare(*self.runner(images), teacher, target, index, progress)
-
-    def compare(
-            self,
-            logits: Tensor,
-            features: list[Tensor] | None,
-            teacher: WeakAnswer,
-            target: Tensor | None,
-            index: Tensor | None,
-            progress: float,
-    ) -> StrongAnswer:
-        """Compare what the student has said with the teacher."""
+        logits, features = self.runner(images)
         if teacher.logits is None:
-            return StrongAnswer(logits, {}, {})
+            return StudentOutput(logits, {}, {})
+        # The loss is about what teacher and student say of the same samples; labelled ones at the start of the batch
+        # are for the criterion alone.
         teacher_logits, teacher_features = self._awaited(teacher)
         inputs = LossInputs(logits, None, target, features, None, index, progress)
         if self.labelled:
@@ -120,11 +111,12 @@ class StudentModule(nn.Module):
         if target is None:
             logits = logits.detach()
         if self.mix is None:
-            return StrongAnswer(logits, self.loss(inputs), self._sample_weights(inputs))
+            return StudentOutput(logits, self.loss(inputs), self._sample_weights(inputs))
+        # Several teachers become one target first, which may leave some samples out.
         with torch.autocast(logits.device.type, enabled=False):
             mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
-        return StrongAnswer(
+        return StudentOutput(
             logits, self._kept_terms(inputs, mixed.keep), {**mixed.figures, **self._sample_weights(inputs)})
 
     @torch.no_grad()
@@ -137,7 +129,7 @@ class StudentModule(nn.Module):
         teacher = inputs.teacher_logits.argmax(dim=1)
         return {"sample_weights": {"weights": weights, "teacher": teacher}} if weights else {}
 
-    def _awaited(self, answer: WeakAnswer) -> WeakAnswer:
+    def _awaited(self, answer: TeacherOutput) -> TeacherOutput:
         """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
         if self.teacher_stream is not None:
             stream = torch.cuda.current_stream(self.teacher_stream.device)
@@ -295,16 +287,18 @@ class WeakToStrongTask(TrainingTask):
             target: (B,) class indices or (B, C) soft labels; unused when ``task_loss_weight`` is 0.
             index: (B,) positions in the training set.
         """
-        return self.add_up(self.ask_student(input, self.ask_teacher(input, index), target, index), target)
+        weak = self.teacher_forward(input, index)
+        strong = self.student_forward(input, weak, target, index)
+        return self.combine_losses(strong, target)
 
-    def ask_teacher(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> WeakAnswer:
+    def teacher_forward(self, input: Tensor, index: Tensor | None = None, share: Tensor | None = None) -> TeacherOutput:
         """Return what the teacher says of a batch, without autograd and autocast.
 
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
         if not self.asks_teacher:
-            return WeakAnswer(None)
+            return TeacherOutput(None)
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
@@ -315,17 +309,17 @@ class WeakToStrongTask(TrainingTask):
             beside = torch.cuda.stream(stream)
         with beside, torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if module.extractor is not None:
-                return WeakAnswer(*self.teacher.with_features(query))
+                return TeacherOutput(*self.teacher.with_features(query))
             logits = (self.teacher if module.mix is None else self.teacher.by_member)(query)
-            return WeakAnswer(logits if share is None or not self.cached else mix_answers(logits, share))
+            return TeacherOutput(logits if share is None or not self.cached else mix_answers(logits, share))
 
-    def ask_student(
+    def student_forward(
             self,
             input: Tensor,
-            weak: WeakAnswer,
+            weak: TeacherOutput,
             target: Tensor | None = None,
             index: Tensor | None = None,
-    ) -> StrongAnswer:
+    ) -> StudentOutput:
         """Return what the student says of a batch, and the distillation loss's terms; ``weak`` is the teacher's answer.
         """
         if index is not None:
@@ -334,7 +328,7 @@ class WeakToStrongTask(TrainingTask):
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
 
-    def add_up(self, strong: StrongAnswer, target: Tensor | None = None) -> dict[str, Tensor]:
+    def combine_losses(self, strong: StudentOutput, target: Tensor | None = None) -> dict[str, Tensor]:
         """Return the weighted sum of criterion and distillation terms as ``loss``, with all of its parts."""
         total = self.distill_loss_weight * sum(strong.terms.values())
         result = {"output": strong.logits, **strong.terms, **strong.figures}

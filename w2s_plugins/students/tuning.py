@@ -52,7 +52,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
         trained = _names_of(model, part, count, name)
         for parameter, value in model.named_parameters():
             value.requires_grad_(parameter in trained)
-    model.holds_statistics = part != "all"
+    model.freezes_batchnorm = part != "all"
     if part != "all":
         for head in heads_of(model):
             head.requires_grad_(True)
@@ -123,14 +123,14 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
     return {parameter for parameter, layer in layers.items() if layer >= blocks[-int(count)]}
 
 
-def hold_statistics(model: nn.Module) -> None:
+def freeze_batchnorm(model: nn.Module) -> None:
     """Leave batch norms in evaluation mode: all of a student that is trained in part by ``--tune``, else those of which
     nothing is trained.
 
     What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
     weights gain (docs/students.md).
     """
-    part = {id(own) for whole in model.modules() if getattr(whole, "holds_statistics", False)
+    part = {id(own) for whole in model.modules() if getattr(whole, "freezes_batchnorm", False)
             for own in whole.modules()}
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (

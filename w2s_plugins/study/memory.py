@@ -28,7 +28,7 @@ from ..errors import UserError, one_line
 from ..labels.writer import readable
 from ..models.loading import create_model
 from ..monitor import format_table
-from ..students.tuning import Tuning, choose_trained, hold_statistics
+from ..students.tuning import Tuning, choose_trained, freeze_batchnorm
 
 TUNES = ("all", "lora", "last:1", "norm", "bias", "head")
 # dtype of the weights, and that of autocast
@@ -153,7 +153,7 @@ def step_memory(
         weights = alive.bytes
         optimizer = create_optimizer_v2(model, opt=opt, lr=1e-3, weight_decay=0.05)
         model.train()
-        hold_statistics(model)
+        freeze_batchnorm(model)
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with counter:  # this step makes the optimizer's state; the counter holds on to what it has seen
             _step(model, teachers, sizes, optimizer, amp_dtype, alive)
