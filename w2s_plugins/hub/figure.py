@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from .card import _get, _list, _number
+from .card import is_number, lookup
 
 FIGURE = "figure.png"
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"  # of Okabe and Ito: people of any colour vision tell them apart
@@ -14,10 +14,14 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
     Args:
         record: content of the run's ``result.json``. Accuracies are in percent.
     """
-    rows = [(row["epoch"] + 1, row["top1"]) for row in _list(_get(record, "gain", "by_epoch"))
-            if _number(row, "epoch") is not None and _number(row, "top1") is not None]
-    teacher, ceiling = _number(record, "teacher", "top1"), _number(record, "ceiling_acc")
-    if not rows or teacher is None:
+    rows = []
+    by_epoch = lookup(record, "gain", "by_epoch")
+    for row in by_epoch if isinstance(by_epoch, list) else []:
+        epoch, top1 = lookup(row, "epoch"), lookup(row, "top1")
+        if is_number(epoch) and is_number(top1):
+            rows.append((epoch + 1, top1))
+    teacher, ceiling = lookup(record, "teacher", "top1"), lookup(record, "ceiling_acc")
+    if not rows or not is_number(teacher):
         return None
     from matplotlib.figure import Figure  # after the flags: it takes half a second
     from matplotlib.ticker import MaxNLocator
@@ -28,10 +32,10 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
     axes.plot(epochs, values, "o-", color=BLUE, markersize=4, label="student")
     words = [f"student {values[0]:.1f} to {values[-1]:.1f}"]
     for name, value, colour, dash in (("teacher", teacher, ORANGE, "--"), ("ceiling", ceiling, GREEN, ":")):
-        if value is not None:
+        if is_number(value):
             axes.axhline(value, color=colour, linestyle=dash, label=name)
             words.append(f"{name} {value:.1f}")
-    exported = [row for row in rows if row[0] - 1 == _number(record, "selected", "epoch")]
+    exported = [row for row in rows if row[0] - 1 == lookup(record, "selected", "epoch")]
     if exported:
         axes.plot(*exported[0], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
     axes.set(xlabel="epoch", ylabel="top-1 in percent")
