@@ -20,7 +20,6 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
-from .kept import KeptSplit, KeptViews, keep_views
 from .on_device import collate_encoded
 from .shards import shard_bounds
 from .unreadable import SkippedSamples
@@ -261,10 +260,8 @@ def create_train_loader(
         batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
     if not views.sizes and len(batch_sampler) == 0:
         raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
-    kept = None if views.sizes or views.splits > 1 else _kept_views(
-        [untransformed, *filter(None, [labelled])], data_config, settings, **views.transform, seed=views.seed)
     loader = DataLoader(
-        KeyedDataset(dataset, views.seed, kept),
+        KeyedDataset(dataset, views.seed),
         batch_sampler=batch_sampler,
         num_workers=workers,
         collate_fn=SharedCollate(KeyedCollate(
@@ -312,11 +309,8 @@ def create_eval_loader(
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
     size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
     workers = fitting_workers(settings.workers, size, "batches of an evaluation")
-    kept = _kept_views(
-        [dataset], data_config, settings, config=data_config, crop_border_pixels=crop_border_pixels,
-        tf_preprocessing=tf_preprocessing)
     loader = create_loader(
-        KeptSplit(dataset, kept) if kept else dataset,
+        dataset,
         input_size=data_config["input_size"],
         batch_size=settings.batch_size,
         collate_fn=_collate(settings),
@@ -339,14 +333,6 @@ def create_eval_loader(
     _shield_workers(loader)
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
-
-
-def _kept_views(
-        datasets: list[Dataset], data_config: dict, settings: LoaderSettings, **form: object) -> KeptViews | None:
-    """Return `keep_views` where samples are numbered and leave their transform as 8-bit pixels."""
-    if isinstance(datasets[0], IterableDataset) or not settings.prefetch or settings.decoder == "nvjpeg":
-        return None
-    return keep_views(datasets, dict(form, decoder=settings.decoder), data_config["input_size"])
 
 
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from ..errors import one_line
-from .kept import KeptViews
 from .unlabeled import NO_LABEL
 from .unreadable import UnreadableSample
 from .workers import WorkerError
@@ -135,11 +134,11 @@ class KeyedDataset(Dataset):
     Args:
         dataset: makes a view of a sample.
         seed: of the run.
-        kept: views that other runs have made, None where there are none.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, kept: KeptViews | None = None):
-        self.dataset, self.seed, self.kept = dataset, seed, kept
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -149,13 +148,8 @@ class KeyedDataset(Dataset):
 
     def __getitems__(self, keys: list[ViewKey | tuple[ViewKey, int]]) -> list[Sample]:
         """Return a batch, as PyTorch's loader asks for it. Raises `UnreadableSample` where nothing stands in."""
-        found = [None] * len(keys)
-        if self.kept is not None:  # of a sample that comes again in its epoch the first view
-            found = [None if key.repeat else kept
-                     for key, kept in zip(keys, self.kept.read([self._number(key) for key in keys]))]
         with kept_generators():
-            return [self._view(key) if kept is None else Sample(*kept, key, hash_seed(self.seed, *key))
-                    for key, kept in zip(keys, found)]
+            return [self._view(key) for key in keys]
 
     def _view(self, key: ViewKey | tuple[ViewKey, int]) -> Sample:
         key, *choice = key if isinstance(key[0], ViewKey) else (key,)  # timm's scheduled sizes add a choice
@@ -177,12 +171,7 @@ class KeyedDataset(Dataset):
         except (ValueError, RuntimeError, TypeError) as error:
             raise WorkerError(f"no training view can be made of sample {key.index}: {one_line(error)}; it is a matter "
                               "of the augmentation (--no-aug), of --img-size or of --input-img-mode") from error
-        if self.kept is not None and not key.repeat:
-            self.kept.keep(self._number(key), image, label)
         return Sample(image, label, key, view_seed, unreadable)
-
-    def _number(self, key: ViewKey) -> int:
-        return key.epoch * len(self.dataset) + key.index
 
 
 def mix_with_share(
