@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import STRICT_DECODERS, candidate_pieces, parse_data_errors, parse_shapes
+from ..cli.forms import candidate_pieces, parse_data_errors, parse_shapes
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
@@ -166,7 +166,6 @@ def refuse_for_streams(args: argparse.Namespace) -> None:
         "--aug-repeats": args.aug_repeats,
         "--train-img-sizes": args.train_img_sizes,
         "--epoch-slice": args.epoch_slice,
-        f"--decoder {args.decoder}": args.decoder in STRICT_DECODERS,
     }
     for flag, given in needs_index.items():
         if given:

@@ -29,8 +29,6 @@ SELECTION_FORMS = (
     "expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, "
     "0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
 
-STRICT_DECODERS = ("torchvision", "nvjpeg")  # refuse what they cannot read, in place of leaving it to Pillow
-
 POOLS = "token", "avg", "max", "avgmax", "catavgmax"
 BOTH = "both"
 POOL_PARTS = {BOTH: ["token", "avg"], "catavgmax": ["avg", "max"]}  # of poolings that others are parts of

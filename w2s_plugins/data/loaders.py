@@ -20,7 +20,6 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
-from .on_device import collate_encoded
 from .shards import shard_bounds
 from .unreadable import SkippedSamples
 from .views import (
@@ -61,7 +60,7 @@ class LoaderSettings:
     world_size: int = 1
     prefetch: bool = True
     pin_memory: bool = False
-    decoder: str = "auto"
+    decoder: str = "pil"
 
 
 @dataclass(frozen=True)
@@ -387,14 +386,12 @@ def _mixing(views: TrainViews, settings: LoaderSettings) -> tuple[Mixup | None, 
     """Return (mixing on the device, mixing while collating); at most one of them is set."""
     if views.mixing is None:
         return None, None
-    if settings.prefetch and settings.decoder != "nvjpeg":
+    if settings.prefetch:
         return None, FastCollateMixup(**views.mixing)
     return Mixup(**views.mixing), None
 
 
 def _collate(settings: LoaderSettings) -> Callable[[list], tuple]:
-    if settings.decoder == "nvjpeg":
-        return collate_encoded
     return fast_collate if settings.prefetch else default_collate
 
 
