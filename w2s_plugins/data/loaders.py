@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,7 +32,7 @@ from .views import (
     mix_with_share,
     seeded,
 )
-from .workers import SharedCollate, WorkerStart, fitting_workers
+from .workers import WorkerStart
 
 
 @dataclass(frozen=True)
@@ -237,8 +236,6 @@ def create_train_loader(
     if isinstance(dataset, IterableDataset):
         return _create_stream_loader(dataset, views, data_config, settings)
     mixup, collate = _mixing(views, settings)
-    workers = fitting_workers(
-        settings.workers, _train_batch_bytes(views, data_config, settings), "training batches")
     untransformed, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
     with _flag_errors("augmentation"):
         dataset = _with_transforms(dataset, views, data_config, settings)
@@ -262,14 +259,14 @@ def create_train_loader(
     loader = DataLoader(
         KeyedDataset(dataset, views.seed),
         batch_sampler=batch_sampler,
-        num_workers=workers,
-        collate_fn=SharedCollate(KeyedCollate(
+        num_workers=settings.workers,
+        collate_fn=KeyedCollate(
             collate or _collate(settings),
             collate if isinstance(collate, Mixup) else None,
             views.mixup_off_epoch,
-            views.keeps_share)),
+            views.keeps_share),
         pin_memory=settings.pin_memory,
-        persistent_workers=workers > 0,
+        persistent_workers=settings.workers > 0,
         worker_init_fn=WorkerStart(),
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
@@ -306,8 +303,6 @@ def create_eval_loader(
         tf_preprocessing: bool = False,
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
-    workers = fitting_workers(settings.workers, size, "batches of an evaluation")
     loader = create_loader(
         dataset,
         input_size=data_config["input_size"],
@@ -318,7 +313,7 @@ def create_eval_loader(
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
-        num_workers=workers,
+        num_workers=settings.workers,
         distributed=settings.world_size > 1,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
@@ -327,7 +322,7 @@ def create_eval_loader(
         device=settings.device,
         img_dtype=settings.dtype,
         tf_preprocessing=tf_preprocessing,
-        persistent_workers=workers > 0,
+        persistent_workers=settings.workers > 0,
     )
     _shield_workers(loader)
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
@@ -337,16 +332,6 @@ def create_eval_loader(
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
-    inner.collate_fn = SharedCollate(inner.collate_fn)
-
-
-def _train_batch_bytes(views: TrainViews, data_config: dict, settings: LoaderSettings) -> int:
-    """Bytes of a batch as it leaves a worker: 8-bit pixels, which the prefetcher normalises, or floats."""
-    channels, height, width = data_config["input_size"]
-    pixels = settings.batch_size * height * width
-    if views.sizes:
-        pixels = max(count * side ** 2 for count, side in zip(views.schedule["batch_sizes"], views.sizes))
-    return channels * pixels * max(1, views.splits) * (1 if settings.prefetch else 4)
 
 
 @contextlib.contextmanager
@@ -420,8 +405,7 @@ def _create_stream_loader(
             input_size=data_config["input_size"],
             batch_size=settings.batch_size,
             collate_fn=collate,
-            num_workers=fitting_workers(
-                settings.workers, _train_batch_bytes(views, data_config, settings), "training batches"),
+            num_workers=settings.workers,
             distributed=settings.world_size > 1,
             pin_memory=settings.pin_memory,
             device=settings.device,
