@@ -12,7 +12,7 @@ from ..cli.forms import candidate_pieces, parse_data_errors, parse_shapes
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
-from ..data.views import TwoPartSampler, create_sampler
+from ..data.order import TwoPartSampler, create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError

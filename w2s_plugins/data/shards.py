@@ -29,8 +29,8 @@ from torch.utils.data import Dataset
 from ..errors import UserError, nearest, one_line
 from ..files import special_kind
 from .keys import SampleKeys, positions_in_split, whole_split
+from .order import WINDOW
 from .unlabeled import FLAG, NO_LABEL, Unlabeled
-from .views import WINDOW
 
 T = TypeVar("T")
 
