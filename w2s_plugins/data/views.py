@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..errors import one_line
-from .unlabeled import NO_LABEL
+from .readers import NO_LABEL
 from .unreadable import UnreadableSample
 from .workers import WorkerError
 
