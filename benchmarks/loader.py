@@ -6,8 +6,7 @@
 
 Flags are those of plain training: random crops with random interpolation and flips, no colour jitter. The loaders take
 turns, an epoch each, so that other work on the machine does not fall on one of them; ratios are to timm's loader in the
-same turn. Where there is CUDA --decoder nvjpeg, whose batches are made there, is one of them. Without --data-dir, crops
-of scikit-learn's two photographs are written to a temporary folder.
+same turn. Without --data-dir, crops of scikit-learn's two photographs are written to a temporary folder.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from w2s_plugins.data.loaders import TrainLoader
 from w2s_plugins.data.views import ViewKey, hash_seed, seed_generators
 from w2s_plugins.distributed.world import Precision, World
 
-LOADERS = ("timm", "pil", "torchvision", "fast", *(["nvjpeg"] if torch.cuda.is_available() else []))
+LOADERS = ("timm", "pil", "fast")
 CONFIG = dict(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
 
 
@@ -64,7 +63,7 @@ def train_flags(root: Path, workers: int, decoder: str, batch_size: int) -> argp
 
 def own_loader(dataset: Dataset, args: argparse.Namespace) -> TrainLoader:
     """Return this project's loader."""
-    world = World(torch.device("cuda" if args.decoder == "nvjpeg" else "cpu"), 0, 1, False)
+    world = World(torch.device("cpu"), 0, 1, False)
     return create_train_loader(
         dataset, train_views(args, CONFIG, 2), CONFIG, loader_settings(args, Precision(world.device), world))
 

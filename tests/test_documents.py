@@ -13,7 +13,6 @@ import yaml
 from markdown_it import MarkdownIt
 
 from w2s_plugins.cli.parser import parse, train_parser, validate_parser
-from w2s_plugins.data.__main__ import data_parser
 from w2s_plugins.hub.__main__ import hub_parser
 from w2s_plugins.labels.__main__ import read_words as labels_words
 from w2s_plugins.predictions.flags import predict_parser
@@ -60,7 +59,6 @@ def test_every_command_is_accepted(page: str, program: str, words: list[str], mo
         "validate": lambda: validate_parser().take(words),
         "predict": lambda: predict_parser().take(words),
         "hub": lambda: hub_parser().parse_args(words),
-        "data": lambda: data_parser().parse_args(words),
         "labels": labels_words,
         "study": study_words,
     }[program]()

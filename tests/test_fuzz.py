@@ -8,7 +8,6 @@ import argparse
 import copy
 import json
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from w2s_plugins.cli import parse, train_parser, validate_parser
 from w2s_plugins.data import create_dataset
 from w2s_plugins.data.class_splits import read_class_list
 from w2s_plugins.data.inat import read_list
-from w2s_plugins.data.pickles import labelled_images, read_pickle
 from w2s_plugins.errors import UserError
 from w2s_plugins.files import write_json
 from w2s_plugins.labels.format import Manifest, read_manifest, read_part, write_part
@@ -206,8 +204,6 @@ def files(tmp_path_factory) -> Path:
     (folder / "map.json").write_text('{"0": 1, "2": 3}')
     (folder / "list.yaml").write_text("[0, 1, null, 3, 9]\n")
     (folder / "classes.txt").write_text("# some\na\nb  # second\n")
-    (folder / "images.pkl").write_bytes(pickle.dumps(
-        {"data": np.zeros((4, 5, 5, 3), np.uint8), "labels": [0, 1, 0, 1]}, protocol=2))
     write_list(write_folder(folder / "inat", {"images": 8}, classes=4), "train2018.json", "images")
     (folder / "list.json").write_bytes((folder / "inat" / "train2018.json").read_bytes())
     write_part(folder, MANIFEST, PART, torch.randn(12, 10))
@@ -299,7 +295,6 @@ READERS = {
     "selection.npy": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "selection.csv": lambda p: read_selection(p, DIGITS, len(DIGITS), None),
     "list.json": lambda p: read_list(Path(p)),
-    "images.pkl": lambda p: labelled_images(read_pickle(Path(p)), Path(p)),
     PART.file: lambda p: read_part(Path(p).parent, MANIFEST, PART),
     "manifest.json": lambda p: read_manifest(Path(p).rename(Path(p).with_name("labels.json")).parent),
 }

@@ -17,7 +17,7 @@ from w2s_plugins import __version__
 
 SOURCES = ("CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "hparams", "pyproject.toml", "requirements",
            "requirements.txt", "setup.py", "train_w2s.py", "validate.py", "w2s_plugins")
-COMMANDS = ("train", "validate", "predict", "study", "hub", "data", "labels", "demo")
+COMMANDS = ("train", "validate", "predict", "study", "hub", "labels", "demo")
 
 
 def run(*command: object, cwd: Path) -> str:

@@ -25,7 +25,6 @@ from w2s_plugins.teachers.kinds import TEACHERS
 
 DIGITS = ("--dataset", "w2s/digits")
 TAUGHT = (*DIGITS, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2")
-IMAGES = ("--data-dir", ".", "--model", "w2s_cnn2")
 SEVERAL = (*DIGITS, "--model", "w2s_cnn2", "--experiment", "x")
 HEAVY = ("torch", "torchvision", "timm", "numpy", "sklearn", "PIL")
 
@@ -173,14 +172,6 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     ([*DIGITS, "--val-sets", "x"], "--val-sets x: expected NAME=PATH"),
     ([*DIGITS, "--select", "best", "--select-split", "1.5"], "--select-split 1.5: expected a share between 0 and 1, "),
     ([*DIGITS, "--select", "best", "--select-split", "0"], "--select-split 0: expected a share between 0 and 1, or a"),
-    ([*DIGITS, "--decoder", "nvjpeg", "--device", "cpu"], "--decoder nvjpeg: cpu decodes no JPEG files: only CUDA"),
-    ([*DIGITS, "--decoder", "nvjpeg"], "--decoder nvjpeg: cannot read the training images: the data are not image"),
-    ([*IMAGES, "--decoder", "nvjpeg"], "--decoder nvjpeg: cannot read the training images: ColorJitter (off with"),
-    ([*IMAGES, "--decoder", "torchvision", "--color-jitter", "0", "--no-prefetcher"],
-     "--decoder torchvision: cannot read the training images: MaybeToTensor (because of --no-prefetcher) needs Pillow"),
-    ([*IMAGES, "--decoder", "nvjpeg", "--aa", "rand-m9"], "--decoder nvjpeg: cannot read the training images: --aa ra"),
-    ([*IMAGES, "--decoder", "nvjpeg", "--aug-splits", "2"], "--decoder nvjpeg cannot be combined with --aug-splits"),
-    ([*IMAGES, "--decoder", "nvjpeg", "--train-img-sizes", "32", "64"], "--decoder nvjpeg cannot be combined with"),
     ([*TAUGHT, "--loss", "balanced_elr", "--num-classes", "10", "--loss-kwargs", "shares=[0.5,0.5]"],
      "loss 'balanced_elr': shares has 2 numbers, expected one for each of the 10 classes"),
     ([*TAUGHT, "--loss", "kd+balanced_elr", "--num-classes", "10", "--loss-kwargs", "balanced_elr.shares=[0.5,0.5]"],
@@ -239,7 +230,6 @@ def test_flags_that_clash(light, tmp_path, flags, message):
     ([*DIGITS, "--amp", "--model-dtype", "bfloat16"], "--amp keeps the weights in float32"),
     (["--data-dir", "none"], "--data-dir none: no such folder"),
     ([*DIGITS, "--device", "cudaa"], "--device cudaa: unknown device (nearest: cuda"),
-    ([*DIGITS, "--decoder", "nvjpeg", "--device", "cpu"], "--decoder nvjpeg: cpu decodes no JPEG files: only CUDA"),
     ([*DIGITS, "--corruptions", "foo:3"], "--corruptions foo:3: unknown kind 'foo'; one of"),
     ([*DIGITS, "--val-sets", "x=none"], "--val-sets x=none: no such folder"),
     ([*DIGITS, "--few-shot", "5"], "--few-shot 5: expected WAYSxSHOTS"),

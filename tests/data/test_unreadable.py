@@ -52,10 +52,10 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path, {"train": 24, "validation": 6}, size=(60, 50))
 
 
-def loader_of(root: Path, *flags: str, rank: int = 0, world_size: int = 1, batch_size: int = 8, decoder: str = "auto"):
+def loader_of(root: Path, *flags: str, rank: int = 0, world_size: int = 1, batch_size: int = 8, decoder: str = "pil"):
     args = train_args(
         "--data-dir", str(root), "--num-classes", "3", "--batch-size", str(batch_size), *flags, dataset="")
-    args.decoder = decoder  # nvjpeg is refused on a CPU
+    args.decoder = decoder
     dataset = take_slice(create_dataset("", str(root), "train", flag="--train-split"), None, 0)
     return train_loader(dataset, args, CONFIG, rank=rank, world_size=world_size)
 
@@ -81,7 +81,7 @@ def test_the_file_is_named_in_one_line(folder: Path, case: str, workers: int) ->
     assert case in text or (case == "empty" and "not an image" in text)
 
 
-@pytest.mark.parametrize("decoder", ["torchvision", "pil", "nvjpeg"])
+@pytest.mark.parametrize("decoder", ["pil", "fast"])
 def test_an_image_that_says_it_is_huge_takes_no_memory(folder: Path, decoder: str) -> None:
     huge_jpeg(folder / "train" / "class1" / "004.jpg")
     loader = loader_of(folder, "--color-jitter", "0", "--data-errors", "skip:1", decoder=decoder)
@@ -153,7 +153,7 @@ def test_it_stops_past_the_limit_of_files(folder: Path) -> None:
     damage(folder, 2, 9)
     loader = loader_of(folder, "--data-errors", "skip:2")
     assert len(list(loader.epoch(0))) == len(list(loader.epoch(1))) == 3  # a file counts once
-    with pytest.raises(UserError, match=r"2 unreadable files, --data-errors allows 1; .*data check DIR"):
+    with pytest.raises(UserError, match=r"2 unreadable files, --data-errors allows 1; allow more"):
         list(loader_of(folder, "--data-errors", "skip:1").epoch(0))
 
 

@@ -14,7 +14,8 @@ from tests.parts import train_args, train_loader, write_folder
 from w2s_plugins.build.loaders import refuse_for_streams
 from w2s_plugins.data import Batch, TrainLoader, create_dataset, take_slice
 from w2s_plugins.data.datasets import labels_of
-from w2s_plugins.data.views import KeyedErasing, KeyedSampler, ViewKey, create_sampler, hash_seed, seeded
+from w2s_plugins.data.order import KeyedSampler, create_sampler
+from w2s_plugins.data.views import KeyedErasing, ViewKey, hash_seed, seeded
 from w2s_plugins.engine.task import mix_answers
 from w2s_plugins.errors import UserError
 

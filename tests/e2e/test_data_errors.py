@@ -11,7 +11,7 @@ from tests.data.test_unreadable import damage
 from tests.e2e.conftest import TINY, Done, read_run
 from tests.parts import small_model, write_folder
 from w2s_plugins.data import create_dataset
-from w2s_plugins.data.views import KeyedSampler
+from w2s_plugins.data.order import KeyedSampler
 
 Run = Callable[..., Done]
 COUNT = 24

@@ -63,7 +63,7 @@ def test_both_decoders_predict_the_same(weights: Path, tmp_path: Path) -> None:
     model.load_state_dict(load_file(weights / "model.safetensors"))
     config = timm.data.resolve_data_config({}, model=model)
     logits = {}
-    for decoder in ("pil", "torchvision"):
+    for decoder in ("pil", "fast"):
         loader = create_eval_loader(
             create_dataset("", str(tmp_path), "validation"), config, LoaderSettings(
                 batch_size=25, workers=0, device=torch.device("cpu"), decoder=decoder))
@@ -71,8 +71,8 @@ def test_both_decoders_predict_the_same(weights: Path, tmp_path: Path) -> None:
             logits[decoder] = torch.cat([model(images) for images, _ in loader])
     assert len(logits["pil"]) == 50
     assert len(logits["pil"].argmax(1).unique()) > 5
-    assert torch.equal(logits["pil"].argmax(1), logits["torchvision"].argmax(1))
-    assert (logits["pil"] - logits["torchvision"]).abs().max() < 0.1
+    assert torch.equal(logits["pil"].argmax(1), logits["fast"].argmax(1))
+    assert (logits["pil"] - logits["fast"]).abs().max() < 0.1
 
 
 def test_student_and_teacher_from_the_hub(weights: Path, tmp_path: Path) -> None:

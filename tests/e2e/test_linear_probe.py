@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import validate
 import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from w2s_plugins.data import open_split, take_slice
-from w2s_plugins.data.views import KeyedSampler
+from w2s_plugins.data.order import KeyedSampler
 
 from .conftest import Done, differences, read_lines, read_run
 

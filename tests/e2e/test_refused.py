@@ -3,7 +3,6 @@
 import codecs
 import os
 import re
-import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -93,17 +92,6 @@ def test_a_fifo_among_checkpoints(here: Callable, theirs: Path) -> None:
     os.mkfifo(last)
     assert f"{last} is a FIFO" in here(*FLAGS, "--output", theirs / "out", "--initial-checkpoint", last).error
     assert find_resume(theirs / "weak").name == "checkpoint-19.pth.tar"
-
-
-def test_few_open_files(fork: Fork, tmp_path: Path) -> None:
-    """A batch that finds none free is lost, and would be waited for without end; without workers 40 are enough."""
-    def before(rank: int) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-
-    run = fork(*FLAGS, "--workers", 2, "--output", tmp_path, before=before)
-    assert "--workers 2 may need 96 open files, and the limit is 40 (ulimit -n): raise it" in only_line(run)
-    run = fork(*FLAGS, "--output", tmp_path, before=before)
-    assert run.wait() == [0], run.text(0)
 
 
 def test_a_folder_with_a_comma(here: Callable, theirs: Path) -> None:

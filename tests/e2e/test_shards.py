@@ -24,9 +24,9 @@ from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, 
 from tests.e2e.test_predict import PREDICT, run, start, wait
 from tests.hub_server import File, HubServer, Repo, hub_env
 from w2s_plugins.data.digits import Digits
+from w2s_plugins.data.order import WINDOW, KeyedSampler
 from w2s_plugins.data.shards import find_shards, open_shards, shard_bounds
 from w2s_plugins.data.slices import hold_out, take_slice
-from w2s_plugins.data.views import WINDOW, KeyedSampler
 from w2s_plugins.errors import UserError
 from w2s_plugins.study.lease import STALE
 

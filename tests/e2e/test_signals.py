@@ -19,7 +19,8 @@ import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
 from tests.processes import python, warm
-from w2s_plugins.data.views import KeyedCollate, KeyedSampler
+from w2s_plugins.data.order import KeyedSampler
+from w2s_plugins.data.views import KeyedCollate
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.engine import step
 from w2s_plugins.recipe import closing, saving, stopping

@@ -4,25 +4,20 @@ import argparse
 import contextlib
 import functools
 import json
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import timm
 import torch
-from PIL import Image
 from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 from timm.utils import NativeScaler
 from torch import Tensor
 
-from tests.parts import train_args, train_loader, write_folder
 from train_w2s import train_one_epoch
-from w2s_plugins.build.loaders import loader_settings, train_views
 from w2s_plugins.build.optimisation import Schedule
 from w2s_plugins.cli import train_parser
 from w2s_plugins.cli.forms import EpisodeShape
-from w2s_plugins.data import Batch, create_dataset, create_train_loader, on_device
+from w2s_plugins.data import Batch
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.few_shot import EpisodicTask
@@ -120,33 +115,6 @@ def step(
     return dict(waits=watch.waits, launches=watch.launches)
 
 
-def decoded_there() -> dict[str, dict[str, int]]:
-    """What a batch of ``--decoder nvjpeg``, of JPEG and PNG files, mixed, asks of the device but for decoding."""
-    config = dict(input_size=(3, SIZE, SIZE), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
-    cuda, decode = World(CUDA, 0, 1, False), on_device.decode_jpeg
-    on_device.decode_jpeg = lambda files, mode, device: [
-        torch.empty(3, 40, 48, dtype=torch.uint8, device=device) for _ in files]
-    with tempfile.TemporaryDirectory() as root:
-        write_folder(Path(root), {"train": BATCH - 1})
-        Image.new("RGB", (48, 40)).save(Path(root, "train", "class0", "a.png"))
-        args = train_args("--data-dir", root, "--num-classes", "3", "--batch-size", str(BATCH), "--color-jitter", "0",
-                          "--mixup", "0.5", "--vflip", "0.5", "--reprob", "0.5", dataset="")
-        args.decoder = "nvjpeg"  # the flag is refused without CUDA
-        dataset = create_dataset("", root, "train")
-        batches = list(train_loader(dataset, args, config).loader.loader)
-        with fake_cuda() as watch:
-            loader = create_train_loader(
-                dataset, train_views(args, config, 3), config, loader_settings(args, Precision(CUDA), cuda))
-            loader.loader.loader = batches
-            watch.waits.clear()
-            watch.launches.clear()
-            ((images, target),) = loader.loader
-            batch = loader._finish(images, target, 0)
-    on_device.decode_jpeg = decode
-    assert batch.input.device == batch.target.device == CUDA and batch.input.shape == (BATCH, 3, SIZE, SIZE)
-    return dict(waits=watch.waits, launches=watch.launches)
-
-
 @register_loss("waits")
 def waits(inputs: LossInputs) -> dict[str, Tensor]:
     """Waits for the device five times."""
@@ -191,7 +159,6 @@ VARIANTS: dict[str, Callable[[], dict]] = {
     "--opt lamb": functools.partial(step, opt="lamb"),
     "--opt muon": functools.partial(step, opt="muon"),
     "resnet50": functools.partial(step, "adaptconf", student="resnet50"),
-    "--decoder nvjpeg": decoded_there,
 }
 
 if __name__ == "__main__":

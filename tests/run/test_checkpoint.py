@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +21,6 @@ from timm.task import resume_task_checkpoint
 from timm.utils import NativeScaler
 from torch import nn
 
-from benchmarks.slow_disk import slow_disk
 from tests.conftest import fill
 from tests.parts import random_images, small_model
 from w2s_plugins.engine.task import WeakToStrongTask
@@ -586,26 +584,6 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
         other.saver.save_recovery(0, batch)
     other.saver.wait()
     assert names(tmp_path) == ["recovery-0-1.pth.tar", "recovery-0-2.pth.tar"]
-
-
-def test_a_slow_disk_does_not_hold_training_up(tmp_path):
-    try:
-        with slow_disk(tmp_path, 16, rate=0.3) as (disk, group):
-            (group / "cgroup.procs").write_text(str(os.getpid()))
-            try:
-                parts = Parts(disk)
-                parts.step(0)
-                began = time.monotonic()
-                parts.saver.save_recovery(0, 0)
-                held_up = time.monotonic() - began
-                parts.saver.wait()
-                took = time.monotonic() - began
-            finally:
-                (group.parent / "cgroup.procs").write_text(str(os.getpid()))
-            assert read_checkpoint(disk / "recovery-0-0.pth.tar", "x")["w2s"]["batch"] == 1
-    except PermissionError as error:
-        pytest.skip(str(error))
-    assert took > 1 and held_up < took / 5
 
 
 def test_memory_decides_whether_a_save_goes_to_the_background(tmp_path, monkeypatch):

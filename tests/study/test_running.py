@@ -149,8 +149,6 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
         time.sleep(0.02)
     assert not is_trained(bad)
     assert list(bad.path.glob("recovery-*")) != saved, "it has got further"
-    left = set((tmp_path / "tmp").glob("w2s-views-*"))
-    assert len(left) == 2 and any(path.is_dir() and any(path.iterdir()) for path in left), "its views and their lock"
 
     # ---- two runners share what is left
     both = [runner(*flags), runner(*flags)]
@@ -159,7 +157,7 @@ def test_from_start_to_end(tmp_path: Path, runner: Runners, cli: Cli) -> None:
     assert starts(bad) == 5 and [starts(run) for run in students] == [1, 1, 1, 1]
     assert sorted(re.findall(r"\] (\S+):", both[0].text + both[1].text)) == sorted(
         run.id for run in plan if run not in done), "each by one of them"
-    assert times(*done) == before and not list((tmp_path / "tmp").glob("w2s-views-*"))
+    assert times(*done) == before
     run_script(*students[0].argv, *ceiling_flags(done), "--output", tmp_path / "alone", cwd=tmp_path).ok()
     assert not differences(read_run(tmp_path / "alone" / students[0].folder), read_run(students[0].path))
 

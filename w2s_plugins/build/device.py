@@ -10,7 +10,6 @@ import torch.distributed as dist
 from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed, set_jit_fuser
 from timm.utils.distributed import init_distributed_device_so
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from ..distributed import heartbeat
 from ..distributed.world import Precision, World
@@ -27,8 +26,6 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device, args.dist_timeout)
-    if args.decoder == "nvjpeg":
-        check_nvjpeg(world.device)
     if world.distributed:
         heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
@@ -41,15 +38,6 @@ def join_processes(args: argparse.Namespace) -> World:
     if args.fast_norm:
         set_fast_norm()
     return world
-
-
-def check_nvjpeg(device: torch.device) -> None:
-    """Raise a `UserError` unless torchvision decodes JPEG files on the device, one of CUDA."""
-    try:
-        decode_jpeg([encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))], device=device)
-    except RuntimeError as error:
-        raise UserError(f"--decoder nvjpeg: {device} decodes no JPEG files: {one_line(error)}; use --decoder fast or "
-                        "auto") from error
 
 
 def join_group(device: str, timeout: float) -> World:

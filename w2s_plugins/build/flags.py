@@ -18,7 +18,7 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, refuse_nvjpeg, refuse_two_dtypes, resolve_flags, teacher_models
+from .resolve import LABELS, check_choice, refuse_two_dtypes, resolve_flags, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,6 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
         if "device" in given:
             raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
         args.device = "cpu"
-    refuse_nvjpeg(args)
     try:
         device = torch.device(args.device)
     except RuntimeError as error:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..cli.forms import BATCH_EPISODES, STRICT_DECODERS, count_episodes, parse_data_errors, parse_shapes
+from ..cli.forms import BATCH_EPISODES, count_episodes, parse_data_errors, parse_shapes
 from ..data import create_eval_loader, create_train_loader
 from ..data.datasets import strata
 from ..data.loaders import Episodes, LoaderSettings, TrainViews
-from ..data.views import TwoPartSampler, create_sampler
+from ..data.order import TwoPartSampler, create_sampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World
 from ..errors import UserError
@@ -167,7 +167,6 @@ def refuse_for_streams(args: argparse.Namespace) -> None:
         "--aug-repeats": args.aug_repeats,
         "--train-img-sizes": args.train_img_sizes,
         "--epoch-slice": args.epoch_slice,
-        f"--decoder {args.decoder}": args.decoder in STRICT_DECODERS,
     }
     for flag, given in needs_index.items():
         if given:

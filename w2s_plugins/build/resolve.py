@@ -17,10 +17,8 @@ from typing import Any
 from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
-    DIGITS,
     LABEL_RULES,
     PREFIXES,
-    STRICT_DECODERS,
     TEST_EPISODES,
     UNLABELED,
     check_dataset_name,
@@ -137,7 +135,6 @@ def check_validation(args: argparse.Namespace, given: set[str]) -> None:
     check_device(args.device)
     parse_test_sets(args.val_sets, args.corruptions)
     refuse_two_dtypes(args)
-    refuse_nvjpeg(args)
     if not args.few_shot:
         return
     parse_shapes(args.few_shot, args.queries, "--few-shot")
@@ -239,7 +236,6 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     _check_labels(args)
     _resolve_changes(args)
     refuse_two_dtypes(args)
-    refuse_nvjpeg(args)
     _check_combinations(args)
     _resolve_loss_kwargs(args, given, losses)
     _say_what_no_aug_leaves_out(args, given)
@@ -257,13 +253,6 @@ def refuse_two_dtypes(args: argparse.Namespace) -> None:
     """Raise a `UserError` for ``--amp`` with weights that are not in float32."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
-
-
-def refuse_nvjpeg(args: argparse.Namespace) -> None:
-    """Raise a `UserError` for ``--decoder nvjpeg`` on a device that is not one of CUDA."""
-    if args.decoder == "nvjpeg" and args.device.partition(":")[0] != "cuda":
-        raise UserError(f"--decoder nvjpeg: {args.device} decodes no JPEG files: only CUDA devices do; use --decoder "
-                        "fast or auto")
 
 
 def resolve_data_dir(args: argparse.Namespace) -> None:
@@ -613,26 +602,6 @@ def _scheduled_size_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     ]
 
 
-def _decoder_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
-    if args.decoder not in STRICT_DECODERS:
-        return []
-    changes = not args.no_aug and not args.linear_probe
-    pillow = {
-        "MaybeToTensor (because of --no-prefetcher)": args.no_prefetcher,
-        f"--aa {args.aa}": changes and args.aa,
-        "ColorJitter (off with --color-jitter 0)": changes and args.color_jitter,
-        "--grayscale-prob": changes and args.grayscale_prob,
-        "--gaussian-blur-prob": changes and args.gaussian_blur_prob,
-    }
-    where = f"--decoder {args.decoder}: cannot read the training images: "
-    return [
-        (args.aug_splits or args.train_img_sizes, f"--decoder {args.decoder} cannot be combined with --aug-splits or "
-         "--train-img-sizes: use --decoder auto"),
-        (args.dataset == DIGITS, f"{where}the data are not image files; use --decoder auto"),
-        *((given, f"{where}{step} needs Pillow; use --decoder auto") for step, given in pillow.items()),
-    ]
-
-
 def _episode_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
     few_shot = bool(args.few_shot_eval)
     rules = [(args.class_list and args.class_map, "--class-list and --class-map exclude each other"),
@@ -716,7 +685,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
         (args.refine_labels and args.teacher and parse_data_errors(args.data_errors) is not None,
          f"--data-errors {args.data_errors}: --refine-labels needs the features of every sample; use --data-errors "
          "raise with it, or --no-refine-labels"),
-        *_decoder_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
         (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "

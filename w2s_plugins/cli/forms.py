@@ -30,7 +30,6 @@ SELECTION_FORMS = (
     "expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, "
     "0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
 
-STRICT_DECODERS = ("torchvision", "nvjpeg")  # refuse what they cannot read, in place of leaving it to Pillow
 
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
 

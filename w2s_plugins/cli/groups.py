@@ -344,11 +344,9 @@ def add_reading(add: Declare) -> None:
         help="PIL mode that images are converted to")
     add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
     add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
-    add("--decoder", choices=["auto", "pil", "torchvision", "fast", "nvjpeg"], default="auto", evaluation="decoder",
-        help="what decodes and resizes images; auto: torchvision for JPEG files where the transforms allow it (crops, "
-        "resizing, flips), Pillow for everything else; fast: auto, and JPEG files decoded at 1/2, 1/4 or 1/8 of their "
-        "size where a view is no larger than that; nvjpeg: as torchvision, on the CUDA device in place of the data "
-        "workers")
+    add("--decoder", choices=["pil", "fast"], default="pil", evaluation="decoder",
+        help="what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
+        "differ by rounding, Pillow for everything else")
     add("--dataset-trust-remote-code", action="store_true", role=Role.WHERE, help="let a Hub dataset run code from its "
         "repository")
 

@@ -5,8 +5,6 @@ A name is imported when it is asked for, so that ``python -m w2s_plugins.data`` 
 
 import importlib
 
-KEPT_VIEWS = "W2S_VIEWS"  # environment variable: a folder for what `kept` keeps
-
 _HOMES = {
     "class_splits": ("open_split",),
     "datasets": ("DataInfo", "create_dataset", "labels_of"),

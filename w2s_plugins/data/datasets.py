@@ -20,7 +20,8 @@ from ..files import special_kind
 from .decoding import FileDataset, explain_unreadable, refuse_special_file
 from .digits import TEST_SPLITS, TRAIN_SPLITS, Digits
 from .inat import open_inat, torchvision_labels
-from .unlabeled import NO_LABEL, is_unlabeled
+from .readers import NO_LABEL
+from .unlabeled import is_unlabeled
 from .unreadable import UnreadableSample
 from .wrapper import Wrapper
 

@@ -7,35 +7,16 @@ from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
-from timm.data.readers.reader import Reader
 from torchvision.datasets import INaturalist
 
 from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
 from .decoding import FileDataset
+from .readers import Place, PlaceReader
 
 FORM = ("expected images (id, file_name), annotations (image_id, category_id) and categories (id, name), with texts as "
         "names and whole numbers as ids of classes")
 CATEGORIES = "categories.json"  # the names of 2018 in the open, which its lists obfuscate
-
-
-class ReaderAnnotations(Reader):
-    """A timm reader of images that a list names."""
-
-    def __init__(self, root: Path, samples: list[tuple[str, int]], class_to_idx: dict[str, int]):
-        super().__init__()
-        self.root, self.samples, self.class_to_idx = root, samples, class_to_idx
-
-    def __getitem__(self, index: int) -> tuple[object, int]:
-        path, label = self.samples[index]
-        return open(path, "rb"), label  # whoever decodes the image closes it, as with timm's readers
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        path = self.samples[index][0]
-        return path if absolute else os.path.basename(path) if basename else os.path.relpath(path, self.root)
 
 
 def open_inat(
@@ -71,13 +52,15 @@ def open_inat(
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
     file = find_list(name, folder, split, flag)
     pairs, class_to_idx = read_list(file)
-    images = Path(image_root or root)
-    samples = [(f"{images}/{file_name}", label) for file_name, label in pairs]
-    missing = missing_files([path for path, _ in samples])
+    images = str(Path(image_root or root))
+    names = [os.path.normpath(name) for name, _ in pairs]
+    paths = [os.path.join(images, name) for name in names]
+    missing = missing_files(paths)
     if missing:
-        raise UserError(f"{file}: {len(missing)} of {len(samples)} images are missing, the first is {missing[0]}; "
+        raise UserError(f"{file}: {len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; "
                         "unpack them there, or name the folder that their names are relative to with --image-root")
-    return FileDataset(root, reader=ReaderAnnotations(images, samples, class_to_idx), **kwargs)
+    reader = PlaceReader(images, names, list(map(Place, paths)), [label for _, label in pairs], class_to_idx)
+    return FileDataset(root, reader=reader, **kwargs)
 
 
 def find_list(name: str, folder: Path, split: str, flag: str) -> Path:

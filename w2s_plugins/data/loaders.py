@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import math
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,22 +20,11 @@ from ..errors import UserError, one_line
 from .datasets import class_names_of, known_labels
 from .decoding import with_decoder
 from .episodes import EpisodeSampler, check_shape
-from .kept import KeptSplit, KeptViews, keep_views
-from .on_device import collate_encoded
+from .order import KeyedBatches, TwoPartSampler, create_sampler
 from .shards import shard_bounds
 from .unreadable import SkippedSamples
-from .views import (
-    KeyedCollate,
-    KeyedDataset,
-    KeyedErasing,
-    KeyedSampler,
-    TwoPartSampler,
-    create_sampler,
-    hash_seed,
-    mix_with_share,
-    seeded,
-)
-from .workers import SharedCollate, WorkerStart, fitting_workers
+from .views import BatchTarget, KeyedCollate, KeyedDataset, KeyedErasing
+from .workers import WorkerStart
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ class LoaderSettings:
     world_size: int = 1
     prefetch: bool = True
     pin_memory: bool = False
-    decoder: str = "auto"
+    decoder: str = "pil"
 
 
 @dataclass(frozen=True)
@@ -135,11 +124,8 @@ class TrainLoader:
     Args:
         loader: yields (images, target); the target is a `BatchTarget` where samples have keys.
         settings: how batches are loaded.
-        sampler: the keyed sampler, or None for a stream, which keeps timm's behaviour.
+        order: the batches of keys, or None where the loader has an order of its own, as timm's of a stream.
         erasing: random erasing on the device.
-        mixup: mixing on the device, where it is not done while collating.
-        mixup_off_epoch: no mixing on the device from this epoch on.
-        keeps_share: keep which share of an image that is mixed on the device is of its own sample.
         skipped: counts samples that could not be read, where ``--data-errors`` allows some.
     """
 
@@ -147,72 +133,52 @@ class TrainLoader:
             self,
             loader: DataLoader | PrefetchLoader,
             settings: LoaderSettings,
-            sampler: KeyedSampler | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler | None = None,
-            *,
+            order: KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler | None = None,
             erasing: KeyedErasing | None = None,
-            mixup: Mixup | None = None,
-            mixup_off_epoch: int = 0,
-            keeps_share: bool = False,
             skipped: SkippedSamples | None = None,
     ):
-        self.loader, self.settings, self.sampler, self.skipped = loader, settings, sampler, skipped
-        self.erasing, self.mixup = erasing, mixup
-        self.mixup_off_epoch, self.keeps_share = mixup_off_epoch, keeps_share
-        if sampler is not None:
-            self._set_epoch(0, 0)
+        self.loader = loader
+        self.settings = settings
+        self.order = order
+        self.erasing = erasing
+        self.skipped = skipped
+        self._set_epoch(0, 0)
         self.num_batches = len(loader)
-        self.average_batch_size = float(getattr(loader.batch_sampler, "average_batch_size", 0) or loader_batch(loader))
+        batches = loader.batch_sampler
+        self.average_batch_size = float(getattr(batches, "average_batch_size", 0) or batches.batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on."""
-        if self.sampler is not None:
-            self._set_epoch(epoch, start)
-        elif hasattr(self.loader.dataset, "set_epoch"):
-            self.loader.dataset.set_epoch(epoch)
-        skip = 0 if isinstance(self.sampler, (KeyedSampler, EpisodeSampler, TwoPartSampler)) else start
-        for number, (images, target) in enumerate(self.loader):
-            if number < skip:
-                continue
-            yield self._finish(images, target, epoch)
+        unwanted = self._set_epoch(epoch, start)
+        for images, target in itertools.islice(self.loader, unwanted, None):
+            yield self._finish(images, target)
 
-    def _set_epoch(self, epoch: int, start: int) -> None:
-        if isinstance(self.sampler, KeyedSampler):
-            self.sampler.set_epoch(epoch, start * loader_batch(self.loader))
-        elif isinstance(self.sampler, (EpisodeSampler, TwoPartSampler)):
-            self.sampler.set_epoch(epoch, start)
-        else:
-            self.sampler.set_epoch(epoch)
+    def _set_epoch(self, epoch: int, start: int) -> int:
+        """Choose the epoch, and the number of batches to skip; return how many of these are loaded all the same."""
+        if self.order is not None and not isinstance(self.order, ScheduledBatchSampler):
+            self.order.set_epoch(epoch, start)
+            return 0
+        order = self.order or self.loader.dataset
+        if hasattr(order, "set_epoch"):
+            order.set_epoch(epoch)
+        return start
 
-    def _finish(self, images: Tensor, target: object, epoch: int) -> Batch:
-        if isinstance(target, Tensor):
-            label, index, seeds, share = target, None, None, None
-        else:
-            label, index, seeds, share = target.label, target.index, target.view_seed, target.share
-            if self.skipped is not None:
-                self.skipped.add(target.unreadable)
+    def _finish(self, images: Tensor, target: BatchTarget | Tensor) -> Batch:
+        """Return a batch on the device, its images erased in part."""
+        keyed = isinstance(target, BatchTarget)
         if not self.settings.prefetch:
             images = images.to(device=self.settings.device, dtype=self.settings.dtype)
-            label = label.to(self.settings.device)
-        if self.mixup is not None:
-            self.mixup.mixup_enabled = not (self.mixup_off_epoch and epoch >= self.mixup_off_epoch)
-            with seeded(hash_seed(*seeds.tolist())):
-                if self.keeps_share or not target.labelled:
-                    images, label, share = mix_with_share(
-                        self.mixup, functools.partial(self.mixup, images), label, target.labelled)
-                else:
-                    images, label = self.mixup(images, label)
+            target = target.to(self.settings.device)
+        if not keyed:
+            return Batch(images, target, None)
+        if self.skipped is not None:
+            self.skipped.add(target.unreadable)
         if self.erasing is not None:
-            images = self.erasing(images, seeds)
-        return Batch(images, label, index, share)
-
-
-def loader_batch(loader: DataLoader | PrefetchLoader) -> int:
-    """Return the batch size of a loader."""
-    inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
-    return inner.batch_size or inner.batch_sampler.batch_size
+            images = self.erasing(images, target.view_seed)
+        return Batch(images, target.label, target.index, target.share)
 
 
 def create_train_loader(
@@ -238,42 +204,27 @@ def create_train_loader(
     """
     if isinstance(dataset, IterableDataset):
         return _create_stream_loader(dataset, views, data_config, settings)
-    mixup, collate = _mixing(views, settings)
-    workers = fitting_workers(
-        settings.workers, _train_batch_bytes(views, data_config, settings), "training batches")
-    untransformed, samples = dataset, f"{len(dataset)} training samples on {settings.world_size} process(es)"
+
+    # a view of a sample
     with _flag_errors("augmentation"):
-        dataset = _with_transforms(dataset, views, data_config, settings)
-    sampler = keys or create_sampler(
-        len(dataset), views.epoch_size, seed=views.seed, rank=settings.rank, world_size=settings.world_size,
-        repeats=views.repeats, view_epochs=views.epochs, bounds=shard_bounds(untransformed), replace_within=0
-        if views.max_unreadable is None else settings.world_size * (settings.batch_size - views.labelled))
-    if views.episodes is not None:
-        batch_sampler = sampler = _episode_sampler(untransformed, views, settings)
-    elif views.sizes:
-        with _flag_errors(f"--train-img-sizes, {samples}"):
-            batch_sampler = ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
-            sampler = batch_sampler
-    elif labelled is not None:
-        batch_sampler = sampler = TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
-        dataset = ConcatDataset([dataset, _with_transforms(labelled, views, data_config, settings)])
+        samples = _with_transforms(dataset, views, data_config, settings)
+    if labelled is not None:
+        samples = ConcatDataset([samples, _with_transforms(labelled, views, data_config, settings)])
+
+    # which views are in which batch
+    if keys is not None:
+        batches = BatchSampler(keys, settings.batch_size, drop_last=True)
     else:
-        batch_sampler = BatchSampler(sampler, settings.batch_size, drop_last=True)
-    if not views.sizes and len(batch_sampler) == 0:
-        raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
-    kept = None if views.sizes or views.splits > 1 else _kept_views(
-        [untransformed, *filter(None, [labelled])], data_config, settings, **views.transform, seed=views.seed)
+        batches = _batches(dataset, views, settings, labelled)
+
+    # a batch, in a data worker and on the device
     loader = DataLoader(
-        KeyedDataset(dataset, views.seed, kept),
-        batch_sampler=batch_sampler,
-        num_workers=workers,
-        collate_fn=SharedCollate(KeyedCollate(
-            collate or _collate(settings),
-            collate if isinstance(collate, Mixup) else None,
-            views.mixup_off_epoch,
-            views.keeps_share)),
+        KeyedDataset(samples, views.seed),
+        batch_sampler=batches,
+        num_workers=settings.workers,
+        collate_fn=_keyed_collate(views, settings),
         pin_memory=settings.pin_memory,
-        persistent_workers=workers > 0,
+        persistent_workers=settings.workers > 0,
         worker_init_fn=WorkerStart(),
         generator=torch.Generator(),  # else every epoch draws the seed of the workers from the global one
     )
@@ -288,17 +239,46 @@ def create_train_loader(
             img_dtype=settings.dtype,
         )
         erasing = _erasing(views, settings.device)
-    return TrainLoader(
-        loader,
-        settings,
-        None if keys else sampler,
-        erasing=erasing,
-        mixup=mixup,
-        mixup_off_epoch=views.mixup_off_epoch,
-        keeps_share=views.keeps_share,
-        skipped=None if keys or views.max_unreadable is None else SkippedSamples(
-            views.max_unreadable, settings.world_size > 1),
+    skipped = None
+    if keys is None and views.max_unreadable is not None:
+        skipped = SkippedSamples(views.max_unreadable, settings.world_size > 1)
+    return TrainLoader(loader, settings, None if keys is not None else batches, erasing, skipped)
+
+
+def _batches(
+        dataset: Dataset,
+        views: TrainViews,
+        settings: LoaderSettings,
+        labelled: Dataset | None,
+) -> KeyedBatches | EpisodeSampler | TwoPartSampler | ScheduledBatchSampler:
+    """Return the batches of an epoch. Raises `UserError` where there is none."""
+    if views.episodes is not None:
+        return _episode_sampler(dataset, views, settings)
+    replace_within = 0
+    if views.max_unreadable is not None:
+        replace_within = settings.world_size * (settings.batch_size - views.labelled)
+    sampler = create_sampler(
+        len(dataset),
+        views.epoch_size,
+        seed=views.seed,
+        rank=settings.rank,
+        world_size=settings.world_size,
+        repeats=views.repeats,
+        view_epochs=views.epochs,
+        bounds=shard_bounds(dataset),
+        replace_within=replace_within,
     )
+    samples = f"{len(dataset)} training samples on {settings.world_size} process(es)"
+    if views.sizes:
+        with _flag_errors(f"--train-img-sizes, {samples}"):
+            return ScheduledBatchSampler(sampler, seed=views.seed, **views.schedule)
+    if labelled is not None:
+        batches = TwoPartSampler(sampler, len(labelled), settings.batch_size, views.labelled)
+    else:
+        batches = KeyedBatches(sampler, settings.batch_size)
+    if len(batches) == 0:
+        raise UserError(f"--batch-size {settings.batch_size} is more than {samples} have")
+    return batches
 
 
 def create_eval_loader(
@@ -310,13 +290,8 @@ def create_eval_loader(
         tf_preprocessing: bool = False,
 ) -> DataLoader | PrefetchLoader:
     """Create timm's evaluation loader: every sample, in order, dealt out to the ranks."""
-    size = settings.batch_size * math.prod(data_config["input_size"]) * (1 if settings.prefetch else 4)
-    workers = fitting_workers(settings.workers, size, "batches of an evaluation")
-    kept = _kept_views(
-        [dataset], data_config, settings, config=data_config, crop_border_pixels=crop_border_pixels,
-        tf_preprocessing=tf_preprocessing)
     loader = create_loader(
-        KeptSplit(dataset, kept) if kept else dataset,
+        dataset,
         input_size=data_config["input_size"],
         batch_size=settings.batch_size,
         collate_fn=_collate(settings),
@@ -325,7 +300,7 @@ def create_eval_loader(
         interpolation=data_config["interpolation"],
         mean=data_config["mean"],
         std=data_config["std"],
-        num_workers=workers,
+        num_workers=settings.workers,
         distributed=settings.world_size > 1,
         crop_pct=data_config["crop_pct"],
         crop_mode=data_config["crop_mode"],
@@ -334,34 +309,16 @@ def create_eval_loader(
         device=settings.device,
         img_dtype=settings.dtype,
         tf_preprocessing=tf_preprocessing,
-        persistent_workers=workers > 0,
+        persistent_workers=settings.workers > 0,
     )
     _shield_workers(loader)
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
 
 
-def _kept_views(
-        datasets: list[Dataset], data_config: dict, settings: LoaderSettings, **form: object) -> KeptViews | None:
-    """Return `keep_views` where samples are numbered and leave their transform as 8-bit pixels."""
-    if isinstance(datasets[0], IterableDataset) or not settings.prefetch or settings.decoder == "nvjpeg":
-        return None
-    return keep_views(datasets, dict(form, decoder=settings.decoder), data_config["input_size"])
-
-
 def _shield_workers(loader: DataLoader | PrefetchLoader) -> None:
     inner = loader.loader if isinstance(loader, PrefetchLoader) else loader
     inner.worker_init_fn = WorkerStart(inner.worker_init_fn)
-    inner.collate_fn = SharedCollate(inner.collate_fn)
-
-
-def _train_batch_bytes(views: TrainViews, data_config: dict, settings: LoaderSettings) -> int:
-    """Bytes of a batch as it leaves a worker: 8-bit pixels, which the prefetcher normalises, or floats."""
-    channels, height, width = data_config["input_size"]
-    pixels = settings.batch_size * height * width
-    if views.sizes:
-        pixels = max(count * side ** 2 for count, side in zip(views.schedule["batch_sizes"], views.sizes))
-    return channels * pixels * max(1, views.splits) * (1 if settings.prefetch else 4)
 
 
 @contextlib.contextmanager
@@ -397,18 +354,23 @@ def _episode_sampler(dataset: Dataset, views: TrainViews, settings: LoaderSettin
         labels, episodes.shape, episodes.per_batch, episodes.batches, views.seed, settings.rank, settings.world_size)
 
 
-def _mixing(views: TrainViews, settings: LoaderSettings) -> tuple[Mixup | None, Mixup | None]:
-    """Return (mixing on the device, mixing while collating); at most one of them is set."""
+def _keyed_collate(views: TrainViews, settings: LoaderSettings) -> KeyedCollate:
+    """Return what makes a batch of samples: timm's collate function, with mixing where there is any."""
     if views.mixing is None:
-        return None, None
-    if settings.prefetch and settings.decoder != "nvjpeg":
-        return None, FastCollateMixup(**views.mixing)
-    return Mixup(**views.mixing), None
+        return KeyedCollate(_collate(settings))
+    if settings.prefetch:
+        mixup = collate = FastCollateMixup(**views.mixing)
+    else:
+        mixup = Mixup(**views.mixing)
+        collate = functools.partial(_collate_and_mix, mixup)
+    return KeyedCollate(collate, mixup, views.mixup_off_epoch, views.keeps_share)
+
+
+def _collate_and_mix(mixup: Mixup, samples: list) -> tuple[Tensor, Tensor]:
+    return mixup(*default_collate(samples))
 
 
 def _collate(settings: LoaderSettings) -> Callable[[list], tuple]:
-    if settings.decoder == "nvjpeg":
-        return collate_encoded
     return fast_collate if settings.prefetch else default_collate
 
 
@@ -428,7 +390,7 @@ def _create_stream_loader(
         data_config: dict,
         settings: LoaderSettings,
 ) -> TrainLoader:
-    _, collate = _mixing(views, settings)
+    collate = FastCollateMixup(**views.mixing) if views.mixing else None
     kwargs = dict(views.transform)
     kwargs["re_split"] = kwargs.pop("re_num_splits") > 0
     with _flag_errors("augmentation"):
@@ -437,8 +399,7 @@ def _create_stream_loader(
             input_size=data_config["input_size"],
             batch_size=settings.batch_size,
             collate_fn=collate,
-            num_workers=fitting_workers(
-                settings.workers, _train_batch_bytes(views, data_config, settings), "training batches"),
+            num_workers=settings.workers,
             distributed=settings.world_size > 1,
             pin_memory=settings.pin_memory,
             device=settings.device,

@@ -6,11 +6,9 @@ indexes of a few shards open.
 """
 
 import hashlib
-import io
 import json
 import os
 import re
-import tarfile
 import tempfile
 from bisect import bisect_right
 from collections import Counter
@@ -29,15 +27,15 @@ from torch.utils.data import Dataset
 from ..errors import UserError, nearest, one_line
 from ..files import special_kind
 from .keys import SampleKeys, positions_in_split, whole_split
-from .unlabeled import FLAG, NO_LABEL, Unlabeled
-from .views import WINDOW
+from .order import WINDOW
+from .readers import NO_LABEL, Place, tar_members
+from .unlabeled import FLAG, Unlabeled
 
 T = TypeVar("T")
 
 WDS, HUB = "wds/", "hfids/"
 OPEN = 2 * WINDOW  # indexes in memory at a time: two windows meet in a batch
 THREADS = 16  # that wait for a file system
-BLOCK = 512  # of a tar file
 
 
 class Members(NamedTuple):
@@ -128,26 +126,15 @@ def scan_tar(path: Path) -> Members:
     ``jpg``, ``png`` or the like for the image, which other members, ``json`` or ``cls`` or ``seg.png``, are not.
     """
     kinds, others, found = get_img_extensions(as_set=True), Counter(), Members([], [], [])
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                base, _, suffix = name.partition(".")
-                if not member.isfile() or member.issparse() or not base:
-                    continue
-                if f".{suffix.lower()}" not in kinds:
-                    others[f".{suffix}"] += 1
-                    continue
-                key = f"{folder}/{base}" if folder else base
-                for values, value in zip(found, (key, member.offset_data, member.size)):
-                    values.append(value)
-                archive.members.clear()  # which else keep every header in memory
-            archive.fileobj.seek(archive.offset)
-            if any(archive.fileobj.read(BLOCK)):  # tarfile takes what is no header for the end
-                raise tarfile.ReadError(f"no header of a member at byte {archive.offset}")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected a shard "
-                        "of webdataset without compression") from error
+    for member in tar_members(path, FLAG):
+        folder, _, name = member.name.rpartition("/")
+        base, _, suffix = name.partition(".")
+        if base and f".{suffix.lower()}" in kinds:
+            found.keys.append(f"{folder}/{base}" if folder else base)
+            found.starts.append(member.offset_data)
+            found.sizes.append(member.size)
+        elif base:
+            others[f".{suffix}"] += 1
     if not found.keys:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(3))
         raise UserError(f"{FLAG} {path}: no images in it (found: {kinds or 'nothing'}); expected members such as "
@@ -269,9 +256,8 @@ class ShardReader(Reader):
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         number, row = self._place(index)
         table = self.indexes[number]
-        with self.shards[number].data().open("rb") as file:
-            file.seek(table.starts[row])
-            return io.BytesIO(file.read(table.sizes[row])), NO_LABEL
+        place = Place(str(self.shards[number].data()), table.starts[row], table.sizes[row])
+        return place.open(), NO_LABEL
 
     def _place(self, index: int) -> tuple[int, int]:
         number = bisect_right(self.bounds, index) - 1

@@ -1,26 +1,22 @@
 """Images without labels: folders of any depth and tar files, whose sub-folders mean nothing."""
 
-import io
 import logging
 import os
-import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 from timm.data.readers.img_extensions import get_img_extensions
-from timm.data.readers.reader import Reader
 from torch.utils.data import Dataset
 
 from ..cli.forms import unlabeled_roots
 from ..errors import UserError, one_line
 from .decoding import FileDataset
+from .readers import NO_LABEL, Place, PlaceReader, tar_members
 from .wrapper import Wrapper
 
 _logger = logging.getLogger(__name__)
 
-NO_LABEL = -1  # stands in a batch where a label would
 FLAG = "--unlabeled"
 
 
@@ -51,45 +47,6 @@ class WithoutLabels(Wrapper):
         return self.dataset[index][0], NO_LABEL
 
 
-class Place(NamedTuple):
-    """Where the bytes of an image lie: a file, or from ``start`` on in a tar file."""
-
-    file: str
-    start: int = 0
-    size: int = -1  # to the end
-
-
-class UnlabeledReader(Reader):
-    """timm's interface to files and members of tar files.
-
-    A member is read by its place in the file that is opened anew: processes share no position in it.
-
-    Args:
-        root: what names are relative to.
-        images: name and place of each.
-    """
-
-    def __init__(self, root: str, images: dict[str, Place]):
-        super().__init__()
-        self.root, self.names, self.samples = root, sorted(images), []
-        self.samples = [images[name] for name in self.names]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        path, start, size = self.samples[index]
-        if size < 0:
-            return Path(path).open("rb"), NO_LABEL
-        with Path(path).open("rb") as file:
-            file.seek(start)
-            return io.BytesIO(file.read(size)), NO_LABEL
-
-    def _filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
-        name = self.names[index]
-        return os.path.basename(name) if basename else os.path.join(self.root, name) if absolute else name
-
-
 def is_unlabeled(dataset: Dataset | None) -> bool:
     """True for images without labels, and for a part of them."""
     while isinstance(dataset, Wrapper) and not hasattr(dataset, "targets") and not isinstance(dataset, WithoutLabels):
@@ -118,7 +75,9 @@ def open_unlabeled(paths: str, input_img_mode: str = "RGB") -> Unlabeled:
         prefix = "" if len(roots) == 1 else os.path.relpath(root, top)
         images.update((os.path.join(prefix, name), place) for name, place in found.items())
     _logger.info(f"Images without labels: {len(images)} in {paths}")
-    return Unlabeled(top, reader=UnlabeledReader(top, images), input_img_mode=input_img_mode)
+    names = sorted(images)
+    reader = PlaceReader(top, names, [images[name] for name in names])
+    return Unlabeled(top, reader=reader, input_img_mode=input_img_mode)
 
 
 def open_images(path: Path) -> Unlabeled:
@@ -130,71 +89,49 @@ def open_images(path: Path) -> Unlabeled:
 
 
 def images_of(root: str) -> dict[str, Place]:
-    """Return the images of a folder or a tar file. Raises `UserError` where there are none."""
-    images, others = _in_folder(root) if os.path.isdir(root) else _in_archive(root)
+    """Return the images of a folder or a tar file; of members of one name the last one counts, as where it is unpacked.
+
+    What is hidden is left out. Raises `UserError` where there are none.
+    """
+    image_suffixes = get_img_extensions(as_set=True)
+    images: dict[str, Place] = {}
+    others: Counter = Counter()
+    for name, place in _in_folder(root) if os.path.isdir(root) else _in_archive(root):
+        suffix = os.path.splitext(name)[1].lower()
+        if os.path.basename(name).startswith("."):
+            continue
+        if suffix in image_suffixes:
+            images[name] = place
+        else:
+            others[suffix] += 1
     if images:
         return images
     if others[".tar"]:
         raise UserError(f"{FLAG} {root}: no images in it, but {others['.tar']} tar file(s): name these themselves, "
                         "separated by commas")
-    kinds = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in others.most_common(3))
-    raise UserError(f"{FLAG} {root}: no images in it (found: {kinds or 'nothing'}); expected files named .jpg, .png "
+    found = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(3))
+    raise UserError(f"{FLAG} {root}: no images in it (found: {found or 'nothing'}); expected files named .jpg, .png "
                     "and the like, at any depth")
 
 
-def _in_folder(root: str) -> tuple[dict[str, Place], Counter]:
-    """Return the images below a folder, through links as timm's reader, and how many files of other kinds there are.
-
-    What is hidden is left out; so is a link to a folder that it is in.
-    """
-    kinds, others = get_img_extensions(as_set=True), Counter()
-    images: dict[str, Place] = {}
-
-    def look(folder: str, prefix: str, above: frozenset) -> None:
-        about = os.stat(folder)
-        if (about.st_dev, about.st_ino) in above:
-            return
-        inside = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    inside.append(entry)
-                    continue
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if suffix in kinds:
-                    images[prefix + entry.name] = Place(entry.path)
-                else:
-                    others[suffix] += 1
-        for entry in inside:
-            look(entry.path, f"{prefix}{entry.name}/", above | {(about.st_dev, about.st_ino)})
-
-    try:
-        look(root, "", frozenset())
-    except OSError as error:
+def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
+    """Yield the files below a folder, through links as timm's reader, but for a link to a folder that it is in."""
+    def refuse(error: OSError) -> None:
         raise UserError(f"{FLAG} {root}: cannot be read ({one_line(error)})") from error
-    return images, others
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
+        here = Path(folder).resolve()
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not (
+            here.is_relative_to(Path(folder, name).resolve()))]
+        for name in names:
+            path = os.path.join(folder, name)
+            yield os.path.relpath(path, root), Place(path)
 
 
-def _in_archive(path: str) -> tuple[dict[str, Place], Counter]:
-    """Return the images in a tar file; of members of one name the last one counts, as where it is unpacked."""
-    kinds, others = get_img_extensions(as_set=True), Counter()
-    images: dict[str, Place] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:  # places in a compressed one cannot be gone to
-            for member in archive:
-                suffix = Path(member.name).suffix.lower()
-                if not member.isfile() or member.issparse() or Path(member.name).name.startswith("."):
-                    continue
-                if suffix in kinds:
-                    images[os.path.normpath(member.name)] = Place(path, member.offset_data, member.size)
-                else:
-                    others[suffix] += 1
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{FLAG} {path}: not a tar file, compressed, or damaged ({one_line(error)}); expected a folder "
-                        "of images, or a tar file without compression") from error
-    return images, others
+def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
+    """Yield the files in a tar file."""
+    for member in tar_members(path, FLAG):
+        yield os.path.normpath(member.name), Place(path, member.offset_data, member.size)
 
 
 def _common_folder(roots: Sequence[str]) -> str:

@@ -78,7 +78,7 @@ class SkippedSamples:
             self.messages[message] = None
             if len(self.messages) > self.limit:
                 raise UserError(f"{message}; that makes {len(self.messages)} unreadable files, --data-errors allows "
-                                f"{self.limit}; find all of them with: python -m w2s_plugins.data check DIR")
+                                f"{self.limit}; allow more, or repair them")
             _logger.warning(f"{message}; another sample of the batch takes its place ({len(self.messages)} of at most "
                             f"{self.limit} files, --data-errors)")
 
@@ -95,5 +95,4 @@ class SkippedSamples:
             _logger.info(f"{len(self.messages)} unreadable files so far, --data-errors allows {self.limit}")
         if len(self.messages) > self.limit:
             raise UserError(f"--data-errors skip:{self.limit}: this run has met {len(self.messages)} unreadable files "
-                            "before it was interrupted; allow more, or repair them: python -m w2s_plugins.data check "
-                            "DIR finds all of them")
+                            "before it was interrupted; allow more, or repair them")

@@ -29,7 +29,7 @@ from ..data import Batch
 from ..data.datasets import describe
 from ..data.keys import sample_keys
 from ..data.loaders import LoaderSettings
-from ..data.views import KeyedSampler, TwoPartSampler
+from ..data.order import KeyedSampler, TwoPartSampler
 from ..data.wrapper import without_transform
 from ..distributed.world import Precision, World, agree
 from ..errors import UserError

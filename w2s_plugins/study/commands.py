@@ -2,16 +2,12 @@
 
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..cli.parser import train_parser
-from ..data import KEPT_VIEWS
 from ..errors import UserError
 from ..monitor.console import duration
 from ..quiet import quietly
@@ -123,32 +119,9 @@ def choose_slots(jobs: int | None, devices: str | None, threads: int | None) -> 
 
 @contextlib.contextmanager
 def shared(slots: Sequence[Slot]) -> Iterator[Start]:
-    """Yield what starts processes on these slots that share what they import, and the views that they make."""
-    with view_folder() as views, Warm(MODULES, child_env(slots[0].env)) as python:
-        for slot in slots:
-            slot.env[KEPT_VIEWS] = str(views)
+    """Yield what starts processes on these slots that share what they import."""
+    with Warm(MODULES, child_env(slots[0].env)) as python:
         yield python.start
-
-
-@contextlib.contextmanager
-def view_folder() -> Iterator[Path]:
-    """Yield a folder for temporary files, which is removed afterwards: after a process that was killed by the next one.
-    """
-    from filelock import FileLock, Timeout
-
-    place = Path(tempfile.gettempdir())
-    for lock in place.glob("w2s-views-*.lock"):
-        with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):  # its process is gone
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink()
-    folder = place / f"w2s-views-{uuid.uuid4().hex[:12]}"
-    with FileLock(f"{folder}.lock"):
-        folder.mkdir(mode=0o700)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- the commands

@@ -43,7 +43,7 @@ class Pass:
     world: World
     batch_size: int
     workers: int = 0
-    decoder: str = "auto"
+    decoder: str = "pil"
 
 
 class StudentViews(NamedTuple):

@@ -1,0 +1,191 @@
+"""Which views an epoch has, in which order and batches: functions of the seed and the epoch.
+
+An order is dealt out to ranks one by one, so that batch k of all ranks together is batch k of a single process with the
+batch size of all, and each of these begins anywhere: that is how a run goes on in the middle of an epoch.
+"""
+
+import functools
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, Sampler
+
+from .views import ReplaceableKey, ViewKey, hash_seed
+
+WINDOW = 8  # shards whose samples are mixed
+STAND_INS = 16  # samples in a row that may be unreadable
+
+
+class ShardOrder:
+    """An order of samples that lie in shards: the shards permuted, and then the samples of `WINDOW` of them together.
+
+    So whoever reads them reads from few shards at a time. It is a function of the seed; in memory are the sizes of the
+    shards and the order of two windows.
+
+    Args:
+        bounds: (S + 1) where the shards begin and, last, the number of samples.
+        seed: of this epoch.
+    """
+
+    def __init__(self, bounds: Sequence[int], seed: int):
+        self.seed, bounds = seed, torch.tensor(bounds)
+        shards = _permutation(len(bounds) - 1, seed)
+        self.firsts, sizes = bounds[shards], bounds.diff()[shards]
+        self.sizes, self.starts = sizes, [0, *sizes.cumsum(0)[WINDOW - 1:-1:WINDOW].tolist()]  # places of the windows
+        self.window = functools.lru_cache(2)(self._window)
+
+    def __getitem__(self, place: int) -> Tensor:
+        number = bisect_right(self.starts, place) - 1
+        return self.window(number)[place - self.starts[number]]
+
+    def _window(self, number: int) -> Tensor:
+        own = slice(number * WINDOW, (number + 1) * WINDOW)
+        rows = torch.cat([torch.arange(first, first + size) for first, size in zip(
+            self.firsts[own].tolist(), self.sizes[own].tolist())])
+        return rows[_permutation(len(rows), hash_seed(self.seed, number))]
+
+
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
+class KeyedSampler(Sampler):
+    """Keys of one epoch for one rank, in an order that is a function of seed and epoch.
+
+    The order is dealt out to ranks one by one, so that batch k of all ranks together is batch k of a single process
+    with the batch size of all. Samples left over after an even deal are dropped, never doubled.
+
+    Args:
+        size: samples in the dataset.
+        seed: seed of the run.
+        rank: this process.
+        world_size: number of processes.
+        repeats: views of a sample in an epoch (repeated augmentation, arXiv 1902.05509); an epoch still has ``size``
+            views, of fewer samples.
+        view_epochs: views are those of the epoch modulo this number, 0 for new ones in every epoch; the order is new
+            in every epoch all the same.
+        replace_within: size of a batch of all ranks together: keys tell which others of it stand in for a sample that
+            cannot be read, on any number of ranks the same. 0 for none.
+        bounds: of the shards that the samples lie in, see `ShardOrder`; None for an order of all.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
+                 view_epochs: int = 0, replace_within: int = 0, bounds: Sequence[int] | None = None):
+        self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
+        self.view_epochs, self.replace_within, self.bounds = view_epochs, replace_within, bounds
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.size // self.world_size - self.start
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of this rank's views to skip."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[ViewKey]:
+        order = self._order(hash_seed(self.seed, self.epoch))
+        for position in range(self.start, self.size // self.world_size):
+            place = position * self.world_size + self.rank
+            key = self._key(place, order)
+            if self.replace_within:
+                key = ReplaceableKey(*key)
+                key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
+            yield key
+
+    def _order(self, seed: int) -> Sequence[int]:
+        return _permutation(self.size, seed).tolist() if self.bounds is None else ShardOrder(self.bounds, seed)
+
+    def _key(self, place: int, order: Sequence[int]) -> ViewKey:
+        view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
+        sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
+        if self.repeats > 1:
+            repeat = place - int(np.ceil(sample * self.repeats))
+        return ViewKey(view_epoch, int(order[sample]), repeat)
+
+    def _stand_ins(self, place: int) -> list[int]:
+        """Return the places after this one in its batch, from whose end it goes on at the start."""
+        first = place - place % self.replace_within
+        length = min(self.replace_within, self.size - first)
+        return [first + (place - first + step) % length for step in range(1, min(length, STAND_INS + 1))]
+
+
+class CycledSampler(KeyedSampler):
+    """Keys of samples that come round as often as an epoch needs them, each time in another order and in other views.
+
+    Args:
+        samples: how many there are.
+        first: the index of the first of them.
+        size: views in an epoch, of all ranks together.
+        **keyed: further arguments of `KeyedSampler`.
+    """
+
+    def __init__(self, samples: int, first: int, size: int, **keyed: int):
+        super().__init__(size, **keyed)
+        self.samples, self.first = samples, first
+
+    def _order(self, seed: int) -> Tensor:
+        generator, rounds = torch.Generator().manual_seed(seed), -(-self.size // self.samples)
+        return torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)])
+
+    def _key(self, place: int, order: Tensor) -> ViewKey:
+        return ViewKey(self.epoch, self.first + int(order[place]), place // self.samples)
+
+
+def create_sampler(samples: int, epoch_size: int, **keyed: object) -> KeyedSampler:
+    """Return the keys of an epoch: each sample once or, where that makes fewer than ``epoch_size``, round and round.
+
+    Args:
+        samples: how many there are.
+        epoch_size: samples in an epoch, 0 for each once.
+        **keyed: further arguments of `KeyedSampler`.
+    """
+    return CycledSampler(samples, 0, epoch_size, **keyed) if epoch_size > samples else KeyedSampler(samples, **keyed)
+
+
+class KeyedBatches(BatchSampler):
+    """Batches of the keys of an epoch; samples that do not fill one are left out."""
+
+    def __init__(self, sampler: Sampler, batch_size: int):
+        super().__init__(sampler, batch_size, drop_last=True)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of batches to skip."""
+        self.sampler.set_epoch(epoch, start * self.batch_size)
+
+
+class TwoPartSampler(Sampler):
+    """Batches of some labelled samples, which come first, and others without labels, which make the epoch.
+
+    Each part of batch k of all ranks together is that of batch k of a single process with the batch size of all.
+
+    Args:
+        unlabelled: keys of an epoch; its indices begin at 0.
+        labelled: number of labelled samples; their indices follow.
+        batch_size: samples in a batch.
+        count: how many of them are labelled.
+    """
+
+    def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
+        self.batch_size, self.count = batch_size, count
+        self.rest = KeyedBatches(unlabelled, batch_size - count)
+        self.world_size = ranks = unlabelled.world_size
+        self.labelled = CycledSampler(
+            labelled, unlabelled.size, len(self.rest) * count * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
+            world_size=ranks, replace_within=count * ranks if unlabelled.replace_within else 0)
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch, and the number of batches to skip."""
+        self.rest.set_epoch(epoch, start)
+        self.labelled.set_epoch(epoch, start * self.count)
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        labelled = iter(self.labelled)
+        for keys in self.rest:
+            yield [*itertools.islice(labelled, self.count), *keys]
