@@ -120,8 +120,10 @@ def load_plan(root: Path) -> list[PlannedRun]:
 def _check(run: PlannedRun) -> None:
     """Raise `ValueError` for a run whose name would leave the folder, or that `study plan` does not write."""
     labels = [one for one in (run.set, run.weak, run.strong, run.loss, run.protocol) if one is not None]
-    texts = [run.id, *labels, *run.argv, *run.needs, *run.controls]
-    if not all(isinstance(text, str) for text in texts) or type(run.seed) is not int or run.kind not in KINDS:
+    lists = [run.argv, run.needs, run.controls]
+    texts = [run.id, *labels, *(text for texts in lists for text in texts)]
+    right = all(isinstance(texts, list) for texts in lists) and all(isinstance(text, str) for text in texts)
+    if not right or type(run.seed) is not int or run.kind not in KINDS:
         raise ValueError(f"the run {run.id!r:.60} is not what `study plan` writes")
     if not NAME.fullmatch(run.id):
         raise ValueError(f"{run.id!r:.60} is no name of a run")

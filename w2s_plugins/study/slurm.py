@@ -47,8 +47,8 @@ class Task:
             code = self.process.wait()
         if run.finished:
             return "finished"
-        if code == 128 + signal.SIGTERM:  # it has saved a checkpoint, SLURM puts the task back into the queue
-            signal.pause()
+        if code == 128 + signal.SIGTERM:  # it has saved a checkpoint
+            return "stopped"
         raise UserError(note_failure(run, code))
 
     def checkpoint(self) -> object:
