@@ -195,39 +195,9 @@ def test_page_in_a_browser(browser, trained_report: Path, made_report: Path, sch
         assert browser.get_log("browser") == []
 
 
-def test_tables_sort(browser, made_report: Path) -> None:  # noqa: F811
-    open_page(browser, made_report / "index.html")
-    table = browser.find_elements(By.TAG_NAME, "table")[0]
-    other = browser.find_elements(By.TAG_NAME, "table")[1].text
-    heads = [head.text for head in table.find_elements(By.TAG_NAME, "th")]
-
-    def column(name: str) -> list[str]:
-        return [row.find_elements(By.TAG_NAME, "td")[heads.index(name)].get_attribute("data-value")
-                for row in table.find_elements(By.CSS_SELECTOR, "tbody tr")]
-
-    def click(name: str) -> str:
-        head = table.find_elements(By.TAG_NAME, "th")[heads.index(name)]
-        head.find_element(By.TAG_NAME, "button").click()
-        return head.get_attribute("aria-sort")
-    accuracies = [float(value) for value in column("accuracy")]
-    assert accuracies == sorted(accuracies, reverse=True), "best first to begin with"
-    assert click("accuracy") == "ascending"
-    assert [float(value) for value in column("accuracy")] == sorted(accuracies)
-    assert click("accuracy") == "descending"
-    assert [float(value) for value in column("accuracy")] == sorted(accuracies, reverse=True)
-    for expected in ("ascending", "descending"):
-        assert click("difference") == expected
-        values = column("difference")
-        assert values[-1] == "", "the reference has no difference and stays last"
-        assert [float(v) for v in values[:-1]] == sorted(map(float, values[:-1]), reverse=expected == "descending")
-    click("loss")
-    assert column("loss")[0].startswith("<script>") and column("loss")[-1] == "kd"
-    assert browser.find_elements(By.TAG_NAME, "table")[1].text == other, "one table at a time"
-
-
 def test_markup_in_names_is_harmless(made_report: Path) -> None:
     page = (made_report / "index.html").read_text()
-    assert "<img src=x" not in page and page.count("<script>") == 1 and "{{ 7*7 }}" in page
+    assert "<img src=x" not in page and "<script" not in page and "{{ 7*7 }}" in page
     for number, name in enumerate(("index.html", "README.md")):
         text = (made_report / name).read_text()
         assert "hf_***" in text and "hf_aaa" not in text

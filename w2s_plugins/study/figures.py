@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +17,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from ..errors import UserError, one_line
 from ..files import atomic_write
@@ -97,18 +95,11 @@ def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
 
 
 def save(drawn: Drawn, folder: Path) -> None:
-    """Write NAME.png, NAME.svg and NAME.pdf.
-
-    The PNG has a palette: the same to the eye in a third of the bytes.
-    """
-    pixels = BytesIO()
+    """Write NAME.png, NAME.svg and NAME.pdf, without the time."""
     with style():
-        for kind, none in (("svg", ("Date", "Creator")), ("pdf", ("CreationDate", "Creator", "Producer"))):
+        for kind, times in (("svg", ["Date"]), ("pdf", ["CreationDate"]), ("png", [])):
             with atomic_write(folder / f"{drawn.name}.{kind}") as temporary:
-                drawn.figure.savefig(temporary, format=kind, metadata=dict.fromkeys(none))
-        drawn.figure.savefig(pixels, format="png", dpi=DPI, metadata={"Software": None})
-    with Image.open(pixels) as image, atomic_write(folder / f"{drawn.name}.png") as temporary:
-        image.convert("RGB").quantize().save(temporary, "PNG", optimize=True, dpi=(DPI, DPI))
+                drawn.figure.savefig(temporary, format=kind, dpi=DPI, metadata=dict.fromkeys(times))
 
 
 def new_figure(height: float, rows: int = 1, **options: object) -> tuple[Figure, np.ndarray]:
@@ -125,12 +116,9 @@ def look(number: int) -> dict[str, str]:
 
 
 def line_numbers(table: dict) -> dict[str, int]:
-    """Number losses by their mean rank over the groups, so that each looks the same in all figures of a report."""
-    ranks: dict[str, list[int]] = {}
-    for group in table["groups"]:
-        for rank, cell in enumerate(group["cells"]):
-            ranks.setdefault(cell["loss"], []).append(rank)
-    return {loss: number for number, loss in enumerate(sorted(ranks, key=lambda loss: np.mean(ranks[loss])))}
+    """Number losses, so that each looks the same in all figures of a report."""
+    losses = dict.fromkeys(cell["loss"] for group in table["groups"] for cell in group["cells"])
+    return {loss: number for number, loss in enumerate(losses)}
 
 
 def short(text: str, limit: int = 34) -> str:
@@ -159,14 +147,11 @@ def frame(limit: Callable, values: Sequence[float], least: float) -> None:
     limit(min(values) - room, max(values) + room)
 
 
-def most_telling(cells: list[dict], reference: str) -> list[dict]:
-    """Return the cells that fit a figure, best first: all, or the best ones with the reference and the last."""
-    if len(cells) <= MOST_LINES:
-        return cells
-    needed = [cell for cell in cells if cell["loss"] == reference or cell is cells[-1]]
-    others = [cell for cell in cells if cell not in needed]
-    kept = [*others[:MOST_LINES - len(needed)], *needed]
-    return [cell for cell in cells if cell in kept]
+def most_telling(group: dict) -> list[dict]:
+    """Return the cells that fit a figure, best first, the reference among them."""
+    cells = group["cells"]
+    others = [cell for cell in cells if cell["loss"] != group["reference"]][:MOST_LINES - 1]
+    return [cell for cell in cells if cell in others or cell["loss"] == group["reference"]]
 
 
 def listed(pairs: Iterable[tuple[str, float]], digits: int = 1) -> str:
@@ -195,7 +180,7 @@ def pgr_bars(group: dict) -> Drawn | None:
 
 def agreement_scatter(group: dict, numbers: Mapping[str, int]) -> Drawn:
     """Teacher-student agreement against accuracy, a point for each loss; the teacher itself stands at 100 %."""
-    cells = most_telling(group["cells"], group["reference"])
+    cells = most_telling(group)
     figure, (axes,) = new_figure(2.3)
     for cell in cells:
         line = {**look(numbers[cell["loss"]]), "linestyle": ""}
@@ -230,7 +215,7 @@ def learning_curves(group: dict, by_loss: dict[str, list[StudentRun]], numbers: 
     """Accuracy on the test samples after each evaluated epoch, mean over seeds."""
     figure, (axes,) = new_figure(2.3)
     parts = []
-    for cell in most_telling(group["cells"], group["reference"]):
+    for cell in most_telling(group):
         runs: dict[int, list[float]] = {}
         for student in by_loss[cell["loss"]]:
             for event in read_evaluations(student.folder):

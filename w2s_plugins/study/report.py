@@ -1,16 +1,14 @@
 """``study report``: the results of a study on one page, as HTML that needs nothing else, and as Markdown.
 
-The page is read from disk: style, script and figures are in it, and its content security policy forbids any other
+The page is read from disk: style and figures are in it, and its content security policy forbids scripts and any other
 source. Names of classes, runs and losses may hold anything; the template escapes them.
 """
 
 import base64
-import hashlib
 import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from ..errors import write_errors
 from ..files import write_text
@@ -147,8 +145,6 @@ def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, fol
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True)
     environment.tests["name"] = lambda value: isinstance(value, Name)
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     groups = [dict(title=title_of(group), heading=heading, reference=group["reference"], note=group["note"],
                    heads=list(rows[0]), rows=[list(row.values()) for row in rows])
               for group, heading, rows in tables_of(table)]
@@ -157,8 +153,7 @@ def to_html(table: dict, drawn: list[Drawn], title: str, specification: str, fol
                for item in drawn]
     return environment.get_template("report.html.j2").render(
         title=title, summary=summary(table), groups=groups, rule=RULE, figures=figures, specification=specification,
-        marks={text: verdict for verdict, text in MARKS.items()}, left_out=table["left_out"],
-        script=Markup(script), script_hash=f"sha256-{digest}")
+        marks={text: verdict for verdict, text in MARKS.items()}, left_out=table["left_out"])
 
 
 def to_page_in_markdown(table: dict, drawn: list[Drawn], title: str, specification: str) -> str:

@@ -26,7 +26,6 @@ LEVEL = 0.05
 FIGURES = ("weak", "student", "ceiling", "agreement", "pgr", *CONTROLS, "above_direct", "misfit", "gain", *EPOCHS)
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
 VERDICTS = ("better", "tie", "worse")
-ORDER = {"worse": 0, "tie": 1, "one seed": 1, "reference": 2, "better": 3}  # of verdicts, where a table is sorted
 RULE = (
     f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
     "brackets), on one test set. PGR is computed seed by seed, then averaged. † One seed: the interval is that of the "
@@ -38,7 +37,7 @@ RULE = (
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
             ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "&%$#_{}"},
             "±": r"$\pm$", "†": r"\textdagger{}", "→": r"$\to$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$"}
-Row = dict[str, tuple[str, float | str | None]]  # head to text and what to sort it by
+Row = dict[str, str]  # head to text
 
 
 # ---------------------------------------------------------------- figures
@@ -84,15 +83,14 @@ def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) 
         f"In the mean are {len(counted)} of {len(members)} data sets: on others some ceiling is not above its teacher.")
     cells = []
     for loss in dict.fromkeys(cell["loss"] for group, _ in members for cell in group["cells"]):
-        own = {group["set"]: cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss}
+        own = [cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss]
         gaps = [{run.seed: run.figures["pgr"] for run in runs if run.loss == loss} for runs in counted]
         gaps = [by_seed for by_seed in gaps if by_seed]
         seeds = sorted(set.intersection(*map(set, gaps))) if gaps else []
         values = [float(np.mean([by_seed[seed] for by_seed in gaps])) for seed in seeds]
         cells.append(dict(
             loss=loss, sets=len(gaps), seeds=seeds, pgr={**t_interval(values), "values": values} if values else None,
-            by_set={name: cell["pgr"] and cell["pgr"]["mean"] for name, cell in own.items()},
-            verdicts=dict(Counter(cell["verdict"] for cell in own.values() if cell["verdict"]))))
+            verdicts=dict(Counter(cell["verdict"] for cell in own if cell["verdict"]))))
     cells.sort(key=lambda cell: -cell["pgr"]["mean"] if cell["pgr"] else float("inf"))
     names, references = [group["set"] for group, _ in members], {group["reference"] for group, _ in members}
     return dict(labels, sets=names, reference=references.pop() if len(references) == 1 else "best", note=note,
@@ -258,29 +256,23 @@ def rows_of(group: dict) -> Iterable[Row]:
     compared = any(cell.get("versus") for cell in group["cells"])
     for cell in group["cells"]:
         seeds = len(cell["seeds"])
-        row: Row = {"loss": (cell["loss"], cell["loss"]), "seeds": (str(seeds), seeds)}
+        row: Row = {"loss": cell["loss"], "seeds": str(seeds)}
         for name, head in (("student", "accuracy"), ("agreement", "agreement"), ("pgr", "PGR")):
-            figure = cell[name]
-            row[head] = figure_text(figure, seeds), figure and figure["mean"]
+            row[head] = figure_text(cell[name], seeds)
         if compared:
             versus = cell.get("versus") or {}
-            p = versus.get("p_holm")
-            row["difference"] = interval_text(versus), versus.get("difference")
-            row["p (Holm)"] = "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001", p
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), ORDER.get(cell["verdict"])
+            row["difference"] = interval_text(versus)
+            row["p (Holm)"] = p_text(versus.get("p_holm"))
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
         yield row
 
 
 def rows_of_mean(mean: dict) -> Iterable[Row]:
     """Yield a row for each loss of a mean over data sets."""
     for cell in mean["cells"]:
-        pgr = cell["pgr"]
-        row: Row = {"loss": (cell["loss"], cell["loss"]), "sets": (str(cell["sets"]), cell["sets"]),
-                    "PGR": (figure_text(pgr, len(cell["seeds"])), pgr and pgr["mean"])}
-        for found in VERDICTS:
-            number = cell["verdicts"].get(found, 0)
-            row[f"{found} on"] = str(number), number
-        yield row
+        row: Row = {"loss": cell["loss"], "sets": str(cell["sets"]),
+                    "PGR": figure_text(cell["pgr"], len(cell["seeds"]))}
+        yield row | {f"{found} on": str(cell["verdicts"].get(found, 0)) for found in VERDICTS}
 
 
 def tables_of(table: dict) -> Iterable[tuple[dict, str, list[Row]]]:
@@ -311,6 +303,13 @@ def interval_text(versus: dict) -> str:
     return f"{versus['difference']:+.2f}{ends}"
 
 
+def p_text(p: float | None) -> str:
+    """Return such as ``0.012``; nothing where there is no p."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def title_of(group: dict) -> str:
     """Return such as ``w2s_cnn2 → w2s_cnn5, epochs=12``, after the data set where there are several."""
     on = f"{group['set']}: " if "set" in group else ""
@@ -332,7 +331,7 @@ def to_markdown(table: dict) -> str:
     """Return the tables of all groups, the rule for reading them, and what was left out."""
     parts = []
     for group, heading, rows in tables_of(table):
-        lines = [tuple(code(text) if head == "loss" else text for head, (text, _) in row.items()) for row in rows]
+        lines = [tuple({**row, "loss": code(row["loss"])}.values()) for row in rows]
         parts.append(f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.\n\n"
                      + markdown_table(rows[0], lines))
         parts += [*filter(None, [group["note"]]), *group["warnings"]]
@@ -365,7 +364,7 @@ def to_latex(table: dict) -> str:
     parts = [f"% \\usepackage{{booktabs,amssymb}}\n% {RULE}"]
     for group, heading, rows in tables_of(table):
         caption = f"{title_of(group)}: {heading}; differences from {group['reference']}."
-        lines = [list(rows[0]), *([text for text, _ in row.values()] for row in rows)]
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
         parts.append(latex_table(caption, lines))
     return "\n\n".join(parts)
 
