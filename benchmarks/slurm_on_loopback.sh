@@ -51,16 +51,16 @@ stop() {
     wait
 }
 trap stop EXIT
-slurmctld -D &
+slurmctld -D > "$folder/out.log" 2>&1 &
 daemons="$daemons $!"
-slurmd -D &
+slurmd -D >> "$folder/out.log" 2>&1 &
 daemons="$daemons $!"
 until sinfo --noheader --format %T 2> /dev/null | grep -q idle; do sleep 1; done
 
 # ---- six runs: a teacher, a ceiling, four students ----
 cat > "$folder/six.yaml" <<'END'
-base: {dataset: w2s/digits, img_size: 8, batch_size: 16, epochs: 60, lr: 0.05, warmup_epochs: 0, workers: 0, val_interval: 60,
-       train_slice: "0:320", weak_fraction: 64, teacher_targets: cached, device: cpu}
+base: {dataset: w2s/digits, img_size: 8, batch_size: 16, epochs: 40, lr: 0.05, warmup_epochs: 0, workers: 0, val_interval: 40,
+       train_slice: "0:192", weak_fraction: 64, teacher_targets: cached, device: cpu}
 weak: [{name: a, flags: {model: w2s_cnn2}}]
 strong: [{name: s, flags: {model: w2s_cnn5}}]
 losses: [hard, kd, bkd, adaptconf]
@@ -70,7 +70,7 @@ study run "$folder/six.yaml" --output "$folder/six" --slurm --slurm-options time
 
 # ---- the ceiling is preempted once it has begun ----
 log=$(compgen -G "$folder/six/runs/ceiling-*/metrics.jsonl" || true)
-until [[ -n $log && $(wc -l < "$log") -gt 40 ]]; do
+until [[ -n $log && $(wc -l < "$log") -gt 10 ]]; do
     sleep 0.2
     log=$(compgen -G "$folder/six/runs/ceiling-*/metrics.jsonl" || true)
 done
@@ -81,7 +81,9 @@ scontrol show job "$job" | grep -o "JobState=[A-Z]* \|Restarts=[0-9]*" | paste -
 
 # a task that was requeued is held back for two minutes; nobody waits for it here
 while squeue --noheader | grep -q .; do
-    scontrol update "JobId=$job" StartTime=now 2> /dev/null || true
+    if squeue --noheader --jobs "$job" --states PENDING 2> /dev/null | grep -q BeginTime; then
+        scontrol update "JobId=$job" StartTime=now
+    fi
     sleep 2
 done
 study status "$folder/six"

@@ -189,6 +189,7 @@ def agreement_scatter(group: dict, numbers: Mapping[str, int]) -> Drawn:
     teacher = cells[0]["weak"]["mean"]
     axes.plot(100, teacher, color="black", marker="*", markersize=8, linestyle="", label="teacher")
     frame(axes.set_xlim, [100, *(cell["agreement"]["mean"] for cell in cells)], 1.0)
+    axes.set_xlim(right=102)
     frame(axes.set_ylim, [teacher, *(cell["student"]["mean"] for cell in cells)], 1.0)
     axes.set(xlabel="agreement with the teacher (%)", ylabel="accuracy (%)")
     legend_below(figure, axes)

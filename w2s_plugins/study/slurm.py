@@ -43,7 +43,10 @@ class Task:
         if lock is None:
             return "another runner works on it"
         with lock:
+            # SLURM tells all processes of a task that its time ends: the training is told by `checkpoint`
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
             self.process = start(run, list(plan.values()), {})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
             code = self.process.wait()
         if run.finished:
             return "finished"
