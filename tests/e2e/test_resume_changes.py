@@ -180,3 +180,40 @@ def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_pat
     more = ["--resume", tmp_path / "timm" / "last.pth.tar", "--experiment", "new"]
     assert "--opt sgd -> adamw" in here(*flags, *more, "--opt", "adamw").error
     assert "goes on with epoch 2" in here(*flags, *more).ok().err
+
+
+# ---------------------------------------------------------------- models that a run is made of beside its student
+
+
+def spoil(path: Path) -> None:
+    """Train a model anew at the same path."""
+    torch.save({name: value + 0.01 if value.is_floating_point() else value
+                for name, value in torch.load(path, weights_only=True).items()}, path)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the model of --teacher w2s_cnn2 is another than"),
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth --teacher-targets cached", "the model of --teacher w2s_cnn2 is"),
+    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth are others than"),
+    ("--finetune w.pth --linear-probe", "the weights of --finetune w.pth are others than"),
+    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "the weights of --finetune w.pth are"),
+])
+def test_a_model_that_was_exchanged(here: Run, tmp_path: Path, flags: str, message: str) -> None:
+    torch.save(small_model(1).state_dict(), "w.pth")
+    Path("said.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1197)))
+    run = [*TINY, "--model", "w2s_cnn2", *flags.split(), "--no-teacher-eval", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    kept = Path("w.pth").read_bytes()
+    spoil(Path("w.pth"))
+    error = here(*run, "--resume", "auto").error
+    assert message in error and error.endswith("put the file back as it was, or start a new run")
+    Path("w.pth").write_bytes(kept)
+    assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
+
+
+def test_another_model_that_is_meant_is_taken(here: Run, tmp_path: Path) -> None:
+    torch.save(small_model(1).state_dict(), "w.pth")
+    run = [*TINY, "--model", "w2s_cnn2", "--initial-checkpoint", "w.pth", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    spoil(Path("w.pth"))
+    here(*run, "--resume", "auto", "--resume-changes", "initial-checkpoint").ok()

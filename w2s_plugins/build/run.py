@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..cli.parser import train_parser
 from ..distributed.world import Precision
 from ..engine.heads import HeadsTask
 from ..errors import UserError
+from ..models.fingerprint import digest
 from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..monitor import Trackers
@@ -28,11 +29,19 @@ from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
+from ..students.probe import TrainFeatures
+from ..students.refine import RefinedTargets
+from ..teachers.stored import CachedTargets
+from ..teachers.teacher import Teacher
 from .optimisation import Schedule
 from .resolve import run_place
+from .student import Student
 
 _logger = logging.getLogger(__name__)
 
+# flags that say which model the teacher is, and in which form
+_OPENS_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size", "use_ema_teacher",
+                  "prompts")
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
 MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
 
@@ -77,10 +86,11 @@ def resume(
         precision: Precision,
         schedule: Schedule,
         hashes: Sequence[str] = (),
+        models: Mapping[str, str] | None = None,
 ) -> Resumed:
     """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
 
-    ``hashes`` are those of `Data`.
+    ``hashes`` are those of `Data`, ``models`` those of `model_digests`.
 
     Raises:
         UserError: the checkpoint does not fit the flags.
@@ -92,7 +102,11 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = read_checkpoint(path, "--resume")
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        _refuse_other_data(args, list(getattr(saved.get("args"), "labels", hashes)), list(hashes), path)
+        with fitting(path):
+            data_before = list(getattr(saved.get("args"), "labels", hashes))
+            models_before = dict(getattr(saved.get("args"), "models", {}))
+        _refuse_other_data(args, data_before, list(hashes), path)
+        _refuse_other_models(args, models_before, models or {}, path)
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -142,6 +156,46 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
     remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
         f"put the {'folder' if split else 'file'} back as it was")
     raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
+
+
+def model_digests(
+        student: Student, teacher: Teacher | None, targets: CachedTargets | None, batches: object) -> dict[str, str]:
+    """Return what identifies the models that a run is made of beside its student, for its checkpoints.
+
+    Args:
+        student: as it starts.
+        teacher: asked in every step, or about the whole training set.
+        targets: its stored answers; refined ones are made of an encoder's features.
+        batches: the training loader; that of a linear probe yields an encoder's features.
+    """
+    found = {} if student.start is None else {"start": student.start}
+    if teacher is not None:
+        found["teacher"] = teacher.digest
+    if isinstance(batches, TrainFeatures):
+        found["encoder"] = digest([batches.read.manifest.who])
+    elif isinstance(targets, RefinedTargets):
+        found["encoder"] = digest([targets.features.manifest.who])
+    return found
+
+
+def _refuse_other_models(
+        args: argparse.Namespace, before: Mapping[str, str], now: Mapping[str, str], path: Path) -> None:
+    """Raise a `UserError` for a teacher, or weights to start from, that are not those of the checkpoint, unless they
+    are allowed to change.
+    """
+    named = [name for name in ("finetune", "initial_checkpoint", "pretrained_path") if getattr(args, name)]
+    start = f"--{named[0].replace('_', '-')} {getattr(args, named[0])}" if named else "--pretrained"
+    whose = {
+        "teacher": (f"the model of --teacher {args.teacher}", {"teacher", *_OPENS_TEACHER}),
+        "start": (f"the weights of {start}", train_parser().names(Role.START)),
+        "encoder": (f"the frozen --model {args.model}, whose features are stored,", train_parser().names(Role.START)),
+    }
+    for key in before.keys() & now.keys() & whose.keys():
+        what, flags = whose[key]
+        if before[key] != now[key] and not {*args.resume_changes} & flags:
+            verb = "are others" if key == "start" else "is another"
+            raise UserError(f"--resume {path}: {what} {verb} than when it was written: put the file back as it was, or "
+                            "start a new run")
 
 
 def open_run_files(

@@ -19,6 +19,7 @@ from ..errors import UserError, one_line
 from ..files import file_sha256
 from ..hub.source import hub_source
 from ..models.class_names import names_of_model, warn_of_names
+from ..models.fingerprint import hash_tensors
 from ..models.foreign import refused_values
 from ..models.levels import Levels, with_levels
 from ..models.loading import (
@@ -55,6 +56,7 @@ class Student(NamedTuple):
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
         random_state: of the random numbers that the head behind another pooling begins with.
+        start: SHA-256 of the weights that somebody has trained, without the head; None for random ones.
     """
 
     model: nn.Module
@@ -62,6 +64,7 @@ class Student(NamedTuple):
     source: dict
     found: dict[str, object]
     random_state: torch.Tensor
+    start: str | None = None
 
 
 def build_student(
@@ -102,6 +105,7 @@ def build_student(
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
     begin_head(args, model, source, new_head)
+    start = None if source["init"] == "random" else hash_encoder(model)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -118,7 +122,14 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, **found), random_state)
+                   dict(num_classes=model.num_classes, **found), random_state, start)
+
+
+def hash_encoder(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights without those of its head, which may be new and random."""
+    head = {id(parameter) for own in heads_of(model) for parameter in own.parameters()}
+    tensors = model.state_dict(keep_vars=True)
+    return hash_tensors({name: tensor for name, tensor in tensors.items() if id(tensor) not in head})
 
 
 def create_levels(model: nn.Module, blocks: int, flag: str) -> Levels:

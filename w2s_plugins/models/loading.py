@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import inspect
 import logging
 import re
@@ -24,7 +23,6 @@ from timm.models import (
 )
 from timm.models._hub import download_from_hf
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
@@ -412,14 +410,3 @@ def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, obje
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        flat = whole.detach().cpu().contiguous().reshape(-1)
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return found.hexdigest()

@@ -5,6 +5,7 @@ processes share the work, and an interrupted prediction goes on. The folder is n
 and is deleted when the table is there.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import time
 import zipfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 from ..build.device import join_group
 from ..build.flags import check_model_name
 from ..data.decoding import FileDataset
-from ..data.keys import SampleKeys, data_identity, sample_keys
+from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
-from ..distributed.world import World, meet
+from ..distributed.world import World, agree, meet
 from ..errors import UserError, exit_now
 from ..files import atomic_write, delete
 from ..labels.answers import TableForm, answer_columns, check_form
@@ -45,7 +46,6 @@ from ..quiet import unsaid
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers import kinds
-from ..teachers.identity import teacher_identity
 from ..teachers.kinds import check_kind, input_text, kind_of, open_kind, read_prompts
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
@@ -108,7 +108,7 @@ def predict(request: Request) -> None:
     form = TableForm(request.top_k, request.all)
     check_form(form, predictor.class_names, predictor.member.num_classes)
     keys = sample_keys(dataset)
-    manifest = describe(predictor, dataset, keys)
+    manifest = agree(world.primary and describe(predictor, dataset, keys), world.distributed)
     parts = request.output.with_name(f"{request.output.name}.parts")
     with unsaid("w2s_plugins.labels.writer"):  # it speaks of a teacher's targets
         folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
@@ -202,9 +202,25 @@ def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Ma
         some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
         with torch.inference_mode():
             width += member.encode(some).shape[1]
-    seen = dict(data=data_identity(dataset, None), transform=member.data_config)
-    return Manifest(len(dataset), width, teacher_identity(member), seen, "features", torch.float32,
+    seen = dict(files=stamp_of(place.file for place in dataset.reader.samples), transform=member.data_config)
+    return Manifest(len(dataset), width, member.fingerprint, seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)
+
+
+def stamp_of(files: Iterable[str]) -> str:
+    """Return a text that is another one when a file has become another: by size, and time of the last change.
+
+    That is not the time of its content, which copying tools set back, but the one that no program can set.
+    """
+    found = hashlib.sha256()
+    for file in dict.fromkeys(files):
+        try:
+            about = os.stat(file)
+        except OSError:  # whoever reads it says so
+            found.update(b"none ")
+        else:
+            found.update(f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} ".encode())
+    return found.hexdigest()
 
 
 def ask_model(

@@ -1,8 +1,8 @@
 """A model asked about the images of shards, by any number of processes that share nothing but a file system.
 
-A process takes a shard that nobody has labelled or is labelling (`study.lease`), writes its labels under a name of its
-own, and renames the whole folder. So a folder that has a shard's name is complete, and what was interrupted is done
-again by whoever comes by, at once where the process was one of the same machine, else after `STALE` seconds.
+A process locks a shard that nobody has labelled or is labelling, writes its labels under another name, and renames the
+whole folder. So a folder that has a shard's name is complete, and what was interrupted is done again by whoever comes
+by: the system frees the lock of a process that has ended.
 """
 
 import contextlib
@@ -11,12 +11,11 @@ import functools
 import logging
 import os
 import random
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from glob import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..data.keys import SampleKeys
 from ..data.shards import WDS, Shard, find_shards, open_shards
@@ -32,9 +31,6 @@ from ..labels.names import read_class_names
 from ..monitor import setup_logging
 from ..quiet import unsaid
 from ..registry import load_plugins
-from ..study.layout import STATE
-from ..study.lease import BEATS, STALE, Lease, acquire
-from ..teachers.identity import teacher_identity
 from ..teachers.stored import Pass, label_images
 from .run import SHOWN, Predictor, Progress, Request, open_predictor
 
@@ -42,18 +38,6 @@ _logger = logging.getLogger(__name__)
 
 CLAIMS = ".claims"  # in the folder of the labels
 AGAIN = "give another folder with --output, or make room"
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A shard to be labelled; ``root`` is the folder of claims."""
-
-    id: str
-    root: Path
-
-    def state_file(self, suffix: str) -> Path:
-        """Return the file of a claim."""
-        return self.root / STATE / f"{self.id}.{suffix}"
 
 
 def predict_shards(request: Request) -> None:
@@ -80,22 +64,24 @@ def _predict_shards(request: Request) -> None:
         raise UserError(f"{request.dir}: needs --output FOLDER, where the labels of its files go")
     output = request.output or root
     with write_errors(output, AGAIN):
-        (output / CLAIMS / STATE).mkdir(parents=True, exist_ok=True)
+        (output / CLAIMS).mkdir(parents=True, exist_ok=True)
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     predictor = open_predictor(request, names, torch.device(device))
     check_form(TableForm(request.top_k, request.all), predictor.class_names, predictor.member.num_classes)
     about = dict(
-        num_classes=predictor.member.num_classes, who=teacher_identity(predictor.member), topk=request.top_k,
+        num_classes=predictor.member.num_classes, who=predictor.member.fingerprint, topk=request.top_k,
         kind="logits" if request.all else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
-    if labelled := [shard.name for shard in shards if (output / shard.name / MANIFEST).is_file()]:
-        refuse_others(output / labelled[0], about, predictor.member.data_config)
+    labelled = [shard for shard in shards if is_labelled(shard, output)]
+    if labelled:
+        refuse_others(output / labelled[0].name, about, predictor.member.data_config)
+        delete_outdated(labelled, output)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0
     with unsaid("w2s_plugins.data.decoding"):  # it says the same of each shard
-        while took := label_free_ones(shards, output, label):
-            done += took
-    left = [shard.name for shard in shards if not (output / shard.name / MANIFEST).is_file()]
+        while count := label_free_ones(shards, output, label):
+            done += count
+    left = [shard.name for shard in shards if not is_labelled(shard, output)]
     _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
                  f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"
                  f"{': the same command again labels what they leave' if left else ''}")
@@ -124,50 +110,45 @@ def refuse_others(folder: Path, about: dict[str, object], transform: dict) -> No
 def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shard, Path], None]) -> int:
     """Label each shard that is free when its turn comes; return how many were.
 
-    Each process begins somewhere else, so that they seldom want the same one.
+    Each process begins somewhere else, so that they seldom want the same one. Whoever works on a shard holds its lock,
+    which is free again when that process has ended, in whatever way.
     """
-    first, took = random.SystemRandom().randrange(len(shards)), 0
+    first, count = random.SystemRandom().randrange(len(shards)), 0
     for shard in (*shards[first:], *shards[:first]):
         target = output / shard.name
-        if (target / MANIFEST).is_file():
+        if is_labelled(shard, output):
             continue
-        lease = acquire(Claim(shard.name.replace("/", "%"), output / CLAIMS), STALE)
-        if lease is None:
-            continue
-        temporary = target.with_name(f".{target.name}.labelling-{lease.number}")
-        try:
-            if (target / MANIFEST).is_file():  # meanwhile
+        lock = FileLock(output / CLAIMS / shard.name.replace("/", "%"))
+        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+            if is_labelled(shard, output):  # meanwhile
                 continue
-            for left in target.parent.glob(f".{escape(target.name)}.labelling-*"):  # by whoever was interrupted
-                delete(left)
-            with kept(lease), write_errors(temporary, AGAIN):
-                temporary.mkdir(parents=True)
-                label(shard, temporary)
-                apply_umask(temporary)
-                os.rename(temporary, target)
-            took += 1
-        finally:
-            delete(temporary)
-            lease.release(finished=(target / MANIFEST).is_file())
-    return took
+            temporary = target.with_name(f".{target.name}.labelling")
+            try:
+                delete(temporary)  # of a process that was interrupted
+                with write_errors(temporary, AGAIN):
+                    temporary.mkdir(parents=True)
+                    label(shard, temporary)
+                    apply_umask(temporary)
+                    os.rename(temporary, target)
+            finally:
+                delete(temporary)
+            delete(Path(lock.lock_file))  # nobody needs it any more
+            count += 1
+    return count
 
 
-@contextlib.contextmanager
-def kept(lease: Lease) -> Iterator[None]:
-    """Give signs of life in the block."""
-    ended = threading.Event()
+def is_labelled(shard: Shard, output: Path) -> bool:
+    """Say whether the labels of a shard are there."""
+    return (output / shard.name / MANIFEST).is_file()
 
-    def beat() -> None:
-        while not ended.wait(STALE / BEATS):
-            with contextlib.suppress(OSError):
-                lease.refresh()  # who takes a shard from a process that was suspended writes the same labels
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+
+def delete_outdated(shards: Sequence[Shard], output: Path) -> None:
+    """Delete the labels of shards that have changed since; those whose manifest says nothing of it are believed."""
+    for shard in shards:
+        stamp = read_manifest(output / shard.name).seen["data"].get("stamp", shard.stamp)
+        if stamp != shard.stamp:
+            _logger.warning(f"WARNING: {shard.name} has changed since it was labelled; it is labelled anew")
+            delete(output / shard.name)
 
 
 def label_shard(
@@ -187,9 +168,9 @@ def label_shard(
     mode = "RGB" if member.data_config["input_size"][0] == 3 else "L"
     dataset = open_shards(shard.path.parent, [shard], output, mode)
     keys = SampleKeys("filename", dataset.reader.indexes[0].keys)
-    manifest = Manifest(
-        len(dataset), **about, seen=dict(data=dict(shard=shard.name), transform=member.data_config), keyed_by=keys.by,
-        keys_sha256=keys.sha256, part_rows=rows_by_size(member.num_classes))
+    seen = dict(data=dict(shard=shard.name, stamp=shard.stamp), transform=member.data_config)
+    manifest = Manifest(len(dataset), **about, seen=seen, keyed_by=keys.by, keys_sha256=keys.sha256,
+                        part_rows=rows_by_size(member.num_classes))
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
     with Progress(len(dataset), world) as progress:

@@ -29,6 +29,7 @@ class Parts(NamedTuple):
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
+    models: dict[str, str] | None = None  # `model_digests`, of those that it goes on with
 
 
 @dataclass

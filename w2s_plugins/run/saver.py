@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..distributed.world import count_processes
 from ..errors import UserError, release, write_errors
 from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
-from ..models.loading import hash_tensors
+from ..models.fingerprint import hash_tensors
 from ..system import available_memory
 from .find import checkpoints, place, recoveries
 from .frozen import frozen_parameters, leave_out

@@ -38,8 +38,8 @@ from ..labels.format import Manifest
 from ..labels.reader import LabelReader
 from ..labels.relabelled import Relabelled
 from ..labels.writer import ensure_labels
+from ..models.fingerprint import hash_tensors
 from ..models.inference import inference_dtype
-from ..models.loading import hash_tensors
 from ..monitor import Console
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, TeacherModel
