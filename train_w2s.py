@@ -187,7 +187,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
         check_login(args.push_labels, "--push-labels")
     place = run_place(args)
     world = setup_device(args)
-    resume_path = run_folder.hold_existing_run(place, world)
+    checkpoint = run_folder.hold_existing_run(place, world)
     labels = find_labels(args, world)
     data = build_data(args, labels)
     make = functools.partial(build_student, args, world, data.num_classes, data.class_names)
@@ -197,7 +197,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     folders = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
-    saved = resume_path and resume_path.parent / report.SELECTED
+    saved = checkpoint and checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
     loaders = (
@@ -225,7 +225,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
     models = model_digests(student, teacher, targets, loaders["train"])
-    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes, models)
+    resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, data.hashes, models)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)

@@ -62,8 +62,8 @@ def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
     resolve_train_args(args, given)
     args.num_classes = 10
-    path = find_resume(run)
-    return check_resumable(read_checkpoint(path, "--resume"), vars(args), path)
+    checkpoint = find_resume(run)
+    return check_resumable(checkpoint.take(), vars(args), checkpoint.path)
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:

@@ -20,10 +20,10 @@ from ..distributed.world import Precision
 from ..engine.heads import HeadsTask
 from ..errors import UserError
 from ..models.fingerprint import digest
-from ..models.loading import read_checkpoint
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
+from ..run.find import Checkpoint
 from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
@@ -80,7 +80,7 @@ class Resumed:
 def resume(
         args: argparse.Namespace,
         recorded: dict[str, object],
-        path: Path | None,
+        checkpoint: Checkpoint | None,
         task: TrainingTask,
         optimizer: torch.optim.Optimizer,
         precision: Precision,
@@ -88,7 +88,7 @@ def resume(
         hashes: Sequence[str] = (),
         models: Mapping[str, str] | None = None,
 ) -> Resumed:
-    """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
+    """Load the checkpoint, if there is one, and set the learning rate of the first epoch.
 
     ``hashes`` are those of `Data`, ``models`` those of `model_digests`.
 
@@ -96,11 +96,12 @@ def resume(
         UserError: the checkpoint does not fit the flags.
     """
     resumed, new_rates, scheduler = Resumed(), False, schedule.scheduler
-    if path is not None:
+    path = checkpoint and checkpoint.path
+    if checkpoint is not None:
         if is_sharded(path) != args.fsdp:
             raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
                             "likewise, or start a new run from its weights with --initial-checkpoint")
-        saved = read_checkpoint(path, "--resume")
+        saved = checkpoint.take()
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
         with fitting(path):
             data_before = list(getattr(saved.get("args"), "labels", hashes))
