@@ -37,7 +37,7 @@ from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve_probe import grid
-from w2s_plugins.build.run import look_for_room, model_digests, new_folder_name, open_run_files, recorded_flags, resume
+from w2s_plugins.build.run import ingredients, look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
@@ -224,8 +224,8 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
-    models = model_digests(student, teacher, targets, loaders["train"])
-    resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, data.hashes, models)
+    made_of = ingredients(data, student, teacher, targets, loaders["train"])
+    resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, made_of)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
@@ -233,7 +233,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
         skipped.go_on_from(resumed.position.unreadable)
 
     run = Run(args, world, precision, task, loaders, optimizer, schedule, resumed.position,
-              Parts(data, student, teacher, targets, few_shot, models), Output(folder))
+              Parts(data, student, made_of, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
         recorded["checkpoint_hist"] = look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)

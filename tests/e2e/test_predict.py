@@ -23,7 +23,7 @@ import torch
 from tests.e2e.conftest import ROOT, Done, environment
 from tests.teacher_models import CLIP, make_clip, make_hf, make_onnx
 from w2s_plugins.data.digits import Digits
-from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.errors import run_main
 from w2s_plugins.labels.table import read_label_table
 
 TRAIN = ["--data-dir", "data", "--img-size", 8, "--model", "w2s_cnn2", "--epochs", 1, "--batch-size", 8,
@@ -259,16 +259,6 @@ def test_bad_input_is_one_line(work, predict, flags, message):
     errors = [line for line in done.err.splitlines() if ": error: " in line]
     assert done.code == 2 and len(errors) == 1 and re.search(message, errors[0]), done.err
     assert "Traceback" not in done.err and not (work / "x.csv").exists()
-
-
-def test_a_disk_without_room_is_said_before_a_model_is_asked(tmp_path):
-    """A manifest of more than any disk holds; nothing is written."""
-    from w2s_plugins.labels.format import Manifest
-    from w2s_plugins.predictions.run import refuse_full_disk
-
-    with pytest.raises(UserError, match=r"--output .*x.csv: .* TB are needed beside it, .* are free; choose another"):
-        refuse_full_disk(tmp_path / "parts", Manifest(10 ** 11, 1000, {}, {}, "features"), tmp_path / "x.csv")
-    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("module, words, message", [

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..cli.parser import train_parser
 from ..distributed.world import Precision
 from ..engine.heads import HeadsTask
 from ..errors import UserError
+from ..labels.splits import Data
 from ..models.fingerprint import digest
 from ..models.shards import is_sharded
 from ..monitor import Trackers
@@ -85,12 +86,11 @@ def resume(
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         schedule: Schedule,
-        hashes: Sequence[str] = (),
-        models: Mapping[str, str] | None = None,
+        made_of: Mapping[str, object] | None = None,
 ) -> Resumed:
     """Load the checkpoint, if there is one, and set the learning rate of the first epoch.
 
-    ``hashes`` are those of `Data`, ``models`` those of `model_digests`.
+    ``made_of`` are the `ingredients` of this run.
 
     Raises:
         UserError: the checkpoint does not fit the flags.
@@ -104,10 +104,11 @@ def resume(
         saved = checkpoint.take()
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
         with fitting(path):
-            data_before = list(getattr(saved.get("args"), "labels", hashes))
-            models_before = dict(getattr(saved.get("args"), "models", {}))
-        _refuse_other_data(args, data_before, list(hashes), path)
-        _refuse_other_models(args, models_before, models or {}, path)
+            before = {name: getattr(saved.get("args"), name, kept) for name, kept in (made_of or {}).items()}
+            data_before, models_before = list(before.get("labels", ())), dict(before.get("models", {}))
+        if made_of:
+            _refuse_other_data(args, data_before, made_of["labels"], path)
+            _refuse_other_models(args, models_before, made_of["models"], path)
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -159,11 +160,17 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
     raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
 
 
-def model_digests(
-        student: Student, teacher: Teacher | None, targets: CachedTargets | None, batches: object) -> dict[str, str]:
-    """Return what identifies the models that a run is made of beside its student, for its checkpoints.
+def ingredients(
+        data: Data,
+        student: Student,
+        teacher: Teacher | None,
+        targets: CachedTargets | None,
+        batches: object,
+) -> dict[str, object]:
+    """Return what identifies the samples, labels and models that a run is made of, for its checkpoints.
 
     Args:
+        data: the splits.
         student: as it starts.
         teacher: asked in every step, or about the whole training set.
         targets: its stored answers; refined ones are made of an encoder's features.
@@ -176,7 +183,7 @@ def model_digests(
         found["encoder"] = digest([batches.read.manifest.who])
     elif isinstance(targets, RefinedTargets):
         found["encoder"] = digest([targets.features.manifest.who])
-    return found
+    return dict(labels=data.hashes, models=found)
 
 
 def _refuse_other_models(

@@ -53,17 +53,15 @@ def fingerprint(model: nn.Module, name: str | None = None, weights: str | None =
     )
 
 
-def constructor_arguments(model: nn.Module) -> dict[str, object]:
-    """Return the arguments that timm made a model with, or the models within it, as they are by now.
+def constructor_arguments(model: nn.Module) -> dict[str, dict[str, object]]:
+    """Return the arguments that timm made a model with, and those within it, as they are by now, by their names in it.
 
     The number of classes is left out: the weights say it.
     """
-    found: dict[str, object] = {}
-    for part in model.modules():
-        if hasattr(part, "pretrained_cfg"):
-            found |= get_model_args(part)
-    found.pop("num_classes", None)
-    return found
+    arguments = {name: get_model_args(part) for name, part in model.named_modules() if hasattr(part, "pretrained_cfg")}
+    for own in arguments.values():
+        own.pop("num_classes", None)
+    return arguments
 
 
 def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:

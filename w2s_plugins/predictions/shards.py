@@ -32,7 +32,7 @@ from ..monitor import setup_logging
 from ..quiet import unsaid
 from ..registry import load_plugins
 from ..teachers.stored import Pass, label_images
-from .run import SHOWN, Predictor, Progress, Request, open_predictor
+from .run import SHOWN, Predictor, Request, open_predictor
 
 _logger = logging.getLogger(__name__)
 
@@ -173,13 +173,12 @@ def label_shard(
                         part_rows=rows_by_size(member.num_classes))
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
-    with Progress(len(dataset), world) as progress:
-        asked = label_images(progress.counting(predictor), member.data_config, Blanked(dataset),
-                             Pass(world, request.batch_size, request.workers), parts)
-        for part, (logits, missing) in zip(parts, asked):
-            refuse_not_finite(folder, manifest, part, logits, missing)
-            write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
-            unread += missing
+    asked = label_images(
+        predictor, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
+    for part, (logits, missing) in zip(parts, asked):
+        refuse_not_finite(folder, manifest, part, logits, missing)
+        write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
+        unread += missing
     if unread:
         why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN])
         _logger.warning(f"WARNING: {shard.name}: {len(unread)} of {len(dataset)} images have no label, since they "

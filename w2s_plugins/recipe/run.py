@@ -26,10 +26,10 @@ class Parts(NamedTuple):
 
     data: Data
     student: Student
+    made_of: dict[str, object]  # `ingredients`, by which it goes on with the same ones
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None
-    models: dict[str, str] | None = None  # `model_digests`, of those that it goes on with
 
 
 @dataclass

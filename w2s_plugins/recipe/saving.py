@@ -24,7 +24,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, "labels": run.parts.data.hashes, "models": run.parts.models or {}},
+        flags={**recorded, **run.parts.made_of},
         files=run.files.state if run.files else dict,
         max_history=recorded["checkpoint_hist"] or 0,  # which rank 0 knows
         decreasing=args.eval_metric == "loss",

@@ -396,7 +396,7 @@ class ZeroShotClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the classifier beside its weights."""
-        return f"clip {self.about} {self.scale}"
+        return f"clip {self.about} {self.scale} {self.bias}"
 
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D) of unit length in float32."""
