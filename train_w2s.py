@@ -224,7 +224,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     optimizer = create_optimizer(args, task)
     schedule = create_schedule(args, optimizer, len(step.Updates(len(loaders["train"]), args.grad_accum_steps)))
     recorded = recorded_flags(args, student.found)
-    made_of = ingredients(data, student, teacher, targets, loaders["train"])
+    made_of = ingredients(data, student, teacher)
     resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, made_of)
     if not args.fsdp:
         compile_and_distribute(args, task, world)

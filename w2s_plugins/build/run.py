@@ -20,7 +20,6 @@ from ..distributed.world import Precision
 from ..engine.heads import HeadsTask
 from ..errors import UserError
 from ..labels.splits import Data
-from ..models.fingerprint import digest
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
@@ -30,9 +29,6 @@ from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
-from ..students.probe import TrainFeatures
-from ..students.refine import RefinedTargets
-from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .optimisation import Schedule
 from .resolve import run_place
@@ -40,9 +36,10 @@ from .student import Student
 
 _logger = logging.getLogger(__name__)
 
-# flags that say which model the teacher is, and in which form
-_OPENS_TEACHER = ("teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size", "use_ema_teacher",
-                  "prompts")
+# flags that say which weights the student starts from, the one that counts first; which model the teacher is
+_STARTS = ("finetune", "initial_checkpoint", "pretrained_path", "pretrained")
+_OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size",
+                  "use_ema_teacher", "prompts")
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
 MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
 
@@ -160,30 +157,16 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
     raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
 
 
-def ingredients(
-        data: Data,
-        student: Student,
-        teacher: Teacher | None,
-        targets: CachedTargets | None,
-        batches: object,
-) -> dict[str, object]:
+def ingredients(data: Data, student: Student, teacher: Teacher | None) -> dict[str, object]:
     """Return what identifies the samples, labels and models that a run is made of, for its checkpoints.
 
-    Args:
-        data: the splits.
-        student: as it starts.
-        teacher: asked in every step, or about the whole training set.
-        targets: its stored answers; refined ones are made of an encoder's features.
-        batches: the training loader; that of a linear probe yields an encoder's features.
+    Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
     """
-    found = {} if student.start is None else {"start": student.start}
-    if teacher is not None:
-        found["teacher"] = teacher.digest
-    if isinstance(batches, TrainFeatures):
-        found["encoder"] = digest([batches.read.manifest.who])
-    elif isinstance(targets, RefinedTargets):
-        found["encoder"] = digest([targets.features.manifest.who])
-    return dict(labels=data.hashes, models=found)
+    models = {} if teacher is None else {"teacher": teacher.digest}
+    start = student.source["source"] or {}
+    if start.get("sha256"):
+        models["start"] = start["sha256"]
+    return dict(labels=data.hashes, models=models)
 
 
 def _refuse_other_models(
@@ -191,19 +174,14 @@ def _refuse_other_models(
     """Raise a `UserError` for a teacher, or weights to start from, that are not those of the checkpoint, unless they
     are allowed to change.
     """
-    named = [name for name in ("finetune", "initial_checkpoint", "pretrained_path") if getattr(args, name)]
-    start = f"--{named[0].replace('_', '-')} {getattr(args, named[0])}" if named else "--pretrained"
-    whose = {
-        "teacher": (f"the model of --teacher {args.teacher}", {"teacher", *_OPENS_TEACHER}),
-        "start": (f"the weights of {start}", train_parser().names(Role.START)),
-        "encoder": (f"the frozen --model {args.model}, whose features are stored,", train_parser().names(Role.START)),
-    }
-    for key in before.keys() & now.keys() & whose.keys():
-        what, flags = whose[key]
-        if before[key] != now[key] and not {*args.resume_changes} & flags:
-            verb = "are others" if key == "start" else "is another"
-            raise UserError(f"--resume {path}: {what} {verb} than when it was written: put the file back as it was, or "
-                            "start a new run")
+    starts = [name for name in _STARTS if getattr(args, name)]
+    for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
+        if {before.get(key), now.get(key)} & {None} or before[key] == now[key] or {*names} & {*args.resume_changes}:
+            continue
+        flag = names[0].replace("_", "-")
+        value = "" if getattr(args, names[0]) is True else f" {getattr(args, names[0])}"
+        raise UserError(f"--resume {path}: the weights of --{flag}{value} are others than when it was written: put "
+                        f"them back as they were, start a new run, or go on with these by --resume-changes {flag}")
 
 
 def open_run_files(

@@ -17,9 +17,7 @@ from ..cli.forms import candidate_pieces
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
-from ..hub.source import hub_source
 from ..models.class_names import names_of_model, warn_of_names
-from ..models.fingerprint import hash_tensors
 from ..models.foreign import refused_values
 from ..models.levels import Levels, with_levels
 from ..models.loading import (
@@ -29,6 +27,7 @@ from ..models.loading import (
     create_model,
     find_weights,
     load_weights,
+    pretrained_source,
     read_weights,
     settings_beside,
 )
@@ -56,7 +55,6 @@ class Student(NamedTuple):
         source: how it starts, for the record.
         found: flags as they turned out, for args.yaml and checkpoints: a run is read back by them.
         random_state: of the random numbers that the head behind another pooling begins with.
-        start: SHA-256 of the weights that somebody has trained, without the head; None for random ones.
     """
 
     model: nn.Module
@@ -64,7 +62,6 @@ class Student(NamedTuple):
     source: dict
     found: dict[str, object]
     random_state: torch.Tensor
-    start: str | None = None
 
 
 def build_student(
@@ -105,7 +102,6 @@ def build_student(
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
     begin_head(args, model, source, new_head)
-    start = None if source["init"] == "random" else hash_encoder(model)
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)
@@ -122,14 +118,7 @@ def build_student(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
-                   dict(num_classes=model.num_classes, **found), random_state, start)
-
-
-def hash_encoder(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights without those of its head, which may be new and random."""
-    head = {id(parameter) for own in heads_of(model) for parameter in own.parameters()}
-    tensors = model.state_dict(keep_vars=True)
-    return hash_tensors({name: tensor for name, tensor in tensors.items() if id(tensor) not in head})
+                   dict(num_classes=model.num_classes, **found), random_state)
 
 
 def create_levels(model: nn.Module, blocks: int, flag: str) -> Levels:
@@ -311,7 +300,7 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         file = find_weights(args.pretrained_path, "--pretrained-path")
         source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
-        source["source"] = hub_source(model, args.model)
+        source["source"] = pretrained_source(model, args.model, "--model")
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
         state = read_weights(file, flag, use_ema=True)

@@ -29,7 +29,7 @@ from .. import models  # noqa: F401  (importing registers the small networks wit
 from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line, refusal
-from ..files import INFLATION, DamagedArchive, check_archive, special_kind
+from ..files import INFLATION, DamagedArchive, check_archive, file_sha256, special_kind
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
@@ -162,6 +162,14 @@ def find_weights(path: str, flag: str) -> Path:
     if not file.exists():
         raise UserError(f"{flag} {path}: no such file{near_path(file)}")
     return file
+
+
+def pretrained_source(model: nn.Module, name: str, flag: str) -> dict[str, str] | None:
+    """Say where the pretrained weights of a model came from, with their SHA-256: as `hub_source`, or of a folder."""
+    if not name.startswith("local-dir:"):
+        return hub_source(model, name)
+    file = find_weights(name.removeprefix("local-dir:"), flag)
+    return {"file": str(file), "sha256": file_sha256(file)}
 
 
 def check_folder(folder: Path, flag: str) -> None:

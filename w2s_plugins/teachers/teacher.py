@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map
 
 from ..errors import UserError, near_path, nearest, one_line
 from ..files import file_sha256, read_plain
-from ..hub.source import hub_source
 from ..models.class_names import imagenet_names, match_classes, names_of_model
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
 from ..models.fingerprint import digest, fingerprint, hash_tensors
@@ -29,6 +28,7 @@ from ..models.loading import (
     find_weights,
     has_ema,
     load_weights,
+    pretrained_source,
     read_weights,
     settings_beside,
     unwrap_state,
@@ -413,10 +413,7 @@ def load_frozen_model(
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
         model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
-        origin = hub_source(model, name)
-        if name.startswith("local-dir:"):
-            file = find_weights(name.removeprefix("local-dir:"), name_flag)
-            origin = {"file": str(file), "sha256": file_sha256(file)}
+        origin = pretrained_source(model, name, name_flag)
         _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
         recorded = {}
     else:
