@@ -117,6 +117,18 @@ def test_features_of_a_student_with_other_arguments_are_not_found(here: Callable
     assert "features found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
 
 
+def test_answers_of_a_teacher_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=10, global_pool="avg", fc_norm=False)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    flags = [*TINY, "--epochs", 1, "--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", "vit.pth",
+             "--teacher-img-size", 16, "--teacher-targets", "cached", "--no-teacher-eval", "--experiment"]
+    arguments = ["--teacher-kwargs", "global_pool=avg", "fc_norm=False"]
+    assert "targets found in" not in here(*flags, "plain", *arguments).ok().err
+    assert "targets found in" in here(*flags, "again", *arguments).ok().err
+    assert "targets found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
+
+
 @pytest.mark.parametrize("name", ["w2s_cnn5", "test_resnet", "test_vit", "test_efficientnet", "preact_resnet18"])
 def test_models_of_timm_and_of_this_project_are_known(name: str) -> None:
     assert foreign_code(timm.create_model(name), name) is None

@@ -292,6 +292,20 @@ def test_what_identifies_a_teacher(tmp_path: Path) -> None:
     assert len(set(found)) == len(found)
 
 
+def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
+    """Another file of weights is another teacher, whose stored answers are not those of the one before."""
+    import onnx
+
+    found = []
+    for seed in (0, 1):
+        network = onnx.load(make_onnx(tmp_path / f"{seed}.onnx", class_names=SORTED, seed=seed))
+        onnx.save_model(network, tmp_path / "net.onnx", save_as_external_data=True, location="weights",
+                        size_threshold=0)
+        found.append((opened(f"onnx:{tmp_path / 'net.onnx'}").fingerprint, (tmp_path / "net.onnx").read_bytes()))
+        (tmp_path / "weights").unlink()
+    assert found[0][1] == found[1][1] and found[0][0] != found[1][0]
+
+
 def test_the_record_says_where_it_is_from() -> None:
     from w2s_plugins.files import file_sha256
 

@@ -100,12 +100,9 @@ def resume(
                             "likewise, or start a new run from its weights with --initial-checkpoint")
         saved = checkpoint.take()
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        with fitting(path):
-            before = {name: getattr(saved.get("args"), name, kept) for name, kept in (made_of or {}).items()}
-            data_before, models_before = list(before.get("labels", ())), dict(before.get("models", {}))
-        if made_of:
-            _refuse_other_data(args, data_before, made_of["labels"], path)
-            _refuse_other_models(args, models_before, made_of["models"], path)
+        if made_of is not None:
+            _check_ingredients(args, saved, made_of, path)
+        # the state of all parts; the learning rates that came with it make room for new ones that were asked for
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -116,7 +113,8 @@ def resume(
         resumed = Resumed(position, path, {k: saved.get(k) for k in ("saver", "w2s")})
         new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
         for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
-            group.update(own)  # in place of those that came with its state
+            group.update(own)
+        # what the record and the log say of it
         update = position.batch // args.grad_accum_steps
         if changed:
             position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
@@ -129,6 +127,7 @@ def resume(
         resumed.position = Position(
             epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
             changes=resumed.position.changes)
+    # a schedule is a function of the position, but for one of plateaus, whose counters were restored
     epoch, batch = resumed.position.epoch, resumed.position.batch
     update, per_epoch = batch // args.grad_accum_steps, schedule.updates_per_epoch
     if update > per_epoch or epoch * per_epoch + update > schedule.num_epochs * per_epoch:
@@ -139,6 +138,18 @@ def resume(
         updates = epoch * per_epoch + update
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
+
+
+def _check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, object], path: Path) -> None:
+    """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
+
+    One that was written before these were compared says nothing of them.
+    """
+    flags = saved.get("args")
+    with fitting(path):
+        labels, models = list(getattr(flags, "labels", now["labels"])), dict(getattr(flags, "models", now["models"]))
+    _refuse_other_data(args, labels, now["labels"], path)
+    _refuse_other_models(args, models, now["models"], path)
 
 
 def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[str], path: Path) -> None:
@@ -176,7 +187,8 @@ def _refuse_other_models(
     """
     starts = [name for name in _STARTS if getattr(args, name)]
     for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
-        if {before.get(key), now.get(key)} & {None} or before[key] == now[key] or {*names} & {*args.resume_changes}:
+        same = key not in before or key not in now or before[key] == now[key]
+        if same or {*names} & {*args.resume_changes}:
             continue
         flag = names[0].replace("_", "-")
         value = "" if getattr(args, names[0]) is True else f" {getattr(args, names[0])}"
