@@ -34,7 +34,7 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
-from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
+from w2s_plugins.build.run import ingredients, look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
@@ -143,7 +143,7 @@ def prepare(args: Settings) -> Run:
     # The folder is held first: no other process may train the same run.
     place = run_place(args)
     world = setup_device(args)
-    resume_path = run_folder.hold_existing_run(place, world)
+    checkpoint = run_folder.hold_existing_run(place, world)
     labels = find_labels(args, world)
 
     # Data before the student, whose head has the classes of the data; the teacher comes after it, because it gets the
@@ -157,7 +157,7 @@ def prepare(args: Settings) -> Run:
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
-    saved = resume_path and resume_path.parent / report.SELECTED
+    saved = checkpoint and checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
 
@@ -191,7 +191,8 @@ def prepare(args: Settings) -> Run:
 
     # Weights are loaded into the plain modules, before these are compiled and wrapped.
     recorded = recorded_flags(args, student.found)
-    resumed = resume(args, recorded, resume_path, task, optimizer, precision, schedule, data.hashes)
+    made_of = ingredients(data, student, teacher)
+    resumed = resume(args, recorded, checkpoint, task, optimizer, precision, schedule, made_of)
     if not args.fsdp:
         compile_and_distribute(args, task, world)
     restore_rank_state(resumed.extra.get("rank_states"), task, resumed.position, resumed.path)
@@ -199,7 +200,7 @@ def prepare(args: Settings) -> Run:
         skipped.go_on_from(resumed.position.unreadable)
 
     run = Run(args, world, precision, task, loaders, optimizer, schedule, resumed.position,
-              Parts(data, student, teacher, targets, few_shot), Output(folder))
+              Parts(data, student, made_of, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
         recorded["checkpoint_hist"] = look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from timm.utils import NativeScaler
-from w2s_plugins.study.check import check_plan
 
 from tests.losses.common import logit_losses, make_loss
 from tests.losses.feature_cases import KWARGS, NAMES, NUM_CLASSES, NUM_SAMPLES, STUDENT, TEACHER, make_inputs
@@ -41,7 +40,7 @@ from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable, restore
-from w2s_plugins.study.plan import describe_plan, make_plan
+from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
 

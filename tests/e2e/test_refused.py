@@ -91,7 +91,7 @@ def test_a_fifo_among_checkpoints(here: Callable, theirs: Path) -> None:
     last.unlink()
     os.mkfifo(last)
     assert f"{last} is a FIFO" in here(*FLAGS, "--output", theirs / "out", "--initial-checkpoint", last).error
-    assert find_resume(theirs / "weak").name == "checkpoint-19.pth.tar"
+    assert find_resume(theirs / "weak").path.name == "checkpoint-19.pth.tar"
 
 
 def test_a_folder_with_a_comma(here: Callable, theirs: Path) -> None:

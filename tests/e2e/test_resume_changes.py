@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.e2e.conftest import TINY, Done, Forked, read_run
 from tests.e2e.test_run_lock import in_step
@@ -62,8 +63,8 @@ def compare(run: Path, flags: list[object]) -> dict[str, list[str]]:
     args, given = parse(train_parser(), [*map(str, flags), "--device", "cpu"])
     resolve_train_args(args, given)
     args.num_classes = 10
-    path = find_resume(run)
-    return check_resumable(read_checkpoint(path, "--resume"), vars(args), path)
+    checkpoint = find_resume(run)
+    return check_resumable(checkpoint.take(), vars(args), checkpoint.path)
 
 
 def test_every_flag_that_changes_the_result(run: tuple[Path, list[object]]) -> None:
@@ -180,3 +181,50 @@ def test_a_checkpoint_of_timm(here: Run, run: tuple[Path, list[object]], tmp_pat
     more = ["--resume", tmp_path / "timm" / "last.pth.tar", "--experiment", "new"]
     assert "--opt sgd -> adamw" in here(*flags, *more, "--opt", "adamw").error
     assert "goes on with epoch 2" in here(*flags, *more).ok().err
+
+
+# ---------------------------------------------------------------- models that a run is made of beside its student
+
+
+def spoil(path: Path) -> None:
+    """Train a model anew at the same path."""
+    torch.save({name: value + 0.01 if value.is_floating_point() else value
+                for name, value in torch.load(path, weights_only=True).items()}, path)
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth", "the weights of --teacher w2s_cnn2 are others than"),
+    ("--teacher w2s_cnn2 --teacher-checkpoint w.pth --teacher-targets cached", "the weights of --teacher w2s_cnn2 are"),
+    ("--initial-checkpoint w.pth", "the weights of --initial-checkpoint w.pth are others than"),
+    ("--finetune w.pth --linear-probe", "the weights of --finetune w.pth are others than"),
+    ("--finetune w.pth --teacher labels:said.csv --refine-labels --loss kd", "the weights of --finetune w.pth are"),
+])
+def test_a_model_that_was_exchanged(here: Run, tmp_path: Path, flags: str, message: str) -> None:
+    torch.save(small_model(1).state_dict(), "w.pth")
+    Path("said.csv").write_text("index,label\n" + "".join(f"{i},{i % 10}\n" for i in range(1197)))
+    run = [*TINY, "--model", "w2s_cnn2", *flags.split(), "--no-teacher-eval", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    kept = Path("w.pth").read_bytes()
+    spoil(Path("w.pth"))
+    error = here(*run, "--resume", "auto").error
+    flag = message.partition("--")[2].split()[0]
+    assert message in error and error.endswith(f"or go on with these by --resume-changes {flag}")
+    Path("w.pth").write_bytes(kept)
+    assert "goes on with epoch 2" in here(*run, "--resume", "auto", "--stop-epoch", 2).ok().err
+
+
+def test_an_export_that_was_exchanged(here: Run, weak: Path, tmp_path: Path) -> None:
+    shutil.copytree(weak / "export", tmp_path / "export")
+    run = [*TINY, "--model", "local-dir:export", "--pretrained", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    weights = load_file("export/model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, "export/model.safetensors")
+    assert "the weights of --pretrained are others than" in here(*run, "--resume", "auto").error
+
+
+def test_another_model_that_is_meant_is_taken(here: Run, tmp_path: Path) -> None:
+    torch.save(small_model(1).state_dict(), "w.pth")
+    run = [*TINY, "--model", "w2s_cnn2", "--initial-checkpoint", "w.pth", "--experiment", "run"]
+    here(*run, "--stop-epoch", 1).ok()
+    spoil(Path("w.pth"))
+    here(*run, "--resume", "auto", "--resume-changes", "initial-checkpoint").ok()

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
 from w2s_plugins.distributed import heartbeat
 from w2s_plugins.engine import step
-from w2s_plugins.run import lock as run_lock
 
 Run = Callable[..., Done]
 Fork = Callable[..., Forked]
@@ -53,32 +51,31 @@ def assert_same_end(here: Run, run: Path, tmp_path: Path) -> None:
         assert (tmp_path / "alone" / "run" / name).read_bytes() == (run / name).read_bytes(), name
 
 
-def without_locks(then: Callable[[int], None] = lambda rank: None, host: str = "") -> Callable[[int], None]:
-    """A file system that has no locks, with leases that end soon."""
+def without_locks(then: Callable[[int], None] = lambda rank: None) -> Callable[[int], None]:
+    """A file system that has no locks."""
     def prepare(rank: int) -> None:
         def flock(*args: object) -> None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-        fcntl.flock, run_lock.LEASE_SECONDS = flock, 1.5
-        if host:
-            socket.gethostname = lambda: host
+        fcntl.flock = flock
         then(rank)
 
     return prepare
 
 
-@pytest.mark.parametrize("kind", ["lock", "lease"])
+@pytest.mark.parametrize("kind", ["lock", "file"])
 @pytest.mark.parametrize("end", ["killed", "goes on"])
 def test_a_second_process(here: Run, fork: Fork, tmp_path: Path, kind: str, end: str) -> None:
     """It is refused in one line and touches nothing, also while the first one is suspended."""
-    other = without_locks() if kind == "lease" else None
+    other = without_locks() if kind == "file" else None
     holder = in_step(6, stop)
-    first = fork(*FLAGS, tmp_path, "--workers", 1, before=without_locks(holder) if kind == "lease" else holder)
+    first = fork(*FLAGS, tmp_path, "--workers", 1, before=without_locks(holder) if kind == "file" else holder)
     wait_until_stopped(first)
     before = content(tmp_path / "run")
     second = fork(*FLAGS, tmp_path, before=other)
     assert second.wait() == [2], second.text(0)
-    assert f"error: another process trains in {tmp_path / 'run'} (process {first.pids[0]} on " in second.text(0)
+    assert f"error: another process trains in {tmp_path / 'run'} (" in second.text(0)
+    assert f"{'process ' if kind == 'lock' else ''}{first.pids[0]} " in second.text(0).splitlines()[-1]
     assert "wait for its end, or give another --experiment" in second.text(0).splitlines()[-1]
     assert content(tmp_path / "run") == before
     first.send(signal.SIGKILL if end == "killed" else signal.SIGCONT)  # not the data worker, which ends by itself
@@ -107,24 +104,3 @@ def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path, flags: list[str]) -> N
     assert first.wait() == [143, 143], first.text(0)
     third = fork(*flags, processes=2)
     assert third.wait() == [0, 0], third.text(0)
-
-
-@pytest.mark.parametrize("state", ["dead", "alive", "suspended"])
-def test_a_lease_of_another_machine(fork: Fork, tmp_path: Path, state: str) -> None:
-    """It is taken over when it is not renewed; a holder that was only suspended ends before it writes anything more."""
-    then = {"dead": [stop], "alive": [lambda: time.sleep(60)], "suspended": [stop, lambda: time.sleep(60)]}[state]
-    first = fork(*FLAGS, tmp_path, before=without_locks(in_step(6, *then), host="elsewhere"))
-    if state == "alive":
-        first.wait_until((tmp_path / "run" / "last.pth.tar").exists)
-    else:
-        wait_until_stopped(first)
-    if state == "dead":
-        first.send(signal.SIGKILL)
-    second = fork(*FLAGS, tmp_path, before=without_locks())
-    assert second.wait() == [2 if state == "alive" else 0], second.text(0)
-    assert f"process {first.pids[0]} on elsewhere" in second.text(0)
-    if state == "suspended":
-        before = content(tmp_path / "run")
-        first.send(signal.SIGCONT)
-        assert first.wait() == [2] and "another one has taken the run over" in first.text(0), first.text(0)
-        assert content(tmp_path / "run") == before

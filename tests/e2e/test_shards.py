@@ -107,6 +107,20 @@ def test_processes_share_the_shards_and_one_is_killed(labels: Path, images: str,
         ".claims", *(f"train-{number:04}" for number in range(SHARDS))] and not any((output / ".claims").iterdir())
 
 
+def test_a_shard_that_was_replaced_is_labelled_anew(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "shards")
+    folder = tmp_path / "shards"
+    flags = [PREDICT, weak, f"wds/{folder}/train-{{0000..{SHARDS - 1:04}}}.tar", "--all", "--workers", 0, "-b", 16]
+    assert "0 of them by this process" in run(*flags, cwd=tmp_path).ok().err
+    before, number = contents(folder), 2
+    write_tar(folder / "train-0002.tar", {f"{number % 2}/{i:04}.png": png(900 + i) for i in range(EACH)})
+    done = run(*flags, cwd=tmp_path).ok()
+    assert "train-0002 has changed since it was labelled; it is labelled anew" in done.err
+    assert f"{SHARDS} of {SHARDS} shards are labelled, 1 of them by this process" in done.err
+    after = contents(folder)
+    assert {name.split("/")[0] for name in after if after[name] != before[name]} == {"train-0002"}
+
+
 def test_training_is_exact_for_workers_ranks_and_interruptions(
         here: Run, fork: Callable[..., Forked], labels: Path, images: str, tmp_path: Path) -> None:
     flags = ["--unlabeled", images, "--teacher", f"labels:{labels}", *FLAGS, "--hflip", 0.5, "--experiment"]

@@ -12,7 +12,7 @@ import w2s_plugins.models  # noqa: F401  (registers the small networks)
 from tests.parts import small_model, store_targets
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels import format as label_format
-from w2s_plugins.teachers.identity import foreign_code
+from w2s_plugins.models.fingerprint import foreign_code
 
 from .conftest import TINY, Done, Forked
 
@@ -102,6 +102,31 @@ def test_features_of_a_student_of_a_plugin_are_not_found(fork: Fork, weak: Path)
         run = fork(*flags, "--experiment", name)
         assert run.wait() == [0], run.text(0)
         assert "features found in" not in run.text(0)
+
+
+def test_features_of_a_student_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
+    """Neither its weights nor its modules tell which of its tokens a vision transformer averages."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=10, global_pool="avg", fc_norm=False)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    flags = [*TINY, "--epochs", 1, "--model", "test_vit", "--linear-probe", "--finetune", "vit.pth", "--img-size", 16,
+             "--experiment"]
+    arguments = ["--model-kwargs", "global_pool=avg", "fc_norm=False"]
+    assert "features found in" not in here(*flags, "plain", *arguments).ok().err
+    assert "features found in" in here(*flags, "again", *arguments).ok().err
+    assert "features found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
+
+
+def test_answers_of_a_teacher_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=10, global_pool="avg", fc_norm=False)
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    flags = [*TINY, "--epochs", 1, "--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", "vit.pth",
+             "--teacher-img-size", 16, "--teacher-targets", "cached", "--no-teacher-eval", "--experiment"]
+    arguments = ["--teacher-kwargs", "global_pool=avg", "fc_norm=False"]
+    assert "targets found in" not in here(*flags, "plain", *arguments).ok().err
+    assert "targets found in" in here(*flags, "again", *arguments).ok().err
+    assert "targets found in" not in here(*flags, "prefix", *arguments, "pool_include_prefix=True").ok().err
 
 
 @pytest.mark.parametrize("name", ["w2s_cnn5", "test_resnet", "test_vit", "test_efficientnet", "preact_resnet18"])

@@ -122,11 +122,11 @@ def test_shards_on_disk(tmp_path: Path) -> None:
     assert section["n"].dtype == torch.int64 and section["n"] == 3
 
     folder.rename(previous(folder))  # killed between the two renames
-    assert find_resume(tmp_path) == previous(folder)
+    assert find_resume(tmp_path).path == previous(folder)
     new = tmp_path / ".last.sharded.tmp"
     shutil.copytree(previous(folder), new)
     replace_folder(new, folder)
-    assert find_resume(tmp_path) == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
+    assert find_resume(tmp_path).path == folder and [p.name for p in tmp_path.iterdir()] == ["last.sharded"]
 
     file = next(folder.glob("*.safetensors"))
     content = file.read_bytes()
@@ -135,7 +135,7 @@ def test_shards_on_disk(tmp_path: Path) -> None:
         read_section(folder, "state_dict", "--resume")
     shutil.copytree(folder, tmp_path / "checkpoint-1.sharded")
     (whole := tmp_path / "checkpoint-1.sharded" / file.name).write_bytes(content)
-    assert find_resume(tmp_path) == whole.parent, "the damaged one is passed over"
+    assert find_resume(tmp_path).path == whole.parent, "the damaged one is passed over"
     file.write_bytes(content[:-4])
     with pytest.raises(UserError, match="damaged"):
         read_section(folder, "state_dict", "--resume")

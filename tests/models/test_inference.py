@@ -3,7 +3,6 @@
 import copy
 import logging
 import platform
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,12 @@ from w2s_plugins.build.teacher import build_teacher
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.models.features import create_feature_extractor, pooled_features
+from w2s_plugins.models.fingerprint import fingerprint
 from w2s_plugins.models.inference import (
     cpu_has_bfloat16_units,
     inference_dtype,
     inference_form,
 )
-from w2s_plugins.teachers.identity import teacher_identity
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -168,25 +167,24 @@ def test_a_change_that_does_not_work_is_left_out(how, message, caplog):
 
 def test_identity_is_that_of_the_plain_model():
     model = create("test_resnet")
-    plain = Namespace(model=copy.deepcopy(model), class_map=None, dtype=torch.float32, source={}, identity=None)
-    expected = teacher_identity(plain)
+    expected = {**fingerprint(copy.deepcopy(model)), "class_map": None, "dtype": "float32"}
     teacher = member(model)
     assert count_norms(teacher.fast) == 0 < count_norms(teacher.model)
-    assert teacher_identity(teacher) == expected
+    assert teacher.fingerprint == expected
     Teacher([teacher])(random_images(3, 64))
-    teacher.identity = None  # it is found anew
-    assert teacher_identity(teacher) == expected
+    del teacher.fingerprint  # it is found anew
+    assert teacher.fingerprint == expected
 
 
 def test_plain_weights_are_not_moved():
     """What was folded stays where it was made, and the features are those of the form that runs."""
     teacher = member(create("test_resnet"))
-    expected, moved = teacher_identity(teacher), []
+    expected, moved = teacher.fingerprint, []
     Teacher([teacher])._apply(lambda tensor: moved.append(tensor) or tensor.clone())
     folded = [m.weight for m in teacher.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert folded and moved and not any(tensor is weight for tensor in moved for weight in folded)
-    teacher.identity = None
-    assert teacher_identity(teacher) == expected
+    del teacher.fingerprint
+    assert teacher.fingerprint == expected
     object.__setattr__(teacher, "model", None)
     teacher.choose_stages(None)
     assert len(teacher.extractor.shapes) == 5

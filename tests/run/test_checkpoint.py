@@ -146,7 +146,8 @@ class Unwritable:
         raise OSError(28, "No space left on device")
 
 
-def test_checkpoint_that_fails_half_way(tmp_path):
+def test_checkpoint_that_fails_half_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "MOST_FAILURES", 0)
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
@@ -243,12 +244,12 @@ def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, 
     def refuse(*args):
         raise OSError(1, "Operation not permitted")
 
-    parts = Parts(tmp_path, max_history=2, max_failures=3)
+    parts = Parts(tmp_path, max_history=2)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
     size = (tmp_path / LAST).stat().st_size
     monkeypatch.setattr(os, "link", refuse)
-    parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
+    parts = Parts(disk, max_history=2, milestones=(1,))
     parts.step(0)
     filler = fill(disk, leave=int(2.7 * size))
     for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made
@@ -369,16 +370,10 @@ def extra(**parts: object) -> Callable[[dict], None]:
     (extra(meter={"loss": torch.ones(3)}), "single numbers"), (extra(weights={"a": torch.ones(3)}), "whole numbers"),
     (lambda content: content.update(saver=torch.ones(2)), "RuntimeError"),
     (lambda content: content.update(optimizer={}), "KeyError"), (lambda content: content.update(amp_scaler=3), "Error"),
-    (lambda content: content.update(epoch=2.5), "2.5 in place of a count"),
-    (extra(batch=-1), "-1 in place of a count"), (extra(unreadable=3), "TypeError"),
-    (extra(changes=["evil"]), "evil in place of a change"),
-    (extra(changes=[dict(epoch=0, update=0, flags={"lr": 1})]), "in place of a change"),
-    (lambda content: content["optimizer"]["param_groups"][0].pop("betas"), "its optimizer has no betas"),
-    (lambda content: content["optimizer"]["state"][0].update(step=torch.tensor(-5.0)), "less than no steps"),
-    (lambda content: [own.pop("exp_avg_sq") for own in content["optimizer"]["state"].values()], "no exp_avg_sq of"),
-    (lambda content: content["optimizer"]["state"][0].update(exp_avg=torch.ones(1)), "exp_avg of another shape"),
-    (lambda content: content["optimizer"]["state"][0].update(exp_avg="evil"), "exp_avg of another shape"),
-    (lambda content: content["saver"].update(pending=("../x", 1.0)), "../x in place of a count"),
+    (lambda content: content.update(epoch="evil"), "ValueError"), (extra(unreadable=3), "TypeError"),
+    (extra(changes=["evil"]), "ValueError"),
+    (lambda content: content["optimizer"]["param_groups"].pop(), "ValueError"),
+    (lambda content: content["saver"].update(pending=("../x", 1.0)), "its saver names 'checkpoint-../x.pth.tar'"),
 ])
 def test_a_checkpoint_with_parts_of_another_kind(tmp_path, spoil, message):
     parts, other = Parts(tmp_path), Parts(tmp_path, seed=1)
@@ -414,7 +409,7 @@ def test_which_checkpoint_is_furthest(tmp_path):
 
     def furthest() -> str:
         parts.saver.wait()
-        return find_resume(tmp_path).name
+        return find_resume(tmp_path).path.name
 
     parts.saver.save_recovery(0, 4)
     assert furthest() == "recovery-0-4.pth.tar"
@@ -574,7 +569,7 @@ def test_killed_while_it_writes_in_the_background(tmp_path, monkeypatch):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert names(tmp_path) == [".recovery-0-1.pth.tar.tmp", "recovery-0-0.pth.tar"]
-    found = find_resume(tmp_path)
+    found = find_resume(tmp_path).path
     other = Parts(tmp_path, seed=1)
     restore(other, found)
     assert other.state() == expected

@@ -18,6 +18,7 @@ from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run.args_file import read_run_args
+from w2s_plugins.run.find import Checkpoint
 from w2s_plugins.run.history import History
 from w2s_plugins.run.place import refuse_existing_run
 from w2s_plugins.run.position import Position
@@ -49,7 +50,7 @@ class Parts:
 
     def resume(self, path) -> Resumed:
         return resume(
-            self.args, vars(self.args), path, self.task, self.optimizer, Precision(CPU),
+            self.args, vars(self.args), path and Checkpoint(path), self.task, self.optimizer, Precision(CPU),
             Schedule(self.scheduler, 4, UPDATES))
 
 
@@ -86,7 +87,9 @@ def test_where_to_go_on(run, tmp_path):
     root = ("--output", str(tmp_path))
 
     def find(args):
-        return run_folder.hold_existing_run(run_place(args), WORLD)
+        found = run_folder.hold_existing_run(run_place(args), WORLD)
+        assert found is None or (found.content["epoch"] == found.take()["epoch"] and found.content is None)
+        return found and found.path
 
     assert find(flags(*root, "--experiment", "run", "--resume", "auto")) == recovery
     assert find(flags(*root, "--experiment", "new", "--resume", "auto")) is None

@@ -21,7 +21,6 @@ from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.format import Part
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.teachers.identity import teacher_identity
 from w2s_plugins.teachers.kinds import (
     PROMPTS,
     compare_transforms,
@@ -144,7 +143,7 @@ def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: P
     torch.testing.assert_close(both.model.texts, torch.nn.functional.normalize(texts, dim=-1), rtol=0, atol=1e-5)
     torch.testing.assert_close(member.encode(pixels), expected.image_embeds, rtol=0, atol=1e-4)
     shutil.copytree(folder, tmp_path / "renamed")
-    identities = [teacher_identity(m) for m in (member, opened(f"clip:hf:{tmp_path / 'renamed'}", prompts=("one {}.",)),
+    identities = [m.fingerprint for m in (member, opened(f"clip:hf:{tmp_path / 'renamed'}", prompts=("one {}.",)),
                                                 both)]
     assert identities[0] == identities[1] != identities[2]
     assert member.source["kind"] == "clip" and len(member.source["source"]["sha256"]) == 64
@@ -269,7 +268,7 @@ def open_own(name, request):
 """)
     member = opened("own:mine")
     assert member.class_map.tolist() == [1, 0, 2] and member.source["source"] == {"file": "mine"}
-    assert teacher_identity(member)["plugin"] == "mine"
+    assert member.fingerprint["plugin"] == "mine"
     with pytest.raises(UserError, match=r"unknown kind of teacher 'onw' \(nearest: own"):
         check_teacher_name("--teacher", "onw:mine")
 
@@ -283,14 +282,28 @@ def test_what_identifies_a_teacher(tmp_path: Path) -> None:
     make_onnx(tmp_path / "net.onnx", seed=1)
     shutil.copy("net.onnx", tmp_path / "same.onnx")
     clip = f"clip:{CLIP}/clip.safetensors"
-    own = {name: teacher_identity(opened(name)) for name in ("hf:vit", clip, "onnx:net.onnx")}
-    assert teacher_identity(opened(f"hf:{tmp_path / 'renamed'}")) == own["hf:vit"]
-    assert teacher_identity(opened(clip)) == own[clip]
-    assert teacher_identity(opened(f"onnx:{tmp_path / 'same.onnx'}")) == own["onnx:net.onnx"]
+    own = {name: opened(name).fingerprint for name in ("hf:vit", clip, "onnx:net.onnx")}
+    assert opened(f"hf:{tmp_path / 'renamed'}").fingerprint == own["hf:vit"]
+    assert opened(clip).fingerprint == own[clip]
+    assert opened(f"onnx:{tmp_path / 'same.onnx'}").fingerprint == own["onnx:net.onnx"]
     others = [opened(f"hf:{tmp_path / 'vit'}"), opened(clip, prompts=("{}",)), opened(clip, ["a", "b", "c"]),
               opened(f"onnx:{tmp_path / 'net.onnx'}")]
-    found = [json.dumps(identity) for identity in (*own.values(), *map(teacher_identity, others))]
+    found = [json.dumps(identity) for identity in (*own.values(), *(member.fingerprint for member in others))]
     assert len(set(found)) == len(found)
+
+
+def test_weights_of_onnx_in_a_file_of_any_name(tmp_path: Path) -> None:
+    """Another file of weights is another teacher, whose stored answers are not those of the one before."""
+    import onnx
+
+    found = []
+    for seed in (0, 1):
+        network = onnx.load(make_onnx(tmp_path / f"{seed}.onnx", class_names=SORTED, seed=seed))
+        onnx.save_model(network, tmp_path / "net.onnx", save_as_external_data=True, location="weights",
+                        size_threshold=0)
+        found.append((opened(f"onnx:{tmp_path / 'net.onnx'}").fingerprint, (tmp_path / "net.onnx").read_bytes()))
+        (tmp_path / "weights").unlink()
+    assert found[0][1] == found[1][1] and found[0][0] != found[1][0]
 
 
 def test_the_record_says_where_it_is_from() -> None:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,20 +18,27 @@ from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..distributed.world import Precision
 from ..errors import UserError
-from ..models.loading import read_checkpoint
+from ..labels.splits import Data
 from ..models.shards import is_sharded
 from ..monitor import Trackers
 from ..run.args_file import write_args
+from ..run.find import Checkpoint
 from ..run.folder import RunFiles
 from ..run.history import History
 from ..run.position import Position
 from ..run.restore import check_resumable, fitting, restore, stored_predictions
 from ..run.sharded import put_in_shards
+from ..teachers.teacher import Teacher
 from .optimisation import Schedule
 from .resolve import run_place
+from .student import Student
 
 _logger = logging.getLogger(__name__)
 
+# flags that say which weights the student starts from, the one that counts first; which model the teacher is
+_STARTS = ("finetune", "initial_checkpoint", "pretrained_path", "pretrained")
+_OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size",
+                  "use_ema_teacher", "prompts")
 WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
 MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
 
@@ -69,28 +76,31 @@ class Resumed:
 def resume(
         args: argparse.Namespace,
         recorded: dict[str, object],
-        path: Path | None,
+        checkpoint: Checkpoint | None,
         task: TrainingTask,
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         schedule: Schedule,
-        hashes: Sequence[str] = (),
+        made_of: Mapping[str, object] | None = None,
 ) -> Resumed:
-    """Load the checkpoint at ``path``, if there is one, and set the learning rate of the first epoch.
+    """Load the checkpoint, if there is one, and set the learning rate of the first epoch.
 
-    ``hashes`` are those of `Data`.
+    ``made_of`` are the `ingredients` of this run.
 
     Raises:
         UserError: the checkpoint does not fit the flags.
     """
     resumed, new_rates, scheduler = Resumed(), False, schedule.scheduler
-    if path is not None:
+    path = checkpoint and checkpoint.path
+    if checkpoint is not None:
         if is_sharded(path) != args.fsdp:
             raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "
                             "likewise, or start a new run from its weights with --initial-checkpoint")
-        saved = read_checkpoint(path, "--resume")
+        saved = checkpoint.take()
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
-        _refuse_other_data(args, list(getattr(saved.get("args"), "labels", hashes)), list(hashes), path)
+        if made_of is not None:
+            _check_ingredients(args, saved, made_of, path)
+        # the state of all parts; the learning rates that came with it make room for new ones that were asked for
         weights_only = args.no_resume_opt
         if args.fsdp:
             put_in_shards(saved, path, task, None if weights_only else optimizer)
@@ -101,7 +111,8 @@ def resume(
         resumed = Resumed(position, path, {k: saved.get(k) for k in ("saver", "w2s")})
         new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
         for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
-            group.update(own)  # in place of those that came with its state
+            group.update(own)
+        # what the record and the log say of it
         update = position.batch // args.grad_accum_steps
         if changed:
             position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
@@ -114,6 +125,7 @@ def resume(
         resumed.position = Position(
             epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
             changes=resumed.position.changes)
+    # a schedule is a function of the position, but for one of plateaus, whose counters were restored
     epoch, batch = resumed.position.epoch, resumed.position.batch
     update, per_epoch = batch // args.grad_accum_steps, schedule.updates_per_epoch
     if update > per_epoch or epoch * per_epoch + update > schedule.num_epochs * per_epoch:
@@ -124,6 +136,18 @@ def resume(
         updates = epoch * per_epoch + update
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
+
+
+def _check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, object], path: Path) -> None:
+    """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
+
+    One that was written before these were compared says nothing of them.
+    """
+    flags = saved.get("args")
+    with fitting(path):
+        labels, models = list(getattr(flags, "labels", now["labels"])), dict(getattr(flags, "models", now["models"]))
+    _refuse_other_data(args, labels, now["labels"], path)
+    _refuse_other_models(args, models, now["models"], path)
 
 
 def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[str], path: Path) -> None:
@@ -140,6 +164,34 @@ def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[st
     remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
         f"put the {'folder' if split else 'file'} back as it was")
     raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
+
+
+def ingredients(data: Data, student: Student, teacher: Teacher | None) -> dict[str, object]:
+    """Return what identifies the samples, labels and models that a run is made of, for its checkpoints.
+
+    Of the student it is the file that it starts from, which is also that of an encoder whose features are stored.
+    """
+    models = {} if teacher is None else {"teacher": teacher.digest}
+    start = student.source["source"] or {}
+    if start.get("sha256"):
+        models["start"] = start["sha256"]
+    return dict(labels=data.hashes, models=models)
+
+
+def _refuse_other_models(
+        args: argparse.Namespace, before: Mapping[str, str], now: Mapping[str, str], path: Path) -> None:
+    """Raise a `UserError` for a teacher, or weights to start from, that are not those of the checkpoint, unless they
+    are allowed to change.
+    """
+    starts = [name for name in _STARTS if getattr(args, name)]
+    for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
+        same = key not in before or key not in now or before[key] == now[key]
+        if same or {*names} & {*args.resume_changes}:
+            continue
+        flag = names[0].replace("_", "-")
+        value = "" if getattr(args, names[0]) is True else f" {getattr(args, names[0])}"
+        raise UserError(f"--resume {path}: the weights of --{flag}{value} are others than when it was written: put "
+                        f"them back as they were, start a new run, or go on with these by --resume-changes {flag}")
 
 
 def open_run_files(

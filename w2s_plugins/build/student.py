@@ -15,7 +15,6 @@ from ..cli.forms import parse_adapters
 from ..distributed.world import World
 from ..errors import UserError, one_line
 from ..files import file_sha256
-from ..hub.source import hub_source
 from ..models.class_names import names_of_model, warn_of_names
 from ..models.foreign import refused_values
 from ..models.loading import (
@@ -25,6 +24,7 @@ from ..models.loading import (
     create_model,
     find_weights,
     load_weights,
+    pretrained_source,
     read_weights,
     settings_beside,
 )
@@ -255,7 +255,7 @@ def student_start(args: argparse.Namespace, model: nn.Module, published: Publish
         file = find_weights(args.pretrained_path, "--pretrained-path")
         source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
-        source["source"] = hub_source(model, args.model)
+        source["source"] = pretrained_source(model, args.model, "--model")
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
         state = read_weights(file, flag, use_ema=True)

@@ -46,6 +46,7 @@ def ensure_labels(
         *,
         distributed: bool = False,
         progress: Progress | None = None,
+        title: str | None = None,
 ) -> Path:
     """Return a complete folder of labels; what is missing of it is written, by all ranks together.
 
@@ -58,11 +59,12 @@ def ensure_labels(
         labeller: asked about the parts that are missing.
         distributed: divide the work among the ranks; all of them call this.
         progress: wraps the sequence of this rank's parts to show progress.
+        title: what they are called in messages, in place of `Manifest.title`.
 
     Raises:
         UserError: other labels are in the folder; no room on the disk; it cannot be written to.
     """
-    primary, title = not distributed or dist.get_rank() == 0, manifest.title
+    primary, title = not distributed or dist.get_rank() == 0, title or manifest.title
     if not agree(primary and missing_parts(folder, manifest), distributed):
         _logger.info(f"{title.capitalize()} found in {folder}: the {title.split()[0]} need not run")
         return folder

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import inspect
 import logging
 import re
@@ -24,7 +23,6 @@ from timm.models import (
 )
 from timm.models._hub import download_from_hf
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
@@ -32,7 +30,7 @@ from ..cli.declare import Role
 from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line, refusal
-from ..files import INFLATION, DamagedArchive, check_archive, special_kind
+from ..files import INFLATION, DamagedArchive, check_archive, file_sha256, special_kind
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
@@ -165,6 +163,14 @@ def find_weights(path: str, flag: str) -> Path:
     if not file.exists():
         raise UserError(f"{flag} {path}: no such file{near_path(file)}")
     return file
+
+
+def pretrained_source(model: nn.Module, name: str, flag: str) -> dict[str, str] | None:
+    """Say where the pretrained weights of a model came from, with their SHA-256: as `hub_source`, or of a folder."""
+    if not name.startswith("local-dir:"):
+        return hub_source(model, name)
+    file = find_weights(name.removeprefix("local-dir:"), flag)
+    return {"file": str(file), "sha256": file_sha256(file)}
 
 
 def check_folder(folder: Path, flag: str) -> None:
@@ -405,14 +411,3 @@ def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, obje
     saved = read_checkpoint(path, flag).get("args")
     saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
     return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        flat = whole.detach().cpu().contiguous().reshape(-1)
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return found.hexdigest()

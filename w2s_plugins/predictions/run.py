@@ -5,14 +5,11 @@ processes share the work, and an interrupted prediction goes on. The folder is n
 and is deleted when the table is there.
 """
 
+import functools
+import hashlib
 import logging
 import os
-import shutil
-import sys
-import time
-import zipfile
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,27 +22,24 @@ from torch import Tensor, nn
 from ..build.device import join_group
 from ..build.flags import check_model_name
 from ..data.decoding import FileDataset
-from ..data.keys import SampleKeys, data_identity, sample_keys
+from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
-from ..distributed.world import World, meet
+from ..distributed.world import World, agree, meet
 from ..errors import UserError, exit_now
 from ..files import atomic_write, delete
 from ..labels.answers import TableForm, answer_columns, check_form
-from ..labels.format import Manifest, Part
+from ..labels.format import Manifest
 from ..labels.names import read_class_names
 from ..labels.reader import LabelReader
 from ..labels.table_writer import write_label_table
-from ..labels.writer import Answers, ensure_labels, missing_parts, readable
+from ..labels.writer import ensure_labels, missing_parts
 from ..models.class_names import names_of_model
 from ..models.loading import check_finite, check_input_size
-from ..monitor import setup_logging
-from ..monitor.console import duration, has_terminal, tqdm
-from ..quiet import unsaid
+from ..monitor import Console, setup_logging
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..teachers import kinds
-from ..teachers.identity import teacher_identity
 from ..teachers.kinds import check_kind, input_text, kind_of, open_kind, read_prompts
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
@@ -54,7 +48,6 @@ _logger = logging.getLogger(__name__)
 
 FLAGS = "MODEL", "--checkpoint"
 PATIENCE = 600.0  # seconds without a sign of life after which another process is given up
-LOG_SECONDS = 20
 SHOWN = 10  # unreadable images that are named
 
 
@@ -108,10 +101,9 @@ def predict(request: Request) -> None:
     form = TableForm(request.top_k, request.all)
     check_form(form, predictor.class_names, predictor.member.num_classes)
     keys = sample_keys(dataset)
-    manifest = describe(predictor, dataset, keys)
+    manifest = agree(world.primary and describe(predictor, dataset, keys), world.distributed)
     parts = request.output.with_name(f"{request.output.name}.parts")
-    with unsaid("w2s_plugins.labels.writer"):  # it speaks of a teacher's targets
-        folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
+    folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
     if world.primary:
         write_answers(folder, manifest, keys, dataset, predictor, form, request)
         delete(parts)
@@ -202,9 +194,25 @@ def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Ma
         some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
         with torch.inference_mode():
             width += member.encode(some).shape[1]
-    seen = dict(data=data_identity(dataset, None), transform=member.data_config)
-    return Manifest(len(dataset), width, teacher_identity(member), seen, "features", torch.float32,
+    seen = dict(files=stamp_of(place.file for place in dataset.reader.samples), transform=member.data_config)
+    return Manifest(len(dataset), width, member.fingerprint, seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)
+
+
+def stamp_of(files: Iterable[str]) -> str:
+    """Return a text that is another one when a file has become another: by size, and time of the last change.
+
+    That is not the time of its content, which copying tools set back, but the one that no program can set.
+    """
+    found = hashlib.sha256()
+    for file in dict.fromkeys(files):
+        try:
+            about = os.stat(file)
+        except OSError:  # whoever reads it says so
+            found.update(b"none ")
+        else:
+            found.update(f"{about.st_size} {about.st_mtime_ns} {about.st_ctime_ns} ".encode())
+    return found.hexdigest()
 
 
 def ask_model(
@@ -212,67 +220,16 @@ def ask_model(
         request: Request, world: World,
 ) -> Path:
     """Ask the model about the images that it was not asked about before, on all processes together."""
-    total = manifest.num_samples
     if world.primary:
-        refuse_full_disk(folder, manifest, request.output)
-        count = sum(part.stop - part.first for part in missing_parts(folder, manifest))
-        kept = f", {total - count} of which are answered from before" if count < total else ""
-        _logger.info(f"{request.dir}: {total} images{kept}; {readable(total * manifest.row_bytes)} are needed in "
-                     f"{folder.parent} until {request.output.name} is written")
-    how = Pass(world, request.batch_size, request.workers)
-
-    def labeller(parts: Sequence[Part]) -> Iterator[Answers]:
-        with Progress(sum(part.stop - part.first for part in parts), world) as progress:
-            yield from label_images(
-                progress.counting(predictor), predictor.member.data_config, Blanked(dataset), how, parts)
-    return ensure_labels(folder, manifest, keys, labeller, distributed=world.distributed)
-
-
-def refuse_full_disk(folder: Path, manifest: Manifest, output: Path) -> None:
-    """Raise a `UserError` when the disk has no room for the answers that are not there yet."""
-    present = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    needed, free = manifest.num_samples * manifest.row_bytes - present, shutil.disk_usage(output.parent).free
-    if needed > free:
-        raise UserError(f"--output {output}: {readable(needed)} are needed beside it, {readable(free)} are free; "
-                        "choose another disk")
-
-
-class Progress:
-    """How far this process is with its share of the images: a bar on a terminal, lines elsewhere; rank 0 only."""
-
-    def __init__(self, total: int, world: World):
-        self.total, self.done, self.shown = total, 0, world.primary
-        self.share = f" of process 1 of {world.size}" if world.distributed else ""
-        self.started = self.said = time.monotonic()
-        self.bar = tqdm(total=total, unit="img", dynamic_ncols=True, leave=False, file=sys.stdout) if (
-            self.shown and has_terminal()) else None
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def counting(self, ask: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return a function that does what ``ask`` does, and counts the images."""
-        def counted(images: Tensor) -> Tensor:
-            answers = ask(images)
-            self._add(min(len(images), self.total - self.done))  # the last batch of a part is filled up
-            return answers
-        return counted
-
-    def _add(self, count: int) -> None:
-        self.done += count
-        if self.bar is not None:
-            self.bar.update(count)
-            return
-        now = time.monotonic()
-        if self.shown and now - self.said > LOG_SECONDS:
-            self.said = now
-            rate = self.done / (now - self.started)
-            _logger.info(f"{self.done} of {self.total} images{self.share}, {rate:.3g} img/s, "
-                         f"{duration((self.total - self.done) / rate)} left")
+        total, missing = manifest.num_samples, sum(part.stop - part.first for part in missing_parts(folder, manifest))
+        kept = f", {total - missing} of which are answered from before" if missing < total else ""
+        _logger.info(f"{request.dir}: {total} images{kept}")
+    labeller = functools.partial(
+        label_images, predictor, predictor.member.data_config, Blanked(dataset),
+        Pass(world, request.batch_size, request.workers))
+    return ensure_labels(
+        folder, manifest, keys, labeller, distributed=world.distributed,
+        progress=Console(world.primary, 0).wrap("Images"), title="model answers")
 
 
 # ---------------------------------------------------------------- what is written
@@ -284,44 +241,33 @@ def write_answers(
 ) -> None:
     """Write the table, and the embeddings where these are wanted. Raises `UserError` when no image could be read."""
     reader, classes = LabelReader(folder, expected=manifest), predictor.member.num_classes
-    unread, unnamed = reader.missing.tolist(), [row for row, name in enumerate(keys.values) if not is_text(name)]
+    unread = reader.missing.tolist()
+    unnamed = [row for row, name in enumerate(keys.values) if not is_text(name)]
     left_out = {*unread, *unnamed}
-    kept = [row for row in range(manifest.num_samples) if row not in left_out]
     why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN]) + ("; ..." if len(unread) > SHOWN else "")
-    if not kept:
+    if len(left_out) == manifest.num_samples:
         raise UserError(f"{request.dir}: none of its {manifest.num_samples} images can be read and named: {why}")
 
     def chunks() -> Iterator[tuple[list[str], Tensor]]:
         for part, tensors in zip(manifest.parts(0), reader.parts):
-            rows = kept[bisect_left(kept, part.first):bisect_left(kept, part.stop)]
+            rows = [row for row in range(part.first, part.stop) if row not in left_out]
             if rows:
                 yield [keys.values[row] for row in rows], tensors["features"][[row - part.first for row in rows]]
 
     rows = write_label_table(request.output, (
         answer_columns(names, keys.by, values[:, :classes].softmax(dim=1).numpy(), predictor.class_names, form)
         for names, values in chunks()))
+    _logger.info(f"{request.output}: {rows} images labelled by {request.model}")
     if request.embeddings is not None:
-        write_embeddings(request.embeddings, [keys.values[row] for row in kept], manifest.num_classes - classes, (
-            values[:, classes:].numpy() for _, values in chunks()))
+        names, values = zip(*chunks())
+        with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
+            np.savez(file, filename=np.concatenate(names), embeddings=torch.cat(values)[:, classes:].numpy())
+        _logger.info(f"{request.embeddings}: their embeddings")
     for rows_out, reason in ((unread, f"could not be read: {why}"), (
             unnamed, f"have names that are not UTF-8, such as {keys.values[(unnamed or [0])[0]]!a}")):
         if rows_out:
             _logger.warning(f"WARNING: {len(rows_out)} of {manifest.num_samples} images are left out, since they "
                             f"{reason}")
-    _logger.info(f"{request.output}: {rows} images labelled by {request.model}"
-                 + (f"; {request.embeddings}: their embeddings" if request.embeddings else ""))
-
-
-def write_embeddings(path: Path, names: Sequence[str], width: int, chunks: Iterator[np.ndarray]) -> None:
-    """Write ``filename`` (N,) and ``embeddings`` (N, D) in float32, as `numpy.savez` would, a chunk at a time."""
-    header = dict(descr="<f4", fortran_order=False, shape=(len(names), width))
-    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        with archive.open("filename.npy", "w", force_zip64=True) as entry:
-            np.save(entry, np.array(names))
-        with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_1_0(entry, header)
-            for values in chunks:
-                entry.write(np.ascontiguousarray(values, dtype="<f4").data)
 
 
 def is_text(name: str) -> bool:

@@ -31,9 +31,8 @@ from ..labels.names import read_class_names
 from ..monitor import setup_logging
 from ..quiet import unsaid
 from ..registry import load_plugins
-from ..teachers.identity import teacher_identity
 from ..teachers.stored import Pass, label_images
-from .run import SHOWN, Predictor, Progress, Request, open_predictor
+from .run import SHOWN, Predictor, Request, open_predictor
 
 _logger = logging.getLogger(__name__)
 
@@ -72,15 +71,17 @@ def _predict_shards(request: Request) -> None:
     predictor = open_predictor(request, names, torch.device(device))
     check_form(TableForm(request.top_k, request.all), predictor.class_names, predictor.member.num_classes)
     about = dict(
-        num_classes=predictor.member.num_classes, who=teacher_identity(predictor.member), topk=request.top_k,
+        num_classes=predictor.member.num_classes, who=predictor.member.fingerprint, topk=request.top_k,
         kind="logits" if request.all else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
-    if labelled := [shard.name for shard in shards if (output / shard.name / MANIFEST).is_file()]:
-        refuse_others(output / labelled[0], about, predictor.member.data_config)
+    labelled = [shard for shard in shards if is_labelled(shard, output)]
+    if labelled:
+        refuse_others(output / labelled[0].name, about, predictor.member.data_config)
+        delete_outdated(labelled, output)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0
     with unsaid("w2s_plugins.data.decoding"):  # it says the same of each shard
-        while took := label_free_ones(shards, output, label):
-            done += took
-    left = [shard.name for shard in shards if not (output / shard.name / MANIFEST).is_file()]
+        while count := label_free_ones(shards, output, label):
+            done += count
+    left = [shard.name for shard in shards if not is_labelled(shard, output)]
     _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
                  f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"
                  f"{': the same command again labels what they leave' if left else ''}")
@@ -115,11 +116,11 @@ def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shar
     first, count = random.SystemRandom().randrange(len(shards)), 0
     for shard in (*shards[first:], *shards[:first]):
         target = output / shard.name
-        if (target / MANIFEST).is_file():
+        if is_labelled(shard, output):
             continue
         lock = FileLock(output / CLAIMS / shard.name.replace("/", "%"))
         with contextlib.suppress(Timeout), lock.acquire(timeout=0):
-            if (target / MANIFEST).is_file():  # meanwhile
+            if is_labelled(shard, output):  # meanwhile
                 continue
             temporary = target.with_name(f".{target.name}.labelling")
             try:
@@ -129,10 +130,25 @@ def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shar
                     label(shard, temporary)
                     apply_umask(temporary)
                     os.rename(temporary, target)
-                count += 1
             finally:
                 delete(temporary)
+            delete(Path(lock.lock_file))  # nobody needs it any more
+            count += 1
     return count
+
+
+def is_labelled(shard: Shard, output: Path) -> bool:
+    """Say whether the labels of a shard are there."""
+    return (output / shard.name / MANIFEST).is_file()
+
+
+def delete_outdated(shards: Sequence[Shard], output: Path) -> None:
+    """Delete the labels of shards that have changed since; those whose manifest says nothing of it are believed."""
+    for shard in shards:
+        stamp = read_manifest(output / shard.name).seen["data"].get("stamp", shard.stamp)
+        if stamp != shard.stamp:
+            _logger.warning(f"WARNING: {shard.name} has changed since it was labelled; it is labelled anew")
+            delete(output / shard.name)
 
 
 def label_shard(
@@ -152,18 +168,17 @@ def label_shard(
     mode = "RGB" if member.data_config["input_size"][0] == 3 else "L"
     dataset = open_shards(shard.path.parent, [shard], output, mode)
     keys = SampleKeys("filename", dataset.reader.indexes[0].keys)
-    manifest = Manifest(
-        len(dataset), **about, seen=dict(data=dict(shard=shard.name), transform=member.data_config), keyed_by=keys.by,
-        keys_sha256=keys.sha256, part_rows=rows_by_size(member.num_classes))
+    seen = dict(data=dict(shard=shard.name, stamp=shard.stamp), transform=member.data_config)
+    manifest = Manifest(len(dataset), **about, seen=seen, keyed_by=keys.by, keys_sha256=keys.sha256,
+                        part_rows=rows_by_size(member.num_classes))
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
-    with Progress(len(dataset), world) as progress:
-        asked = label_images(progress.counting(predictor), member.data_config, Blanked(dataset),
-                             Pass(world, request.batch_size, request.workers), parts)
-        for part, (logits, missing) in zip(parts, asked):
-            refuse_not_finite(folder, manifest, part, logits, missing)
-            write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
-            unread += missing
+    asked = label_images(
+        predictor, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
+    for part, (logits, missing) in zip(parts, asked):
+        refuse_not_finite(folder, manifest, part, logits, missing)
+        write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
+        unread += missing
     if unread:
         why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN])
         _logger.warning(f"WARNING: {shard.name}: {len(unread)} of {len(dataset)} images have no label, since they "

@@ -26,6 +26,7 @@ class Parts(NamedTuple):
 
     data: Data
     student: Student
+    made_of: dict[str, object]  # `ingredients`, by which it goes on with the same ones
     teacher: Teacher | None = None
     targets: CachedTargets | None = None
     few_shot: FewShotTest | None = None

@@ -24,12 +24,11 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         scaler=run.precision.scaler,
         scheduler=run.schedule.scheduler,
         position=run.position,
-        flags={**recorded, "labels": run.parts.data.hashes},
+        flags={**recorded, **run.parts.made_of},
         files=run.files.state if run.files else dict,
         max_history=recorded["checkpoint_hist"] or 0,  # which rank 0 knows
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
-        max_failures=0 if args.fsdp else args.max_save_failures,  # ranks write shards together
         sharded=args.fsdp,
         primary=run.world.primary,
     )

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
@@ -18,7 +19,26 @@ _NAME = re.compile(r"(?:(?P<unnamed>last|model_best|\.last-old)|recovery-(?P<epo
                    r"|checkpoint-(?P<after>\d+)|milestone-(?P<done>\d+))\.(?:pth\.tar|sharded)")
 
 
-def find_resume(folder: Path) -> Path | None:
+@dataclass
+class Checkpoint:
+    """A checkpoint that a run goes on from. It is read once, when it is looked at, and handed on.
+
+    Args:
+        path: the file, or the folder of a sharded one.
+        content: what `check_checkpoint` has read, None where another rank has looked at it.
+    """
+
+    path: Path
+    content: dict[str, object] | None = field(default=None, repr=False)
+
+    def take(self) -> dict[str, object]:
+        """Return the content, and let go of it."""
+        content = self.content
+        self.content = None
+        return read_checkpoint(self.path, "--resume") if content is None else content
+
+
+def find_resume(folder: Path) -> Checkpoint | None:
     """Return the checkpoint of a run folder that is furthest of those that are whole, None where there are none at all.
 
     Raises:
@@ -28,16 +48,14 @@ def find_resume(folder: Path) -> Path | None:
     if damaged and found is None:
         raise UserError(f"{damaged[0]}; no other checkpoint in {folder} is whole: start anew in another folder")
     if damaged:
-        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.name}")
-    elif found is not None and found.name.startswith(("checkpoint", "milestone", "model_best")):
-        last = folder / (SHARDED_LAST if is_sharded(found) else LAST)
-        how = "a link that leads nowhere" if last.is_symlink() else "missing"
-        _logger.warning(f"WARNING: {last} is {how}: the run goes on from {found.name}, and what was trained after it "
-                        "is trained again")
+        _logger.warning(f"WARNING: passed over: {'; '.join(damaged)}; the run goes on from {found.path.name}")
+    elif found is not None and found.path.name.startswith(("checkpoint", "milestone", "model_best")):
+        _logger.warning(f"WARNING: {folder} has no last checkpoint: the run goes on from {found.path.name}, and what "
+                        "was trained after it is trained again")
     return found
 
 
-def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
+def find_whole(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the whole checkpoint of a run folder that is furthest, and what is wrong with those that are further.
 
     Of several of the same place, ``last`` comes first and the best one last.
@@ -46,11 +64,13 @@ def find_whole(folder: Path) -> tuple[Path | None, list[str]]:
     places = {path: place(path) or (2 ** 63, 0) for path in checkpoints(folder)}  # what cannot be read is looked into
     for path in sorted(places, key=lambda p: (places[p], "last" in p.name, "best" not in p.name), reverse=True):
         try:
-            if type(check_checkpoint(path).get("epoch")) is not int:
-                raise UserError(f"--resume {path}: not a training checkpoint, it has no epoch")
-            return path, damaged
+            content = check_checkpoint(path)
         except UserError as error:
             damaged.append(str(error))
+            continue
+        if type(content.get("epoch")) is int:
+            return Checkpoint(path, content), damaged
+        damaged.append(f"--resume {path}: not a training checkpoint, it has no epoch")
     return None, damaged
 
 

@@ -10,14 +10,14 @@ from ..distributed.world import World, agree
 from ..errors import UserError
 from ..models.shards import is_sharded
 from ..monitor import Trackers
-from .find import LAST, check_checkpoint, find_resume, find_whole
+from .find import LAST, Checkpoint, check_checkpoint, checkpoints, find_resume, find_whole
 from .history import History
 from .lock import hold
 from .place import HUB, Place, refuse_existing_run, refuse_what_is_left
 from .published import pull_checkpoint
 
 
-def hold_existing_run(place: Place, world: World) -> Path | None:
+def hold_existing_run(place: Place, world: World) -> Checkpoint | None:
     """Keep others out of a run folder that is there already; return the checkpoint that the run goes on from.
 
     Rank 0 chooses it for all: what is damaged for one may not be for another.
@@ -30,24 +30,27 @@ def hold_existing_run(place: Place, world: World) -> Path | None:
         hold(place.folder)
     agree(None, world.distributed)  # from here on nobody else writes, so that all ranks see the same
     refuse_existing_run(place)
-    try:
-        chosen = _choose_checkpoint(place) if world.primary and place.resume else None
-    except UserError as error:
-        chosen = error
-    chosen = agree(chosen, world.distributed)
-    if isinstance(chosen, UserError):
-        raise chosen
-    return chosen
+    checkpoint, answer = None, None
+    if world.primary and place.resume:
+        try:
+            checkpoint = _choose_checkpoint(place)
+            answer = checkpoint and checkpoint.path
+        except UserError as error:
+            answer = error
+    answer = agree(answer, world.distributed)
+    if isinstance(answer, UserError):
+        raise answer
+    return checkpoint if world.primary or answer is None else Checkpoint(answer)
 
 
-def _choose_checkpoint(place: Place) -> Path | None:
+def _choose_checkpoint(place: Place) -> Checkpoint | None:
     if place.resume == "auto":
         found = find_resume(place.folder)
         if found is None:
             refuse_what_is_left(place.folder)
         return found
     if place.resume.startswith(HUB):
-        return pull_checkpoint(place.resume.removeprefix(HUB), place.folder)
+        return Checkpoint(pull_checkpoint(place.resume.removeprefix(HUB), place.folder))
     path = Path(place.resume)
     if path.is_dir() and not is_sharded(path):
         found = find_resume(path)
@@ -58,13 +61,12 @@ def _choose_checkpoint(place: Place) -> Path | None:
         if not path.exists():
             raise UserError(f"--resume {path}: no such file; expected a checkpoint, a run folder, "
                             f"{HUB}ORG/NAME, or auto")
-        check_checkpoint(path)
+        return Checkpoint(path, check_checkpoint(path))
     except UserError as error:
         other, _ = find_whole(path.parent) if (path.parent / "args.yaml").is_file() else (None, ())
         if other is None:
             raise
-        raise UserError(f"{error}; {other} is whole: --resume {path.parent} goes on from there") from error
-    return path
+        raise UserError(f"{error}; {other.path} is whole: --resume {path.parent} goes on from there") from error
 
 
 def _make(folder: Path, exist_ok: bool) -> Path:
@@ -97,7 +99,7 @@ def make_run_folder(place: Place, new_name: str, world: World) -> Path:
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written to ({error.strerror}); choose another folder "
                             "with --output") from error
-        if hold(folder) and find_resume(folder) is not None:
+        if hold(folder) and checkpoints(folder):
             raise UserError(f"another process has trained in {folder} meanwhile: repeat the command with --resume "
                             "auto, or give another --experiment")
     return agree(folder, world.distributed)

@@ -8,7 +8,7 @@ from timm.utils import unwrap_model
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.loading import hash_tensors
+from ..models.fingerprint import hash_tensors
 
 SECTIONS = ("state_dict", "state_dict_ema")
 

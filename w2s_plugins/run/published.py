@@ -56,9 +56,10 @@ def push_checkpoint(
     Raises:
         UserError: there is no checkpoint, it is sharded, or the push failed and can be repeated.
     """
-    what, path = f"push to {repo_id}", find_resume(run)
-    if path is None:
+    what, checkpoint = f"push to {repo_id}", find_resume(run)
+    if checkpoint is None:
         raise UserError(f"{what}: no checkpoint in {run}{name_runs(run)}")
+    path = checkpoint.path
     if is_sharded(path):
         raise UserError(f"{what}: {path}: checkpoints of --fsdp are not published, only exports")
     with tempfile.TemporaryDirectory() as temporary:

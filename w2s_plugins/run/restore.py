@@ -1,9 +1,7 @@
-"""A run takes up the state of a checkpoint, whose parts may have been written by anybody."""
+"""A run takes up the state of a checkpoint. What its parts say of a state that is not theirs ends in one line."""
 
 import argparse
-import copy
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +29,7 @@ def check_resumable(checkpoint: dict, flags: Mapping[str, object], path: Path) -
     with fitting(path):
         args, extra, now = checkpoint.get("args"), checkpoint.get("w2s") or {}, count_processes()
         saved = vars(args) if isinstance(args, argparse.Namespace) else {}
-        processes = (_count(extra.get("processes", now)), now)
+        processes = (int(extra.get("processes", now)), now)
         finished = is_finished(checkpoint)
     return refuse_other_flags(saved, flags, f"--resume {path}", processes, finished, of_timm=not extra)
 
@@ -73,7 +71,7 @@ def restore(
             kept = "state_dict" if checkpoint.get("state_dict_ema") is None else "state_dict_ema"
             task.load_checkpoint_state(checkpoint[kept], checkpoint.get("task_state_ema"), ema=True)
         if optimizer is not None:
-            _load_optimizer(optimizer, checkpoint["optimizer"])
+            optimizer.load_state_dict(checkpoint["optimizer"])
         if scaler is not None and scaler.state_dict_key in checkpoint:
             scaler.load_state_dict(checkpoint[scaler.state_dict_key])
         plateau = (checkpoint.get("w2s") or {}).get("plateau")
@@ -97,7 +95,7 @@ def fitting(path: Path) -> Iterator[None]:
 def check_names(saver: Mapping[str, object]) -> None:
     """Raise a `ValueError` for names that are not those of checkpoints: the saver writes and deletes files by them."""
     epoch, metric = saver.get("pending", (None, None))
-    ranked = [*saver.get("checkpoint_files", ()), (f"checkpoint-{_count(epoch or 0)}.pth.tar", metric)]
+    ranked = [*saver.get("checkpoint_files", ()), (f"checkpoint-{epoch or 0}.pth.tar", metric)]
     for name, metric in [*ranked, ("checkpoint-0.pth.tar", saver.get("best_metric"))]:
         if not re.fullmatch(r"checkpoint-\d+\.(pth\.tar|sharded)", name) or float(metric or 0) != (metric or 0):
             raise ValueError(f"its saver names {name!r} with a metric of {metric!r}")
@@ -111,68 +109,17 @@ def stored_predictions(extra: Mapping[str, object]) -> tuple[list[str], Tensor] 
     return list(map(str, columns)), rows.reshape(-1, len(columns))
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2 ** 62:
-        raise ValueError(f"{str(value)[:80]} in place of a count")
-    return value
-
-
-def _change(value: object) -> dict[str, object]:
-    if not isinstance(value, dict) or value.keys() != {"epoch", "update", "flags"} or not all(
-            isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in dict(value["flags"]).values()):
-        raise ValueError(f"{str(value)[:80]} in place of a change of flags")
-    return dict(value, epoch=_count(value["epoch"]), update=_count(value["update"]))
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load the state of an optimizer, which itself looks at the numbers of groups and parameters alone."""
-    settings = [group.keys() for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    optimizer = getattr(optimizer, "_base_optimizer", optimizer)  # that of a Lookahead has the state
-    for group, known in zip(optimizer.param_groups, settings):
-        if absent := sorted(known - group.keys()):
-            raise ValueError(f"its optimizer has no {', '.join(absent)}")
-        for parameter in group["params"]:
-            own = optimizer.state.get(parameter)  # none where it has had no gradient
-            if not own:
-                continue
-            if float(own.get("step", 0)) < 0:
-                raise ValueError("its optimizer has taken less than no steps")
-            for name, made in _first_state(optimizer, group, parameter).items():
-                if name not in own:
-                    raise ValueError(f"its optimizer has no {name} of a parameter")
-                if isinstance(made, Tensor) and made.ndim and getattr(own[name], "shape", None) != made.shape:
-                    raise ValueError(f"its optimizer has a {name} of another shape than a parameter's")
-
-
-def _first_state(
-        optimizer: torch.optim.Optimizer, group: Mapping[str, object], parameter: Tensor) -> dict[str, object]:
-    """Return the state that an optimizer makes of a parameter at its first step; empty where that takes more than a
-    gradient.
-    """
-    if getattr(optimizer, "is_second_order", False):
-        return {}
-    alone = torch.zeros_like(parameter, requires_grad=True)
-    alone.grad = torch.zeros_like(parameter)
-    other = object.__new__(type(optimizer))
-    own = copy.deepcopy({name: value for name, value in group.items() if name != "params"})  # LAMB counts steps there
-    vars(other).update(vars(optimizer), state=defaultdict(dict), param_groups=[{**own, "params": [alone]}],
-                       rng=copy.deepcopy(vars(optimizer).get("rng")))  # of Kron
-    type(optimizer).step(other)
-    return other.state[alone]
-
-
 def _position(checkpoint: dict, device: torch.device) -> Position:
     extra = checkpoint.get("w2s") or {}
     finished = is_finished(checkpoint)
     position = Position(
-        epoch=_count(checkpoint["epoch"]) + finished,
-        batch=0 if finished else _count(extra["batch"]),
-        bad_steps=_count(extra.get("bad_steps", 0)),
-        passed=_count(extra.get("passed", 0)),
-        taken=_count(extra.get("taken", 0)),
+        epoch=int(checkpoint["epoch"]) + finished,
+        batch=0 if finished else int(extra["batch"]),
+        bad_steps=int(extra.get("bad_steps", 0)),
+        passed=int(extra.get("passed", 0)),
+        taken=int(extra.get("taken", 0)),
         unreadable=[str(message) for message in extra.get("unreadable", ())],
-        changes=[_change(change) for change in extra.get("changes", ())],
+        changes=[dict(change) for change in extra.get("changes", ())],
     )
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)

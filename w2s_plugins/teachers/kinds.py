@@ -7,11 +7,10 @@ opener returns a module from normalised images to logits, with timm's data confi
 its classes; what trains, stores and records a teacher knows nothing of the kind.
 """
 
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from ..cli.names import OTHER_TEACHERS, unknown_kind
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256
 from ..hub.errors import check_repo_id, on_hub
+from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG
 from ..quiet import quietly
 from ..registry import Registry, loaded_plugin, plugin_names
@@ -300,7 +300,7 @@ def load_transformers(who: str, name: str, auto: type, texts: bool = False) -> L
     absent = f"{len(missing)} of {len(model.state_dict())} are missing ({', '.join(missing[:2])})" if (
         missing or report["mismatched_keys"]) else ""
     folder = Path(place) if Path(place).is_dir() else None
-    origin = dict(folder=place, sha256=_sha256_of(folder.glob("*.safetensors"))) if folder else dict(
+    origin = dict(folder=place, sha256=files_sha256(folder.glob("*.safetensors"))) if folder else dict(
         repo=place, revision=safe["revision"])
     config = input_of_processor(processor.to_dict())
     compare_transforms(who, config, lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
@@ -337,12 +337,6 @@ def _usable(who: str, names: list[str]) -> list[str] | None:
     _logger.warning(f"WARNING: --teacher {who}: the class name '{double}' occurs twice; its classes are taken by "
                     "position")
     return None
-
-
-def _sha256_of(files: Iterator[Path]) -> str | None:
-    """Return the hash of a file, or of the hashes of several."""
-    found = [file_sha256(file) for file in sorted(files)]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest() if found else None
 
 
 def _commit_of(repo: str, revision: str, file: str = "config.json") -> str | None:
@@ -402,7 +396,7 @@ class ZeroShotClassifier(nn.Module):
 
     def cache_identity(self) -> str:
         """Return what identifies the classifier beside its weights."""
-        return f"clip {self.about} {self.scale}"
+        return f"clip {self.about} {self.scale} {self.bias}"
 
     def embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D) of unit length in float32."""
@@ -581,8 +575,7 @@ class OnnxClassifier(OutsideClassifier):
         super().__init__(f"onnx:{file}", columns)
         self._session, self.input, self.inputs = session, self_input, len(session.get_inputs())
         self.metadata = session.get_modelmeta().custom_metadata_map
-        beside = (file.with_name(f"{file.name}.data"), file.with_name(f"{file.name}_data"))  # weights of large networks
-        self.sha256 = _sha256_of(path for path in (file, *beside) if path.is_file())
+        self.sha256 = files_sha256(onnx_files(file))
 
     def cache_identity(self) -> str:
         """Return what identifies the network."""

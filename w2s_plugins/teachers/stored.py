@@ -23,7 +23,6 @@ from ..labels.format import Manifest, Part
 from ..labels.reader import LabelReader
 from ..labels.writer import Answers
 from ..models.class_names import names_of_data
-from .identity import teacher_identity
 from .teacher import Teacher, TeacherModel, combine
 
 _logger = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ def model_manifest(
                 student_views=views and views.seen)
     keys, names, columns = sample_keys(dataset), names_of_data(dataset), columns or member.num_classes
     return Manifest(
-        len(dataset), columns, teacher_identity(member), seen,
+        len(dataset), columns, member.fingerprint, seen,
         class_names=names if names and len(names) == columns and storage["kind"] != "features" else None,
         keyed_by=keys.by, keys_sha256=keys.sha256, views=views.epochs if views else 1, **storage)
 

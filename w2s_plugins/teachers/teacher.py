@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from torch.utils._pytree import tree_map
 
 from ..errors import UserError, near_path, nearest, one_line
 from ..files import file_sha256, read_plain
-from ..hub.source import hub_source
 from ..models.class_names import imagenet_names, match_classes, names_of_model
 from ..models.features import FeatureExtractor, create_feature_extractor, pooled_features
+from ..models.fingerprint import digest, fingerprint, hash_tensors
 from ..models.inference import inference_form
 from ..models.loading import (
     INPUT_KEYS,
@@ -27,6 +28,7 @@ from ..models.loading import (
     find_weights,
     has_ema,
     load_weights,
+    pretrained_source,
     read_weights,
     settings_beside,
     unwrap_state,
@@ -76,10 +78,7 @@ class TeacherModel(nn.Module):
         model: the model as it was given, by which it is identified; no part of this module, so that what `fast` has
             not of it stays where it was made, and takes no memory of the device.
         fast: its inference form, which is the one that runs.
-        identity: what `teacher_identity` has found.
     """
-
-    identity: dict[str, object] | None = None
 
     def __init__(
             self,
@@ -94,6 +93,7 @@ class TeacherModel(nn.Module):
     ):
         super().__init__()
         object.__setattr__(self, "model", model.eval().requires_grad_(False))
+        self.weights = hash_tensors(model.state_dict())  # as they were read, whatever dtype they are brought to
         self.fast = inference_form(model, data_config["input_size"])
         for form in (model, self.fast):
             form.to(dtype).to(memory_format=torch.channels_last)
@@ -111,6 +111,15 @@ class TeacherModel(nn.Module):
         self.same_normalization = bool((student_mean == mean).all() and (student_std == std).all())
         self.size = tuple(data_config["input_size"][-2:])
         self.extractor: FeatureExtractor | None = None
+
+    @cached_property
+    def fingerprint(self) -> dict[str, object]:
+        """Who it is, and how it is used: its stored answers are found again by this. A frozen model does not change."""
+        return dict(
+            fingerprint(self.model, (self.source or {}).get("name"), self.weights),
+            class_map=None if self.class_map is None else self.class_map.tolist(),
+            dtype=str(self.dtype).removeprefix("torch."),
+        )
 
     def train(self, mode: bool = True) -> "TeacherModel":
         """Stay in eval mode: a parent's ``train()`` must not reach batch norm or dropout."""
@@ -219,6 +228,11 @@ class Teacher(nn.Module):
         """Say what each member sees: with ``whole`` the plain image, else the student's view."""
         for member in self.members:
             _logger.info(f"Teacher {(member.source or {}).get('name')} sees {input_text(member.data_config, whole)}")
+
+    @property
+    def digest(self) -> str:
+        """One text for all of its models and what they see of an image."""
+        return digest({**member.fingerprint, "input": member.data_config} for member in self.members)
 
     @property
     def sources(self) -> list[dict]:
@@ -397,10 +411,7 @@ def load_frozen_model(
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
         model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
-        origin = hub_source(model, name)
-        if name.startswith("local-dir:"):
-            file = find_weights(name.removeprefix("local-dir:"), name_flag)
-            origin = {"file": str(file), "sha256": file_sha256(file)}
+        origin = pretrained_source(model, name, name_flag)
         _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
         recorded = {}
     else:

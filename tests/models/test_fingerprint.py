@@ -1,0 +1,64 @@
+"""Who a model is: everything that its answers depend on is in its fingerprint, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from w2s_plugins.models.fingerprint import digest, files_sha256, fingerprint, hash_tensors, onnx_files
+
+
+def vit(**arguments: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=3, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"global_pool": "avg"}, {"global_pool": "avg", "pool_include_prefix": True}])
+def test_arguments_of_the_constructor_that_no_weight_and_no_module_tells(arguments: dict) -> None:
+    plain, other = vit(fc_norm=False), vit(fc_norm=False, **arguments)
+    assert hash_tensors(plain.state_dict()) == hash_tensors(other.state_dict()) and repr(plain) == repr(other)
+    assert fingerprint(plain) != fingerprint(other)
+    assert fingerprint(other) == fingerprint(vit(fc_norm=False, **arguments))
+
+
+def test_without_its_head_a_model_is_the_same_whatever_its_classes() -> None:
+    found = []
+    for classes in (3, 7):
+        model = vit(pool_include_prefix=True)
+        model.reset_classifier(classes)
+        assert fingerprint(model)["arguments"][""]["pool_include_prefix"] is True
+        model.reset_classifier(0)
+        found.append(fingerprint(model))
+    assert found[0] == found[1]
+
+
+def test_within_a_wrapper_it_is_still_known() -> None:
+    plain, other = (torch.nn.Sequential(vit(global_pool="avg", fc_norm=False, pool_include_prefix=value))
+                    for value in (False, True))
+    assert fingerprint(plain)["sha256"] == fingerprint(other)["sha256"]
+    assert fingerprint(plain) != fingerprint(other)
+
+
+def test_a_run_goes_on_with_the_same_model_in_another_dtype_but_with_no_other_model() -> None:
+    own = dict(fingerprint(vit()), dtype="float32", class_map=None)
+    assert digest([own]) == digest([{**own, "dtype": "bfloat16"}])
+    for other in ({"sha256": "0"}, {"class_map": [1, 0, 2]}, {"arguments": {}}, {"plugin": "version 2"}):
+        assert digest([own]) != digest([{**own, **other}])
+
+
+@pytest.mark.parametrize("length", [5, 127, 128, 200])
+def test_every_file_that_a_file_of_onnx_reads(tmp_path: Path, length: int) -> None:
+    onnx = pytest.importorskip("onnx")
+    name = "w" * (length - 4) + ".any"
+    array = onnx.numpy_helper.from_array(torch.zeros(4, 300).numpy(), "weight")
+    images = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    logits = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 300])
+    node = onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])
+    graph = onnx.helper.make_graph([node], "net", [images], [logits], [array])
+    onnx.save_model(onnx.helper.make_model(graph), tmp_path / "net.onnx", save_as_external_data=True, location=name)
+    (tmp_path / "net.onnx.data").write_bytes(b"of something else")
+    assert onnx_files(tmp_path / "net.onnx") == [tmp_path / "net.onnx", tmp_path / name]
+    before = files_sha256(onnx_files(tmp_path / "net.onnx"))
+    (tmp_path / name).write_bytes(bytes(4 * 4 * 300 - 1) + b"\1")
+    assert files_sha256(onnx_files(tmp_path / "net.onnx")) != before

@@ -1,0 +1,153 @@
+"""Who a model is: what is stored of it is found again by this, and a run goes on with the models that it began with.
+
+There is one notion. A fingerprint is a plain dictionary of the architecture, all arguments of its constructor, the code
+beside it and the SHA-256 of its weights; whoever uses a model in a certain way adds that (`TeacherModel.fingerprint`:
+dtype, classes). It is written beside everything that is stored of the model, and compared wherever that is used again.
+"""
+
+import hashlib
+import json
+import logging
+import mmap
+import re
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from timm.models import get_model_args, is_model, model_entrypoint
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ..errors import UserError
+from ..files import file_sha256
+
+_logger = logging.getLogger(__name__)
+
+KNOWN_CODE = ("timm", "torch", "torchvision", "w2s_plugins")  # packages whose models state_dict and repr identify
+THIS_RUN = "this run alone: "  # begins the identity of code that does not say what it is: another one in every process
+# what differs from device to device, or is compared as a flag, while the model is still the same one
+OF_THIS_USE = ("dtype", "modules")
+# an entry of a TensorProto's external_data in the bytes of a file of ONNX: key "location", value a path
+_EXTERNAL_DATA = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x7f]))", re.DOTALL)
+
+
+def fingerprint(model: nn.Module, name: str | None = None, weights: str | None = None) -> dict[str, object]:
+    """Identify a model by its architecture, the arguments of its constructor, its code and its weights.
+
+    These do not tell all about a model with code of a plugin, so such a model says itself what it is, see
+    `plugin_identity`.
+
+    Args:
+        model: with its weights.
+        name: by which timm made it.
+        weights: `hash_tensors` of its state, where that is known.
+    """
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+    return dict(
+        architecture=architecture,
+        arguments=constructor_arguments(model),
+        modules=hashlib.sha256(repr(model).encode()).hexdigest(),
+        sha256=weights or hash_tensors(model.state_dict()),
+        **plugin_identity(model, name),
+    )
+
+
+def constructor_arguments(model: nn.Module) -> dict[str, dict[str, object]]:
+    """Return the arguments that timm made a model with, and those within it, as they are by now, by their names in it.
+
+    The number of classes is left out: the weights say it.
+    """
+    arguments = {name: get_model_args(part) for name, part in model.named_modules() if hasattr(part, "pretrained_cfg")}
+    for own in arguments.values():
+        own.pop("num_classes", None)
+    return arguments
+
+
+def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
+    """Identify the code and data of a model that comes from a plugin, nothing for those of timm and of this project.
+
+    The model's method ``cache_identity()`` returns a text that is another one whenever anything changes that is neither
+    in its ``state_dict`` nor in its ``repr``. Without that method the identity is of this run alone: what other runs
+    have stored is not found, nor is it found by them.
+
+    Args:
+        model: the model.
+        name: by which timm made it.
+
+    Raises:
+        UserError: the method returns something else.
+    """
+    module = foreign_code(model, name)
+    if module is None and not hasattr(model, "cache_identity"):
+        return {}
+    if not hasattr(model, "cache_identity"):
+        _logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
+                     "stored of its outputs is for this run only")
+        return dict(plugin=f"{THIS_RUN}{uuid.uuid4().hex}")
+    identity = model.cache_identity()
+    if not isinstance(identity, str) or not identity:
+        raise UserError(f"cache_identity() of {type(model).__name__} ({module}) returned {str(identity)[:40]!r}, "
+                        "expected a text that names the version of its code and data")
+    return dict(plugin=identity)
+
+
+def foreign_code(model: nn.Module, name: str | None = None) -> str | None:
+    """Return the module whose code a model runs when it is none of `KNOWN_CODE`, else None.
+
+    Args:
+        model: the model.
+        name: by which timm made it.
+    """
+    names = [n.partition(".")[0] for n in (name or "", str(getattr(model, "pretrained_cfg", {}).get("architecture")))]
+    code = [model_entrypoint(n) for n in names if is_model(n)]
+    for part in model.modules():
+        code += [type(part), *part._forward_hooks.values(), *part._forward_pre_hooks.values(),
+                 *(value for key, value in vars(part).items() if key.startswith("forward") and callable(value))]
+    modules = [getattr(item, "__module__", None) or type(item).__module__ for item in code]
+    return next((module for module in modules if module.partition(".")[0] not in KNOWN_CODE), None)
+
+
+def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
+    """Return one text for some models, that a run which goes on compares.
+
+    What may be another on another device, and code that does not say what it is, are left out.
+    """
+    kept = [{key: value for key, value in found.items()
+             if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)} for found in fingerprints]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        flat = whole.detach().cpu().contiguous().reshape(-1)
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return found.hexdigest()
+
+
+def files_sha256(files: Iterable[Path]) -> str | None:
+    """Return the hash of a file, or of the hashes of several in the order of their names; None where there is none."""
+    found = [file_sha256(file) for file in sorted(files)]
+    if len(found) < 2:
+        return found[0] if found else None
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+
+def onnx_files(file: Path) -> list[Path]:
+    """Return a file of ONNX and those beside it that hold its weights, as onnxruntime finds them: by the names in it.
+
+    The names are looked for in its bytes, so that this needs no package that understands the whole format.
+    """
+    found = {file}
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for entry in _EXTERNAL_DATA.finditer(content):
+            short, low, high = entry.groups()
+            length = short[0] if short else (low[0] & 0x7f) + (high[0] << 7)
+            name = content[entry.end():entry.end() + length].decode(errors="replace")
+            if "\0" not in name and (file.parent / name).is_file():
+                found.add(file.parent / name)
+    return sorted(found)
