@@ -5,8 +5,8 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from markdown_it import MarkdownIt
@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from selenium.webdriver.common.by import By
 
+import tests.parts
 from tests.e2e.conftest import environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
 from tests.processes import python
-from w2s_plugins.study import figures
+from w2s_plugins.errors import UserError
+from w2s_plugins.study import figures, gallery
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.report import summary, write_report
@@ -26,7 +28,7 @@ from w2s_plugins.study.table import make_table
 
 from .browser import browser, open_page  # noqa: F401  (a fixture)
 from .conftest import Cli
-from .runs import write_run
+from .runs import CLASSES, write_run
 
 TRAINING = ["--dataset", "w2s/digits", "--img-size", "8", "--batch-size", "16", "--warmup-epochs", "0", "--lr", "0.05",
             "--val-slice", "0:300", "--workers", "0", "--hflip", "0", "--scale", "0.8", "1", "--color-jitter", "0",
@@ -183,9 +185,10 @@ def test_no_text_goes_on_beyond_its_figure(tmp_path: Path, name: str) -> None:
     """Names of classes and losses as long as they come leave little room beside them."""
     write_run(tmp_path, "kd", 0, 0.6)
     by_loss = {name: collect(tmp_path).students}
-    gallery = SimpleNamespace(name=lambda label: f"a class of a long name {label}")
+    for student in by_loss[name]:
+        student.record["model"]["class_names"] = [f"a class of a long name {label}" for label in range(CLASSES)]
     with figures.style():
-        drawn = [figures.mistakes(by_loss), figures.confusions({"cells": [{"loss": name}]}, by_loss, gallery)]
+        drawn = [figures.mistakes(by_loss), figures.confusions({"cells": [{"loss": name}]}, by_loss)]
         for item in drawn:
             canvas = FigureCanvasAgg(item.figure)
             canvas.draw()
@@ -194,6 +197,42 @@ def test_no_text_goes_on_beyond_its_figure(tmp_path: Path, name: str) -> None:
                 box = text.get_window_extent(canvas.get_renderer())
                 assert bounds.x0 <= box.x0 < box.x1 <= bounds.x1, (item.name, text.get_text())
                 assert bounds.y0 <= box.y0 < box.y1 <= bounds.y1, (item.name, text.get_text())
+
+
+def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
+    """A run that labels have given another order of the classes than that of its test images' folders."""
+    photos = tests.parts.write_folder(tmp_path / "photos", {"validation": 9}, classes=3)
+    write_run(tmp_path / "runs", "kd", 0, 0.6, ceiling=None, data_dir=str(photos), dataset="", val_split="validation")
+    names, target = ["class2", "class1", "class0"], np.repeat([2, 1, 0], 3)
+    student, notes = collect(tmp_path / "runs").students[0], []
+    student = replace(student, record={**student.record, "model": {"class_names": names}}, target=target,
+                      teacher=np.full(9, 2), student=target)
+    assert gallery.open_gallery([student], notes) is not None and not notes
+    (drawn,) = [figures.confusions({"cells": [{"loss": "kd"}]}, {"kd": [student]})]
+    labels = [text.get_text() for text in drawn.figure.axes[0].get_yticklabels()]
+    assert labels == ["class1 as class0 (3)", "class2 as class0 (3)"]
+    assert "class1 taken for class0" in figures.pictures(
+        {"cells": [{"loss": "kd"}]}, {"kd": [student]}, gallery.open_gallery([student], notes)).alt
+    moved = replace(student, target=target[::-1])
+    assert gallery.open_gallery([moved], notes) is None and "the test images have changed since" in notes[0]
+
+
+def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
+    """Images were deleted between the runs of a study: which, and between which runs."""
+    plan = []
+    for number, name in enumerate(("kd", "adaptconf")):
+        folder = write_run(tmp_path / "made", name, 0, 0.6, ceiling=None)
+        shutil.copytree(folder, tmp_path / "runs" / name)
+        plan.append(PlannedRun(name, "student", name, "w", "s", name, "", 0, [], []))
+        file = tmp_path / "runs" / name / "result.json"
+        record = json.loads(file.read_text())
+        record["data"]["sources"] = [dict(role="train", name="'train'", place="a", samples=490 - 166 * number,
+                                          fingerprint=f"f{number}")]
+        file.write_text(json.dumps(record))
+    save_plan(tmp_path, plan)
+    with pytest.raises(UserError, match="kd and adaptconf cannot be compared: 'train' has changed between them: 490 "
+                                        "samples, fingerprint f0 for kd, 324 samples, fingerprint f1 for adaptconf"):
+        collect(tmp_path)
 
 
 def test_words(trained: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered, worth_between
 from ..protocols.figures import gain_of, read_predictions
+from ..protocols.same_data import check_same_data
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
@@ -171,6 +172,7 @@ def loss_label(name: str, kwargs: dict | None) -> str:
 def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
     """Read the finished students of a study."""
     plan = load_plan(folder)
+    check_same_data({run.folder: read_json(run.path / RESULT) or {} for run in plan}, f"study {folder}")
     by_id = {run.id: run for run in plan}
     students = [run for run in plan if run.kind == "student"]
     waiting = [run for run in students if not finished(run)]

@@ -26,7 +26,7 @@ from ..files import atomic_write
 from ..losses.base import LOSSES
 from ..metrics.sample_weights import KINDS
 from .collect import PARTS, Collected, StudentRun
-from .gallery import Gallery, open_gallery
+from .gallery import Gallery, class_name, open_gallery
 from .table import title_of
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A800")
@@ -89,7 +89,7 @@ def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
             of_group = [pgr_bars(group), agreement_scatter(group, numbers), misfit_scatter(group, numbers),
                         learning_curves(group, by_loss, numbers), learning_curves(group, by_loss, numbers, "copied"),
                         *(weight_maps(loss, members) for loss, members in by_loss.items()),
-                        mistakes(by_loss), confusions(group, by_loss, gallery), pictures(group, by_loss, gallery)]
+                        mistakes(by_loss), confusions(group, by_loss), pictures(group, by_loss, gallery)]
             for item in filter(None, of_group):
                 item.name += f"-{number}"
                 item.title += f" ({title_of(group)})" if len(table["groups"]) > 1 else ""
@@ -600,20 +600,20 @@ def stacked_bars(axes: Axes, rows: dict[str, tuple[float, float, float]], xlabel
     axes.set_xlabel(xlabel, loc="right")  # in the middle it may go on beyond the figure, long names leave little room
 
 
-def confusions(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Gallery | None) -> Drawn | None:
+def confusions(group: dict, by_loss: dict[str, list[StudentRun]]) -> Drawn | None:
     """The teacher's most frequent confusions, and what the best student makes of each."""
     loss = group["cells"][0]["loss"]
-    counts: dict[tuple[int, int], np.ndarray] = {}
+    counts: dict[tuple[str, str], np.ndarray] = {}
     for student in by_loss[loss]:
         wrong = ~student.hits["weak"]
         for truth, said, answer in zip(student.target[wrong], student.teacher[wrong], student.student[wrong]):
-            row = counts.setdefault((int(truth), int(said)), np.zeros(3, dtype=np.int64))
+            names = class_name(student, truth), class_name(student, said)
+            row = counts.setdefault(names, np.zeros(3, dtype=np.int64))
             row[0 if answer == truth else 1 if answer == said else 2] += 1
     if not counts:
         return None
     often = sorted(counts.items(), key=lambda item: (-item[1].sum(), item[0]))[:10]
-    name = gallery.name if gallery else str
-    rows = {f"{short(name(truth), 12)} as {short(name(said), 12)} ({row.sum()})": tuple(100 * row / row.sum())
+    rows = {f"{short(truth, 12)} as {short(said, 12)} ({row.sum()})": tuple(100 * row / row.sum())
             for (truth, said), row in often}
     figure, (axes,) = new_figure(0.72 + 0.19 * len(rows))
     stacked_bars(axes, rows, f"share of samples (%)\nstudent: {short(loss, 28)}")
@@ -644,10 +644,11 @@ def pictures(group: dict, by_loss: dict[str, list[StudentRun]], gallery: Gallery
         for panel in panels:
             panel.set_axis_off()
         for panel, place in zip(panels, places):
-            truth, said = gallery.name(student.target[place]), gallery.name(student.teacher[place])
+            truth, said = class_name(student, student.target[place]), class_name(student, student.teacher[place])
             panel.imshow(gallery.image(place), cmap="gray", interpolation="nearest")
             panel.set_title(f"{short(truth, 9)}\n✗ {short(said, 8)}", fontsize=6)
-        names = [f"{gallery.name(student.target[p])} taken for {gallery.name(student.teacher[p])}" for p in places]
+        names = [f"{class_name(student, student.target[p])} taken for {class_name(student, student.teacher[p])}"
+                 for p in places]
         parts.append(f"{text}: {', '.join(names)}")
     alt = (f"Test images of seed {student.seed} with the loss {loss}, under each the true class and what the teacher "
            f"says. {'. '.join(parts)}.")

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data import open_split, take_slice
-from ..data.datasets import class_names_of
+from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError, one_line
 from .collect import StudentRun
 
@@ -18,16 +18,11 @@ class Gallery:
     """The test split of some runs.
 
     Args:
-        dataset: gives images and labels.
+        dataset: gives images.
     """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
-        self.names = class_names_of(dataset)
-
-    def name(self, label: int) -> str:
-        """Return the name of a class, its number where it has none."""
-        return self.names[label] if self.names and label < len(self.names) else str(int(label))
 
     def image(self, place: int) -> np.ndarray:
         """Return an image as it is in the data set, scaled down where it is large: (H, W, 3) of 8 bits."""
@@ -40,6 +35,22 @@ class Gallery:
         """Return at most ``count`` of the places, spread evenly over the data set."""
         chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
         return [int(places[i]) for i in chosen]
+
+
+def class_name(student: StudentRun, label: int) -> str:
+    """Return the name that a class has in a run, which need not number classes as its data do; its number without."""
+    names = student.record["model"].get("class_names")
+    return str(names[label]) if isinstance(names, list) and label < len(names) else str(int(label))
+
+
+def _has_labels(dataset: Dataset, student: StudentRun) -> bool:
+    """Whether the samples of a dataset have, by the names of their classes, the labels that a run was measured on."""
+    labels, own = labels_of(dataset), class_names_of(dataset)
+    if labels is None:
+        labels = [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
+    if not own or not student.record["model"].get("class_names"):
+        return labels == student.target[:len(labels)].tolist()
+    return [own[label] for label in labels] == [class_name(student, label) for label in student.target[:len(labels)]]
 
 
 def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
@@ -57,8 +68,7 @@ def open_gallery(runs: list[StudentRun], notes: list[str]) -> Gallery | None:
             dataset = take_slice(dataset, args["val_slice"], args.get("slice_seed") or 0, "--val-slice")
         if len(dataset) != len(runs[0].target):
             raise UserError(f"there are {len(dataset)} test images now, and were {len(runs[0].target)}")
-        first = [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
-        if first != runs[0].target[:3].tolist():
+        if not _has_labels(dataset, runs[0]):
             raise UserError("the test images have changed since")
     except (UserError, OSError, ValueError, TypeError) as error:
         reason = f"No pictures of {runs[0].folder}: {one_line(error)}"

@@ -20,11 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, nearest, one_line, write_errors
+from ..errors import AGAIN, UserError, nearest, one_line, write_errors
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 KINDS = ("weak", "ceiling", "student", "direct", "same-size", "strong-to-strong")
-AGAIN = "start the same command again"
 DEFAULT_ROOT = Path("output/studies")
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 
