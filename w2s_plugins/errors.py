@@ -33,6 +33,8 @@ _LIMITS = (
 _ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
            "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
 _ROOM = 1.5e9  # bytes of addresses that torch, numpy and scipy take before anything is done with them
+# what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
+AGAIN, RESUME = "start the same command again", "go on with --resume"
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -92,7 +94,7 @@ def print_traceback(error: BaseException) -> None:
     print(scrub("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
 
 
-def write_remedy(path: Path, error: Exception, then: str = "go on with --resume") -> str:
+def write_remedy(path: Path, error: Exception, then: str = AGAIN) -> str:
     """Return what is left and what can be done about a file that could not be written, the last of which is ``then``.
     """
     if not path.parent.is_dir():
@@ -106,7 +108,7 @@ def write_remedy(path: Path, error: Exception, then: str = "go on with --resume"
 
 
 @contextlib.contextmanager
-def write_errors(path: Path, then: str = "go on with --resume") -> Iterator[None]:
+def write_errors(path: Path, then: str = AGAIN) -> Iterator[None]:
     """Turn what the system says while ``path`` is written into a `UserError` with what can be done about it."""
     try:
         yield

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError
 
-from .errors import UserError, nearest, one_line, write_remedy
+from .errors import AGAIN, UserError, nearest, one_line, write_remedy
 
 SHARDED = ".sharded"  # ends the name of a checkpoint of --fsdp, which is a folder
 LARGEST_FILE = 10_000_000  # bytes
@@ -156,8 +156,10 @@ def check_archive(path: Path) -> None:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, then: str = AGAIN) -> Iterator[Path]:
     """Give a temporary path to write to; on success it takes the place of ``path``, on failure it is removed.
+
+    ``then`` ends what can be done about a failure, see `errors.write_remedy`.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
@@ -175,7 +177,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # torch.save does not pass on why the system refused
         unknown = "the disk is full or the file too large" if path.parent.is_dir() else "no such folder"
         reason = unknown if type(error) is RuntimeError else one_line(error)
-        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error)}") from error
+        raise UserError(f"{path}: cannot be written ({reason}); {write_remedy(path, error, then)}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -209,9 +211,9 @@ def link_or_copy(source: Path, target: Path) -> None:
             temporary.write_bytes(source.read_bytes())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_write(path) as temporary:
+def write_text(path: Path, text: str, then: str = AGAIN) -> None:
+    """Write a text file atomically, as `atomic_write`."""
+    with atomic_write(path, then) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -183,9 +183,10 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     assert not Path("output/train/no").exists()
     other = shutil.copytree(whole / "ceiling", tmp_path / "other")
     text = (other / "result.json").read_text()
-    (other / "result.json").write_text(text.replace(first["splits"]["test"]["fingerprint"], "0" * 16))
+    whole_split = json.loads(text)["data"]["sources"][1]["fingerprint"]
+    (other / "result.json").write_text(text.replace(whole_split, "0" * 16))
     message = here(*flags, "--experiment", "no", "--ceiling-checkpoint", other).error
-    assert "had other samples of 'validation': 60 with fingerprint 0000000000000000" in message
+    assert "other samples or labels in 'validation': 600 samples, fingerprint 0000000000000000, now 600 " in message
     (other / "predictions_best.csv").unlink()
     (other / "result.json").write_text(text)
     assert "predictions_best.csv: no such file" in here(
@@ -194,6 +195,34 @@ def test_weak_and_ceiling_of_another_run(here: Run, whole: Path, tmp_path: Path)
     resumed = [*flags, "--experiment", "kd", "--resume", "auto", "--loss-kwargs", "temperature=2.0"]
     assert "--loss-kwargs {} -> {'temperature': 2.0}; repeat them, delete that folder" in here(*resumed).error
     assert "--ceiling-checkpoint is for --protocol w2s" in here(*TINY, "--ceiling-checkpoint", whole / "ceiling").error
+
+
+def test_a_ceiling_with_flags_of_its_own(here: Run, tmp_path: Path) -> None:
+    """It is trained as its file says; a student or control above it is said at the end and in the records."""
+    (tmp_path / "flags").mkdir()
+    (tmp_path / "flags/both.yaml").write_text("ceiling_config: own.yaml\n")
+    own = tmp_path / "flags/own.yaml"
+    own.write_text("lr: 1.0e-9\nepochs: 2\n")
+    (tmp_path / "weak.yaml").write_text("epochs: 6\nbatch_size: 8\n")
+    flags = [*FLAGS, "--weak-fraction", 40, "--weak-config", "weak.yaml", "--loss", "kd", "--controls", "direct",
+             "--config", own.with_name("both.yaml")]
+    done, folder = here(*flags).ok(), Path("output/train/p")
+    record, ceiling = result(folder), result(folder / "ceiling")
+    assert ceiling["last"]["epoch"] == 1 and result(folder / "student")["last"]["epoch"] == 11
+    top1 = {name: record[name]["value"] for name in ("student", "ceiling")} | {
+        "direct": record["controls"]["direct"]["value"]}
+    assert top1["ceiling"] < top1["direct"] and top1["ceiling"] < top1["student"]
+    for name in ("the student", "direct"):
+        said = f"{name} ({top1[name.split()[-1]]:.2f}) is above the ceiling ({top1['ceiling']:.2f}), which is none then"
+        assert said in done.out and any(warning.startswith(said) for warning in record["warnings"])
+        assert f"WARNING: {said}" in done.err
+    for text, message in (("model: w2s_cnn2", "model is that of the student"), ("protocol: w2s", "asks for several"),
+                          ("train_slice: '0:9'", "train_slice is that of the student"), ("epcohs: 3", "unknown key")):
+        own.write_text(text)
+        error = here(*flags[:-1], own.with_name("both.yaml")).error
+        assert error.startswith(f"--ceiling-config {own}") and message in error, error
+    assert "--ceiling-config a.yaml has no effect without --protocol w2s" in here(
+        *TINY, "--ceiling-config", "a.yaml").error
 
 
 def test_controls(here: Run, whole: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from w2s_plugins.errors import UserError
 from w2s_plugins.protocols.figures import NOT_WORTH, closing_table, compare, intervals, read_predictions
-from w2s_plugins.protocols.planning import direct_slices, split_slice
+from w2s_plugins.protocols.planning import split_slice
 from w2s_plugins.run.record import write_predictions
 
 
@@ -35,21 +35,6 @@ def test_split_slice(text: str | None, amount: float, expected: tuple[str, str])
 def test_split_slice_refused(text: str | None, amount: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         split_slice(text, amount)
-
-
-@pytest.mark.parametrize(("first", "sizes", "expected"), [
-    ("0:80", [], {"direct": "0:80"}),
-    ("20:80", [0.5, 0.50, 1, 1.0, 100], {"direct": "20:80", "direct-0.5": "20:50", "direct-100": "20:120"}),
-    ("0.0:0.5", [0.1, 200], {"direct": "0.0:0.5", "direct-0.1": "0.0:0.05", "direct-200": "0:200"}),
-])
-def test_slices_of_labels(first: str, sizes: list[float], expected: dict[str, str]) -> None:
-    assert direct_slices(first, sizes) == expected
-
-
-@pytest.mark.parametrize(("first", "size"), [("0:80", 1.5), ("0:80", -5.0), ("0:80", 0), ("0.2:0.5", 30)])
-def test_slices_of_labels_refused(first: str, size: float) -> None:
-    with pytest.raises(UserError, match=f"^direct_sizes {size:g}[: ](?!.*weak-fraction)"):
-        direct_slices(first, [size])
 
 
 def models(count: int = 1000) -> list[np.ndarray]:

@@ -372,3 +372,12 @@ def test_two_steps(argv: tuple[str, ...], here: Callable[..., Done], images: Ima
         assert len(terms - {"task"}) > 0 and ("task" in terms) == (args.task_loss_weight != 0)
     config = yaml.safe_load((run / "export" / "config.json").read_text())
     assert config["num_classes"] == classes or args.few_shot_eval
+
+
+def test_the_ceiling_of_the_recipe_is_trained_as_direct() -> None:
+    """With true labels, as the student is that learns from the user's own; and those who use the recipe get it."""
+    direct = yaml.safe_load((ROOT / "hparams/w2s_labelled.yaml").read_text())[0]
+    ceiling = yaml.safe_load((ROOT / "hparams/w2s_ceiling.yaml").read_text())
+    assert ceiling == {flag: value for flag, value in direct.items() if flag not in ("name", "unlabeled", "teacher")}
+    args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
+    assert args.ceiling_config == [str(ROOT / "hparams/w2s_ceiling.yaml")]

@@ -35,6 +35,7 @@ from w2s_plugins.run.history import History
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable
 from w2s_plugins.run.restore import restore as restored
+from w2s_plugins.run.saver import save_state
 
 TARGET = torch.arange(8) % 10
 
@@ -132,6 +133,17 @@ def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path, error, raised
     write_json(path, {"a": [1]})
     assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
     assert names(tmp_path) == ["file.txt"]
+
+
+def test_only_a_run_goes_on_with_resume(tmp_path, monkeypatch):
+    """Tables, labels and pages of other commands are written by starting these again."""
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", refuse)
+    for write, said in ((lambda: write_text(tmp_path / "labels.csv", "a"), "start the same command again"),
+                        (lambda: save_state({}, tmp_path / "last.pth.tar"), "go on with --resume")):
+        with pytest.raises(UserError, match=f"make room and {said}$"):
+            write()
 
 
 def test_folder_that_is_gone(tmp_path):

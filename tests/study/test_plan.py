@@ -139,6 +139,17 @@ def test_test_samples_that_differ_from_seed_to_seed_are_said(
     assert ("losses will not be compared" in out) == said
 
 
+def test_a_ceiling_with_flags_of_its_own(tmp_path: Path, plan: Plan) -> None:
+    """As with --protocol: the ceilings of a study are trained as the file says that its base, or a recipe, names."""
+    (tmp_path / "ceiling.yaml").write_text("epochs: 7\nlr: 0.01\n")
+    (tmp_path / "recipe.yaml").write_text("ceiling_config: ceiling.yaml\nopt: adamw\n")
+    runs = plan(config=str(tmp_path / "recipe.yaml"), controls=["direct"])
+    found = {run.kind: (run.flag("--epochs"), run.flag("--lr"), run.flag("--opt")) for run in runs}
+    assert found.pop("ceiling") == ("7", "0.01", "adamw")
+    assert set(found.values()) == {("1", "0.1", "adamw")} and set(found) == {"weak", "student", "direct"}
+    assert not any("--ceiling-config" in run.argv for run in runs)
+
+
 def test_a_run_is_known_by_its_command(plan: Plan) -> None:
     def ids(**changes: object) -> set[str]:
         return {run.id for run in plan(**changes)}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.e2e.conftest import environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
 from tests.processes import python
+from w2s_plugins.errors import UserError
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
 from w2s_plugins.study.gallery import Gallery, open_gallery
@@ -157,6 +159,24 @@ def test_no_text_goes_on_beyond_its_figure(tmp_path: Path, name: str) -> None:
                 box = text.get_window_extent(canvas.get_renderer())
                 assert bounds.x0 <= box.x0 < box.x1 <= bounds.x1, (item.name, text.get_text())
                 assert bounds.y0 <= box.y0 < box.y1 <= bounds.y1, (item.name, text.get_text())
+
+
+def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
+    """Images were deleted between the runs of a study: which, and between which runs."""
+    plan = []
+    for number, name in enumerate(("kd", "adaptconf")):
+        folder = write_run(tmp_path / "made", name, 0, 0.6, ceiling=None)
+        shutil.copytree(folder, tmp_path / "runs" / name)
+        plan.append(PlannedRun(name, "student", "w", "s", name, "", 0, []))
+        file = tmp_path / "runs" / name / "result.json"
+        record = json.loads(file.read_text())
+        record["data"]["sources"] = [dict(role="train", name="'train'", place="a", samples=490 - 166 * number,
+                                          fingerprint=f"f{number}")]
+        file.write_text(json.dumps(record))
+    save_plan(tmp_path, plan)
+    with pytest.raises(UserError, match="kd and adaptconf cannot be compared: 'train' has changed between them: 490 "
+                                        "samples, fingerprint f0 for kd, 324 samples, fingerprint f1 for adaptconf"):
+        collect(tmp_path)
 
 
 def test_words(trained: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The splits of a run."""
 
 import argparse
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -23,6 +25,7 @@ from ..data.datasets import class_names_of, describe, known_labels, labels_of
 from ..data.keys import positions_in_split
 from ..data.overlap import count_shared
 from ..data.shards import HUB, WDS, find_shards, open_shards
+from ..data.slices import Subset
 from ..data.unlabeled import WithoutLabels, open_unlabeled
 from ..data.wrapper import without_transform
 from ..distributed.world import World
@@ -98,18 +101,68 @@ def open_val_split(args: argparse.Namespace) -> Dataset:
         num_samples=args.val_num_samples, **reading(args))
 
 
+def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
+    """Open the whole splits of a run: ``train``, ``labelled`` (beside images without labels) and ``val``, where it has
+    them.
+    """
+    splits = {"train": open_train_split(args)}
+    if is_semi_supervised(args):
+        splits = {"train": open_images_of(args), "labelled": splits["train"]}
+    if args.val_split:
+        splits["val"] = open_val_split(args)
+    return splits
+
+
+def sources_of(
+        args: argparse.Namespace, splits: Mapping[str, Dataset], labels: Sequence[FoundLabels] = ()) -> list[dict]:
+    """Describe what a run is made of, so that runs of other data are told from it (`study.same_data`).
+
+    Args:
+        args: the flags.
+        splits: from `open_splits`, neither cut nor with other labels.
+        labels: in place of a teacher.
+
+    Returns:
+        Of each split and each file of labels its ``role`` in the run, its ``name``, a hash of the ``place`` that the
+        flags name, its number of ``samples`` and its ``fingerprint``, None where it cannot be told.
+    """
+    sources = []
+    for role, split in splits.items():
+        about, name = describe(split, "", ""), f"'{args.val_split if role == 'val' else args.train_split}'"
+        named = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
+        if role == "train" and args.unlabeled:
+            named, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
+        sources.append(dict(
+            role=role, name=name, place=_hash_of_place([*named, _absolute(args.data_dir)]), samples=about.num_samples,
+            fingerprint=about.fingerprint))
+    for found in labels:
+        sources.append(dict(
+            role=found.flag, name=f"the labels of {found.flag}", place=_hash_of_place([_absolute(found.place.path)]),
+            samples=None, fingerprint=found.fingerprint))
+    return sources
+
+
+def _absolute(path: str | Path | None) -> str:
+    """Return a path that has the same text wherever it is spelt; names that are no paths stay as they are."""
+    return os.path.abspath(path) if path and os.path.exists(path) else str(path or "")
+
+
+def _hash_of_place(named: Sequence[object]) -> str:
+    """Return what stands for a place on this disk in a record that others may read."""
+    return hashlib.sha256(json.dumps(named, default=str).encode()).hexdigest()[:16]
+
+
 def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
     """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without."""
-    train, val = open_train_split(args), open_val_split(args) if args.val_split else None
+    whole = open_splits(args)
+    sources = sources_of(args, whole, labels)
+    train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
-    labelled = None
-    if is_semi_supervised(args):
-        labelled, train = train, open_images_of(args)
-        if isinstance(labelled, IterableDataset):
-            raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
-                            "that can be indexed")
+    if isinstance(labelled, IterableDataset):
+        raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
+                        "that can be indexed")
     train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
     refuse_other_shares(args, num_classes)
     groups = shot_groups(args, train, num_classes)
@@ -121,10 +174,12 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     if args.label_noise:
         noise = create_label_noise(args.label_noise, train, seed=args.noise_seed)
     split = train if labelled is None else labelled
-    whole, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
+    uncut, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
+    if labelled is not None:
+        part = cut_as(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed))
     if args.val_slice and val is not None:
-        val = take_slice(val, args.val_slice, args.slice_seed, "--val-slice")
-    check_disjoint(args, whole, part, val)
+        val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))
+    check_disjoint(args, uncut, part, val)
     tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
@@ -139,7 +194,14 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
                      f"the {len(labelled)} labelled ones in '{args.train_split}'")
     return Data(
         train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
-        labelled=labelled, epoch_size=epoch_size, tests=tests)
+        labelled=labelled, epoch_size=epoch_size, tests=tests, sources=sources)
+
+
+def cut_as(named: Dataset, part: Dataset) -> Dataset:
+    """Return a ``part`` of a split as it was opened with the labels and names that the split ``named`` has now: which
+    samples there are does not depend on the order of the classes.
+    """
+    return Subset(named, part.indices) if isinstance(part, Subset) and part.dataset is not named else part
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:

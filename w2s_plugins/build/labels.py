@@ -1,6 +1,7 @@
 """Labels in place of a teacher: ``--teacher labels:PATH``, brought to the samples of the training set."""
 
 import argparse
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..data.shards import shard_reader
 from ..data.slices import Subset
 from ..distributed.world import World, agree
 from ..errors import UserError
+from ..files import file_sha256
 from ..labels.format import MANIFEST
 from ..labels.given import GivenLabels
 from ..labels.imported import ImportSettings, import_labels
@@ -57,6 +59,20 @@ class FoundLabels:
     def in_shards(self) -> bool:
         """Whether it is a folder with labels of shards, a folder for each."""
         return self.place.path.is_dir() and not self.is_folder and manifest_at(self.place.path) is not None
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the file, or of the manifests and names of the files in the folder; None where there is none."""
+        path = self.place.path
+        if not path.is_dir():
+            file = file_of(path)[0]
+            return file_sha256(file)[:16] if file.is_file() else None
+        content = hashlib.sha256()
+        for file in sorted(path.rglob("*.safetensors")):
+            content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
+        for file in sorted(path.rglob(MANIFEST)):
+            content.update(file.read_bytes())
+        return content.hexdigest()[:16]
 
     @cached_property
     def columns(self) -> Mapping[str, Sequence]:

@@ -1,11 +1,11 @@
 """result.json, of which the model card is made.
 
 `model` (name, names of its classes, initialisation, source with commit and sha256), `teacher` (members with theirs,
-accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split, label noise, selection of
-samples, unreadable ones), `changes` (flags that were changed on the way, by epoch and update), `selected` (rule, epoch,
-split), `last`, `best`, `metrics` of the selected epoch, `gain` by epoch, `test_sets` by name,
-`failed_test_sets` (why there are no figures of them), `ceiling_acc`, `pgr`, `command`, `versions`, `warnings`,
-`export` (SHA-256 of what an export is loaded from).
+accuracy, kind of targets, key and path of caches), `loss`, `data` (identity of each split; `sources`: of the whole
+splits and the files of labels that it was made of; label noise, selection of samples, unreadable ones), `changes`
+(flags that were changed on the way, by epoch and update), `selected` (rule, epoch, split), `last`, `best`, `metrics`
+of the selected epoch, `gain` by epoch, `test_sets` by name, `failed_test_sets` (why there are no figures of them),
+`ceiling_acc`, `pgr`, `command`, `versions`, `warnings`, `export` (SHA-256 of what an export is loaded from).
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ..engine.evaluation import Evaluation
 from ..errors import called
 from ..hub.export import ABOUT_WEIGHTS
 from ..labels.splits import Data
-from ..metrics.pgr import chance_of_difference, no_gap_hint, turning_points
+from ..metrics.pgr import above_ceiling_hint, chance_of_difference, no_gap_hint, turning_points
 from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
@@ -131,7 +131,7 @@ def make_record(
                      *teacher_hints(args, outcome.weak, data),
                      *filter(None, [refined_hint(targets, weak, data.val), agreement_hint(outcome.evaluations)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),
-                     *student_hints(chosen, data),
+                     *student_hints(args, chosen, data),
                      *list_warnings(args, chosen, outcome.position, weak),
                      *(f"the student could not be measured on the test set {name}" for name in outcome.failed)],
     }
@@ -199,6 +199,7 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         train_slice=args.train_slice,
         val_slice=args.val_slice,
         fingerprint=train.fingerprint,
+        sources=data.sources,
         splits=dict(train=asdict(train), val=val and asdict(val), select=select and asdict(select), **labelled),
         label_noise=data.noise and data.noise.record(data.candidates),
         clean_select=data.selection and data.selection.about,
@@ -271,11 +272,17 @@ def agreement_hint(evaluations: Sequence[dict]) -> str | None:
             "lower --teacher-agreement-share")
 
 
-def student_hints(chosen: dict, data: Data) -> list[str]:
-    """Return what is to be said of a student that has learned nothing, on the validation split."""
+def student_hints(args: argparse.Namespace, chosen: dict, data: Data) -> list[str]:
+    """Return what is to be said of a student that has learned nothing, or more than its ceiling, on the validation
+    split.
+    """
     if "top1" not in chosen.get("val", ()):
         return []
-    return [*filter(None, [student_chance_hint(chosen["val"]["top1"], data.num_classes, len(data.val))])]
+    top1 = chosen["val"]["top1"]
+    hints = [student_chance_hint(top1, data.num_classes, len(data.val))]
+    if args.ceiling_acc is not None:
+        hints.append(above_ceiling_hint("the student", top1, args.ceiling_acc))
+    return [*filter(None, hints)]
 
 
 def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, weak: dict | None) -> list[str]:

@@ -64,6 +64,7 @@ class Facts:
         for_teacher: the flag that says the same of a teacher which is taken as it is.
         in_study: what a study has in its place, which sets it itself.
         sets: for each loss that it concerns, the argument that it sets there.
+        in_recipes: a file may set it for whoever adds the flag that it needs.
     """
 
     role: Role | None = None
@@ -77,6 +78,7 @@ class Facts:
     for_teacher: str | None = None
     in_study: str | None = None
     sets: Mapping[str, str] | None = None
+    in_recipes: bool = False
 
 
 FACTS = tuple(Facts.__dataclass_fields__)

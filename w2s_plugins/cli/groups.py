@@ -128,6 +128,9 @@ def add_protocol(add: Declare) -> None:
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
     add("--weak-config", in_study="`config` of an item of weak", nargs="+", default=[], metavar="FILE",
         needs=("protocol",), help="YAML files with the flags in which the teacher's training differs with --protocol")
+    add("--ceiling-config", nargs="+", default=[], metavar="FILE", needs=("protocol",), in_recipes=True,
+        help="YAML files with the flags in which the ceiling's training differs with --protocol: what a student learns "
+        "best from true labels with")
     add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")

@@ -24,6 +24,8 @@ def refuse_idle(parser: Parser, args: argparse.Namespace, filed: Iterable[str], 
         alone = name in typed and name not in filed
         if value is False or value in (None, "", []) or not masters or not (alone or value != defaults[name]):
             continue
+        if facts.in_recipes and name not in typed:
+            continue
         if getattr(args, "stages", None) and "teacher" in masters:  # each stage may have one, or none
             continue
         if not any(getattr(args, master) for master in masters):

@@ -108,8 +108,8 @@ def read_config(
 ) -> dict[str, object]:
     """Read one YAML file of flags, as names with underscores or dashes.
 
-    The files that it names under ``config``, relative to itself, are read before it; those of ``weak_config`` are
-    relative to it as well.
+    The files that it names under ``config``, relative to itself, are read before it; those of ``weak_config`` and
+    ``ceiling_config`` are relative to it as well.
 
     Args:
         file: path of the file, or ``w2s:NAME``.
@@ -133,8 +133,8 @@ def read_config(
     for base in _names_of_files(bases, where):
         _overlay(values, read_config(_beside(base, path), parser, (*readers, file), flag))
     own = check_flags(content, parser, where)
-    if "weak_config" in own:
-        own["weak_config"] = [_beside(other, path) for other in own["weak_config"]]
+    for name in own.keys() & {"weak_config", "ceiling_config"}:
+        own[name] = [_beside(other, path) for other in own[name]]
     _overlay(values, own)
     return values
 

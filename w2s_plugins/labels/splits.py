@@ -5,8 +5,6 @@ from functools import cached_property
 
 from torch.utils.data import Dataset
 
-from ..data.datasets import describe
-from ..data.keys import whole_split
 from ..metrics.long_tail import ShotGroups
 from .given import GivenLabels
 from .noise import LabelNoise
@@ -47,6 +45,7 @@ class Data:
         labelled: samples that are trained on beside a training set without labels.
         epoch_size: samples in an epoch, where that is more than there are and they come round again.
         tests: test sets beside the validation split, by name.
+        sources: what the run was made of, whole splits and files of labels, as `build.data.sources_of` describes them.
     """
 
     train: Dataset
@@ -63,15 +62,15 @@ class Data:
     labelled: Dataset | None = None
     epoch_size: int = 0
     tests: dict[str, TestSet] = field(default_factory=dict)
+    sources: list[dict] = field(default_factory=list)
 
     @cached_property
     def hashes(self) -> list[str]:
         """Of the labels in place of a teacher, and of the whole training split, which a run that goes on needs again;
         a stream has none.
         """
-        splits = [describe(whole_split(split), "", "").fingerprint for split in (self.train, self.labelled)
-                  if split is not None]
-        return [*(given.hash for given in self.given), *(["+".join(splits)] if all(splits) else [])]
+        splits = [source["fingerprint"] for source in self.sources if source["role"] in ("train", "labelled")]
+        return [*(given.hash for given in self.given), *(["+".join(splits)] if splits and all(splits) else [])]
 
     @property
     def candidates(self) -> Dataset:

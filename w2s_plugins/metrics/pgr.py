@@ -33,6 +33,14 @@ def no_gap_hint(weak: float, ceiling: float) -> str | None:
             f"({weak:.2f})")
 
 
+def above_ceiling_hint(name: str, value: float, ceiling: float) -> str | None:
+    """Return what is to be said of a model that is above the ceiling; None where it is not."""
+    if value <= ceiling:
+        return None
+    return (f"{name} ({value:.2f}) is above the ceiling ({ceiling:.2f}), which is none then, and the PGR is too high: "
+            "train the ceiling as the student learns best from true labels, --ceiling-config")
+
+
 def worth_in_labels(curve: Sequence[tuple[int, float]], accuracy: float) -> dict[str, object]:
     """Return how many true labels give an accuracy: between two numbers, linear in the logarithm of the number.
 

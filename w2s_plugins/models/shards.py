@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed.world import gather_objects
-from ..errors import UserError, one_line, write_errors
+from ..errors import RESUME, UserError, one_line, write_errors
 from ..files import SHARDED, file_sha256, read_plain
 
 RUN_FILE = "run.pth.tar"
@@ -54,7 +54,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     gathered = gather_objects(own)
     if dist.get_rank() == 0:
         hashes = {name: digest for part in gathered for name, digest in part.items()}
-        with write_errors(folder):
+        with write_errors(folder, RESUME):
             (folder / CHECKSUMS).write_text(json.dumps(hashes), encoding="utf-8")
 
 

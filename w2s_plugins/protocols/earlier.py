@@ -6,14 +6,16 @@ from pathlib import Path
 
 import yaml
 
-from ..build.data import build_data
+from ..build.data import open_splits, sources_of
+from ..build.device import join_group
 from ..build.flags import resolve_train_args
+from ..build.labels import find_labels
 from ..cli.outcome import other_values
 from ..cli.parser import fill, train_parser
-from ..data.datasets import describe
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
 from ..run.args_file import read_run_args
+from .same_data import check_made_of
 
 # what is read of an earlier result.json, and its types; what only a run with a validation split has
 READ_BACK = {
@@ -83,21 +85,23 @@ def other_flags(folder: Path, wanted: Mapping[str, object], flag: str) -> list[s
     return [f"--{name.replace('_', '-')} {old} -> {new}" for name, (old, new) in other_values(theirs, ours).items()]
 
 
-def check_same_run(folder: Path, wanted: Mapping[str, object], record: dict, flag: str) -> None:
-    """Raise a `UserError` unless the run in ``folder`` was made with the flags ``wanted``, on the samples they name.
+def check_same_run(folder: Path, wanted: Mapping[str, object], record: dict, flag: str, remedy: str) -> None:
+    """Raise a `UserError` unless the run in ``folder`` was made with the flags ``wanted``, of the data they name.
 
     Args:
         folder: a run folder.
         wanted: flags from `resolved`.
         record: its result.json.
         flag: the flag that named the folder.
+        remedy: ends what is said of other flags.
     """
     if changed := other_flags(folder, wanted, flag):
-        raise UserError(f"{flag} {folder}: that run had other flags: {'; '.join(changed)}; repeat them, or leave out "
-                        f"{flag} and it is trained anew")
-    data = build_data(argparse.Namespace(**wanted))
-    for split, dataset, name in (("train", data.train, wanted["train_split"]), ("val", data.val, wanted["val_split"])):
-        ours, theirs = describe(dataset, wanted["dataset"], name), record["data"]["splits"][split]
-        if (theirs["fingerprint"], theirs["num_samples"]) != (ours.fingerprint, ours.num_samples):
-            raise UserError(f"{flag} {folder}: that run had other samples of '{name}': {theirs['num_samples']} with "
-                            f"fingerprint {theirs['fingerprint']}, here {ours.num_samples} with {ours.fingerprint}")
+        raise UserError(f"{flag} {folder}: that run had other flags: {'; '.join(changed)}; repeat them, {remedy}")
+    check_made_of(record, sources_now(wanted), f"{flag} {folder}")
+
+
+def sources_now(wanted: Mapping[str, object]) -> list[dict]:
+    """Describe what a run with flags from `resolved` would be made of."""
+    args = argparse.Namespace(**wanted)
+    labels = find_labels(args, join_group(args.device, args.dist_timeout))
+    return sources_of(args, open_splits(args), labels)

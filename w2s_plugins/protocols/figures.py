@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, one_line
-from ..metrics.pgr import RESAMPLES, no_gap_hint, performance_gap_recovered, worth_between
+from ..metrics.pgr import RESAMPLES, above_ceiling_hint, no_gap_hint, performance_gap_recovered, worth_between
 from ..metrics.resampling import CONFIDENCE
 from ..monitor import format_table
 from ..run.record import PREDICTIONS, predictions_on
@@ -111,6 +111,7 @@ def compare(
     found: dict[str, object] = dict(
         controls=controls,
         warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
+    found["warnings"] += above_ceiling(dict(figures, controls=controls))
     if reason := figures["pgr"].get("no_interval"):
         found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
     if direct := controls.get("direct"):
@@ -123,6 +124,13 @@ def compare(
             found["warnings"].append(f"it is not shown that weak-to-strong was worth doing here: {told}; the interval "
                                      f"of the difference, {above['low']:.2f} to {above['high']:.2f}, has 0 in it")
     return found
+
+
+def above_ceiling(record: Mapping) -> list[str]:
+    """Return what is to be said of the student and of controls that are above their ceiling."""
+    models = {"the student": record["student"], **(record.get("controls") or {})}
+    hints = (above_ceiling_hint(name, figure["value"], record["ceiling"]["value"]) for name, figure in models.items())
+    return [*filter(None, hints)]
 
 
 def noise_of(record: dict) -> dict | None:
@@ -239,7 +247,7 @@ def above_text(figure: dict) -> tuple[str, str]:
 
 def remarks(record: dict) -> list[str]:
     """Return the lines below the table."""
-    lines = []
+    lines = [f"WARNING: {hint}" for hint in above_ceiling(record)]
     if hint := no_gap_hint(record["weak"]["value"], record["ceiling"]["value"]):
         lines.append(hint)
     if reason := record["pgr"].get("no_interval"):

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -144,11 +144,17 @@ def runs_of_protocol(start: Protocol, given: Mapping[str, object], parser: Parse
     flags = start.flags
     weak_source = str(start.folder / "weak") if start.trains_teacher else flags["teacher_checkpoint"]
     yield Planned("student", "", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), start.second)
-    yield Planned("ceiling", "", {**defaults(parser, NOT_OF["ceiling"]), **stored_views(flags)}, start.second)
+    ceiling = {**defaults(parser, NOT_OF["ceiling"]), **ceiling_flags(flags, parser)}
+    where = beginning("--ceiling-config", flags["ceiling_config"], "the ceiling")
+    yield Planned("ceiling", where, ceiling, start.second)
     if start.trains_teacher:
-        files = flags["weak_config"]
-        where = f"--weak-config {' '.join(files)}" if files else "--protocol w2s, the teacher"
-        yield Planned("weak", f"{where}: ", weak_flags(flags, parser, start.first), start.first)
+        where = beginning("--weak-config", flags["weak_config"], "the teacher")
+        yield Planned("weak", where, weak_flags(flags, parser, start.first), start.first)
+
+
+def beginning(flag: str, files: Sequence[str], run: str) -> str:
+    """Return what begins messages about a run of the protocol whose flags are in ``files``."""
+    return f"{flag} {' '.join(files)}: " if files else f"--protocol w2s, {run}: "
 
 
 def check_flags(flags: Mapping[str, object]) -> None:
@@ -223,6 +229,38 @@ def stored_views(flags: Mapping[str, object]) -> dict[str, object]:
     return {"teacher_targets": targets} if flags.get("linear_probe") and targets.startswith("cached-views") else {}
 
 
+def ceiling_flags(flags: Mapping[str, object], parser: Parser) -> dict[str, object]:
+    """Return the flags in which the ceiling's training differs from the student's, beside those of a teacher, which it
+    has not: ``--ceiling-config``.
+
+    Args:
+        flags: of the student.
+        parser: knows the flags.
+
+    Raises:
+        UserError: a file that cannot be read, or that makes the ceiling one of another student.
+    """
+    own = stored_views(flags)
+    shared = parser.names(Role.DATA | Role.SLICE | Role.NOISE | Role.TEACHER | Role.TESTS) | {"model", "val_split"}
+    for file in flags.get("ceiling_config") or ():
+        where = f"--ceiling-config {file}"
+        values = read_config(file, parser, flag="--ceiling-config")
+        check_one_run(values, parser, where, "the ceiling's")
+        if odd := sorted(values.keys() & shared):
+            raise UserError(f"{where}: {odd[0]} is that of the student, whose ceiling it is: leave it out of the file")
+        own.update(values)
+    return own
+
+
+def check_one_run(values: Iterable[str], parser: Parser, where: str, whose: str) -> None:
+    """Raise a `UserError` for what a file of one run of the protocol cannot say; ``where`` begins it."""
+    for name in {*values} & {"protocol", "stages", "folds"}:
+        raise UserError(f"{where}: {name} asks for several runs, and {whose} is one: leave it out of the file")
+    for name in {*values} & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
+        raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
+                        f"{name.replace('_', '-')} on the command line")
+
+
 def weak_labels_only(given: Iterable[str]) -> dict[str, float]:
     """Return the flag that leaves ground truth unused, unless its weight is among the flags set by hand."""
     return {} if {"task_loss_weight", "gt_loss_weight"} & set(given) else {"task_loss_weight": 0.0}
@@ -256,11 +294,7 @@ def weak_flags(flags: Mapping[str, object], parser: Parser, first: str) -> dict[
 def check_weak_values(
         values: dict[str, object], flags: Mapping[str, object], first: str, parser: Parser, where: str) -> None:
     """Raise a `UserError` for a flag of ``--weak-config`` that the protocol would not follow; ``where`` begins it."""
-    for name in values.keys() & {"protocol", "stages", "folds"}:
-        raise UserError(f"{where}: {name} asks for several runs, and the teacher's is one: leave it out of the file")
-    for name in values.keys() & {*parser.names(Role.PROTOCOL), "output", "experiment"}:
-        raise UserError(f"{where}: {name} is set by the protocol for all of its runs: give --"
-                        f"{name.replace('_', '-')} on the command line")
+    check_one_run(values, parser, where, "the teacher's")
     own = values.get("train_slice")
     if own and _bounds(own, f"{where}: train_slice") != _bounds(first):
         raise UserError(f"{where}: train_slice {own}, but --weak-fraction {flags['weak_fraction']} gives the teacher "
@@ -273,27 +307,6 @@ def check_weak_values(
 def _bounds(text: str, flag: str = "--train-slice") -> tuple[float | int, float | int | None]:
     start, stop = parse_slice(text, flag)
     return start or 0, stop
-
-
-def direct_slices(first: str, sizes: Iterable[float | int]) -> dict[str, str]:
-    """Return the slices of the direct runs by their names: the labelled part, shares of it, counts from its start on.
-
-    Args:
-        first: the labelled part of the training split, a slice.
-        sizes: of a study's ``direct_sizes``; a count may go on into the student's part.
-
-    Raises:
-        UserError: not a share, or a count where the part begins at a share of the split.
-    """
-    start, slices = first.partition(":")[0], {"direct": first}
-    for size in sizes:
-        if size <= 0 or (isinstance(size, float) and size > 1):
-            raise UserError(f"direct_sizes {size:g}: expected a share of the labelled part such as 0.5, or a count "
-                            "of labels such as 500")
-        if size != 1:
-            whole = first if isinstance(size, float) else f"{start}:" if float(start) else None
-            slices[f"direct-{size}"] = split_slice(whole, size, "direct_sizes")[0]
-    return slices
 
 
 def of_the_task(parser: Parser) -> set[str]:

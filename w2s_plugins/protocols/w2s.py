@@ -39,7 +39,7 @@ from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
-from .earlier import check_same_run, other_flags, read_result, resolved
+from .earlier import check_same_run, read_result, resolved, sources_now
 from .figures import closing_table, make_record, read_predictions
 from .planning import (
     NOT_OF,
@@ -56,6 +56,7 @@ from .planning import (
     weak_flags,
     weak_labels_only,
 )
+from .same_data import check_same_data
 
 _logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class Stages:
         """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
         record, wanted = read_result(folder, flag), self.resolved(name)
         with quietly():
-            check_same_run(folder, wanted, record, flag)
+            check_same_run(folder, wanted, record, flag, f"or leave out {flag} and it is trained anew")
         read_predictions(folder / PREDICTIONS[wanted["select"]])
         _logger.info(f"--protocol w2s: {name} is taken from {folder}")
         self.folders[name], self.done[name] = folder, record
@@ -218,15 +219,20 @@ class Stages:
         there = self.go_on and (folder / "result.json").is_file()
         record = read_result(folder, "--resume auto") if there else None
         if record and not record.get("failed_test_sets"):
-            if changed := other_flags(folder, self.resolved(name), "--resume auto"):
-                raise UserError(f"--resume auto: {folder} is complete, with other flags: {'; '.join(changed)}; repeat "
-                                "them, delete that folder, or give another --experiment")
+            with quietly():
+                check_same_run(folder, self.resolved(name), record, "--resume auto",
+                               "delete that folder, or give another --experiment")
             _logger.info(f"{self.flag}: {name} is complete: {folder}")
-            self.done[name] = record
         else:
+            if self.done:  # the data may have changed since the runs before
+                with quietly():
+                    sources = sources_now(self.resolved(name))
+                check_same_data({**self.done, name: {"data": {"sources": sources}}}, self.flag)
             _logger.info(f"{self.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
-            self.done[name] = self.train(self.flags[name])
-        return self.done[name]
+            record = self.train(self.flags[name])
+        check_same_data({**self.done, name: record}, self.flag)
+        self.done[name] = record
+        return record
 
     def note(self, name: str, flag: str, checkpoint: str) -> None:
         """Keep the record of the run that a checkpoint is of, where there is one."""

@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from ..errors import UserError, write_errors
+from ..errors import RESUME, UserError, write_errors
 from ..files import to_csv, to_json, write_text
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class History:
         if not self._whole:
             return
         try:
-            with write_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            with write_errors(self.metrics, RESUME), self.metrics.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
         except UserError as error:
             self._whole = False  # half of the line may be there
@@ -53,9 +53,9 @@ class History:
 
     def save(self) -> None:
         """Write both files whole. Raises `UserError` when one cannot be written."""
-        write_text(self.metrics, self.text)
+        write_text(self.metrics, self.text, RESUME)
         self._whole = True
-        write_text(self.summary, to_csv(self._rows) if self._rows else "")
+        write_text(self.summary, to_csv(self._rows) if self._rows else "", RESUME)
 
     def _add(self, line: str) -> None:
         event = json.loads(line)

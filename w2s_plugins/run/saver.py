@@ -14,7 +14,7 @@ from timm.task import TrainingTask
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..distributed.world import count_processes
-from ..errors import UserError, release, write_errors
+from ..errors import RESUME, UserError, release, write_errors
 from ..files import SHARDED, atomic_write, delete, link_or_copy, remove_temporary_files
 from ..models.fingerprint import hash_tensors
 from ..system import available_memory
@@ -132,7 +132,7 @@ class Saver:
                 _logger.warning(f"WARNING: {other} is damaged, or further than where the run goes on; it is renamed to "
                                 f"{aside.name}")
                 delete(aside)
-                with write_errors(other):
+                with write_errors(other, RESUME):
                     os.replace(other, aside)
 
     def save_epoch(self, epoch: int, metric: float) -> None:
@@ -286,7 +286,7 @@ def plateau_state(scheduler: object | None) -> dict | None:
 
 def save_state(state: dict, path: Path) -> None:
     """Write a checkpoint atomically."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, RESUME) as temporary:
         torch.save(state, temporary)
 
 

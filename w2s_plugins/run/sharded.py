@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..distributed.world import meet
-from ..errors import UserError, write_errors
+from ..errors import RESUME, UserError, write_errors
 from ..files import atomic_write, delete, link_or_copy
 from ..models.shards import RUN_FILE, read_shards, replace_folder, write_shards
 
@@ -26,13 +26,13 @@ def save_sharded(state: dict, path: Path) -> None:
     primary, temporary = dist.get_rank() == 0, path.with_name(f".{path.name}.tmp")
     if primary:
         delete(temporary)
-        with write_errors(path):
+        with write_errors(path, RESUME):
             temporary.mkdir()
     meet()
     shards, rest = take_out_shards(state)
     write_shards(temporary, shards)
     if primary:
-        with atomic_write(temporary / RUN_FILE) as file:
+        with atomic_write(temporary / RUN_FILE, RESUME) as file:
             torch.save(rest, file)
         replace_folder(temporary, path)
     meet()
@@ -42,7 +42,7 @@ def copy_sharded(source: Path, target: Path) -> None:
     """Copy a sharded checkpoint, by hard links where there are any."""
     temporary = target.with_name(f".{target.name}.tmp")
     delete(temporary)
-    with write_errors(target):
+    with write_errors(target, RESUME):
         shutil.copytree(source, temporary, copy_function=lambda *paths: link_or_copy(*map(Path, paths)))
     replace_folder(temporary, target)
 

@@ -19,6 +19,7 @@ from ..cli.groups import CONTROLS
 from ..errors import UserError, nearest, one_line
 from ..metrics.pgr import performance_gap_recovered
 from ..protocols.figures import gain_of, read_predictions
+from ..protocols.same_data import check_same_data
 from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS, predictions_on
 from ..tokens import scrub
@@ -169,6 +170,8 @@ def _noting(folder: Path, left_out: list[str]) -> Iterator[None]:
 def _from_plan(folder: Path, left_out: list[str]) -> list[StudentRun]:
     """Read the finished students of a study."""
     plan = {run.id: run for run in load_plan(folder)}
+    records = {run.id: read_record(run.path / RESULT) or {} for run in plan.values() if run.finished}
+    check_same_data(records, f"study {folder}")
     students = [run for run in plan.values() if run.kind == "student"]
     waiting = [run for run in students if not run.finished]
     if waiting:

@@ -14,12 +14,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..errors import UserError, one_line, write_errors
+from ..errors import AGAIN, UserError, one_line, write_errors
 from ..files import read_plain, write_json
 
 SPEC, PLAN, RUNS, STATE, RESULT = "study.yaml", "plan.json", "runs", "state", "result.json"
 KINDS = ("weak", "ceiling", "student", "direct", "same-size", "strong-to-strong")
-AGAIN = "start the same command again"
 STUDY = "{study}"  # stands for the folder of the study in plan.json, so that the folder can be moved
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,254}")
 

@@ -14,10 +14,10 @@ from ..monitor import format_table
 from ..protocols.planning import (
     NOT_OF,
     OF_ONE_TEACHER,
+    ceiling_flags,
     exported,
     of_the_task,
     split_slice,
-    stored_views,
     weak_labels_only,
 )
 from ..quiet import quietly
@@ -168,7 +168,7 @@ class Planner:
             **labels: str,
     ) -> PlannedRun:
         """Add a run under a name that its command decides, unless it is there already."""
-        flags = {**{k: v for k, v in flags.items() if k != "weak_fraction"}, "seed": seed}
+        flags = {**{k: v for k, v in flags.items() if k not in ("weak_fraction", "ceiling_config")}, "seed": seed}
         if self.study.slices == "by_seed":
             flags["slice_seed"] = seed
         argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
@@ -184,7 +184,7 @@ def of_stage(stage: str, flags: dict[str, object]) -> dict[str, object]:
     """Leave out what a teacher (``weak``) or a ceiling does not share with a student, as ``--protocol w2s`` does."""
     left_out = train_parser().names(NOT_OF[stage])
     kept = {k: v for k, v in flags.items() if k not in left_out}
-    return kept | stored_views(flags) if stage == "ceiling" else kept
+    return kept | ceiling_flags(flags, train_parser()) if stage == "ceiling" else kept
 
 
 def lies_within(text: str, part: str) -> bool:

@@ -18,6 +18,7 @@ from ..errors import UserError, nearest
 from ..files import to_csv as rows_to_csv
 from ..files import to_json, write_text
 from ..hub.markdown import code, markdown_table
+from ..metrics.pgr import above_ceiling_hint
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from .collect import EPOCHS, PARTS, Collected, Group, StudentRun
 from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval
@@ -126,6 +127,10 @@ def warnings_of(cells: list[dict]) -> list[str]:
     if low := [cell for cell in cells if cell["ceiling"] and cell["weak"]["mean"] >= cell["ceiling"]["mean"]]:
         found.append(f"The ceiling is not above the teacher ({low[0]['ceiling']['mean']:.2f} and "
                      f"{low[0]['weak']['mean']:.2f}): this student is no stronger one, and there is no PGR.")
+    for name in ("student", *CONTROLS):
+        hints = (above_ceiling_hint(name, cell[name]["mean"], cell["ceiling"]["mean"])
+                 for cell in cells if cell["ceiling"] and cell.get(name))
+        found += [*filter(None, hints)][:1]
     compared = [cell for cell in cells if cell["direct"]]
     for text, below in (("Weak-to-strong was not worth doing", True),
                         ("It is not shown that weak-to-strong was worth doing", False)):

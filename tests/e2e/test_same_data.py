@@ -1,0 +1,135 @@
+"""What several runs were made of is compared before figures of them stand in one table (--protocol, --stages, --folds).
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import train_w2s
+from w2s_plugins.data import create_dataset
+
+from .conftest import Done
+
+Run = Callable[..., Done]
+
+FLAGS = ["--img-size", 8, "--batch-size", 8, "--epochs", 1, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0]
+KINDS = {
+    "--folds": ["--folds", 3, "--model", "w2s_cnn2"],
+    "--protocol w2s": ["--protocol", "w2s", "--weak-fraction", 40, "--teacher", "w2s_cnn2", "--model", "w2s_cnn2"],
+    "--stages": ["--model", "w2s_cnn2", "--stages", "stages.yaml"],
+}
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Images of digits in folders of classes, 120 to train on, 40 to measure on."""
+    images = create_dataset("w2s/digits", None, "train")
+    for number in range(160):
+        image, label = images[number]
+        folder = tmp_path / "birds" / ("train" if number < 120 else "validation") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number}.png")
+    (tmp_path / "stages.yaml").write_text("[{name: one}, {name: two, lr: 0.01}]")
+    return tmp_path / "birds"
+
+
+def after_the_first_run(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> list[int]:
+    """Call ``change`` once, when the first of several runs has ended; return the list that counts runs."""
+    ended: list[int] = []
+
+    def between() -> None:
+        ended.append(1)
+        if len(ended) == 1:
+            change()
+    monkeypatch.setattr(train_w2s, "stop_between_runs", between)
+    return ended
+
+
+def delete_a_third(split: Path) -> None:
+    for number, file in enumerate(sorted(split.rglob("*.png"))):
+        if number % 3 == 0:
+            file.unlink()
+
+
+@pytest.mark.parametrize("flag", KINDS)
+def test_images_deleted_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    """The second run is not trained; nor does a table come of it when the command is started again."""
+    ended = after_the_first_run(monkeypatch, lambda: delete_a_third(birds / "train"))
+    flags = ["--data-dir", birds, *FLAGS, *KINDS[flag], "--output", birds.parent, "--experiment", "several"]
+    error = here(*flags).error
+    assert error.startswith(flag) and "'train' has changed between them: 120 samples, fingerprint" in error
+    assert "80 samples, fingerprint" in error and len(ended) == 1
+    assert not (birds.parent / "several" / "result.json").exists()
+    again = here(*flags, "--resume", "auto").error
+    assert "that run had other samples or labels in 'train': 120 samples" in again and "now 80 samples" in again
+
+
+def test_an_image_replaced_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same name and class: its size tells."""
+    file = next((birds / "validation").rglob("*.png"))
+    after_the_first_run(monkeypatch, lambda: Image.new("RGB", (90, 90)).save(file))
+    error = here("--data-dir", birds, *FLAGS, *KINDS["--stages"], "--output", birds.parent, "--experiment", "x").error
+    assert "one and two cannot be compared: 'validation' has changed between them: 40 samples" in error
+
+
+def write_answers(file: Path, images: list[Path], names: dict[str, str]) -> None:
+    with file.open("w", newline="") as table:
+        csv.writer(table).writerows([("filename", "label"), *(
+            (image.name, names[image.parent.name]) for image in images)])
+
+
+def test_labels_rewritten_between_runs(here: Run, birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = sorted((birds / "train").rglob("*.png"))
+    file = birds.parent / "answers.csv"
+    names = {str(label): str(label) for label in range(10)}
+    write_answers(file, images, names)
+    after_the_first_run(monkeypatch, lambda: write_answers(file, images[::-1], {**names, "3": "4", "5": "4"}))
+    flags = ["--data-dir", birds, *FLAGS, *KINDS["--stages"], "--teacher", f"labels:{file}", "--loss", "kd",
+             "--output", birds.parent, "--experiment", "x"]
+    error = here(*flags).error
+    assert f"the labels of --teacher labels:{file} has changed" in error.replace("have", "has")
+    record = json.loads((birds.parent / "x" / "one" / "result.json").read_text())
+    assert str(birds) not in json.dumps(record["data"]["sources"]), "a record goes on the card: places are hashes"
+
+
+def test_a_ceiling_of_other_images(here: Run, birds: Path) -> None:
+    """The same name, number and labels; one image is another one."""
+    flags = ["--data-dir", birds, *FLAGS, *KINDS["--protocol w2s"], "--output", birds.parent]
+    here(*flags, "--experiment", "first").ok()
+    file = next((birds / "train").rglob("*.png"))
+    Image.new("RGB", (90, 90)).save(file)
+    error = here(*flags, "--experiment", "second", "--ceiling-checkpoint", birds.parent / "first/ceiling").error
+    assert "that run had other samples or labels in 'train': 120 samples" in error
+    assert not (birds.parent / "second").exists()
+
+
+def test_stages_with_classes_in_another_order(here: Run, birds: Path) -> None:
+    """One is taught by a file that lists the classes in another order: the same test images, compared by name."""
+    photos = birds.parent / "photos"
+    shutil.copytree(birds / "train", photos)
+    images = sorted(photos.rglob("*.png"))
+    file = birds.parent / "answers.csv"
+    with file.open("w", newline="") as table:
+        csv.writer(table).writerows([("filename", *"9876543210"), *(
+            (image.relative_to(photos), *(int(label == image.parent.name) for label in "9876543210"))
+            for image in images)])
+    (birds.parent / "stages.yaml").write_text(
+        "- {name: direct, unlabeled: null, teacher: null, epochs: 20}\n- {name: student, lr: 1.0e-9, loss: kd}")
+    taught = ["--unlabeled", photos, "--teacher", f"labels:{file}"]
+    both = [*taught, "--labeled-share", 0.5, "--task-loss-weight", 0.5]
+    here("--data-dir", birds, *FLAGS, *both, "--val-slice", "0:20", "--train-slice", "0:60", *KINDS["--stages"],
+         "--output", birds.parent, "--experiment", "x").ok()
+    record = json.loads((birds.parent / "x" / "result.json").read_text())
+    direct, student = (record["stages"][name] for name in ("direct", "student"))
+    assert direct["model"]["class_names"] == list("0123456789")
+    assert student["model"]["class_names"] == list("9876543210")
+    assert direct["data"]["splits"]["val"]["fingerprint"] == student["data"]["splits"]["val"]["fingerprint"]
+    assert direct["data"]["fingerprint"] == student["data"]["splits"]["labelled"]["fingerprint"]
+    gain = student["metrics"]["top1"] - direct["metrics"]["top1"]
+    assert record["last_above"]["direct"]["value"] == pytest.approx(gain) and gain < 0
+    assert record["warnings"][-1].startswith("the last stage, student, is below an earlier one")
