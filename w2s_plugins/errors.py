@@ -33,6 +33,7 @@ _LIMITS = (
 _ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
            "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
 _ROOM = 1.5e9  # bytes of addresses that torch, numpy and scipy take before anything is done with them
+_watch = None  # the `Heartbeat` of a process that is one of several
 
 
 class UserError(Exception):
@@ -148,7 +149,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
     """Run a script's ``main``; a `UserError`, or a `refusal`, becomes one line on stderr and exit code 2.
 
     With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
-    rank that fails prints, any other error with its traceback, and those that miss it afterwards end silently.
+    rank that fails prints and the others end silently; any other error ends all of them as well, with its traceback.
     """
     try:
         _prepare_streams()
@@ -169,8 +170,12 @@ def run_main(main: Callable[[], None], prog: str) -> None:
             if not isinstance(error, UserError):
                 sys.unraisablehook = lambda _: None  # of what is half made, as torch's loaders are
             _exit(EXIT_USER_ERROR)
-        if first_to_report():
-            print_traceback(error)
+        if _watch is not None:
+            _watch.failed(error)
+        shown = "".join(traceback.format_exception(error))
+        if scrub(shown) == shown:
+            raise
+        print_traceback(error)
         _exit(1)
 
 
@@ -187,13 +192,16 @@ def _prepare_streams() -> None:
 
 
 def _tell(error: Exception, said: str, prog: str) -> None:
-    """Print an error as one line, on the first rank of a node that has one."""
+    """Print an error as one line, and let the other ranks know it."""
     if "--debug" in sys.argv:
         print_traceback(error)
     text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(said))  # a name may hold anything
     if first_to_report():
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
+    if _watch is not None:
+        with contextlib.suppress(RuntimeError):  # the others may be gone
+            _watch.announce(text)
 
 
 def watch_imports(prog: str) -> None:
@@ -230,6 +238,12 @@ def _check_ranks() -> None:
             os.environ.pop(name)  # nobody else has to look
             raise UserError(f"the environment has {name}={value}: expected a whole number, as torchrun or SLURM sets; "
                             f"for one process, unset {name}")
+
+
+def watch_others(watch: object) -> None:
+    """Let `run_main` end the other processes of the run with this one; ``watch`` is a `heartbeat.Heartbeat`."""
+    global _watch
+    _watch = watch
 
 
 def first_to_report() -> bool:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.parts import small_model
+from w2s_plugins.distributed.heartbeat import EXIT_FAILED
 from w2s_plugins.engine import step
 from w2s_plugins.run.history import History
 
@@ -199,7 +200,7 @@ def kill_until_done(
         codes = forked.wait(kill_others=True)
         assert codes[0] in (0, -signal.SIGKILL), forked.text(0)
         # another rank may notice that rank 0 is gone, and end with an error, before it is killed as well
-        assert set(codes[1:]) <= {0, -signal.SIGKILL} | ({1} if codes[0] else set()), forked.text(1)
+        assert set(codes[1:]) <= {0, -signal.SIGKILL} | ({EXIT_FAILED} if codes[0] else set()), forked.text(1)
         killed += codes[0] != 0
         if codes[0] == 0:
             break

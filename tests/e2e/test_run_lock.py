@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
-from w2s_plugins.build import device
+from w2s_plugins.distributed import heartbeat
 from w2s_plugins.engine import step
 from w2s_plugins.run import lock as run_lock
 
@@ -38,7 +38,7 @@ def wait_until_stopped(run: Forked) -> None:
 def join_late(rank: int) -> None:
     """Rank 1 joins the group when rank 0, which hosts its store, could have ended already."""
     if rank:
-        call_before(device, "limit_exchanges", 1, lambda: time.sleep(2))
+        call_before(heartbeat, "Heartbeat", 1, lambda: time.sleep(2))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:

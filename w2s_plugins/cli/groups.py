@@ -401,8 +401,8 @@ def add_precision(add: Declare) -> None:
         "given)")
     add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
         choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
-    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds that one exchange "
-        "between several processes may take")
+    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds without a sign of life "
+        "from one of several processes, or for one exchange between them, after which the run ends and names it")
 
 
 def add_model(add: Declare) -> None:

@@ -16,7 +16,8 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..errors import exit_now, first_to_report
+from ..errors import exit_now
+from . import heartbeat
 from .world import gather_objects
 
 TOGETHER = 1.0  # seconds in which all SIGINT are one
@@ -202,9 +203,10 @@ def _end_at_a_signal(reader: socket.socket, signals: set[int], said: str) -> Non
     with reader:
         while number := reader.recv(1):
             if number[0] in signals:
-                if first_to_report():
-                    _logger.warning(f"{signal.Signals(number[0]).name}: {said}")
-                exit_now(128 + number[0])
+                line = f"{signal.Signals(number[0]).name}: {said}"
+                if not heartbeat.end_all(line):
+                    _logger.warning(line)
+                    exit_now(128 + number[0])
 
 
 def _starts_workers(frame: FrameType | None) -> bool:

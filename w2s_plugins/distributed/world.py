@@ -1,7 +1,6 @@
 """This process among others."""
 
 import contextlib
-import datetime
 import itertools
 import time
 from dataclasses import dataclass
@@ -68,16 +67,6 @@ def dealt_rows(rows: Tensor, distributed: bool) -> Tensor:
     for rank, part in enumerate(gathered):
         full[rank::len(gathered)] = part
     return full
-
-
-def limit_exchanges(timeout: float) -> None:
-    """Let no exchange take more than so many seconds, and go on once all processes are connected: rank 0 may end, and
-    the store of the group with it.
-    """
-    dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
-    store = dist.distributed_c10d._get_default_store()
-    store.set(f"w2s/joined{dist.get_rank()}", "")
-    store.wait([f"w2s/joined{rank}" for rank in range(dist.get_world_size())])
 
 
 _meetings = itertools.count()
