@@ -40,7 +40,6 @@ from w2s_plugins.build.task import build_task, compile_and_distribute
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
-from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.engine import fsdp, step
@@ -126,7 +125,6 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
                 fit(run, watch)
         except Interrupted as interruption:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
-        note("at the end of the run")
         model = trained_student(run)
         record = finish(run, model, time.monotonic() - started) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
@@ -264,7 +262,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         progress = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
         with step.exchange_gradients(task, updates.ends(number), distributed):
             result = forward_batch(run, batch, number, progress)
-            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
 
@@ -277,7 +274,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
         # Step. It is not taken when a gradient is not finite; then statistics and memories are put back as well.
         update_applied = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
-        note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
         if update_applied:
             position.taken += 1
@@ -323,7 +319,6 @@ def forward_batch(run: Run, batch: Batch, number: int, progress: float) -> dict[
         progress: share of training, in [0, 1], that is done.
     """
     task, images = run.task, batch.input
-    note(f"in the forward pass of batch {number + 1}, epoch {run.position.epoch + 1}")
     if run.args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with run.precision.autocast():

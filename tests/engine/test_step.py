@@ -23,7 +23,7 @@ from w2s_plugins.data import LoaderSettings, create_dataset, create_eval_loader,
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine import step
-from w2s_plugins.engine.evaluation import EvaluationSettings, Said, evaluate
+from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, evaluate
 from w2s_plugins.engine.step import Updates
 from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.errors import UserError
@@ -580,7 +580,8 @@ def test_figures_equal_those_of_scikit_learn(validation, batch_size):
     again = evaluate(
         model, eval_loader(validation), Precision(CPU), teacher_said=found.teacher_said)
     assert again.metrics == pytest.approx(found.metrics)
-    classes = evaluate(model, eval_loader(validation), Precision(CPU), teacher_said=Said(found.teacher_predictions))
+    known = Predictions(found.teacher_predictions)
+    classes = evaluate(model, eval_loader(validation), Precision(CPU), teacher_said=known)
     assert classes.metrics == pytest.approx({k: v for k, v in found.metrics.items() if k != "misfit"})
     assert again.teacher_metrics is None
     alone = evaluate(model, eval_loader(validation), Precision(CPU))

@@ -71,12 +71,16 @@ def build_student(
         num_classes: classes of the data; None leaves the model's own.
         class_names: their names, or None.
     """
+    # A published checkpoint may say behind which pooling its weights are fine-tuned, so it is read before the model is
+    # made.
     published, pool = None, args.gp
     if args.finetune:
         published = read_published(find_weights(args.finetune, "--finetune"), "--finetune")
         if not (pool or args.model_kwargs.get("global_pool")):
             pool = choose_pool(published, args.model)
     model = create_student(args, num_classes, pool)
+
+    # Weights, and then the head: whether it is a new one can be seen only by how it was made.
     new_head = [p.detach().clone() for head in heads_of(model) for p in head.parameters()]
     source = student_start(args, model, published)
     if args.linear_probe:
@@ -86,6 +90,8 @@ def build_student(
     elif class_names and not (published and published.kind):  # the head of a pretraining is not taken
         warn_of_class_order(args, model, class_names)
     begin_head(args, model, source, new_head)
+
+    # What is trained is chosen in the plain model, before it is brought to its device and its kind of batch norm.
     if args.grad_checkpointing:
         try:
             model.set_grad_checkpointing(enable=True)

@@ -9,14 +9,13 @@ import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from torch import Tensor, nn
 
-from ..distributed.heartbeat import note
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..metrics.long_tail import ShotGroups
 from .task import first_output
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     """What a model has said of a split on this rank, in order, on the CPU.
 
     Args:
@@ -46,7 +45,7 @@ class Evaluation:
     metrics: dict[str, float]
     teacher_metrics: dict[str, float] | None
     predictions: Tensor
-    teacher_said: Said | None
+    teacher_said: Predictions | None
     targets: Tensor
 
     @property
@@ -109,7 +108,7 @@ def evaluate(
         settings: EvaluationSettings = EvaluationSettings(),
         *,
         teacher: Callable[[Tensor], Tensor] | None = None,
-        teacher_said: Said | None = None,
+        teacher_said: Predictions | None = None,
         on_output: Callable[[Tensor, Tensor], None] | None = None,
         progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Evaluation:
@@ -140,7 +139,6 @@ def evaluate(
 
     if isinstance(model, nn.Module):
         model.eval()
-    note("in an evaluation")
     device, limit = precision.device, evaluation_sample_limit(loader)
     create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
     meter = create_meter(device, max_samples=limit)
@@ -153,17 +151,21 @@ def evaluate(
             images = images.to(device=device, dtype=precision.dtype)
         if settings.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+
+        # The student's answers. With several views of a sample there is one row for all of them.
         with precision.autocast():
             logits = counted(first_output(model(images)))
         target = target[::max(1, tta)][:len(logits)]
         meter.update(logits, target)
         predictions.append(logits.argmax(dim=1))
         targets.append(target)
+
+        # The teacher's: asked now, or those of an earlier pass, which came in the same order.
         if teacher_meter is not None:
             teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
             teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
-            teacher_rows.append(Said(teacher_logits.argmax(dim=1).cpu(),
+            teacher_rows.append(Predictions(teacher_logits.argmax(dim=1).cpu(),
                                      teacher_logits.float().log_softmax(dim=1).half().cpu()))
         if teacher_rows or known is not None:
             of_teacher = teacher_rows[-1].log_probs if teacher_rows else known[seen:seen + len(logits)]
@@ -171,13 +173,17 @@ def evaluate(
         seen += len(logits)
         if on_output:
             on_output(logits, target)
+
+    # Rows behind the limit are padding, which gave each rank as many batches as the others have.
     if teacher_broken:
         refuse_not_finite(torch.cat(teacher_broken)[:limit], "an evaluation", distributed)
     metrics = dict(meter.compute(distributed=distributed))
     teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
     predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
     if teacher_rows:
-        teacher_said = Said(*(torch.cat(rows)[:limit] for rows in zip(*teacher_rows)))
+        teacher_said = Predictions(*(torch.cat(rows)[:limit] for rows in zip(*teacher_rows)))
+
+    # How the student stands to its teacher, whatever the ground truth is.
     if teacher_said is not None and len(teacher_said.classes) == len(predicted):
         agrees = predicted == teacher_said.classes
         metrics["agreement"] = _percentage(agrees, device, distributed)
@@ -189,7 +195,6 @@ def evaluate(
         metrics.update(settings.groups.evaluate(predicted, labels, device, distributed))
         if teacher_metrics is not None:
             teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
-    note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_said, labels)
 
 

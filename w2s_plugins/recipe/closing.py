@@ -67,12 +67,16 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
+
+    # The epoch that is exported, and what was said at it: of an earlier one that stands in its checkpoint.
     last = files.metrics.evaluations[-1]
     best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
     if best is not last:
         known = files.best if args.select == "last" else None  # they are in the checkpoint as well
         predictions["best"] = known or take_best(run, model, best)
+
+    # What is measured and exported is a plain timm model.
     data_config, adapter = parts.student.data_config, None
     if has_adapters(model):
         some = next(model.parameters())
@@ -87,6 +91,8 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
     if module := record["model"]["plugin_module"]:
         _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
+
+    # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
     for name, found in predictions.items():
         if found is not None:
@@ -95,7 +101,7 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         report.write_predictions(folder / report.predictions_on(name), *predictions_of(found))
     for name in failed:
         delete(folder / report.predictions_on(name))
-    write_json(folder / "result.json", record)  # last: it says that the run is finished
+    write_json(folder / "result.json", record)
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     table = report.closing_table(record)

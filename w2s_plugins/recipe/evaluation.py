@@ -17,7 +17,7 @@ from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
 from ..distributed.world import World, dealt_rows
-from ..engine.evaluation import Evaluation, EvaluationSettings, Said, evaluate
+from ..engine.evaluation import Evaluation, EvaluationSettings, Predictions, evaluate
 from ..engine.few_shot import extract_features
 from ..errors import UserError, one_line
 from ..metrics.figures import format_figures
@@ -38,7 +38,7 @@ def first_evaluation(run: Run) -> None:
         said = torch.full((len(run.parts.data.select),), -1)
         for labels in run.parts.data.given:  # the first who says something
             said = torch.where(said < 0, labels.predictions(labels.select, len(said)), said)
-        run.weak_said["select"] = Said(said[run.world.rank::run.world.size])
+        run.weak_said["select"] = Predictions(said[run.world.rank::run.world.size])
     if run.parts.teacher is None or args.no_teacher_eval:
         return
     for split in ("val", "select"):
@@ -166,14 +166,10 @@ def class_shares(run: Run, found: Evaluation) -> dict[str, list[int]]:
 
 def evaluate_split(run: Run, split: str, model: object, **kwargs: object) -> Evaluation:
     """Evaluate on ``val`` or ``select`` as the flags say."""
-    return evaluate(model, run.loaders[split], run.precision, split_settings(run, split), **kwargs)
-
-
-def split_settings(run: Run, split: str) -> EvaluationSettings:
-    """Return how ``val`` or ``select`` is evaluated."""
-    return EvaluationSettings(
+    settings = EvaluationSettings(
         run.world.distributed, run.args.channels_last, run.args.tta, groups=run.parts.data.groups,
         labelled=not is_unlabeled(getattr(run.parts.data, split)))
+    return evaluate(model, run.loaders[split], run.precision, settings, **kwargs)
 
 
 def evaluate_test_sets(run: Run, model: torch.nn.Module) -> tuple[dict[str, Evaluation], dict[str, str]]:

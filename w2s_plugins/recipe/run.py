@@ -11,7 +11,7 @@ from timm.task import TrainingTask
 from ..build.optimisation import Schedule
 from ..build.student import Student
 from ..distributed.world import Precision, World
-from ..engine.evaluation import Said
+from ..engine.evaluation import Predictions
 from ..engine.few_shot import FewShotTest
 from ..labels.splits import Data
 from ..run.folder import RunFiles
@@ -56,7 +56,7 @@ class Run:
     parts: Parts | None = None
     output: Output | None = None
     weak_metrics: dict[str, dict] = field(default_factory=dict)  # of the teacher, by split
-    weak_said: dict[str, Said] = field(default_factory=dict)  # the teacher, on this rank
+    weak_said: dict[str, Predictions] = field(default_factory=dict)  # the teacher, on this rank
 
     @property
     def files(self) -> RunFiles | None:

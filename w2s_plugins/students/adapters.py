@@ -76,6 +76,8 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     Raises:
         UserError: PEFT is missing, nothing fits the targets, or a layer is narrower than the rank or in groups.
     """
+    # Layers that can have an adapter: the head is trained whole, and in one that the model reads without calling it an
+    # adapter would have no effect.
     package = peft()
     chosen = _chosen(model, adapters.targets, name)
     heads = {id(module) for head in heads_of(model) for module in head.modules()}
@@ -96,6 +98,8 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     if adapters.rank > width:
         raise UserError(f"--tune lora:rank={adapters.rank}: {where} of {name} is {width} wide; expected at most that, "
                         "or other targets")
+
+    # PEFT puts them in, and freezes everything else.
     layers = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", "", place).strip(".") for place in targets)
     _logger.info(f"--tune lora: {adapters.kind} of rank {adapters.rank} at "
                  + ", ".join(f"{count} x {layer}" for layer, count in layers.items()))
@@ -181,6 +185,8 @@ def merge_adapters(model: nn.Module, images: Tensor) -> TakenOut:
     """
     package = peft()
     training, before = model.training, model.eval()(images).float()
+
+    # The adapter by itself, as PEFT writes one: with the layers that are trained whole.
     config = model.peft_config[ADAPTER]
     wholes = sorted({name.rpartition(".")[0] for name, p in model.named_parameters()
                      if p.requires_grad and f".{PREFIX}" not in f".{name}"})  # what is trained without an adapter
@@ -189,12 +195,16 @@ def merge_adapters(model: nn.Module, images: Tensor) -> TakenOut:
     taken = TakenOut(copy.copy(config), {
         f"base_model.model.{name}": value.detach().cpu().contiguous().clone() for name, value in trained.items()})
     taken.config.modules_to_save, taken.config.inference_mode = wholes, True
+
+    # Each adapted layer becomes the plain layer in it.
     for name, module in list(model.named_modules()):
         if isinstance(module, package.tuners.tuners_utils.BaseTunerLayer):
             module.merge(safe_merge=True)
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, module.get_base_layer())
     del model.peft_config
+
+    # The same answers as before, or the export would not be what was measured.
     after = model(images).float()
     model.train(training)
     near = 1e-5 if before.dtype == images.dtype else 0.05

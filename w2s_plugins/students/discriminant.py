@@ -41,6 +41,7 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
     Returns:
         It is computed in float64; a class of which labels have no share is never said.
     """
+    # Sums over the samples, weighted by the shares of their labels: all that the means and the covariance need.
     moments: list[Tensor] | None = None
     count = 0
     for features, labels in batches():
@@ -50,19 +51,27 @@ def fit_discriminant(batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> 
         count += len(x)
     assert moments is not None, "no batches"
     total, squares, shares, sums = moments
+
+    # Standardised features. One that never changes is left as it is.
     mean = total / count
     deviation = (squares.diagonal() / count - mean ** 2).clamp(min=0).sqrt()
     deviation = torch.where(deviation > 1e-6 * deviation.max(), deviation, torch.ones_like(deviation))
+
+    # The covariance within the classes is that of all samples without that of the means of the classes.
     there = shares > _ABSENT
     means = torch.where(there[:, None], (sums / shares.clamp(min=1e-300)[:, None] - mean) / deviation, 0.0)
     within = (squares / count - torch.outer(mean, mean)) / torch.outer(deviation, deviation)
     within -= means.T @ (shares[:, None] / count * means)
     shrunk = (1 - _SHRINKAGE) * within
     shrunk.diagonal().add_(_SHRINKAGE * within.diagonal().mean().clamp(min=1e-6))  # features may all be alike
+
+    # The discriminant, brought back to the features as they are.
     weight = torch.linalg.solve(shrunk, means.T).T
     bias = -(weight * means).sum(1) / 2
     weight = weight / deviation
     bias -= weight @ mean
+
+    # One scale makes probabilities of its logits.
     step = -(-count * len(shares) // _LOGITS)
     scale = _calibrate(((x[::step], p[::step]) for x, p in batches()), weight, bias, there)
     bias = torch.where(there, scale * bias, -1e4)  # which float16 has too

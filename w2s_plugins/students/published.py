@@ -152,13 +152,18 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
     Raises:
         UserError: the weights are not for this model.
     """
+    # timm's own filter renames and resizes what is in the file.
     kind, heads = published.kind, classifier_prefixes(model)
     check_finite(published.state, str(published.path), flag)
     state = adapt_state(model, _flat_blocks(published.state) if kind == "DINOv2" else dict(published.state))
+
+    # The head of a pretraining was not made for these classes.
     ignored = list(published.ignored)
     if kind:
         ignored += [k for k in state if k.startswith(heads)]
         state = {k: v for k, v in state.items() if not k.startswith(heads)}
+
+    # What the model may have of its own: a norm at another place, and a pooling with weights.
     theirs, own = ({n for n in NORMS if f"{n}weight" in s} for s in (state, model.state_dict()))
     allow = (*heads, "decoder", "mask_token", *(NORMS if theirs and own and theirs != own else ()),
              *(() if any(k.startswith(ATTENTIVE) for k in state) else (ATTENTIVE,)))
