@@ -87,23 +87,29 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
     Raises:
         UserError: none or not all of them are there; it is not a path.
     """
-    pattern, paths, missing = text.removeprefix(WDS), [], []
+    pattern = text.removeprefix(WDS)
     if re.match(r"[A-Za-z][\w+.-]*:", pattern):
         raise UserError(f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
                         f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+    named: list[str] = []
     for path in expand(pattern):
-        found = sorted(glob(path)) if has_magic(path) else sorted(map(str, Path(path).rglob("*.tar"))) if (
-            os.path.isdir(path)) else [path]
-        paths += [file for file in found if os.path.isfile(file)]
-        missing += [file for file in found if not os.path.isfile(file)]
-    if missing or not paths:
-        what = special_kind(missing[0]) if missing else None
-        parent = os.path.dirname(os.path.abspath(missing[0])) if missing else ""
-        near = nearest(os.path.basename(missing[0]), os.listdir(parent)) if os.path.isdir(parent) else ""
-        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(missing) + len(paths)} shards are not there, such as "
-                        f"{missing[0]}{f' ({what})' if what else near}" if missing else
-                        f"{FLAG} {text}: no tar files in it")
-    paths = list(dict.fromkeys(paths))
+        if has_magic(path):
+            named += sorted(glob(path))
+        elif os.path.isdir(path):
+            named += sorted(map(str, Path(path).rglob("*.tar")))
+        else:
+            named.append(path)
+    missing = [path for path in named if not os.path.isfile(path)]
+    if missing:
+        folder, name = os.path.split(os.path.abspath(missing[0]))
+        hint = nearest(name, os.listdir(folder)) if os.path.isdir(folder) else ""
+        if kind := special_kind(missing[0]):
+            hint = f" ({kind})"
+        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}"
+                        f"{hint}")
+    if not named:
+        raise UserError(f"{FLAG} {text}: no tar files in it")
+    paths = list(dict.fromkeys(named))
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     return Path(top), [Shard(os.path.relpath(path, top).removesuffix(".tar"), Path(path)) for path in paths]
 
@@ -190,19 +196,17 @@ def read_about(index: Path) -> dict[str, object]:
     try:
         with index.open() as file:
             about = json.loads(file.readline())
-        return about if [type(about[name]) for name in ("stamp", "keys", "count")] == [str, str, int] else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return about if {"stamp", "keys", "count"} <= about.keys() else {}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
 def read_index(index: Path) -> Members | None:
     """Return where the images of a shard lie, None where the index is damaged."""
     try:
-        with index.open() as file:
-            file.readline()
-            found = Members(*json.loads(file.readline()))
-        return found if len({*map(len, found)}) == 1 else None
-    except (ValueError, TypeError):
+        found = Members(*json.loads(index.read_text().splitlines()[1]))
+        return found if len(found.keys) == len(found.starts) == len(found.sizes) else None
+    except (ValueError, TypeError, IndexError):
         return None
 
 
