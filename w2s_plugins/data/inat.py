@@ -105,12 +105,10 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
     names = {}
     if categories.get("categories"):
         names = read_entries(source, categories, "categories", id=(int,), name=(str,))
-    numbers = set(names) or set(range(max(labels.values()) + 1))
-    expected = set(range(len(numbers)))
-    odd = sorted(number for number in {*labels.values(), *numbers} if number not in numbers & expected)
+    count = len(names) or max(labels.values()) + 1
+    odd = [number for number in (*labels.values(), *names) if not 0 <= number < count]
     if odd:
-        raise UserError(f"{file}: class {odd[-1]} is not one of its {len(numbers)} classes; expected ids from 0 to "
-                        f"{len(numbers) - 1}")
+        raise UserError(f"{file}: class {odd[0]} is not one of its {count} classes; expected ids from 0 to {count - 1}")
     return [(name, labels[image]) for image, name in images.items()], index_by_name(names)
 
 
