@@ -220,10 +220,14 @@ class Opened(Generic[T]):
         self.open_one, self.opened = open_one, {}
 
     def __getitem__(self, number: int) -> T:
+        # a dictionary has its keys in the order in which they came: the newest is the last
         found = self.opened.pop(number, None)
-        self.opened[number] = found = self.open_one(number) if found is None else found  # the last one is the newest
+        if found is None:
+            found = self.open_one(number)
+        self.opened[number] = found
         if len(self.opened) > OPEN:
-            del self.opened[next(iter(self.opened))]
+            oldest = next(iter(self.opened))
+            del self.opened[oldest]
         return found
 
 
@@ -238,21 +242,25 @@ class ShardReader(Reader):
 
     def __init__(self, root: Path, shards: Sequence[Shard], cache: Path):
         super().__init__()
-        self.root, self.shards, self.cache = str(root), list(shards), cache
+        self.root = str(root)
+        self.shards = list(shards)
+        self.cache = cache
+
+        # each process begins with others of the shards that have no index yet, and all of them find the rest made
         first = int(os.environ.get("RANK", "0")) * len(shards) // int(os.environ.get("WORLD_SIZE", "1"))
-        order = [*range(first, len(shards)), *range(first)]  # each process begins with others that have no index
+        order = [*range(first, len(shards)), *range(first)]
         with ThreadPoolExecutor(THREADS) as pool:
-            found = dict(zip(order, pool.map(lambda i: read_about(index_file(shards[i], cache)), order)))
-        self.keys = [found[i]["keys"] for i in range(len(shards))]
-        self.bounds = [0, *accumulate(found[i]["count"] for i in range(len(shards)))]
+            abouts = pool.map(lambda number: read_about(index_file(shards[number], cache)), order)
+            found = [about for _, about in sorted(zip(order, abouts), key=lambda pair: pair[0])]
+        self.keys = [about["keys"] for about in found]
+        self.bounds = [0, *accumulate(about["count"] for about in found)]
         self.indexes = Opened(self._read_index)
 
     @property
     def identity(self) -> str:
         """Of the samples: names of the shards, and keys."""
-        return hashlib.sha256("".join(
-            f"{shard.name} {keys}\n" for shard, keys in zip(self.shards, self.keys)).encode(
-                errors="surrogateescape")).hexdigest()
+        lines = "".join(f"{shard.name} {keys}\n" for shard, keys in zip(self.shards, self.keys))
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return self.bounds[-1]
@@ -269,8 +277,9 @@ class ShardReader(Reader):
 
     def _read_index(self, number: int) -> Members:
         shard = self.shards[number]
-        table = read_index(index_file(shard, self.cache)) or read_index(
-            make_index(shard, shard.stamp, shard.index_files(self.cache)))
+        table = read_index(index_file(shard, self.cache))
+        if table is None:  # its first line was whole, the second is not
+            table = read_index(make_index(shard, shard.stamp, shard.index_files(self.cache)))
         if len(table.keys) != self.bounds[number + 1] - self.bounds[number]:
             raise UserError(f"{FLAG} {shard.path}: has changed since it was opened")
         return table
