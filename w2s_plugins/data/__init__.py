@@ -1,21 +1,12 @@
-"""Datasets, splits, keyed views and loaders.
+"""Datasets, splits, keyed views and loaders."""
 
-A name is imported when it is asked for, so that ``python -m w2s_plugins.data`` answers before torch is imported.
-"""
+from .class_splits import open_split
+from .datasets import DataInfo, create_dataset, labels_of
+from .episodes import check_shape, draw_episodes
+from .loaders import Batch, LoaderSettings, TrainLoader, TrainViews, create_eval_loader, create_train_loader
+from .slices import Subset, hold_out, parse_slice, stratified_order, take_slice
 
-import importlib
-
-_HOMES = {
-    "class_splits": ("open_split",),
-    "datasets": ("DataInfo", "create_dataset", "labels_of"),
-    "episodes": ("check_shape", "draw_episodes"),
-    "loaders": ("Batch", "LoaderSettings", "TrainLoader", "TrainViews", "create_eval_loader", "create_train_loader"),
-    "slices": ("Subset", "hold_out", "parse_slice", "stratified_order", "take_slice"),
-}
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+__all__ = [
+    "Batch", "DataInfo", "LoaderSettings", "Subset", "TrainLoader", "TrainViews", "check_shape", "create_dataset",
+    "create_eval_loader", "create_train_loader", "draw_episodes", "hold_out", "labels_of", "open_split", "parse_slice",
+    "stratified_order", "take_slice"]

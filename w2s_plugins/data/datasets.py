@@ -42,10 +42,10 @@ class TorchvisionDataset(Dataset):
         self.dataset, self.input_img_mode, self.transform = dataset, input_img_mode, None
         if isinstance(dataset, INaturalist):
             self.targets, self.classes = torchvision_labels(dataset)
-        for attribute in ("targets", "classes"):
-            values = getattr(dataset, attribute, None)
-            if values is not None:
-                setattr(self, attribute, values.tolist() if hasattr(values, "tolist") else values)
+        if hasattr(dataset, "targets"):
+            self.targets = [int(label) for label in dataset.targets]
+        if hasattr(dataset, "classes"):
+            self.classes = dataset.classes
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -106,6 +106,8 @@ def create_dataset(
         if split not in TRAIN_SPLITS + TEST_SPLITS:
             raise UserError(f"{flag} {split}: {name} has the splits train and validation")
         return Digits(split, kwargs.get("input_img_mode") or "RGB")
+
+    # timm's own
     is_torch = name.lower().startswith("torch/")
     if is_torch and not root:
         raise UserError(f"--dataset {name} needs --data-dir FOLDER, where its files are or are to be downloaded")
@@ -116,21 +118,23 @@ def create_dataset(
         _logger.info(f"--dataset-trust-remote-code: opening {name or root} may run code that comes with the data")
     try:
         dataset = timm.data.create_dataset(name, root=root, split=split, **kwargs)
-        if type(dataset) is timm.data.ImageDataset:
-            if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
-                dataset.reader.cache_tarfiles = False
-            dataset = FileDataset(
-                root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
-            if flag != "--split":  # `validate.py --real-labels` needs no classes
-                _refuse_flat(dataset, root, split)
-            return dataset
-        return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB") if is_torch else dataset
     except (FileNotFoundError, NotADirectoryError, RuntimeError, AssertionError, ValueError, ImportError, OSError,
             KeyError, TypeError, tarfile.TarError, EOFError, UnpicklingError) as error:
         where = f"--dataset {name}" if name else f"--data-dir {root}"
         if isinstance(error, UnpicklingError) and kwargs.get("class_map"):
             where = f"--class-map {kwargs['class_map']}, {where}"
         raise UserError(f"{where}, split '{split}': {_explain(error)}") from error
+    if is_torch:
+        return TorchvisionDataset(dataset, kwargs.get("input_img_mode") or "RGB")
+    if type(dataset) is not timm.data.ImageDataset:
+        return dataset
+    if isinstance(dataset.reader, ReaderImageInTar):  # forked workers would share its place in an open file
+        dataset.reader.cache_tarfiles = False
+    dataset = FileDataset(
+        root, reader=dataset.reader, load_bytes=dataset.load_bytes, input_img_mode=dataset.input_img_mode)
+    if flag != "--split":  # `validate.py --real-labels` needs no classes
+        _refuse_flat(dataset, root, split)
+    return dataset
 
 
 def find_split(root: str, split: str) -> str:
@@ -147,18 +151,19 @@ def labels_of(dataset: Dataset) -> list[int] | None:
     for owner in (dataset, reader):
         targets = getattr(owner, "targets", None)
         if targets is not None and len(targets) == len(dataset):
-            return [int(t) for t in targets]
+            return [int(label) for label in targets]
     if hasattr(reader, "iter_targets"):  # Hub datasets
-        return [int(t) for t in reader.iter_targets()]
-    samples = getattr(reader, "samples", None)  # folders and single tar files: (file, label)
-    return [int(label) for _, label in samples] if samples else None
+        return [int(label) for label in reader.iter_targets()]
+    if getattr(reader, "samples", None):  # folders and single tar files: (file, label)
+        return [int(label) for _, label in reader.samples]
+    return None
 
 
 def known_labels(dataset: Dataset, flag: str) -> list[int]:
     """Return the label of every sample. Raises `UserError` for ``flag`` where the dataset does not tell them."""
-    labels = labels_of(dataset)
     if is_unlabeled(dataset):
         raise UserError(f"{flag}: these images have no labels")
+    labels = labels_of(dataset)
     if labels is None:
         raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; use a folder, "
                         "torch/, hfds/ or w2s/ dataset")
@@ -182,11 +187,11 @@ def check_labels(dataset: Dataset, split: str, num_classes: int) -> None:
 def class_names_of(dataset: Dataset) -> list[str] | None:
     """Return the names of the classes in the order of their indices, or None."""
     reader = getattr(dataset, "reader", None)
-    mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-    if isinstance(mapping, dict) and mapping:
-        return [name for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
+    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if isinstance(numbers, dict) and numbers:
+        return sorted(numbers, key=numbers.get)
     classes = getattr(dataset, "classes", None)
-    return [str(c) for c in classes] if classes is not None else None
+    return None if classes is None else [str(name) for name in classes]
 
 
 def num_classes_of(dataset: Dataset) -> int | None:
@@ -267,11 +272,6 @@ def _size_of(sample: Sequence) -> int:
         return -1
 
 
-def split_synonyms() -> set[str]:
-    """Return the names that timm knows for folders of splits."""
-    return {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}
-
-
 def _check_folder(root: str, split: str, flag: str) -> None:
     """timm falls back to the root when it finds no folder of the split: that would train and test on one set."""
     path = Path(root)
@@ -282,28 +282,30 @@ def _check_folder(root: str, split: str, flag: str) -> None:
         return
     if not path.is_dir():
         raise UserError(f"--data-dir {root}: no such folder{near_path(root)}")
-    entries = sorted(e.name for e in path.iterdir() if not e.name.startswith("."))
+    entries = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if not entries:
         expected = "folders of classes" if flag == "--val-sets" else "train/ and validation/"
         raise UserError(f"--data-dir {root}: the folder is empty; expected {expected}")
-    name = split.split("[")[0]
-    synonyms = _TRAIN_SYNONYM if name in _TRAIN_SYNONYM else _EVAL_SYNONYM if name in _EVAL_SYNONYM else {}
     for archive in (*path.glob("*.tar"), *path.glob("*/*.tar")):
         if kind := special_kind(archive):
             raise UserError(f"--data-dir {root}: {archive} is {kind}, not a regular file")
-    found = [folder for folder in (path / name, *(path / s for s in synonyms)) if folder.exists()]
-    unsplit = not any(e in split_synonyms() for e in entries)
-    if not found and flag in ("--split", "--val-sets") and unsplit:
-        found = [path]  # these may be given the folder of one split itself
-    if found:
-        for folder in filter(Path.is_dir, found):
+
+    # the folder of the split, by one of the names that timm knows
+    name = split.split("[")[0]
+    names = [name, *next((synonyms for synonyms in (_TRAIN_SYNONYM, _EVAL_SYNONYM) if name in synonyms), ())]
+    folders = [path / name for name in names if (path / name).exists()]
+    unsplit = not {*_TRAIN_SYNONYM, *_EVAL_SYNONYM}.intersection(entries)
+    if not folders and unsplit and flag in ("--split", "--val-sets"):
+        folders = [path]  # these may be given the folder of one split itself
+    for folder in folders:
+        if folder.is_dir():
             _refuse_closed(folder)
-        return
-    shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
-    expected = " or ".join([name, *(s for s in list(synonyms)[:2] if s != name)])
-    raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
-                    f"{expected}; found: {shown}); name another one with {flag}"
-                    + (f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""))
+    if not folders:
+        shown = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
+        expected = " or ".join(list(dict.fromkeys(names))[:3])
+        advice = f", or give images without labels as --unlabeled {root} --teacher NAME" if unsplit else ""
+        raise UserError(f"--data-dir {root}: no folder of the split '{split}'{nearest(split, entries)} (expected "
+                        f"{expected}; found: {shown}); name another one with {flag}{advice}")
 
 
 def _refuse_closed(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from timm.data.dataset_factory import _EVAL_SYNONYM, _TRAIN_SYNONYM
@@ -86,59 +85,65 @@ def read_list(file: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
         UserError: not json, or not of that form.
     """
     content = read_json(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a list of iNaturalist's form; {FORM}")
-    if "annotations" not in content:
+    if isinstance(content, dict) and "annotations" not in content:
         raise UserError(f"{file}: it has no annotations, and so no labels; the lists of test images have none")
     images = read_entries(file, content, "images", id=(int, str), file_name=(str,))
-    annotations = read_entries(file, content, "annotations", image_id=(int, str), category_id=(int,))
-    for key, values in (("images", (i for i, _ in images)), ("images", (name for _, name in images)),
-                        ("annotations", (i for i, _ in annotations))):
-        if (odd := first_twice(values)) is not None:
-            raise UserError(f"{file}: {key} have {shown(odd)} twice; expected every image once")
-    for number, (_, name) in enumerate(images):
-        if not name or os.path.isabs(name) or ".." in name.split("/"):
-            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
-                            "images; --image-root is what names are relative to")
-    named = file.with_name(CATEGORIES)
-    source, categories = (named, {"categories": read_json(named)}) if named.is_file() else (file, content)
-    has_names = bool(categories.get("categories"))
-    names = dict(read_entries(source, categories, "categories", id=(int,), name=(str,))) if has_names else {}
-    images, labels = dict(images), dict(annotations)
+    labels = read_entries(file, content, "annotations", image_id=(int, str), category_id=(int,))
+    check_paths(file, list(images.values()))
     if labels.keys() != images.keys():
         odd = next(iter(labels.keys() ^ images.keys()))
         raise UserError(f"{file}: {len(images)} images and labels of {len(labels)}; image {odd} is in one only")
     if not images:
         raise UserError(f"{file}: it lists no image")
-    ids = set(names) or set(range(max(labels.values()) + 1))
-    odd = next((i for i in (*labels.values(), *ids) if not (i in ids and 0 <= i < len(ids))), None)
-    if odd is not None:
-        raise UserError(f"{file}: class {odd} is not one of its {len(ids)} classes; expected ids from 0 to "
-                        f"{len(ids) - 1}")
-    return [(name, labels[i]) for i, name in images.items()], index_by_name(names)
+
+    # classes: by the names of the list or of the file beside it, else as many as there are labels
+    source = file.with_name(CATEGORIES)
+    if source.is_file():
+        categories = {"categories": read_json(source)}
+    else:
+        source, categories = file, content
+    names = {}
+    if categories.get("categories"):
+        names = read_entries(source, categories, "categories", id=(int,), name=(str,))
+    count = len(names) or max(labels.values()) + 1
+    odd = [number for number in (*labels.values(), *names) if not 0 <= number < count]
+    if odd:
+        raise UserError(f"{file}: class {odd[0]} is not one of its {count} classes; expected ids from 0 to {count - 1}")
+    return [(name, labels[image]) for image, name in images.items()], index_by_name(names)
 
 
-def read_entries(file: Path, content: dict, key: str, **fields: tuple[type, ...]) -> list[tuple]:
-    """Return some fields of each entry of the list ``key`` in a file, in their order.
+def check_paths(file: Path, names: list[str]) -> None:
+    """Raise a `UserError` for a name that leads out of the folder of the images, or that comes twice."""
+    for number, name in enumerate(names):
+        if not name or os.path.isabs(name) or ".." in name.split("/"):
+            raise UserError(f"{file}: images[{number}]: file_name {shown(name)} is no path inside the folder of the "
+                            "images; --image-root is what names are relative to")
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise UserError(f"{file}: images have {shown(name)} twice; expected every image once")
+
+
+def read_entries(file: Path, content: object, key: str, **fields: tuple[type, ...]) -> dict:
+    """Return the second field of each entry of the list ``key`` in a file by the first, in their order.
 
     Raises:
-        UserError: naming the entry and its field.
+        UserError: naming the entry and its field; one comes twice.
     """
-    entries = content.get(key)
-    if not isinstance(entries, list):
+    entries = content.get(key) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not isinstance(entries, list):
         raise UserError(f"{file}: not a list of iNaturalist's form: {key} is {shown(entries)}; {FORM}")
+    found = {}
     for number, entry in enumerate(entries):
+        values = []
         for field, kinds in fields.items():
             value = entry.get(field) if isinstance(entry, dict) else None
             if type(value) not in kinds:  # true is no number
                 raise UserError(f"{file}: {key}[{number}]: {field} is {shown(value)}; {FORM}")
-    return [tuple(entry[field] for field in fields) for entry in entries]
-
-
-def first_twice(values: Iterable[Hashable]) -> Hashable | None:
-    """Return the first value that comes a second time."""
-    seen = set()
-    return next((v for v in values if v in seen or seen.add(v)), None)
+            values.append(value)
+        if values[0] in found:
+            raise UserError(f"{file}: {key} have {shown(values[0])} twice; expected every image once")
+        found[values[0]] = values[1]
+    return found
 
 
 def shown(value: object) -> str:

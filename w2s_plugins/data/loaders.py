@@ -154,6 +154,7 @@ class TrainLoader:
         """Yield the batches of ``epoch`` from number ``start`` on."""
         unwanted = self._set_epoch(epoch, start)
         for images, target in itertools.islice(self.loader, unwanted, None):
+            # what workers have made, and timm's prefetcher has normalised on the device
             yield self._finish(images, target)
 
     def _set_epoch(self, epoch: int, start: int) -> int:
@@ -312,6 +313,8 @@ def create_eval_loader(
         persistent_workers=settings.workers > 0,
     )
     _shield_workers(loader)
+
+    # timm has set the transform; only how JPEG files come to its second step may be another
     dataset.transform = with_decoder(dataset.transform, dataset, settings.decoder, "evaluation images")
     return loader
 

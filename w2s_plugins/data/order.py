@@ -32,10 +32,16 @@ class ShardOrder:
     """
 
     def __init__(self, bounds: Sequence[int], seed: int):
-        self.seed, bounds = seed, torch.tensor(bounds)
+        self.seed = seed
+        bounds = torch.tensor(bounds)
+
+        # the shards in their new order, by their first sample and their size
         shards = _permutation(len(bounds) - 1, seed)
-        self.firsts, sizes = bounds[shards], bounds.diff()[shards]
-        self.sizes, self.starts = sizes, [0, *sizes.cumsum(0)[WINDOW - 1:-1:WINDOW].tolist()]  # places of the windows
+        self.firsts = bounds[shards]
+        self.sizes = bounds.diff()[shards]
+
+        # where in the order each window begins; two windows meet in a batch
+        self.starts = [0, *self.sizes.cumsum(0)[WINDOW - 1:-1:WINDOW].tolist()]
         self.window = functools.lru_cache(2)(self._window)
 
     def __getitem__(self, place: int) -> Tensor:
@@ -44,8 +50,8 @@ class ShardOrder:
 
     def _window(self, number: int) -> Tensor:
         own = slice(number * WINDOW, (number + 1) * WINDOW)
-        rows = torch.cat([torch.arange(first, first + size) for first, size in zip(
-            self.firsts[own].tolist(), self.sizes[own].tolist())])
+        shards = zip(self.firsts[own].tolist(), self.sizes[own].tolist())
+        rows = torch.cat([torch.arange(first, first + size) for first, size in shards])
         return rows[_permutation(len(rows), hash_seed(self.seed, number))]
 
 
@@ -75,8 +81,14 @@ class KeyedSampler(Sampler):
 
     def __init__(self, size: int, seed: int, rank: int = 0, world_size: int = 1, repeats: float = 0,
                  view_epochs: int = 0, replace_within: int = 0, bounds: Sequence[int] | None = None):
-        self.size, self.seed, self.rank, self.world_size, self.repeats = size, seed, rank, world_size, repeats
-        self.view_epochs, self.replace_within, self.bounds = view_epochs, replace_within, bounds
+        self.size = size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.repeats = repeats
+        self.view_epochs = view_epochs
+        self.replace_within = replace_within
+        self.bounds = bounds
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -89,9 +101,11 @@ class KeyedSampler(Sampler):
     def __iter__(self) -> Iterator[ViewKey]:
         order = self._order(hash_seed(self.seed, self.epoch))
         for position in range(self.start, self.size // self.world_size):
+            # ranks take turns, so that all of them together go through the order of one process
             place = position * self.world_size + self.rank
             key = self._key(place, order)
             if self.replace_within:
+                # a sample that cannot be read is replaced in the worker, which knows no other keys of the batch
                 key = ReplaceableKey(*key)
                 key.others = tuple(self._key(other, order) for other in self._stand_ins(place))
             yield key
@@ -101,8 +115,9 @@ class KeyedSampler(Sampler):
 
     def _key(self, place: int, order: Sequence[int]) -> ViewKey:
         view_epoch = self.epoch % self.view_epochs if self.view_epochs else self.epoch
-        sample, repeat = int(place / self.repeats) if self.repeats > 1 else place, 0
-        if self.repeats > 1:
+        sample, repeat = place, 0
+        if self.repeats > 1:  # which may be a fraction: 1.5 views are two of every second sample
+            sample = int(place / self.repeats)
             repeat = place - int(np.ceil(sample * self.repeats))
         return ViewKey(view_epoch, int(order[sample]), repeat)
 
@@ -128,7 +143,8 @@ class CycledSampler(KeyedSampler):
         self.samples, self.first = samples, first
 
     def _order(self, seed: int) -> Tensor:
-        generator, rounds = torch.Generator().manual_seed(seed), -(-self.size // self.samples)
+        generator = torch.Generator().manual_seed(seed)
+        rounds = -(-self.size // self.samples)
         return torch.cat([torch.randperm(self.samples, generator=generator) for _ in range(rounds)])
 
     def _key(self, place: int, order: Tensor) -> ViewKey:
@@ -143,7 +159,9 @@ def create_sampler(samples: int, epoch_size: int, **keyed: object) -> KeyedSampl
         epoch_size: samples in an epoch, 0 for each once.
         **keyed: further arguments of `KeyedSampler`.
     """
-    return CycledSampler(samples, 0, epoch_size, **keyed) if epoch_size > samples else KeyedSampler(samples, **keyed)
+    if epoch_size > samples:
+        return CycledSampler(samples, 0, epoch_size, **keyed)
+    return KeyedSampler(samples, **keyed)
 
 
 class KeyedBatches(BatchSampler):
@@ -170,12 +188,22 @@ class TwoPartSampler(Sampler):
     """
 
     def __init__(self, unlabelled: KeyedSampler, labelled: int, batch_size: int, count: int):
-        self.batch_size, self.count = batch_size, count
+        self.batch_size = batch_size
+        self.count = count
         self.rest = KeyedBatches(unlabelled, batch_size - count)
-        self.world_size = ranks = unlabelled.world_size
+        self.world_size = unlabelled.world_size
+
+        # the few labelled samples come round until every batch of the epoch has its share
+        of_all_ranks = count * self.world_size
         self.labelled = CycledSampler(
-            labelled, unlabelled.size, len(self.rest) * count * ranks, seed=unlabelled.seed, rank=unlabelled.rank,
-            world_size=ranks, replace_within=count * ranks if unlabelled.replace_within else 0)
+            labelled,
+            unlabelled.size,
+            len(self.rest) * of_all_ranks,
+            seed=unlabelled.seed,
+            rank=unlabelled.rank,
+            world_size=self.world_size,
+            replace_within=of_all_ranks if unlabelled.replace_within else 0,
+        )
 
     def __len__(self) -> int:
         return len(self.rest)

@@ -87,23 +87,29 @@ def find_shards(text: str) -> tuple[Path, list[Shard]]:
     Raises:
         UserError: none or not all of them are there; it is not a path.
     """
-    pattern, paths, missing = text.removeprefix(WDS), [], []
+    pattern = text.removeprefix(WDS)
     if re.match(r"[A-Za-z][\w+.-]*:", pattern):
         raise UserError(f"{FLAG} {text}: nothing is fetched or run here; expected tar files on a disk, such as "
                         f"{WDS}/data/train-{{0000..0019}}.tar, or {HUB}ORG/NAME for a dataset on the Hub")
+    named: list[str] = []
     for path in expand(pattern):
-        found = sorted(glob(path)) if has_magic(path) else sorted(map(str, Path(path).rglob("*.tar"))) if (
-            os.path.isdir(path)) else [path]
-        paths += [file for file in found if os.path.isfile(file)]
-        missing += [file for file in found if not os.path.isfile(file)]
-    if missing or not paths:
-        what = special_kind(missing[0]) if missing else None
-        parent = os.path.dirname(os.path.abspath(missing[0])) if missing else ""
-        near = nearest(os.path.basename(missing[0]), os.listdir(parent)) if os.path.isdir(parent) else ""
-        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(missing) + len(paths)} shards are not there, such as "
-                        f"{missing[0]}{f' ({what})' if what else near}" if missing else
-                        f"{FLAG} {text}: no tar files in it")
-    paths = list(dict.fromkeys(paths))
+        if has_magic(path):
+            named += sorted(glob(path))
+        elif os.path.isdir(path):
+            named += sorted(map(str, Path(path).rglob("*.tar")))
+        else:
+            named.append(path)
+    missing = [path for path in named if not os.path.isfile(path)]
+    if missing:
+        folder, name = os.path.split(os.path.abspath(missing[0]))
+        hint = nearest(name, os.listdir(folder)) if os.path.isdir(folder) else ""
+        if kind := special_kind(missing[0]):
+            hint = f" ({kind})"
+        raise UserError(f"{FLAG} {text}: {len(missing)} of {len(named)} shards are not there, such as {missing[0]}"
+                        f"{hint}")
+    if not named:
+        raise UserError(f"{FLAG} {text}: no tar files in it")
+    paths = list(dict.fromkeys(named))
     top = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     return Path(top), [Shard(os.path.relpath(path, top).removesuffix(".tar"), Path(path)) for path in paths]
 
@@ -190,19 +196,17 @@ def read_about(index: Path) -> dict[str, object]:
     try:
         with index.open() as file:
             about = json.loads(file.readline())
-        return about if [type(about[name]) for name in ("stamp", "keys", "count")] == [str, str, int] else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return about if {"stamp", "keys", "count"} <= about.keys() else {}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 
 def read_index(index: Path) -> Members | None:
     """Return where the images of a shard lie, None where the index is damaged."""
     try:
-        with index.open() as file:
-            file.readline()
-            found = Members(*json.loads(file.readline()))
-        return found if len({*map(len, found)}) == 1 else None
-    except (ValueError, TypeError):
+        found = Members(*json.loads(index.read_text().splitlines()[1]))
+        return found if len(found.keys) == len(found.starts) == len(found.sizes) else None
+    except (ValueError, TypeError, IndexError):
         return None
 
 
@@ -216,10 +220,14 @@ class Opened(Generic[T]):
         self.open_one, self.opened = open_one, {}
 
     def __getitem__(self, number: int) -> T:
+        # a dictionary has its keys in the order in which they came: the newest is the last
         found = self.opened.pop(number, None)
-        self.opened[number] = found = self.open_one(number) if found is None else found  # the last one is the newest
+        if found is None:
+            found = self.open_one(number)
+        self.opened[number] = found
         if len(self.opened) > OPEN:
-            del self.opened[next(iter(self.opened))]
+            oldest = next(iter(self.opened))
+            del self.opened[oldest]
         return found
 
 
@@ -234,21 +242,25 @@ class ShardReader(Reader):
 
     def __init__(self, root: Path, shards: Sequence[Shard], cache: Path):
         super().__init__()
-        self.root, self.shards, self.cache = str(root), list(shards), cache
+        self.root = str(root)
+        self.shards = list(shards)
+        self.cache = cache
+
+        # each process begins with others of the shards that have no index yet, and all of them find the rest made
         first = int(os.environ.get("RANK", "0")) * len(shards) // int(os.environ.get("WORLD_SIZE", "1"))
-        order = [*range(first, len(shards)), *range(first)]  # each process begins with others that have no index
+        order = [*range(first, len(shards)), *range(first)]
         with ThreadPoolExecutor(THREADS) as pool:
-            found = dict(zip(order, pool.map(lambda i: read_about(index_file(shards[i], cache)), order)))
-        self.keys = [found[i]["keys"] for i in range(len(shards))]
-        self.bounds = [0, *accumulate(found[i]["count"] for i in range(len(shards)))]
+            abouts = pool.map(lambda number: read_about(index_file(shards[number], cache)), order)
+            found = [about for _, about in sorted(zip(order, abouts), key=lambda pair: pair[0])]
+        self.keys = [about["keys"] for about in found]
+        self.bounds = [0, *accumulate(about["count"] for about in found)]
         self.indexes = Opened(self._read_index)
 
     @property
     def identity(self) -> str:
         """Of the samples: names of the shards, and keys."""
-        return hashlib.sha256("".join(
-            f"{shard.name} {keys}\n" for shard, keys in zip(self.shards, self.keys)).encode(
-                errors="surrogateescape")).hexdigest()
+        lines = "".join(f"{shard.name} {keys}\n" for shard, keys in zip(self.shards, self.keys))
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return self.bounds[-1]
@@ -265,8 +277,9 @@ class ShardReader(Reader):
 
     def _read_index(self, number: int) -> Members:
         shard = self.shards[number]
-        table = read_index(index_file(shard, self.cache)) or read_index(
-            make_index(shard, shard.stamp, shard.index_files(self.cache)))
+        table = read_index(index_file(shard, self.cache))
+        if table is None:  # its first line was whole, the second is not
+            table = read_index(make_index(shard, shard.stamp, shard.index_files(self.cache)))
         if len(table.keys) != self.bounds[number + 1] - self.bounds[number]:
             raise UserError(f"{FLAG} {shard.path}: has changed since it was opened")
         return table

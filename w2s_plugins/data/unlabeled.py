@@ -131,7 +131,7 @@ def _in_folder(root: str) -> Iterator[tuple[str, Place]]:
 def _in_archive(path: str) -> Iterator[tuple[str, Place]]:
     """Yield the files in a tar file."""
     for member in tar_members(path, FLAG):
-        yield os.path.normpath(member.name), Place(path, member.offset_data, member.size)
+        yield os.path.normpath(member.name).lstrip("/"), Place(path, member.offset_data, member.size)
 
 
 def _common_folder(roots: Sequence[str]) -> str:

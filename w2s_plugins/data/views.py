@@ -143,6 +143,7 @@ class KeyedDataset(Dataset):
         choice = None
         if not isinstance(key, ViewKey):  # timm's scheduled sizes add a choice
             key, choice = key
+        # the sample itself, then those of its batch that stand in for it where it cannot be read
         unreadable: list[str] = []
         for candidate in (key, *getattr(key, "others", ())):
             view_seed = hash_seed(self.seed, *candidate)
