@@ -197,7 +197,7 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     folders = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
-    saved = checkpoint and checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
     loaders = (
