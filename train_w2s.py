@@ -155,7 +155,7 @@ def prepare(args: Settings) -> Run:
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
-    saved = checkpoint and checkpoint.path.parent / report.SELECTED
+    saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
     read_labels(args, data, labels, folders)
 

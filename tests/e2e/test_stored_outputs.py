@@ -119,7 +119,7 @@ def test_features_of_a_student_with_other_arguments_are_not_found(here: Callable
 
 def test_answers_of_a_teacher_with_other_arguments_are_not_found(here: Callable[..., Done], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("test_vit", num_classes=10, global_pool="avg", fc_norm=False)
+    model = timm.create_model("test_vit", num_classes=10, img_size=16, global_pool="avg", fc_norm=False)
     torch.save(model.state_dict(), tmp_path / "vit.pth")
     flags = [*TINY, "--epochs", 1, "--model", "w2s_cnn2", "--teacher", "test_vit", "--teacher-checkpoint", "vit.pth",
              "--teacher-img-size", 16, "--teacher-targets", "cached", "--no-teacher-eval", "--experiment"]

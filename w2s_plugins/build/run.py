@@ -91,7 +91,7 @@ def resume(
         UserError: the checkpoint does not fit the flags.
     """
     resumed, new_rates, scheduler = Resumed(), False, schedule.scheduler
-    path = checkpoint and checkpoint.path
+    path = None if checkpoint is None else checkpoint.path
     if checkpoint is not None:
         if is_sharded(path) != args.fsdp:
             raise UserError(f"--resume {path}: written {'with' if is_sharded(path) else 'without'} --fsdp: continue it "

@@ -57,11 +57,11 @@ def _is_size(value: object) -> bool:
     return _is_count(value, 1)
 
 
-SIZES: Check = (_all(_is_size, 3), "3 whole numbers from 1 on")
+SIZES: Check = (_all(_is_size, 3), f"3 whole numbers from 1 to {LARGEST - 1}")
 TEXT: Check = (lambda value: isinstance(value, str), "a text")
 TEXTS: Check = (_one_or_more, "a text or a list of texts")
 SHARE: Check = (lambda value: _is_number(value) and value > 0, "a number above 0")
-COUNT: Check = (_is_count, "a whole number from 0 on")
+COUNT: Check = (_is_count, f"a whole number from 0 to {LARGEST - 1}")
 NAMES: Check = (lambda value: isinstance(value, (list, dict)), "a list or a mapping")
 PRETRAINED_CFG: dict[str, Check] = {
     **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), SIZES),
@@ -156,8 +156,7 @@ def _check(values: Mapping[str, object], checks: Mapping[str, Check], where: str
     for key, value in kept.items():
         fits, expected = checks[key]
         if not fits(value):
-            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected {expected}"
-                            f"{_limit(value)}")
+            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected {expected}")
     return kept
 
 
@@ -175,8 +174,8 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
             raise UserError(f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"
                             f"{nearest(str(key), allowed)}")
         if not _is_plain(value):
-            raise UserError(f"{where}: {key}: {_shown(value)} is a {type(value).__name__}, expected a number, a text, "
-                            f"true, false, or a list of those{_limit(value)}")
+            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number below "
+                            f"{LARGEST}, a text, true, false, or a list of those")
     _check({k: v for k, v in kept.items() if k in COMMON_ARGS}, COMMON_ARGS, where)
     return kept
 
@@ -184,13 +183,6 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
 def refused_values(args: Mapping[str, object]) -> list[str]:
     """Return the names of arguments whose values, mappings say, a file may not set."""
     return [key for key, value in args.items() if value is not None and not _is_plain(value)]
-
-
-def _limit(value: object) -> str:
-    """Say that numbers have a limit, where it is what ``value`` does not keep."""
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    large = any(type(part) in (int, float) and abs(part) >= LARGEST for part in parts)
-    return f"; numbers are below {LARGEST}" if large else ""
 
 
 def _is_plain(value: object, depth: int = 3) -> bool:
@@ -224,11 +216,6 @@ def _named(function: Callable) -> set[str]:
     except (ValueError, TypeError):  # of C
         return set()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."
 
 
 # ---------------------------------------------------------------- flags of a run

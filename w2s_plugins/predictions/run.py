@@ -101,7 +101,8 @@ def predict(request: Request) -> None:
     form = TableForm(request.top_k, request.all)
     check_form(form, predictor.class_names, predictor.member.num_classes)
     keys = sample_keys(dataset)
-    manifest = agree(world.primary and describe(predictor, dataset, keys), world.distributed)
+    # all processes name the folder of answers alike, whatever their file systems say of times
+    manifest = agree(describe(predictor, dataset, keys) if world.primary else None, world.distributed)
     parts = request.output.with_name(f"{request.output.name}.parts")
     folder = ask_model(predictor, dataset, keys, manifest, parts / manifest.key, request, world)
     if world.primary:

@@ -30,11 +30,11 @@ def hold_existing_run(place: Place, world: World) -> Checkpoint | None:
         hold(place.folder)
     agree(None, world.distributed)  # from here on nobody else writes, so that all ranks see the same
     refuse_existing_run(place)
-    checkpoint, answer = None, None
+    checkpoint = answer = None
     if world.primary and place.resume:
         try:
             checkpoint = _choose_checkpoint(place)
-            answer = checkpoint and checkpoint.path
+            answer = None if checkpoint is None else checkpoint.path
         except UserError as error:
             answer = error
     answer = agree(answer, world.distributed)
