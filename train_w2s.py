@@ -194,12 +194,12 @@ def prepare(args: Settings, shared: together.Shared | None = None) -> Run:
     student, encoders = (make(), {}) if shared is None else shared.student(args, data, make)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    folders = take_labels(args, data, labels, data.class_names)
+    openers = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
     saved = resume_path and resume_path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    read_labels(args, data, labels, folders)
+    read_labels(args, data, labels, openers)
     loaders = (
         build_feature_loaders(args, data, model, teacher, data_config, precision, world, encoders) if args.linear_probe
         else build_loaders(args, data, data_config, precision, world))

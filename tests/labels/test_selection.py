@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from w2s_plugins.labels.trust import held_out_auc, read_known, traits, trust_in
 
 from w2s_plugins.cli.forms import parse_selection
 from w2s_plugins.data import Subset, create_dataset, take_slice
@@ -22,7 +23,6 @@ from w2s_plugins.labels.selection import (
     selection_figures,
     take_selected,
 )
-from w2s_plugins.labels.trust import held_out_auc, read_known, traits, trust_in
 from w2s_plugins.teachers.clean_select import say_trust, sure_of
 
 
