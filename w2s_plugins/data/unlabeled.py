@@ -188,7 +188,7 @@ def _in_archive(path: str) -> tuple[dict[str, Place], Counter]:
                 if not member.isfile() or member.issparse() or Path(member.name).name.startswith("."):
                     continue
                 if suffix in kinds:
-                    images[os.path.normpath(member.name)] = Place(path, member.offset_data, member.size)
+                    images[os.path.normpath(member.name).lstrip("/")] = Place(path, member.offset_data, member.size)
                 else:
                     others[suffix] += 1
     except (tarfile.TarError, OSError, EOFError) as error:

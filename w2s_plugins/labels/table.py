@@ -416,6 +416,11 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
     confidence = roles["confidence"] if answer == "label" else None
     schema = Schema(keys, answer, classes, roles["annotator"], confidence, guessed, columns.logits)
     unread = [name for name in columns.names if name not in (*schema.used, roles["label"], roles["confidence"])]
+    absent = [name for name in class_names or () if name not in classes] if answer == "classes" else []
+    misspelt = next((name for name in unread if nearest(name, absent)), None)
+    if misspelt is not None:
+        raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
+                        "leave it out")
     if unread:
         _logger.info(f"{flag}: further columns, which are not read: {', '.join(unread[:8])}"
                      f"{', ...' if len(unread) > 8 else ''}")
