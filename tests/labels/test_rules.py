@@ -206,7 +206,19 @@ def test_where_one_class_is_needed_ties_take_turns():
     assert best.tolist() == [0, 1, 1, 2] and tied.tolist() == [True, True, True, False]
 
 
-# ---------------------------------------------------------------- 9: what is left out, and what is warned of
+# ---------------------------------------------------------------- 9: rows that repeat or contradict each other
+
+
+def test_a_row_that_repeats_another_counts_once_and_is_said(read, caplog):
+    caplog.set_level(logging.INFO)
+    content = "filename,label,annotator\na,cat,x\na,cat,x\na,dog,y\n"
+    assert shares(brought(read(content, NAMES), ["a"])) == [[0.5, 0.5]]
+    assert "1 row(s) repeat one before, and do not count, such as of a" in caplog.text
+    with pytest.raises(UserError, match=r"1 row\(s\) say something else of a sample .* or tell its annotators apart"):
+        brought(read(f"{content}a,dog,x\n", NAMES), ["a"])
+
+
+# ---------------------------------------------------------------- 10, 11: what is left out, and what is warned of
 
 
 def test_labels_of_one_class_are_warned_of(read, caplog):

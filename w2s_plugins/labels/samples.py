@@ -73,7 +73,7 @@ def labels_of_samples(
     """Return one answer for each sample that a table says something of.
 
     Args:
-        table: what the file says, in terms of ``class_names`` where it has names.
+        table: what the file says, read with these ``class_names``, or with numbers for classes.
         keys: of the samples of the data.
         class_names: classes of the data, in its order.
         combine: what to make of several annotators, one of `combine.MEANS`; None for the majority of labels, and the
@@ -85,7 +85,6 @@ def labels_of_samples(
     """
     if table.num_classes > len(class_names):
         raise UserError(f"{flag}: has {table.num_classes} classes, the data {len(class_names)}")
-    table = _widened(table, len(class_names))
     positions = match_rows(table, keys, flag)
     samples, answers, kind, combined = _one_answer_a_sample(table, positions, len(class_names), combine, flag)
     if len(class_names) > 1:
@@ -149,16 +148,6 @@ def labels_in_table(path: Path, keys: SampleKeys, class_names: Sequence[str], fl
     answers = labels.answers.numpy()[known]
     found[known] = answers if answers.ndim == 1 else most_likely(answers)[0]
     return found
-
-
-def _widened(table: LabelTable, size: int) -> LabelTable:
-    """Return a table whose classes, where it numbers some of those of the data, are all of them."""
-    if table.kind == "hard" or table.num_classes == size:
-        return table
-    low = 0.0 if table.kind == "probabilities" else float(table.answers.min()) - 20
-    answers = np.full((len(table), size), low, dtype=np.float32)
-    answers[:, :table.num_classes] = table.answers
-    return LabelTable(**{**table.__dict__, "answers": answers, "class_names": None})
 
 
 def _warn_of_little(samples: np.ndarray, answers: np.ndarray, class_names: Sequence[str], flag: str) -> None:
@@ -295,14 +284,18 @@ def _distinct_rows(table: LabelTable, positions: np.ndarray, flag: str) -> np.nd
     _, distinct, group = np.unique(positions * (who.max() + 1) + who, return_index=True, return_inverse=True)
     first, other = distinct[group], np.zeros(len(positions), bool)
     again = (first != np.arange(len(first))).nonzero()[0]
+    again = again[positions[again] >= 0]
     for said in (table.answers, table.confidence):
         if said is not None:
             other[again] |= (said[again] != said[first[again]]).any(axis=tuple(range(1, said.ndim)))
-    odd = (other & (positions >= 0)).nonzero()[0]
+    odd = other.nonzero()[0]
     if len(odd):
         remedy = "say in a column annotator who said what" if table.annotators is None else "tell its annotators apart"
         raise UserError(f"{flag}: {len(odd)} row(s) say something else of a sample than one before, such as of "
                         f"{table.keys[odd[0]]}; leave one out, or {remedy}")
+    if len(again):
+        _logger.info(f"{flag}: {len(again)} row(s) repeat one before, and do not count, such as of "
+                     f"{table.keys[again[0]]}")
     return distinct[positions[distinct] >= 0]
 
 

@@ -213,7 +213,9 @@ def _open_text(path: Path) -> Columns:
                                keep_default_na=False, encoding="utf-8-sig")
     except pandas.errors.EmptyDataError:
         return Columns([], lambda names: pandas.DataFrame())
-    rows = rows[rows.apply(lambda column: column.str.strip() != "").any(axis=1)]  # lines of separators alone
+    begins = rows[0].str.strip() != ""
+    separators = [not "".join(row).strip() for row in rows[~begins].itertuples(index=False)]  # lines of nothing else
+    rows = rows.drop(index=rows.index[~begins][separators])
     if not len(rows):
         return Columns([], lambda names: rows)
     frame = rows.iloc[1:]
@@ -278,20 +280,18 @@ def _open_npz(path: Path) -> Columns:
     heads = arrays.pop("class_names", None)
     columns = {name: array for name, array in arrays.items() if array.ndim == 1}
     classes: dict[str, str] = {}
-    of_classes = [name for name in ("probabilities", "logits") if name in arrays and arrays[name].ndim == 2]
-    for name in of_classes[:1]:
-        array = arrays[name].astype(np.float32)
-        own = [str(head) for head in np.atleast_1d(heads)] if heads is not None else [*map(str, range(array.shape[1]))]
-        if len(own) != array.shape[1]:
-            raise ValueError(f"{len(own)} class_names, but {name} has {array.shape[1]} columns")
-        if len({*own}) < len(own):
-            raise ValueError("a class is named twice")
-        classes = {head: f"{name}.{head}" for head in own}
-        columns |= dict(zip(classes.values(), array.T))
+    kind = next((name for name in ("probabilities", "logits") if name in arrays and arrays[name].ndim == 2), None)
+    if kind is not None:
+        values = arrays[kind].astype(np.float32)
+        own = range(values.shape[1]) if heads is None else np.atleast_1d(heads)
+        classes = {str(head): f"{kind}.{head}" for head in own}
+        if not len(own) == len(classes) == values.shape[1]:
+            raise ValueError(f"{len(classes)} different class_names, but {kind} has {values.shape[1]} columns")
+        columns |= dict(zip(classes.values(), values.T))
     lengths = {name: len(values) for name, values in columns.items()}
     if len({*lengths.values()}) > 1:
         raise ValueError(f"its arrays are not of one length: {dict(list(lengths.items())[:4])}")
-    return _frame_columns(pandas.DataFrame(columns), classes=classes or None, logits=of_classes[:1] == ["logits"])
+    return _frame_columns(pandas.DataFrame(columns), classes=classes or None, logits=kind == "logits")
 
 
 def _open_npy(path: Path) -> Columns:
