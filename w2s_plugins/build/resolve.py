@@ -340,8 +340,7 @@ def _check_labels(args: argparse.Namespace) -> None:
     rules = [
         (args.label_noise_map and kind != "asymmetric", "--label-noise-map is for --label-noise asymmetric:R"),
         ((name or args.clean_select_checkpoint) and rule in (None, "file"),
-         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, entropy:R or "
-         "confidence:P"),
+         "--clean-select-model and --clean-select-checkpoint need --clean-select knn:K, entropy:R or confidence:P"),
         (args.clean_select_checkpoint and not name, "--clean-select-checkpoint needs --clean-select-model NAME"),
         (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),

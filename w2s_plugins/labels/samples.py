@@ -99,11 +99,13 @@ def labels_of_samples(
     manifest = Manifest(
         len(samples), len(class_names), who, {"keys": own.sha256}, kind, torch.float32, class_names=list(class_names),
         keyed_by=own.by, keys_sha256=own.sha256)
-    whole = torch.zeros(len(keys.values), *answers.shape[1:], dtype=torch.from_numpy(answers).dtype)
-    whole[samples] = torch.from_numpy(answers)
-    known = torch.zeros(len(whole), dtype=torch.bool)
+    known = torch.zeros(len(keys.values), dtype=torch.bool)
     known[samples] = True
-    return TableLabels(manifest, whole, known, keys)
+    whole = answers  # one array in the order of the samples
+    if len(samples) < len(known):
+        whole = np.zeros((len(known), *answers.shape[1:]), answers.dtype)
+        whole[samples] = answers
+    return TableLabels(manifest, torch.from_numpy(np.ascontiguousarray(whole)), known, keys)
 
 
 def check_gaps(known: Tensor, keys: SampleKeys, missing: str | None, flag: str, what: str = "training") -> None:
@@ -133,10 +135,12 @@ def most_likely(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Of these it is not always the first one, which would be said too often: they take turns by row.
     """
-    best = shares == shares.max(axis=1, keepdims=True)
-    count = best.sum(axis=1)
-    turn = np.arange(len(shares)) % count
-    return ((best.cumsum(axis=1) > turn[:, None]) & best).argmax(axis=1), count > 1
+    best, most = shares.argmax(axis=1), shares.max(axis=1)
+    tied = (shares == most[:, None]).sum(axis=1) > 1
+    for row in tied.nonzero()[0]:
+        classes = (shares[row] == most[row]).nonzero()[0]
+        best[row] = classes[row % len(classes)]
+    return best, tied
 
 
 def labels_in_table(path: Path, keys: SampleKeys, class_names: Sequence[str], flag: str) -> np.ndarray:
