@@ -70,7 +70,8 @@ def test_selection_by_the_teacher_is_reported_saved_and_used_again(here: Run, we
     right = {i for i, (g, c) in enumerate(given) if g == c}
     assert record["rule"] == rule and record["models"][0]["name"] == "w2s_cnn2" and record["candidates"] == 200
     assert record["selected"] == len(kept) == result("first")["train_samples"]
-    assert record["precision"] == len(right & set(kept)) / len(kept) > 0.9
+    assert record["precision"] == len(right & set(kept)) / len(kept)
+    assert rule != "knn:10" or record["precision"] > 0.9  # the other rule does not look at labels
     assert record["recall"] * (200 - result("first")["label_noise"]["changed"]) == pytest.approx(len(right & set(kept)))
     assert rule == "knn:10" or len(kept) == 100
     assert f"Clean selection {rule}: {len(kept)} of 200" in done.err
