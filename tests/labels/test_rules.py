@@ -94,6 +94,7 @@ def test_a_class_may_have_the_name_of_another_column(read, name):
     assert (table.kind, table.answers.tolist(), table.keys) == ("probabilities", [[0.25, 0.75]], ["a"])
     line = json.dumps({"file": "a", "probabilities": {"cat": 0.25, name: 0.75}})
     assert read(line, name="t.jsonl").answers.tolist() == [[0.25, 0.75]]
+    assert read(line[:-1] + ', "confidence": 0.5}', name="t.jsonl").answers.tolist() == [[0.25, 0.75]]
 
 
 def test_a_column_that_may_be_a_class_or_not_is_refused(read):

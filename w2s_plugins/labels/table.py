@@ -392,9 +392,11 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
                         f"{nearest('filename', columns.names)}; it has {listed}")
 
-    # one column a class, the best classes, or the label alone
+    # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
     rest = [name for name in columns.names if name not in roles.values()]
-    classes, guessed = columns.classes or {name: name for name in named}, False
+    classes, guessed = columns.classes or {}, False
+    if len(named) > 1:
+        classes = {name: name for name in named}
     if not classes and len(rest) > 1:
         label = roles["label"]
         if label is not None:
@@ -410,7 +412,7 @@ def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str)
             raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
                             f"{listed}")
         classes = {"": roles[answer]}
-    elif roles["confidence"] is not None and roles["label"] is None:
+    elif guessed and roles["confidence"] is not None and roles["label"] is None:
         raise UserError(f"{flag}: is the column '{roles['confidence']}' a class? It stands beside columns of classes "
                         "and no label; say what the classes are by --class-names, or leave it out")
     confidence = roles["confidence"] if answer == "label" else None
