@@ -150,14 +150,14 @@ def prepare(args: Settings) -> Run:
     student = build_student(args, world, data.num_classes, data.class_names)
     model, data_config = student.model, student.data_config
     data.num_classes = model.num_classes  # which a stream need not tell
-    folders = take_labels(args, data, labels, data.class_names)
+    openers = take_labels(args, data, labels, data.class_names)
     precision = create_precision(args, world)
     teacher = build_teacher(args, model, data_config, precision, world, data.class_names)
 
     # Which samples are trained on: a model may choose them. Labels are read of those that are left.
     saved = None if checkpoint is None else checkpoint.path.parent / report.SELECTED
     select_clean(args, data, data_config, teacher, world, saved)
-    read_labels(args, data, labels, folders)
+    read_labels(args, data, labels, openers)
 
     # Batches of images, or of what the frozen student makes of them, which is computed once.
     if args.linear_probe:

@@ -52,7 +52,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "tune": ("all", "head", "last:1", "lora", "bias", "norm", "last:0.5"),
     "freeze": ("*", "head*"), "unfreeze": ("*", "head*"),
     "few_shot_eval": ("2x1", "2x1,3x2"), "episodic": ("2x1",),
-    "clean_select": ("knn:3", "small-loss:0.5", "confidence:0.1", "entropy:0.5"),
+    "clean_select": ("knn:3", "confidence:0.1", "entropy:0.5"),
     "label_noise": ("symmetric:0.2", "asymmetric:0.2", "pairflip:0.1"), "data_errors": ("raise", "skip:3"),
     "unlabeled": ("weak",), "corruptions": ("gaussian_noise:1", "defocus_blur:5"), "val_sets": ("w2s/digits",),
     "opt": ("sgd", "adamw", "lamb", "lookahead_adam", "adafactor", "muon", "lion", "momentum"),

@@ -76,11 +76,14 @@ def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) ->
     assert "takes the place of the names of the data, by position: 'class0' is 'cat'" in caplog.text
     assert class_names_of(renamed.val) == renamed.class_names == ["cat", "dog", "fox"]
     assert labels_of(renamed.train) == labels_of(plain.train)
+    assert labels_of(build(root, "--class-names", "class0,dog,class2").train) == labels_of(plain.train)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (("--class-names", "class0,class1,clas2,x"), r"has 4 names, the data has 3 classes; the class 'class2' of 'train' "
      r"is none of them \(nearest: clas2"),
+    (("--class-names", "class1,clas0,class2"), r"the class 'class0' of 'train' is none of them \(nearest: clas0.*, but "
+     "others are, in another order"),
     (("--class-names", "a,b"), "has 2 names, the data has 3 classes"),
     (("--class-names", "class0,class1,class2,x", "--num-classes", "3"), "--num-classes 3 does not match")])
 def test_names_that_do_not_fit(root: Path, flags: tuple[str, ...], message: str) -> None:

@@ -56,6 +56,19 @@ def test_any_depth_and_a_tar_file_of_it(photos: Path, tmp_path: Path) -> None:
     assert len(identities) == 1  # labels of them are found again, whatever stands beside them
 
 
+def test_tar_files_with_absolute_names_have_all_their_images(photos: Path, tmp_path: Path) -> None:
+    """Which are relative to the file, as where it is unpacked: two files may have the same names."""
+    for name in ("a.tar", "b.tar"):
+        with tarfile.open(tmp_path / name, "w") as file:
+            for number in range(3):
+                member = file.gettarinfo(photos / f"{number}.JPG")
+                member.name = f"/home/me/{number}.jpg"
+                with (photos / f"{number}.JPG").open("rb") as image:
+                    file.addfile(member, image)
+    both = open_unlabeled(f"{tmp_path / 'a.tar'},{tmp_path / 'b.tar'}")
+    assert file_names(both) == [f"{name}.tar/home/me/{number}.jpg" for name in "ab" for number in range(3)]
+
+
 def test_several(photos: Path, tmp_path: Path) -> None:
     more = write_folder(tmp_path / "more", {"photos": 3})
     both = open_unlabeled(f"{photos}, {more / 'photos'},{archive(more, tmp_path / 'x.tar')}")

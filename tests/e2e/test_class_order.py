@@ -71,7 +71,7 @@ def test_logits_are_matched_by_name_wherever_the_teacher_lies(teacher: Path, cap
 
 @pytest.mark.parametrize("flags", [
     (), ("--teacher-targets", "cached"), ("--linear-probe",),
-    ("--clean-select", "small-loss:0.5", "--clean-select-model", "output/train/weak")])
+    ("--clean-select", "entropy:0.5", "--clean-select-model", "output/train/weak")])
 def test_a_student_of_a_teacher_with_another_order(here: Run, teacher: Path, flags: tuple) -> None:
     run = [*FLAGS, "--data-dir", "data", "--teacher", f"local-dir:{teacher / 'export'},w2s_cnn2",
            "--teacher-checkpoint", f"{teacher},{teacher / 'last.pth.tar'}", "--loss", "kd", *flags]

@@ -47,10 +47,6 @@ def test_each_sample_is_labelled_by_the_model_that_has_not_seen_it(here: Run, tm
     assert "out of fold" in done.out and right == sum(row["label"] == row["truth"] for row in rows.values())
     again = here(*flags, "--resume", "auto").ok()
     assert "--folds: fold3 is complete" in again.err
-    rule = f"trust:0.5:{tmp_path / 'oof' / 'out_of_fold.csv'}"
-    here(*TINY, "--train-slice", "64:128", "--model", "w2s_cnn2", "--teacher", tmp_path / "oof" / "fold1",
-         "--loss", "kd", "--clean-select", rule, "--output", tmp_path, "--experiment", "student").ok()
-    assert len((tmp_path / "student" / "selected.txt").read_text().splitlines()) == 1 + 32
 
 
 def test_slices() -> None:

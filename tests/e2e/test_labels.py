@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from tests.e2e.conftest import Done, differences, here, read_lines, read_run  # noqa: F401  (a fixture)
 from tests.parts import write_folder
-from w2s_plugins.labels.reader import LabelReader
 
 Run = Callable[..., Done]
 FLAGS = ["--data-dir", "data", "--img-size", "16", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
@@ -132,7 +131,7 @@ def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, ro
     assert here(*flags, "--experiment", "one").code == 0
     about = json.loads(Path("out/one/result.json").read_text())["teacher"]
     assert [one["name"] for one in about["models"]] == ["labels:part.csv", "w2s_cnn2"], "in the order of the flag"
-    assert LabelReader(Path(about["cache"][0]["path"])).manifest.num_samples == 20
+    assert about["models"][0]["samples"] == 20 and len(about["cache"]) == 1, "what a model says is stored, a table not"
     done = ranks(*flags, "--batch-size", 8, "--experiment", "two", processes=2, cwd=tmp_path)
     assert done.codes == (0, 0), done.err
     assert differences(weights("one").keys(), weights("two").keys()) == []
@@ -157,8 +156,8 @@ def test_files_of_parts_are_scored_together(here: Run, rows: list) -> None:  # n
 def test_a_table_that_names_the_classes_is_read_once(here: Run, rows: list, monkeypatch) -> None:  # noqa: F811
     from w2s_plugins.build import labels
 
-    read, columns = [], labels.read_columns
-    monkeypatch.setattr(labels, "read_columns", lambda *about: read.append(about) or columns(*about))
+    read, columns = [], labels.open_columns
+    monkeypatch.setattr(labels, "open_columns", lambda *about: read.append(about) or columns(*about))
     write(Path("a.csv"), rows)
     here(*FLAGS[2:], "--unlabeled", "data/train", "--teacher", "labels:a.csv", "--experiment", "run").ok()
     assert len(read) == 1

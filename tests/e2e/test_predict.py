@@ -275,7 +275,7 @@ def test_bad_input_is_one_line(work, predict, flags, message):
     ("labels", ["merge", "a.csv", "--output", "x.xls"], "--output x.xls: of an unknown kind"),
 ])
 def test_flags_are_answered_before_imports(tmp_path, module, words, message):
-    for name in ("torch", "timm", "numpy", "sklearn", "PIL", "pyarrow"):
+    for name in ("torch", "timm", "numpy", "pandas", "sklearn", "PIL", "pyarrow"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
     done = subprocess.run([sys.executable, "-m", f"w2s_plugins.{module}", *words], cwd=ROOT, capture_output=True,
                           text=True, env=environment(PYTHONPATH=str(tmp_path)))

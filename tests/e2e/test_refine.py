@@ -38,11 +38,10 @@ def test_the_student_learns_what_the_classifier_says(here: Run, given: list[obje
     log = here(*given, "run", "--linear-probe", "--lr", 1e-9, "--batch-size", 31).ok().err
     run = Path("output/train/run")
     teacher = json.loads((run / "result.json").read_text())["teacher"]
-    answers, features = (LabelReader(Path(cache["path"])) for cache in teacher["cache"])
+    (features,) = (LabelReader(Path(cache["path"])) for cache in teacher["cache"])  # a table is not stored
     assert features.manifest.kind == "features"
     keys, device = [int(key) for key in read_keys(features.folder, features.manifest)], torch.device("cpu")
-    rows = {int(key): row for row, key in enumerate(read_keys(answers.folder, answers.manifest))}
-    said = answers(torch.tensor([rows[key] for key in keys]), device).softmax(1)
+    said = torch.eye(10)[[key % 10 for key in keys]].clamp(min=torch.finfo(torch.float32).tiny)
     seen = features(torch.arange(len(keys)), device)
     found = fit_discriminant(lambda: iter([(seen, said)]))(seen)
     differs = 100 * (found.argmax(1) != said.argmax(1)).float().mean()

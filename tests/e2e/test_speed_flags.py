@@ -27,7 +27,7 @@ TARGETS = {
     "cached labels of a file": ["--label-noise", "labels:labels.csv", "--teacher-targets", "cached"],
     "several teachers": ["--teacher-targets", "cached", "--teacher-weights", "learned"],
     "the nearest teacher": ["--teacher-targets", "cached", "--teacher-assign", "student"],
-    "selected": ["--clean-select", "small-loss:0.5", "--teacher-targets", "cached"],
+    "selected": ["--clean-select", "entropy:0.5", "--teacher-targets", "cached"],
     "average": ["--teacher-targets", "cached", "--model-ema", "--grad-accum-steps", 2, "--loss", "elr"],
     "probe": ["--linear-probe"],
     "probe of labels of a file": ["--linear-probe", "--label-noise", "labels:labels.csv", "--teacher-topk", 3],

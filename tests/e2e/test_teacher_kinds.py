@@ -135,7 +135,7 @@ def test_the_folder_of_a_run_is_a_teacher(here: Run, place: Path) -> None:
 
 
 def test_selection_and_protocol(here: Run, place: Path) -> None:
-    here(*FLAGS, "--teacher", "onnx:net.onnx", "--clean-select", "small-loss:0.5", "--clean-select-model", "hf:vit",
+    here(*FLAGS, "--teacher", "onnx:net.onnx", "--clean-select", "entropy:0.5", "--clean-select-model", "hf:vit",
          "--experiment", "selected").ok()
     digits = [*TINY, "--train-slice", "0:400", "--model", "w2s_cnn2", "--protocol", "w2s", "--weak-fraction", 0]
     here(*digits, "--teacher", TEACHERS["clip"], "--experiment", "p").ok()

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from w2s_plugins.cli.forms import parse_selection
 from w2s_plugins.data import Subset, create_dataset, take_slice
@@ -16,14 +14,12 @@ from w2s_plugins.labels import selection as module
 from w2s_plugins.labels.selection import (
     Selection,
     agrees_with_neighbours,
-    beyond_the_weak,
-    has_small_loss,
     read_selection,
     selection_figures,
+    smallest_share,
     take_selected,
 )
-from w2s_plugins.labels.trust import held_out_auc, read_known, traits, trust_in
-from w2s_plugins.teachers.clean_select import say_trust, sure_of
+from w2s_plugins.teachers.clean_select import sure_of
 
 
 def random_features(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,26 +69,12 @@ def test_as_many_neighbours_as_samples() -> None:
         agrees_with_neighbours(*random_features(), 60, 4)
 
 
-def test_small_loss() -> None:
+def test_smallest_share() -> None:
     losses = torch.tensor([0.5, 0.1, 0.9, 0.1, 0.3])
-    assert has_small_loss(losses, 0.4).tolist() == [False, True, False, True, False]
-    assert has_small_loss(losses, 0.2).tolist() == [False, True, False, False, False]  # of equals the first
-    assert has_small_loss(losses, 0.01).sum() == 1
-    assert has_small_loss(losses, 1.0).all()
-
-
-def test_projection_by_whole_kernels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weak, strong, y = (torch.randn(40, size, generator=generator, dtype=torch.float64) for size in (3, 60, 4))
-    y = (y + strong[:, :4]).softmax(dim=1)
-    smoothers = []
-    for x in (weak.numpy(), strong.numpy()):
-        k = x @ x.T / 40
-        smoothers.append(k @ np.linalg.inv(k + 0.1 * np.trace(k) / 40 * np.eye(40)))
-    expected = smoothers[1] @ (np.eye(40) - smoothers[0]) @ (y - y.mean(dim=0)).numpy()
-    found = beyond_the_weak(weak.float(), strong.float(), y)
-    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-4, atol=1e-6)
-    assert beyond_the_weak(strong, weak, y).norm() < found.norm()
+    assert smallest_share(losses, 0.4).tolist() == [False, True, False, True, False]
+    assert smallest_share(losses, 0.2).tolist() == [False, True, False, False, False]  # of equals the first
+    assert smallest_share(losses, 0.01).sum() == 1
+    assert smallest_share(losses, 1.0).all()
 
 
 def test_figures() -> None:
@@ -111,62 +93,9 @@ def test_sure() -> None:
         sure_of(shares[:3], "confidence", 0.95)
 
 
-def teacher_with_a_blind_spot(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and whether they are right: sure and wrong of class 2, elsewhere right as often as it says."""
-    generator = torch.Generator().manual_seed(seed)
-    shares = (2 * torch.randn(count, 6, generator=generator)).softmax(dim=1)
-    sure, label = shares.max(dim=1)
-    return shares, torch.rand(count, generator=generator) < torch.where(label == 2, 0.1, sure)
-
-
-def test_trust_finds_what_confidence_does_not(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    known, right = teacher_with_a_blind_spot(800, 0)
-    shares, truly = teacher_with_a_blind_spot(4000, 1)
-    before = torch.random.get_rng_state()
-    trust = trust_in(shares, known, right)
-    assert torch.random.get_rng_state().equal(before) and trust.equal(trust_in(shares, known, right))
-    simple = LogisticRegression(class_weight="balanced").fit(traits(known), right).decision_function(traits(shares))
-    ours, linear, confidence = (roc_auc_score(truly, score) for score in (trust, simple, shares.amax(dim=1)))
-    assert ours > linear - 0.02 and ours > confidence + 0.05
-    area, low, high = held_out_auc(known, right)
-    assert low < ours < high and low < area < high and low > 0.5
-    say_trust(known, right)
-    assert "held-out AUC 0." in caplog.text and "WARNING" not in caplog.text
-    say_trust(known, right[torch.randperm(800, generator=torch.Generator().manual_seed(1))])  # knows nothing
-    say_trust(known[:12], right[:12])
-    assert caplog.text.count("it is not shown that it tells right labels from wrong ones") == 2
-    chosen = has_small_loss(-trust, 0.5)
-    assert chosen.sum() == 2000 and (shares.argmax(dim=1)[chosen] == 2).float().mean() < 0.02
-
-
-@pytest.mark.parametrize("content, message", [
-    ("id,label,top_k\n0,1,0:0.3;1:0.7\n", "expected the columns label and truth"),
-    ("id,label,truth\n0,1,1\n1,0,1\n", "has classes alone; expected the probability of each class"),
-    ("id,label,top_k,truth\n0,1,0:0.3;1:0.7,1\n", "all of its 1 labels are right"),
-    ("id,label,top_k,truth\n0,1,0:0.3;1:0.3;2:0.4,1\n", "has 3 classes, the data 2"),
-    ("id,label,truth,0,1\n0,1,1,0.3,0.7\n1,1,,0.3,0.7\n", "row 2: truth '' is no class"),
-])
-def test_trust_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(UserError, match=message):
-        read_known(str(tmp_path / "a.csv"), None, 2)
-
-
-@pytest.mark.parametrize("content", [
-    "id,label,cat,dog,truth\n0,dog,0.3,0.7,cat\n1,dog,0.1,0.9,dog\n",
-    "id,label,truth,cat,dog\n0,dog,0,0.3,0.7\n1,dog,1,0.1,0.9\n",
-    "id,label,truth,top_k\n0,dog,0,cat:0.3;dog:0.7\n1,dog,dog,cat:0.1;dog:0.9\n"])
-def test_forms_of_what_is_known(tmp_path: Path, content: str) -> None:
-    (tmp_path / "a.csv").write_text(content)
-    shares, right = read_known(str(tmp_path / "a.csv"), ["cat", "dog"], 2)
-    torch.testing.assert_close(shares, torch.tensor([[0.3, 0.7], [0.1, 0.9]]))
-    assert right.tolist() == [False, True]
-
-
 @pytest.mark.parametrize("text", [
-    "entropy:0", "confidence:1.5", "knn", "knn:0", "knn:-3", "knn:2.5", "small-loss:0", "small-loss:1.1", "file:",
-    "small-loss:nan", "trust:0.5", "trust:2:a.csv", "trust:a.csv", "kn:3", "small_loss:0.5", "10"])
+    "entropy:0", "confidence:1.5", "knn", "knn:0", "knn:-3", "knn:2.5", "entropy:1.1", "file:",
+    "entropy:nan", "small-loss:0.5", "trust:0.5:a.csv", "projection:0.5", "kn:3", "10"])
 def test_parse_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"--clean-select {text}: .*expected knn:K"):
         parse_selection(text)

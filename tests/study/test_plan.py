@@ -163,7 +163,7 @@ def test_a_run_is_known_by_its_command(plan: Plan) -> None:
 
 
 def test_noise_and_selection_go_where_the_protocol_has_them(plan: Plan) -> None:
-    runs = plan(base={**BASE, "label_noise": "symmetric:0.2", "clean_select": "small-loss:0.5", "select": "best",
+    runs = plan(base={**BASE, "label_noise": "symmetric:0.2", "clean_select": "entropy:0.5", "select": "best",
                       "select_split": 0.1}, losses=["hard"])
     flags = ("--label-noise", "--clean-select", "--select-split")
     given = {run.kind: tuple(run.flag(flag) is not None for flag in flags) for run in runs}

@@ -13,7 +13,14 @@ from ..data.unlabeled import is_unlabeled
 from ..errors import UserError, nearest
 from ..labels.names import read_class_names
 from ..labels.relabelled import Relabelled
-from ..models.class_names import have_common_names, imagenet_names, names_of_data, names_of_model, recorded_names
+from ..models.class_names import (
+    are_elsewhere,
+    have_common_names,
+    imagenet_names,
+    names_of_data,
+    names_of_model,
+    recorded_names,
+)
 from ..models.loading import create_model
 from ..teachers.kinds import Request, kind_of, open_kind
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
@@ -85,6 +92,10 @@ def _names_of_labelled(
         what = f"; the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}" if odd else ""
         raise UserError(f"{flag}: has {len(given)} names, the data has {count} classes{what}")
     if own is not None:
+        if are_elsewhere(given, own):
+            odd = next(name for name in own if name not in given)
+            raise UserError(f"{flag}: the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}, "
+                            "but others are, in another order; give all of the data's names, or new ones in its order")
         _logger.info(f"{flag}: takes the place of the names of the data, by position: '{own[0]}' is '{given[0]}'")
     val = by_name(val, own, args.val_split)
     return _named(train, given), _named(val, given), given

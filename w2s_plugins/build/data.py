@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.forms import (
-    LABEL_RULES,
+    KNN,
     PREFIXES,
     TEST_EPISODES,
     count_episodes,
@@ -35,7 +35,6 @@ from ..hub.shards import find_hub_shards
 from ..labels.noise import create_label_noise
 from ..labels.selection import Selection, read_selection, selection_figures, take_selected
 from ..labels.splits import Data
-from ..labels.trust import read_known
 from ..metrics.long_tail import ShotGroups, choose_groups, count_classes
 from ..monitor import Console
 from ..teachers.clean_select import select_by_model, selection_models
@@ -250,7 +249,7 @@ def select_clean(
         return
     rule, value, file = parse_selection(args.clean_select)
     candidates = data.train
-    given = known_labels(candidates, "--clean-select") if rule in LABEL_RULES else labels_of(candidates)
+    given = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
     selected, origin = None, {}
     if saved is not None and saved.is_file():
@@ -260,7 +259,6 @@ def select_clean(
             selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
             origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
         else:
-            known = read_known(file, data.class_names, data.num_classes) if rule == "trust" else None
             models = selection_models(
                 rule, *parse_selection_model(args.clean_select_model), teacher,
                 StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
@@ -269,7 +267,7 @@ def select_clean(
             selected = select_by_model(
                 rule, value, models, without_transform(candidates), data.num_classes,
                 Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
-                Console(world.primary, 0).wrap, known)
+                Console(world.primary, 0).wrap)
             origin = dict(made_by=None, models=[model.source for model in models])
     figures = selection_figures(
         selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)

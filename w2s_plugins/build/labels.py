@@ -2,11 +2,9 @@
 
 import argparse
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -19,18 +17,16 @@ from ..distributed.world import World, agree
 from ..errors import UserError
 from ..files import file_sha256
 from ..labels.format import MANIFEST
-from ..labels.given import GivenLabels
-from ..labels.imported import ImportSettings, import_labels
+from ..labels.given import GivenLabels, Reader
 from ..labels.published import Place, local_labels
 from ..labels.reader import LabelReader
+from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
-from ..labels.table import BadRows, LabelTable, WithoutRows, file_of, read_columns, read_label_table
+from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
 from .resolve import LABELS, label_paths, split_names
 
-_logger = logging.getLogger(__name__)
-
-USUAL_GAP = 0.01  # of the samples may be without a label before that has to be asked for
+Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
 
 @dataclass(frozen=True)
@@ -75,38 +71,22 @@ class FoundLabels:
         return content.hexdigest()[:16]
 
     @cached_property
-    def columns(self) -> Mapping[str, Sequence]:
+    def columns(self) -> Columns:
         """Those of a table, read once."""
         if self.place.path.is_dir():
             raise UserError(f"{self.flag}: the folder has no {MANIFEST}; expected a folder of labels, or a table of "
                             "them")
-        return read_columns(file_of(self.place.path)[0], self.flag)
+        return open_columns(file_of(self.place.path)[0], self.flag)
 
     def table(self, class_names: Sequence[str] | None) -> LabelTable:
-        """Return what the table says in terms of some classes, or of those that it names itself.
-
-        Rows that say nothing that can be understood are left out as ``--labels-missing`` allows.
-        """
-        columns: Mapping[str, Sequence] = self.columns
-        while True:
-            try:
-                return read_label_table(self.place.path, class_names, self.flag, columns)
-            except BadRows as error:
-                if error.rows.all() or is_too_many(int(error.rows.sum()), len(error.rows), self.missing):
-                    raise
-                _logger.warning(f"WARNING: {error}; left out")
-                columns = WithoutRows(columns, error.rows)
+        """Return what the table says in terms of some classes, or of those that it names itself."""
+        return read_label_table(self.place.path, class_names, self.flag, self.columns, self.missing)
 
     @property
     def class_names(self) -> Sequence[str] | None:
         if self.is_folder or self.in_shards:
             return manifest_at(self.place.path).class_names
         return self.table(None).class_names
-
-
-def is_too_many(bad: int, count: int, missing: str | None) -> bool:
-    """Whether so many of ``count`` samples or rows are an error, as ``--labels-missing`` says."""
-    return missing == "error" or (missing is None and bad > USUAL_GAP * count)
 
 
 def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:
@@ -127,9 +107,9 @@ def take_labels(
         data: Data,
         found: Sequence[FoundLabels],
         class_names: list[str] | None,
-) -> list[Path]:
-    """Find labels in place of a teacher, and leave out training samples that none is about, in place; return their
-    folders.
+) -> list[Opener]:
+    """Find labels in place of a teacher, and leave out training samples that none is about, in place; return what gives
+    those of a dataset.
 
     Raises:
         UserError: labels of other data or other classes; too many samples without one.
@@ -141,55 +121,28 @@ def take_labels(
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
         raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
-    whole = sample_keys(data.train), sample_keys(data.select) if data.select is not None else None
-    sharded = shard_reader(data.train) is not None
-    folders = [labels.place.path if sharded and labels.in_shards else _folder(args, labels, whole, class_names)
-               for labels in found]
-    _refuse_other_classes(found, folders, class_names)
+    keys = _keys_of_both(data)
+    openers = [_opener(args, data, labels, keys, class_names) for labels in found]
     # no model answers for the rest, nor do labels of shards, which have all samples
-    if len(found) == len(split_names(args.teacher)) and not any(map(_in_shards, folders)):
-        data.train = _labelled(args, data.train, folders)
+    if len(found) == len(split_names(args.teacher)) and not any(_are_sharded(data, labels) for labels in found):
+        data.train = _labelled(args, data.train, openers)
         if data.select is not None:
-            data.select = _labelled(args, data.select, folders, "held-out")
-    _refuse_gaps(args, data, found, folders)
-    return folders
+            data.select = _labelled(args, data.select, openers, "held-out")
+    _refuse_gaps(args, data, found, openers)
+    return openers
 
 
-def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
+def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
     """Read the labels of the samples that are trained on, of which there will be no fewer, in place."""
     if not found:
         return
-    data.given = [_given(args, labels, folder, data) for labels, folder in zip(found, folders)]
+    data.given = [
+        GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
+                    labels.place.commit)
+        for labels, opened in zip(found, openers)]
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
-
-
-def _refuse_gaps(
-        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], folders: Sequence[Path]) -> None:
-    """Refuse to choose among teachers some of which say nothing of a sample."""
-    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
-              "--teacher-assign student" if args.teacher_assign == "student" else None)
-    for labels in (_given(args, *about, data) for about in zip(found, folders)) if choice else ():
-        index = torch.arange(len(data.train))
-        if isinstance(labels.train, LabelReader) and (absent := int((~labels.train.has(index)).sum())):
-            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {labels.shown} has none of "
-                            f"{absent} of {len(index)} training samples; leave it out, or label them")
-
-
-def _in_shards(folder: Path) -> bool:
-    """Say whether a folder has labels of shards, a folder for each."""
-    return not (folder / MANIFEST).is_file()
-
-
-def _given(args: argparse.Namespace, labels: FoundLabels, folder: Path, data: Data) -> GivenLabels:
-    def reader(dataset: Dataset) -> LabelReader | ShardedLabels:
-        confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-        if _in_shards(folder):
-            return ShardedLabels(folder, dataset, confidence)
-        return LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
-    return GivenLabels(
-        labels.name, reader(data.train), None if data.select is None else reader(data.select), labels.place.commit)
 
 
 def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
@@ -197,49 +150,65 @@ def names_in_labels(found: Sequence[FoundLabels]) -> list[str]:
     return list(dict.fromkeys(name for labels in found for name in labels.class_names or ()))
 
 
-def _folder(
-        args: argparse.Namespace,
-        labels: FoundLabels,
-        keys: tuple[SampleKeys, SampleKeys | None],
-        class_names: list[str],
-) -> Path:
-    """Return the folder of labels, which is made of a table."""
-    train, select = keys
-    both = train if select is None else SampleKeys(
-        train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
+def _keys_of_both(data: Data) -> SampleKeys:
+    """Return the keys of the training set and of what is held out of it."""
+    train = sample_keys(data.train)
+    if data.select is None:
+        return train
+    select = sample_keys(data.select)
+    return SampleKeys(train.by, [*train.values, *select.values], [*(train.positions or ()), *(select.positions or ())])
+
+
+def _are_sharded(data: Data, labels: FoundLabels) -> bool:
+    return labels.in_shards and shard_reader(data.train) is not None
+
+
+def _opener(
+        args: argparse.Namespace, data: Data, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
+    """Return what gives the labels of a dataset: of a folder of them, or of a table."""
+    confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
+    folder = labels.place.path
+    if _are_sharded(data, labels):
+        _refuse_other_classes(labels, class_names)
+        return lambda dataset: ShardedLabels(folder, dataset, confidence)
     if labels.is_folder:
-        LabelReader(labels.place.path, both)  # refuses those of other data; a part of it may be without
-        return labels.place.path
-    return import_labels(
-        labels.table(class_names), both, class_names, Path(args.target_cache), ImportSettings(args.labels_combine),
-        labels.flag)
+        LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
+        _refuse_other_classes(labels, class_names)
+        return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
+    table = labels.table(class_names)
+    answers = labels_of_samples(table, keys, class_names, args.labels_combine, labels.flag)
+    return lambda dataset: answers.of(sample_keys(dataset), confidence)
 
 
-def _refuse_other_classes(found: Sequence[FoundLabels], folders: list[Path], class_names: list[str]) -> None:
-    for labels, folder in zip(found, folders):
-        manifest = manifest_at(folder)
-        if manifest.num_classes != len(class_names):
-            raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data "
-                            f"{len(class_names)}")
-        if manifest.class_names and list(manifest.class_names) != list(class_names):
-            odd = next(a for a, b in zip(manifest.class_names, class_names) if a != b)
-            raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: "
-                            f"{odd}); write it as a table, which is matched by name: python -m w2s_plugins.labels "
-                            f"export {labels.name} --output labels.csv")
+def _refuse_other_classes(labels: FoundLabels, class_names: list[str]) -> None:
+    manifest = manifest_at(labels.place.path)
+    if manifest.num_classes != len(class_names):
+        raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
+    if manifest.class_names and list(manifest.class_names) != list(class_names):
+        odd = next(a for a, b in zip(manifest.class_names, class_names) if a != b)
+        raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {odd}); write it "
+                        "as a table, which is matched by name: python -m w2s_plugins.labels export "
+                        f"{labels.name} --output labels.csv")
 
 
-def _labelled(args: argparse.Namespace, dataset: Dataset, folders: list[Path], what: str = "training") -> Dataset:
+def _refuse_gaps(
+        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
+    """Refuse to choose among teachers some of which say nothing of a sample."""
+    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
+              "--teacher-assign student" if args.teacher_assign == "student" else None)
+    for labels, opened in zip(found, openers) if choice else ():
+        if _are_sharded(data, labels):
+            continue
+        index = torch.arange(len(data.train))
+        if absent := int((~opened(data.train).has(index)).sum()):
+            shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
+            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
+                            f"{absent} of {len(index)} training samples; leave it out, or label them")
+
+
+def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:
     """Return the samples that have a label from anywhere."""
-    keys, index = sample_keys(dataset), torch.arange(len(dataset))
-    has = torch.stack([LabelReader(folder, keys, partial=True).has(index) for folder in folders]).any(dim=0)
-    absent = int((~has).sum())
-    if not absent:
-        return dataset
-    example = keys.values[int((~has).nonzero()[0])]
-    text = f"{absent} of {len(dataset)} {what} samples have no label, such as {example}"
-    if absent == len(dataset):
-        raise UserError(f"--teacher {args.teacher}: {text}")
-    if is_too_many(absent, len(dataset), args.labels_missing):
-        raise UserError(f"--teacher {args.teacher}: {text}; --labels-missing skip trains on the others")
-    _logger.warning(f"WARNING: --teacher {args.teacher}: {text}; they are left out")
-    return Subset(dataset, has.nonzero().flatten().tolist())
+    index = torch.arange(len(dataset))
+    has = torch.stack([opened(dataset).has(index) for opened in openers]).any(dim=0)
+    check_gaps(has, sample_keys(dataset), args.labels_missing, f"--teacher {args.teacher}", what)
+    return dataset if has.all() else Subset(dataset, has.nonzero().flatten().tolist())

@@ -17,7 +17,7 @@ from typing import Any
 from ..cli.declare import Parser, Role, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
-    LABEL_RULES,
+    KNN,
     PREFIXES,
     TEST_EPISODES,
     UNLABELED,
@@ -291,7 +291,7 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
         "--task-loss": "task_loss" in given and not args.task_loss_weight,
         "--label-noise": args.label_noise,
         f"--clean-select {args.clean_select}": args.clean_select and parse_selection(
-            args.clean_select)[0] in LABEL_RULES,
+            args.clean_select)[0] == KNN,
         "--episodic": args.episodic,
         "--long-tail always": args.long_tail == "always",
         "--class-list": args.class_list,
@@ -333,11 +333,8 @@ def _check_labels(args: argparse.Namespace) -> None:
     rule = parse_selection(args.clean_select)[0] if args.clean_select else None
     name = args.clean_select_model
     rules = [
-        (name and rule in (None, "file"), "--clean-select-model needs --clean-select knn:K, small-loss:R, entropy:R, "
-         "confidence:P, projection:R or trust:R:FILE"),
-        (rule == "projection" and not (name and args.teacher),
-         f"--clean-select {args.clean_select} compares features of the --teacher with those of a stronger model: give "
-         "--clean-select-model NAME, the student with its pretrained weights"),
+        (name and rule in (None, "file"),
+         "--clean-select-model needs --clean-select knn:K, entropy:R or confidence:P"),
         (rule not in (None, "file") and not name and not args.teacher,
          f"--clean-select {args.clean_select} needs a model that decides: --clean-select-model NAME, or a --teacher"),
     ]
@@ -390,7 +387,7 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
     if args.teacher_targets == "online":
         args.teacher_targets = "cached"
     rule = parse_selection(args.clean_select)[0] if args.clean_select else "file"
-    asked = not models and (rule == "projection" or (rule != "file" and not args.clean_select_model))
+    asked = not models and rule != "file" and not args.clean_select_model
     for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models),
                        (f"--clean-select {args.clean_select}", asked)):
         if used:

@@ -28,7 +28,7 @@ from ..distributed.world import Precision
 from ..errors import UserError, name_runs, one_line
 from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
-from ..models.class_names import imagenet_names, names_of_data, names_of_model, warn_of_names
+from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
 from ..models.foreign import refuse_addresses
 from ..models.inference import inference_dtype
 from ..models.loading import create_model, find_weights, has_ema, load_weights, read_weights
@@ -300,7 +300,8 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
     dataset = take_slice(dataset, args.val_slice, args.slice_seed, "--val-slice")
     expected, names = subject.model.num_classes, subject.class_names
     own = names_of_data(dataset)
-    if names and own and counted is None and own != names and set(own) <= set(names):  # in another order, or not all
+    # in another order, or not all; one that is misspelt among others that are elsewhere is refused there
+    if names and own and counted is None and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
         dataset = by_name(dataset, names, args.split, subject.candidate.name)
     classes = num_classes_of(dataset)
     if classes not in (None, expected) and counted is None:

@@ -22,13 +22,11 @@ NOISE_KINDS = ("symmetric", "asymmetric", "pairflip", "labels")
 NOISE_FORMS = ("expected symmetric:R, asymmetric:R[:FILE], pairflip:R with a ratio R from 0 to 1, or "
                "labels:FILE[#COLUMN]")
 
-LABEL_RULES = ("knn", "small-loss")  # a model and the labels decide
-SURE_RULES = ("entropy", "confidence", "trust", "projection")  # a model alone does
-FEATURE_RULES = ("knn", "projection")  # by features of a model
-RULES = (*LABEL_RULES, *SURE_RULES, "file")
+KNN = "knn"  # features of a model and the labels decide; by the other rules what it says does
+RULES = (KNN, "entropy", "confidence", "file")
 SELECTION_FORMS = (
-    "expected knn:K (K neighbours), small-loss:R or entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, "
-    "0 < P <= 1), projection:R (a share R), trust:R:FILE (a share R, and a table of --folds) or file:PATH")
+    "expected knn:K (K neighbours), entropy:R (a share R, 0 < R <= 1), confidence:P (a probability, 0 < P <= 1) or "
+    "file:PATH")
 
 
 DEVICES = ("cuda", "cpu", "mps", "xpu", "hpu", "npu", "mtia", "xla")  # kinds on which PyTorch can train
@@ -103,15 +101,13 @@ def parse_selection(text: str) -> tuple[str, int | float, str]:
     file = ""
     if rule == "file":
         rest, file = "1", rest
-    elif rule == "trust":
-        rest, _, file = rest.partition(":")
     if rule not in RULES:
         raise UserError(f"--clean-select {text}: unknown rule '{rule}'{nearest(rule, RULES)}; {SELECTION_FORMS}")
     try:
-        value = int(rest) if rule == "knn" else float(rest)
+        value = int(rest) if rule == KNN else float(rest)
     except ValueError:
         value = 0
-    if not (value >= 1 if rule == "knn" else 0 < value <= 1) or (rule in ("file", "trust") and not file):
+    if not (value >= 1 if rule == KNN else 0 < value <= 1) or (rule == "file" and not file):
         raise UserError(f"--clean-select {text}: {SELECTION_FORMS}")
     return rule, value, file
 

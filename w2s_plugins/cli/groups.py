@@ -70,8 +70,9 @@ def add_teacher(add: Declare) -> None:
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class, a list or a mapping")
     add("--labels-missing", choices=["skip", "error"], needs=("teacher",), help="with --teacher labels:PATH: leave out "
         "samples without a label, or refuse them (default: leave out up to 1 percent of the samples)")
-    add("--labels-combine", choices=["majority", "mean", "dawid-skene"], default="majority",
-        help="with --teacher labels:PATH: what to make of several annotators of a sample")
+    add("--labels-combine", choices=["majority", "mean", "dawid-skene"], needs=("teacher",),
+        help="with --teacher labels:PATH: what to make of several annotators of a sample (default: majority of labels, "
+        "mean of probabilities)")
     add("--labels-confidence", type=float, metavar="P", low=0, high=1, needs=("teacher",),
         help="with --teacher labels:PATH: probability of a label that is a class alone (default: 1)")
     add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
@@ -217,14 +218,12 @@ def add_labels(add: Declare) -> None:
     add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
         help="seed of the label noise, the same for teacher and student whatever their --seed")
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
-        "knn:K (it is that of most of the K nearest neighbours), small-loss:R (the share R with the smallest loss); or "
-        "of which a model is sure: entropy:R (the share R with the lowest entropy), confidence:P (at least that "
-        "probable), trust:R:FILE (the share R on which it is right in the opinion of a network that has learned that "
-        "from a table of --folds), projection:R (the share R of which the features of --clean-select-model can say "
-        "most that the teacher's cannot); or file:PATH (those that an earlier run selected)")
-    add("--clean-select-model", metavar="NAME[=PATH]", role=Role.STUDENT, help="model whose features or losses decide: "
-        "timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher); PATH has its weights, a "
-        "file or a run folder")
+        "knn:K (it is that of most of the K nearest neighbours); or of which a model is sure: entropy:R (the share R "
+        "with the lowest entropy), confidence:P (at least that probable); or file:PATH (those that an earlier run "
+        "selected)")
+    add("--clean-select-model", metavar="NAME[=PATH]", role=Role.STUDENT, help="model whose features or answers "
+        "decide: timm name, hf-hub:ORG/NAME, local-dir:PATH or a run folder (default: the teacher); PATH has its "
+        "weights, a file or a run folder")
 
 
 def add_hub(add: Declare) -> None:

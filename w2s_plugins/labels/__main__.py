@@ -9,9 +9,8 @@ from ..errors import called, run_main
 from .table_writer import WRITABLE, check_new
 
 # the function of each command; its flags are the arguments
-FUNCTIONS = {"import": "import_table", "export": "export_folder", "merge": "merge_tables", "push": "push",
+FUNCTIONS = {"export": "export_folder", "merge": "merge_tables", "push": "push",
              "check": "print_check", "stats": "print_stats"}
-COMBINE = ("majority", "mean", "dawid-skene")
 
 
 def read_words() -> tuple[str, dict[str, object]]:
@@ -36,12 +35,6 @@ def main() -> None:
 
 def _add_conversions(commands: argparse._SubParsersAction) -> None:
     tables = ", ".join(WRITABLE)
-    taken = commands.add_parser("import", help="turn a table into a folder of labels")
-    taken.add_argument("file", metavar="FILE", type=Path, help="table of labels")
-    taken.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="new folder")
-    taken.add_argument("--class-names", metavar="NAMES", help="file with one name a line, or a,b,c: the order of the "
-                       "classes (default: those of the table, sorted)")
-    taken.add_argument("--combine", choices=COMBINE, default="majority", help="one answer of several annotators")
     export = commands.add_parser("export", help="write a folder of labels, such as a teacher's, as a table")
     export.add_argument("folder", metavar="FOLDER", help="folder of labels")
     export.add_argument("--output", metavar="FILE", type=Path, required=True, help=f"table, {tables}")
@@ -65,8 +58,8 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_questions(commands: argparse._SubParsersAction) -> None:
-    check = commands.add_parser("check", help="does a table fit a folder of images, and another opinion? Exit code 1 "
-                                "when it does not fit")
+    check = commands.add_parser("check", help="can a table be trained on with these images, and does it agree with "
+                                "another opinion? Exit code 1 when training would refuse it")
     check.add_argument("file", metavar="FILE", help="table of labels")
     check.add_argument("--data-dir", metavar="DIR", type=Path, required=True, help="folder of the images, at any depth,"
                        " or a tar file: what the names in the table are relative to")

@@ -1,42 +1,21 @@
-"""How a table of labels fits the samples of a data set, and how it compares with another opinion of them."""
+"""Two opinions of the samples of a data set compared: what a table says, and another one or the names of folders."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from ..data.keys import SampleKeys
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..files import atomic_write
-from .imported import first_rows
+from .samples import TableLabels, most_likely
 from .table import LabelTable
 
 MOST_NAMED = 40  # classes whose names a figure shows
 
 Opinions = dict[int, str]  # position of a sample -> name of its class
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How the rows of a table fit the samples of a data set.
-
-    Args:
-        rows: of the table.
-        matched: rows that are about a sample of the data.
-        labelled: samples that at least one row is about.
-        samples: of the data.
-        errors: what is wrong, each with examples.
-        notes: what may be meant.
-    """
-
-    rows: int
-    matched: int
-    labelled: int
-    samples: int
-    errors: dict[str, list[str]]
-    notes: dict[str, list[str]]
 
 
 def label_names(table: LabelTable) -> tuple[list[str], np.ndarray]:
@@ -49,65 +28,18 @@ def label_names(table: LabelTable) -> tuple[list[str], np.ndarray]:
         if table.kind == "logits":
             shares = np.exp(shares - shares.max(axis=1, keepdims=True))
             shares /= shares.sum(axis=1, keepdims=True)
-        best = shares.argmax(axis=1)
+        best = most_likely(shares)[0]
         sure = shares[np.arange(len(best)), best]
     names = table.class_names
     return [names[i] if names else str(i) for i in best], sure
 
 
-def positions_of(table: LabelTable, keys: SampleKeys) -> np.ndarray:
-    """Return the sample of each row (R,): -1 for none of the data, -2 for a base name that several have."""
-    if table.keyed_by == "id":
-        return np.array([key if key < len(keys.values) else -1 for key in table.keys])
-    by_path = {file: i for i, file in enumerate(keys.values)}
-    by_name: dict[str, int] = {}
-    for i, file in enumerate(keys.values):
-        name = PurePosixPath(file).name
-        by_name[name] = -2 if name in by_name else i
-    return np.array([by_path.get(name, by_name.get(name, -1)) for name in table.keys])
-
-
-def fit_to_data(table: LabelTable, keys: SampleKeys, class_names: Sequence[str] | None) -> Fit:
-    """Compare the rows of a table with the samples of a data set, and its classes with those that there are."""
-    positions, (labels, _) = positions_of(table, keys), label_names(table)
-    known = positions >= 0
-    labelled = set(positions[known].tolist())
-    _, first, other = first_rows(table, positions)
-    again, otherwise = ([f"{table.keys[row]} ('{labels[first[row]]}', '{labels[row]}')" for row in rows.nonzero()[0]]
-                        for rows in (known & ~other & (first != np.arange(len(first))), known & other))
-    allowed = None if class_names is None else {*class_names} | (
-        {*map(str, range(len(class_names)))} if table.class_names is None else set())
-    errors = {
-        "rows name none of the samples": [
-            f"{table.keys[i]} (the data has {keys.values[min(i, len(keys.values) - 1)]})"
-            for i in (positions == -1).nonzero()[0]],
-        "rows name files by a base name that several have": [
-            str(table.keys[i]) for i in (positions == -2).nonzero()[0]],
-        "rows say something else of a sample than one before": otherwise,
-        "classes are none of --class-names": [] if allowed is None else [
-            f"{name}{nearest(name, class_names)}" for name in sorted({*labels} - allowed)],
-    }
-    notes = {"rows repeat one before": again,
-             "samples have no label": [str(keys.values[i]) for i in range(len(keys.values)) if i not in labelled]}
-    return Fit(len(table), int(known.sum()), len(labelled), len(keys.values),
-               *({text: found for text, found in kind.items() if found} for kind in (errors, notes)))
-
-
-def opinions(table: LabelTable, keys: SampleKeys) -> Opinions:
-    """Return what a table says of each sample, by name; of several rows the most frequent, of these the first."""
-    positions, (labels, _) = positions_of(table, keys), label_names(table)
-    known = positions >= 0
-    if not known.any():
-        raise UserError(f"{table.path}: is about other data: it has {', '.join(map(str, table.keys[:2]))}, the data "
-                        f"{', '.join(map(str, keys.values[:2]))}")
-    names, classes = np.unique(np.array(labels, dtype=object)[known].astype(str), return_inverse=True)
-    samples, rows = np.unique(positions[known], return_inverse=True)
-    votes = Counter(zip(rows.tolist(), classes.tolist()))
-    best: dict[int, tuple[int, int]] = {}
-    for (row, place), count in votes.items():
-        if row not in best or count > best[row][0]:
-            best[row] = count, place
-    return {int(samples[row]): str(names[place]) for row, (_, place) in best.items()}
+def opinions(labels: TableLabels) -> Opinions:
+    """Return what a table says of each sample that it has a label of, by name."""
+    samples = labels.known.numpy().nonzero()[0]
+    answers = labels.answers.numpy()[samples]
+    classes = answers if answers.ndim == 1 else most_likely(answers)[0]
+    return {int(sample): labels.manifest.class_names[place] for sample, place in zip(samples, classes)}
 
 
 def folder_labels(keys: SampleKeys) -> Opinions:
@@ -116,9 +48,6 @@ def folder_labels(keys: SampleKeys) -> Opinions:
     if not all(folders):
         raise UserError(f"--against folders: {keys.values[folders.index('')]} is in no folder of a class")
     return dict(enumerate(folders))
-
-
-# ---------------------------------------------------------------- two opinions
 
 
 @dataclass(frozen=True)

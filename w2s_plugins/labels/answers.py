@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import UserError
 from .format import Manifest, read_part
 from .reader import read_keys
-from .table import FILE_COLUMNS, ID_COLUMNS, LABEL_COLUMNS, OTHER_COLUMNS, TOP_COLUMNS
+from .table import ROLES
 
 KEY_COLUMNS = {"filename": "filename", "index": "id"}
 
@@ -31,7 +31,7 @@ def check_form(form: TableForm, class_names: Sequence[str] | None, num_classes: 
     """Raise a `UserError` when a table cannot have this form for these classes."""
     if form.top_k is not None and form.top_k > num_classes:
         raise UserError(f"--top-k {form.top_k}: there are {num_classes} classes; expected 1 to {num_classes}")
-    taken = {*FILE_COLUMNS, *ID_COLUMNS, *LABEL_COLUMNS, *TOP_COLUMNS, *OTHER_COLUMNS}
+    taken = {name for names in ROLES.values() for name in names}
     odd = [name for name in class_names or () if name.strip().lower() in taken]
     if form.every and odd:
         raise UserError(f"--all: the class '{odd[0]}' has the name of another column; take --top-k {num_classes}")

@@ -17,8 +17,7 @@ from .table import LabelTable
 
 MOST_CLASSES = 1000  # that the card lists
 # what a manifest says of whoever gave the answers, and of what they saw, and what the card calls it
-WHO = {"architecture": "architecture", "sha256": "SHA-256", "dtype": "computed in", "file": "made of the table",
-       "rows": "rows of the table", "combine": "several annotators combined by"}
+WHO = {"architecture": "architecture", "sha256": "SHA-256", "dtype": "computed in"}
 
 
 @dataclass(frozen=True)

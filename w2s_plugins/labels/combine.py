@@ -11,27 +11,43 @@ def combine_annotators(
         labels: np.ndarray,
         num_classes: int,
         how: str = "majority",
-        weights: np.ndarray | None = None,
+        shares: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return probabilities (N, C) of the classes of each sample.
+    """Return probabilities (N, C) of the classes of each sample; of a sample with one answer they are that answer.
 
     Args:
         samples: (R,) sample of each answer, in [0, N).
         annotators: (R,) annotator of each answer, in [0, A).
-        labels: (R,) class of each answer, in [0, C).
+        labels: (R,) class of each answer, in [0, C): the most likely one.
         num_classes: C.
-        how: ``majority``: the class with the most votes, shared evenly by those that have as many; ``mean``: the share
-            of votes of each class; ``dawid-skene``: `dawid_skene`.
-        weights: (R,) weight of each vote, for majority and mean; None for 1 each.
+        how: ``majority``: the class with the most votes, shared evenly by those that have as many; where answers are
+            probabilities a vote weighs that of its class, and the class gets the mean of those of its votes. ``mean``:
+            the mean of the answers. ``dawid-skene``: `dawid_skene`, of the labels alone.
+        shares: (R, C) probabilities of each answer; None where it is a class alone.
     """
     if how == "dawid-skene":
         return dawid_skene(samples, annotators, labels, num_classes)
-    votes = np.zeros((samples.max() + 1, num_classes))
-    np.add.at(votes, (samples, labels), 1.0 if weights is None else weights)
-    votes[~votes.any(axis=1)] = 1  # nobody is sure of anything
-    if how == "majority":
-        votes = (votes == votes.max(axis=1, keepdims=True)).astype(float)
-    return votes / votes.sum(axis=1, keepdims=True)
+    count = samples.max() + 1
+    if how == "mean" and shares is not None:
+        sums = np.zeros((count, num_classes))
+        np.add.at(sums, samples, shares)
+        return sums / np.bincount(samples)[:, None]
+    votes, weights = np.zeros((count, num_classes)), np.ones(len(labels))
+    if shares is not None:
+        weights = shares[np.arange(len(labels)), labels].astype(float)
+    np.add.at(votes, (samples, labels), weights)
+    if how == "mean":
+        return votes / votes.sum(axis=1, keepdims=True)
+    best = votes == votes.max(axis=1, keepdims=True)
+    winners = best.sum(axis=1, keepdims=True)
+    if shares is None:
+        return best / winners
+    # how sure those are who voted for a winner; the other classes share the rest
+    voted = best[samples, labels]
+    sure = np.bincount(samples[voted], weights[voted], count) / np.bincount(samples[voted], minlength=count)
+    others = np.maximum(num_classes - winners, 1)
+    found = np.where(best, sure[:, None] / winners, (1 - sure[:, None]) / others)
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def dawid_skene(

@@ -1,26 +1,24 @@
 """What ``python -m w2s_plugins.labels`` does; the arguments are its flags."""
 
-import dataclasses
-import shutil
+import logging
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
-from ..errors import UserError, write_errors
-from ..files import apply_umask
-from .agreement import Fit, Opinions, compare, draw_confusion, fit_to_data, folder_labels, label_names, opinions
+from ..errors import UserError
+from .agreement import Opinions, compare, draw_confusion, folder_labels, label_names, opinions
 from .answers import KEY_COLUMNS, TableForm, check_form, folder_columns
 from .combine import agreement_of_annotators
 from .format import read_manifest
-from .imported import ImportSettings, import_labels
 from .names import read_class_names
 from .published import local_labels, push_labels
+from .samples import TableLabels, check_gaps, labels_of_samples
 from .table import LabelTable, read_label_table
 from .table_writer import Columns, write_label_table
 
@@ -28,27 +26,6 @@ SHOWN_CLASSES = 30
 
 
 # ---------------------------------------------------------------- conversions
-
-
-def import_table(file: Path, output: Path, class_names: str | None, combine: str) -> None:
-    """Write a table as a folder of labels of the samples that it names."""
-    if output.exists():
-        raise UserError(f"--output {output}: is there already; expected the name of a new folder")
-    names = read_class_names(class_names) if class_names else None
-    table = read_label_table(file, names)
-    keys = sorted(set(table.keys))
-    own = names or table.class_names or [*map(str, range(table.num_classes))]
-    with write_errors(output, "try again"):
-        place = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        folder = import_labels(
-            table, SampleKeys("filename" if table.keyed_by == "filename" else "index", keys), own, place,
-            ImportSettings(combine), str(file))
-        apply_umask(folder)
-        folder.rename(output)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    print(f"{output}: labels of {len(keys)} samples in {len(own)} classes, from {len(table)} rows")
 
 
 def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> None:
@@ -154,29 +131,57 @@ def _shares(columns: dict[str, Counter]) -> Iterator[str]:
 
 def print_check(
         file: str, data_dir: Path, against: str | None, class_names: str | None, figure: Path | None) -> None:
-    """Print whether a table fits a folder of images, and how it compares; exit code 1 when it does not fit."""
+    """Read a table as a training on these images would, and print what that says of it; exit code 1 when it refuses."""
     if figure is not None and (against is None or figure.suffix.lower() != ".png" or not figure.parent.is_dir()):
         raise UserError(f"--figure {figure}: expected a .png file in a folder that exists, and --against")
     names = read_class_names(class_names) if class_names else None
     keys = sample_keys(open_images(data_dir))
-    table = _table(file)
-    if names and table.class_names is None and table.num_classes <= len(names):
-        table = dataclasses.replace(table, class_names=names)
-    fit = fit_to_data(table, keys, names)
-    print("\n".join(_fit_lines(file, fit)).encode(errors="backslashreplace").decode())  # names may be of any bytes
-    if against is not None and fit.matched:
-        ours = opinions(table, keys)
-        theirs = folder_labels(keys) if against == "folders" else opinions(_table(against), keys)
-        _print_comparison(ours, theirs, (Path(file).stem, Path(against).stem), figure)
-    if fit.errors:
-        sys.exit(1)
+    with _said_aloud():
+        try:
+            labels = _labels_of(file, keys, names)
+        except UserError as error:
+            _print_text(f"error: {error}")
+            sys.exit(1)
+    rows, known = labels.manifest.who["rows"], int(labels.known.sum())
+    print(f"{file}: can be trained on: {rows} rows, labels of {known} of the {len(keys.values)} samples in "
+          f"{labels.manifest.num_classes} classes")
+    if against is None:
+        return
+    if against == "folders":
+        theirs = folder_labels(keys)
+    else:
+        theirs = opinions(_labels_of(against, keys, names, partial=True))
+    _print_comparison(opinions(labels), theirs, (Path(file).stem, Path(against).stem), figure)
 
 
-def _fit_lines(file: str, fit: Fit) -> Iterator[str]:
-    yield f"{file}: {fit.rows} rows, {fit.matched} of them about {fit.labelled} of the {fit.samples} samples"
-    for text, found in (*fit.errors.items(), *fit.notes.items()):
-        kind = "error" if text in fit.errors else "note"
-        yield f"{kind}: {len(found)} {text}, such as {', '.join(found[:2])}"
+def _labels_of(file: str, keys: SampleKeys, names: list[str] | None, partial: bool = False) -> TableLabels:
+    """Return the labels of a table for some samples, as training gets them. Raises `UserError`."""
+    path, missing = local_labels(file, file).path, "skip" if partial else None
+    table = read_label_table(path, names, file, missing=missing)
+    known = names or table.class_names or [*map(str, range(table.num_classes))]
+    labels = labels_of_samples(table, keys, known, None, file)
+    check_gaps(labels.known, keys, missing, file)
+    return labels
+
+
+@contextmanager
+def _said_aloud() -> Iterator[None]:
+    """Print what is logged of labels in the block, a line each."""
+    logger, handler = logging.getLogger("w2s_plugins.labels"), logging.Handler()
+    handler.emit = lambda record: _print_text(f"note: {record.getMessage().removeprefix('WARNING: ')}")
+    level, logger.propagate = logger.level, False
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = True
+
+
+def _print_text(text: str) -> None:
+    print(text.encode(errors="backslashreplace").decode())  # names may be of any bytes
 
 
 def _print_comparison(ours: Opinions, theirs: Opinions, called: tuple[str, str], figure: Path | None) -> None:

@@ -1,7 +1,7 @@
 """Labels that somebody gave, in place of a teacher that looks at images."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .reader import LabelReader
+from .samples import TableLabels, most_likely
 from .sharded import ShardedLabels
 
+Reader = LabelReader | ShardedLabels | TableLabels
 _logger = logging.getLogger(__name__)
 
 ROWS = 8192  # that are in memory at a time
@@ -29,8 +31,8 @@ class GivenLabels:
     """
 
     name: str
-    train: LabelReader | ShardedLabels
-    select: LabelReader | ShardedLabels | None
+    train: Reader
+    select: Reader | None
     commit: str | None = None
     wrong: float | None = None
 
@@ -54,18 +56,30 @@ class GivenLabels:
         return f"labels:{self.name if self.commit else Path(self.name).name}"
 
     def compared_with(self, truth: Sequence[int]) -> "GivenLabels":
-        """Return the same labels, with the share of them that is not the true one."""
-        said = self.predictions(self.train, len(truth))
-        if not (said >= 0).any():
+        """Return the same labels, with the share of them that is not the true one; where several classes are as likely
+        each is right in part.
+        """
+        true, right, count, tied = torch.tensor(truth), 0.0, 0, 0
+        for rows, logits in self._batches(self.train, len(truth)):
+            best = logits == logits.amax(dim=1, keepdim=True)
+            winners = best.sum(dim=1)
+            right += float((best.gather(1, true[rows, None])[:, 0] / winners).sum())
+            count, tied = count + len(rows), tied + int((winners > 1).sum())
+        if not count:
             return self
-        wrong = (said != torch.tensor(truth))[said >= 0].float().mean().item()
-        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {int((said >= 0).sum())} labels are not the ground truth")
+        wrong = (count - right) / count
+        ties = f"; {tied} of them leave it open between several classes, and count in part" if tied else ""
+        _logger.info(f"{self.shown}: {100 * wrong:.2f} % of {count} labels are not the ground truth{ties}")
         return replace(self, wrong=wrong)
 
-    def predictions(self, reader: LabelReader | ShardedLabels, count: int) -> Tensor:
+    def predictions(self, reader: Reader, count: int) -> Tensor:
         """Return the class (N,) that the labels give each of ``count`` samples, -1 where they say nothing."""
-        index = torch.arange(count)
         found = torch.full((count,), -1)
-        for rows in index[reader.has(index)].split(ROWS):
-            found[rows] = reader(rows, torch.device("cpu")).argmax(dim=1)
+        for rows, logits in self._batches(reader, count):
+            found[rows] = torch.from_numpy(most_likely(logits.numpy())[0])
         return found
+
+    def _batches(self, reader: Reader, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        index = torch.arange(count)
+        for rows in index[reader.has(index)].split(ROWS):
+            yield rows, reader(rows, torch.device("cpu"))

@@ -17,9 +17,9 @@ from ..data.datasets import class_names_of, labels_of, num_classes_of
 from ..data.keys import positions_in_split, sample_keys
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256, read_plain
-from .imported import labels_in_table
 from .relabelled import Relabelled
-from .table import file_of, read_columns
+from .samples import labels_in_table
+from .table import file_of, open_columns
 
 LARGEST_MATRIX = 100  # classes up to which the confusion matrix is written out
 
@@ -211,7 +211,7 @@ def given_labels(
         raise UserError(f"{flag}: {absent.sum()} of {len(clean)} training samples are missing (first: "
                         f"{keys.values[int(absent.argmax())]}); expected one label for each sample of the whole "
                         "training split")
-    for name in {*CLEAN_COLUMNS} & {*read_columns(file, flag)}:
+    for name in {*CLEAN_COLUMNS} & {*open_columns(file, flag).names}:
         odd = labels_in_table(Path(f"{file}#{name}"), keys, names, flag) != clean
         if odd.any():
             raise UserError(f"{flag}: its column {name} differs from the dataset's labels in {odd.sum()} of "

@@ -17,7 +17,7 @@ from ..tokens import holds_token
 from .card import add_record, describe_folder, describe_table, labels_card
 from .format import KEYS, MANIFEST, read_manifest
 from .reader import read_keys
-from .table import FILE_COLUMNS, SUFFIXES, load_arrays, read_columns, read_label_table
+from .table import ROLES, SUFFIXES, load_arrays, open_columns, read_label_table
 
 HUB = "hf://datasets/"  # begins the name of labels on the Hub
 # how paths begin that lead out of a folder: absolute ones, of Windows or in a home too, addresses, and those with ..
@@ -111,10 +111,10 @@ def push_labels(
         refuse_local_paths(labels, read_keys(labels, manifest))
     else:
         files, about = [labels], describe_table(read_label_table(labels))
-        columns = read_columns(labels, str(labels))
-        for name in columns:
-            if name.lower() in FILE_COLUMNS:  # several of which it may have
-                refuse_local_paths(labels, columns[name])
+        columns = open_columns(labels, str(labels))
+        for name in columns.names:
+            if name.lower() in ROLES["filename"]:  # several of which it may have
+                refuse_local_paths(labels, columns.read([name])[name].tolist())
     for file in files:
         if any(map(holds_token, _texts(file))):
             raise UserError(f"{file}: holds an access token or a password; it is not published")
@@ -146,14 +146,15 @@ def _texts(file: Path) -> Iterator[str]:
         yield file.read_text(encoding="utf-8", errors="replace")
     elif suffix == ".pt":
         yield str(load_arrays(file))
-    elif suffix != ".safetensors":
-        columns = np.load(file, allow_pickle=False) if suffix == ".npz" else read_columns(file, str(file))
-        yield str([*columns])
-        for values in columns.values():  # of a large table one at a time
-            if not isinstance(values, np.ndarray):
-                yield str(values)
-            elif values.dtype.kind not in "biufc":
-                yield str(values.tolist())
+    elif suffix in (".npz", ".npy"):
+        content = np.load(file, allow_pickle=False)
+        arrays = content if suffix == ".npz" else {"": content}
+        yield str([*arrays])
+        yield from (str(array.tolist()) for array in arrays.values() if array.dtype.kind not in "biufc")
+    elif suffix == ".parquet":
+        columns = open_columns(file, str(file))
+        yield str(columns.names)
+        yield from (str(columns.read([name])[name].tolist()) for name in columns.names)  # one at a time
 
 
 def _labels_of_run(run: Path) -> tuple[Path, dict]:

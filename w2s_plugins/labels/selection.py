@@ -85,44 +85,12 @@ def agrees_with_neighbours(
     return agrees
 
 
-def has_small_loss(losses: Tensor, share: float) -> Tensor:
-    """Say which samples are the given share with the smallest loss; of equal losses the first come first.
-
-    All samples compete, whatever their class, as in Co-teaching (Han et al. 2018, 1804.06872), there within a batch,
-    and O2U-Net (Huang et al. 2019).
-
-    Args:
-        losses: (N,).
-        share: R, in (0, 1].
-
-    Returns:
-        (N,) bool, with R * N rounded to the nearest number of samples, at least one.
+def smallest_share(values: Tensor, share: float) -> Tensor:
+    """Say which samples (N,) are the given share with the smallest values (N,), R * N rounded to the nearest number of
+    samples, at least one; of equal values the first come first.
     """
-    chosen = losses.argsort(stable=True)[:max(1, int(share * len(losses) + 0.5))]
-    return torch.zeros(len(losses), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
-
-
-def beyond_the_weak(weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
-    """Return what of the labels strong features can express and weak ones cannot: P_s (I - P_w) y, (N, C).
-
-    P = K (K + r tr(K) / N I)^-1 with K = X X' / N and r = 0.1 smooths by features X; y are the labels less their mean
-    (Representations Shape Weak-to-Strong Generalization, 2025, arXiv 2502.00620).
-
-    Args:
-        weak: (N, D) features of the teacher.
-        strong: (N, E) features of the student before it is trained.
-        labels: (N, C) probabilities.
-    """
-    y = labels.double() - labels.double().mean(dim=0)
-    return _smoothed(strong, y - _smoothed(weak, y))
-
-
-def _smoothed(features: Tensor, y: Tensor, r: float = 0.1) -> Tensor:
-    """Return P y, by way of (D, D) matrices in place of (N, N) ones."""
-    x = features.double() / len(features) ** 0.5
-    gram = x.T @ x
-    ridge = r * gram.trace() / len(features)
-    return x @ torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y)
+    chosen = values.argsort(stable=True)[:max(1, int(share * len(values) + 0.5))]
+    return torch.zeros(len(values), dtype=torch.bool).index_fill_(0, chosen.cpu(), True)
 
 
 def selection_figures(

@@ -1,29 +1,20 @@
-"""Tables of labels, as people and programs write them: read, understood, and brought to one answer a sample.
+"""Tables of labels, as people and programs write them: read by pandas, and understood in one place.
 
-CSV, TSV and JSON lines by the standard library, parquet by pyarrow (optional), ``.npz`` and ``.npy`` by NumPy, ``.pt``
-by PyTorch. A row is what one annotator says of one sample. Columns, in any order:
-
-- ``filename``, relative to the folder of the images or its base name, or ``id``, the position of the sample;
-- ``label``, a class name or number; or one column a class, probabilities or logits; or ``top_k``, pairs of class and
-  probability, best first (JSON, or ``cat:0.9;dog:0.05``);
-- ``annotator`` and ``confidence``, where there are such.
-
-``FILE#COLUMN`` takes the labels from a column of another name; where several are called so but for a number behind it,
-they are those of as many annotators. Arrays in ``.npy`` and ``.pt`` without a key are in the order of the samples.
-
+A row is what one annotator says of one sample. Which column says what is decided by `infer_schema`, what a class is
+called by `class_places`; docs/labels.md has the rules for a person, tests/labels/test_rules.py a test for each.
 Nothing in a file names code, and numbers are taken for numbers only where they are written as such.
 """
 
-import csv
 import json
 import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,19 +23,26 @@ from ..errors import UserError, near_path, nearest, one_line
 from ..files import INFLATION, check_archive
 from .names import check_class_names
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 _logger = logging.getLogger(__name__)
 
-FILE_COLUMNS = ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img")
-ID_COLUMNS = ("id", "index")
-LABEL_COLUMNS = ("label", "class", "given", "noisy_label")
-TOP_COLUMNS = ("top_k", "topk")
-OTHER_COLUMNS = ("annotator", "confidence")
+# what a column may be called, by what it says; the first name of each is the plain one
+ROLES = {
+    "filename": ("filename", "file_name", "file", "path", "file_path", "filepath", "image", "image_path", "img"),
+    "id": ("id", "index"),
+    "label": ("label", "class", "given", "noisy_label"),
+    "top_k": ("top_k", "topk"),
+    "annotator": ("annotator",),
+    "confidence": ("confidence",),
+}
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz", ".npy", ".pt")
 SUM_TOLERANCE = 0.02  # of the probabilities of a row: files are rounded to two digits
 LARGEST_CLASS = 1_000_000  # number of a class that has no name
-MOST_VALUES = 2 ** 32  # of a table with all classes
+MOST_CELLS = 2 ** 32  # of a table with all classes
+USUAL_GAP = 0.01  # of the samples or rows may be without a label before that has to be asked for
 _WHOLE = re.compile(r"(-?[0-9]{1,11})(\.0+)?")
-_INTEGER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,10 @@ class LabelTable:
         keys: (R,) the sample of each row.
         kind: ``hard``, ``probabilities`` or ``logits``.
         answers: (R,) class numbers, or (R, C) values in float32.
-        class_names: names of the classes; None where the file has numbers only.
+        class_names: names of the classes, in the order of their numbers; None where the file has numbers only.
         annotators: (R,) who said it, or None.
         confidence: (R,) probability of the label, or None.
+        positions: (R,) of the samples, where the file has these beside their names.
     """
 
     path: Path
@@ -70,6 +69,7 @@ class LabelTable:
     class_names: list[str] | None = None
     annotators: Sequence[str] | None = None
     confidence: np.ndarray | None = None
+    positions: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -83,30 +83,33 @@ class LabelTable:
 
 
 def read_label_table(
-        path: Path, class_names: Sequence[str] | None = None, flag: str = "",
-        columns: Mapping[str, Sequence] | None = None,
+        path: Path, class_names: Sequence[str] | None = None, flag: str = "", columns: "Columns | None" = None,
+        missing: str | None = "error",
 ) -> LabelTable:
     """Read a file of labels.
 
     Args:
         path: the file, whose suffix says what it is, or ``FILE#COLUMN``.
-        class_names: names that labels may be, in the order of their numbers; None takes those of the file.
+        class_names: names of the classes, in the order of their numbers; None takes those of the file.
         flag: begins the messages, e.g. ``--teacher labels:FILE``.
-        columns: what `read_columns` has read of the file before.
+        columns: what `open_columns` has made of the file before.
+        missing: how many rows that say nothing that can be understood are left out, see `is_too_many`.
 
     Raises:
-        UserError: no such file, of another kind, or without a column that is needed; a label that is no class.
+        UserError: no such file, of another kind, or one that cannot be understood; a label that is no class.
     """
     flag = flag or str(path)
     if class_names is not None:
         check_class_names(class_names, flag)
-    file, column = file_of(path)
-    columns = read_columns(file, flag) if columns is None else columns
-    if column:
-        columns = _with_labels_of(columns, column, flag)
-    elif file.suffix == ".pt" and not {*LABEL_COLUMNS} & {*columns}:  # its columns are no probabilities
-        raise UserError(f"{flag}: say which labels are meant, {file.name}#COLUMN; it has {', '.join(columns)}")
-    return understand(path, columns, class_names, flag)
+    file, chosen = file_of(path)
+    columns = columns or open_columns(file, flag)
+    if chosen:
+        columns = columns.with_labels_of(chosen, flag)
+    elif file.suffix == ".pt" and not {*ROLES["label"]} & {*columns.names}:  # its columns are no probabilities
+        raise UserError(
+            f"{flag}: say which labels are meant, {file.name}#COLUMN; it has {', '.join(columns.names)}")
+    schema = infer_schema(columns, class_names, flag)
+    return _read_rows(path, columns.read(schema.used), schema, class_names, flag, missing)
 
 
 def file_of(path: Path) -> tuple[Path, str]:
@@ -115,39 +118,76 @@ def file_of(path: Path) -> tuple[Path, str]:
     return (path, "") if not file or path.exists() else (Path(file), column)
 
 
-def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
-    """Return the columns of a file by name. Raises `UserError` for a file that is not what its suffix says."""
-    readers: dict[str, Callable[[Path], Mapping[str, Sequence]]] = {
-        ".csv": lambda p: _read_text(p, ","), ".tsv": lambda p: _read_text(p, "\t"), ".jsonl": _read_json_lines,
-        ".ndjson": _read_json_lines, ".parquet": lambda p: _ParquetColumns(p, flag), ".npz": _read_npz,
-        ".npy": lambda p: _numbered({"label": np.load(p, allow_pickle=False)}),
-        ".pt": lambda p: _numbered(load_arrays(p))}
+def is_too_many(bad: int, count: int, missing: str | None) -> bool:
+    """Say whether ``bad`` of ``count`` samples or rows are an error: any with ``error``, with ``skip`` none, and by
+    default more than `USUAL_GAP`.
+    """
+    if missing is None:
+        return bad > USUAL_GAP * count
+    return missing == "error" and bad > 0
+
+
+# ---------------------------------------------------------------- files
+
+
+class Columns:
+    """The columns of a file.
+
+    Args:
+        names: of all of them.
+        read: returns some as a frame; of parquet only these are read.
+        classes: those that the file itself calls probabilities or logits of classes, by class; None where it does not.
+        logits: it calls them logits.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[list[str]], "DataFrame"],
+                 classes: Mapping[str, str] | None = None, logits: bool = False):
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"it has the column '{twice[:40]}' twice")
+        self.names, self.read, self.classes, self.logits = list(names), read, classes, logits
+
+    def with_labels_of(self, chosen: str, flag: str) -> "Columns":
+        """Return keys and labels: those of the column ``chosen``, or, where there is none, of all that are called so
+        but for a number at the end, which are those of as many annotators.
+        """
+        import pandas
+
+        found = [name for name in self.names if name == chosen] or [
+            name for name in self.names if name.startswith(chosen) and name.removeprefix(chosen).isdecimal()]
+        if not found:
+            listed = ", ".join(self.names[:12])
+            raise UserError(f"{flag}: has no such column{nearest(chosen, self.names)}; it has {listed}")
+        keys = [name for name in self.names if name.lower() in (*ROLES["filename"], *ROLES["id"])]
+        frame = self.read([*keys, *(name for name in found if name not in keys)])
+        parts = [frame[keys].assign(label=frame[name], annotator=name) for name in found]
+        whole = pandas.concat(parts, ignore_index=True)
+        if len(found) == 1:
+            whole = whole.drop(columns="annotator")
+        return _frame_columns(whole)
+
+
+def _frame_columns(frame: "DataFrame", **about: object) -> Columns:
+    return Columns([str(name) for name in frame.columns], lambda names: frame[names], **about)
+
+
+def open_columns(path: Path, flag: str) -> Columns:
+    """Open a file of labels. Raises `UserError` for one that is not what its suffix says, or holds nothing."""
+    readers: dict[str, Callable[[Path], Columns]] = {
+        ".csv": _open_text, ".tsv": _open_text, ".jsonl": _open_json_lines, ".ndjson": _open_json_lines,
+        ".parquet": _open_parquet, ".npz": _open_npz, ".npy": _open_npy, ".pt": _open_pt}
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise UserError(f"{flag}: " + (
-            "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"))
+        why = "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"
+        raise UserError(f"{flag}: {why}")
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
                         "folder of labels")
     with _read_errors(path, flag):
         columns = readers[suffix](path)
-        if not columns or not (columns.rows if isinstance(columns, _ParquetColumns) else len(next(iter(
-                columns.values())))):
+        if not columns.names or not len(columns.read(columns.names[:1])):
             raise UserError(f"{flag}: holds no labels")
-    return columns
-
-
-def _with_labels_of(columns: Mapping[str, Sequence], column: str, flag: str) -> dict[str, Sequence]:
-    """Return keys and labels, where these stand in ``column``, or in columns of this name and a number."""
-    chosen = [name for name in columns if name == column or (
-        name.startswith(column) and name.removeprefix(column).isdecimal())]
-    if not chosen:
-        raise UserError(f"{flag}: has no such column{nearest(column, columns)}; it has {', '.join(list(columns)[:12])}")
-    table = {name: [*columns[name]] * len(chosen) for name in columns if name.lower() in FILE_COLUMNS + ID_COLUMNS}
-    table["label"] = [label for name in chosen for label in columns[name]]
-    if len(chosen) > 1:
-        table["annotator"] = [name for name in chosen for _ in columns[name]]
-    return table
+        return columns
 
 
 @contextmanager
@@ -163,85 +203,73 @@ def _read_errors(path: Path, flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: cannot be read as {path.suffix[1:]}: {one_line(error, 120)}") from error
 
 
-def _read_text(path: Path, delimiter: str) -> dict[str, Sequence]:
-    with path.open(encoding="utf-8-sig", newline="") as file:  # with or without a byte order mark
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next((row for row in rows if any(map(str.strip, row))), [])
-        names = [cell.strip() for cell in header]
-        _refuse_twice(names)
-        columns: list[list[str]] = [[] for _ in names]
-        for row in rows:
-            if not any(map(str.strip, row)):
-                continue
-            if len(row) != len(names):
-                raise ValueError(f"line {rows.line_num} has {len(row)} values, the header {len(names)}")
-            for column, cell in zip(columns, row):
-                column.append(cell)
-    return dict(zip(names, columns))
+def _open_text(path: Path) -> Columns:
+    import pandas
+
+    try:
+        # every cell is a text: NA is a name, 01 is not 1; and the header is a row like the others, so that a line with
+        # more values than it has is an error
+        rows = pandas.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", header=None, dtype=str,
+                               keep_default_na=False, encoding="utf-8-sig")
+    except pandas.errors.EmptyDataError:
+        return Columns([], lambda names: pandas.DataFrame())
+    begins = rows[0].str.strip() != ""
+    separators = [not "".join(row).strip() for row in rows[~begins].itertuples(index=False)]  # lines of nothing else
+    rows = rows.drop(index=rows.index[~begins][separators])
+    if not len(rows):
+        return Columns([], lambda names: rows)
+    frame = rows.iloc[1:]
+    frame.columns = [name.strip() for name in rows.iloc[0]]
+    return _frame_columns(frame)
 
 
-def _refuse_twice(names: Sequence[str]) -> None:
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"it has the column '{twice[:40]}' twice")
+def _open_json_lines(path: Path) -> Columns:
+    import pandas
 
-
-def _read_json_lines(path: Path) -> dict[str, Sequence]:
-    columns: dict[str, list] = {}
+    rows: list[dict] = []
+    names: dict[str, None] = {}
+    classes: dict[str, str] = {}
     most = 1000 + 10 * path.stat().st_size  # cells; rows with ever other names would need any amount of memory
     with path.open(encoding="utf-8-sig") as file:
-        count = 0
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_distinct)
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no object")
-            if isinstance(row.get("probabilities"), dict):
-                row |= row.pop("probabilities")
-            for name in row:
-                if name not in columns:
-                    columns[name] = [None] * count
-            count += 1
-            if count * len(columns) > most:
+            shares = row.pop("probabilities", None)
+            if isinstance(shares, dict):  # its names are those of classes, whatever they are
+                classes.update((name, f"probabilities.{name}") for name in shares)
+                row.update((f"probabilities.{name}", share) for name, share in shares.items())
+            rows.append(row)
+            names.update(dict.fromkeys(row))
+            if len(rows) * len(names) > most:
                 raise ValueError(f"line {number}: its rows have too many different names")
-            for name, column in columns.items():
-                column.append(row.get(name))
-    return columns
+    return _frame_columns(pandas.DataFrame(rows, columns=list(names), dtype=object), classes=classes or None)
 
 
-class _ParquetColumns(Mapping):
-    """The columns of a parquet file, each read when it is asked for: those that nobody needs may be large."""
-
-    def __init__(self, path: Path, flag: str):
-        import pyarrow.parquet as parquet
-
-        self.path, self.flag, self.file = path, flag, parquet.ParquetFile(path)
-        self.names, self.rows = self.file.schema_arrow.names, self.file.metadata.num_rows
-        _refuse_twice(self.names)
-
-    def __getitem__(self, name: str) -> Sequence:
-        if name not in self.names:
-            raise KeyError(name)
-        with _read_errors(self.path, self.flag):
-            column = self.file.read(columns=[name]).column(0)
-            kind = str(column.type)
-            if kind in ("float", "double", "halffloat") and not column.null_count:
-                return column.to_numpy()
-            if kind not in ("string", "large_string"):
-                return column.to_pylist()
-            coded = column.combine_chunks().dictionary_encode()  # so that each label is one text in memory, not R
-            words = [*coded.dictionary.to_pylist(), None]
-            return [words[place] for place in coded.indices.fill_null(len(words) - 1).to_numpy()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"a row has the key '{twice[:40]}' twice")
+    return found
 
 
-def _read_npz(path: Path) -> dict[str, Sequence]:
+def _open_parquet(path: Path) -> Columns:
+    import pyarrow.parquet as parquet
+
+    file = parquet.ParquetFile(path)
+
+    def read(names: list[str]) -> "DataFrame":
+        with _read_errors(path, str(path)):
+            return file.read(columns=names).to_pandas(ignore_metadata=True)
+    return Columns(file.schema_arrow.names, read)
+
+
+def _open_npz(path: Path) -> Columns:
+    import pandas
+
     with zipfile.ZipFile(path) as archive:
         unpacked, size = sum(record.file_size for record in archive.infolist()), path.stat().st_size
     if unpacked > size + INFLATION:
@@ -249,21 +277,30 @@ def _read_npz(path: Path) -> dict[str, Sequence]:
                          "without compression")
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
-    names = arrays.pop("class_names", None)
-    columns: dict[str, Sequence] = {}
-    for name, array in arrays.items():
-        if name in ("probabilities", "logits") and array.ndim == 2:
-            heads = [str(n) for n in np.atleast_1d(names)] if names is not None else [*map(str, range(array.shape[1]))]
-            if len(heads) != array.shape[1]:
-                raise ValueError(f"{len(heads)} class_names, but {name} has {array.shape[1]} columns")
-            _refuse_twice(heads)
-            columns |= dict(zip(heads, array.astype(np.float32).T))
-        elif array.ndim == 1:
-            columns[name] = array.tolist()
+    heads = arrays.pop("class_names", None)
+    columns = {name: array for name, array in arrays.items() if array.ndim == 1}
+    classes: dict[str, str] = {}
+    kind = next((name for name in ("probabilities", "logits") if name in arrays and arrays[name].ndim == 2), None)
+    if kind is not None:
+        values = arrays[kind].astype(np.float32)
+        own = range(values.shape[1]) if heads is None else np.atleast_1d(heads)
+        classes = {str(head): f"{kind}.{head}" for head in own}
+        if not len(own) == len(classes) == values.shape[1]:
+            raise ValueError(f"{len(classes)} different class_names, but {kind} has {values.shape[1]} columns")
+        columns |= dict(zip(classes.values(), values.T))
     lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
+    if len({*lengths.values()}) > 1:
         raise ValueError(f"its arrays are not of one length: {dict(list(lengths.items())[:4])}")
-    return columns
+    return _frame_columns(pandas.DataFrame(columns), classes=classes or None, logits=kind == "logits")
+
+
+def _open_npy(path: Path) -> Columns:
+    return _in_order({"label": np.load(path, allow_pickle=False)})
+
+
+def _open_pt(path: Path) -> Columns:
+    arrays = load_arrays(path)
+    return _in_order(arrays if isinstance(arrays, dict) else {})
 
 
 def load_arrays(path: Path) -> object:
@@ -276,207 +313,287 @@ def load_arrays(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _numbered(arrays: object) -> dict[str, Sequence]:
-    """Return the arrays of a file as columns, with the positions of the rows where none of them is a key."""
-    columns = {str(name): values.tolist() for name, values in (
-        (name, np.asarray(values)) for name, values in (arrays.items() if isinstance(arrays, dict) else ()))
-        if values.ndim == 1 and values.dtype.kind in "iuU"}
-    lengths = {len(values) for values in columns.values()}
-    if len(lengths) > 1 or not columns:
+def _in_order(arrays: Mapping[str, object]) -> Columns:
+    """Return the arrays of class numbers of a file, with the positions of the rows where none of them is a key."""
+    import pandas
+
+    found = {str(name): np.asarray(values) for name, values in arrays.items()}
+    found = {name: values for name, values in found.items() if values.ndim == 1 and values.dtype.kind in "iuU"}
+    if len({len(values) for values in found.values()}) != 1:
         raise ValueError("expected one-dimensional arrays of class numbers, all of one length")
-    if not {name.lower() for name in columns} & {*FILE_COLUMNS, *ID_COLUMNS}:
-        columns["id"] = range(*lengths)
-    return columns
+    frame = pandas.DataFrame(found)
+    if not {name.lower() for name in found} & {*ROLES["filename"], *ROLES["id"]}:
+        frame["id"] = range(len(frame))
+    return _frame_columns(frame)
 
 
 # ---------------------------------------------------------------- what the columns mean
 
 
-def understand(
-        path: Path, columns: Mapping[str, Sequence], class_names: Sequence[str] | None, flag: str) -> LabelTable:
-    """Return what the columns of a file say. Raises `UserError` where that is not clear.
+@dataclass(frozen=True)
+class Schema:
+    """Which column of a file says what.
 
-    Of several answers the fullest counts: the probabilities of all classes, then the best of them, then the label.
+    Args:
+        keys: the name of the sample, its position, or both, by role.
+        answer: ``label``, ``top_k`` or ``classes``: of several answers in a row the fullest counts.
+        classes: the column of each class, where there is one a class; else, under "", that of the answer.
+        annotator: who said it, or None.
+        confidence: of the label, or None.
+        guessed: nothing but the numbers says that the columns are those of classes.
+        logits: the file says that they are logits.
     """
-    folded = {name.lower(): name for name in columns}
 
-    def first(names: Sequence[str]) -> str | None:
-        return next((folded[name] for name in names if name in folded), None)
+    keys: dict[str, str]
+    answer: str
+    classes: dict[str, str]
+    annotator: str | None
+    confidence: str | None
+    guessed: bool = False
+    logits: bool = False
 
-    file, place = first(FILE_COLUMNS), first(ID_COLUMNS)
-    label, top = first(LABEL_COLUMNS), first(TOP_COLUMNS)
-    who, sure = (first([name]) for name in OTHER_COLUMNS)
-    listed = ", ".join(list(columns)[:8])
-    if file is None and place is None:
+    @property
+    def used(self) -> list[str]:
+        others = [name for name in (self.annotator, self.confidence) if name is not None]
+        return [*self.keys.values(), *self.classes.values(), *others]
+
+
+def infer_schema(columns: Columns, class_names: Sequence[str] | None, flag: str) -> Schema:
+    """Decide which column of a file says what: the one place that does, for all that read labels.
+
+    Args:
+        columns: of the file.
+        class_names: names of the classes, None where nothing but the file says them.
+        flag: begins the messages.
+
+    Raises:
+        UserError: there is no key or no answer, or more than one that could be meant.
+    """
+    listed = ", ".join(columns.names[:8])
+    known = {*(class_names or ())}
+    named = [name for name in columns.names if name in known]
+    if columns.classes is not None or len(named) < 2:
+        named = []  # the file says itself which columns are those of classes, or it is not one column a class
+    roles = {role: _column_with(role, columns.names, flag) for role in ROLES}
+    # a class may have the name of another column: it is one where its column can be nothing else
+    for role, name in roles.items():
+        if name not in named:
+            continue
+        if role == "confidence" and roles["label"] not in (None, *named):
+            raise UserError(f"{flag}: is the column '{name}' the class of that name, or the {role} of the label? "
+                            "Leave out the label, or rename one of them")
+        if role not in ("filename", "id") or any(
+                roles[other] not in (None, *named) for other in ("filename", "id")):
+            roles[role] = None
+        else:
+            named.remove(name)
+    keys = {role: roles[role] for role in ("filename", "id") if roles[role] is not None}
+    if not keys:
         raise UserError(f"{flag}: no column says which sample a row is about; expected filename or id"
-                        f"{nearest('filename', columns)}; it has {listed}")
-    key = file or place
-    by_class = [name for name in columns if name not in {key, place, label, top, who, sure}]
-    if class_names is not None and label is None and top is None:
-        by_class = [name for name in by_class if name in set(class_names)] or by_class
-    if label is not None and len(by_class) > 1 and not {_text(value) for value in columns[label]} <= set(by_class):
-        by_class = []  # columns of other things, beside the label
-    elif label is None and top is not None:
-        by_class = []
-    if len(by_class) > 1:
-        answer = None
-        kind, answers, names = _by_class(columns, by_class, flag)
-        if kind == "logits" and not set(by_class) <= {*(class_names or ())}:
-            _refuse_other_things(columns, by_class, answers, flag)
-    elif (answer := top or label) is None:
-        raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has {listed}")
-    used = {name: columns[name] for name in (key, answer, who, sure) if name is not None}
-    if answer is not None:
-        empty = _empty_rows(used[answer])
-        used = _with_answer(used, answer, flag)
-        try:
-            kind, answers, names = (_top if answer == top else _hard)(used[answer], class_names, flag)
-        except BadRows as error:  # it counts those that are left
-            rows = np.zeros(len(empty), dtype=bool)
-            rows[~empty] = error.rows
-            raise BadRows(str(error), rows) from error
+                        f"{nearest('filename', columns.names)}; it has {listed}")
+
+    # of several answers in a row the fullest counts: one column a class, the best classes, the label alone
+    rest = [name for name in columns.names if name not in roles.values()]
+    classes, guessed = columns.classes or {}, False
+    if len(named) > 1:
+        classes = {name: name for name in named}
+    if not classes and len(rest) > 1:
+        label = roles["label"]
+        if label is not None:
+            said = {_text(value) for value in columns.read([label])[label]}
+            guessed = said <= {*rest}  # else they are columns of other things, beside the label
+        else:
+            guessed = roles["top_k"] is None
+        classes = {name: name for name in rest} if guessed else {}
+    answer = "classes"
+    if not classes:
+        answer = "top_k" if roles["top_k"] else "label"
+        if roles[answer] is None:
+            raise UserError(f"{flag}: no labels; expected a column label, top_k, or one column a class; it has "
+                            f"{listed}")
+        classes = {"": roles[answer]}
+    elif guessed and roles["confidence"] is not None and roles["label"] is None:
+        raise UserError(f"{flag}: is the column '{roles['confidence']}' a class? It stands beside columns of classes "
+                        "and no label; say what the classes are by --class-names, or leave it out")
+    confidence = roles["confidence"] if answer == "label" else None
+    schema = Schema(keys, answer, classes, roles["annotator"], confidence, guessed, columns.logits)
+    unread = [name for name in columns.names if name not in (*schema.used, roles["label"], roles["confidence"])]
+    absent = [name for name in class_names or () if name not in classes] if answer == "classes" else []
+    misspelt = next((name for name in unread if nearest(name, absent)), None)
+    if misspelt is not None:
+        raise UserError(f"{flag}: its column '{misspelt[:40]}' is no class{nearest(misspelt, absent)}; rename it, or "
+                        "leave it out")
+    if unread:
+        _logger.info(f"{flag}: further columns, which are not read: {', '.join(unread[:8])}"
+                     f"{', ...' if len(unread) > 8 else ''}")
+    return schema
+
+
+def _column_with(role: str, names: Sequence[str], flag: str) -> str | None:
+    """Return the column with a role: that of the plain name, else of one of the others. Raises `UserError` for two."""
+    for wanted in (ROLES[role][:1], ROLES[role][1:]):
+        found = [name for name in names if name.lower() in wanted]
+        if len(found) > 1:
+            raise UserError(f"{flag}: which column is the {role}, {' or '.join(found[:3])}? Leave out or rename all "
+                            "but one")
+        if found:
+            return found[0]
+    return None
+
+
+def _read_rows(
+        path: Path, frame: "DataFrame", schema: Schema, class_names: Sequence[str] | None, flag: str,
+        missing: str | None,
+) -> LabelTable:
+    """Return what the rows of a file say."""
+    numbers = np.arange(1, len(frame) + 1)
+    if schema.answer != "classes":  # rows without a label say nothing, however many there are
+        column = schema.classes[""]
+        said = np.array([_text(value) != "" for value in frame[column]], dtype=bool)
+        if not said.any():
+            raise UserError(f"{flag}: its column {column} is empty")
+        if not said.all():
+            _logger.warning(f"WARNING: {flag}: {(~said).sum()} of {len(said)} rows have no {column} and are left out, "
+                            f"the first of them row {int((~said).argmax()) + 1}")
+        frame, numbers = frame[said], numbers[said]
+    read = {"classes": _by_class, "top_k": _top, "label": _hard}[schema.answer]
+    kind, answers, names, fault = read(frame, numbers, schema, class_names, flag)
+    if fault is not None:
+        good = ~fault.rows
+        if not good.any() or is_too_many(int(fault.rows.sum()), len(good), missing):
+            raise UserError(fault.message)
+        _logger.warning(f"WARNING: {fault.message}; left out")
+        frame, numbers, answers = frame[good], numbers[good], answers[good]
+    keys = {role: _keys(frame[column], numbers, role == "id", column, flag) for role, column in schema.keys.items()}
+    keyed_by = next(iter(keys))
     return LabelTable(
-        path, "filename" if file else "id", _keys(used[key], file is None, key, flag), kind, answers, names,
-        None if who is None else [_text(name) for name in used[who]],
-        None if sure is None or kind != "hard" else _shares(used[sure], flag))
+        path, keyed_by, keys[keyed_by], kind, answers, names,
+        None if schema.annotator is None else [_text(name) for name in frame[schema.annotator]],
+        None if schema.confidence is None else _shares(frame[schema.confidence], flag),
+        keys.get("id") if keyed_by == "filename" else None)
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Rows (R,) that say nothing that can be understood, and the line about them."""
+
+    rows: np.ndarray
+    message: str
+
+
+_Answers = tuple[str, np.ndarray, list[str] | None, _Fault | None]
 
 
 def _text(value: object) -> str:
-    return "" if _is_empty(value) else str(value).strip()
+    if value is None or (isinstance(value, (float, np.floating)) and value != value):
+        return ""
+    return str(value).strip()
 
 
-def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (
-        isinstance(value, (float, np.floating)) and value != value)
-
-
-class BadRows(UserError):
-    """Some rows of a table that say nothing that can be understood; the others could be read without them.
-
-    Args:
-        message: see `UserError`.
-        rows: (R,) which.
-    """
-
-    def __init__(self, message: str, rows: np.ndarray):
-        super().__init__(message)
-        self.rows = rows
-
-
-class WithoutRows(Mapping):
-    """The columns of a file without some rows, each made when it is asked for."""
-
-    def __init__(self, columns: Mapping[str, Sequence], rows: np.ndarray):
-        self.columns, self.rows = columns, rows
-
-    def __getitem__(self, name: str) -> Sequence:
-        return [value for value, left_out in zip(self.columns[name], self.rows) if not left_out]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-
-def _with_answer(columns: dict[str, Sequence], answer: str, flag: str) -> dict[str, Sequence]:
-    """Return the rows that say something. Raises `UserError` when there are none."""
-    kept = ~_empty_rows(columns[answer])
-    if kept.all():
-        return columns
-    if not kept.any():
-        raise UserError(f"{flag}: its column {answer} is empty")
-    _logger.warning(f"WARNING: {flag}: {(~kept).sum()} of {len(kept)} rows have no {answer} and are left out, the "
-                    f"first of them row {int(kept.argmin()) + 1}")
-    return {name: [value for value, keep in zip(values, kept) if keep] for name, values in columns.items()}
-
-
-def _empty_rows(values: Sequence) -> np.ndarray:
-    return np.array([_is_empty(value) for value in values], dtype=bool)
-
-
-def _keys(values: Sequence, numbers: bool, column: str, flag: str) -> list:
-    empty = next((i for i, value in enumerate(values) if _is_empty(value)), None)
-    if empty is not None:
-        raise UserError(f"{flag}: row {empty + 1} has no {column}")
-    if not numbers:
-        return [str(value).strip().removeprefix("./") for value in values]
+def _keys(values: Sequence, numbers: np.ndarray, positions: bool, column: str, flag: str) -> list:
+    texts = [_text(value) for value in values]
+    if "" in texts:
+        raise UserError(f"{flag}: row {numbers[texts.index('')]} has no {column}")
+    if not positions:
+        return [text.removeprefix("./") for text in texts]
     keys = [_whole(value) for value in values]
     odd = next((i for i, key in enumerate(keys) if key is None or key < 0), None)
     if odd is not None:
-        raise UserError(f"{flag}: column {column}, row {odd + 1}: '{str(values[odd])[:40]}' is no position; expected "
+        raise UserError(f"{flag}: column {column}, row {numbers[odd]}: '{texts[odd][:40]}' is no position; expected "
                         "whole numbers from 0")
     return keys
 
 
 def _whole(value: object) -> int | None:
     """Return a whole number that is written as such, else None. Others turn it into 3.0 when a cell is empty."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return int(value)
+    if isinstance(value, (bool, np.bool_)):
+        return None
     match = _WHOLE.fullmatch(str(value).strip())
-    return int(match[1]) if match and not isinstance(value, bool) else None
+    return int(match[1]) if match else None
 
 
-def _are_names(texts: Sequence[str]) -> bool:
-    """Whether digits are names: nobody writes the number of a class as 01."""
-    return any(len(text) > 1 and text[0] == "0" and text.isdecimal() for text in texts)
+# ---------------------------------------------------------------- classes
 
 
-def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tuple[str, np.ndarray, list[str] | None]:
-    """Numbers where no label is the name of a class, which may be a number itself; else names."""
+def class_places(
+        said: Collection[str], class_names: Sequence[str] | None, flag: str,
+) -> tuple[dict[str, int | None], list[str] | None]:
+    """Return the number of each class that a file says, None for what is no class, and the names by number.
+
+    Names are matched as they are written. Numbers stand for positions where no class has a number for its name; where
+    all classes have one, 1 is the class 01, and never the second one.
+
+    Args:
+        said: names or numbers of classes.
+        class_names: names of the classes in order, None where nothing but the file says them.
+        flag: begins the messages.
+    """
+    numbers = {text: _whole(text) for text in said}
+    all_numbers = None not in numbers.values()
+    if class_names is None:
+        padded = any(len(text) > 1 and text[0] == "0" and text.isdecimal() for text in said)
+        if all_numbers and not padded:  # nobody writes the number of a class as 01
+            return {text: n if 0 <= n <= LARGEST_CLASS else None for text, n in numbers.items()}, None
+        class_names = sorted(said)
+    names = list(class_names)
+    places: dict[str, int | None] = {name: i for i, name in enumerate(names)}
+    if all(name.isdecimal() for name in names):
+        values = Counter(map(int, names))
+        by_value = {int(name): i for name, i in places.items() if values[int(name)] == 1}
+        return {text: places.get(text, by_value.get(number)) for text, number in numbers.items()}, names
+    if all_numbers and not places.keys() & {*said}:
+        _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
+        return {text: n if 0 <= n < len(names) else None for text, n in numbers.items()}, names
+    return {text: places.get(text) for text in said}, names
+
+
+def _hard(
+        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
+) -> _Answers:
+    values = frame[schema.classes[""]].tolist()
     odd = next((i for i, value in enumerate(values) if isinstance(value, (bool, list, dict))), None)
     if odd is not None:
-        raise UserError(f"{flag}: row {odd + 1}: {str(values[odd])[:40]} is no class; expected a name or a number")
-    texts, numbers = [_text(value) for value in values], [_whole(value) for value in values]
-    if class_names is None:
-        names = None if None not in numbers and not _are_names(texts) else sorted(set(texts))
-    else:
-        names = list(class_names)
-    places = {name: i for i, name in enumerate(names or ())}
-    size = len(names) if names else LARGEST_CLASS + 1
-    found = [places.get(text) for text in texts]
-    by_number = None not in numbers and not any(text in places for text in texts)
-    if by_number:
-        found = [number if 0 <= number < size else None for number in numbers]
-    odd = np.array([number is None for number in found], dtype=bool)
-    if odd.any():
-        text, more = texts[int(odd.argmax())][:40], f"; so are {odd.sum() - 1} more" if odd.sum() > 1 else ""
+        raise UserError(f"{flag}: row {numbers[odd]}: {str(values[odd])[:40]} is no class; expected a name or a number")
+    texts = [_text(value) for value in values]
+    places, names = class_places({*texts}, class_names, flag)
+    found = [places[text] for text in texts]
+    bad, fault = np.array([place is None for place in found], dtype=bool), None
+    if bad.any():
+        text, more = texts[int(bad.argmax())][:40], f"; so are {bad.sum() - 1} more" if bad.sum() > 1 else ""
+        size = len(names) if names else LARGEST_CLASS + 1
         expected = f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}"
-        raise BadRows(f"{flag}: row {int(odd.argmax()) + 1}: '{text}' is no class{nearest(text, names or ())}; "
-                      f"expected {expected}{more}", odd)
-    if names and by_number:
-        _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
-    return "hard", np.array(found, dtype=np.int64), names
+        fault = _Fault(bad, f"{flag}: row {numbers[int(bad.argmax())]}: '{text}' is no class"
+                            f"{nearest(text, names or ())}; expected {expected}{more}")
+    return "hard", np.array([-1 if place is None else place for place in found], dtype=np.int64), names, fault
 
 
-def _top(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tuple[str, np.ndarray, list[str] | None]:
+def _top(
+        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
+) -> _Answers:
     """Pairs of class and probability; the classes that are left share what is left evenly."""
-    rows = [list(_pairs(value, i, flag)) for i, value in enumerate(values, start=1)]
+    rows = [list(_pairs(value, row, flag)) for row, value in zip(numbers, frame[schema.classes[""]])]
     said = [name for row in rows for name, _ in row]
-    numbers = all(_whole(name) is not None for name in said) and not _are_names(said)
-    names = list(class_names) if class_names is not None else None if numbers else sorted(set(said))
-    places = {name: i for i, name in enumerate(names or ())}
-    if names and numbers and not set(said) <= set(names):
-        names, size = None, len(names)  # by number, where names are numbers as well
-    else:
-        size = len(names) if names else max(map(_whole, said), default=-1) + 1
-    if not 0 < size <= LARGEST_CLASS + 1 or len(rows) * size > MOST_VALUES:
+    places, names = class_places({*said}, class_names, flag)
+    size = len(names) if names else max((place for place in places.values() if place is not None), default=-1) + 1
+    believed = names is not None or size <= 1000 + 10 * len(said)  # a number alone does not make a million classes
+    if not believed or not size or len(rows) * size > MOST_CELLS:
         raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
-                        f"are more than {MOST_VALUES} values, or none")
+                        "are more than can be believed of this file, or none")
     answers = np.zeros((len(rows), size), dtype=np.float32)
     for i, row in enumerate(rows):
         others = np.ones(size, dtype=bool)
         for name, share in row:
-            place = places.get(name) if names else _whole(name)
-            if place is None or not 0 <= place < size:
-                raise UserError(f"{flag}: row {i + 1}: '{name[:40]}' is no class{nearest(name, names or ())}")
+            place = places[name]
+            if place is None:
+                raise UserError(f"{flag}: row {numbers[i]}: '{name[:40]}' is no class{nearest(name, names or ())}")
             if not others[place]:
-                raise UserError(f"{flag}: row {i + 1}: top_k has the class '{name[:40]}' twice")
+                raise UserError(f"{flag}: row {numbers[i]}: top_k has the class '{name[:40]}' twice")
             answers[i, place], others[place] = share, False
         left = 1 - answers[i].sum()
         if others.any() and left > 0:
             answers[i, others] = left / others.sum()
-    return _checked("probabilities", answers, flag), answers, (class_names and list(class_names)) or names
+    kind, answers, fault = _kind_of(answers, numbers, schema, flag)
+    return kind, answers, names, fault
 
 
 def _pairs(value: object, row: int, flag: str) -> Iterator[tuple[str, float]]:
@@ -493,63 +610,93 @@ def _pairs(value: object, row: int, flag: str) -> Iterator[tuple[str, float]]:
                         ) from error
 
 
-def _by_class(columns: dict[str, Sequence], names: list[str], flag: str) -> tuple[str, np.ndarray, list[str] | None]:
-    answers = np.empty((len(columns[names[0]]), len(names)), dtype=np.float32)
-    for place, name in enumerate(names):
+def _by_class(
+        frame: "DataFrame", numbers: np.ndarray, schema: Schema, class_names: Sequence[str] | None, flag: str,
+) -> _Answers:
+    """One column a class: probabilities, votes or logits."""
+    own = list(schema.classes)
+    values = np.empty((len(frame), len(own)), dtype=np.float32)
+    for place, (name, column) in enumerate(schema.classes.items()):
         try:
-            answers[:, place] = np.asarray(columns[name], dtype=np.float32)
+            values[:, place] = np.asarray(frame[column].tolist(), dtype=np.float32)
         except (ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{flag}: column {name} is taken for a class, but is not all numbers "
                             f"({one_line(error, 80)}); leave it out, or name the labels' column label") from error
-    numbered = names == [str(i) for i in range(len(names))]
-    return _checked(None, answers, flag), answers, None if numbered else names
+    kind, answers, fault = _kind_of(values, numbers, schema, flag)
+    if kind == "logits" and schema.guessed:
+        _refuse_other_things(frame, schema, values, flag)
+    if class_names is None:
+        return kind, answers, None if own == [*map(str, range(len(own)))] else own, fault
+    places, names = class_places(own, class_names, flag)
+    odd = [name for name in own if places[name] is None]
+    if odd:
+        raise UserError(f"{flag}: its class '{odd[0][:40]}' is none of the {len(names)} classes of the data"
+                        f"{nearest(odd[0], names)}")
+    if len({*places.values()}) < len(own):
+        raise UserError(f"{flag}: two of its columns are one class of the data")
+    # classes of the data that the file does not know are as good as impossible
+    low = 0.0 if kind == "probabilities" else float(answers.min()) - 20
+    wide = np.full((len(answers), len(names)), low, dtype=np.float32)
+    wide[:, [places[name] for name in own]] = answers
+    return kind, wide, names, fault
 
 
-def _refuse_other_things(
-        columns: Mapping[str, Sequence], names: list[str], answers: np.ndarray, flag: str) -> None:
+def _kind_of(
+        values: np.ndarray, numbers: np.ndarray, schema: Schema, flag: str) -> tuple[str, np.ndarray, _Fault | None]:
+    """Return what values of classes (R, C) are: ``probabilities`` as they are or of votes, or ``logits``; and the rows
+    that are none.
+    """
+    pairs = schema.answer == "top_k"
+    infinite = ~np.isfinite(values).all(axis=1)
+    finite = values[~infinite]
+    sums = finite.sum(axis=1, dtype=np.float64)
+    off = (np.abs(sums - 1) > SUM_TOLERANCE) | (finite < 0).any(axis=1) | (finite > 1 + SUM_TOLERANCE).any(axis=1)
+    kind, bad, message = "probabilities", infinite.copy(), ""
+    if off.any() and not pairs and not schema.logits and (finite == np.floor(finite)).all() and (finite >= 0).all():
+        _logger.info(f"{flag}: its columns of classes are whole numbers: counts of votes, whose shares are taken")
+        values, bad[~infinite] = values.copy(), sums == 0
+        values[~bad] /= values[~bad].sum(axis=1, keepdims=True)
+        message = f"{bad.sum()} of {len(bad)} rows have no vote"
+    elif off.any():
+        inside = bool(((finite >= 0) & (finite <= 1)).all())
+        if not pairs and (finite >= 0).all() and (np.abs(sums / 100 - 1) < SUM_TOLERANCE).all():
+            raise UserError(f"{flag}: each row sums to 100: its values are percent; expected probabilities from 0 to 1")
+        if pairs or inside or 2 * off.sum() < len(off):
+            hint = "" if inside else "; the others do" if not pairs else "; of logits expected is one column a class"
+            bad[~infinite] = off
+            message = (f"{off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them row "
+                       f"{numbers[~infinite][int(off.argmax())]} ({sums[int(off.argmax())]:.4g}){hint}")
+        else:
+            kind = "logits"
+            _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
+    if infinite.any():
+        message = (f"{infinite.sum()} row(s) with values that are not finite, the first of them row "
+                   f"{numbers[int(infinite.argmax())]}")
+    return kind, values, _Fault(bad, f"{flag}: {message}") if bad.any() else None
+
+
+def _refuse_other_things(frame: "DataFrame", schema: Schema, values: np.ndarray, flag: str) -> None:
     """Refuse what would be logits by the numbers, where some columns are of another sort than the others: those in
     whole numbers, and those beside columns that are probabilities.
     """
-    whole = np.array([all(_INTEGER.fullmatch(str(value).strip()) for value in columns[name]) for name in names])
-    outside = ((answers < 0) | (answers > 1)).any(axis=0)
-    sums = answers[:, ~outside].sum(axis=1, dtype=np.float64)
+    names = list(schema.classes)
+    whole = np.array([all(re.fullmatch("-?[0-9]+", _text(value)) for value in frame[column])
+                      for column in schema.classes.values()])
+    outside = ((values < 0) | (values > 1)).any(axis=0)
+    sums = values[:, ~outside].sum(axis=1, dtype=np.float64)
     beside = (~outside).sum() > 1 and (np.abs(sums - 1) <= SUM_TOLERANCE).all()
-    odd = whole if whole.any() and not whole.all() else outside if beside else []
-    if any(odd):
+    odd = whole if whole.any() and not whole.all() else outside if beside else np.zeros(1, dtype=bool)
+    if odd.any():
         raise UserError(f"{flag}: is column {names[int(np.argmax(odd))]} a class? It is unlike "
                         f"{names[int(np.argmin(odd))]}, and the values of all columns are no probabilities; say what "
                         "the classes are by --class-names, or leave it out")
 
 
-def _checked(kind: str | None, answers: np.ndarray, flag: str) -> str:
-    """Return the kind of the values of classes, by what they are. Raises `UserError` for none of the kinds."""
-    bad = ~np.isfinite(answers).all(axis=1)
-    if bad.any():
-        raise BadRows(f"{flag}: {bad.sum()} row(s) with values that are not finite, the first of them row "
-                      f"{int(bad.argmax()) + 1}", bad)
-    sums = answers.sum(axis=1, dtype=np.float64)
-    off = (np.abs(sums - 1) > SUM_TOLERANCE) | (answers < 0).any(axis=1) | (answers > 1 + SUM_TOLERANCE).any(axis=1)
-    if not off.any():
-        return "probabilities"
-    row = int(off.argmax())
-    if kind is None and (answers >= 0).all() and (np.abs(sums / 100 - 1) < SUM_TOLERANCE).all():
-        raise UserError(f"{flag}: each row sums to 100: its values are percent; expected probabilities from 0 to 1")
-    inside = bool(((answers >= 0) & (answers <= 1)).all())
-    if kind == "probabilities" or inside or 2 * off.sum() < len(off):
-        hint = "" if inside else "; the others do" if kind is None else "; of logits expected is one column a class"
-        raise BadRows(f"{flag}: {off.sum()} of {len(off)} rows are no probabilities that sum to 1, the first of them "
-                      f"row {row + 1} ({sums[row]:.4g}){hint}", off)
-    _logger.info(f"{flag}: its columns of classes are logits, since their values are not probabilities")
-    return "logits"
-
-
 def _shares(values: Sequence, flag: str) -> np.ndarray:
     try:
-        shares = np.asarray(values, dtype=np.float32)
+        shares = np.asarray(list(values), dtype=np.float32)
     except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{flag}: column confidence is not all numbers ({one_line(error, 80)})") from error
     if not ((shares >= 0) & (shares <= 1)).all():
         raise UserError(f"{flag}: column confidence: expected probabilities from 0 to 1")
     return shares
-
-

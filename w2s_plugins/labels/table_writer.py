@@ -3,15 +3,18 @@
 What is needed to see that a table can be written is imported when it is: this module loads in no time.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
 from ..files import atomic_write
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 Columns = Mapping[str, Sequence]
@@ -48,77 +51,62 @@ def write_label_table(path: Path, parts: Iterable[Columns]) -> int:
     Raises:
         UserError: it cannot be written.
     """
+    from pandas import DataFrame
+
     check_writable(path)
-    kind = path.suffix.lower()
     rows = 0
-    with atomic_write(path) as temporary, _WRITERS[kind](temporary) as write:
+    with atomic_write(path) as temporary, _writer(temporary, path.suffix.lower()) as write:
         for columns in parts:
-            write(columns)
-            rows += len(next(iter(columns.values())))
+            frame = DataFrame({name: _cells(values, path.suffix.lower()) for name, values in columns.items()})
+            write(frame)
+            rows += len(frame)
     return rows
 
 
 @contextmanager
-def _text(path: Path, delimiter: str) -> Iterator[Callable[[Columns], None]]:
+def _writer(path: Path, kind: str) -> Iterator[Callable[["DataFrame"], None]]:
+    """Give a function that writes further rows to a file."""
+    if kind == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        writers: list[parquet.ParquetWriter] = []
+
+        def write(frame: "DataFrame") -> None:
+            table = pyarrow.Table.from_pandas(frame, writers[0].schema if writers else None, preserve_index=False)
+            if not writers:
+                writers.append(parquet.ParquetWriter(path, table.schema))
+            writers[0].write_table(table)
+        try:
+            yield write
+        finally:
+            for writer in writers:
+                writer.close()
+        return
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-
-        def write(columns: Columns) -> None:
-            if not file.tell():
-                writer.writerow(columns)
-            writer.writerows(zip(*(map(_cell, _plain(values)) for values in columns.values())))
+        def write(frame: "DataFrame") -> None:
+            if kind in (".csv", ".tsv"):
+                frame.to_csv(file, sep="," if kind == ".csv" else "\t", header=not file.tell(), index=False,
+                             lineterminator="\n")
+            else:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in frame.to_dict("records"))
         yield write
 
 
-@contextmanager
-def _json_lines(path: Path) -> Iterator[Callable[[Columns], None]]:
-    with path.open("w", encoding="utf-8") as file:
-        def write(columns: Columns) -> None:
-            for row in zip(*map(_plain, columns.values())):
-                file.write(json.dumps(dict(zip(columns, row)), ensure_ascii=False) + "\n")
-        yield write
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    writers: list[parquet.ParquetWriter] = []
-
-    def write(columns: Columns) -> None:
-        table = pyarrow.table({name: [*map(_cell, values)] if _holds_lists(values) else values
-                               for name, values in columns.items()})
-        if not writers:
-            writers.append(parquet.ParquetWriter(path, table.schema))
-        writers[0].write_table(table)
-    try:
-        yield write
-    finally:
-        for writer in writers:
-            writer.close()
-
-
-_WRITERS = {
-    ".csv": lambda path: _text(path, ","), ".tsv": lambda path: _text(path, "\t"), ".jsonl": _json_lines,
-    ".ndjson": _json_lines, ".parquet": _parquet}
-
-
-def _plain(values: Sequence) -> Sequence:
-    """Return values in types of Python; of float32 the shortest numbers that are read back as the same."""
-    if not hasattr(values, "dtype"):
+def _cells(values: Sequence, kind: str) -> Sequence:
+    """Return the cells of a column: pairs as one text but in JSON, floats as the shortest that are read back as the
+    same float32.
+    """
+    in_json = kind in (".jsonl", ".ndjson")
+    if hasattr(values, "dtype"):
+        return [float(str(value)) for value in values] if in_json and values.dtype.kind == "f" else values
+    if in_json:
         return values
-    return [float(str(value)) for value in values] if values.dtype.kind == "f" else values.tolist()
+    return [_pairs(value) if isinstance(value, list) else value for value in values]
 
 
-def _holds_lists(values: Sequence) -> bool:
-    return not hasattr(values, "dtype") and len(values) > 0 and isinstance(values[0], list)
-
-
-def _cell(value: object) -> object:
+def _pairs(value: Sequence) -> str:
     """Return pairs as one text, ``cat:0.9;dog:0.05``, or as JSON where that would be unclear."""
-    if not isinstance(value, list):
-        return value
     names = [str(name) for name, _ in value]
     if any(";" in name or name.startswith(("[", "{")) for name in names):
         return json.dumps(value, ensure_ascii=False)

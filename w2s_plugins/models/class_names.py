@@ -188,6 +188,12 @@ def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     return True
 
 
+def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    """Say whether a name that both have is at another place, so that no position says which class is which."""
+    places = {name: place for place, name in enumerate(ours)}
+    return any(places.get(name, place) != place for place, name in enumerate(theirs))
+
+
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
     """Name the first class that differs, preferably one that the other does not have at all."""
     pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]

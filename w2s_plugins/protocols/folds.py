@@ -21,7 +21,6 @@ from ..errors import UserError
 from ..files import write_json
 from ..labels.answers import TableForm, answer_columns
 from ..labels.table_writer import write_label_table
-from ..labels.trust import TRUTH
 from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.stored import Pass
@@ -30,6 +29,7 @@ from .planning import folder_of_runs, runs_of_folds
 from .w2s import Stages
 
 TABLE = "out_of_fold.csv"
+TRUTH = "truth"  # the column of the true class, beside that of the label
 
 
 def run_folds(

@@ -1,4 +1,4 @@
-"""`--clean-select` by what a model makes of the training samples: features or losses of all of them, once."""
+"""`--clean-select` by what a model makes of the training samples: its features or answers of all of them, once."""
 
 import logging
 import math
@@ -9,16 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..cli.forms import FEATURE_RULES, SURE_RULES
+from ..cli.forms import KNN
 from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
-from ..labels.selection import agrees_with_neighbours, beyond_the_weak, has_small_loss
-from ..labels.trust import held_out_auc, trust_in
+from ..labels.selection import agrees_with_neighbours, smallest_share
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
@@ -36,11 +34,10 @@ def selection_models(
         student: StudentInput,
         device: torch.device,
 ) -> list[TeacherModel]:
-    """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's; for
-    projection the teacher's and that.
+    """Return the frozen models whose outputs decide: that of ``--clean-select-model``, else the teacher's.
 
     Args:
-        rule: one of `selection.LABEL_RULES` or `selection.SURE_RULES`.
+        rule: ``knn``, ``entropy`` or ``confidence``.
         name: timm name, Hub id or ``local-dir:PATH``; None for the teacher.
         checkpoint: weights for ``name``.
         teacher: the teacher.
@@ -50,21 +47,18 @@ def selection_models(
     Raises:
         UserError: several teachers have no common features; another number of classes.
     """
-    named = []
     if name is not None:
-        kind = replace(student, num_classes=None, class_names=None) if rule in FEATURE_RULES else student
-        named = [open_member(name if checkpoint else find_export(name), checkpoint, kind, device,
-                             flags=("--clean-select-model", "--clean-select-model"))]
-        if rule != "projection":
-            return named
-    if rule in FEATURE_RULES and len(teacher.members) > 1:
-        raise UserError(f"--clean-select {rule}: several teachers have no common features; name one"
-                        + (" model with --clean-select-model" if rule == "knn" else ""))
+        kind = replace(student, num_classes=None, class_names=None) if rule == KNN else student
+        return [open_member(name if checkpoint else find_export(name), checkpoint, kind, device,
+                            flags=("--clean-select-model", "--clean-select-model"))]
+    if rule == KNN and len(teacher.members) > 1:
+        raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
+                        "--clean-select-model")
     for member in teacher.members:
-        if rule != "knn" and member.num_classes != student.num_classes:
+        if rule != KNN and member.num_classes != student.num_classes:
             raise UserError(f"--clean-select {rule}: the teacher has {member.num_classes} classes, the data "
                             f"{student.num_classes}; name a model of the same ones with --clean-select-model")
-    return [*teacher.members, *named]
+    return list(teacher.members)
 
 
 def select_by_model(
@@ -75,19 +69,17 @@ def select_by_model(
         num_classes: int,
         how: Pass,
         progress: Progress = lambda text: None,
-        known: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Say which samples of a training set are selected; all ranks call this and get the same.
 
     Args:
-        rule: one of `selection.LABEL_RULES` or `selection.SURE_RULES`.
+        rule: ``knn``, ``entropy`` or ``confidence``.
         value: K, the share that is kept, or the least probability of the most likely class.
         models: those of `selection_models`.
         dataset: the training set; its transform is changed.
         num_classes: C.
         how: how the models go over the dataset.
         progress: takes a heading, returns what wraps a sequence to show progress.
-        known: for trust, that of `trust.read_known`.
 
     Returns:
         (N,) bool on the CPU.
@@ -96,27 +88,13 @@ def select_by_model(
         UserError: K is not below the number of samples; the model gives values that are not finite.
     """
     outputs = [
-        outputs_of(model.encode if rule in FEATURE_RULES else model, model.data_config, dataset, how,
+        outputs_of(model.encode if rule == KNN else model, model.data_config, dataset, how,
                    progress("outputs for --clean-select")) for model in models]
-    if rule == "projection":
-        outputs.append(outputs_of(models[0], models[0].data_config, dataset, how, progress("labels")))
     if not all(output.isfinite().all() for output in outputs):
         raise UserError(f"--clean-select {rule}: the model gives values that are not finite")
-    world = how.world
-    if rule == "projection":
-        weak, strong, labels = *outputs[:2], outputs[2].softmax(dim=1)
-        found, spread = beyond_the_weak(weak, strong, labels), labels - labels.mean(dim=0)
-        _logger.info(f"Projection: of what the teacher says, {100 * found.norm() / spread.norm():.1f} % can be had of "
-                     "the features of the model and not of its own")
-        return has_small_loss(-found.norm(dim=1), value)
-    if rule == "trust":
-        say_trust(*known)
-        return has_small_loss(-trust_in(combine(outputs).softmax(dim=1), *known), value)
-    if rule in SURE_RULES:
+    if rule != KNN:
         return sure_of(combine(outputs).softmax(dim=1), rule, value)
-    labels = torch.tensor(labels_of(dataset))
-    if rule == "small-loss":
-        return has_small_loss(F.cross_entropy(combine(outputs), labels, reduction="none"), value)
+    world, labels = how.world, torch.tensor(labels_of(dataset))
     agrees = agrees_with_neighbours(
         outputs[0].to(world.device), labels.to(world.device), int(value), num_classes, rank=world.rank,
         world_size=world.size, progress=progress("neighbours"))
@@ -127,18 +105,6 @@ def select_by_model(
     return agrees.cpu()
 
 
-def say_trust(known: Tensor, right: Tensor) -> None:
-    """Log how well trust can be learned of a table, and warn where that is not shown to be better than chance."""
-    found = held_out_auc(known, right)
-    reached = "too few to hold some out" if found is None else "held-out AUC {:.3f} ({:.3f} to {:.3f})".format(*found)
-    text = f"Trust: {int(right.sum())} of {len(right)} labels of the table are right; {reached}"
-    if found is not None and found[1] > 0.5:
-        _logger.info(text)
-    else:
-        _logger.warning(f"WARNING: {text}: it is not shown that it tells right labels from wrong ones better than "
-                        "chance, and what --clean-select keeps may be arbitrary")
-
-
 def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
     """Say of which samples (N,) a model with ``probabilities`` (N, C) is sure: the share ``value`` with the lowest
     entropy, or those whose most likely class has at least the probability ``value``.
@@ -147,7 +113,7 @@ def sure_of(probabilities: Tensor, rule: str, value: float) -> Tensor:
         UserError: there are none.
     """
     if rule == "entropy":
-        return has_small_loss(torch.special.entr(probabilities).sum(dim=1), value)
+        return smallest_share(torch.special.entr(probabilities).sum(dim=1), value)
     sure = probabilities.amax(dim=1)
     if not (sure >= value).any():
         raise UserError(f"--clean-select confidence:{value:g}: the model is that sure of no sample; expected "

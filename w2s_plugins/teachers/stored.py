@@ -265,5 +265,6 @@ class CachedTargets:
 
     @property
     def record(self) -> list[dict[str, str]]:
-        """Key and folder of each, for the record of a run."""
-        return [dict(key=reader.manifest.key, path=str(reader.folder)) for reader in self.readers]
+        """Key and folder of each that is stored, for the record of a run; tables are not."""
+        return [dict(key=reader.manifest.key, path=str(reader.folder)) for reader in self.readers
+                if reader.folder is not None]
