@@ -62,12 +62,15 @@ class Planner:
 
     def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
         """Add a student, and its teacher, ceiling and controls unless they are there already."""
+        # what the student has in common with its ceiling
         first, second = self.slices(weak, protocol)
         flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
         if protocol.split:
             flags.update(weak_labels_only(k for k, v in flags.items() if v is not None))
         ceiling = self.add("ceiling", of_stage("ceiling", flags), seed, strong=strong.name)
         needs = [ceiling.id]
+
+        # its teacher: trained by a run of its own, a file, or a name that is opened as it is
         if weak.trained_here:
             own = {**of_stage("weak", self.study.base), **weak.flags,
                    "train_slice": weak.flags.get("train_slice") or first}
@@ -76,6 +79,8 @@ class Planner:
             flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.id}"
         elif weak.checkpoint:
             flags["teacher_checkpoint"] = weak.checkpoint
+
+        # what it is told by the teacher, and stored where all students find it
         flags.update(
             teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"), loss=loss.loss,
             loss_kwargs=loss.kwargs)
@@ -111,6 +116,7 @@ class Planner:
         """
         chosen, found, task = self.study.controls, [], of_the_task(self.parser)
         if {"direct", "strong-to-strong"} & set(chosen):
+            # the student's network on the labels that the teacher had, for as many updates as the student
             part = weak.flags.get("train_slice") or first
             if not part:
                 raise self.wrong(weak, f"controls {', '.join(chosen)} need a part with labels, and weak_fraction 0 "
@@ -119,11 +125,13 @@ class Planner:
             own = {**of_stage("direct", flags), **noise, "epoch_slice": flags["train_slice"]}
             found = [self.add("direct", {**own, "train_slice": part}, seed, strong=names["strong"]).id]
         if "strong-to-strong" in chosen:
+            # the same student with direct as its teacher
             others = {k: v for k, v in flags.items() if k not in OF_ONE_TEACHER}
             teacher = exported(f"{STUDY}/{RUNS}/{found[0]}")
             labels = {k: v for k, v in names.items() if k != "weak"}
             found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
         if "same-size" in chosen:
+            # the teacher's own network in place of the student's
             from ..teachers.kinds import kind_of
 
             if kind_of(str(weak.flags["model"])):
@@ -171,6 +179,7 @@ class Planner:
         flags = {**{k: v for k, v in flags.items() if k not in ("weak_fraction", "ceiling_config")}, "seed": seed}
         if self.study.slices == "by_seed":
             flags["slice_seed"] = seed
+        # equal commands have equal names, so that a run which several need is planned once
         argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
         name = "-".join(filter(None, [kind, self.set, *labels.values(), f"s{seed}", digest]))

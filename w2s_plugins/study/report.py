@@ -72,6 +72,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     Raises:
         UserError: no finished student, no such loss, or the folder cannot be written to.
     """
+    # everything is computed before anything is written
     found = collect(study)
     table = make_table(found, reference)
     drawn, notes = draw_all(found, table)
@@ -80,6 +81,7 @@ def write_report(study: Path, folder: Path, reference: str | None = None, title:
     specification = scrub((study / SPEC).read_text(encoding="utf-8")) if (study / SPEC).is_file() else ""
     with write_errors(folder, "choose another --output"):
         (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+        # figures of an earlier report would stand beside those of this one
         for file in (folder / FIGURES).iterdir():
             file.unlink()
         for item in drawn:

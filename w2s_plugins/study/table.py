@@ -59,8 +59,10 @@ def make_table(found: Collected, reference: str | None = None) -> dict:
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
                         f"are {', '.join(sorted(losses))}")
+    # losses are compared within a group
     by_group = found.groups()
     groups = [make_group(labels, runs, reference) for labels, runs in by_group.items()]
+    # groups that differ in nothing but the data set make a mean over sets
     families: dict[Group, list[tuple[dict, list[StudentRun]]]] = {}
     for (labels, runs), group in zip(by_group.items(), groups):
         if "set" in group:
@@ -204,12 +206,15 @@ def compare_losses(cells: dict[str, list[StudentRun]], group: dict, all_pairs: b
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
     runs = [run for members in cells.values() for run in members]
+    # the same resamples of the test samples for all runs
     rows = np.stack([run.hits["student"] for run in runs])
     draws = dict(zip(map(id, runs), 100 * resampled_means(rows, RESAMPLES)))
+    # each loss against the reference; where the results chose that one, all pairs count in the correction
     reference, others = group["reference"], [loss for loss in cells if loss != group["reference"]]
     pairs = [(loss, reference) for loss in others]
     extra = list(itertools.combinations(others, 2)) if all_pairs else []
     outcomes = {pair: compare_pair(*(cells[loss] for loss in pair), draws) for pair in (*pairs, *extra)}
+    # Holm's rule over all that were tested
     tested = {pair: outcome for pair, outcome in outcomes.items() if outcome and outcome["p"] is not None}
     for outcome, adjusted in zip(tested.values(), holm([outcome["p"] for outcome in tested.values()])):
         outcome["p_holm"] = adjusted
@@ -229,10 +234,12 @@ def compare_pair(a: list[StudentRun], b: list[StudentRun], draws: dict[int, np.n
         b: runs of the other.
         draws: (R,) accuracies of each run, by its id, for the same resamples of the test samples.
     """
+    # seeds that both have
     theirs = {run.seed: run for run in b}
     pairs = [(run, theirs[run.seed]) for run in a if run.seed in theirs]
     if not pairs:
         return None
+    # differences on the same seeds and samples, and their means for each resample
     differences = 100 * np.stack([x.hits["student"].astype(np.float64) - y.hits["student"] for x, y in pairs])
     drawn = np.mean([draws[id(x)] - draws[id(y)] for x, y in pairs], axis=0)
     tests = [dict(seed=x.seed, p=mcnemar(x.hits["student"], y.hits["student"])) for x, y in pairs]
