@@ -17,11 +17,12 @@ from selenium.webdriver.common.by import By
 from tests.e2e.conftest import environment, run_many
 from tests.e2e.test_untrusted import holders
 from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  (a fixture)
+from tests.parts import write_folder
 from tests.processes import python
 from w2s_plugins.errors import UserError
 from w2s_plugins.study import figures
 from w2s_plugins.study.collect import collect
-from w2s_plugins.study.gallery import Gallery, open_gallery
+from w2s_plugins.study.gallery import open_gallery
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.report import summary, write_report
 from w2s_plugins.study.table import make_table
@@ -130,17 +131,18 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     assert sorted(patch.get_width() for patch in bars.figure.axes[0].patches) == pytest.approx(sorted(cells.values()))
 
 
-def test_classes_have_the_names_of_the_run(trained: Path) -> None:
-    """Of the run, whose order the folders of the test images need not have; pictures are those that were measured."""
-    (student,) = [run for run in collect(trained).students if run.loss == "kd"]
-    notes: list[str] = []
-    own = open_gallery(student, notes)
-    assert own.dataset is not None and not notes
-    names = [f"class {number}" for number in range(10)]
-    alt = figures.pictures(student, Gallery(own.dataset, names)).alt
-    place = int(np.nonzero(~student.hits["weak"] & student.hits["student"])[0][0])
-    assert f"class {student.target[place]} taken for class {student.teacher[place]}" in alt
-    changed = open_gallery(replace(student, target=student.target[::-1]), notes)
+def test_classes_have_the_names_of_the_run(tmp_path: Path) -> None:
+    """A run that labels have given another order of the classes than that of its test images' folders."""
+    photos = write_folder(tmp_path / "photos", {"validation": 9}, classes=3)
+    write_run(tmp_path / "runs", "kd", 0, 0.6, ceiling=None, data_dir=str(photos), dataset="", val_split="validation")
+    target, notes = np.repeat([2, 1, 0], 3), []
+    (student,) = collect(tmp_path / "runs").students
+    student = replace(student, record={**student.record, "model": {"class_names": ["class2", "class1", "class0"]}},
+                      target=target, teacher=np.full(9, 2), student=target)
+    opened = open_gallery(student, notes)
+    assert opened.dataset is not None and not notes
+    assert "class1 taken for class0" in figures.pictures(student, opened).alt
+    changed = open_gallery(replace(student, target=target[::-1]), notes)
     assert changed.dataset is None and "the test images have changed since" in notes[0]
     assert figures.pictures(student, changed) is None
 

@@ -79,7 +79,7 @@ def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
     assert "--array=0-1%2\n" in first and "dependency" not in first
     assert "#SBATCH --dependency=afterany:1\n" in second and "#SBATCH --partition=gpu\n" in second
     assert "#SBATCH --time=12\n" in second and "#SBATCH --signal=USR2@120\n" in second
-    with (root / "state/slurm/2_0_submitted.pkl").open("rb") as file:
+    with (root / "state/slurm/2_submitted.pkl").open("rb") as file:
         assert pickle.load(file).args[0].run_id == load_plan(root)[-1].id
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ..data import open_split, take_slice
-from ..data.datasets import class_names_of
+from ..data.datasets import class_names_of, labels_of
 from ..errors import UserError, one_line
 from .collect import StudentRun
 
@@ -63,9 +63,10 @@ def _open_images(run: StudentRun, names: Sequence[str] | None) -> Dataset:
         raise UserError(f"there are {len(dataset)} test images now, and were {len(run.target)}")
 
     # the split may number its classes otherwise than the run, so they are compared by name
-    for place in range(min(3, len(dataset))):
-        found, was = int(dataset[place][1]), int(run.target[place])
-        same = own[found] == names[was] if own and names else found == was
-        if not same:
-            raise UserError("the test images have changed since")
+    found = labels_of(dataset) or [int(dataset[place][1]) for place in range(min(3, len(dataset)))]
+    expected = run.target[:len(found)].tolist()
+    if own and names:
+        found, expected = [own[label] for label in found], [names[label] for label in expected]
+    if found != expected:
+        raise UserError("the test images have changed since")
     return dataset

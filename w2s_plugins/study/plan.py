@@ -1,6 +1,5 @@
 """From a specification to runs: which commands there are, which several cells share, what each needs."""
 
-import argparse
 import hashlib
 import json
 from collections import Counter
@@ -230,19 +229,20 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None
             args, given = parse(parser, run.command)
             resolve_train_args(args, given)
             refuse_missing_paths(args, elsewhere=True)  # the data may be on another machine
-            _check_comparable(args)
+            _check_comparable(vars(args))
             teacher_is_planned = len(run.needs) > 1
             if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
                 refuse_seen(vars(args), args.train_slice)
 
 
-def _check_comparable(args: argparse.Namespace) -> None:
+def _check_comparable(flags: Mapping[str, object]) -> None:
     """Refuse runs that would say nothing in a table of results."""
     rules = [
-        (not args.val_split, "runs are compared on a test set: leave out val_split ''"),
-        (args.episodic, "runs are compared as classifiers, and episodic trains none"),
-        (args.no_teacher_eval, "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
-        (args.select == "best" and args.select_split is None, "select best would choose the checkpoint by test "
+        (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
+        (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
+        (flags["no_teacher_eval"],
+         "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
+        (flags["select"] == "best" and flags["select_split"] is None, "select best would choose the checkpoint by test "
          "labels: give select_split, a part of the training slice, or select last"),
     ]
     for broken, message in rules:
