@@ -1,6 +1,5 @@
 """Twenty shards: labelled by several processes, one of which is killed; trained on, interrupted, by two ranks."""
 
-import contextlib
 import functools
 import gzip
 import io
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset
+from filelock import FileLock
 from PIL import Image
 
 from tests.e2e.conftest import Done, Forked, differences, read_lines, read_run, run_many
@@ -28,7 +28,6 @@ from w2s_plugins.data.shards import find_shards, open_shards, shard_bounds
 from w2s_plugins.data.slices import hold_out, take_slice
 from w2s_plugins.data.views import WINDOW, KeyedSampler
 from w2s_plugins.errors import UserError
-from w2s_plugins.study.lease import STALE
 
 SHARDS, EACH = 20, 40
 FLAGS = ["--img-size", 8, "--batch-size", 16, "--epochs", 2, "--warmup-epochs", 0, "--lr", 0.05, "--workers", 0,
@@ -80,41 +79,32 @@ def labels(shards: Path, images: str, weak: Path) -> Path:
     return shards
 
 
-def held(claims: Path) -> str:
-    """What the claims say."""
-    with contextlib.suppress(FileNotFoundError):  # released meanwhile
-        return "".join(path.read_text() for path in claims.glob("*.lock"))
-    return ""
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
             if path.is_file() and "labels.json" not in path.name and path.parent != folder}
 
 
 def test_processes_share_the_shards_and_one_is_killed(labels: Path, images: str, weak: Path, tmp_path: Path) -> None:
-    flags = [PREDICT, weak, images, "--output", tmp_path / "labels", "--all", "--workers", 0, "-b", 16]
-    claims = tmp_path / "labels/.claims/state"
-    claims.mkdir(parents=True)
-    dead, alive = claims / "train-0003.1.lock", claims / "train-0005.1.lock"
-    for path in (dead, alive):  # of other machines
-        path.write_text(json.dumps({"host": "node7", "place": "node7", "pid": os.getpid()}))
-    os.utime(dead, (time.time() - STALE - 10,) * 2)
+    output = tmp_path / "labels"
+    flags = [PREDICT, weak, images, "--output", output, "--all", "--workers", 0, "-b", 16]
+    (output / ".claims").mkdir(parents=True)
+    (output / ".claims/train-0003").touch()  # left by a process that has ended
     processes = [start(*flags, cwd=tmp_path) for _ in range(3)]
     victim, deadline = processes[0][0], time.monotonic() + 60
-    while f'"pid": {victim}}}' not in held(claims):
+    while not list(output.glob(".*.labelling")):
         assert time.monotonic() < deadline
     os.kill(victim, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) == -signal.SIGKILL
     assert [wait(*process).code for process in processes[1:]] == [0, 0]
-    done = run(*flags, cwd=tmp_path).ok()
-    assert f"{SHARDS - 1} of {SHARDS} shards are labelled" in done.err
-    assert "1 are in the hands of others (train-0005, ...): the same command again" in done.err
-    os.utime(alive, (time.time() - STALE - 10,) * 2)
+    with FileLock(output / ".claims/train-0005"):
+        shutil.rmtree(output / "train-0005")
+        done = run(*flags, cwd=tmp_path).ok()
+        assert f"{SHARDS - 1} of {SHARDS} shards are labelled" in done.err
+        assert "1 are in the hands of others (train-0005, ...): the same command again" in done.err
     run(*flags, cwd=tmp_path).ok()
-    assert contents(tmp_path / "labels") == contents(labels)
-    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [
-        ".claims", *(f"train-{number:04}" for number in range(SHARDS))] and not any(claims.iterdir())
+    assert contents(output) == contents(labels)
+    assert sorted(p.name for p in output.iterdir()) == [
+        ".claims", *(f"train-{number:04}" for number in range(SHARDS))] and not any((output / ".claims").iterdir())
 
 
 def test_training_is_exact_for_workers_ranks_and_interruptions(

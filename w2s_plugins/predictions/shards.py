@@ -1,8 +1,8 @@
 """A model asked about the images of shards, by any number of processes that share nothing but a file system.
 
-A process takes a shard that nobody has labelled or is labelling (`study.lease`), writes its labels under a name of its
-own, and renames the whole folder. So a folder that has a shard's name is complete, and what was interrupted is done
-again by whoever comes by, at once where the process was one of the same machine, else after `STALE` seconds.
+A process locks a shard that nobody has labelled or is labelling, writes its labels under another name, and renames the
+whole folder. So a folder that has a shard's name is complete, and what was interrupted is done again by whoever comes
+by: the system frees the lock of a process that has ended.
 """
 
 import contextlib
@@ -11,12 +11,11 @@ import functools
 import logging
 import os
 import random
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from glob import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..data.keys import SampleKeys
 from ..data.shards import WDS, Shard, find_shards, open_shards
@@ -32,8 +31,6 @@ from ..labels.names import read_class_names
 from ..monitor import setup_logging
 from ..quiet import unsaid
 from ..registry import load_plugins
-from ..study.layout import STATE
-from ..study.lease import BEATS, STALE, Lease, acquire
 from ..teachers.identity import teacher_identity
 from ..teachers.stored import Pass, label_images
 from .run import SHOWN, Predictor, Progress, Request, open_predictor
@@ -42,18 +39,6 @@ _logger = logging.getLogger(__name__)
 
 CLAIMS = ".claims"  # in the folder of the labels
 AGAIN = "give another folder with --output, or make room"
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """A shard to be labelled; ``root`` is the folder of claims."""
-
-    id: str
-    root: Path
-
-    def state_file(self, suffix: str) -> Path:
-        """Return the file of a claim."""
-        return self.root / STATE / f"{self.id}.{suffix}"
 
 
 def predict_shards(request: Request) -> None:
@@ -80,7 +65,7 @@ def _predict_shards(request: Request) -> None:
         raise UserError(f"{request.dir}: needs --output FOLDER, where the labels of its files go")
     output = request.output or root
     with write_errors(output, AGAIN):
-        (output / CLAIMS / STATE).mkdir(parents=True, exist_ok=True)
+        (output / CLAIMS).mkdir(parents=True, exist_ok=True)
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -124,50 +109,30 @@ def refuse_others(folder: Path, about: dict[str, object], transform: dict) -> No
 def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shard, Path], None]) -> int:
     """Label each shard that is free when its turn comes; return how many were.
 
-    Each process begins somewhere else, so that they seldom want the same one.
+    Each process begins somewhere else, so that they seldom want the same one. Whoever works on a shard holds its lock,
+    which is free again when that process has ended, in whatever way.
     """
-    first, took = random.SystemRandom().randrange(len(shards)), 0
+    first, count = random.SystemRandom().randrange(len(shards)), 0
     for shard in (*shards[first:], *shards[:first]):
         target = output / shard.name
         if (target / MANIFEST).is_file():
             continue
-        lease = acquire(Claim(shard.name.replace("/", "%"), output / CLAIMS), STALE)
-        if lease is None:
-            continue
-        temporary = target.with_name(f".{target.name}.labelling-{lease.number}")
-        try:
+        lock = FileLock(output / CLAIMS / shard.name.replace("/", "%"))
+        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
             if (target / MANIFEST).is_file():  # meanwhile
                 continue
-            for left in target.parent.glob(f".{escape(target.name)}.labelling-*"):  # by whoever was interrupted
-                delete(left)
-            with kept(lease), write_errors(temporary, AGAIN):
-                temporary.mkdir(parents=True)
-                label(shard, temporary)
-                apply_umask(temporary)
-                os.rename(temporary, target)
-            took += 1
-        finally:
-            delete(temporary)
-            lease.release(finished=(target / MANIFEST).is_file())
-    return took
-
-
-@contextlib.contextmanager
-def kept(lease: Lease) -> Iterator[None]:
-    """Give signs of life in the block."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(STALE / BEATS):
-            with contextlib.suppress(OSError):
-                lease.refresh()  # who takes a shard from a process that was suspended writes the same labels
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+            temporary = target.with_name(f".{target.name}.labelling")
+            try:
+                delete(temporary)  # of a process that was interrupted
+                with write_errors(temporary, AGAIN):
+                    temporary.mkdir(parents=True)
+                    label(shard, temporary)
+                    apply_umask(temporary)
+                    os.rename(temporary, target)
+                count += 1
+            finally:
+                delete(temporary)
+    return count
 
 
 def label_shard(
