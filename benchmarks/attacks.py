@@ -27,7 +27,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import train_w2s
-from benchmarks import forks, life
+from benchmarks import life
+from tests import forks
 from w2s_plugins.cli import train_parser
 from w2s_plugins.cli.declare import Facts, ParseKwargs, option
 from w2s_plugins.losses import list_losses

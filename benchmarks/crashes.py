@@ -3,8 +3,7 @@
     python benchmarks/crashes.py --runs 50
 
 Moments are drawn over the whole of a run, or shortly after it has begun to do something that takes little of its time:
-to cache targets, to write a checkpoint, to evaluate, or to export. A study is killed at any moment: the runner alone,
-or with its trainings.
+to cache targets, to write a checkpoint, to evaluate, or to export.
 """
 
 import argparse
@@ -17,38 +16,25 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-import yaml
 
 import train_w2s
-from benchmarks import forks
-from benchmarks.forks import finish
-from w2s_plugins.study import __main__ as study
-from w2s_plugins.study.layout import finished, load_plan
+from tests import forks
+from tests.forks import finish
 
-STUDY = "running a study"
 PHASES: dict[str, Callable[[Path], object] | None] = {
     "any moment": None,
     "caching targets": lambda run: any(run.parent.glob("targets/*/*")),
     "writing a checkpoint": lambda run: any(run.glob(".*.pth.tar.tmp")),
     "evaluating": lambda run: "eval" not in (text := _read(run / "metrics.jsonl")) and text.count('"train"') >= 8,
     "exporting": lambda run: (run / "result.json").exists() or any(run.glob("*export*")),
-    STUDY: None,
 }
 LONGEST = 120  # seconds that a run may take
-SPECIFICATION = {
-    "base": {"dataset": "w2s/digits", "img_size": 8, "batch_size": 16, "epochs": 2, "lr": 0.05, "warmup_epochs": 0,
-             "workers": 0, "train_slice": "0:160", "weak_fraction": 64, "teacher_targets": "cached",
-             "recovery_interval": 2},
-    "weak": [{"name": "weak", "flags": {"model": "w2s_cnn2"}}],
-    "strong": [{"name": "strong", "flags": {"model": "w2s_cnn5"}}],
-    "losses": ["kd"],
-}
 
 
 def flags(folder: Path, name: str) -> list[str]:
@@ -108,48 +94,6 @@ def crash(folder: Path, number: int, phase: str, duration: float, draw: random.R
     return killed, outcome(run)
 
 
-def start_study(folder: Path, name: str) -> int:
-    """Start the runner of a study of three runs: its trainings are new processes, three seconds each."""
-    specification = folder / "study.yaml"
-    specification.write_text(yaml.safe_dump(SPECIFICATION))
-    argv = ["study", "run", specification, "--output", folder / name, "--jobs", "1", "--stale", "20"]
-    return forks.start(study.main, argv, folder / f"{name}.log", group=True)
-
-
-def study_outcome(root: Path) -> dict[str, dict[str, str]]:
-    """What two studies must have in common, by run."""
-    return {run.folder: outcome(run.path) for run in load_plan(root)}
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Yield a process and all that it has started, in whatever session."""
-    yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from descendants(int(child))
-
-
-def crash_study(folder: Path, number: int, duration: float, draw: random.Random) -> tuple[bool, dict]:
-    """Kill the runner of a study, half of the times with all that it has started, and start it again.
-
-    Returns whether it was alive when killed, and its outcome; a run that was finished before must be left untouched.
-    """
-    name = f"study{number}"
-    root, pid = folder / name, start_study(folder, name)
-    time.sleep(draw.uniform(0, duration))
-    for victim in [*descendants(pid)] if draw.random() < 0.5 else [pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
-    killed = finish(pid) == -signal.SIGKILL
-    done = [run for run in load_plan(root) if finished(run)] if (root / "plan.json").exists() else []
-    before = {path: path.stat().st_mtime_ns for run in done for path in run.path.rglob("*")}
-    if code := finish(start_study(folder, name)):
-        raise SystemExit(f"{name} did not finish (exit code {code}):\n{(folder / f'{name}.log').read_text()}")
-    touched = [str(path) for path, when in before.items() if path.stat().st_mtime_ns != when]
-    return killed, {**study_outcome(root), **({"touched": touched} if touched else {})}
-
-
 def measure(folder: Path, runs: int, seed: int) -> list[tuple[str, bool]]:
     """Kill so many runs, and return for each the phase it was killed in and whether its end is the same.
 
@@ -160,18 +104,11 @@ def measure(folder: Path, runs: int, seed: int) -> list[tuple[str, bool]]:
     (folder / "in-whole").mkdir()
     duration = time_of(start(flags(folder, "whole"), folder / "whole.log"), folder / "whole.log")
     expected, draw = outcome(folder / "in-whole" / "whole"), random.Random(seed)
-    if runs >= len(PHASES):
-        study_duration = time_of(start_study(folder, "whole-study"), folder / "whole-study.log")
-        expected_study = study_outcome(folder / "whole-study")
     results = []
     for number in range(2 * runs):
         phase = [*PHASES][len(results) % len(PHASES)]
-        if phase == STUDY:
-            killed, found = crash_study(folder, number, study_duration, draw)
-            same = found == expected_study
-        else:
-            killed, found = crash(folder, number, phase, duration, draw)
-            same = found == expected
+        killed, found = crash(folder, number, phase, duration, draw)
+        same = found == expected
         if killed:
             results.append((phase, same))
         print(f"run {number + 1}: {phase}: {'killed' if killed else 'had ended'}, "

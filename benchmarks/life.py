@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.hub_server import HubServer, hub_env
-from w2s_plugins.warm import Warm
+from tests.warm import Warm
 
 TOP = Path(__file__).parents[1]
 SECONDS = 60.0

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.crashes import start
-from benchmarks.forks import finish
+from tests.forks import finish
 
 WARM_UP = 1 / 3  # of the epochs: allocators and caches grow at first
 

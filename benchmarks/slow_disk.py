@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks import crashes, forks
+from benchmarks import crashes
+from tests import forks
 from w2s_plugins.run import saver
 from w2s_plugins.run.history import History
 

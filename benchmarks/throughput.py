@@ -16,8 +16,6 @@ loader     images per second of the loaders (benchmarks.loader)
 startup    what it takes to answer --help, a wrong flag, flags that clash and unknown names, against an import of torch
 malloc     CPU seconds of a student's training steps and forward passes where glibc keeps the memory of large tensors,
            by its environment variables, against where it gives it back and takes it again
-study      CPU seconds of `study run` and of a process a run, for hparams/studies/digits.yaml cut to one seed, of the
-           five that differ in nothing else; probes are left out where their weights are not in data/
 
 What is compared takes turns in one process tree. A ratio is that of two figures of the same turn; shown are the median
 of the turns and their quartiles. Models start from random weights; images are random, or crops of two photographs.
@@ -25,12 +23,10 @@ With --device cuda a time ends when the device has done what it was asked for, a
 """
 
 import argparse
-import contextlib
 import copy
 import functools
 import gc
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -42,7 +38,6 @@ from pathlib import Path
 import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from timm.models import save_for_hf
 from timm.task import ClassificationTask, LogitDistillationTask, TrainingTask
 from torch import Tensor, nn
@@ -64,15 +59,11 @@ from w2s_plugins.data import Batch
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
-from w2s_plugins.files import read_plain
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
 from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position
-from w2s_plugins.study.commands import make_folder, open_study, shared
-from w2s_plugins.study.pool import Pool, make_slots
 from w2s_plugins.teachers.teacher import Teacher
-from w2s_plugins.warm import cold
 
 ROOT = Path(__file__).parents[1]
 PAIRS = ("resnet18<-resnet10t", "vit_tiny_patch16_224<-resnet10t", "tf_efficientnet_lite0<-w2s_cnn5")
@@ -102,12 +93,6 @@ for work in (train, evaluate):
     print(time.process_time() - started)
 """
 CLASH = "- {name: a, epochs: 1}\n- {name: b, linear_probe: true, mixup: 0.2}"
-WRONG_STUDY = """
-base: {dataset: w2s/digits}
-weak: [flags: {model: w2s_cnn2}]
-strong: [flags: {model: w2s_cnn5}]
-losses: [hard, kd, kdd]
-"""
 AGAINST_TIMM = ("script", "demo")
 
 
@@ -464,8 +449,6 @@ def startup(args: argparse.Namespace, folder: Path) -> None:
         ("train_w2s.py", "--experiment x --protocol w2s --teacher resnet18 --loss kdd"),
         ("validate.py", "--few-shot 5x1 --naflex-loader"))}
     (folder / "clash.yaml").write_text(CLASH)
-    (folder / "study.yaml").write_text(WRONG_STUDY)
-    commands["study plan, unknown loss"] = ["-m", "w2s_plugins.study", "plan", "study.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
     turns = take_turns({
         name: processor_timed(lambda command=command: subprocess.run(
@@ -497,43 +480,6 @@ def malloc(args: argparse.Namespace, folder: Path) -> None:
         "student", "", "glibc's defaults, ms", "memory kept, ms", "kept / defaults"), rows, args)
 
 
-def study(args: argparse.Namespace, folder: Path) -> None:
-    """Print what the runs of a study cost as forks, probes together, and as processes of their own."""
-    content = read_plain(ROOT / "hparams" / "studies" / "digits.yaml")
-    strong = [part for part in content["strong"] if Path(part["flags"].get("finetune", ROOT)).exists()]
-    content.update(config=str(ROOT / "hparams" / "digits" / "base.yaml"), strong=strong, seeds=1,
-                   weak=content["weak"][1:2] if args.quick else content["weak"],
-                   losses=["kd"] if args.quick else content["losses"])
-    if args.quick:
-        for flags in (content["base"], content["weak"][0]["flags"]):
-            flags.update(epochs=1)
-    spec = folder / "digits.yaml"
-    spec.write_text(yaml.safe_dump(content))
-
-    def run(name: str, warm: bool) -> float:
-        checked, plan, root = open_study(spec, folder / name)
-        shutil.rmtree(root, ignore_errors=True)
-        before = os.times()
-        slots = make_slots(1, [], args.threads)
-        with shared(slots) if warm else contextlib.nullcontext(cold) as start:
-            pool = Pool(make_folder(checked, plan, root), slots, say=lambda text: None, start=start)
-            if not warm:
-                pool.alone = {run.id for run in pool.plan}
-            if code := pool.run().exit_code:
-                raise RuntimeError(f"exit code {code}: {root}")
-        after = os.times()
-        runs.append(len(plan))
-        return after.children_user + after.children_system - before.children_user - before.children_system
-
-    runs: list[int] = []
-    turns = take_turns({"study run": lambda: run("warm", True), "a process a run": lambda: run("cold", False)},
-                       args.turns, warm_up=0)
-    rows = [(name, f"{statistics.median(seconds):.1f}", f"{statistics.median(seconds) / runs[0]:.2f}",
-             spread(ratios(seconds, turns["a process a run"]))) for name, seconds in turns.items()]
-    print(f"{runs[0]} runs of a study, {args.turns} turns\n\n"
-          f"{table(('', 'CPU s', 'a run', 'x a process a run'), rows)}\n", flush=True)
-
-
 def milliseconds(turns: list[float], args: argparse.Namespace) -> str:
     """Return the median of the turns, by step."""
     return f"{1e3 * statistics.median(turns) / args.steps:.1f}"
@@ -551,7 +497,7 @@ def print_table(
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], None]] = dict(
     step=step, teacher=teacher, cached=cached, script=script, demo=demo, processes=processes, loader=run_loader,
-    startup=startup, malloc=malloc, study=study)
+    startup=startup, malloc=malloc)
 
 
 if __name__ == "__main__":

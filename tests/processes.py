@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from w2s_plugins.warm import Warm
+from tests.warm import Warm
 
 # what nothing of the environment changes, as huggingface_hub's settings do: the rest is imported anew by each
 MODULES = (

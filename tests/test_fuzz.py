@@ -42,8 +42,7 @@ from w2s_plugins.losses.base import LOSSES
 from w2s_plugins.models.loading import create_model, load_weights, read_checkpoint, read_weights, settings_beside
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.restore import check_resumable, restore
-from w2s_plugins.study.check import check_plan
-from w2s_plugins.study.plan import describe_plan, make_plan
+from w2s_plugins.study.plan import check_plan, describe_plan, make_plan
 from w2s_plugins.study.spec import read_spec
 from w2s_plugins.teachers.teacher import read_class_map as read_teacher_map
 
@@ -168,8 +167,8 @@ def test_study_specifications(tmp_path_factory, data):
     plan = calm(lambda: make_plan(study, parser))
     if plan is not None:
         assert describe_plan(study, plan)
-        assert all(Path(run.folder).name == run.folder for run in plan)
-        calm(lambda: check_plan(study, plan[:2], path.parent, parser))
+        assert all(Path(run.id).name == run.id for run in plan)
+        calm(lambda: check_plan(study, plan[:2], parser))
 
 
 # ---------------------------------------------------------------- files

@@ -77,26 +77,6 @@ def test_commands_of_the_package(light_env, module, words, message):
         assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-@pytest.mark.parametrize("base, loss, message", [
-    ("epohcs: 1", "kd", "s.yaml: base: unknown key 'epohcs' (nearest: epochs"),
-    ("mixup: 0.2, batch_size: 3", "kd", "s: weak w2s_cnn2: mixup and cutmix pair samples: --batch-size 3 must be"),
-    ("epochs: 1, corruptions: [foo:3]", "kd", "s: ceiling w2s_cnn5: --corruptions foo:3: unknown kind 'foo'"),
-    ("epochs: 1, device: cudaa", "kd", "s: weak w2s_cnn2: --device cudaa: unknown device (nearest: cuda"),
-    ("epochs: 1, val_sets: [a=none]", "kd", "s: ceiling w2s_cnn5: --val-sets a=none: no such folder"),
-    ("epochs: 1", "kdd", "s: student w2s_cnn2 w2s_cnn5 kdd w2s: --loss: unknown loss 'kdd' (nearest: "),
-    ("epochs: 1", "{name: kd, kwargs: {temprature: 1}}",
-     "s: student w2s_cnn2 w2s_cnn5 kd w2s: loss 'kd' has no kwarg 'temprature' (nearest: temperature"),
-])
-def test_studies(light_env, tmp_path, base, loss, message):
-    (tmp_path / "s.yaml").write_text(
-        f"base: {{dataset: w2s/digits, {base}}}\nweak: [flags: {{model: w2s_cnn2}}]\n"
-        f"strong: [flags: {{model: w2s_cnn5}}]\nlosses: [hard, {loss}]")
-    done = subprocess.run([sys.executable, "-m", "w2s_plugins.study", "plan", "s.yaml"], cwd=tmp_path, text=True,
-                          env={**light_env, "PYTHONPATH": f"{light_env['PYTHONPATH']}:{ROOT}"}, capture_output=True)
-    assert done.returncode == 2 and done.stderr.startswith(f"w2s_plugins.study: error: {message}"), done.stderr
-    assert done.stderr.count("\n") == 1 and done.stdout == ""
-
-
 @pytest.mark.parametrize("flags, message", [
     (["--epohcs", 1], "unknown flag '--epohcs' (nearest: --epochs"),
     (["--epochs", "many"], "--epochs: invalid int value: 'many'"),

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import forks
+from tests import forks
 from tests.hub_server import hub_server  # noqa: F401  (a fixture)
 from tests.processes import python
-from w2s_plugins.warm import Warm
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 # Two epochs of four steps on 64 images; evaluated on 60 images of the test split.

@@ -18,10 +18,10 @@ import pytest
 from safetensors.torch import load_file
 
 from benchmarks.crashes import start
-from benchmarks.forks import finish
 from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
+from tests.forks import finish
 from w2s_plugins.engine import step
 
 Run = Callable[..., Done]

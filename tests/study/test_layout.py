@@ -6,20 +6,13 @@ from pathlib import Path
 import pytest
 
 from w2s_plugins.errors import UserError
-from w2s_plugins.study.layout import (
-    PlannedRun,
-    find_run,
-    finished,
-    load_plan,
-    read_result,
-    save_plan,
-)
+from w2s_plugins.study.layout import PlannedRun, load_plan, read_record, save_plan
 
 
 def planned(root: Path) -> list[PlannedRun]:
-    weak = PlannedRun("weak-a", "weak", "weak-a", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root)
+    weak = PlannedRun("weak-a", "weak", "a", None, None, None, 0, ["--output", "{study}/runs"], [], root)
     student = PlannedRun(
-        "student-b", "student", "student-b", "a", "b", "kd", "w2s", 0,
+        "student-b", "student", "a", "b", "kd", "w2s", 0,
         ["--epochs", "3", "--teacher-checkpoint", "{study}/runs/weak-a"], ["weak-a"], root)
     return [weak, student]
 
@@ -29,18 +22,15 @@ def test_a_plan_moves_with_its_folder(tmp_path: Path) -> None:
     save_plan(tmp_path / "a", planned(tmp_path / "a"))
     moved = (tmp_path / "a").rename(tmp_path / "b")
     weak, student = load_plan(moved)
-    assert weak.argv == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
-    assert student.flag("--teacher-checkpoint") == str(weak.path) and student.flag("--epochs") == "3"
+    assert weak.command == ["--output", str(moved / "runs")] and student.needs == ["weak-a"]
+    assert student.command[-1] == str(weak.path) and student.flag("--epochs") == "3"
     assert student.flag("--lr") is None and student.label == "student a b kd w2s"
-    assert find_run([weak, student], "weak-a") is weak
-    with pytest.raises(UserError, match=r"no run 'weak-b' in this study \(nearest: weak-a"):
-        find_run([weak, student], "weak-b")
-    assert not finished(weak)
-    with pytest.raises(UserError, match="missing or damaged"):
-        read_result(weak)
+    assert not weak.finished
     weak.path.mkdir(parents=True)
-    (weak.path / "result.json").write_text('{"seed": 0}')
-    assert finished(weak) and read_result(weak) == {"seed": 0}
+    for text in ("[]", "3", "[" * 100_000, "{", "\0", '{"seed": 0}'):
+        (weak.path / "result.json").write_text(text)
+        assert read_record(weak.path / "result.json") == ({"seed": 0} if "seed" in text else None)
+    assert weak.finished
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -56,7 +46,7 @@ def test_damaged_plans(tmp_path: Path, text: str | None, message: str) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    *((key, name) for key in ("id", "folder") for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3)),
+    *(("id", name) for name in ("../x", "..", "/tmp/x", "a/b", "a\0b", "", "n" * 300, 3)),
     ("argv", [3]), ("argv", "ab"), ("needs", [None]), ("kind", 1), ("seed", "0"), ("loss", ["x"]), ("kind", "x"),
     ("id", "weak-a"), ("needs", ["absent"]), ("needs", ["student-b"]), ("id", "a\x1b[2J"),
 ])
@@ -65,18 +55,6 @@ def test_names_of_runs_stay_in_the_folder(tmp_path: Path, key: str, value: objec
     plan = json.loads((tmp_path / "plan.json").read_text())
     plan[1][key] = value
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    if (key, value) == ("argv", "ab"):  # a text is its letters
-        assert load_plan(tmp_path)[1].argv == ["a", "b"]
-        return
     with pytest.raises(UserError, match="cannot be read as a plan") as caught:
         load_plan(tmp_path)
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, "{", "\0"])
-def test_results_that_are_none(tmp_path: Path, text: str) -> None:
-    run = planned(tmp_path)[0]
-    run.path.mkdir(parents=True)
-    (run.path / "result.json").write_text(text)
-    with pytest.raises(UserError, match="missing or damaged"):
-        read_result(run)

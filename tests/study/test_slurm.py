@@ -1,149 +1,96 @@
-"""The job array of a study, with stand-ins for the commands of SLURM and a real shell."""
+"""Tasks of SLURM: what one does when it is told to make room. benchmarks/slurm_on_loopback.sh has a real cluster."""
 
 import os
+import pickle
 import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from w2s_plugins.study.layout import PlannedRun, load_plan
-from w2s_plugins.study.slurm import LARGEST_ARRAY, Submission
+from w2s_plugins.errors import UserError
+from w2s_plugins.study.layout import load_plan
+from w2s_plugins.study.slurm import Task
 
 from .conftest import Cli
-from .specs import changed, write
+from .specs import BASE, changed, write
 
-# writes down what it was given and answers with the number of a job
-SBATCH = '''#!/usr/bin/env bash
-echo "$@" >> "$FAKE/submitted"
-[[ -n $REFUSE ]] && { echo "sbatch: error: Batch job submission failed: $REFUSE" >&2; exit 1; }
-echo "$((40 + $(wc -l < "$FAKE/submitted")));cluster"
-'''
-SCONTROL = '#!/usr/bin/env bash\necho "$@" >> "$FAKE/requeued"\n'
-# in the place of python: writes down what it was given, and ends as a run that was stopped by SIGTERM
-PYTHON = '''#!/usr/bin/env bash
-printf '%s\\n' "$@" "$OMP_NUM_THREADS" > "$FAKE/arguments"
-trap 'kill $!; sleep 0.1; exit 143' TERM
-[[ $RESULT == run ]] && { sleep 30 & touch "$FAKE/started"; wait; }
-exit "$RESULT"
-'''
+pytest.importorskip("submitit")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> Path:
-    (tmp_path / "bin").mkdir()
-    for name, text in (("sbatch", SBATCH), ("scontrol", SCONTROL), ("python", PYTHON)):
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "activate").touch()
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path, changed(seeds=2))
+def root(tmp_path: Path, cli: Cli) -> Path:
+    base = {**BASE, "epochs": 400, "val_interval": 400}
+    assert cli("plan", write(tmp_path, changed(base=base, losses=["hard"])), "--output", tmp_path / "out")[0] == 0
     return tmp_path / "out"
 
 
-def test_two_arrays(root: Path, cli: Cli) -> None:
-    code, out, err = cli("submit", "small.yaml", "--output", root, "--submit", "--at-most", 3,
-                         "--sbatch", "time=04:00:00", "gpus=1", "exclusive")
-    assert code == 0, err
-    plan = load_plan(root)
-    first, second = (root.parent / "submitted").read_text().splitlines()
-    files = [line.split()[-1] for line in (first, second)]
-    script = root / "submit.sbatch"
-    assert first == f"--parsable --array=0-3%3 {script} {files[0]}"
-    assert second == f"--parsable --array=0-3%3 --dependency=afterany:41 {script} {files[1]}"
-    assert out.splitlines()[:2] == [f"41: 4 tasks, {Path(files[0]).name}", f"42: 4 tasks, {Path(files[1]).name}"]
-    ids = [Path(file).read_text().split() for file in files]
-    assert ids == [[run.id for run in plan if run.kind != "student"], [run.id for run in plan if run.kind == "student"]]
-    text = script.read_text()
-    for option in ("time=04:00:00", "gpus=1", "exclusive", "requeue", f"output={root}/state/%A_%a.out"):
-        assert f"\n#SBATCH --{option}\n" in text
-    weak = plan[0]
-    weak.path.mkdir(parents=True)
-    (weak.path / "result.json").write_text("{}")
-    code, out, _ = cli("submit", root)
-    assert f"job1_0=$(sbatch --parsable --array=0-2 {script}" in out and "afterany:${job1_0}" in out
-    assert (root.parent / "submitted").read_text().count("\n") == 2, "only shown"
+@pytest.mark.slow
+def test_a_task_that_is_told_to_make_room_goes_on_later(root: Path) -> None:
+    weak = load_plan(root)[0]
+    task, outcome = Task(root, weak.id), []
+    pickle.dumps(task)  # so it travels
+
+    def work() -> None:
+        try:
+            outcome.append(task())
+        except UserError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    metrics, deadline = weak.path / "metrics.jsonl", time.monotonic() + 120
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(task.process.pid, signal.SIGUSR2)  # SLURM tells all processes of a task
+    again = task.checkpoint()
+    assert list(weak.path.glob("recovery-*")) and not weak.finished
+    assert (again.function.root, again.function.run_id) == (root, weak.id) and again.function.process is None
+    assert task.process.returncode == 128 + signal.SIGTERM
+    thread.join(timeout=60)
+    assert outcome == ["stopped"]
 
 
-@pytest.mark.parametrize(("flags", "message"), [
-    (["--sbatch", "--time=1"], "unknown argument"), (["--sbatch", "time='1 2'"], "expected NAME=VALUE"),
-    (["--activate", "no"], "--activate no: no such file"), (["--at-most", "0"], "expected at least 1"),
-])
-def test_bad_flags(root: Path, cli: Cli, flags: list[str], message: str) -> None:
-    code, _, err = cli("submit", "small.yaml", "--output", root, *flags)
-    assert code == 2 and message in err and len(err.splitlines()) == 1
-
-
-def test_a_folder_whose_name_would_be_lines_of_the_script(root: Path, cli: Cli) -> None:
-    code, _, err = cli("submit", "small.yaml", "--output", root.parent / "a\n#SBATCH --exclusive")
-    assert code == 2 and "control character" in err and len(err.splitlines()) == 1
-
-
-def test_sbatch_refuses(root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFUSE", "Invalid account")
-    code, _, err = cli("submit", "small.yaml", "--output", root, "--submit")
-    assert code == 2 and "sbatch refused: sbatch: error: Batch job submission failed: Invalid account" in err
-    monkeypatch.setenv("PATH", "")
-    code, _, err = cli("submit", "small.yaml", "--output", root, "--submit")
-    assert code == 2 and "sbatch: not found" in err
+def test_a_task_whose_needs_are_not_there_says_so(root: Path) -> None:
+    student = load_plan(root)[-1]
+    with pytest.raises(UserError, match=f"{student.id} needs {student.needs[0]}, which is not finished"):
+        Task(root, student.id)()
 
 
 @pytest.fixture
-def task(root: Path, cli: Cli) -> Callable[..., subprocess.Popen]:
-    """Starts a task of the first array, as SLURM does."""
-    cli("submit", "small.yaml", "--output", root, "--activate", "activate")
-    file = next((root / "state").glob("array-*-1-0.txt"))
-
-    def start(**variables: object) -> subprocess.Popen:
-        env = {"SLURM_JOB_ID": 77, "SLURM_ARRAY_TASK_ID": 2, "SLURM_CPUS_PER_TASK": 6, "RESULT": 0, **variables}
-        kept = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        return subprocess.Popen(["bash", root / "submit.sbatch", file], cwd="/", text=True, stderr=subprocess.STDOUT,
-                                stdout=subprocess.PIPE, env={**kept, **{k: str(v) for k, v in env.items()}})
-    return start
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for SLURM's, which would give the jobs numbers from 1 on."""
+    (tmp_path / "bin").mkdir()
+    counted = f'echo x >> {tmp_path}/jobs; echo "Submitted batch job $(wc -l < {tmp_path}/jobs)"'
+    for name, text in (("sbatch", counted), ("srun", "exit 1")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
 
 
-def test_what_a_task_does(root: Path, task: Callable[..., subprocess.Popen]) -> None:
-    process = task(RESULT=1)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 1, out
-    third = [run.id for run in load_plan(root) if run.kind != "student"][2]
-    assert (root.parent / "arguments").read_text().splitlines() == [
-        "-m", "w2s_plugins.study", "run-one", str(root), third, "6"]
-    assert not (root.parent / "requeued").exists()
+@pytest.mark.usefixtures("sbatch")
+def test_arrays_wait_for_what_they_need(root: Path, cli: Cli) -> None:
+    options = ["timeout_min=12", "slurm_partition=gpu"]
+    code, out, err = cli("run", root, "--slurm", "--jobs", 7, "--slurm-options", *options)
+    assert code == 0 and out.endswith("array 1: 2 runs\narray 2: 1 runs\n"), err
+    first, second = ((root / f"state/slurm/{number}_submission.sh").read_text() for number in (1, 2))
+    assert "--array=0-1%2\n" in first and "dependency" not in first
+    assert "#SBATCH --dependency=afterany:1\n" in second and "#SBATCH --partition=gpu\n" in second
+    assert "#SBATCH --time=12\n" in second and "#SBATCH --signal=USR2@120\n" in second
+    with (root / "state/slurm/2_submitted.pkl").open("rb") as file:
+        assert pickle.load(file).args[0].run_id == load_plan(root)[-1].id
 
 
-@pytest.mark.parametrize(("signum", "restarts", "requeued"), [
-    (signal.SIGUSR1, 0, True), (signal.SIGUSR1, 50, False), (signal.SIGTERM, 0, False)])
-def test_signals(
-        root: Path, task: Callable[..., subprocess.Popen], signum: int, restarts: int, requeued: bool) -> None:
-    process = task(RESULT="run", SLURM_RESTART_COUNT=restarts)
-    deadline = time.monotonic() + 30
-    while not (root.parent / "started").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signum)
-    process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert (root.parent / "requeued").exists() == requeued
+@pytest.mark.usefixtures("sbatch")
+@pytest.mark.parametrize(("options", "message"), [(["timeout=3"], "timeout"), (["slurm_partitoin=gpu"], "partitoin")])
+def test_what_submitit_refuses_is_one_line(root: Path, cli: Cli, options: list[str], message: str) -> None:
+    code, _, err = cli("run", root, "--slurm", "--slurm-options", *options)
+    assert code == 2 and message in err and len(err.splitlines()) == 1, err
 
 
-def test_shellcheck(root: Path, cli: Cli) -> None:
-    cli("submit", "small.yaml", "--output", root)
-    shellcheck = Path(sys.executable).parent / "shellcheck"
-    subprocess.run([shellcheck, "--severity=warning", root / "submit.sbatch"], check=True)
-
-
-def test_large_arrays(tmp_path: Path) -> None:
-    def run(name: str) -> PlannedRun:
-        return PlannedRun(name, "weak", name, None, None, None, None, 0, [], [], tmp_path)
-
-    (tmp_path / "state").mkdir()
-    submission = Submission(tmp_path, [], None, None)
-    (stage,) = submission.write([run(f"r{i}") for i in range(LARGEST_ARRAY + 5)])
-    assert [count for _, count in stage] == [LARGEST_ARRAY, 5]
-    assert stage[1][0].read_text().split() == [f"r{i}" for i in range(LARGEST_ARRAY, LARGEST_ARRAY + 5)]
+def test_no_slurm_is_one_line(root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    code, _, err = cli("run", root, "--slurm")
+    assert code == 2 and "--slurm: " in err and len(err.splitlines()) == 1, err

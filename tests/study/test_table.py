@@ -11,10 +11,9 @@ import pytest
 
 from w2s_plugins.protocols.figures import intervals
 from w2s_plugins.study.collect import collect
-from w2s_plugins.study.latex import escaped
 from w2s_plugins.study.layout import PlannedRun, save_plan
 from w2s_plugins.study.report import summary, write_report
-from w2s_plugins.study.table import make_table, to_csv, to_markdown, verdict
+from w2s_plugins.study.table import escaped, make_table, to_csv, to_latex, to_markdown, verdict
 
 from .conftest import Cli
 from .runs import write_run
@@ -108,10 +107,9 @@ def test_controls(tmp_path: Path) -> None:
     for seed in range(2):
         for loss, accuracy in (("kd", 0.6), ("hard", 0.85)):
             student = write_run(tmp_path, loss, seed, accuracy)
-            for name, labels, share in (("direct", 100, 0.75), ("direct-0.5", 50, 0.55), ("same-size", 300, 0.5)):
+            for name, share in (("direct", 0.75), ("same-size", 0.5)):
                 other = write_run(tmp_path / name, loss, seed, share).rename(student.with_name(name))
                 record = json.loads((other / "result.json").read_text())
-                record["data"]["train_samples"] = labels
                 record["teacher"] = record["teacher"] if name == "same-size" else None
                 (other / "result.json").write_text(json.dumps(record))
             record = json.loads((student / "result.json").read_text())
@@ -128,18 +126,17 @@ def test_controls(tmp_path: Path) -> None:
         assert cell["same-size"]["mean"] < cell["direct"]["mean"] and cell["strong-to-strong"] is None
         assert (cell["misfit"]["mean"], cell["gain"]["mean"]) == pytest.approx((0.4, 0.3))
         assert cell["passes_teacher"]["mean"] == 2 and cell["copies_again"] is None
-    assert {w["bound"] for w in cells["hard"]["worth_in_labels"]} == {"more"}
-    assert all(50 < w["labels"] < 100 for w in cells["kd"]["worth_in_labels"])
     two, *said = table["groups"][0]["warnings"]
     assert two.startswith("Two seeds seldom decide")
     assert said[0].startswith("Weak-to-strong was not worth doing with 1 of 2 losses")
     assert said[1].startswith("It is not shown that weak-to-strong was worth doing with 1 of 2 losses"), "of two seeds"
     assert cells["hard"]["above_direct"]["low"] < 0 and cells["hard"]["above_direct"]["mean"] > 9
     text = to_markdown(table)
-    assert "more than 100 |" in text and "| above direct |" in text and "Direct: the student's model" in text
+    assert f"direct {cells['hard']['direct']['mean']:.2f}" in text, "the heading has it, all else is in the CSV"
     assert all(warning in text and warning in "".join(summary(table)[1]) for warning in (two, *said))
     rows = {row["loss"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
-    assert float(rows["kd"]["direct_mean"]) > 60 and rows["hard"]["worth_in_labels"].startswith("more than 100 to more")
+    assert float(rows["kd"]["direct_mean"]) > 60 and float(rows["hard"]["same-size_mean"]) < 60
+    assert float(rows["kd"]["gain_mean"]) == pytest.approx(0.3) and float(rows["kd"]["passes_teacher_mean"]) == 2
 
 
 def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
@@ -161,7 +158,7 @@ def test_further_test_sets_are_groups_of_their_own(tmp_path: Path) -> None:
     first = [line.split(",") for line in lines[1:101]]
     assert sketch["cells"][0]["student"]["values"][1] == pytest.approx(sum(row[0] == row[1] for row in first))
     assert sketch["cells"][0]["pgr"]["n"] == 2
-    assert summary(table)[0][0].startswith("2 finished students, 1 loss, 2 pairs")
+    assert summary(table)[0][0].startswith("Finished students: 2; losses: 1; groups: 2.")
 
 
 def test_seeds_are_paired(tmp_path: Path) -> None:
@@ -201,9 +198,9 @@ def test_the_ceiling_of_a_protocol_run_is_the_one_beside_it(tmp_path: Path) -> N
     student = write_run(tmp_path, "kd", 0, 0.6)
     result = student.parent / "ceiling/result.json"
     result.write_text(result.read_text().replace('"f"', '"g"'))
-    assert collect(tmp_path).students[0].ceiling is not None
+    assert collect(tmp_path).students[0].others.keys() == {"ceiling"}
     student.rename(student.with_name("kd"))
-    assert collect(tmp_path).students[0].ceiling is None
+    assert collect(tmp_path).students[0].others == {}
 
 
 def test_seeds_of_slices_that_follow_the_seed(tmp_path: Path) -> None:
@@ -250,10 +247,10 @@ def test_planned_study(tmp_path: Path) -> None:
         (tmp_path / f"other/{seed}/ceiling").rename(tmp_path / f"runs/top{seed}")
         student = write_run(tmp_path / "other", "kd", seed, 0.6, ceiling=None)
         student.rename(tmp_path / f"runs/kd{seed}")
-        top = PlannedRun(f"c{seed}", "ceiling", f"top{seed}", None, "big", None, None, seed, [])
-        kd = PlannedRun(f"s{seed}", "student", f"kd{seed}", "small", "big", "soft", "blind", seed, [], [top.id])
+        top = PlannedRun(f"top{seed}", "ceiling", None, "big", None, None, seed, [])
+        kd = PlannedRun(f"kd{seed}", "student", "small", "big", "soft", "blind", seed, [], [top.id])
         plan += [top, kd]
-    plan.append(PlannedRun("s9", "student", "kd9", "small", "big", "soft", "blind", 9, [], []))
+    plan.append(PlannedRun("kd9", "student", "small", "big", "soft", "blind", 9, [], []))
     save_plan(tmp_path, plan)
     found = collect(tmp_path)
     assert [s.labels for s in found.students] == [dict(weak="small", strong="big", protocol="blind", loss="soft")] * 2
@@ -273,8 +270,8 @@ def test_data_sets(tmp_path: Path) -> None:
                 top, run = (f"{kind}-{name}-{loss}-{seed}" for kind in ("ceiling", "student"))
                 for folder, target in ((student.with_name("ceiling"), top), (student, run)):
                     folder.rename(tmp_path / "runs" / target)
-                plan += [PlannedRun(top, "ceiling", top, None, "big", None, None, seed, [], set=name),
-                         PlannedRun(run, "student", run, "small", "big", loss, "w2s", seed, [], [top], set=name)]
+                plan += [PlannedRun(top, "ceiling", None, "big", None, None, seed, [], set=name),
+                         PlannedRun(run, "student", "small", "big", loss, "w2s", seed, [], [top], set=name)]
     save_plan(tmp_path, plan)
     found = collect(tmp_path)
     table = make_table(found)
@@ -282,42 +279,43 @@ def test_data_sets(tmp_path: Path) -> None:
     (mean,) = table["over_sets"]
     assert mean["sets"] == ["cats", "dogs", "fish"] and "set" not in mean and mean["reference"] == "kd"
     hard = mean["cells"][0]
-    assert hard["loss"] == "hard" and hard["verdicts"] == {"tie": 1, "better": 2} and hard["by_set"]["fish"] is None
+    assert hard["loss"] == "hard" and hard["verdicts"] == {"tie": 1, "better": 2}
     gaps = {run.labels["set"] + str(run.seed): run.figures["pgr"] for run in found.students if run.loss == "hard"}
     expected = [(gaps[f"cats{seed}"] + gaps[f"dogs{seed}"]) / 2 for seed in range(4)]
     assert hard["pgr"]["values"] == pytest.approx(expected) and hard["sets"] == 2
     assert hard["pgr"]["low"] < hard["pgr"]["mean"] == pytest.approx(np.mean(expected))
-    assert hard["by_set"]["cats"] == cells_of(table)["hard"]["pgr"]["mean"]
-    words = ["".join(sentences) for sentences in summary(table)]
-    assert "1 pair of weak and strong model on 3 data sets." in words[0]
-    assert any("mean over 3 data sets: hard has the highest mean PGR" in text and "2 / 1 / 0" in text for text in words)
-    page = write_report(tmp_path, tmp_path / "report").read_text(encoding="utf-8")
+    write_report(tmp_path, tmp_path / "report")
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert '<h3>small → big, w2s</h3>' in page and '<h3>cats: small → big, w2s</h3>' in page
     drawn = {path.stem for path in (tmp_path / "report" / "figures").glob("*.svg")}
-    assert {"radar", "pgr-over-sets", "pgr-1", "pgr-2"} <= drawn and "pgr-3" not in drawn
+    assert drawn == {f"{name}-{number}" for name in ("pgr", "agreement", "mistakes") for number in (1, 2, 3)}, (
+        "the mean and two of three sets have a PGR")
     text = (tmp_path / "report" / "README.md").read_text(encoding="utf-8")
-    assert "| loss | sets | PGR | `cats` | `dogs` | `fish` | better on | tie on | worse on |" in text
+    assert "| loss | sets | PGR | better on | tie on | worse on |" in text
     assert "In the mean are 2 of 3 data sets" in text
     rows = list(csv.DictReader(io.StringIO(to_csv(table))))
     assert [row["set"] for row in rows] == ["cats"] * 2 + ["dogs"] * 2 + ["fish"] * 2
 
 
 def test_command_line(study: Path, tmp_path: Path, cli: Cli) -> None:
-    code, out, _ = cli("table", study, "--output", tmp_path / "t")
-    assert code == 0
-    assert out == (tmp_path / "t/table.md").read_text() and "| `adaptconf` | 4 |" in out and "▲ better" in out
+    """The report prints its table, of eight columns; CSV and JSON have all figures, LaTeX is for papers."""
+    code, out, err = cli("report", study, "--output", tmp_path / "t", "--reference", "gce")
+    assert code == 0, err
+    assert "| `adaptconf` | 4 |" in out and "▲ better" in out and out.rstrip().endswith(str(tmp_path / "t/index.html"))
+    assert "| loss | seeds | accuracy | agreement | PGR | difference | p (Holm) | verdict |" in out
     rows = list(csv.DictReader((tmp_path / "t/table.csv").open()))
     record = json.loads((tmp_path / "t/table.json").read_text())
     assert [row["loss"] for row in rows] == [cell["loss"] for cell in record["groups"][0]["cells"]]
     assert float(rows[0]["student_mean"]) == record["groups"][0]["cells"][0]["student"]["mean"]
-    _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "csv", "--reference", "gce")
-    assert out.startswith("weak,strong,protocol,loss,seeds,weak_mean,") and ",gce," in out
-    _, out, _ = cli("table", study, "--output", tmp_path / "t", "--format", "tex")
+    assert {row["reference"] for row in rows} == {"gce"} and int(rows[0]["mcnemar_below"]) > 0
+
+    out = (tmp_path / "t/table.tex").read_text()
     body = out[out.index(r"\toprule"):out.index(r"\bottomrule")].splitlines()
-    assert out == (tmp_path / "t/table.tex").read_text() and r"w2s\_cnn2 $\to$ w2s\_cnn5" in out
+    assert r"w2s\_cnn2 $\to$ w2s\_cnn5" in out
     widths = {line.count(" & ") for line in body if line.endswith(r"\\")}
     assert widths == {re.search(r"tabular}{l(r+)}", out)[1].count("r")}
     assert r"adaptconf & 4 & " in out and r"$\blacktriangle$ better" in out and r"$\pm$" in out
+    assert to_latex(make_table(collect(study), "gce")) + "\n" == out
     assert escaped("50 % of a_b & {c} \\x^2 \n #1 $") == (
         r"50 \% of a\_b \& \{c\} \textbackslash{}x\textasciicircum{}2 \#1 \$")
 
@@ -328,8 +326,7 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
     for seed in range(2):
         (tmp_path / "runs").mkdir(exist_ok=True)
         write_run(tmp_path / "made", "kd", seed, 0.6).rename(tmp_path / "runs" / f"s{seed}")
-        plan.append(PlannedRun(f"s{seed}", "student", f"s{seed}", "@small", "-1+big", "=1+kd",
-                               "+blind", seed, [], []))
+        plan.append(PlannedRun(f"s{seed}", "student", "@small", "-1+big", "=1+kd", "+blind", seed, [], []))
     save_plan(tmp_path, plan)
     table = make_table(collect(tmp_path))
     row, = csv.DictReader(io.StringIO(to_csv(table)))
@@ -339,14 +336,13 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--reference", "adaptcnf"], "no run of it in .* (nearest: adaptconf"),
-    (["--format", "html"], "unknown choice 'html'"),
-    (["--output", "/dev/null/x"], "--output /dev/null/x: cannot be made"),
+    (["--output", "/dev/null/x"], "/dev/null/x: cannot be written"),
 ])
 def test_refused(study: Path, cli: Cli, flags: list[str], message: str) -> None:
-    code, _, err = cli("table", study, *flags)
+    code, _, err = cli("report", study, *flags)
     assert code == 2 and message.split(".*")[-1] in err and len(err.splitlines()) == 1
 
 
 def test_no_runs(tmp_path: Path, cli: Cli) -> None:
-    assert "no finished student in it; expected run folders" in cli("table", tmp_path)[2]
-    assert "(nearest: " in cli("table", str(tmp_path) + "x")[2]
+    assert "no finished student in it; expected run folders" in cli("report", tmp_path)[2]
+    assert "(nearest: " in cli("report", str(tmp_path) + "x")[2]

@@ -1,12 +1,7 @@
-"""Experiments of more than one run: their plan, their execution, and what they cost.
+"""Experiments of many runs: one file says which, each run is a process of its own, one table compares them.
 
-`spec.py` reads the YAML, `plan.py` makes runs of it: each is a command, known by a hash of it, so that equal ones are
-one run and a changed one is another. `layout.py` is the folder that all parts use. `pool.py` has a thread for each run
-in hand, in which `worker.py` starts `train_w2s.py`, holds the lock (`lease.py`), gives signs of life, tries twice, and
-writes down what became of the run; probes of one student are given to one process, and those that it leaves unfinished
-are then trained singly. A training whose runner is killed gets SIGTERM from Linux, which saves a checkpoint, and the
-lock names its process as well: so nobody trains without a lock. Locks are numbered files: taking one over is the
-exclusive creation of the next number, so two that find the same dead lock cannot both succeed, and the old holder sees
-that it has lost. `slurm.py` writes arrays whose tasks do the same for one run. `estimate.py` runs the script itself, on
-a few samples.
+``spec.py`` reads the file, ``plan.py`` makes a list of runs of it (name, flags, needs) and checks them once.
+``layout.py`` is the folder of a study. ``runner.py`` works through the list: a run is a subprocess of train_w2s.py,
+held by a lock; ``slurm.py`` hands the same runs to a cluster. ``collect.py`` reads what finished runs have left,
+``table.py`` compares with ``statistics.py``, ``figures.py`` draws, ``report.py`` makes a page of both.
 """

@@ -1,29 +1,26 @@
-"""From a specification to runs: which commands there are, which several cells share, what each needs. No torch here."""
+"""From a specification to runs: which commands there are, which several cells share, what each needs."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from ..build.resolve import refuse_run
 from ..cli.declare import Parser, Role, words_of
 from ..cli.forms import parse_slice
-from ..cli.groups import CONTROLS
 from ..cli.parser import parse, train_parser
 from ..errors import UserError, said_of
 from ..monitor import format_table
 from ..protocols.planning import (
     NOT_OF,
     OF_ONE_TEACHER,
-    direct_slices,
     exported,
     of_the_task,
     split_slice,
     stored_views,
     weak_labels_only,
 )
-from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
+from ..quiet import quietly
+from .layout import KINDS, RUNS, STUDY, PlannedRun
 from .spec import LossChoice, Part, Protocol, Study
 
 
@@ -64,20 +61,25 @@ class Planner:
 
     def student(self, weak: Part, strong: Part, loss: LossChoice, protocol: Protocol, seed: int) -> PlannedRun:
         """Add a student, and its teacher, ceiling and controls unless they are there already."""
+        # what the student has in common with its ceiling
         first, second = self.slices(weak, protocol)
         flags = {**self.study.base, **strong.flags, **protocol.flags, "train_slice": second}
         if protocol.split:
             flags.update(weak_labels_only(k for k, v in flags.items() if v is not None))
         ceiling = self.add("ceiling", of_stage("ceiling", flags), seed, strong=strong.name)
         needs = [ceiling.id]
+
+        # its teacher: trained by a run of its own, a file, or a name that is opened as it is
         if weak.trained_here:
             own = {**of_stage("weak", self.study.base), **weak.flags,
                    "train_slice": weak.flags.get("train_slice") or first}
             teacher = self.add("weak", own, seed, weak=weak.name)
             needs.insert(0, teacher.id)
-            flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.folder}"
+            flags["teacher_checkpoint"] = f"{STUDY}/{RUNS}/{teacher.id}"
         elif weak.checkpoint:
             flags["teacher_checkpoint"] = weak.checkpoint
+
+        # what it is told by the teacher, and stored where all students find it
         flags.update(
             teacher=weak.flags["model"], teacher_kwargs=weak.flags.get("model_kwargs"), loss=loss.loss,
             loss_kwargs=loss.kwargs)
@@ -113,20 +115,22 @@ class Planner:
         """
         chosen, found, task = self.study.controls, [], of_the_task(self.parser)
         if {"direct", "strong-to-strong"} & set(chosen):
+            # the student's network on the labels that the teacher had, for as many updates as the student
             part = weak.flags.get("train_slice") or first
             if not part:
                 raise self.wrong(weak, f"controls {', '.join(chosen)} need a part with labels, and weak_fraction 0 "
                                  "leaves none")
             noise = {k: v for k, v in weak.flags.items() if k in self.parser.names(Role.NOISE)}
             own = {**of_stage("direct", flags), **noise, "epoch_slice": flags["train_slice"]}
-            found = [self.add("direct", {**own, "train_slice": slice_}, seed, strong=names["strong"]).id
-                     for slice_ in direct_slices(part, self.study.direct_sizes).values()]
+            found = [self.add("direct", {**own, "train_slice": part}, seed, strong=names["strong"]).id]
         if "strong-to-strong" in chosen:
+            # the same student with direct as its teacher
             others = {k: v for k, v in flags.items() if k not in OF_ONE_TEACHER}
             teacher = exported(f"{STUDY}/{RUNS}/{found[0]}")
             labels = {k: v for k, v in names.items() if k != "weak"}
             found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
         if "same-size" in chosen:
+            # the teacher's own network in place of the student's
             from ..teachers.kinds import kind_of
 
             if kind_of(str(weak.flags["model"])):
@@ -174,12 +178,13 @@ class Planner:
         flags = {**{k: v for k, v in flags.items() if k != "weak_fraction"}, "seed": seed}
         if self.study.slices == "by_seed":
             flags["slice_seed"] = seed
+        # equal commands have equal names, so that a run which several need is planned once
         argv = [*encode(flags, self.parser), "--output", f"{STUDY}/{RUNS}", "--resume", "auto"]
         digest = hashlib.sha256(json.dumps(argv).encode()).hexdigest()[:8]
         name = "-".join(filter(None, [kind, self.set, *labels.values(), f"s{seed}", digest]))
         labels = {key: labels.get(key) for key in ("weak", "strong", "loss", "protocol")}
         return self.runs.setdefault(name, PlannedRun(
-            name, kind, name, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs),
+            name, kind, **labels, seed=seed, argv=[*argv, "--experiment", name], needs=list(needs),
             controls=list(controls), set=self.set))
 
 
@@ -207,45 +212,60 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
             for word in words_of(actions[name], flags[name])]
 
 
-def of_first_seed(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return the runs that are checked: those of other seeds differ in nothing else."""
-    return [run for run in plan if run.seed == plan[0].seed]
+def check_plan(study: Study, plan: Sequence[PlannedRun], parser: Parser) -> None:
+    """Let the parser and the checks of train_w2s.py see every command, of one seed: the others differ in nothing else.
+
+    Raises:
+        UserError: naming the run and what is wrong with it.
+    """
+    from ..build.flags import resolve_train_args  # it imports torch and timm
+    from ..build.resolve import refuse_missing_paths
+    from ..protocols.w2s import refuse_seen
+
+    for run in plan:
+        if run.seed != plan[0].seed:
+            continue
+        with said_of(f"{study.name}: {run.label}: "), quietly():  # hints are about single commands
+            args, given = parse(parser, run.command)
+            resolve_train_args(args, given)
+            refuse_missing_paths(args, elsewhere=True)  # the data may be on another machine
+            _check_comparable(vars(args))
+            teacher_is_planned = len(run.needs) > 1
+            if run.kind == "student" and not teacher_is_planned and args.teacher_checkpoint and args.train_slice:
+                refuse_seen(vars(args), args.train_slice)
 
 
-def refuse_early(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Parser) -> None:
-    """Raise what `check.check_plan` would, as far as that is known before torch and timm are imported."""
-    for run in of_first_seed(plan):
-        with said_of(f"{study.name}: {run.label}: "):
-            refuse_run(*parse(parser, fill_in(run.argv, root)), elsewhere=True)
+def _check_comparable(flags: Mapping[str, object]) -> None:
+    """Refuse runs that would say nothing in a table of results."""
+    rules = [
+        (not flags["val_split"], "runs are compared on a test set: leave out val_split ''"),
+        (flags["episodic"], "runs are compared as classifiers, and episodic trains none"),
+        (flags["no_teacher_eval"],
+         "no_teacher_eval leaves out the teacher's predictions, with which runs are compared"),
+        (flags["select"] == "best" and flags["select_split"] is None, "select best would choose the checkpoint by test "
+         "labels: give select_split, a part of the training slice, or select last"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
 
 
 # ---------------------------------------------------------------- what is printed
 
 
 def describe_plan(study: Study, plan: Sequence[PlannedRun]) -> str:
-    """Return the runs, those of all losses and seeds in one line, and what is shared."""
-    users = Counter(needed for run in plan for needed in run.needs)
+    """Return the runs, those of all losses and seeds in one line."""
     rows: dict[tuple, list] = {}
     for run in plan:
-        key = run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all"
-        row = rows.setdefault(key, [*key, run.flag("--epochs"), 0, users[run.id] or None])
-        row[-2] += 1
-    heads = ["run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs", "used by"]
-    shown = [place for place, head in enumerate(heads) if study.sets or head != "set"]
-    table = format_table([[row[i] for i in shown] for row in rows.values()], [heads[i] for i in shown])
+        key = (run.kind, run.set, run.weak, run.strong, run.protocol, run.flag("--train-slice") or "all",
+               run.flag("--epochs"))
+        row = rows.setdefault(key, [*key, 0])
+        row[-1] += 1
+    table = format_table(list(rows.values()), [
+        "run", "set", "weak", "strong", "protocol", "train slice", "epochs", "runs"])
     kinds = Counter(run.kind for run in plan)
-    controls = sum(kinds[name] for name in CONTROLS)
-    caches = {(run.set, run.flag("--teacher-checkpoint"), run.flag("--train-slice"), run.flag("--teacher"))
-              for run in plan if run.flag("--teacher-targets") not in (None, "online")}
-    lines = [
-        f"{study.name}: " + f"{len(study.sets)} sets x " * bool(study.sets) + f"{len(study.weak)} weak x "
-        f"{len(study.strong)} strong x {len(study.losses)} losses x {len(study.protocols)} protocols x "
-        f"{len(study.seeds)} seeds", "", table, "",
-        f"losses: {', '.join(loss.name for loss in study.losses)}",
-        f"{len(plan)} runs: {kinds['weak']} weak teachers and {kinds['ceiling']} ceilings, each trained once, for "
-        f"{kinds['student']} students" + (f", beside {controls} controls" if controls else "")
-        + (f"; {len(caches)} caches of targets, each written once" if caches else ""),
-    ]
+    lines = [table, "", f"losses: {', '.join(loss.name for loss in study.losses)}",
+             f"{study.name}: {len(plan)} runs, " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])]
     if study.slices == "by_seed" and len(study.seeds) > 1 and any(run.flag("--val-slice") for run in plan):
         lines.append("losses will not be compared: slices by_seed draws the test samples of val_slice anew for each "
                      "seed; leave val_slice out, or take slices fixed")

@@ -1,139 +1,109 @@
-"""A study as job arrays of SLURM: one task a run, with the folder of the study as the only thing that tasks share."""
+"""The runs of a study as job arrays of SLURM, by submitit: one array for the runs that need nothing, one for those that
+need these, and so on.
 
-import re
-import shlex
+A task that is preempted, or runs out of time, is put back into the queue; its run goes on from its checkpoint.
+"""
+
+import contextlib
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, one_line
-from ..files import TOP, write_text
-from .layout import STATE, PlannedRun
+from .layout import STATE, PlannedRun, load_plan
+from .runner import acquire, note_failure, start
 
-LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless set otherwise
-OPTION = re.compile(r"[a-z][a-z-]*(=[^\s'\"\\$`]+)?")
-SCRIPT = """\
-#!/usr/bin/env bash
-# One run of a study: task N works on line N + 1 of the file in $1. Written by `study submit`.
-# A task that runs out of time saves a checkpoint, is requeued and goes on; one whose node dies is requeued by SLURM.
-#SBATCH --job-name={name}
-#SBATCH --requeue
-#SBATCH --signal=B:USR1@180
-#SBATCH --open-mode=append
-#SBATCH --output={state}/%A_%a.out
-{options}
-cd {cwd} || exit 1
-{activate}
-export PYTHONPATH={package}${{PYTHONPATH:+:$PYTHONPATH}}
-export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-1}}}}
-id=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$1")
-received=
-stop() {{
-    received=$1
-    kill -TERM "$pid"
-}}
-trap 'stop USR1' USR1
-trap 'stop TERM' TERM
-{python} -m w2s_plugins.study run-one {root} "$id" &
-pid=$!
-status=0
-wait "$pid" || status=$?
-while kill -0 "$pid" 2>/dev/null; do # a signal came, and it is still saving
-    status=0
-    wait "$pid" || status=$?
-done
-if [[ $received == USR1 && $status -ne 0 && ${{SLURM_RESTART_COUNT:-0}} -lt {requeues} ]]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$status"
-"""
-MAX_REQUEUES = 50
+TIMEOUTS = 100  # after so many a task is not put back into the queue
+GRACE = 120  # seconds before the end of its time in which a task is told to save
 
 
-class Submission:
-    """Job arrays for the runs of a study, in stages: what a run needs is in an earlier one.
+class Task:
+    """One run, as submitit carries it to a node.
 
     Args:
-        root: folder of the study, seen by all nodes.
-        options: of sbatch, without dashes: ``time=04:00:00``.
-        activate: shell file that makes python available; None uses the python that runs now.
-        at_most: tasks of an array that run at the same time; None leaves it to SLURM.
-
-    Raises:
-        UserError: an option that is none, no such file, or a folder whose name cannot stand in a line of the script.
+        root: folder of the study.
+        run_id: of the run.
     """
 
-    def __init__(self, root: Path, options: Sequence[str], activate: str | None, at_most: int | None):
-        for option in options:
-            if not OPTION.fullmatch(option):
-                raise UserError(f"--sbatch {option}: expected NAME=VALUE or NAME, without dashes: time=04:00:00 gpus=1")
-        if activate is not None and not Path(activate).is_file():
-            raise UserError(f"--activate {activate}: no such file; expected one such as .venv/bin/activate")
-        if not str(root.resolve()).isprintable():  # what follows a line break would be options, or commands
-            raise UserError(f"{root}: its name has a line break or another control character, which cannot stand in a "
-                            "script of sbatch; rename the folder")
-        self.root, self.options, self.activate, self.at_most = root.resolve(), options, activate, at_most
-        self.script = self.root / "submit.sbatch"
+    def __init__(self, root: Path, run_id: str):
+        self.root, self.run_id = root, run_id
+        self.process: subprocess.Popen | None = None
 
-    def write(self, runs: Sequence[PlannedRun]) -> list[list[tuple[Path, int]]]:
-        """Write the script, and the files that say which task works on which run.
+    def __call__(self) -> str:
+        """Train the run. Raises `UserError` where it fails, or where a run that it needs is not finished."""
+        plan = {run.id: run for run in load_plan(self.root)}
+        run = plan[self.run_id]
+        for needed in run.needs:
+            if not plan[needed].finished:
+                raise UserError(f"{run.id} needs {needed}, which is not finished")
+        if run.finished:
+            return "finished before"
+        lock = acquire(run)
+        if lock is None:
+            return "another runner works on it"
+        with lock:
+            # SLURM tells all processes of a task that its time ends: the training is told by `checkpoint`
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+            self.process = start(run, list(plan.values()), {})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+            code = self.process.wait()
+        if run.finished:
+            return "finished"
+        if code == 128 + signal.SIGTERM:  # it has saved a checkpoint
+            return "stopped"
+        raise UserError(note_failure(run, code))
 
-        Returns:
-            For each stage its arrays: a file with an id a line, and the number of lines.
-        """
-        write_text(self.script, SCRIPT.format(
-            name=f"study-{self.root.name}", state=self.root / STATE, cwd=shlex.quote(str(Path.cwd())),
-            options="".join(f"#SBATCH --{option}\n" for option in self.options),
-            activate=f"source {shlex.quote(str(Path(self.activate).resolve()))} || exit 1" if self.activate else "",
-            python="python" if self.activate else shlex.quote(sys.executable), root=shlex.quote(str(self.root)),
-            package=shlex.quote(str(TOP)), requeues=MAX_REQUEUES))
-        first, later = ([run for run in runs if bool(run.needs) == waits] for waits in (False, True))
-        stamp, stages = time.strftime("%Y%m%d-%H%M%S"), []
-        for number, stage in enumerate(filter(None, (first, later)), start=1):
-            arrays = []
-            for first in range(0, len(stage), LARGEST_ARRAY):
-                part = stage[first:first + LARGEST_ARRAY]
-                file = self.root / STATE / f"array-{stamp}-{number}-{first}.txt"
-                write_text(file, "".join(f"{run.id}\n" for run in part))
-                arrays.append((file, len(part)))
-            stages.append(arrays)
-        return stages
+    def checkpoint(self) -> object:
+        """Let the process save where it is; return what submitit puts back into the queue."""
+        from submitit.helpers import DelayedSubmission
 
-    def command(self, file: Path, count: int, after: Sequence[str]) -> list[str]:
-        """Return the command that submits one array, to start when the jobs ``after`` have ended, well or not."""
-        limit = f"%{self.at_most}" if self.at_most else ""
-        wait = [f"--dependency=afterany:{':'.join(after)}"] if after else []
-        return ["sbatch", "--parsable", f"--array=0-{count - 1}{limit}", *wait, str(self.script), str(file)]
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            self.process.wait()
+        return DelayedSubmission(Task(self.root, self.run_id))
 
-    def submit(self, stages: Sequence[Sequence[tuple[Path, int]]]) -> None:
-        """Submit the arrays, each stage after the one before.
 
-        Raises:
-            UserError: there is no sbatch, or it refuses.
-        """
-        after: list[str] = []
-        for arrays in stages:
-            jobs = []
-            for file, count in arrays:
-                command = self.command(file, count, after)
-                try:
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
-                except FileNotFoundError as error:
-                    raise UserError("sbatch: not found; submit where SLURM is, or leave out --submit") from error
-                except subprocess.CalledProcessError as error:
-                    raise UserError(f"sbatch refused: {one_line(Exception(error.stderr))}") from error
-                jobs.append(done.stdout.strip().split(";")[0])
-                print(f"{jobs[-1]}: {count} tasks, {file.name}")
-            after = jobs
+def submit(root: Path, runs: Sequence[PlannedRun], at_most: int | None, options: Sequence[str]) -> None:
+    """Submit the runs of a study.
 
-    def explain(self, stages: Sequence[Sequence[tuple[Path, int]]]) -> str:
-        """Return the commands that would submit the arrays."""
-        lines, after = [f"{self.script} is written; these commands, or --submit, submit it:"], []
-        for number, arrays in enumerate(stages, start=1):
-            names = [f"job{number}_{part}" for part in range(len(arrays))]
-            for name, (file, count) in zip(names, arrays):
-                lines.append(f"{name}=$({' '.join(self.command(file, count, after))})")
-            after = [f"${{{name}}}" for name in names]
-        return "\n".join(lines)
+    Args:
+        root: folder of the study, on a file system that all nodes see.
+        runs: those that are not finished, each after those that it needs.
+        at_most: tasks of an array at a time.
+        options: ``NAME=VALUE`` of submitit: ``timeout_min=240``, ``slurm_partition=gpu``.
+
+    Raises:
+        UserError: submitit is not installed, an unknown option, or SLURM refuses.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("--slurm needs submitit: pip install submitit") from error
+
+    depths: dict[str, int] = {}
+    for run in runs:
+        depths[run.id] = 1 + max((depths.get(needed, 0) for needed in run.needs), default=0)
+    root = root.resolve()
+    try:
+        executor = submitit.AutoExecutor(root / STATE / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+        executor.update_parameters(name=root.name, slurm_signal_delay_s=GRACE, slurm_array_parallelism=at_most or 256)
+        executor.update_parameters(**dict(map(_read_option, options)))
+        waits_for = None
+        for depth in sorted(set(depths.values())):
+            tasks = [Task(root, run.id) for run in runs if depths[run.id] == depth]
+            if waits_for:
+                executor.update_parameters(slurm_dependency=f"afterany:{waits_for}")
+            jobs = executor.map_array(lambda task: task(), tasks)
+            waits_for = jobs[0].job_id.split("_")[0]
+            print(f"array {waits_for}: {len(tasks)} runs")
+    except (RuntimeError, NameError, TypeError, ValueError, OSError, subprocess.CalledProcessError,
+            submitit.core.utils.FailedJobError) as error:
+        raise UserError(f"--slurm: {one_line(error)}") from error
+
+
+def _read_option(text: str) -> tuple[str, object]:
+    """Read ``NAME=VALUE``, where whole numbers are numbers."""
+    name, _, value = text.partition("=")
+    return name, int(value) if value.isdecimal() else value

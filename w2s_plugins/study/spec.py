@@ -1,7 +1,7 @@
 """The specification of a study: a YAML file, read with every key checked, and written back with its defaults filled in.
 
 Keys: ``base`` and ``config`` (flags of every run), ``sets``, ``weak``, ``strong``, ``losses``, ``protocols``,
-``seeds``, ``slices``, ``controls`` and ``direct_sizes``; docs/studies.md explains them.
+``seeds``, ``slices`` and ``controls``; docs/studies.md explains them.
 """
 
 import itertools
@@ -18,8 +18,7 @@ from ..errors import UserError, nearest, one_line
 from ..files import read_plain
 from ..tokens import LOGIN, holds_token
 
-KEYS = ("name", "config", "base", "sets", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls",
-        "direct_sizes")
+KEYS = ("name", "config", "base", "sets", "weak", "strong", "losses", "protocols", "seeds", "slices", "controls")
 SLICES = ("fixed", "by_seed")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 
@@ -108,7 +107,6 @@ class Study:
         seeds: of all runs.
         slices: fixed has the same samples in the slices of all seeds; by_seed draws them anew for each.
         controls: what students are compared with besides their ceiling.
-        direct_sizes: shares and counts of labels that direct is trained on besides all that the teacher has.
         sets: data sets; empty: that of the base.
     """
 
@@ -121,7 +119,6 @@ class Study:
     seeds: list[int]
     slices: str = "fixed"
     controls: list[str] = field(default_factory=list)
-    direct_sizes: list[float | int] = field(default_factory=list)
     sets: list[DataSet] = field(default_factory=list)
 
     def by_set(self) -> dict[str | None, "Study"]:
@@ -180,10 +177,9 @@ class Reader:
     def study(self, content: object, default_name: str) -> Study:
         """Return the study that the content of the file describes."""
         fields = self.mapping(content, "the file", KEYS)
-        base = self.flags(fields, "base", "base")
         study = Study(
             name=self.label(fields.get("name", default_name), "name"),
-            base=base,
+            base=self.flags(fields, "base", "base"),
             weak=self.items(fields, "weak", self.weak),
             strong=self.items(fields, "strong", self.part),
             losses=self.items(fields, "losses", self.losses),
@@ -191,37 +187,42 @@ class Reader:
             seeds=self.seeds(fields.get("seeds", 1)),
             slices=fields.get("slices", "fixed"),
             controls=fields.get("controls", []),
-            direct_sizes=fields.get("direct_sizes", []),
             sets=self.items(fields, "sets", self.data_set) if "sets" in fields else [],
         )
-        strange = [one for one in study.controls if one not in CONTROLS] if isinstance(study.controls, list) else [""]
-        if strange:
-            raise self.wrong("controls", study.controls,
-                             f"a list of some of {', '.join(CONTROLS)}{nearest(str(strange[0]), CONTROLS)}")
-        sizes = study.direct_sizes
-        if not isinstance(sizes, list) or not all(type(size) in (int, float) and size > 0 for size in sizes) or (
-                sizes and "direct" not in study.controls):
-            raise self.wrong("direct_sizes", sizes, "a list of shares and counts of labels, beside controls: [direct]")
-        if study.slices not in SLICES:
-            raise self.wrong("slices", study.slices, f"one of {', '.join(SLICES)}")
+
+        # values that are one of a few
+        if not isinstance(study.controls, list):
+            raise self.wrong("controls", study.controls, f"a list of some of {', '.join(CONTROLS)}")
+        for name in study.controls:
+            self.known(name, CONTROLS, "controls")
+        self.known(study.slices, SLICES, "slices")
         if study.slices == "by_seed" and any("slice_seed" in own.base for own in study.by_set().values()):
             raise UserError(f"{self.file}: slices by_seed and slice_seed say two things; leave one out")
+
+        # names
         for key in ("sets", "weak", "strong", "losses", "protocols"):
-            names = [item.name for item in getattr(study, key)]
-            self.refuse_duplicates(names, key)
-        known = [one.name for one in study.sets]
+            self.check_duplicates([item.name for item in getattr(study, key)], key)
+        sets = [one.name for one in study.sets]
         for part in study.weak + study.strong:
-            if strange := [name for name in part.sets if name not in known]:
-                raise UserError(f"{self.file}: {part.name}.sets: no data set '{strange[0]}'"
-                                f"{nearest(strange[0], known)}; expected some of sets: {', '.join(known) or 'none'}")
+            for name in part.sets:
+                self.known(name, sets, f"{part.name}.sets")
         return study
+
+    def known(self, name: object, choices: Sequence[str], where: str) -> None:
+        """Refuse a name that is none of the choices."""
+        if name not in choices:
+            raise self.wrong(where, name, f"one of {', '.join(choices) or 'none'}{nearest(str(name), choices)}")
 
     def items(self, fields: dict, key: str, read: Callable) -> list:
         """Read a list, each item of which stands for one thing or for several."""
         values = fields.get(key)
         if not isinstance(values, list) or not values:
             raise self.wrong(key, values, "a list of at least one item")
-        return [found for i, value in enumerate(values) for found in _as_list(read(value, f"{key}[{i}]"))]
+        found = []
+        for place, value in enumerate(values):
+            item = read(value, f"{key}[{place}]")
+            found += item if isinstance(item, list) else [item]
+        return found
 
     def data_set(self, value: object, where: str) -> DataSet:
         """Read a data set with its flags."""
@@ -276,9 +277,7 @@ class Reader:
     def protocol(self, value: object, where: str) -> Protocol:
         """Read the name of a protocol that is known, or one with flags of its own."""
         if isinstance(value, str):
-            if value not in PROTOCOLS:
-                raise UserError(f"{self.file}: {where}: unknown protocol '{value}'{nearest(value, PROTOCOLS)}; one of "
-                                f"{', '.join(PROTOCOLS)}, or a mapping with name, split and flags")
+            self.known(value, list(PROTOCOLS), where)
             return PROTOCOLS[value]
         fields = self.mapping(value, where, ("name", "split", "flags", "config"))
         split = fields.get("split", True)
@@ -293,7 +292,7 @@ class Reader:
             return list(range(value))
         if not isinstance(value, list) or not value or not all(type(s) is int and 0 <= s < 2 ** 32 for s in value):
             raise self.wrong("seeds", value, "a count of at least 1, or a list of whole numbers from 0 on")
-        self.refuse_duplicates(map(str, value), "seeds")
+        self.check_duplicates(map(str, value), "seeds")
         return value
 
     def flags(self, fields: dict, key: str, where: str) -> dict[str, object]:
@@ -335,7 +334,7 @@ class Reader:
             raise self.wrong(where, value, "a name of letters, digits and . _ + = - (at most 50)")
         return value
 
-    def refuse_duplicates(self, names: Iterable[str], key: str) -> None:
+    def check_duplicates(self, names: Iterable[str], key: str) -> None:
         """Refuse two items of one name."""
         seen: set[str] = set()
         for name in names:
@@ -348,10 +347,6 @@ class Reader:
         shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
         found = "is missing" if value is None else f"{shown} is not right"
         return UserError(f"{self.file}: {where}: {found}; expected {expected}")
-
-
-def _as_list(value: object) -> list:
-    return value if isinstance(value, list) else [value]
 
 
 def _name_point(name: str, point: dict[str, object]) -> str:

@@ -1,69 +1,43 @@
-"""``study table``: mean, spread and interval of each cell, and which losses differ by more than noise.
+"""Mean, spread and interval of each cell of a study, and which losses differ by more than noise.
 
 A cell is weak model x strong model x protocol x loss on a data set. Losses are compared inside a group (weak x strong x
-protocol on a data set) on accuracy, on the seeds that both have and on the same test samples.
+protocol on a data set) on accuracy, on the seeds that both have and on the same test samples. The table that people
+read has eight columns at most; table.csv and table.json have all figures.
 """
 
 import itertools
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..cli.groups import CONTROLS
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, nearest
 from ..files import to_csv as rows_to_csv
-from ..files import to_json as value_to_json
-from ..files import write_text
+from ..files import to_json, write_text
 from ..hub.markdown import code, markdown_table
-from ..metrics.pgr import worth_key
 from ..metrics.resampling import CONFIDENCE, resampled_means
-from ..protocols.figures import worth_text
-from .collect import EPOCHS, PARTS, Collected, Group, StudentRun, collect
-from .latex import PACKAGES, latex_table
+from .collect import EPOCHS, PARTS, Collected, Group, StudentRun
 from .statistics import RESAMPLES, bounds, compare, holm, mcnemar, t_interval
 
 LEVEL = 0.05
 FIGURES = ("weak", "student", "ceiling", "agreement", "pgr", *CONTROLS, "above_direct", "misfit", "gain", *EPOCHS)
-HEADS = {"weak": "teacher", "student": "accuracy", "ceiling": "ceiling", "agreement": "agreement", "pgr": "PGR",
-         "direct": "direct", "above_direct": "above direct", "same-size": "same size",
-         "strong-to-strong": "strong to strong", "misfit": "misfit (nats)", "gain": "gain (nats)",
-         "passes_teacher": "passes teacher in epoch", "copies_again": "copies again after epoch"}
-MORE = ("above_direct", "same-size", "strong-to-strong", "misfit", "gain", *EPOCHS)  # shown where a cell has them
 MARKS = {"better": "▲ better", "worse": "▼ worse"}  # other verdicts are shown as they are
 VERDICTS = ("better", "tie", "worse")
-ORDER = {"worse": 0, "tie": 1, "one seed": 1, "reference": 2, "better": 3}  # of verdicts, where a table is sorted
 RULE = (
     f"Accuracy and agreement in percent: mean ± half of the {100 * CONFIDENCE:.0f} % t-interval over seeds (sd in "
     "brackets), on one test set. PGR is computed seed by seed, then averaged. † One seed: the interval is that of the "
     "test samples alone and says nothing of other seeds. Differences are in accuracy, on the same seeds and test "
     f"samples; their interval covers both (paired bootstrap over samples, Student's t over seeds). p is corrected by "
     "Holm's rule for the comparisons of its table. A loss is called better or worse only where that p is below "
-    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. "
-    f"McNemar: on how many of the seeds the exact test of the two single models has p < {LEVEL:.2f}, uncorrected.")
-RULE_OF_MORE = (
-    " Direct: the student's model trained on the teacher's own labels. Same size: the teacher's model on the weak "
-    "labels. Strong to strong: the student's model on the labels of direct. Misfit: mean KL divergence of the "
-    "student's probabilities from the teacher's. Gain: the teacher's cross-entropy minus the student's; of the student "
-    "nearest to its teacher in its class, by this divergence, at least the misfit. Above direct: the interval covers "
-    "seeds and test samples. Worth in labels: how many true labels give direct the student's accuracy, from the lowest "
-    "to the highest end of the seeds' intervals over test samples.")
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder for output. Raises `UserError` where that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({one_line(error)}); choose another folder") from error
-
-
-def write_table(table: dict, folder: Path) -> None:
-    """Write table.md, table.csv, table.json and table.tex. Raises `UserError` where they cannot be written."""
-    make_folder(folder)
-    for kind, write in WRITERS.items():
-        write_text(folder / f"table.{kind}", write(table).rstrip("\n") + "\n")
+    f"{LEVEL:.2f} and there are two seeds or more; everything else is a tie, whatever the means. All other figures are "
+    "in table.csv.")
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+            ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "&%$#_{}"},
+            "±": r"$\pm$", "†": r"\textdagger{}", "→": r"$\to$", "▲": r"$\blacktriangle$", "▼": r"$\blacktriangledown$"}
+Row = dict[str, str]  # head to text
 
 
 # ---------------------------------------------------------------- figures
@@ -84,15 +58,17 @@ def make_table(found: Collected, reference: str | None = None) -> dict:
     if reference not in (None, "best", *names):
         raise UserError(f"--reference {reference}: no run of it in {found.folder}{nearest(reference, names)}; there "
                         f"are {', '.join(sorted(losses))}")
+    # losses are compared within a group
     by_group = found.groups()
     groups = [make_group(labels, runs, reference) for labels, runs in by_group.items()]
-    table = dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out)
+    # groups that differ in nothing but the data set make a mean over sets
     families: dict[Group, list[tuple[dict, list[StudentRun]]]] = {}
     for (labels, runs), group in zip(by_group.items(), groups):
         if "set" in group:
             families.setdefault(labels[1:], []).append((group, runs))
     means = [mean_over_sets(labels, members) for labels, members in families.items() if len(members) > 1]
-    return {**table, "over_sets": means} if means else table
+    return dict(schema=1, confidence=CONFIDENCE, resamples=RESAMPLES, groups=groups, left_out=found.left_out,
+                over_sets=means)
 
 
 def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) -> dict:
@@ -109,15 +85,14 @@ def mean_over_sets(labels: Group, members: list[tuple[dict, list[StudentRun]]]) 
         f"In the mean are {len(counted)} of {len(members)} data sets: on others some ceiling is not above its teacher.")
     cells = []
     for loss in dict.fromkeys(cell["loss"] for group, _ in members for cell in group["cells"]):
-        own = {group["set"]: cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss}
+        own = [cell for group, _ in members for cell in group["cells"] if cell["loss"] == loss]
         gaps = [{run.seed: run.figures["pgr"] for run in runs if run.loss == loss} for runs in counted]
         gaps = [by_seed for by_seed in gaps if by_seed]
         seeds = sorted(set.intersection(*map(set, gaps))) if gaps else []
         values = [float(np.mean([by_seed[seed] for by_seed in gaps])) for seed in seeds]
         cells.append(dict(
             loss=loss, sets=len(gaps), seeds=seeds, pgr={**t_interval(values), "values": values} if values else None,
-            by_set={name: cell["pgr"] and cell["pgr"]["mean"] for name, cell in own.items()},
-            verdicts=dict(Counter(cell["verdict"] for cell in own.values() if cell["verdict"]))))
+            verdicts=dict(Counter(cell["verdict"] for cell in own if cell["verdict"]))))
     cells.sort(key=lambda cell: -cell["pgr"]["mean"] if cell["pgr"] else float("inf"))
     names, references = [group["set"] for group, _ in members], {group["reference"] for group, _ in members}
     return dict(labels, sets=names, reference=references.pop() if len(references) == 1 else "best", note=note,
@@ -187,7 +162,6 @@ def make_cell(loss: str, runs: list[StudentRun]) -> dict:
     for name in FIGURES:
         values = [r.figures[name] for r in runs if r.figures.get(name) is not None]
         record[name] = {**t_interval(values), "values": values, "over": "seeds"} if values else None
-    record["worth_in_labels"] = [run.worth_in_labels for run in runs if run.worth_in_labels] or None
     if len(runs) == 1:
         for name, (low, high) in sample_intervals(runs[0]).items():
             record[name].update(low=low, high=high, over="test samples")
@@ -227,12 +201,15 @@ def compare_losses(cells: dict[str, list[StudentRun]], group: dict, all_pairs: b
         all_pairs: correct for all pairs, as is due where the results have chosen the reference.
     """
     runs = [run for members in cells.values() for run in members]
+    # the same resamples of the test samples for all runs
     rows = np.stack([run.hits["student"] for run in runs])
     draws = dict(zip(map(id, runs), 100 * resampled_means(rows, RESAMPLES)))
+    # each loss against the reference; where the results chose that one, all pairs count in the correction
     reference, others = group["reference"], [loss for loss in cells if loss != group["reference"]]
     pairs = [(loss, reference) for loss in others]
     extra = list(itertools.combinations(others, 2)) if all_pairs else []
     outcomes = {pair: compare_pair(*(cells[loss] for loss in pair), draws) for pair in (*pairs, *extra)}
+    # Holm's rule over all that were tested
     tested = {pair: outcome for pair, outcome in outcomes.items() if outcome and outcome["p"] is not None}
     for outcome, adjusted in zip(tested.values(), holm([outcome["p"] for outcome in tested.values()])):
         outcome["p_holm"] = adjusted
@@ -252,10 +229,12 @@ def compare_pair(a: list[StudentRun], b: list[StudentRun], draws: dict[int, np.n
         b: runs of the other.
         draws: (R,) accuracies of each run, by its id, for the same resamples of the test samples.
     """
+    # seeds that both have
     theirs = {run.seed: run for run in b}
     pairs = [(run, theirs[run.seed]) for run in a if run.seed in theirs]
     if not pairs:
         return None
+    # differences on the same seeds and samples, and their means for each resample
     differences = 100 * np.stack([x.hits["student"].astype(np.float64) - y.hits["student"] for x, y in pairs])
     drawn = np.mean([draws[id(x)] - draws[id(y)] for x, y in pairs], axis=0)
     tests = [dict(seed=x.seed, p=mcnemar(x.hits["student"], y.hits["student"])) for x, y in pairs]
@@ -279,51 +258,34 @@ def verdict(outcome: dict | None) -> str | None:
 # ---------------------------------------------------------------- files
 
 
-def rows_of(group: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
-    """Yield a row for each cell of a group, for tables that people read: head to text and what to sort it by."""
+def rows_of(group: dict) -> Iterable[Row]:
+    """Yield a row for each cell of a group."""
+    compared = any(cell.get("versus") for cell in group["cells"])
     for cell in group["cells"]:
-        versus = cell.get("versus") or {}
-        row = {"loss": (cell["loss"], cell["loss"]), "seeds": (str(len(cell["seeds"])), len(cell["seeds"]))}
-        for name in ("student", "agreement", "pgr"):
-            figure = cell[name]
-            row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
-        for name in MORE:
-            if any(c[name] for c in group["cells"]):
-                figure = cell[name]
-                row[HEADS[name]] = figure_text(figure, len(cell["seeds"])), figure and figure["mean"]
-        if any(c["worth_in_labels"] for c in group["cells"]):
-            ends = sorted((worth[end] for worth in cell["worth_in_labels"] or [] for end in ("low", "high")),
-                          key=worth_key)
-            texts = dict.fromkeys(map(worth_text, (*ends[:1], *ends[-1:])))
-            row["worth in labels"] = " to ".join(texts) or "-", ends[0]["labels"] if ends else None
-        if any(c.get("versus") for c in group["cells"]):
-            adjusted, tests = versus.get("p_holm"), versus.get("mcnemar", [])
-            below = sum(test["p"] < LEVEL for test in tests)
-            row["difference"] = interval_text(versus), versus.get("difference")
-            row["p (Holm)"] = "" if adjusted is None else p_text(adjusted), adjusted
-            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or ""), ORDER.get(cell["verdict"])
-            row["McNemar"] = f"{below} of {len(tests)}" if tests else "", below if tests else None
+        seeds = len(cell["seeds"])
+        row: Row = {"loss": cell["loss"], "seeds": str(seeds)}
+        for name, head in (("student", "accuracy"), ("agreement", "agreement"), ("pgr", "PGR")):
+            row[head] = figure_text(cell[name], seeds)
+        if compared:
+            versus = cell.get("versus") or {}
+            row["difference"] = interval_text(versus)
+            row["p (Holm)"] = p_text(versus.get("p_holm"))
+            row["verdict"] = MARKS.get(cell["verdict"], cell["verdict"] or "")
         yield row
 
 
-def rows_of_mean(mean: dict) -> Iterable[dict[str, tuple[str, float | str | None]]]:
-    """Yield a row for each loss of a mean over data sets, as `rows_of` does for a group."""
+def rows_of_mean(mean: dict) -> Iterable[Row]:
+    """Yield a row for each loss of a mean over data sets."""
     for cell in mean["cells"]:
-        row = {"loss": (cell["loss"], cell["loss"]), "sets": (str(cell["sets"]), cell["sets"]),
-               "PGR": (figure_text(cell["pgr"], len(cell["seeds"])), cell["pgr"] and cell["pgr"]["mean"])}
-        for name in mean["sets"]:
-            gap = cell["by_set"].get(name)
-            row[name] = "-" if gap is None else f"{gap:.2f}", gap
-        for found in VERDICTS:
-            number = cell["verdicts"].get(found, 0)
-            row[f"{found} on"] = str(number), number
-        yield row
+        row: Row = {"loss": cell["loss"], "sets": str(cell["sets"]),
+                    "PGR": figure_text(cell["pgr"], len(cell["seeds"]))}
+        yield row | {f"{found} on": str(cell["verdicts"].get(found, 0)) for found in VERDICTS}
 
 
-def tables_of(table: dict) -> Iterable[tuple[dict, str, list[dict[str, tuple[str, float | str | None]]]]]:
+def tables_of(table: dict) -> Iterable[tuple[dict, str, list[Row]]]:
     """Yield what each table is of, what stands above it, and its rows: means over data sets, then groups."""
-    for mean in table.get("over_sets", ()):
-        yield mean, f"PGR, mean over {len(mean['sets'])} data sets and on each", list(rows_of_mean(mean))
+    for mean in table["over_sets"]:
+        yield mean, f"PGR, mean over {', '.join(mean['sets'])}", list(rows_of_mean(mean))
     for group in table["groups"]:
         yield group, heading_of(group), list(rows_of(group))
 
@@ -348,7 +310,10 @@ def interval_text(versus: dict) -> str:
     return f"{versus['difference']:+.2f}{ends}"
 
 
-def p_text(p: float) -> str:
+def p_text(p: float | None) -> str:
+    """Return such as ``0.012``; nothing where there is no p."""
+    if p is None:
+        return ""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
@@ -362,29 +327,22 @@ def heading_of(group: dict) -> str:
     """Say what the teacher and the ceiling reach, and what the differences are taken from."""
     seeds = max(len(cell["seeds"]) for cell in group["cells"])
     parts = []
-    for name in ("weak", "ceiling", "direct"):
+    for name, text in (("weak", "teacher"), ("ceiling", "ceiling"), ("direct", "direct")):
         figures = [cell[name] for cell in group["cells"] if cell[name] and len(cell["seeds"]) == seeds]
         if figures:
-            parts.append(f"{HEADS[name]} {figures[0]['mean']:.2f}")
+            parts.append(f"{text} {figures[0]['mean']:.2f}")
     return f"{', '.join(parts)} (mean of {seeds} seed{'s' * (seeds > 1)}), {group['samples']:,} test samples"
-
-
-def rule_of(table: dict) -> str:
-    """Return how the tables are to be read."""
-    more = any(cell[name] for group in table["groups"] for cell in group["cells"] for name in MORE)
-    return RULE + RULE_OF_MORE * more
 
 
 def to_markdown(table: dict) -> str:
     """Return the tables of all groups, the rule for reading them, and what was left out."""
     parts = []
     for group, heading, rows in tables_of(table):
-        rows = [{k: code(v) if k == "loss" else v for k, (v, _) in row.items()} for row in rows]
-        text = f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.\n\n"
-        heads = [code(head) if head in group.get("sets", ()) else head for head in rows[0]]
-        parts.append(text + markdown_table(heads, [tuple(row.values()) for row in rows]))
+        lines = [tuple({**row, "loss": code(row["loss"])}.values()) for row in rows]
+        parts.append(f"### {code(title_of(group))}\n\n{heading}; differences from {code(group['reference'])}.\n\n"
+                     + markdown_table(rows[0], lines))
         parts += [*filter(None, [group["note"]]), *group["warnings"]]
-    parts.append(rule_of(table))
+    parts.append(RULE)
     if table["left_out"]:
         parts.append("Left out:\n\n" + "\n".join(f"- {code(reason)}" for reason in table["left_out"]))
     return "\n\n".join(parts)
@@ -395,40 +353,45 @@ def to_csv(table: dict) -> str:
     rows = []
     for group in table["groups"]:
         for cell in group["cells"]:
+            row = {part: group[part] for part in PARTS[:-1] if part in group}
+            row |= {"loss": cell["loss"], "seeds": len(cell["seeds"])}
+            for name in FIGURES:
+                figure = cell[name] or {}
+                row |= {f"{name}_{key}": figure.get(key) for key in ("mean", "sd", "low", "high", "n", "over")}
             versus = cell.get("versus") or {}
-            rows.append({
-                **{part: group[part] for part in PARTS[:-1] if part in group},
-                "loss": cell["loss"], "seeds": len(cell["seeds"]),
-                **{f"{name}_{key}": (cell[name] or {}).get(key) for name in FIGURES
-                   for key in ("mean", "sd", "low", "high", "n", "over")},
-                "worth_in_labels": "; ".join(" to ".join(worth_text(worth[end]) for end in ("low", "high"))
-                                             for worth in cell["worth_in_labels"] or []),
-                "reference": group["reference"],
-                **{key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")},
-                "verdict": cell["verdict"],
-            })
+            row |= {"reference": group["reference"], "verdict": cell["verdict"]}
+            row |= {key: versus.get(key) for key in ("difference", "low", "high", "p", "p_holm")}
+            row["mcnemar_below"] = sum(test["p"] < LEVEL for test in versus.get("mcnemar", ()))
+            rows.append(row)
     return rows_to_csv(rows)
-
-
-def to_json(table: dict) -> str:
-    """Return everything."""
-    return value_to_json(table, indent=2)
 
 
 def to_latex(table: dict) -> str:
     """Return the tables of all groups in LaTeX, and the rule for reading them as a comment."""
-    parts = [f"{PACKAGES}\n% {rule_of(table)}"]
+    parts = [f"% \\usepackage{{booktabs,amssymb}}\n% {RULE}"]
     for group, heading, rows in tables_of(table):
         caption = f"{title_of(group)}: {heading}; differences from {group['reference']}."
-        parts.append(latex_table(caption, [list(rows[0]), *([text for text, _ in row.values()] for row in rows)]))
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        parts.append(latex_table(caption, lines))
     return "\n\n".join(parts)
 
 
-WRITERS = {"md": to_markdown, "csv": to_csv, "json": to_json, "tex": to_latex}
+def latex_table(caption: str, rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with the rules of booktabs, of which the first row is the head; texts may hold anything."""
+    head, *others = (" & ".join(map(escaped, cells)) + r" \\" for cells in rows)
+    return "\n".join([
+        r"\begin{table}", r"\centering\small", rf"\caption{{{escaped(caption)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule", head, r"\midrule", *others, r"\bottomrule",
+        r"\end{tabular}", r"\end{table}"])
 
 
-def run_table(folder: Path, reference: str | None, format: str, output: Path | None) -> None:
-    """Print the table of a folder of runs, and write its files."""
-    table = make_table(collect(folder), reference)
-    write_table(table, output or folder)
-    print(WRITERS[format](table))
+def escaped(text: str) -> str:
+    """Return a text on one line in which no character is a command of LaTeX."""
+    return re.sub(r"[\\~^<>|&%$#_{}±†→▲▼]", lambda found: _SPECIAL[found[0]], " ".join(text.split()))
+
+
+def write_table(table: dict, folder: Path) -> None:
+    """Write table.csv, table.json and table.tex; the Markdown is the page's."""
+    write_text(folder / "table.csv", to_csv(table))
+    write_text(folder / "table.json", to_json(table, indent=2) + "\n")
+    write_text(folder / "table.tex", to_latex(table) + "\n")

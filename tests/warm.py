@@ -1,7 +1,7 @@
 """Programs that begin with everything imported: forks of one process that has done nothing but import it.
 
 That process is not the one that asks for them, which has threads, open files and maybe a GPU: a fork is safe only where
-there are none. ``python -m w2s_plugins.warm FD MODULE ...`` is its command.
+there are none. ``python -m tests.warm FD MODULE ...`` is its command.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from .files import TOP
+from w2s_plugins.files import TOP
 
 
 class Forked:
