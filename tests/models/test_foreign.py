@@ -106,7 +106,7 @@ def attacks(url: str, home: Path) -> dict[str, dict]:
     dict(model_args=dict(drop_rate=1e300))])
 def test_a_number_that_is_too_large_is_told_the_limit(exported: Path, changes: dict) -> None:
     change(exported, **changes)
-    with pytest.raises(UserError, match=r"expected .* (below 2147483648|to 2147483647)"):
+    with pytest.raises(UserError, match=r"expected .* (are below 2147483648|to 2147483647)"):
         create_model("--teacher", f"local-dir:{exported}", pretrained=True)
 
 

@@ -158,8 +158,7 @@ class Unwritable:
         raise OSError(28, "No space left on device")
 
 
-def test_checkpoint_that_fails_half_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(saver, "MOST_FAILURES", 0)
+def test_checkpoint_that_fails_half_way(tmp_path):
     parts = Parts(tmp_path)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
@@ -256,12 +255,12 @@ def test_copies_that_did_not_fit_are_made_before_the_next_epoch(tmp_path, disk, 
     def refuse(*args):
         raise OSError(1, "Operation not permitted")
 
-    parts = Parts(tmp_path, max_history=2)
+    parts = Parts(tmp_path, max_history=2, max_failures=3)
     parts.step(0)
     parts.saver.save_checkpoint(0, metric=1.0)
     size = (tmp_path / LAST).stat().st_size
     monkeypatch.setattr(os, "link", refuse)
-    parts = Parts(disk, max_history=2, milestones=(1,))
+    parts = Parts(disk, max_history=2, max_failures=3, milestones=(1,))
     parts.step(0)
     filler = fill(disk, leave=int(2.7 * size))
     for _ in range(2):  # the second epoch does not take the place of the first, whose copies are still to be made

@@ -247,6 +247,8 @@ def add_run(add: Declare) -> None:
     add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
         "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
         "for N files at most")
+    add("--max-save-failures", type=int, default=3, metavar="N", low=0, help="saves in a row, of recovery checkpoints "
+        "and of what an epoch ends with, that may fail, each with a warning, before the run stops")
     add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
         "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")

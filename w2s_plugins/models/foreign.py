@@ -174,8 +174,8 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
             raise UserError(f"{where}: {key!r:.60} is not an argument of {architecture} that a file may set"
                             f"{nearest(str(key), allowed)}")
         if not _is_plain(value):
-            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number below "
-                            f"{LARGEST}, a text, true, false, or a list of those")
+            raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, a text, "
+                            f"true, false, or a list of those; numbers are below {LARGEST}")
     _check({k: v for k, v in kept.items() if k in COMMON_ARGS}, COMMON_ARGS, where)
     return kept
 

@@ -58,8 +58,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             (folder / CHECKSUMS).write_text(json.dumps(hashes), encoding="utf-8")
 
 
-def check_shards(folder: Path, flag: str, part: slice = slice(None)) -> None:
-    """Compare shards with their checksums; ``part`` of them in the order of their names.
+def check_shards(folder: Path, flag: str) -> None:
+    """Compare shards with their checksums.
 
     Raises:
         UserError: one is missing, damaged or more than was written.
@@ -70,13 +70,15 @@ def check_shards(folder: Path, flag: str, part: slice = slice(None)) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag} {folder}: damaged: its {CHECKSUMS} cannot be read: {one_line(error)}") from error
     odd = sorted({*names} ^ hashes.keys(), key=str)
-    if odd := odd or [name for name in names[part] if file_sha256(folder / name) != hashes[name]]:
+    if odd := odd or [name for name in names if file_sha256(folder / name) != hashes[name]]:
         raise UserError(f"{flag} {folder}: damaged: {odd[0]} is not what was written, by its SHA-256; take an earlier "
                         "checkpoint")
 
 
 def read_shards(folder: Path, into: Mapping[str, Tensor], flag: str, alone: bool = False) -> None:
     """Read tensors in place, each rank what its shards need, whatever number of ranks wrote them.
+
+    `check_shards` was called before: of a run that goes on, when its checkpoint was chosen.
 
     Args:
         folder: of the checkpoint.
@@ -85,11 +87,10 @@ def read_shards(folder: Path, into: Mapping[str, Tensor], flag: str, alone: bool
         alone: read in this process without the others; otherwise all ranks must call it.
 
     Raises:
-        UserError: a tensor is not there or of another shape, or a file is damaged.
+        UserError: a tensor is not there or of another shape.
     """
     import torch.distributed.checkpoint as dcp  # takes 0.3 s, and most runs have no shards
 
-    check_shards(folder, flag, slice(None) if alone else slice(dist.get_rank(), None, dist.get_world_size()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process: it is meant
@@ -102,6 +103,7 @@ def read_section(folder: Path, section: str, flag: str) -> dict[str, Tensor]:
     """Return the tensors named ``section.NAME``, whole, by NAME; in this process, without the other ranks."""
     import torch.distributed.checkpoint as dcp  # takes 0.3 s, and most runs have no shards
 
+    check_shards(folder, flag)
     try:
         metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except Exception as error:  # damaged files fail in many ways

@@ -29,6 +29,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         max_history=recorded["checkpoint_hist"] or 0,  # which rank 0 knows
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
+        max_failures=0 if args.fsdp else args.max_save_failures,  # ranks write shards together
         sharded=args.fsdp,
         primary=run.world.primary,
     )

@@ -25,7 +25,6 @@ from .sharded import copy_sharded, save_sharded
 
 _logger = logging.getLogger(__name__)
 
-MOST_FAILURES = 3  # saves in a row whose failure is a warning; the next one ends the run
 ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 
 
@@ -44,6 +43,7 @@ class Saver:
         max_history: how many of the best epochs are kept.
         decreasing: a lower metric is better.
         milestones: numbers of completed epochs that are kept.
+        max_failures: saves in a row whose failure is a warning.
         sharded: write a folder of shards in place of each file; every rank has a saver then, and calls it alike.
         primary: this process copies, renames and deletes.
     """
@@ -62,14 +62,14 @@ class Saver:
             max_history: int = 10,
             decreasing: bool = False,
             milestones: Container[int] = (),
+            max_failures: int = 0,
             sharded: bool = False,
             primary: bool = True,
     ):
         self.folder, self.task, self.optimizer, self.scaler, self.scheduler = folder, task, optimizer, scaler, scheduler
         self.position, self.flags, self.files = position, flags, files
         self.max_history, self.decreasing, self.milestones = max_history, decreasing, milestones
-        self.sharded, self.primary = sharded, primary
-        self.max_failures = 0 if sharded else MOST_FAILURES  # ranks write shards together
+        self.max_failures, self.sharded, self.primary = max_failures, sharded, primary
         self.failures = 0  # in a row
         self.history: list[tuple[str, float]] = []  # names and metrics of the best epochs, best first
         self.best_epoch: int | None = None
@@ -231,7 +231,8 @@ class Saver:
         except UserError as error:
             self.failures += 1
             if self.failures > self.max_failures:
-                raise UserError(f"{error} ({self.failures} save(s) in a row failed)") from error
+                raise UserError(f"{error} ({self.failures} save(s) in a row failed, --max-save-failures "
+                                f"{self.max_failures})") from error
             _logger.warning(f"WARNING: {error}; training goes on without {what} ({self.failures} of "
                             f"{self.max_failures} failures in a row)")
             release(error)

@@ -77,7 +77,7 @@ def put_in_shards(
         optimizer: of the task, or None to leave its state out.
 
     Raises:
-        UserError: the shards do not fit the task, or are damaged.
+        UserError: the shards do not fit the task.
     """
     own = {**task.get_checkpoint_state(), **task.get_checkpoint_state(ema=True)}
     shards: dict[str, Tensor] = {}
