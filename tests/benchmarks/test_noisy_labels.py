@@ -15,7 +15,7 @@ def test_benchmark_prints_a_row_for_each_seed(
         tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(sys, "argv", [
-        "noisy_labels", "--noise", "symmetric:0.4", "--seeds", "3", "--select", "small-loss:0.6", "--epochs", "1",
+        "noisy_labels", "--noise", "symmetric:0.4", "--seeds", "3", "--select", "entropy:0.6", "--epochs", "1",
         "--train-slice", "0:100", "--val-interval", "1", "--output", str(tmp_path)])
     noisy_labels.main()
     rows = re.findall(r"^(seed 3|mean) +([\d. ]+)$", capsys.readouterr().out, re.M)

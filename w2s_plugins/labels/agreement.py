@@ -1,9 +1,7 @@
 """Two opinions of the samples of a data set compared: what a table says, and another one or the names of folders."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +10,9 @@ from ..errors import UserError
 from ..files import atomic_write
 from .samples import TableLabels, most_likely
 from .table import LabelTable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MOST_NAMED = 40  # classes whose names a figure shows
 
@@ -50,86 +51,49 @@ def folder_labels(keys: SampleKeys) -> Opinions:
     return dict(enumerate(folders))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two opinions of the same samples.
-
-    Args:
-        names: the classes that either says.
-        confusion: (C, C) samples by what the other says (rows) and what is compared with it says (columns).
-        kappa: Cohen's.
-    """
-
-    names: list[str]
-    confusion: np.ndarray
-    kappa: float
-
-    @property
-    def samples(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def agreement(self) -> float:
-        return float(np.trace(self.confusion) / self.confusion.sum())
-
-    @property
-    def ours(self) -> Counter:
-        return Counter(dict(zip(self.names, self.confusion.sum(axis=0).tolist())))
-
-    @property
-    def theirs(self) -> Counter:
-        return Counter(dict(zip(self.names, self.confusion.sum(axis=1).tolist())))
-
-    def confused(self, count: int) -> Iterator[tuple[str, str, int]]:
-        """Yield the most frequent disagreements: what we say, what they say, how often."""
-        others = self.confusion - np.diag(np.diag(self.confusion))
-        for place in np.argsort(-others, axis=None, kind="stable")[:count]:
-            row, column = np.unravel_index(place, others.shape)
-            if others[row, column]:
-                yield self.names[column], self.names[row], int(others[row, column])
-
-
-def compare(ours: Opinions, theirs: Opinions, called: tuple[str, str]) -> Comparison:
+def compare(ours: Opinions, theirs: Opinions, called: tuple[str, str]) -> tuple["DataFrame", float]:
     """Compare two opinions on the samples that both are about.
+
+    Returns:
+        The number of samples by what the other says (rows) and what is compared with it says (columns), over the
+        classes that either says; and Cohen's kappa.
 
     Raises:
         UserError: there are none, or one has names for classes and the other numbers.
     """
-    from sklearn.metrics import cohen_kappa_score, confusion_matrix
+    from pandas import DataFrame, crosstab
+    from sklearn.metrics import cohen_kappa_score
 
     common = sorted(ours.keys() & theirs.keys())
     if not common:
         raise UserError(f"{called[0]} and {called[1]} have no sample in common")
-    pairs = [theirs[i] for i in common], [ours[i] for i in common]
-    names = sorted({*pairs[0], *pairs[1]}, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
+    said = DataFrame({0: [ours[i] for i in common], 1: [theirs[i] for i in common]})
+    names = sorted({*said[0], *said[1]}, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
     for one, other in ((0, 1), (1, 0)):
-        if all(name.isdigit() for name in pairs[one]) and not {*pairs[one]} & {*pairs[other]}:
-            raise UserError(f"{called[1 - one]} has numbers for classes, {called[1 - other]} names such as "
-                            f"'{pairs[other][0]}'; expected the same of both")
-    if len(names) == 1:
-        return Comparison(names, np.array([[len(common)]]), 1.0)  # scikit-learn divides by 0
-    return Comparison(names, confusion_matrix(*pairs, labels=names), float(cohen_kappa_score(*pairs, labels=names)))
+        if said[one].str.isdigit().all() and not {*said[one]} & {*said[other]}:
+            raise UserError(f"{called[one]} has numbers for classes, {called[other]} names such as "
+                            f"'{said[other][0]}'; expected the same of both")
+    counts = crosstab(said[1], said[0]).reindex(index=names, columns=names, fill_value=0)
+    kappa = 1.0 if len(names) == 1 else float(cohen_kappa_score(said[1], said[0]))  # of one class it divides by 0
+    return counts, kappa
 
 
-def draw_confusion(found: Comparison, called: tuple[str, str], path: Path) -> None:
+def draw_confusion(counts: "DataFrame", kappa: float, called: tuple[str, str], path: Path) -> None:
     """Draw what one says where the other says something, as shares of the rows."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
 
-    count = len(found.names)
-    side = min(14.0, 3.5 + 0.3 * count)
+    side = min(14.0, 3.5 + 0.3 * len(counts))
     figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    shares = found.confusion / np.maximum(found.confusion.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set(xlabel=f"label by {called[0]}", ylabel=f"label by {called[1]}", title=f"{found.samples} samples, "
-             f"agreement {100 * found.agreement:.1f} %, kappa {found.kappa:.2f}")
-    if count <= MOST_NAMED:
-        shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in found.names]
-        axes.set_xticks(range(count), shown, rotation=90 if max(map(len, shown)) > 2 else 0, parse_math=False)
-        axes.set_yticks(range(count), shown, parse_math=False)
-        for row, column in np.argwhere(found.confusion if count <= 20 else np.zeros((1, 1))):
-            axes.text(column, row, f"{found.confusion[row, column]}", ha="center", va="center", fontsize=7,
-                      color="white" if shares[row, column] > 0.5 else "black")
-    figure.colorbar(image, label="% of the row", shrink=0.8)
+    shares = 100 * counts.to_numpy() / counts.sum(axis=1).clip(lower=1).to_numpy()[:, None]
+    ConfusionMatrixDisplay(shares).plot(
+        cmap="Blues", ax=axes, include_values=len(counts) <= 20, values_format=".0f", im_kw=dict(vmin=0, vmax=100))
+    shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in counts.index]
+    shown = shown if len(shown) <= MOST_NAMED else []
+    axes.set_xticks(range(len(shown)), shown, rotation=90, parse_math=False)
+    axes.set_yticks(range(len(shown)), shown, parse_math=False)
+    axes.set(xlabel=f"label by {called[0]}", ylabel=f"label by {called[1]}, % of the row",
+             title=f"{counts.to_numpy().sum()} samples, kappa {kappa:.2f}")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

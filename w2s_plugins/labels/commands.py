@@ -185,12 +185,16 @@ def _print_text(text: str) -> None:
 
 
 def _print_comparison(ours: Opinions, theirs: Opinions, called: tuple[str, str], figure: Path | None) -> None:
-    found = compare(ours, theirs, called)
-    print(f"{called[0]} and {called[1]}: {found.samples} samples in common, they agree in {100 * found.agreement:.1f} %"
-          f" (Cohen's kappa {found.kappa:.3f})")
-    for ours_said, theirs_said, count in found.confused(5):
+    counts, kappa = compare(ours, theirs, called)
+    table = counts.to_numpy()
+    print(f"{called[0]} and {called[1]}: {table.sum()} samples in common, they agree in "
+          f"{100 * np.trace(table) / table.sum():.1f} % (Cohen's kappa {kappa:.3f})")
+    confused = counts.stack().sort_values(ascending=False, kind="stable")
+    others = [(pair, count) for pair, count in confused.items() if pair[0] != pair[1] and count]
+    for (theirs_said, ours_said), count in others[:5]:
         print(f"  {count} x '{theirs_said}' in {called[1]} is '{ours_said}' in {called[0]}")
-    print("\n".join(_shares({called[0]: found.ours, called[1]: found.theirs})))
+    shares = {called[0]: Counter(counts.sum(axis=0).to_dict()), called[1]: Counter(counts.sum(axis=1).to_dict())}
+    print("\n".join(_shares(shares)))
     if figure is not None:
-        draw_confusion(found, called, figure)
+        draw_confusion(counts, kappa, called, figure)
         print(f"{figure}: the confusion, drawn")
