@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import logging
 import math
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .system import system_limit
-from .tokens import scrub
+from .tokens import PublicFormatter, scrub, shown
 
 EXIT_USER_ERROR = 2
 _REMEDIES = {errno.EACCES: "let this user read it (chmod, chown)", errno.EPERM: "it belongs to another user",
@@ -89,7 +90,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error, without access tokens."""
-    print(scrub("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    print("\n".join(map(shown, lines)), file=sys.stderr, flush=True)
 
 
 def write_remedy(path: Path, error: Exception, then: str = "go on with --resume") -> str:
@@ -181,8 +183,10 @@ def run_main(main: Callable[[], None], prog: str) -> None:
 
 def _prepare_streams() -> None:
     """Give a process the standard streams that it was started without, whose numbers other files would get; and let
-    them show as an escape what they cannot encode, as names may hold anything.
+    them show as an escape what they cannot encode, as names may hold anything. What is logged before a program has
+    chosen where to is written as everything else is.
     """
+    logging.lastResort.setFormatter(PublicFormatter())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -195,7 +199,7 @@ def _tell(error: Exception, said: str, prog: str) -> None:
     """Print an error as one line, and let the other ranks know it."""
     if "--debug" in sys.argv:
         print_traceback(error)
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(said))  # a name may hold anything
+    text = shown(said)
     if first_to_report():
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)

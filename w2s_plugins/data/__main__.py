@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from w2s_plugins.errors import OneLineParser, called, run_main
+from w2s_plugins.tokens import say
 
 
 def data_parser() -> OneLineParser:
@@ -42,7 +43,7 @@ def print_conversion(source: Path, target: Path) -> None:
     from w2s_plugins.data.pickles import convert_pickle  # --help and wrong flags do not wait for imports
 
     images, classes = convert_pickle(source, target)
-    print(f"{target}: {images} images in {classes} classes")
+    say(f"{target}: {images} images in {classes} classes")
 
 
 def print_check(folder: Path, workers: int, unlabeled: bool = False) -> None:
@@ -50,7 +51,7 @@ def print_check(folder: Path, workers: int, unlabeled: bool = False) -> None:
     from w2s_plugins.data.check import check_folder
 
     report = check_folder(folder, workers, progress=sys.stderr.isatty(), unlabeled=unlabeled)
-    print("\n".join(report.lines()))
+    say(*report.lines())
     if report.errors:
         sys.exit(1)
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import UserError, near_path, one_line
 from ..files import special_kind
+from ..tokens import shown
 from .datasets import CLASS_SPLITS, split_synonyms
 from .decoding import explain_unreadable
 
@@ -56,9 +57,9 @@ class Report:
     def lines(self) -> Iterator[str]:
         """Yield the findings, errors first, and a last line that counts them."""
         for finding in sorted(self.findings, key=lambda f: (not f.error, f.path)):
-            yield _shown(f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}")
+            yield shown(f"{'error' if finding.error else 'note'}: {finding.path}: {finding.text}")
         if self.layout:
-            yield _shown(self.layout)
+            yield shown(self.layout)
         yield f"{self.images} images, {len(self.errors)} errors, {len(self.findings) - len(self.errors)} notes"
 
 
@@ -114,11 +115,6 @@ def _files(root: Path) -> Iterator[Path]:
         loops = [name for name in subfolders if here.is_relative_to((here / name).resolve())]
         subfolders[:] = [name for name in subfolders if name not in loops]
         yield from (Path(folder, name) for name in (*names, *loops))
-
-
-def _shown(text: str) -> str:
-    """Return a text with whatever moves a cursor or cannot be printed written out; names may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_image(data: bytes, name: str) -> list[Finding]:

@@ -14,6 +14,7 @@ from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import UserError, write_errors
 from ..files import apply_umask
+from ..tokens import say
 from .agreement import Fit, Opinions, compare, draw_confusion, fit_to_data, folder_labels, label_names, opinions
 from .answers import KEY_COLUMNS, TableForm, check_form, folder_columns
 from .combine import agreement_of_annotators
@@ -48,7 +49,7 @@ def import_table(file: Path, output: Path, class_names: str | None, combine: str
         folder.rename(output)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    print(f"{output}: labels of {len(keys)} samples in {len(own)} classes, from {len(table)} rows")
+    say(f"{output}: labels of {len(keys)} samples in {len(own)} classes, from {len(table)} rows")
 
 
 def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> None:
@@ -62,7 +63,7 @@ def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> 
     check_form(form, manifest.class_names, manifest.num_classes)
     rows = write_label_table(output, folder_columns(place, manifest, form))
     views = f", of the first of {manifest.views} views" if manifest.views > 1 else ""
-    print(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
+    say(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
 
 
 def merge_tables(files: Sequence[Path], output: Path) -> None:
@@ -84,16 +85,16 @@ def merge_tables(files: Sequence[Path], output: Path) -> None:
     sure = any(table.kind != "hard" or table.confidence is not None for table in tables)
     rows = write_label_table(output, (_opinion_columns(table, sure) for table in tables))
     annotators = {who for table in tables for who in _annotators(table)}
-    print(f"{output}: {rows} rows of {len(annotators)} annotators about "
-          f"{len({key for table in tables for key in table.keys})} samples")
+    say(f"{output}: {rows} rows of {len(annotators)} annotators about "
+        f"{len({key for table in tables for key in table.keys})} samples")
 
 
 def push(
         path: Path, repo_id: str, license: str | None, private: bool | None, revision: str | None,
         commit_message: str | None) -> None:
     """Publish labels on the Hub."""
-    print(push_labels(path, repo_id, license=license, private=private, revision=revision,
-                      commit_message=commit_message))
+    say(push_labels(path, repo_id, license=license, private=private, revision=revision,
+                    commit_message=commit_message))
 
 
 def _table(name: str) -> LabelTable:
@@ -122,19 +123,19 @@ def print_stats(file: str) -> None:
     table = _table(file)
     labels, sure = label_names(table)
     samples = np.unique(np.array(table.keys, dtype=object).astype(str), return_inverse=True)[1]
-    print(f"{file}: {len(table)} rows about {samples.max() + 1} samples, known by {table.keyed_by}; {table.kind}"
-          f"{' labels' if table.kind == 'hard' else ''}")
+    say(f"{file}: {len(table)} rows about {samples.max() + 1} samples, known by {table.keyed_by}; {table.kind}"
+        f"{' labels' if table.kind == 'hard' else ''}")
     if table.annotators is not None:
         by = Counter(table.annotators)
         shown = ", ".join(f"{who} {count}" for who, count in by.most_common(8))
         agreement = agreement_of_annotators(samples, np.unique(labels, return_inverse=True)[1])
-        print(f"annotators: {len(by)} ({shown}{', ...' if len(by) > 8 else ''})"
-              + ("" if agreement is None else f"; two of one sample agree in {100 * agreement:.1f} %"))
+        say(f"annotators: {len(by)} ({shown}{', ...' if len(by) > 8 else ''})"
+            + ("" if agreement is None else f"; two of one sample agree in {100 * agreement:.1f} %"))
     if table.kind != "hard" or table.confidence is not None:
         low, middle, high = np.quantile(sure, (0.1, 0.5, 0.9))
-        print(f"confidence: {sure.mean():.3f} in the mean; a tenth are below {low:.3f}, half below {middle:.3f}, a "
-              f"tenth above {high:.3f}")
-    print("\n".join(_shares({"": Counter(labels)})))
+        say(f"confidence: {sure.mean():.3f} in the mean; a tenth are below {low:.3f}, half below {middle:.3f}, a "
+            f"tenth above {high:.3f}")
+    say(*_shares({"": Counter(labels)}))
 
 
 def _shares(columns: dict[str, Counter]) -> Iterator[str]:
@@ -163,7 +164,7 @@ def print_check(
     if names and table.class_names is None and table.num_classes <= len(names):
         table = dataclasses.replace(table, class_names=names)
     fit = fit_to_data(table, keys, names)
-    print("\n".join(_fit_lines(file, fit)).encode(errors="backslashreplace").decode())  # names may be of any bytes
+    say(*_fit_lines(file, fit))
     if against is not None and fit.matched:
         ours = opinions(table, keys)
         theirs = folder_labels(keys) if against == "folders" else opinions(_table(against), keys)
@@ -181,11 +182,11 @@ def _fit_lines(file: str, fit: Fit) -> Iterator[str]:
 
 def _print_comparison(ours: Opinions, theirs: Opinions, called: tuple[str, str], figure: Path | None) -> None:
     found = compare(ours, theirs, called)
-    print(f"{called[0]} and {called[1]}: {found.samples} samples in common, they agree in {100 * found.agreement:.1f} %"
-          f" (Cohen's kappa {found.kappa:.3f})")
+    say(f"{called[0]} and {called[1]}: {found.samples} samples in common, they agree in {100 * found.agreement:.1f} %"
+        f" (Cohen's kappa {found.kappa:.3f})")
     for ours_said, theirs_said, count in found.confused(5):
-        print(f"  {count} x '{theirs_said}' in {called[1]} is '{ours_said}' in {called[0]}")
-    print("\n".join(_shares({called[0]: found.ours, called[1]: found.theirs})))
+        say(f"  {count} x '{theirs_said}' in {called[1]} is '{ours_said}' in {called[0]}")
+    say(*_shares({called[0]: found.ours, called[1]: found.theirs}))
     if figure is not None:
         draw_confusion(found, called, figure)
-        print(f"{figure}: the confusion, drawn")
+        say(f"{figure}: the confusion, drawn")

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError, near_path, nearest, one_line
-from ..files import INFLATION, check_archive
+from ..files import INFLATION, check_archive, check_count, check_extent, check_regular
 from .names import check_class_names
 
 _logger = logging.getLogger(__name__)
@@ -123,13 +123,14 @@ def read_columns(path: Path, flag: str) -> Mapping[str, Sequence]:
         ".npy": lambda p: _numbered({"label": np.load(p, allow_pickle=False)}),
         ".pt": lambda p: _numbered(load_arrays(p))}
     suffix = path.suffix.lower()
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         raise UserError(f"{flag}: " + (
             "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"))
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
                         "folder of labels")
     with _read_errors(path, flag):
+        check_regular(path)
         columns = readers[suffix](path)
         if not columns or not (columns.rows if isinstance(columns, _ParquetColumns) else len(next(iter(
                 columns.values())))):
@@ -218,6 +219,7 @@ class _ParquetColumns(Mapping):
 
         self.path, self.flag, self.file = path, flag, parquet.ParquetFile(path)
         self.names, self.rows = self.file.schema_arrow.names, self.file.metadata.num_rows
+        check_count(self.rows, INFLATION + path.stat().st_size, f"{flag}: its rows")
         _refuse_twice(self.names)
 
     def __getitem__(self, name: str) -> Sequence:
@@ -273,7 +275,9 @@ def load_arrays(path: Path) -> object:
                *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core"))]
     check_archive(path)
     with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        arrays = torch.load(path, map_location="cpu", weights_only=True)
+    check_extent(arrays.values() if isinstance(arrays, dict) else [arrays], path)
+    return arrays
 
 
 def _numbered(arrays: object) -> dict[str, Sequence]:
@@ -444,6 +448,8 @@ def _hard(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tup
         expected = f"{'the name of one, or in all rows its' if names else 'a'} number from 0 to {size - 1}"
         raise BadRows(f"{flag}: row {int(odd.argmax()) + 1}: '{text}' is no class{nearest(text, names or ())}; "
                       f"expected {expected}{more}", odd)
+    if not names:
+        check_count(max(found) + 1, len(set(found)), f"{flag}: its classes, by the highest number")
     if names and by_number:
         _logger.info(f"{flag}: has numbers for classes, which are taken for those of the data in its order")
     return "hard", np.array(found, dtype=np.int64), names
@@ -460,6 +466,7 @@ def _top(values: Sequence, class_names: Sequence[str] | None, flag: str) -> tupl
         names, size = None, len(names)  # by number, where names are numbers as well
     else:
         size = len(names) if names else max(map(_whole, said), default=-1) + 1
+        check_count(size, len(set(said)), f"{flag}: its classes, by the highest number")
     if not 0 < size <= LARGEST_CLASS + 1 or len(rows) * size > MOST_VALUES:
         raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
                         f"are more than {MOST_VALUES} values, or none")

@@ -25,6 +25,7 @@ from ..run.published import push_checkpoint
 from ..run.record import best_number
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
+from ..tokens import say
 from .evaluation import evaluate_test_sets, evaluates_average, measure_beside, predictions_of
 from .run import Run
 
@@ -119,7 +120,9 @@ def finish(
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     table = report.closing_table(record)
-    print(f"{table}\n* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
+    if table:
+        print(table)
+    say(f"* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
     publish(args, folder)
     return record
 
@@ -176,7 +179,7 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
                     "runs: --resume auto) publishes it")
             with ending("; ".join([*map(str, failed), said])):
                 url = push(path, repo, **how)
-            print(f"{what} at {url}")
+            say(f"{what} at {url}")
         except UserError as error:
             failed.append(error)
     if failed:
