@@ -12,15 +12,13 @@ from w2s_plugins.build.resolve import refuse_early, run_place, trains_part
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
-from w2s_plugins.errors import run_main, watch_imports
+from w2s_plugins.errors import run_main
 from w2s_plugins.protocols.planning import planned_flags
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
-    watch_imports("train_w2s.py")
     run_main(lambda: refuse_early(*parse(train_parser()), planned_flags), "train_w2s.py")
 
 import argparse
-import contextlib
 import functools
 import os
 import sys
@@ -43,7 +41,6 @@ from w2s_plugins.build.task import build_task, compile_and_distribute, compile_o
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
-from w2s_plugins.distributed.heartbeat import note
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.engine import fsdp, step
@@ -65,10 +62,10 @@ from w2s_plugins.recipe.evaluation import (
     first_evaluation,
     has_passed,
 )
-from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
+from w2s_plugins.recipe.logs import log_epoch, log_update
 from w2s_plugins.recipe.run import Output, Parts, Run
 from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
-from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_anomalies, watch_signals
+from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_signals
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
@@ -127,11 +124,9 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     first_evaluation(run)
     with watch_signals(run) as watch:
         try:
-            with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
-                fit(run, watch)
+            fit(run, watch)
         except Interrupted as interruption:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
-        note("at the end of the run")
         model = trained_student(run)
         record = finish(run, model, time.monotonic() - started, {}) if run.world.primary else None
         run.loaders.clear()  # ends the data workers
@@ -265,7 +260,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
     Raises:
         UserError: ``--nan-patience`` bad steps in a row, or more unreadable samples than are allowed.
-        Interrupted: a signal asked for an end; a half-done update is undone.
+        Interrupted: a signal asked for an end, after an update.
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
@@ -281,7 +276,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if has_passed(run):
             task.leave_teacher()
     optimizer.zero_grad()
-    for number, batch in console.timed(step.whole_updates(position, loader, updates, buffers, watch.waiting)):
+    for number, batch in console.timed(enumerate(loader.epoch(epoch, position.batch), start=position.batch)):
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
                 share_statistics(task.get_trainable_module())
@@ -290,7 +285,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         done = (epoch * len(loader) + number) / (run.schedule.num_epochs * len(loader))
         with step.exchange_gradients(task, updates.ends(number), distributed):
             result = answers(run, batch, number, done)
-            note(f"in the backward pass of batch {number + 1}, epoch {epoch + 1}")
             step.backward(result["loss"] * loss_scale(run, batch) / updates.size(number), optimizer, precision)
         position.count(result, batch.target, number)
         if precision.scaler is not None:  # it looks for its scale in steps that are too large: skipped, but not bad
@@ -301,7 +295,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if isinstance(task, HeadsTask):
             task.leave_out_broken(buffers)
         taken = step.update_weights(optimizer, precision, functools.partial(clip_gradients, run))
-        note(f"after batch {number + 1}, epoch {epoch + 1}")
         update = epoch * len(updates) + number // updates.accum_steps  # since the start of the run
         if taken:
             position.taken += 1
@@ -340,7 +333,6 @@ def answers(run: Run, batch: Batch, number: int, done: float) -> dict[str, torch
         done: share of training that is done.
     """
     task, images = run.task, batch.input
-    note(f"in the forward pass of batch {number + 1}, epoch {run.position.epoch + 1}")
     if run.args.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     with run.precision.autocast():
@@ -389,7 +381,6 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     due = evaluation_due(run.args, epoch, run.stop)
     average_batch_norm(run, due)
     found = evaluate_epoch(run, terms, watch) if due else None
-    log_sample_weights(run)
     run.position.next_epoch()
     if found is not None and refuse_broken_weights(run, epoch, found):
         found = None

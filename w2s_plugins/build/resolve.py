@@ -42,7 +42,6 @@ from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
 from ..run.place import HUB, Place, refuse_existing_run
-from ..system import STOPPING
 from .resolve_probe import grid_rules, resolve_probe
 
 Plan = Callable[[Mapping[str, object], Parser], Iterable[tuple[str, Mapping[str, object]]]]
@@ -680,8 +679,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
         (args.log_trackio and find_spec("trackio") is None, "--log-trackio needs a package: pip install trackio"),
-        (args.detect_anomaly and (args.torchcompile or args.fsdp),
-         "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(choices), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
@@ -731,7 +728,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "raise with it, or --no-refine-labels"),
         *_decoder_rules(args),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
-        (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
          "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),

@@ -53,8 +53,7 @@ def grid_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
         (args.select_split is None, f"{flag}: the best head is chosen on samples that are held out: give --select best "
          "--select-split 0.1"),
         (args.speedtest, f"{flag}: --speedtest evaluates nothing that could choose a head: leave one out"),
-        *((given, f"{flag}: {name} is about one head: leave it out") for given, name in (
-            (args.log_beta, "--log-beta"), (args.teacher_until_passed, "--teacher-until-passed"))),
+        (args.teacher_until_passed, f"{flag}: --teacher-until-passed is about one head: leave it out"),
         ("lamb" in args.opt.lower(), f"{flag}: --opt {args.opt} clips the gradients of all parameters together: take "
          "another one, such as adamw"),
         ("plateau" in args.sched, f"{flag}: --sched plateau would lower the rates of all heads by the figures "

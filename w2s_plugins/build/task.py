@@ -85,7 +85,6 @@ def build_task(
             criterion,
             extractor=build_extractor(args, loss, student, data_config, teacher),
             mix=build_mix(args),
-            log_weights=args.log_beta,
             cached=targets is not None,
             labelled=labelled_in_batch(args),
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),

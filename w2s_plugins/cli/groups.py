@@ -266,18 +266,10 @@ def add_run(add: Declare) -> None:
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--nan-patience", type=int, default=10, metavar="N", low=1, help="bad (NaN or infinite) steps in a row, each "
         "skipped, before the run stops")
-    add("--detect-anomaly", action="store_true", help="end at the first value that is not finite, in the forward or "
-        "the backward pass, and name the module; for the search of an error, it takes time")
     add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
         "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
         "for N files at most")
-    add("--max-save-failures", type=int, default=3, metavar="N", low=0, help="saves in a row, of recovery checkpoints "
-        "and of what an epoch ends with, that may fail, each with a warning, before the run stops")
-    add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
-        "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
-    add("--log-beta", action="store_true", help="record in metrics.jsonl how the loss weighs samples, beta(x) of "
-        "adaptconf: a histogram an epoch, by which of teacher and student are right")
     add("--debug", action="store_true", help="show the traceback of errors")
 
 
@@ -428,8 +420,8 @@ def add_precision(add: Declare) -> None:
         "given)")
     add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
         choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
-    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds without a sign of life "
-        "from one of several processes, or for one exchange between them, after which the run ends and names it")
+    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds that an exchange "
+        "between processes may take before it fails")
 
 
 def add_model(add: Declare) -> None:

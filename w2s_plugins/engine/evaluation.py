@@ -9,7 +9,6 @@ import torch.distributed as dist
 from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from torch import Tensor, nn
 
-from ..distributed.heartbeat import note
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..metrics.long_tail import ShotGroups
@@ -140,7 +139,6 @@ def evaluate(
 
     if isinstance(model, nn.Module):
         model.eval()
-    note("in an evaluation")
     device, limit = precision.device, evaluation_sample_limit(loader)
     create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
     meter = create_meter(device, max_samples=limit)
@@ -189,7 +187,6 @@ def evaluate(
         metrics.update(settings.groups.evaluate(predicted, labels, device, distributed))
         if teacher_metrics is not None:
             teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
-    note("after an evaluation")
     return Evaluation(metrics, teacher_metrics, predicted, teacher_said, labels)
 
 

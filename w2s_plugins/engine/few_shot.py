@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..cli.forms import EpisodeShape
 from ..data import check_shape, draw_episodes
-from ..distributed.heartbeat import note
 from ..distributed.world import Precision, dealt_rows
 from ..losses import DistillationLoss, LossInputs
 from ..models.features import pooled_features
@@ -109,7 +108,6 @@ def extract_features(
         channels_last: memory layout of the images.
         progress: wraps the loader, to show progress or to stop at a signal.
     """
-    note("in an evaluation on episodes")
     rows = []
     for images, _ in (progress(loader) if progress else loader):
         images = images.to(device=precision.device, dtype=precision.dtype)
@@ -119,7 +117,6 @@ def extract_features(
             rows.append(encode(images).float().cpu())
     own = torch.cat(rows)[:evaluation_sample_limit(loader)]
     features = dealt_rows(own, distributed)
-    note("after an evaluation on episodes")
     return features
 
 

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from .. import models  # noqa: F401  (importing registers the small networks with timm)
 from ..cli.declare import Role
 from ..cli.parser import train_parser
-from ..errors import UserError, name_runs, near_path, one_line, refusal
+from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular
 from ..hub.errors import on_hub
 from ..hub.export import check_export
@@ -146,7 +146,7 @@ def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(refusal(error) or f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
+        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
                         f"{one_line(error)}; give another image size") from error
     finally:
         model.train(training)

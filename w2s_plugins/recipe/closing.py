@@ -11,7 +11,6 @@ from timm.utils import unwrap_model
 from ..build.record import Outcome, make_record
 from ..build.resolve_probe import grid
 from ..build.student import plain_batch_norm
-from ..distributed.signals import ending
 from ..engine.evaluation import Evaluation
 from ..errors import UserError
 from ..files import delete, write_json
@@ -175,11 +174,7 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
         if not repo:
             continue
         try:
-            said = (f"not {what}, training is finished; the same command with --resume {folder} (a command of several "
-                    "runs: --resume auto) publishes it")
-            with ending("; ".join([*map(str, failed), said])):
-                url = push(path, repo, **how)
-            say(f"{what} at {url}")
+            say(f"{what} at {push(path, repo, **how)}")
         except UserError as error:
             failed.append(error)
     if failed:

@@ -28,7 +28,6 @@ from ..engine.step import seed_step
 from ..engine.task import WeakToStrongTask
 from ..errors import UserError
 from ..labels.splits import Data
-from ..metrics.sample_weights import WeightMeter
 from ..monitor import Console
 from ..run.position import TermMeter
 from ..students.probe import Encoder, identify
@@ -175,7 +174,7 @@ def likeness(run: Run) -> str | None:
     trained = [p for p in task.get_trainable_module().parameters() if p.requires_grad]
     alone = (
         not args.linear_probe or isinstance(task, HeadsTask) or len(trained) != 2 or run.world.distributed or args.amp
-        or args.grad_accum_steps > 1 or args.clip_grad is not None or args.recovery_interval or args.detect_anomaly
+        or args.grad_accum_steps > 1 or args.clip_grad is not None or args.recovery_interval
         or args.save_images or args.sched == "plateau" or args.opt.lower() not in SHARDED_OPTIMIZERS
         or hasattr(run.optimizer, "sync_lookahead") or run.loaders["train"].read.manifest.views > 1
         or position.batch or position.bad_steps)
@@ -260,7 +259,7 @@ class Lockstep:
         epoch, loader = first.position.epoch, first.loaders["train"]
         batches, size = len(loader), loader.batch_size
         order = torch.stack([member.run.loaders["train"].order(epoch) for member in self.members])
-        meters = [(TermMeter(), WeightMeter()) for _ in self.places]
+        meters = [TermMeter() for _ in self.places]
         for number, rows in enumerate(order[:, :batches * size].split(size, dim=1)):
             update = epoch * batches + number
             for stacked, own in zip(self.optimizer.param_groups, first.optimizer.param_groups):
@@ -278,8 +277,7 @@ class Lockstep:
                     member.run.schedule.scheduler.step_update(num_updates=update + 1, metric=None)
         self.share_state()
 
-    def step(self, rows: Tensor, epoch: int, number: int, done: float,
-             meters: list[tuple[TermMeter, WeightMeter]]) -> list[dict]:
+    def step(self, rows: Tensor, epoch: int, number: int, done: float, meters: list[TermMeter]) -> list[dict]:
         """Compute losses and gradients of batch ``number`` of all runs, of their samples ``rows`` (R, B), and count
         them; return what comes of each loss.
         """
@@ -287,7 +285,7 @@ class Lockstep:
         logits = torch.baddbmm(self.stacks["bias"].unsqueeze(1), inputs, self.stacks["weight"].mT)
         index = rows.to(self.device)
         target = self.labels.gather(1, index)
-        for place, outcomes, (terms, weights) in zip(self.places, self.outcomes, meters):
+        for place, outcomes, terms in zip(self.places, self.outcomes, meters):
             runs = [member.run for member in self.members[place]]
             for run in runs:
                 run.task.progress = done
@@ -298,7 +296,6 @@ class Lockstep:
                 lambda at, runs=runs: seed_step(self.device, runs[at].args.seed, 0, epoch, number))
             results.append(found)
             terms.update(found, rows.shape[1])
-            weights.update({**found, "output": logits[place]}, target[place])
         sum(found["loss"].sum() for found in results).backward()
         return results
 
@@ -311,13 +308,12 @@ class Lockstep:
                 with member.speaking():
                     raise UserError(f"step {update}: loss or gradient is not finite; the run goes on by itself")
 
-    def log(self, meters: list[tuple[TermMeter, WeightMeter]], update: int, number: int) -> None:
+    def log(self, meters: list[TermMeter], update: int, number: int) -> None:
         """Let each run have what was counted of it, and log it."""
-        for place, (terms, weights) in zip(self.places, meters):
+        for place, terms in zip(self.places, meters):
             for at, (member, console) in enumerate(zip(self.members[place], self.consoles[place])):
                 position = member.run.position
                 position.meter.sums = {name: value[at] for name, value in terms.sums.items()}
-                position.weights.counts = {name: value[at] for name, value in weights.counts.items()}
                 if not member.failed:
                     with member.speaking():
                         log_update(member.run, console, update, None, number)
