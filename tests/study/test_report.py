@@ -38,7 +38,7 @@ HOSTILE = {"weak": "<img src=x onerror=window.hacked=1>", "strong": "{{ 7*7 }} |
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real runs on digits: a teacher, a ceiling, AdaptConf with its weights logged, and KD."""
+    """Real runs on digits: a teacher, a ceiling, AdaptConf and KD."""
     root = tmp_path_factory.mktemp("trained")
     student = [*TRAINING, "--train-slice", "60:220", "--model", "w2s_cnn2", "--epochs", "4"]
     distilled = [*student, "--teacher", "w2s_cnn2", "--teacher-checkpoint", "weak", "--task-loss-weight", "0"]
@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*TRAINING, "--train-slice", "0:60", "--model", "w2s_cnn2", "--epochs", "15", "--val-interval", "15",
          "--experiment", "weak"],
         [*student, "--experiment", "ceiling", "--epochs", "20", "--val-interval", "20"],
-        [*distilled, "--loss", "adaptconf", "--log-beta", "--experiment", "adaptconf"],
+        [*distilled, "--loss", "adaptconf", "--experiment", "adaptconf"],
         [*distilled, "--loss", "kd", "--experiment", "kd"],
     ]
     for done in run_many(commands, environment(PYTHONPATH=str(Path(__file__).parents[2])), root):
@@ -115,12 +115,6 @@ def test_figures_say_what_the_data_say(trained: Path) -> None:
     wrong = ~student.hits["weak"]
     corrected = 100 * student.hits["student"][wrong].mean()
     assert f"adaptconf corrects {corrected:.0f}," in figures.mistakes(by_loss).alt
-    name, kinds, epochs = figures.pooled_weights([student])
-    events = figures.read_events(student.folder, "weights")
-    assert name == "beta" and epochs == [0, 1, 2, 3]
-    assert sum(int(rows[3][0].sum()) for rows in kinds.values()) == 160
-    expected = events[3]["weights"]["beta"]["agree_right"]
-    assert kinds["agree_right"][3][0].tolist() == expected["counts"]
     curves = figures.learning_curves(table["groups"][0], by_loss, figures.line_numbers(table))
     last = json.loads((student.folder / "result.json").read_text())["metrics"]["top1"]
     assert f"{last:.1f} after 4" in curves.alt

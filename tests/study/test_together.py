@@ -20,7 +20,7 @@ from .conftest import Cli
 from .specs import BASE, changed, write
 from .test_running import Runners, runner, starts  # noqa: F401  (a fixture)
 
-PROBE = {"model": "w2s_cnn5", "linear_probe": True, "epochs": 30, "opt": "adamw", "lr": 0.01, "log_beta": True}
+PROBE = {"model": "w2s_cnn5", "linear_probe": True, "epochs": 30, "opt": "adamw", "lr": 0.01}
 LOSSES = ["kd", {"name": "sharp", "loss": "kd", "kwargs": {"temperature": 1e38}}, "elr", "sop", "adaptconf"]
 
 

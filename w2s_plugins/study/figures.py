@@ -24,7 +24,6 @@ from PIL import Image
 from ..errors import UserError, one_line
 from ..files import atomic_write
 from ..losses.base import LOSSES
-from ..metrics.sample_weights import KINDS
 from .collect import PARTS, Collected, StudentRun
 from .gallery import Gallery, open_gallery
 from .table import title_of
@@ -40,9 +39,6 @@ STYLE = {
     "pdf.fonttype": 42,  # text that can be searched and edited
     "text.parse_math": False,  # a dollar sign in the name of a class is one
 }
-KIND_TEXTS = dict(zip(KINDS, (
-    "agree, right", "agree, wrong", "only teacher right", "only student right", "differ, both wrong",
-    "agree, no label", "differ, no label")))
 
 
 @dataclass
@@ -88,7 +84,6 @@ def draw_all(found: Collected, table: dict) -> tuple[list[Drawn], list[str]]:
             gallery = open_gallery(runs, notes)
             of_group = [pgr_bars(group), agreement_scatter(group, numbers), misfit_scatter(group, numbers),
                         learning_curves(group, by_loss, numbers), learning_curves(group, by_loss, numbers, "copied"),
-                        *(weight_maps(loss, members) for loss, members in by_loss.items()),
                         mistakes(by_loss), confusions(group, by_loss, gallery), pictures(group, by_loss, gallery)]
             for item in filter(None, of_group):
                 item.name += f"-{number}"
@@ -481,79 +476,6 @@ def learning_curves(
     legend_below(figure, axes)
     what = "Accuracy" if key == "top1" else "Share of the teacher's mistakes that the student makes as well,"
     return Drawn(name, figure, title, f"{what} in percent over training. {'; '.join(parts)}.")
-
-
-# ---------------------------------------------------------------- weights of samples
-
-
-def weight_maps(loss: str, runs: list[StudentRun]) -> Drawn | None:
-    """How a loss weighs samples over training (``--log-beta``), where teacher, student, both or neither are right."""
-    pooled = pooled_weights(runs)
-    if not pooled:
-        return None
-    name, kinds, epochs = pooled
-    counts = {kind: np.array([rows[e][0] for e in epochs]) for kind, rows in kinds.items()}
-    maps = [kind for kind in ("teacher_right", "student_right", "both_wrong", "disagree") if kind in kinds][:2]
-    figure, axes = new_figure(2.0 + 1.1 * len(maps), 2 + len(maps), sharex=True)
-    x = np.array(epochs) + 1
-    for number, kind in enumerate(kinds):
-        sizes = counts[kind].sum(axis=1)
-        sums = np.array([kinds[kind][e][1] for e in epochs])
-        means = np.divide(sums, sizes, out=np.full(len(x), np.nan), where=sizes > 0)
-        options = {**look(number), "marker": look(number)["marker"] if len(x) < 12 else ""}
-        axes[0].plot(x, means, label=KIND_TEXTS[kind], **options)
-    totals = sum(c.sum(axis=1) for c in counts.values())
-    axes[1].stackplot(x, [100 * c.sum(axis=1) / totals for c in counts.values()], colors=COLOURS)
-    for kind, panel in zip(maps, axes[2:]):
-        shares = counts[kind] / np.maximum(counts[kind].sum(axis=1, keepdims=True), 1)
-        edges = np.linspace(0, 1, shares.shape[1] + 1)
-        top = max(1, int(np.nonzero(sum(counts[k] for k in maps).sum(axis=0))[0].max(initial=0)) + 1)
-        mesh = panel.pcolormesh(
-            np.append(x - 0.5, x[-1] + 0.5), edges[:top + 1], 100 * shares.T[:top], cmap="cividis", vmin=0)
-        # inside of the panel's own place, so that its epochs stay below those of the other panels
-        figure.colorbar(mesh, cax=panel.inset_axes((1.02, 0, 0.03, 1)), label="samples (%)")
-        panel.set(ylabel=symbol_of(name), title=KIND_TEXTS[kind])
-    axes[0].set_ylabel(f"mean {symbol_of(name)}")
-    axes[1].set(ylabel="samples (%)", ylim=(0, 100))
-    axes[-1].set_xlabel("epoch")
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes[0])
-    last = epochs[-1]
-    sizes = {kind: int(rows[last][0].sum()) for kind, rows in kinds.items()}
-    ends = listed(((KIND_TEXTS[kind], kinds[kind][last][1] / size) for kind, size in sizes.items() if size), 3)
-    alt = (f"Over {len(epochs)} epochs of {loss}: the mean of {name} where both, one or neither of teacher and student "
-           f"is right, the share of each of these kinds of samples, and the distribution of {name} where they differ, "
-           f"brighter where more samples lie. In the last epoch the means are: {ends}.")
-    return Drawn(f"weights-{slug(loss)}", figure, f"{symbol_of(name)} of {loss} over training", alt)
-
-
-def symbol_of(name: str) -> str:
-    return "β(x)" if name.split(".")[-1] == "beta" else name
-
-
-def pooled_weights(
-        runs: list[StudentRun]) -> tuple[str, dict[str, dict[int, tuple[np.ndarray, float]]], list[int]] | None:
-    """Add up the histograms of all seeds.
-
-    Returns:
-        Name of the weight; by kind and epoch the counts (bins,) and the sum of the weights; epochs. None without any.
-    """
-    events = [event for student in runs for event in read_events(student.folder, "weights")]
-    if not events:
-        return None
-    name, epochs = next(iter(events[0]["weights"])), sorted({event["epoch"] for event in events})
-    kinds: dict[str, dict[int, tuple[np.ndarray, float]]] = {}
-    for kind in KINDS:
-        rows = {epoch: (np.zeros(events[0]["bins"], dtype=np.int64), 0.0) for epoch in epochs}
-        for event in events:
-            entry = event["weights"].get(name, {}).get(kind)
-            if entry:
-                counts, total = rows[event["epoch"]]
-                size = sum(entry["counts"])
-                rows[event["epoch"]] = (counts + np.array(entry["counts"]), total + entry["mean"] * size)
-        if any(counts.any() for counts, _ in rows.values()):
-            kinds[kind] = rows
-    return name, kinds, epochs
 
 
 # ---------------------------------------------------------------- mistakes
