@@ -16,7 +16,6 @@ from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
-from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
 from tests.processes import python
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.engine import step
