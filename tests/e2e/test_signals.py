@@ -310,7 +310,7 @@ def test_a_system_without_sigusr1(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], 5 * [signal.SIGTERM, signal.SIGINT]], ids=["one", "a storm"])
 def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> None:
     """To the process groups of the ranks, with their data workers. torchrun itself ends with 1 after one; of a second
-    it dies at once, in tracebacks of its own or aborted, and the ranks go on to their end alone."""
+    it dies at once, and with it the store in which ranks agree where to stop: they may end in that error."""
     import subprocess
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -327,6 +327,7 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> No
         time.sleep(0.01)
     _, err = process.communicate(timeout=60)  # until the last rank has closed it
     assert process.returncode in ([1] if len(signals) == 1 else [1, -2, -15, -6]), err
-    assert "killed by signal" not in err and f"{ROOT}/w2s_plugins" not in err, err  # no traceback of ours
     saved = len(list((tmp_path / "run").glob("recovery-*.pth.tar")))
-    assert saved == err.count("stopped in epoch") == 1 or len(signals) > 1, err
+    assert "killed by signal" not in err and saved == err.count("stopped in epoch") <= 1, err
+    if len(signals) == 1:
+        assert saved == 1 and f"{ROOT}/w2s_plugins" not in err, err  # no traceback of ours
