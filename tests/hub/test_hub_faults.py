@@ -142,15 +142,6 @@ def test_an_upload_that_breaks_off_is_sent_again(server, client, run, fault):  #
     assert repo.commits[repo.branches["main"]]["model.safetensors"].data == data
 
 
-def test_a_commit_whose_answer_is_lost_is_not_made_twice(server, client, run):  # noqa: F811
-    server.fault("POST /api/models/.*/commit/", mute=True, times=1)
-    assert client("push", run / "export", "me/lost").ok
-    repo = server.repos["me/lost"]
-    assert len({tuple(sorted(c)) for c in repo.commits.values()}) == 2  # the first one of the Hub, and ours
-    data = (run / "export" / "model.safetensors").read_bytes()
-    assert repo.commits[repo.branches["main"]]["model.safetensors"].data == data
-
-
 DOWNLOADS = {
     "500": (dict(status=500), "GET"),
     "503 and a wait": (dict(status=503, headers={"Retry-After": "3"}), "GET"),

@@ -29,7 +29,8 @@ _T = TypeVar("_T")
 
 UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError)
 
-for _handler in logging.getLogger("huggingface_hub").handlers:  # its lines name the Hub, a password included
+# lines of the client name the Hub, a password included; what has no handler goes to the last one
+for _handler in (*logging.getLogger("huggingface_hub").handlers, logging.lastResort):
     _handler.setFormatter(PublicFormatter())
 
 
