@@ -12,15 +12,13 @@ from w2s_plugins.build.resolve import refuse_early, run_place, trains_part
 from w2s_plugins.cli import parse, train_parser
 from w2s_plugins.cli.declare import Settings
 from w2s_plugins.cli.parser import fill
-from w2s_plugins.errors import run_main, watch_imports
+from w2s_plugins.errors import run_main
 from w2s_plugins.protocols.planning import planned_flags
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
-    watch_imports("train_w2s.py")
     run_main(lambda: refuse_early(*parse(train_parser()), planned_flags), "train_w2s.py")
 
 import argparse
-import contextlib
 import functools
 import os
 import time
@@ -59,10 +57,10 @@ from w2s_plugins.recipe.evaluation import (
     first_evaluation,
     has_passed,
 )
-from w2s_plugins.recipe.logs import log_epoch, log_sample_weights, log_update
+from w2s_plugins.recipe.logs import log_epoch, log_update
 from w2s_plugins.recipe.run import Output, Parts, Run
 from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
-from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_anomalies, watch_signals
+from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_signals
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
@@ -121,8 +119,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     first_evaluation(run)
     with watch_signals(run) as watch:
         try:
-            with watch_anomalies(run) if args.detect_anomaly else contextlib.nullcontext():
-                fit(run, watch)
+            fit(run, watch)
         except Interrupted as interruption:
             stop_early(run, interruption)  # while further signals are still noted: schedulers send several
         model = trained_student(run)
@@ -231,7 +228,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
 
     Raises:
         UserError: ``--nan-patience`` bad steps in a row, or more unreadable samples than are allowed.
-        Interrupted: a signal asked for an end; a half-done update is undone.
+        Interrupted: a signal asked for an end, after an update.
     """
     args, task, optimizer, precision, position = run.args, run.task, run.optimizer, run.precision, run.position
     loader, epoch, distributed = run.loaders["train"], position.epoch, run.world.distributed
@@ -247,7 +244,7 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         if has_passed(run):
             task.leave_teacher()
     optimizer.zero_grad()
-    for number, batch in console.timed(step.whole_updates(position, loader, updates, buffers, watch.waiting)):
+    for number, batch in console.timed(enumerate(loader.epoch(epoch, position.batch), start=position.batch)):
         # Before the first batch of an update, note what forward passes change: a bad update is undone as a whole.
         if updates.begins(number):
             if updates.is_last(number) and distributed and not args.no_ddp_bb:
@@ -363,7 +360,6 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
     due = evaluation_due(run.args, epoch, run.stop)
     average_batch_norm(run, due)
     found = evaluate_epoch(run, terms, watch) if due else None
-    log_sample_weights(run)
     run.position.next_epoch()
     if found is not None and refuse_broken_weights(run, epoch, found):
         found = None

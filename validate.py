@@ -12,10 +12,9 @@ check_versions("validate.py")  # an import of what is too old would fail in its 
 from w2s_plugins.build.resolve import refuse_early_validation
 from w2s_plugins.cli import parse, validate_parser
 from w2s_plugins.cli.forms import TEST_EPISODES, count_episodes, parse_shapes
-from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_imports
+from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
-    watch_imports("validate.py")
     run_main(lambda: refuse_early_validation(*parse(validate_parser())), "validate.py")
 
 import argparse

@@ -92,7 +92,6 @@ class Fault:
     truncate: int | None = None  # close it after so many bytes of the body; the headers promise all of them
     rewrite: Callable[[bytes], bytes] | None = None  # another body under the same headers
     delay: float = 0.0
-    trickle: str = ""  # a byte each tenth of a second: of the "headers", of the "body"
     times: int | None = None  # None: always
 
 
@@ -191,8 +190,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         with self.hub.lock:
             self.hub.requests.append(Request(self.command, unquote(self.route), dict(self.headers), body))
-        if self.fault.trickle == "headers":
-            return self._trickle(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000)
         try:
             if self.fault.status:
                 raise _Refused(self.fault.status, "injected fault")
@@ -226,17 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.fault.rewrite:
             data = self.fault.rewrite(data)
-        if self.fault.trickle:
-            return self._trickle(data)
         self.wfile.write(data[:self.fault.truncate])
         if self.fault.truncate is not None:
             self._hang_up()
-
-    def _trickle(self, data: bytes) -> None:
-        for number in range(min(len(data), 100)):
-            self.wfile.write(data[number:number + 1])
-            time.sleep(0.1)
-        self._hang_up()
 
     def _hang_up(self) -> None:
         self.wfile.flush()

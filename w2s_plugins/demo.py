@@ -88,7 +88,7 @@ def train(flags: list[str], folder: Path) -> dict:
     if done.returncode == EXIT_USER_ERROR:
         raise UserError(done.stderr.strip().splitlines()[-1])
     if done.returncode:
-        raise UserError(f"train_w2s.py ended with code {done.returncode}:\n{done.stderr}")
+        raise UserError(f"train_w2s.py ended with code {done.returncode}: {done.stderr}")
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import difflib
 import errno
-import math
+import logging
 import os
 import re
 import signal
@@ -15,27 +15,13 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from .system import system_limit
-from .tokens import scrub
+from .tokens import PublicFormatter, scrub, shown
 
 EXIT_USER_ERROR = 2
-_REMEDIES = {errno.EACCES: "let this user read it (chmod, chown)", errno.EPERM: "it belongs to another user",
-             errno.EROFS: "choose another folder", errno.ENOSPC: "make room", errno.EDQUOT: "make room"}
-# how the system, Python and torch say that there is no more of something; which limits that may be; what helps
-_LIMITS = (
-    ("too many open files", "n", "take fewer --workers (0: none)"),
-    ("can't start new thread|resource temporarily unavailable: fork", "uv", "take fewer --workers"),
-    ("file too large", "f", "write elsewhere"),
-    ("(no|')t allocate memory|unable to allocate|not enough memory|out of memory|bad_alloc|failed to map segment"
-     "|could not create a primitive|worker .* exited unexpectedly", "v",
-     "take a smaller --batch-size or model, or fewer --workers"),
-)
-_ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
-           "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
-_ROOM = 1.5e9  # bytes of addresses that torch, numpy and scipy take before anything is done with them
+# what the system refuses, which is told in one line: no room, no right
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # what is to be done after a file could not be written: by most commands, and by a training that has written checkpoints
 AGAIN, RESUME = "start the same command again", "go on with --resume"
-_watch = None  # the `Heartbeat` of a process that is one of several
 
 
 class UserError(Exception):
@@ -91,7 +77,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 def print_traceback(error: BaseException) -> None:
     """Print the traceback of an error, without access tokens."""
-    print(scrub("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    print("\n".join(map(shown, lines)), file=sys.stderr, flush=True)
 
 
 def write_remedy(path: Path, error: Exception, then: str = AGAIN) -> str:
@@ -126,32 +113,19 @@ def release(error: BaseException | None) -> None:
 
 
 def refusal(error: BaseException) -> str | None:
-    """Say in one line what the system has refused, what its limit is and what helps; None for an error of any other
-    kind. What went wrong while a refusal was dealt with is one as well.
-    """
-    said = (str(error) or "out of memory") + (": fork" if isinstance(error, BlockingIOError) else "")
-    if isinstance(error, (OSError, MemoryError, RuntimeError, ImportError)):
-        for pattern, letters, remedy in _LIMITS:
-            if line := re.search(f".*({pattern}).*", said, re.IGNORECASE):
-                limits = " and ".join(map(_limit, letters))
-                return f"{one_line(Exception(line[0]))}: the limit is {limits}; raise it, or {remedy}"
-        if isinstance(error, OSError) and error.errno in _REMEDIES:
-            return f"{os.fsdecode(error.filename or 'the output')}: {error.strerror}; {_REMEDIES[error.errno]}"
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return refusal(cause) if cause else None
-
-
-def _limit(letter: str) -> str:
-    name, unit, size = _ULIMIT[letter]
-    most, _ = system_limit(name)
-    return f"{'all there are,' if most == math.inf else f'{most / size:g}'} {unit} (ulimit -{letter})"
+    """Return in one line, in its own words, what the system has refused; None for an error of any other kind."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {one_line(error)}"
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return f"{os.fsdecode(error.filename or 'the output')}: {error.strerror}"
+    return None
 
 
 def run_main(main: Callable[[], None], prog: str) -> None:
     """Run a script's ``main``; a `UserError`, or a `refusal`, becomes one line on stderr and exit code 2.
 
-    With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
-    rank that fails prints and the others end silently; any other error ends all of them as well, with its traceback.
+    With ``--debug`` on the command line the traceback is shown as well; of any other error it always is. Of several
+    ranks of one node the first that fails prints, and the others end silently.
     """
     try:
         _prepare_streams()
@@ -169,22 +143,18 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         said = str(error) if isinstance(error, UserError) else refusal(error)
         if said is not None:
             _tell(error, said, prog)
-            if not isinstance(error, UserError):
-                sys.unraisablehook = lambda _: None  # of what is half made, as torch's loaders are
             _exit(EXIT_USER_ERROR)
-        if _watch is not None:
-            _watch.failed(error)
-        shown = "".join(traceback.format_exception(error))
-        if scrub(shown) == shown:
-            raise
-        print_traceback(error)
+        if first_to_report():  # what others run into then, is that this one is gone
+            print_traceback(error)
         _exit(1)
 
 
 def _prepare_streams() -> None:
     """Give a process the standard streams that it was started without, whose numbers other files would get; and let
-    them show as an escape what they cannot encode, as names may hold anything.
+    them show as an escape what they cannot encode, as names may hold anything. What is logged before a program has
+    chosen where to is written as everything else is.
     """
+    logging.lastResort.setFormatter(PublicFormatter())
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -194,41 +164,13 @@ def _prepare_streams() -> None:
 
 
 def _tell(error: Exception, said: str, prog: str) -> None:
-    """Print an error as one line, and let the other ranks know it."""
+    """Print an error as one line."""
     if "--debug" in sys.argv:
         print_traceback(error)
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", scrub(said))  # a name may hold anything
+    text = shown(said)
     if first_to_report():
         with contextlib.suppress(OSError):  # its disk is full as well
             print(f"{called(prog)}: error: {text}", file=sys.stderr, flush=True)
-    if _watch is not None:
-        with contextlib.suppress(RuntimeError):  # the others may be gone
-            _watch.announce(text)
-
-
-def watch_imports(prog: str) -> None:
-    """Let what an import runs into end a script as `run_main` does; a signal may come then, and memory may end."""
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            exit_now(130)
-        if isinstance(error, Exception) and (said := refusal(error)) is not None:
-            _tell(error, said, prog)
-            exit_now(EXIT_USER_ERROR)
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
-    if system_limit("AS")[0] < math.inf:
-        run_main(_check_room, prog)
-
-
-def _check_room() -> None:
-    """Raise a `UserError` where memory is limited to less than imports take. Where it is not, what asks for memory
-    without end when it gets none, OpenBLAS of numpy and of scipy, is imported now and not at the end of a training.
-    """
-    if system_limit("AS")[0] < _ROOM:
-        raise UserError(f"the limit is {_limit('v')}, and torch and what it needs take {_ROOM / 1e6:g} MB of addresses "
-                        "before anything is trained: raise it (ulimit -v unlimited)")
-    import scipy.special  # noqa: F401
 
 
 def _check_ranks() -> None:
@@ -240,12 +182,6 @@ def _check_ranks() -> None:
             os.environ.pop(name)  # nobody else has to look
             raise UserError(f"the environment has {name}={value}: expected a whole number, as torchrun or SLURM sets; "
                             f"for one process, unset {name}")
-
-
-def watch_others(watch: object) -> None:
-    """Let `run_main` end the other processes of the run with this one; ``watch`` is a `heartbeat.Heartbeat`."""
-    global _watch
-    _watch = watch
 
 
 def first_to_report() -> bool:

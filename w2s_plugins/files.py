@@ -2,6 +2,7 @@
 the scripts and the recipes are."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -11,9 +12,10 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import yaml
 from safetensors import SafetensorError
@@ -25,6 +27,7 @@ LARGEST_FILE = 10_000_000  # bytes
 LARGEST_YAML = 1_000_000  # which takes PyYAML as long as the json module takes for a hundred times that
 MOST_VALUES = 1_000_000  # in all, with every alias written out
 INFLATION = 2 ** 24  # bytes by which an archive may unpack to more than its own size; torch.save does not compress
+MODEST = 2 ** 16  # classes or samples that a file may speak of without anything of that size behind it
 _SPECIAL = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -62,8 +65,7 @@ def read_plain(path: Path) -> object:
         OSError: it cannot be opened.
         ValueError: it is something else, too large, or nested too deeply.
     """
-    if kind := special_kind(path):
-        raise ValueError(f"{kind}, not a regular file")
+    check_regular(path)
     largest = LARGEST_FILE if path.suffix == ".json" else LARGEST_YAML
     if path.stat().st_size > largest:
         raise ValueError(f"larger than {largest / 1e6:g} MB{'' if path.suffix == '.json' else '; as .json it may be'}")
@@ -91,6 +93,46 @@ def special_kind(path: str | Path) -> str | None:
     except OSError:
         return None
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _SPECIAL.get(stat.S_IFMT(mode), "a special file")
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise an `OSError` for a FIFO, a socket or a device, before something opens it: that might never return."""
+    if kind := special_kind(path):
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", str(path))
+
+
+def open_regular(path: str | Path, mode: str = "r", **how: object) -> IO:
+    """Open a file that comes from outside, as `open` does; see `check_regular`."""
+    check_regular(path)
+    return open(path, mode, **how)
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """Return the text of a file that comes from outside; see `check_regular`."""
+    with open_regular(path, encoding=encoding) as file:
+        return file.read()
+
+
+def check_count(count: int, behind: int, what: str) -> None:
+    """Raise a `UserError` unless a number that a file names is believed: a few bytes can ask for any amount of memory.
+
+    Args:
+        count: classes, samples or rows.
+        behind: how much there is of what stands behind them: names, rows, bytes.
+        what: begins the message, and says what is counted.
+    """
+    if count > max(MODEST, behind):
+        raise UserError(f"{what}: {count} are more than the {behind} that stand behind them; without, up to {MODEST} "
+                        "are believed")
+
+
+def check_extent(arrays: Iterable[object], path: Path) -> None:
+    """Raise a `ValueError` for a tensor or array that says it is larger than its file: a few bytes repeated, which the
+    first copy would write out.
+    """
+    largest = path.stat().st_size + INFLATION
+    if any(array.nbytes > largest for array in arrays if hasattr(array, "nbytes")):
+        raise ValueError("refused: a tensor in it says that it is larger than the whole file")
 
 
 def to_json(content: object, indent: int | None = None) -> str:
@@ -141,7 +183,7 @@ def check_archive(path: Path) -> None:
         DamagedArchive: it would unpack to more than torch.save writes, or a checksum is wrong.
         zipfile.BadZipFile: it is cut off, or no archive inside.
     """
-    with path.open("rb") as file:
+    with open_regular(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
     with zipfile.ZipFile(path) as archive:
@@ -226,7 +268,7 @@ def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file, or of all files of a folder in order of their names, as 64 hex digits."""
     digest, path = hashlib.sha256(), Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with open(part, "rb") as file:
+        with open_regular(part, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

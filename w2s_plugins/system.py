@@ -4,7 +4,7 @@ import math
 import signal
 from pathlib import Path
 
-# that stop a run, the last with --signal-usr1; Windows has only the first two
+# that stop a run; Windows has only the first two
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

@@ -1,5 +1,7 @@
-"""Access tokens and passwords: found in what comes in, taken out of what goes out."""
+"""Foreign text: access tokens and passwords found in what comes in, and taken out of what goes out; names of files,
+classes and annotators written so that a terminal and a log show them and do not obey them."""
 
+import logging
 import os
 import re
 from contextlib import suppress
@@ -26,6 +28,29 @@ def scrub(text: str) -> str:
         text = text.replace(secret, "***")
     text = re.sub(_BEFORE_HOST.replace("{slashes}", "/"), r"\1", _TOKEN.sub("hf_***", text))
     return re.sub(r"(https?://)([^?\s]+)(?:\?[^\s'\")]*)?", r"\1\2", text)
+
+
+def shown(text: object) -> str:
+    """Return text for a line of a terminal or a log, wherever it comes from: what would move the cursor, colour, break
+    or reverse the line stands as an escape such as ``\\x1b``, and secrets are left out.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in scrub(str(text)))
+
+
+def say(*lines: object) -> None:
+    """Print lines, each as `shown`."""
+    print("\n".join(map(shown, lines)), flush=True)
+
+
+class PublicFormatter(logging.Formatter):
+    """Writes a message in one line, as `shown`; any package may log what a file or a server said."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = shown(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: tuple) -> str:
+        return "\n".join(map(shown, super().formatException(ei).split("\n")))
 
 
 def _secrets() -> list[str]:

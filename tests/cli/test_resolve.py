@@ -385,6 +385,22 @@ def test_args_yaml_resolves_to_the_same_run(tmp_path, caplog, argv):
         assert create_loss(again.loss, **again.loss_kwargs).kwargs == create_loss(args.loss, **args.loss_kwargs).kwargs
 
 
+@pytest.mark.parametrize("mode, flags", [
+    ("--linear-probe", ("--channels-last", "--torchcompile", "--grad-checkpointing", "--drop-path", "0.1", "--fsdp")),
+    ("--linear-probe", ("--layer-decay", "0.7", "--sync-bn", "--split-bn", "--tta", "2", "--save-images")),
+    ("--fsdp", ("--channels-last", "--model-ema", "--model-ema-force-cpu")),
+])
+def test_flags_without_effect_in_a_mode_are_noted_and_ignored(mode, flags, caplog):
+    args = resolve(*TEACHER, mode, *flags)
+    idle = [flag for flag in flags if flag.startswith("--") and flag != "--model-ema"]
+    (line,) = (line for line in caplog.messages if "no effect of" in line)
+    assert line.startswith(f"WARNING: {mode}: no effect of ")
+    assert set(line.partition("no effect of ")[2].split(", ")) == set(idle)
+    defaults = train_parser().defaults()
+    names = [flag[2:].replace("-", "_") for flag in idle]
+    assert {name: getattr(args, name) for name in names} == {name: defaults[name] for name in names}
+
+
 # ---------------------------------------------------------------- sharding
 
 
@@ -394,9 +410,7 @@ def test_sharding():
     for flags, named in (
         (("--opt", "muon"), "--opt muon does not work"),
         (("--clip-grad", "1", "--clip-mode", "agc"), "--clip-mode agc"),
-        (("--channels-last",), "--channels-last"),
         (("--sync-bn", "--device", "cpu"), "--sync-bn"),
-        (("--model-ema", "--model-ema-force-cpu"), "--model-ema-force-cpu"),
         (("--model-ema", "--model-dtype", "bfloat16"), "--model-dtype"),
         (("--few-shot-eval", "5x1"), "--few-shot-eval"),
         (("--episodic", "5x1"), "--episodic"),

@@ -142,7 +142,6 @@ def test_one_of_several_processes_tells_it(light, tmp_path):
     ([*DIGITS, "--tune", "heads"], "--tune heads: expected one of all, head"),
     ([*DIGITS, "--amp", "--model-dtype", "bfloat16"], "--amp keeps the weights in float32"),
     ([*DIGITS, "--select", "best", "--val-split", ""], "--select best needs a --val-split"),
-    ([*DIGITS, "--fsdp", "--channels-last"], "--fsdp keeps weights in rows"),
     ([*DIGITS, "--resume", "auto", "--resume-changes", "epohcs"], "--resume-changes epohcs: no such flag (nearest: ep"),
     ([*DIGITS, "--device", "cudaa"], "--device cudaa: unknown device (nearest: cuda"),
     ([*DIGITS, "--device", "cuda:x"], "--device cuda:x: unknown device (nearest: cuda"),

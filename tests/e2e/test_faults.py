@@ -23,6 +23,7 @@ from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.forks import finish
 from w2s_plugins.engine import step
+from w2s_plugins.recipe import saving
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -70,13 +71,15 @@ def test_a_failed_recovery_checkpoint_is_a_warning(
         tmp_path / "whole/export/model.safetensors").read_bytes()
 
 
-def test_too_many_of_them_end_the_run(here: Run, at_step: Callable, limit: Callable, tmp_path: Path) -> None:
-    flags = [*CNN, "--recovery-interval", 1, "--max-save-failures", 1, "--output", tmp_path, "--experiment", "run"]
+def test_too_many_of_them_end_the_run(
+        here: Run, at_step: Callable, limit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "MAX_FAILURES", 1)
+    flags = [*CNN, "--recovery-interval", 1, "--output", tmp_path, "--experiment", "run"]
     at_step(5, lambda: limit(SMALL))  # in the second epoch, after a first recovery checkpoint of it
     done = here(*flags)
     limit(None)
     assert "(1 of 1 failures in a row)" in done.err
-    assert "cannot be written" in done.error and "--max-save-failures 1" in done.error
+    assert "cannot be written" in done.error and "2 saves in a row failed" in done.error
     run = tmp_path / "run"
     assert read_run(run)["epoch"] == 0
     assert [p.name for p in run.glob("recovery-*")] == ["recovery-1-0.pth.tar"]  # the newest complete one stays
@@ -93,14 +96,16 @@ def check_nothing_is_lost(run: Path, whole: Path, unsaved: list[int]) -> None:
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_epochs_that_cannot_be_saved(here: Run, at_step: Callable, disk: Path, fault: str) -> None:
+def test_epochs_that_cannot_be_saved(
+        here: Run, at_step: Callable, disk: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second epoch on, until after the third, nothing can be written; then there is room again."""
+    monkeypatch.setattr(saving, "MAX_FAILURES", 9)
     flags = [*CNN, "--epochs", 4, "--checkpoint-hist", 2, "--recovery-interval", 3, "--output", disk, "--experiment"]
     seen: list[int] = []
     at_step(5, lambda: fill(disk) if fault == "full" else remount(disk, "ro"))
     at_step(11, lambda: seen.append(read_run(disk / "run")["epoch"]))
     at_step(13, lambda: (disk / "filler").unlink() if fault == "full" else remount(disk, "rw"))
-    done = here(*flags, "run", "--max-save-failures", 9).ok()
+    done = here(*flags, "run").ok()
     here(*flags, "whole").ok()
     assert seen == [0]  # the newest complete one stayed
     assert "metrics.jsonl: cannot be written" in done.err
@@ -130,11 +135,13 @@ def test_what_could_not_be_written_is_in_the_checkpoint(here: Run, at_step: Call
     check_nothing_is_lost(run, tmp_path / "whole", [])
 
 
-def test_too_many_epochs_end_the_run(here: Run, at_step: Callable, disk: Path) -> None:
-    flags = [*CNN, "--epochs", 5, "--max-save-failures", 1, "--output", disk, "--experiment"]
+def test_too_many_epochs_end_the_run(
+        here: Run, at_step: Callable, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "MAX_FAILURES", 1)
+    flags = [*CNN, "--epochs", 5, "--output", disk, "--experiment"]
     at_step(5, lambda: fill(disk))
     done = here(*flags, "run")
-    assert "(1 of 1 failures in a row)" in done.err and "2 save(s) in a row failed, --max-save-failures 1" in done.error
+    assert "(1 of 1 failures in a row)" in done.err and "2 saves in a row failed" in done.error
     (disk / "filler").unlink()
     here(*flags, "run", "--resume", "auto").ok()
     here(*flags, "whole").ok()
@@ -251,7 +258,7 @@ def test_no_process_and_no_shared_memory_is_left(
         here: Run, tmp_path: Path, end: Callable[[int, Path], None], code: int) -> None:
     """Of a run with data workers, whose main process ends without Python's own clearing up."""
     before, run, log = shared_memory(), tmp_path / "run", tmp_path / "log"
-    pid = start([*map(str, (*CNN, "--workers", 2, "--epochs", 500, "--max-save-failures", 0, "--output", tmp_path,
+    pid = start([*map(str, (*CNN, "--workers", 2, "--epochs", 500, "--output", tmp_path,
                             "--experiment", "run"))], log)
     wait_until(lambda: (run / "last.pth.tar").exists())
     workers = children(pid)

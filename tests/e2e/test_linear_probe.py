@@ -213,10 +213,8 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--aug-splits", 3], "leave out --aug-splits 3"),
     (["--episodic", "5x1"], "--episodic trains nothing else"),
     (["--few-shot-eval", "5x1"], "validate.py --few-shot"),
-    (["--mixup", 0.2, "--tune", "last:1", "--sync-bn"], "leave out --mixup 0.2; and trains one linear layer on stored "
-     "features, for which --sync-bn, --tune last:1 have no meaning: leave them out"),
-    (["--fsdp"], "for which --fsdp has no meaning"),
-    (["--drop-path", 0.1], "for which --drop-path has no meaning"),
+    (["--mixup", 0.2, "--tune", "last:1"], "leave out --mixup 0.2; and trains one linear layer on stored features, for "
+     "which --tune last:1 has no meaning: leave it out"),
     (["--kd-model-name", "resnet18"], "use --teacher in place of --kd-model-name"),
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_run
 from tests.e2e.test_signals import call_before
-from w2s_plugins.distributed import heartbeat
 from w2s_plugins.engine import step
 
 Run = Callable[..., Done]
@@ -31,12 +29,6 @@ def stop() -> None:
 
 def wait_until_stopped(run: Forked) -> None:
     run.wait_until(lambda: Path(f"/proc/{run.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-
-
-def join_late(rank: int) -> None:
-    """Rank 1 joins the group when rank 0, which hosts its store, could have ended already."""
-    if rank:
-        call_before(heartbeat, "Heartbeat", 1, lambda: time.sleep(2))
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -97,7 +89,7 @@ def test_ranks_stop_and_go_on(fork: Fork, tmp_path: Path, flags: list[str]) -> N
     flags = [*FLAGS, tmp_path, "--batch-size", 8, *flags]
     first = fork(*flags, processes=2, before=in_step(6, stop))
     wait_until_stopped(first)
-    second = fork(*flags, processes=2, before=join_late)
+    second = fork(*flags, processes=2)
     assert second.wait() == [2, 1] and second.text(0).count("another process trains in") == 1, second.text(0)
     first.send(signal.SIGTERM)
     first.send(signal.SIGCONT)

@@ -30,7 +30,7 @@ def digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [
     ["--amp", "--model-ema", "--model-ema-decay", 0.9, "--grad-accum-steps", 2, "--loss", "elr",
      "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
-    ["--teacher-targets", "cached-views:2", "--log-beta", "--loss", "adaptconf"],
+    ["--teacher-targets", "cached-views:2", "--loss", "adaptconf"],
     ["--loss", "fitnet", "--labeled-share", 0.5],
     ["--linear-probe", "--loss", "elr", "--model-ema"],
     ["--linear-probe", "--loss", "elr", "--train-slice", "0:30", "--select", "best", "--select-split", 0.1],
@@ -51,8 +51,6 @@ def test_an_interrupted_run_goes_on_exactly(here: Run, weak: Path, flags: list, 
     assert record["selected"]["split"].endswith("scored against the teacher") == semi
     assert f"| labelled samples beside these | {30 if semi else 40} |" in (whole / "export/README.md").read_text()
     assert "top1" in record["metrics"] and record["loss"]["task_loss_weight"] == 0.5
-    kinds = {kind for e in events if e["event"] == "weights" for w in e["weights"].values() for kind in w}
-    assert kinds <= {"agree", "disagree"} and bool(kinds) == ("--log-beta" in flags)
 
 
 def test_labels_of_a_file_are_needed_of_images_without_labels_only(here: Run, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import functools
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -17,10 +16,7 @@ from timm.task.evaluator import ClassificationEvaluator
 
 import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
-from tests.hub_server import HubServer, hub_env, hub_server  # noqa: F401  the fixture
-from tests.processes import python, warm
-from w2s_plugins.data.order import KeyedSampler
-from w2s_plugins.data.views import KeyedCollate
+from tests.processes import python
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.engine import step
 from w2s_plugins.recipe import closing, saving, stopping
@@ -85,7 +81,7 @@ def in_evaluation(number: int, signum: int, only_rank: int | None = None) -> Cal
 @pytest.mark.parametrize(("signum", "code", "flags", "workers"), [
     (signal.SIGTERM, 143, [], 2),
     (signal.SIGINT, 130, [], 2),
-    (signal.SIGUSR1, 138, ["--signal-usr1"], 2),
+    (signal.SIGUSR1, 138, [], 2),
     (signal.SIGTERM, 143, [], 0),
 ])
 def test_in_a_step(
@@ -199,7 +195,7 @@ def then(signum: int, moment: tuple[object, str], only_rank: int | None = None) 
 @pytest.mark.parametrize("moment", UNTIL_THE_END, ids=[name for _, name in UNTIL_THE_END])
 def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_path: Path, moment: tuple) -> None:
     """SLURM sends USR1 and then TERM, which may come while the checkpoint of the first is written."""
-    flags = [*FLAGS, "--signal-usr1", "--output", tmp_path, "--experiment", "run"]
+    flags = [*FLAGS, "--output", tmp_path, "--experiment", "run"]
     run = fork(*flags, before=then(signal.SIGTERM, moment))
     assert run.wait() == [138], run.text(0)
     assert [p.name for p in (tmp_path / "run").glob("*recovery*")] == ["recovery-1-1.pth.tar"]
@@ -207,7 +203,7 @@ def test_a_second_signal_loses_no_checkpoint(fork: Callable[..., Forked], tmp_pa
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_second_signal_of_two_ranks(fork: Callable[..., Forked], tmp_path: Path, rank: int) -> None:
-    flags = [*FLAGS, "--batch-size", 8, "--signal-usr1", "--output", tmp_path, "--experiment"]
+    flags = [*FLAGS, "--batch-size", 8, "--output", tmp_path, "--experiment"]
     for place, name in (UNTIL_THE_END[0], UNTIL_THE_END[1], UNTIL_THE_END[-1]):  # both ranks do
         run = fork(*flags, name, processes=2, before=then(signal.SIGTERM, (place, name), only_rank=rank))
         assert run.wait() == [138, 138], run.text(0) + run.text(1)
@@ -284,39 +280,6 @@ def test_a_storm_between_two_runs_of_two_ranks(fork: Callable[..., Forked], tmp_
     assert fork(*flags, processes=2).wait() == [0, 0] and results.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_push_that_takes_long(tmp_path: Path, hub_server: HubServer, processes: int) -> None:  # noqa: F811
-    """It ends within seconds; the run is a whole one, and the same command publishes it."""
-    hub_server.add_user("me", "token")
-    slow = hub_server.fault("POST .*/commit/", delay=300, times=1)
-    env, flags = hub_env(hub_server, tmp_path, "token"), [
-        ROOT / "train_w2s.py", *TINY, "--epochs", 1, "--model", "w2s_cnn2", "--output", tmp_path, "--experiment", "run",
-        "--push-to-hub", "me/run", "--resume", "auto"]
-    log = tmp_path / "log.txt"
-    with socket.socket() as free, log.open("w") as out:
-        free.bind(("127.0.0.1", 0))
-        ranks = dict(WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
-        free.close()
-        runs = [warm().start(flags, {**env, **ranks, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=out,
-                             stderr=out, cwd=tmp_path) for rank in range(processes)]
-        deadline = time.monotonic() + 120
-        while slow.times:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        sent = time.monotonic()
-        for run in runs:
-            run.terminate()
-        assert [run.wait(60) for run in runs] == ([143] if processes == 1 else [1, 1]), log.read_text()
-        assert time.monotonic() - sent < 20
-    text = log.read_text()
-    line = f"SIGTERM: not published, training is finished; the same command with --resume {tmp_path / 'run'}"
-    line += " (a command of several runs: --resume auto) publishes it\n"
-    assert text.count(line) == 1 and "Traceback" not in text, text
-    assert (tmp_path / "run/result.json").is_file()
-    if processes == 1:
-        assert "published at" in python(*flags, env=env, cwd=tmp_path).stdout
-
-
 @pytest.mark.parametrize(("signum", "codes"), [(signal.SIGTERM, (-15, 143)), (signal.SIGINT, (130,))])
 def test_before_the_first_step(
         fork: Callable[..., Forked], tmp_path: Path, weak: Path, signum: int, codes: tuple[int, ...]) -> None:
@@ -328,80 +291,26 @@ def test_before_the_first_step(
     assert not list((tmp_path / "run").glob("*.pth.tar"))
 
 
-def in_wait(workers_at: Path, batch: int) -> Callable[[int], None]:
-    """Data workers never give a batch; its number, from 0, is that of all calls of the collate function."""
-    def before(rank: int) -> None:
-        original = KeyedCollate.__call__
-
-        def collate(self: KeyedCollate, samples: list) -> object:
-            if samples[0].key.index in stuck:
-                (workers_at / f"stuck{rank}").touch()
-                time.sleep(3600)
-            return original(self, samples)
-
-        KeyedCollate.__call__ = collate
-        stuck = {[key.index for key in KeyedSampler(64, 42)][16 * batch + rank]}
-    return before
-
-
-@pytest.mark.parametrize(("signum", "code", "flags", "batch", "step"), [
-    (signal.SIGTERM, 143, [], 2, 1),  # timm's prefetcher gives a batch when it has the next
-    (signal.SIGINT, 130, [], 0, 0),
-    (signal.SIGTERM, 143, ["--grad-accum-steps", "2", "--batch-size", "8"], 2, 1),
-], ids=["in the middle", "first batch", "half an update"])
-def test_while_a_batch_never_comes(
-        here: Run, fork: Callable[..., Forked], tmp_path: Path, signum: int, code: int, flags: list, batch: int,
-        step: int) -> None:
-    """The wait ends, and what was trained until then is saved: it goes on to the same end."""
-    flags = [*FLAGS, *flags, "--workers", 1, "--output", tmp_path, "--experiment"]
-    run = fork(*flags, "parts", before=in_wait(tmp_path, batch))
-    run.wait_until((tmp_path / "stuck0").exists)
-    run.wait_until(lambda: run.text(0).count("epoch 1/2 step") == step)
-    time.sleep(1)
-    run.send(signum)
-    assert run.wait() == [code], run.text(0)
-    assert "Traceback" not in run.text(0) and f"stopped in epoch 1, step {step};" in run.text(0)
-    here(*flags, "parts", "--resume", "auto").ok()
-    here(*flags, "whole").ok()
-    assert_same_end(tmp_path / "whole", tmp_path / "parts")
-
-
-def test_while_one_of_two_ranks_waits_for_a_batch(fork: Callable[..., Forked], tmp_path: Path) -> None:
-    """It cannot stop where the others do, so it ends alone; none of them stays."""
-    flags = [*FLAGS, "--batch-size", 8, "--workers", 1, "--recovery-interval", 1, "--output", tmp_path]
-    run = fork(*flags, "--experiment", "parts", processes=2, before=in_wait(tmp_path, 2))
-    run.wait_until((tmp_path / "stuck0").exists)
-    run.wait_until(lambda: run.text(0).count("epoch 1/2 step") == 1)
-    time.sleep(0.3)
-    run.send(signal.SIGTERM)
-    assert set(run.wait()) <= {143, 1}, run.text(0) + run.text(1)
-    assert "no batch has come from the data workers" in run.text(0) + run.text(1)
-    assert list((tmp_path / "parts").glob("recovery-*.pth.tar"))
-
-
 WINDOWS = """import signal, sys
 del signal.SIGUSR1
 for name in [name for name in sys.modules if name.startswith("w2s_plugins")]:
     del sys.modules[name]
 import train_w2s, w2s_plugins.api
-train_w2s.main()
-sys.argv.append("--signal-usr1")
 train_w2s.main()"""
 
 
 def test_a_system_without_sigusr1(tmp_path: Path) -> None:
-    """As Windows: it trains, with a data worker, and the flag is refused."""
+    """As Windows: it trains, with a data worker."""
     env = environment(PYTHONPATH=str(ROOT))
     done = python("-c", WINDOWS, *TINY, "--epochs", 1, "--model", "w2s_cnn2", "--workers", 1, env=env, cwd=tmp_path)
     assert "exported to" in done.stdout, done.stderr
-    assert "UserError: --signal-usr1: this system has no such signal" in done.stderr, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], 5 * [signal.SIGTERM, signal.SIGINT]], ids=["one", "a storm"])
 def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> None:
     """To the process groups of the ranks, with their data workers. torchrun itself ends with 1 after one; of a second
-    it dies at once, in tracebacks of its own or aborted, and the ranks go on to their end alone."""
+    it dies at once, and with it the store in which ranks agree where to stop: they may end in that error."""
     import subprocess
 
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -418,6 +327,7 @@ def test_torchrun_passes_the_signal_on(tmp_path: Path, signals: list[int]) -> No
         time.sleep(0.01)
     _, err = process.communicate(timeout=60)  # until the last rank has closed it
     assert process.returncode in ([1] if len(signals) == 1 else [1, -2, -15, -6]), err
-    assert "killed by signal" not in err and f"{ROOT}/w2s_plugins" not in err, err  # no traceback of ours
     saved = len(list((tmp_path / "run").glob("recovery-*.pth.tar")))
-    assert saved == err.count("stopped in epoch") == 1 or (len(signals) > 1 and "or the store on " in err), err
+    assert "killed by signal" not in err and saved == err.count("stopped in epoch") <= 1, err
+    if len(signals) == 1:
+        assert saved == 1 and f"{ROOT}/w2s_plugins" not in err, err  # no traceback of ours

@@ -184,6 +184,8 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "lora:targets=qkv"], "--tune lora:targets=qkv: --model w2s_cnn5 has no such linear layer"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn makes new batch norms"),
     (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),
+    (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],
+     "--model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8"),
     (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
     (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),

@@ -87,13 +87,13 @@ def teacher(
 def step(
         loss: str = "kd", kwargs: dict | None = None, *, student: str | None = None, weak: Callable = teacher,
         amp: torch.dtype | None = torch.bfloat16, dtype: torch.dtype = torch.float32, opt: str = "sgd",
-        ema: bool = False, mix: Callable | None = None, log_weights: bool = False,
+        ema: bool = False, mix: Callable | None = None,
         episodes: EpisodeShape | None = None, **flags: object) -> dict[str, dict[str, int]]:
     """What a step that is neither the first nor the last asks of the device."""
     loss = create_loss(loss, **kwargs or {})
     small = "test_resnet" if loss.needs_features else "w2s_cnn2"
     model, weak = timm.create_model(student or small, num_classes=CLASSES).to(dtype), weak(small)
-    shared = dict(device=CUDA, log_weights=log_weights, verbose=False)
+    shared = dict(device=CUDA, verbose=False)
     if loss.needs_features:
         weak.choose_stages(None)
         shared["extractor"] = create_feature_extractor(model, (3, SIZE, SIZE))
@@ -142,7 +142,6 @@ VARIANTS: dict[str, Callable[[], dict]] = {
     "agreement phase, adaptconf+elr": functools.partial(
         step, "adaptconf+elr", weak=several, mix=lambda: LearnedTeacherWeights(3, 0.9)),
     "--teacher-weights learned": functools.partial(step, weak=several, mix=lambda: LearnedTeacherWeights(3, 0.0)),
-    "--log-beta": functools.partial(step, "adaptconf", log_weights=True),
     "--model-ema": functools.partial(step, ema=True),
     "--episodic": functools.partial(
         step, weak=lambda name: teacher(name, classes=None), episodes=EpisodeShape(4, 1, 3)),

@@ -33,7 +33,6 @@ from tests.hub_server import ROOT, HubServer, hub_env, hub_server  # noqa: F401 
 from tests.processes import python
 from w2s_plugins.errors import UserError, run_main
 from w2s_plugins.files import file_sha256
-from w2s_plugins.hub import errors as limits
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 from w2s_plugins.hub.errors import check_repo_id, hub_errors
@@ -350,8 +349,8 @@ def test_faults_of_the_hub_end_in_one_line(empty, client, timm_folder, tmp_path)
         "hf-hub:you/private": ["or it is private", "hf auth login"],
         "hf-hub:you/gated": ["gated", empty.url, "hf auth login"],
         "hf-hub:me/gone": ["410"],
-        "hf-hub:me/rate": ["too many requests", "7 s"],
-        "hf-hub:me/down": ["server error (503)"],
+        "hf-hub:me/rate": ["answered 429"],
+        "hf-hub:me/down": ["answered 503"],
         "hf-hub:me/hangup": ["did not answer"],
         "hf-hub:me/cutoff": ["did not answer", "RemoteProtocolError"],
         # huggingface_hub 1 takes up what it has of the file, of which the server has no more
@@ -399,13 +398,10 @@ def test_a_cache_that_cannot_be_written_ends_in_one_line(hub_server, timm_folder
         assert "hf_home" in client.load("hf-hub:me/x", token="")
 
 
-def test_an_address_that_has_no_such_file_is_not_unreachable_and_its_silence_has_an_end(hub, monkeypatch, tmp_path):
+def test_an_address_that_has_no_such_file_is_not_unreachable(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(limits, "HUB_TIMEOUT", 0.5)
-    hub.fault("GET /silent.pth", delay=1.0)
     known, name = timm.models._registry._model_pretrained_cfgs, "test_resnet.r160_in1k"
     for url, said in ((f"{hub.url}/x.pth", "x.pth is not to be had there (HTTP Error 404"),
-                      (f"{hub.url}/silent.pth", "silent.pth cannot be reached (timed out)"),
                       ("http://127.0.0.1:9/x.pth", "x.pth cannot be reached (")):
         monkeypatch.setitem(known, name, replace(known[name], hf_hub_id=None, url=url))
         with pytest.raises(UserError) as error:
@@ -420,7 +416,7 @@ def test_hub_errors_leaves_other_errors_alone():
         Path("/nonexistent").read_bytes()
     with pytest.raises(UserError, match=r"^mine$"), hub_errors("x"):
         raise UserError("mine")
-    with pytest.raises(UserError, match=r"^x: no space left on the disk of /a"), hub_errors("x"):
+    with pytest.raises(OSError, match="No space left"), hub_errors("x"):
         raise OSError(errno.ENOSPC, "No space left on device", "/a")
 
 

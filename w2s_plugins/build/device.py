@@ -1,6 +1,7 @@
 """The device and the other processes."""
 
 import argparse
+import datetime
 import importlib
 import logging
 import os
@@ -11,7 +12,6 @@ from timm.layers import set_fast_norm
 from timm.utils import NativeScaler, random_seed, set_jit_fuser
 from timm.utils.distributed import init_distributed_device_so
 
-from ..distributed import heartbeat
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..models.inference import cpu_has_bfloat16_units
@@ -26,8 +26,6 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device, args.dist_timeout)
-    if world.distributed:
-        heartbeat.note("preparing")
     why = " (no CUDA here)" if args.no_accelerator else ""
     emulated = args.amp and world.device.type == "cpu" and not cpu_has_bfloat16_units()
     _logger.info(f"{world.size} process(es) on {world.device}{why}"
@@ -45,7 +43,7 @@ def join_group(device: str, timeout: float) -> World:
 
     Args:
         device: that of the flags; of several processes each takes its own.
-        timeout: seconds without a sign of life after which another process is given up.
+        timeout: seconds that an exchange between processes may take before it fails.
 
     Raises:
         UserError: the port that the processes meet at is taken, or cannot be reached.
@@ -61,7 +59,7 @@ def join_group(device: str, timeout: float) -> World:
         raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this port, "
                         "give each its own MASTER_PORT, or leave the choice to torchrun --standalone") from error
     if joined["distributed"]:
-        heartbeat.start(timeout)
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
 
 

@@ -43,7 +43,6 @@ from ..files import SHARDED
 from ..quiet import quietly
 from ..registry import ENTRY_POINT_GROUP
 from ..run.place import HUB, Place, refuse_existing_run
-from ..system import STOPPING
 from .resolve_probe import resolve_probe
 
 Plan = Callable[[Mapping[str, object], Parser], Iterable[tuple[str, Mapping[str, object]]]]
@@ -217,6 +216,9 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    _ignore_idle_flags(args)
+    if args.sched in ("wsd", "rsqrt") and "decay_epochs" not in given:
+        args.decay_epochs = 0.2  # as timm's factory has it: the 90 are for step
     check_dataset_name(args.dataset)
     if not args.device_modules:  # which may bring a kind of their own
         check_device(args.device)
@@ -239,6 +241,25 @@ def resolve_flags(args: argparse.Namespace, given: set[str], losses: Mapping[str
     _check_combinations(args)
     _resolve_loss_kwargs(args, given, losses)
     _say_what_no_aug_leaves_out(args, given)
+
+
+# in each mode the flags that change nothing there: they are noted and left at their defaults
+IDLE_FLAGS = {
+    "linear_probe": ("fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last",
+                     "layer_decay", "drop", "drop_path", "drop_connect", "drop_block", "tta", "save_images"),
+    "fsdp": ("channels_last", "model_ema_force_cpu"),
+}
+
+
+def _ignore_idle_flags(args: argparse.Namespace) -> None:
+    """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
+    defaults = train_parser().defaults()
+    for mode, names in IDLE_FLAGS.items():
+        idle = [name for name in names if getattr(args, mode) and getattr(args, name) != defaults[name]]
+        if idle:
+            _logger.warning(f"WARNING: {option(mode)}: no effect of {', '.join(map(option, idle))}")
+        for name in idle:
+            setattr(args, name, defaults[name])
 
 
 def _say_what_no_aug_leaves_out(args: argparse.Namespace, given: set[str]) -> None:
@@ -571,10 +592,7 @@ def _sharding_rules(args: argparse.Namespace) -> list[tuple[bool, str]]:
          f"{', '.join(SHARDED_OPTIMIZERS)}"),
         (args.clip_grad is not None and args.clip_mode == "agc", "--clip-mode agc looks at rows of whole weights: use "
          "norm or value with --fsdp"),
-        (args.channels_last, "--fsdp keeps weights in rows, which --channels-last would rearrange: leave one out"),
         (args.sync_bn, "--sync-bn was not made for sharded weights: leave out --sync-bn or --fsdp"),
-        (args.model_ema_force_cpu, "--fsdp shards the average of the weights, it fits the device: leave out "
-         "--model-ema-force-cpu"),
         (args.model_ema and args.model_dtype == "bfloat16", "--model-ema rounds bfloat16 weights at random, alike on "
          "all processes, which parts of them cannot: use --amp --amp-dtype bfloat16 in place of --model-dtype"),
     ]
@@ -634,8 +652,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          "--log-tensorboard needs a package: pip install tensorboard"),
         (args.log_wandb and find_spec("wandb") is None, "--log-wandb needs a package: pip install wandb"),
         (args.log_trackio and find_spec("trackio") is None, "--log-trackio needs a package: pip install trackio"),
-        (args.detect_anomaly and (args.torchcompile or args.fsdp),
-         "--detect-anomaly looks at single modules: leave out --torchcompile and --fsdp"),
         (any(choices) and teachers < 2, "--teacher-assign student and --teacher-weights learned need several teachers: "
          "--teacher NAME,NAME"),
         (all(choices), "--teacher-assign student leaves no weights to be learned: drop --teacher-weights learned"),
@@ -683,7 +699,6 @@ def _check_combinations(args: argparse.Namespace) -> None:
          f"--data-errors {args.data_errors}: --refine-labels needs the features of every sample; use --data-errors "
          "raise with it, or --no-refine-labels"),
         (args.teacher_checkpoint and not args.teacher, "--teacher-checkpoint needs --teacher NAME"),
-        (args.signal_usr1 and len(STOPPING) < 3, "--signal-usr1: this system has no such signal"),
         (args.ceiling_checkpoint, "--ceiling-checkpoint is for --protocol w2s; a single run takes its figure, "
          "--ceiling-acc, and validate.py --ceiling-checkpoint evaluates it"),
         (args.select_split is not None and args.select != "best", "--select-split needs --select best"),

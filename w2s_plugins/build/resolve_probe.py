@@ -43,15 +43,8 @@ def resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
 
 
 def _without_meaning(args: argparse.Namespace) -> str:
-    """Return what to say of all flags that are about the training of an encoder; empty where there are none."""
-    off = {
-        "--fsdp": args.fsdp, "--sync-bn": args.sync_bn, "--split-bn": args.split_bn,
-        "--grad-checkpointing": args.grad_checkpointing, "--torchcompile": args.torchcompile,
-        "--channels-last": args.channels_last, "--layer-decay": args.layer_decay is not None,
-        "--drop": args.drop, "--drop-path": args.drop_path or args.drop_connect, "--drop-block": args.drop_block,
-        "--tta": args.tta, "--save-images": args.save_images,
-        f"--tune {args.tune}": args.tune != "all", "--freeze": args.freeze,
-    }
+    """Return what to say of flags that ask for the training of an encoder; empty where there are none."""
+    off = {f"--tune {args.tune}": args.tune != "all", "--freeze": args.freeze}
     found = [flag for flag, given in off.items() if given]
     return (f"trains one linear layer on stored features, for which {', '.join(found)} "
             f"{'has no meaning: leave it' if len(found) == 1 else 'have no meaning: leave them'} out, in files too"

@@ -104,6 +104,7 @@ def build_student(
     if published is not None:
         warn_of_normalisation(published, data_config)
     if trains_part(args):
+        check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
         choose_trained(
             model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))

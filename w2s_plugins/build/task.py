@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from timm.loss import create_classification_loss
+from timm.loss import create_classification_loss, load_class_stats, resolve_class_weights
 from timm.task import (
     ClassificationTask,
     FeatureDistillationTask,
@@ -11,7 +11,7 @@ from timm.task import (
     TokenDistillationTask,
     TrainingTask,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ..cli.forms import EpisodeShape, loss_weights, parse_shapes
@@ -46,15 +46,7 @@ def build_task(
         world: World,
 ) -> TrainingTask:
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
-    criterion = create_classification_loss(
-        args.task_loss,
-        smoothing=args.smoothing,
-        soft_targets=mixes(args),
-        bce_target_thresh=args.bce_target_thresh if args.task_loss == "bce" else None,
-        bce_sum=args.bce_sum if args.task_loss == "bce" else False,
-        pos_weight=args.bce_pos_weight if args.task_loss == "bce" else None,
-        jsd_splits=args.aug_splits,
-    ).to(world.device)
+    criterion = create_criterion(args, student.num_classes).to(world.device)
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     if args.episodic and teacher is None:
         return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
@@ -78,7 +70,6 @@ def build_task(
             criterion,
             extractor=build_extractor(loss, student, data_config, teacher),
             mix=build_mix(args),
-            log_weights=args.log_beta,
             cached=targets is not None,
             labelled=labelled_in_batch(args),
             num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
@@ -87,6 +78,44 @@ def build_task(
     if args.kd_model_name:
         return build_timm_distillation(args, student, criterion, shared)
     return ClassificationTask(student, criterion, **shared)
+
+
+def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
+    """Create timm's criterion on ground truth.
+
+    Args:
+        args: resolved flags.
+        num_classes: those of the student.
+
+    Raises:
+        UserError: what timm refuses, such as weights of classes for a loss that takes none.
+    """
+    binary = args.task_loss == "bce"
+    try:
+        stats = load_class_stats(args.class_stats)
+        weights = {
+            kind: resolve_class_weights(value, kind, stats, power=args.loss_weight_power)
+            for kind, value in (("class_weight", args.loss_class_weight), ("pos_weight", args.loss_pos_weight))
+        }
+        for kind, value in weights.items():
+            if isinstance(value, Tensor) and len(value) != num_classes:
+                raise ValueError(f"--loss-{kind.replace('_', '-')} has {len(value)} numbers for {num_classes} classes")
+        if binary and weights["pos_weight"] is None:
+            weights["pos_weight"] = args.bce_pos_weight
+        return create_classification_loss(
+            args.task_loss,
+            smoothing=args.smoothing,
+            soft_targets=mixes(args),
+            bce_target_thresh=args.bce_target_thresh if binary else None,
+            bce_sum=args.bce_sum if binary else False,
+            asl_gamma_pos=args.asl_gamma_pos,
+            asl_gamma_neg=args.asl_gamma_neg,
+            poly_epsilon=args.poly_epsilon,
+            jsd_splits=args.aug_splits,
+            **weights,
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"criterion {args.task_loss}: {one_line(error)}") from error
 
 
 def episode_shape(args: argparse.Namespace) -> EpisodeShape:

@@ -26,6 +26,7 @@ from ..data.datasets import num_classes_of
 from ..data.loaders import LoaderSettings
 from ..distributed.world import Precision
 from ..errors import UserError, name_runs, one_line
+from ..files import read_text
 from ..labels.splits import TestSet
 from ..metrics.long_tail import CLASS_COUNTS, ShotGroups, count_classes, read_counts
 from ..models.class_names import are_elsewhere, imagenet_names, names_of_data, names_of_model, warn_of_names
@@ -380,6 +381,6 @@ def read_valid_labels(file: str) -> list[int] | None:
     if not file:
         return None
     try:
-        return [int(line) for line in Path(file).read_text(encoding="utf-8").split()]
+        return [int(line) for line in read_text(file).split()]
     except (OSError, ValueError) as error:
         raise UserError(f"--valid-labels {file}: expected one class number a line ({one_line(error)})") from error

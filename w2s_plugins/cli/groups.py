@@ -242,18 +242,10 @@ def add_run(add: Declare) -> None:
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
     add("--nan-patience", type=int, default=10, metavar="N", low=1, help="bad (NaN or infinite) steps in a row, each "
         "skipped, before the run stops")
-    add("--detect-anomaly", action="store_true", help="end at the first value that is not finite, in the forward or "
-        "the backward pass, and name the module; for the search of an error, it takes time")
     add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
         "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
         "for N files at most")
-    add("--max-save-failures", type=int, default=3, metavar="N", low=0, help="saves in a row, of recovery checkpoints "
-        "and of what an epoch ends with, that may fail, each with a warning, before the run stops")
-    add("--signal-usr1", action="store_true", help="SIGUSR1, as SLURM sends it before the end, stops the run as "
-        "SIGTERM does: after the step in hand, with a recovery checkpoint")
     add("--log-tensorboard", action="store_true", help="write TensorBoard events to the run folder")
-    add("--log-beta", action="store_true", help="record in metrics.jsonl how the loss weighs samples, beta(x) of "
-        "adaptconf: a histogram an epoch, by which of teacher and student are right")
     add("--debug", action="store_true", help="show the traceback of errors")
 
 
@@ -401,8 +393,8 @@ def add_precision(add: Declare) -> None:
         "given)")
     add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
         choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
-    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds without a sign of life "
-        "from one of several processes, or for one exchange between them, after which the run ends and names it")
+    add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds that an exchange "
+        "between processes may take before it fails")
 
 
 def add_model(add: Declare) -> None:
@@ -502,6 +494,10 @@ def add_schedule(add: Declare) -> None:
     add("--lr-cycle-decay", type=float, default=0.5, metavar="D", help="decay from cycle to cycle")
     add("--lr-cycle-limit", type=int, default=1, metavar="N", low=1, help="number of cycles")
     add("--lr-k-decay", type=float, default=1.0, metavar="K", help="k of k-decay for cosine and poly")
+    add("--lr-decay-fn", type=str, metavar="NAME", choices=("1-sqrt", "linear", "cosine", "power", "exp"),
+        help="shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)")
+    add("--lr-stable-timescale", type=float, metavar="N", low=1e-6, help="time scale of rsqrt in epochs (default: "
+        "--warmup-epochs)")
     add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
     add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
     add("--epochs", type=int, default=300, metavar="N", low=1, help="epochs")
@@ -512,7 +508,8 @@ def add_schedule(add: Declare) -> None:
     add("--stop-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
         help="stop after this epoch; the schedule stays that of --epochs")
     add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="milestones of multistep")
-    add("--decay-epochs", type=float, default=90, metavar="N", low=1e-6, help="epochs between decays of step")
+    add("--decay-epochs", type=float, default=90, metavar="N", low=1e-6, help="epochs between decays of step; epochs "
+        "of the decay that ends wsd and rsqrt, below 1 a share of the schedule (there 0.2, unless given)")
     add("--warmup-epochs", type=int, default=5, metavar="N", low=0, help="epochs of warm-up")
     add("--warmup-prefix", action="store_true", help="the warm-up comes on top of --epochs")
     add("--cooldown-epochs", type=int, default=0, metavar="N", low=0, help="epochs at the lowest rate, after the "
@@ -546,6 +543,19 @@ def add_augmentation(add: Declare) -> None:
     add("--bce-sum", action="store_true", role=Role.TRAINING, help="sum it over classes")
     add("--bce-target-thresh", type=float, metavar="T", role=Role.TRAINING, help="binarise its soft targets")
     add("--bce-pos-weight", type=float, metavar="W", role=Role.TRAINING, help="its weight of positives")
+    add("--loss-pos-weight", type=str, default="", metavar="W|FILE|neg_pos", role=Role.TRAINING, help="its weight of "
+        "positives: a number, one for each class (1,2,...), a file with them, or neg_pos, computed from --class-stats")
+    add("--loss-class-weight", type=str, default="", metavar="W|FILE|NAME", role=Role.TRAINING, help="its weight of "
+        "each class: numbers, a file with them, or inv_freq or effective_num, computed from --class-stats")
+    add("--loss-weight-power", type=float, default=1.0, metavar="P", low=0, role=Role.TRAINING,
+        help="exponent of neg_pos and inv_freq")
+    add("--class-stats", type=str, default="", metavar="FILE", role=Role.TRAINING, help="json with pos_counts, the "
+        "samples of each class, and num_samples, as timm's class_weights.py writes it")
+    add("--asl-gamma-pos", type=float, default=1.0, metavar="G", low=0, role=Role.TRAINING, help="focus of the asl "
+        "criterion on the true class")
+    add("--asl-gamma-neg", type=float, default=4.0, metavar="G", low=0, role=Role.TRAINING, help="and on the others")
+    add("--poly-epsilon", type=float, default=2.0, metavar="E", role=Role.TRAINING, help="coefficient of the poly "
+        "criterion; 0 is cross-entropy")
     add("--reprob", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="random erasing")
     add("--remode", type=str, default="pixel", metavar="MODE", choices=("const", "rand", "pixel"), role=Role.TRAINING,
         help="its fill: const, rand or pixel")

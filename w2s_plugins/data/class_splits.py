@@ -10,6 +10,7 @@ from pathlib import Path
 from torch.utils.data import Dataset, IterableDataset
 
 from ..errors import UserError, nearest, one_line
+from ..files import read_text
 from .datasets import class_names_of, create_dataset, find_split, labels_of
 from .slices import Subset
 
@@ -44,13 +45,13 @@ def read_class_list(name: str, flag: str) -> list[str]:
         UserError: no such list, not a text file, or a list without or with repeated names.
     """
     path = LISTS / f"{name}.txt" if name in list_names() else Path(name)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         folder = path.parent if path.parent.is_dir() else Path()
         files = [str(path.with_name(n)) for n in os.listdir(folder)]
         raise UserError(f"{flag} {name}: no such file{nearest(name, [*files, *list_names()])}; the package has "
                         f"{', '.join(list_names())}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{flag} {name}: expected a text file with one class a line ({one_line(error)})") from error
     names = [text for line in lines if (text := line.partition("#")[0].strip())]

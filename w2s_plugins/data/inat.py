@@ -10,6 +10,7 @@ from torchvision.datasets import INaturalist
 
 from ..cli.forms import LIST_FILES
 from ..errors import UserError, near_path, nearest, one_line
+from ..files import read_text
 from .decoding import FileDataset
 from .readers import Place, PlaceReader
 
@@ -155,7 +156,7 @@ def shown(value: object) -> str:
 def read_json(file: Path) -> object:
     """Read a json file. Raises `UserError` when it is none."""
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(read_text(file))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: not a readable json file: {one_line(error)}") from error
 

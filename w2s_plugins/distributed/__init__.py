@@ -1,1 +1,1 @@
-"""Several processes: the world, DDP, signs of life, signals."""
+"""Several processes: the world, DDP, signals."""

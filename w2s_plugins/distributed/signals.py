@@ -2,29 +2,20 @@
 
 import functools
 import itertools
-import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ..errors import exit_now
-from . import heartbeat
 from .world import gather_objects
 
 TOGETHER = 1.0  # seconds in which all SIGINT are one
-PATIENCE = 10.0  # seconds that one of several processes waits for a batch after a signal; torchrun kills after 30
 Item = TypeVar("Item")
-
-_logger = logging.getLogger(__name__)
 
 
 class Interrupted(BaseException):
@@ -64,7 +55,6 @@ class SignalWatch:
 
     def __init__(self, signals: tuple[int, ...], distributed: bool):
         self.received: int | None = None
-        self._waits = 0  # odd while a batch is waited for
         self._interrupted: float | None = None  # when the first SIGINT came
         self.store = dist.distributed_c10d._get_default_store() if distributed else None
         if self.store is not None:
@@ -79,41 +69,6 @@ class SignalWatch:
             if time.monotonic() - self._interrupted > TOGETHER:
                 raise KeyboardInterrupt
         self.received = self.received or signum
-        if self._waits % 2 and not _starts_workers(frame):
-            self._end_wait(signum)
-
-    def _end_wait(self, signum: int) -> None:
-        if self.store is None:
-            self._waits += 1
-            raise Interrupted(signum)
-        threading.Thread(target=self._give_up, args=(signum, self._waits), daemon=True).start()
-
-    def _give_up(self, signum: int, wait: int) -> None:
-        """End this rank when it still waits for the same batch: the others are in the exchange after it."""
-        time.sleep(PATIENCE)
-        if self._waits == wait:
-            _logger.error(f"{signal.Signals(signum).name}: no batch has come from the data workers in {PATIENCE:g} s; "
-                          "ends without another checkpoint, earlier ones are kept")
-            exit_now(128 + signum)
-
-    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield batches. A signal that comes while one is waited for ends the wait, which may never end by itself.
-
-        One process raises `Interrupted` at once: the state is that after the batch before. One of several waits for
-        `PATIENCE` seconds, since all have to stop at the same place, and then ends alone.
-        """
-        items = iter(items)
-        while True:
-            self._waits += 1
-            if self.received is not None:
-                self._end_wait(self.received)
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self._waits += self._waits % 2
-            yield item
 
     def check(self, update: int) -> None:
         """Raise `Interrupted` at the end of an update when it is time to stop.
@@ -143,7 +98,7 @@ class SignalWatch:
         Ranks may be at different items, and one may be done while another is asked to stop. So each of them exchanges
         with the others once, when it stops or after its last item, and all end alike.
         """
-        for item in self.waiting(items):
+        for item in items:
             if self._noticed():
                 break
             yield item
@@ -171,49 +126,6 @@ class SignalWatch:
             SignalWatch.entered = None
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
-
-
-@contextmanager
-def ending(said: str) -> Iterator[None]:
-    """While this is entered, a signal that is noted ends the process with a line, be it that of before. It need not
-    come out of what waits, as a client of a server does in threads and in libraries that know of no signals.
-
-    Args:
-        said: what is said after the name of the signal.
-    """
-    watch = SignalWatch.entered
-    if watch is None or not watch._previous:
-        yield
-        return
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    with writer:
-        if watch.received is not None:
-            writer.send(bytes([watch.received]))
-        threading.Thread(target=_end_at_a_signal, args=(reader, {*watch._previous}, said), daemon=True).start()
-        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-
-
-def _end_at_a_signal(reader: socket.socket, signals: set[int], said: str) -> None:
-    """Read numbers of signals as they come, also those of others that have a handler."""
-    with reader:
-        while number := reader.recv(1):
-            if number[0] in signals:
-                line = f"{signal.Signals(number[0]).name}: {said}"
-                if not heartbeat.end_all(line):
-                    _logger.warning(line)
-                    exit_now(128 + number[0])
-
-
-def _starts_workers(frame: FrameType | None) -> bool:
-    """True inside of PyTorch's start of data workers, which nothing may leave half done: it could not end them."""
-    while frame is not None and frame.f_code is not _MultiProcessingDataLoaderIter.__init__.__code__:
-        frame = frame.f_back
-    return frame is not None
 
 
 def _block(how: int) -> None:

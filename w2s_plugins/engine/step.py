@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
-from ..data import Batch, TrainLoader
+from ..data import TrainLoader
 from ..data.views import hash_seed
-from ..distributed.signals import Interrupted
 from ..distributed.world import Precision
 from ..errors import UserError
 from ..losses.undo import Undo
@@ -156,34 +155,6 @@ def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     if distributed:
         dist.all_reduce(flag, dist.ReduceOp.MIN)
     return bool(flag)
-
-
-def whole_updates(
-        position: Position,
-        loader: TrainLoader,
-        updates: Updates,
-        buffers: BufferUndo,
-        waiting: Callable[[Iterable], Iterable],
-) -> Iterator[tuple[int, Batch]]:
-    """Yield the batches that are left of an epoch with their numbers; an interruption undoes a half-done update.
-
-    Args:
-        position: where the run stands.
-        loader: gives the batches.
-        updates: which batches make which update.
-        buffers: has noted them before the update in hand.
-        waiting: wraps the batches; it may raise `Interrupted` in place of one.
-    """
-    try:
-        for number, batch in enumerate(waiting(loader.epoch(position.epoch, position.batch)), start=position.batch):
-            if updates.begins(number):
-                before = position.copied() if updates.accum_steps > 1 else None
-            yield number, batch
-    except Interrupted:
-        if not updates.begins(position.batch) and position.batch < len(loader):  # gradients are in no checkpoint
-            buffers.put_back()
-            position.go_back_to(before)
-        raise
 
 
 def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:

@@ -38,7 +38,7 @@ class StudentOutput(NamedTuple):
     Args:
         logits: (B, C).
         terms: scalar terms of the distillation loss, by name.
-        figures: further scalars for the log, and weights of the samples.
+        figures: further scalars for the log.
     """
 
     logits: Tensor
@@ -72,7 +72,6 @@ class StudentModule(nn.Module):
         self.loss = loss
         self.mix = mix
         self.extractor = extractor
-        self.logs_weights = False  # --log-beta
         self.teacher_stream: torch.cuda.Stream | None = None  # where the teacher may still be at work
         self.set_runner(self.run)
 
@@ -111,23 +110,12 @@ class StudentModule(nn.Module):
         if target is None:
             logits = logits.detach()
         if self.mix is None:
-            return StudentOutput(logits, self.loss(inputs), self._sample_weights(inputs))
+            return StudentOutput(logits, self.loss(inputs), {})
         # Several teachers become one target first, which may leave some samples out.
         with torch.autocast(logits.device.type, enabled=False):
             mixed = self.mix(teacher_logits, inputs.student_logits, progress)
         inputs = inputs.replace(teacher_logits=mixed.logits)
-        return StudentOutput(
-            logits, self._kept_terms(inputs, mixed.keep), {**mixed.figures, **self._sample_weights(inputs)})
-
-    @torch.no_grad()
-    def _sample_weights(self, inputs: LossInputs) -> dict[str, dict]:
-        """Return ``sample_weights``, see `sample_weights.WeightMeter`, where they are logged and the loss has some."""
-        if not self.logs_weights:
-            return {}
-        with torch.autocast(inputs.student_logits.device.type, enabled=False):
-            weights = self.loss.sample_weights(inputs.in_float32())
-        teacher = inputs.teacher_logits.argmax(dim=1)
-        return {"sample_weights": {"weights": weights, "teacher": teacher}} if weights else {}
+        return StudentOutput(logits, self._kept_terms(inputs, mixed.keep), mixed.figures)
 
     def _awaited(self, answer: TeacherOutput) -> TeacherOutput:
         """Let what follows on this stream wait for the teacher's, on which the answer is computed."""
@@ -183,7 +171,6 @@ class WeakToStrongTask(TrainingTask):
         num_samples: size of the training set, for losses that keep memory by sample.
         extractor: gives the student's features, for losses that need them; ``teacher.with_features`` gives the other.
         mix: makes one target of several teachers; ``teacher.by_member`` then gives their logits (M, B, C).
-        log_weights: also return what the loss weighs each sample with, as ``sample_weights``.
         labelled: where only some samples have labels: how many at the start of a batch. The criterion is on these, and
             the teacher is asked about the others; 0 where both are about all of them.
         device: where the task's own tensors live.
@@ -204,7 +191,6 @@ class WeakToStrongTask(TrainingTask):
             num_samples: int | None = None,
             extractor: FeatureExtractor | None = None,
             mix: nn.Module | None = None,
-            log_weights: bool = False,
             labelled: int = 0,
             device: torch.device | None = None,
             dtype: torch.dtype | None = None,
@@ -236,7 +222,6 @@ class WeakToStrongTask(TrainingTask):
         announce_memory(loss, context)
         loss.setup(context)
         self.trainable_module = StudentModule(student, loss, extractor, mix, labelled).to(self.device)
-        self.trainable_module.logs_weights = log_weights
         self.eval_model = student
         self.place_teacher(self.device)
 

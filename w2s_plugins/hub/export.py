@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from w2s_plugins.errors import UserError, one_line, refusal
+from w2s_plugins.errors import UserError, one_line
 from w2s_plugins.files import read_plain
 from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
 
@@ -141,7 +141,7 @@ def _check_loads(model: torch.nn.Module, export: Path, name: Path, data_config: 
     try:
         fresh = timm.create_model(f"local-dir:{export}", pretrained=True)
     except Exception as error:  # each architecture refuses in its own way what does not fit it
-        raise UserError(refusal(error) or refused % f"timm cannot load it again ({one_line(error, 200)})") from error
+        raise UserError(refused % f"timm cannot load it again ({one_line(error, 200)})") from error
     own, loaded = model.state_dict(), fresh.state_dict()
     odd = sorted(key for key in own.keys() | loaded.keys() if key not in own or key not in loaded
                  or not torch.equal(own[key].float().cpu(), loaded[key].float().cpu()))

@@ -12,6 +12,7 @@ import numpy as np
 from ..data.keys import SampleKeys, sample_keys
 from ..data.unlabeled import open_images
 from ..errors import UserError
+from ..tokens import say
 from .agreement import Opinions, compare, draw_confusion, folder_labels, label_names, opinions
 from .answers import KEY_COLUMNS, TableForm, check_form, folder_columns
 from .combine import agreement_of_annotators
@@ -39,7 +40,7 @@ def export_folder(folder: str, output: Path, top_k: int | None, every: bool) -> 
     check_form(form, manifest.class_names, manifest.num_classes)
     rows = write_label_table(output, folder_columns(place, manifest, form))
     views = f", of the first of {manifest.views} views" if manifest.views > 1 else ""
-    print(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
+    say(f"{output}: labels of {rows} samples in {manifest.num_classes} classes{views}")
 
 
 def merge_tables(files: Sequence[Path], output: Path) -> None:
@@ -61,16 +62,16 @@ def merge_tables(files: Sequence[Path], output: Path) -> None:
     sure = any(table.kind != "hard" or table.confidence is not None for table in tables)
     rows = write_label_table(output, (_opinion_columns(table, sure) for table in tables))
     annotators = {who for table in tables for who in _annotators(table)}
-    print(f"{output}: {rows} rows of {len(annotators)} annotators about "
-          f"{len({key for table in tables for key in table.keys})} samples")
+    say(f"{output}: {rows} rows of {len(annotators)} annotators about "
+        f"{len({key for table in tables for key in table.keys})} samples")
 
 
 def push(
         path: Path, repo_id: str, license: str | None, private: bool | None, revision: str | None,
         commit_message: str | None) -> None:
     """Publish labels on the Hub."""
-    print(push_labels(path, repo_id, license=license, private=private, revision=revision,
-                      commit_message=commit_message))
+    say(push_labels(path, repo_id, license=license, private=private, revision=revision,
+                    commit_message=commit_message))
 
 
 def _table(name: str) -> LabelTable:
@@ -99,19 +100,19 @@ def print_stats(file: str) -> None:
     table = _table(file)
     labels, sure = label_names(table)
     samples = np.unique(np.array(table.keys, dtype=object).astype(str), return_inverse=True)[1]
-    print(f"{file}: {len(table)} rows about {samples.max() + 1} samples, known by {table.keyed_by}; {table.kind}"
-          f"{' labels' if table.kind == 'hard' else ''}")
+    say(f"{file}: {len(table)} rows about {samples.max() + 1} samples, known by {table.keyed_by}; {table.kind}"
+        f"{' labels' if table.kind == 'hard' else ''}")
     if table.annotators is not None:
         by = Counter(table.annotators)
         shown = ", ".join(f"{who} {count}" for who, count in by.most_common(8))
         agreement = agreement_of_annotators(samples, np.unique(labels, return_inverse=True)[1])
-        print(f"annotators: {len(by)} ({shown}{', ...' if len(by) > 8 else ''})"
-              + ("" if agreement is None else f"; two of one sample agree in {100 * agreement:.1f} %"))
+        say(f"annotators: {len(by)} ({shown}{', ...' if len(by) > 8 else ''})"
+            + ("" if agreement is None else f"; two of one sample agree in {100 * agreement:.1f} %"))
     if table.kind != "hard" or table.confidence is not None:
         low, middle, high = np.quantile(sure, (0.1, 0.5, 0.9))
-        print(f"confidence: {sure.mean():.3f} in the mean; a tenth are below {low:.3f}, half below {middle:.3f}, a "
-              f"tenth above {high:.3f}")
-    print("\n".join(_shares({"": Counter(labels)})))
+        say(f"confidence: {sure.mean():.3f} in the mean; a tenth are below {low:.3f}, half below {middle:.3f}, a "
+            f"tenth above {high:.3f}")
+    say(*_shares({"": Counter(labels)}))
 
 
 def _shares(columns: dict[str, Counter]) -> Iterator[str]:
@@ -140,10 +141,10 @@ def print_check(
         try:
             labels = _labels_of(file, keys, names)
         except UserError as error:
-            _print_text(f"error: {error}")
+            say(f"error: {error}")
             sys.exit(1)
     rows, known = labels.manifest.who["rows"], int(labels.known.sum())
-    print(f"{file}: can be trained on: {rows} rows, labels of {known} of the {len(keys.values)} samples in "
+    say(f"{file}: can be trained on: {rows} rows, labels of {known} of the {len(keys.values)} samples in "
           f"{labels.manifest.num_classes} classes")
     if against is None:
         return
@@ -168,7 +169,7 @@ def _labels_of(file: str, keys: SampleKeys, names: list[str] | None, partial: bo
 def _said_aloud() -> Iterator[None]:
     """Print what is logged of labels in the block, a line each."""
     logger, handler = logging.getLogger("w2s_plugins.labels"), logging.Handler()
-    handler.emit = lambda record: _print_text(f"note: {record.getMessage().removeprefix('WARNING: ')}")
+    handler.emit = lambda record: say(f"note: {record.getMessage().removeprefix('WARNING: ')}")
     level, logger.propagate = logger.level, False
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -180,21 +181,17 @@ def _said_aloud() -> Iterator[None]:
         logger.propagate = True
 
 
-def _print_text(text: str) -> None:
-    print(text.encode(errors="backslashreplace").decode())  # names may be of any bytes
-
-
 def _print_comparison(ours: Opinions, theirs: Opinions, called: tuple[str, str], figure: Path | None) -> None:
     counts, kappa = compare(ours, theirs, called)
     table = counts.to_numpy()
-    print(f"{called[0]} and {called[1]}: {table.sum()} samples in common, they agree in "
+    say(f"{called[0]} and {called[1]}: {table.sum()} samples in common, they agree in "
           f"{100 * np.trace(table) / table.sum():.1f} % (Cohen's kappa {kappa:.3f})")
     confused = counts.stack().sort_values(ascending=False, kind="stable")
     others = [(pair, count) for pair, count in confused.items() if pair[0] != pair[1] and count]
     for (theirs_said, ours_said), count in others[:5]:
-        print(f"  {count} x '{theirs_said}' in {called[1]} is '{ours_said}' in {called[0]}")
+        say(f"  {count} x '{theirs_said}' in {called[1]} is '{ours_said}' in {called[0]}")
     shares = {called[0]: Counter(counts.sum(axis=0).to_dict()), called[1]: Counter(counts.sum(axis=1).to_dict())}
-    print("\n".join(_shares(shares)))
+    say(*_shares(shares))
     if figure is not None:
         draw_confusion(counts, kappa, called, figure)
-        print(f"{figure}: the confusion, drawn")
+        say(f"{figure}: the confusion, drawn")

@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError, one_line
-from ..files import atomic_write, read_plain
+from ..files import atomic_write, check_count, check_regular, read_plain
 
 FORMAT = 1
 MANIFEST, KEYS = "labels.json", "keys.json"
@@ -237,6 +237,10 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("its values do not go together")
     except (OSError, ValueError, KeyError, TypeError, UserError, StopIteration) as error:
         raise UserError(f"{path}: no manifest of labels in format {FORMAT} ({one_line(error)})") from error
+    stored = sum(part.stat().st_size for part in folder.glob("view*.safetensors"))
+    check_count(manifest.num_samples, stored, f"{path}: its samples, by the bytes of its parts")
+    if manifest.kind in ("hard", "top-k"):  # others have a column for each
+        check_count(manifest.num_classes, max(manifest.num_samples, len(names or ())), f"{path}: its classes")
     return manifest
 
 
@@ -302,6 +306,7 @@ def read_part(folder: Path, manifest: Manifest, part: Part, check: bool = True) 
     """
     path = folder / part.file
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["part"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError, near_path, one_line
+from ..files import read_text
 
 
 def read_class_names(text: str) -> list[str]:
@@ -14,9 +15,9 @@ def read_class_names(text: str) -> list[str]:
         UserError: no names, a name given twice, or a file that holds something else.
     """
     flag, path = f"--class-names {text[:80]}", Path(text)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         try:
-            content = path.read_text(encoding="utf-8-sig")
+            content = read_text(path, encoding="utf-8-sig")
             names = json.loads(content) if content.lstrip().startswith("[") else content.split("\n")
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{flag}: expected a text file with one name a line, or a json list of names "

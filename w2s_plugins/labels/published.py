@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..files import read_plain
+from ..files import open_regular, read_plain
 from ..hub.errors import check_repo_id
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_files
@@ -143,7 +143,8 @@ def _texts(file: Path) -> Iterator[str]:
     """Yield all that a manifest or a table says in words, also in columns that are no labels."""
     suffix = file.suffix.lower()
     if suffix in (".json", ".csv", ".tsv", ".jsonl", ".ndjson"):
-        yield file.read_text(encoding="utf-8", errors="replace")
+        with open_regular(file, encoding="utf-8", errors="replace") as text:
+            yield text.read()
     elif suffix == ".pt":
         yield str(load_arrays(file))
     elif suffix in (".npz", ".npy"):

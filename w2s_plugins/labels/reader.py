@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.keys import SampleKeys
 from ..errors import UserError, one_line
-from ..files import file_sha256
+from ..files import file_sha256, read_text
 from .format import KEYS, REMEDY, Manifest, read_manifest, read_part
 from .writer import check_content
 
@@ -120,7 +120,7 @@ def read_keys(folder: Path, manifest: Manifest) -> Sequence[str] | Sequence[int]
         return range(manifest.num_samples)
     path, kind = folder / KEYS, str if manifest.keyed_by == "filename" else int
     try:
-        keys = json.loads(path.read_text(encoding="utf-8"))
+        keys = json.loads(read_text(path))
         if file_sha256(path) != manifest.keys_sha256:
             raise ValueError("its checksum is not that of its content")
         if not isinstance(keys, list) or not all(type(key) is kind for key in keys):

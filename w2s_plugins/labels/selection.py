@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..data.keys import positions_in_split
 from ..data.slices import Subset
 from ..errors import UserError, one_line
-from ..files import to_json
+from ..files import check_regular, to_json
 
 BLOCK = 2 ** 26  # similarities in memory at a time
 
@@ -146,6 +146,7 @@ def read_selection(file: str, dataset: Dataset, split_size: int, fingerprint: st
     """
     flag, path, about = f"--clean-select file:{file}", Path(file), {}
     try:
+        check_regular(path)
         if path.suffix == ".npy":
             found = np.load(path, allow_pickle=False)
             is_mask = found.shape == (split_size,) and np.isin(found, (0, 1)).all()

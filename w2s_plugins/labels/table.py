@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError, near_path, nearest, one_line
-from ..files import INFLATION, check_archive
+from ..files import INFLATION, check_archive, check_count, check_extent, check_regular
 from .names import check_class_names
 
 if TYPE_CHECKING:
@@ -177,13 +177,14 @@ def open_columns(path: Path, flag: str) -> Columns:
         ".csv": _open_text, ".tsv": _open_text, ".jsonl": _open_json_lines, ".ndjson": _open_json_lines,
         ".parquet": _open_parquet, ".npz": _open_npz, ".npy": _open_npy, ".pt": _open_pt}
     suffix = path.suffix.lower()
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         why = "is a folder; expected a file of labels" if path.is_dir() else f"no such file{near_path(path)}"
         raise UserError(f"{flag}: {why}")
     if suffix not in readers:
         raise UserError(f"{flag}: of an unknown kind{nearest(suffix, SUFFIXES)}; expected {', '.join(SUFFIXES)} or a "
                         "folder of labels")
     with _read_errors(path, flag):
+        check_regular(path)
         columns = readers[suffix](path)
         if not columns.names or not len(columns.read(columns.names[:1])):
             raise UserError(f"{flag}: holds no labels")
@@ -310,7 +311,9 @@ def load_arrays(path: Path) -> object:
                *((reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core"))]
     check_archive(path)
     with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        arrays = torch.load(path, map_location="cpu", weights_only=True)
+    check_extent(arrays.values() if isinstance(arrays, dict) else [arrays], path)
+    return arrays
 
 
 def _in_order(arrays: Mapping[str, object]) -> Columns:
@@ -557,6 +560,9 @@ def _hard(
     texts = [_text(value) for value in values]
     places, names = class_places({*texts}, class_names, flag)
     found = [places[text] for text in texts]
+    classes = {place for place in found if place is not None}
+    if names is None and classes:  # a number alone does not make a million classes
+        check_count(max(classes) + 1, len(classes), f"{flag}: its classes, by the highest number")
     bad, fault = np.array([place is None for place in found], dtype=bool), None
     if bad.any():
         text, more = texts[int(bad.argmax())][:40], f"; so are {bad.sum() - 1} more" if bad.sum() > 1 else ""
@@ -575,8 +581,9 @@ def _top(
     said = [name for row in rows for name, _ in row]
     places, names = class_places({*said}, class_names, flag)
     size = len(names) if names else max((place for place in places.values() if place is not None), default=-1) + 1
-    believed = names is not None or size <= 1000 + 10 * len(said)  # a number alone does not make a million classes
-    if not believed or not size or len(rows) * size > MOST_CELLS:
+    if names is None:
+        check_count(size, len(said), f"{flag}: its classes, by the highest number")
+    if not size or len(rows) * size > MOST_CELLS:
         raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
                         "are more than can be believed of this file, or none")
     answers = np.zeros((len(rows), size), dtype=np.float32)

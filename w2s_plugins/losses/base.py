@@ -133,12 +133,6 @@ class DistillationLoss(nn.Module):
         """Return the terms for inputs that are float32 or wider."""
         raise NotImplementedError
 
-    def sample_weights(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Return what the loss weighs samples with, (B,) in [0, 1] by name, for ``--log-beta``. Most losses have none.
-
-        Called without autograd, on inputs that are float32 or wider, after the terms.
-        """
-        return {}
 
 
 class FunctionLoss(DistillationLoss):
@@ -149,24 +143,16 @@ class FunctionLoss(DistillationLoss):
             function: Callable[..., dict[str, Tensor]],
             needs_target: bool,
             needs_features: bool,
-            weigh: Callable[..., dict[str, Tensor]] | None,
             **kwargs: object,
     ):
         super().__init__()
         self.function = function
-        self.weigh = weigh
         self.needs_target = needs_target
         self.needs_features = needs_features
         self.kwargs = kwargs
 
     def compute(self, inputs: LossInputs) -> dict[str, Tensor]:
         return self.function(inputs, **self.kwargs)
-
-    def sample_weights(self, inputs: LossInputs) -> dict[str, Tensor]:
-        if self.weigh is None:
-            return {}
-        taken = inspect.signature(self.weigh).parameters
-        return self.weigh(inputs, **{name: value for name, value in self.kwargs.items() if name in taken})
 
     def extra_repr(self) -> str:
         return ", ".join([self.function.__name__, *(f"{k}={v}" for k, v in self.kwargs.items())])
@@ -182,7 +168,6 @@ class LossEntry:
     paper: str
     needs_target: bool
     needs_features: bool
-    sample_weights: Callable[..., dict[str, Tensor]] | None = None
 
     @property
     def defaults(self) -> dict[str, inspect.Parameter]:
@@ -198,8 +183,7 @@ class LossEntry:
         if inspect.isclass(self.factory):
             loss = self.factory(**kwargs)
         else:
-            loss = FunctionLoss(
-                self.factory, self.needs_target, self.needs_features, self.sample_weights, **kwargs)
+            loss = FunctionLoss(self.factory, self.needs_target, self.needs_features, **kwargs)
         loss.name = self.name
         return loss
 
@@ -214,7 +198,6 @@ def register_loss(
         paper: str = "",
         needs_target: bool = False,
         needs_features: bool = False,
-        sample_weights: Callable[..., dict[str, Tensor]] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a loss function, or a `DistillationLoss` class, under ``name``.
 
@@ -224,11 +207,9 @@ def register_loss(
         paper: short reference with its arXiv id.
         needs_target: the loss is defined on ground truth; the teacher's argmax stands in when there is none.
         needs_features: a function that uses features; a class says so with its attribute.
-        sample_weights: of a function that weighs samples: maps inputs, and those of its kwargs that it takes, to the
-            weights, see `DistillationLoss.sample_weights`; a class has the method.
     """
     def decorate(factory: Callable) -> Callable:
-        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features, sample_weights))
+        LOSSES.register(name, LossEntry(name, factory, summary, paper, needs_target, needs_features))
         return factory
     return decorate
 
@@ -290,10 +271,6 @@ class SumLoss(DistillationLoss):
             f"{name}.{term}": self.weights[name] * value
             for name, part in self.parts.items() for term, value in part(inputs).items()
         }
-
-    def sample_weights(self, inputs: LossInputs) -> dict[str, Tensor]:
-        return {f"{name}.{key}": value
-                for name, part in self.parts.items() for key, value in part.sample_weights(inputs).items()}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}.weight={weight}" for name, weight in self.weights.items())

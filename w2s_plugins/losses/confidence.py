@@ -73,17 +73,10 @@ def balanced_labels(probabilities: Tensor, proportions: Tensor) -> Tensor:
     return (probabilities - thresholds).argmax(dim=1)
 
 
-def adaptconf_weights(inputs: LossInputs, *, temperature: float = 0.5, ramp: float = 0.0) -> dict[str, Tensor]:
-    """Return ``beta`` (B,), the weight that AdaptConf gives to the student's own prediction."""
-    beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
-    return {"beta": beta * ramped(inputs.progress, ramp)}
-
-
 @register_loss(
     "adaptconf",
     summary="weighs teacher against self-prediction sample by sample",
     paper="Guo et al. 2024, 2402.03749",
-    sample_weights=adaptconf_weights,
 )
 def adaptconf(
         inputs: LossInputs,
@@ -99,7 +92,8 @@ def adaptconf(
     beta is multiplied by min(1, progress / ramp); the paper's noisy-label setting has ramp = 0.25.
     ``logit_standardization`` concerns the KD term alone.
     """
-    beta = adaptconf_weights(inputs, temperature=temperature, ramp=ramp)["beta"]
+    beta = adaptive_weight(inputs.student_logits, inputs.teacher_logits, temperature)
+    beta = beta * ramped(inputs.progress, ramp)
     kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, kd_temperature, logit_standardization)
     return {"kd": ((1 - beta) * kd).mean(), "self": (beta * self_cross_entropy(inputs.student_logits)).mean()}
 

@@ -93,15 +93,10 @@ def small_loss(inputs: LossInputs, *, keep: PositiveShare = 0.8, ramp: Share = 0
     return {"small_loss": losses.topk(count, largest=False, sorted=False).values.mean()}
 
 
-def _confidence_weights(inputs: LossInputs) -> dict[str, Tensor]:
-    return {"confidence": _confidence(inputs.teacher_logits)}
-
-
 @register_loss(
     "conf_weighted",
     summary="kd weighted by the teacher's confidence in the sample",
     paper="this project",
-    sample_weights=_confidence_weights,
 )
 def conf_weighted(
         inputs: LossInputs,
@@ -113,25 +108,15 @@ def conf_weighted(
 
     The weights are the teacher's confidence at temperature 1, whatever ``temperature`` KD has.
     """
-    confidence = _confidence_weights(inputs)["confidence"]
+    confidence = _confidence(inputs.teacher_logits)
     kd = kl_per_sample(inputs.student_logits, inputs.teacher_logits, temperature, logit_standardization)
     return {"conf_weighted": (confidence * kd).sum() / confidence.sum()}
-
-
-def _sure_weights(inputs: LossInputs, *, threshold: float = 0.95, source: str = "either") -> dict[str, Tensor]:
-    sure = torch.zeros(len(inputs.student_logits), dtype=torch.bool, device=inputs.student_logits.device)
-    if source != "student":
-        sure = sure | (_confidence(inputs.teacher_logits) >= threshold)
-    if source != "teacher":
-        sure = sure | (_confidence(inputs.student_logits.detach()) >= threshold)
-    return {"sure": sure.float()}
 
 
 @register_loss(
     "confidence_mask",
     summary="cross-entropy only where the teacher or the student is sure",
     paper="Sohn et al. 2020, 2001.07685",
-    sample_weights=_sure_weights,
 )
 def confidence_mask(
         inputs: LossInputs,
@@ -148,8 +133,12 @@ def confidence_mask(
         threshold: smallest confidence that counts as sure.
         source: whose confidence decides.
     """
-    sure = _sure_weights(inputs, threshold=threshold, source=source)["sure"]
-    return {"confidence_mask": (sure * -_log_p_of_label(inputs)).mean()}
+    sure = torch.zeros(len(inputs.student_logits), dtype=torch.bool, device=inputs.student_logits.device)
+    if source != "student":
+        sure = sure | (_confidence(inputs.teacher_logits) >= threshold)
+    if source != "teacher":
+        sure = sure | (_confidence(inputs.student_logits.detach()) >= threshold)
+    return {"confidence_mask": (sure.float() * -_log_p_of_label(inputs)).mean()}
 
 
 @register_loss(

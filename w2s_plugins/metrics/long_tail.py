@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ..data import labels_of
 from ..errors import UserError, one_line
+from ..files import read_text
 
 CLASS_COUNTS = "class_counts.json"  # in a run folder
 
@@ -119,7 +120,7 @@ def read_counts(path: Path, flag: str) -> list[int]:
         UserError: it is neither.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         counts = content["counts"] if isinstance(content, dict) else content
         if not counts or not all(type(n) is int and 0 <= n < 2 ** 62 for n in counts):
             raise ValueError("its counts are no list of whole numbers")

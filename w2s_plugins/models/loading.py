@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import inspect
 import logging
 import re
@@ -29,8 +30,8 @@ from .. import models  # noqa: F401  (importing registers the small networks wit
 from ..cli.declare import Role
 from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
-from ..errors import UserError, name_runs, near_path, one_line, refusal
-from ..files import INFLATION, DamagedArchive, check_archive, file_sha256, special_kind
+from ..errors import UserError, name_runs, near_path, one_line
+from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular, file_sha256
 from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
@@ -130,6 +131,9 @@ def _named_model(flag: str, name: str, given: Container[str] = ()) -> tuple[str,
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
     architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
+    if not hub:  # the weights of a repository may not be here yet
+        beside = sum(file.stat().st_size for file in Path(place).iterdir() if file.is_file())
+        check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json, by its bytes")
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
@@ -141,7 +145,7 @@ def check_input_size(model: nn.Module, size: tuple[int, ...], flag: str) -> None
     try:
         model.eval()(torch.zeros(1, *size, device=some.device, dtype=some.dtype))
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(refusal(error) or f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
+        raise UserError(f"{flag}: the model takes no images of {' x '.join(map(str, size))}: "
                         f"{one_line(error)}; give another image size") from error
     finally:
         model.train(training)
@@ -220,7 +224,8 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     state = clean_state_dict(nested[0]) if nested else state
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
-    _check_extent(state, path, flag)
+    with _read_errors(path, flag):
+        check_extent(tree_leaves(state), path)
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}
 
 
@@ -257,24 +262,16 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
     flags = vars(args) if isinstance(args, argparse.Namespace) else args
     if any(isinstance(value, Tensor) for value in tree_leaves(flags)):
         raise UserError(f"{flag} {path}: not a checkpoint of this program or of timm: its flags hold tensors")
-    _check_extent(checkpoint, path, flag)
+    with _read_errors(path, flag):
+        check_extent(tree_leaves(checkpoint), path)
     return checkpoint
-
-
-def _check_extent(content: object, path: Path, flag: str) -> None:
-    """Refuse a tensor that says it is larger than its file: a few bytes repeated, which the first copy would write out.
-    """
-    size = path.stat().st_size + INFLATION
-    if any(isinstance(t, Tensor) and t.numel() * t.element_size() > size for t in tree_leaves(content)):
-        raise UserError(f"{flag} {path}: refused: a tensor in it says that it is larger than the whole file")
 
 
 @contextlib.contextmanager
 def _read_errors(path: Path, flag: str) -> Iterator[None]:
     """Turn whatever a damaged file makes its readers stumble on into a `UserError`."""
-    if kind := special_kind(path):
-        raise UserError(f"{flag} {path}: {kind}, not a regular file")
     try:
+        check_regular(path)
         yield
     except Exception as error:
         raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
@@ -282,8 +279,10 @@ def _read_errors(path: Path, flag: str) -> Iterator[None]:
 
 def _explain_read_error(path: Path, error: Exception) -> str:
     """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
-    if isinstance(error, DamagedArchive):
+    if isinstance(error, DamagedArchive) or str(error).startswith("refused: a tensor"):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return error.strerror
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read as a checkpoint: {error.strerror}"
     text = f"{error} {error.__cause__ or ''}"
@@ -401,6 +400,7 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
         found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
         return {**found, "num_classes": cfg.get("num_classes")}
     found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
+    check_count(found.get("num_classes") or 0, path.stat().st_size, f"{flag} {path}: its classes, by its bytes")
     if pool := found.pop("gp", None):
         found["model_kwargs"] = {"global_pool": pool, **found.get("model_kwargs", {})}
     return found

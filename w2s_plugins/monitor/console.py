@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm.std import tqdm as std_tqdm
 
-from ..tokens import scrub
+from ..tokens import PublicFormatter, shown
 
 with warnings.catch_warnings():  # that a notebook has no widgets, or that it has
     warnings.simplefilter("ignore")
@@ -20,13 +20,6 @@ with warnings.catch_warnings():  # that a notebook has no widgets, or that it ha
 _logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-
-
-class _PublicFormatter(logging.Formatter):
-    """Leaves access tokens out: any package may log what a server said."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return scrub(super().format(record))
 
 
 class _TqdmHandler(logging.Handler):
@@ -47,7 +40,7 @@ def setup_logging(primary: bool) -> None:
     """Show log lines on rank 0, warnings only on the others."""
     tqdm.set_lock(threading.RLock())  # its own is shared with forks, and whoever is killed while it writes keeps it
     handler = _TqdmHandler()
-    handler.setFormatter(_PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(PublicFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if primary else logging.ERROR)
@@ -147,9 +140,10 @@ def duration(seconds: float) -> str:
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table for the console: first column left, others right; None is shown as a dash."""
-    texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else str(c)) for c in row] for row in rows]
-    widths = [max(len(r[i]) for r in [list(header), *texts]) for i in range(len(header))]
+    heads = [shown(head) for head in header]
+    texts = [[("-" if c is None else f"{c:.2f}" if isinstance(c, float) else shown(c)) for c in row] for row in rows]
+    widths = [max(len(row[i]) for row in [heads, *texts]) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))).rstrip()
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, texts)])
+    return "\n".join([line(heads), "  ".join("-" * w for w in widths), *map(line, texts)])

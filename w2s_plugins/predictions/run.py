@@ -47,7 +47,7 @@ from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load
 _logger = logging.getLogger(__name__)
 
 FLAGS = "MODEL", "--checkpoint"
-PATIENCE = 600.0  # seconds without a sign of life after which another process is given up
+PATIENCE = 600.0  # seconds that an exchange between processes may take
 SHOWN = 10  # unreadable images that are named
 
 

@@ -32,6 +32,7 @@ from ..metrics.pgr import RESAMPLES
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
+from ..tokens import say
 from .figures import read_predictions
 from .planning import EARLIER, folder_of_runs, read_stages, runs_of_stages
 from .w2s import Stages
@@ -76,7 +77,7 @@ def run_stages(
     for warning in warnings:
         _logger.warning(f"WARNING: {warning}")
     print(closing_table(stages.done, hits))
-    print(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
+    say(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
     return record
 
 

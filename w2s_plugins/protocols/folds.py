@@ -25,6 +25,7 @@ from ..monitor import format_table
 from ..teachers.clean_select import outputs_of
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
+from ..tokens import say
 from .planning import folder_of_runs, runs_of_folds
 from .w2s import Stages
 
@@ -67,7 +68,7 @@ def run_folds(
     write_json(folder / "result.json", record)
     rows = [[name, done["metrics"]["top1"], done["seconds"]] for name, done in stages.done.items()]
     print(format_table([*rows, ["all", top1, None]], ["out of fold", "top-1", "seconds"]))
-    print(f"* what each model says of the part that it has not seen: {folder / TABLE}")
+    say(f"* what each model says of the part that it has not seen: {folder / TABLE}")
     return record
 
 

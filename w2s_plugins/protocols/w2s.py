@@ -39,6 +39,7 @@ from ..run.args_file import read_run_args
 from ..run.record import PREDICTIONS
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
+from ..tokens import say
 from .earlier import check_same_run, read_result, resolved, sources_now
 from .figures import closing_table, make_record, read_predictions
 from .planning import (
@@ -99,7 +100,7 @@ def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str,
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     print(closing_table(record))
-    print(f"* {folder / 'result.json'}")
+    say(f"* {folder / 'result.json'}")
     return record
 
 

@@ -9,7 +9,6 @@ from timm.utils import unwrap_model
 
 from ..build.record import Outcome, make_record
 from ..build.student import plain_batch_norm
-from ..distributed.signals import ending
 from ..errors import UserError
 from ..files import delete, write_json
 from ..hub.export import export_hashes, export_model
@@ -20,6 +19,7 @@ from ..run import record as report
 from ..run.find import find_best
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
+from ..tokens import say
 from .evaluation import evaluate_test_sets, evaluates_average, predictions_of
 from .run import Run
 
@@ -105,7 +105,9 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     for warning in record["warnings"]:
         _logger.warning(f"WARNING: {warning}")
     table = report.closing_table(record)
-    print(f"{table}\n* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
+    if table:
+        print(table)
+    say(f"* exported to {folder / 'export'}" if table else f"Student exported to {folder / 'export'}")
     publish(args, folder)
     return record
 
@@ -124,11 +126,7 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
         if not repo:
             continue
         try:
-            said = (f"not {what}, training is finished; the same command with --resume {folder} (a command of several "
-                    "runs: --resume auto) publishes it")
-            with ending("; ".join([*map(str, failed), said])):
-                url = push(path, repo, **how)
-            print(f"{what} at {url}")
+            say(f"{what} at {push(path, repo, **how)}")
         except UserError as error:
             failed.append(error)
     if failed:

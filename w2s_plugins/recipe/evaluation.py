@@ -118,7 +118,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
     found = {
         split: evaluate_split(
             run, split, model, teacher_said=run.weak_said.get(split),
-            progress=watch.waiting if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
+            progress=None if args.fsdp else watch.guard)  # a sharded model runs on all ranks or on none
         for split in ("val", "select") if run.loaders[split] is not None
     }
     figures = {split: evaluation.metrics for split, evaluation in found.items()}

@@ -9,7 +9,6 @@ from ..data import Batch
 from ..engine.step import mean_lr
 from ..errors import UserError
 from ..files import atomic_write
-from ..metrics.sample_weights import BINS
 from ..monitor import Console
 from .evaluation import EpochFigures, evaluates_average
 from .run import Run
@@ -61,12 +60,3 @@ def describe_shares(shares: dict[str, list[int]], names: Sequence[str], most: in
     told = [f"{names[c]} {100 * student[c] / total:.1f} %"
             + (f" (teacher {100 * teacher[c] / total:.1f} %)" if teacher else "") for c in order]
     return f"{', '.join(told)}; {student.count(0)} of {len(student)} classes never"
-
-
-def log_sample_weights(run: Run) -> None:
-    """Write how the epoch's samples were weighed to metrics.jsonl; all ranks take part."""
-    weights = run.position.weights.record(run.world.distributed)
-    if run.files and weights:
-        run.files.metrics.write("weights", epoch=run.position.epoch, bins=BINS, weights=weights)
-    elif run.files and run.args.log_beta and run.position.epoch == 0:
-        _logger.info(f"--log-beta: the loss '{run.args.loss}' does not weigh samples one by one, nothing is recorded")

@@ -7,7 +7,7 @@ from ..build.run import Resumed
 from ..engine.step import agree_on_unreadable, weights_are_finite
 from ..errors import UserError
 from ..run.restore import gather_rank_states
-from ..run.saver import Saver
+from ..run.saver import MAX_FAILURES, Saver
 from .evaluation import EpochFigures
 from .run import Run
 
@@ -29,7 +29,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         max_history=recorded["checkpoint_hist"] or 0,  # which rank 0 knows
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
-        max_failures=0 if args.fsdp else args.max_save_failures,  # ranks write shards together
+        max_failures=0 if args.fsdp else MAX_FAILURES,  # ranks write shards together
         sharded=args.fsdp,
         primary=run.world.primary,
     )

@@ -1,18 +1,14 @@
 """How a run is stopped, and how its processes end."""
 
-import contextlib
 import logging
 import multiprocessing
 import signal
 import sys
 
 import torch.distributed as dist
-from timm.utils import unwrap_model
 
 from ..distributed.signals import Interrupted, SignalWatch
 from ..distributed.world import count_processes, gather_objects, meet
-from ..engine.anomaly import detect_anomaly
-from ..engine.task import StudentModule
 from ..errors import exit_now
 from ..run import lock as run_lock
 from ..system import STOPPING
@@ -24,17 +20,7 @@ _logger = logging.getLogger(__name__)
 
 def watch_signals(run: Run) -> SignalWatch:
     """Note the signals that stop a run in place of dying of them."""
-    return SignalWatch(STOPPING if run.args.signal_usr1 else STOPPING[:2], run.world.distributed)
-
-
-def watch_anomalies(run: Run) -> contextlib.AbstractContextManager:
-    """Name the module that gives the first value that is not finite."""
-    module = unwrap_model(run.task.get_trainable_module())
-    parts = {"student": module.student, "loss": module.loss} if isinstance(module, StudentModule) else {
-        "student": module}
-    if run.parts.teacher is not None:
-        parts["teacher"] = run.parts.teacher
-    return detect_anomaly(parts, run.position, scaled=run.precision.scaler is not None)
+    return SignalWatch(STOPPING, run.world.distributed)
 
 
 def stop_early(run: Run, interruption: Interrupted) -> None:

@@ -6,8 +6,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..metrics.sample_weights import WeightMeter
-
 
 class TermMeter:
     """Running sums of loss terms, kept on the device so that no step waits for it. Bad steps are left out.
@@ -61,7 +59,6 @@ class Position:
     batch: int = 0  # batches of the epoch that are done
     bad_steps: int = 0  # in a row
     meter: TermMeter = field(default_factory=TermMeter)
-    weights: WeightMeter = field(default_factory=WeightMeter)
     unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
@@ -77,26 +74,14 @@ class Position:
             number: of the batch in the epoch.
         """
         self.meter.update(result, len(target))
-        self.weights.update(result, target)
         self.batch = number + 1
 
     def state_dict(self) -> dict[str, object]:
         """Return what a checkpoint holds of it, beside the epoch."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "epoch"}
-        return {**own, "meter": self.meter.state_dict(), "weights": self.weights.state_dict()}
-
-    def copied(self) -> "Position":
-        """Return what a batch changes in it."""
-        meter, weights = TermMeter(), WeightMeter()
-        meter.sums = dict(self.meter.sums)  # whose tensors are replaced, not changed
-        weights.counts = {name: counts.clone() for name, counts in self.weights.counts.items()}
-        return Position(batch=self.batch, meter=meter, weights=weights)
-
-    def go_back_to(self, before: "Position") -> None:
-        """Put back what `copied` returned."""
-        self.batch, self.meter, self.weights = before.batch, before.meter, before.weights
+        return {**own, "meter": self.meter.state_dict()}
 
     def next_epoch(self) -> None:
         """Move to the start of the next epoch."""
         self.epoch, self.batch, self.statistics_shared = self.epoch + 1, 0, False
-        self.meter, self.weights = TermMeter(), WeightMeter()
+        self.meter = TermMeter()

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..cli.declare import NEUTRAL
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, one_line
+from ..files import read_text
 from ..hub.fetch import fetch
 from ..hub.push import push_command, push_folder
 from ..models.loading import read_checkpoint
@@ -140,7 +141,7 @@ def _write(path: Path, target: Path) -> None:
 
 
 def _read(source: Path) -> tuple[dict, dict]:
-    content = json.loads(source.with_suffix(".json").read_text(encoding="utf-8"))
+    content = json.loads(read_text(source.with_suffix(".json")))
     return content, unpack(content["state"], load_file(source.with_suffix(".safetensors")))
 
 

@@ -124,7 +124,6 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
     if not finished:
         position.statistics_shared = extra.get("statistics_shared", False)
         position.meter.load_state_dict(extra["meter"], device)
-        position.weights.load_state_dict(extra.get("weights", {}), device)
     return position
 
 
@@ -135,7 +134,7 @@ def gather_rank_states(task: TrainingTask, position: Position) -> list[dict[str,
     could not be continued exactly.
     """
     own = {name: {k: b.cpu() for k, b in model.named_buffers()} for name, model in _buffered(task).items()}
-    return gather_objects({**own, "meter": position.meter.state_dict(), "weights": position.weights.state_dict()})
+    return gather_objects({**own, "meter": position.meter.state_dict()})
 
 
 def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: Position, path: Path | None) -> None:
@@ -154,7 +153,6 @@ def restore_rank_state(states: list[dict] | None, task: TrainingTask, position: 
             model.load_state_dict(own.get(name, {}), strict=False)
         if position.batch:
             position.meter.load_state_dict(own["meter"], task.device)
-            position.weights.load_state_dict(own.get("weights", {}), task.device)
 
 
 def _buffered(task: TrainingTask) -> dict[str, nn.Module]:

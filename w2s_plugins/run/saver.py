@@ -25,6 +25,7 @@ from .sharded import copy_sharded, save_sharded
 
 _logger = logging.getLogger(__name__)
 
+MAX_FAILURES = 3  # saves in a row that may fail, each with a warning
 ASIDE = ".set-aside"  # added to the names of checkpoints that a run no longer goes on from
 
 
@@ -231,8 +232,7 @@ class Saver:
         except UserError as error:
             self.failures += 1
             if self.failures > self.max_failures:
-                raise UserError(f"{error} ({self.failures} save(s) in a row failed, --max-save-failures "
-                                f"{self.max_failures})") from error
+                raise UserError(f"{error} ({self.failures} saves in a row failed)") from error
             _logger.warning(f"WARNING: {error}; training goes on without {what} ({self.failures} of "
                             f"{self.max_failures} failures in a row)")
             release(error)

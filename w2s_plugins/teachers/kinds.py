@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..cli.names import OTHER_TEACHERS, unknown_kind
 from ..errors import UserError, nearest, one_line
-from ..files import file_sha256
+from ..files import file_sha256, read_text
 from ..hub.errors import check_repo_id, on_hub
 from ..models.fingerprint import files_sha256, onnx_files
 from ..models.foreign import PRETRAINED_CFG
@@ -189,7 +189,7 @@ def read_prompts(text: str | None) -> tuple[str, ...]:
         return PROMPTS
     file = Path(text)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines() if "{}" not in text else text.split("|")
+        lines = read_text(file, "utf-8-sig").splitlines() if "{}" not in text else text.split("|")
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {text}: no such file of templates ({one_line(error, 80)}), and no template: "
                         "expected texts with {} for the name of a class, separated by |") from error

@@ -1,4 +1,4 @@
-"""Values that are not finite: named by --detect-anomaly, kept out of statistics and checkpoints."""
+"""Values that are not finite are kept out of statistics and checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,70 +13,10 @@ from tests.e2e.conftest import TINY, Done, here, read_run, weak  # noqa: F401  (
 from tests.engine.test_step import CPU, make_loader, make_task, train
 from tests.parts import small_model
 from w2s_plugins.distributed.world import Precision
-from w2s_plugins.engine.anomaly import detect_anomaly
 from w2s_plugins.engine.step import BufferUndo, weights_are_finite
-from w2s_plugins.errors import UserError
 from w2s_plugins.losses import create_loss
-from w2s_plugins.run.position import Position
 
 Run = Callable[..., Done]
-
-
-class Divide(nn.Module):
-    def forward(self, x):
-        return x / 0.0
-
-
-class Root(nn.Module):
-    """Finite forward; the derivative at 0 is not, and times 0 is NaN."""
-
-    def forward(self, x):
-        return x + (x * 0).abs().sqrt()
-
-
-class Steep(nn.Module):
-    """Finite forward, an infinite gradient of its parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.x = nn.Parameter(torch.tensor(1e-30))
-
-    def forward(self, x):
-        return x + 1 / self.x
-
-
-def net(middle: nn.Module) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), middle), nn.Linear(4, 2))
-
-
-@pytest.mark.parametrize("middle, message", [
-    (Divide(), r"epoch 3, batch 8: the output of student\.1\.1 \(Divide\) is not finite$"),
-    (Root(), r"in the backward pass: Function '.*Backward0' returned nan values"),
-    (Steep(), r"the gradient of student\.1\.1\.x is not finite"),
-], ids=["forward", "NaN backward", "infinity backward"])
-@pytest.mark.filterwarnings("ignore:Error detected in", "ignore:Anomaly Detection")
-def test_names_the_module(middle, message):
-    model = net(middle)
-    with pytest.raises(UserError, match=message), detect_anomaly({"student": model}, Position(epoch=2, batch=7)):
-        model(torch.ones(3, 4)).sum().backward()
-    assert not any(m._forward_hooks for m in model.modules())
-    assert not torch.is_anomaly_enabled()
-
-
-def test_input_that_was_bad_already_is_said():
-    model = net(nn.Identity())
-    with pytest.raises(UserError, match=r"student\.0 \(Linear\) is not finite, whose input was not finite already"), \
-            detect_anomaly({"student": model}, Position()):
-        model(torch.full((3, 4), float("nan")))
-
-
-def test_other_errors_and_good_steps_pass():
-    model = net(nn.Identity())
-    with detect_anomaly({"student": model}, Position()):
-        model(torch.ones(3, 4)).sum().backward()
-    with pytest.raises(RuntimeError, match="shapes"), detect_anomaly({"student": model}, Position()):
-        model(torch.ones(3, 5))
 
 
 def test_statistics_of_a_skipped_step_are_put_back():
@@ -158,14 +98,3 @@ def test_broken_weights_never_go_over_a_good_checkpoint(here: Run, weak: Path, t
     for saved in (tmp_path / "output" / "train" / "run").glob("*.pth.tar"):
         state = read_run(saved.parent, saved.name)["state_dict"]
         assert all(v.isfinite().all() for v in state.values() if v.is_floating_point()), saved
-
-
-def test_the_flag(here: Run, tmp_path: Path, weak: Path) -> None:  # noqa: F811
-    flags = [*TINY, "--model", "w2s_cnn2", "--teacher", "w2s_cnn2", "--teacher-checkpoint", weak, "--no-teacher-eval"]
-    here(*flags, "--epochs", 1, "--detect-anomaly", "--experiment", "good").ok()
-    here(*flags, "--epochs", 1, "--experiment", "plain").ok()
-    good, plain = (read_run(tmp_path / "output" / "train" / n)["state_dict"] for n in ("good", "plain"))
-    assert all(torch.equal(v, plain[k]) for k, v in good.items())
-    done = here(*flags, "--lr", 1e30, "--detect-anomaly", "--experiment", "bad")
-    assert "--detect-anomaly: epoch 1, batch 2: the output of student." in done.error
-    assert "--detect-anomaly looks at" in here(*flags, "--detect-anomaly", "--torchcompile").error

@@ -1,0 +1,204 @@
+"""What strangers send: names that would steer a terminal, numbers that nothing stands behind, files that are none."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from w2s_plugins.data import create_dataset
+from w2s_plugins.data.class_splits import read_class_list
+from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.labels.format import read_manifest
+from w2s_plugins.labels.names import read_class_names
+from w2s_plugins.labels.reader import LabelReader
+from w2s_plugins.labels.selection import read_selection
+from w2s_plugins.labels.table import read_label_table
+from w2s_plugins.metrics.long_tail import read_counts
+from w2s_plugins.models.loading import create_model, read_checkpoint, read_weights, settings_beside
+from w2s_plugins.monitor import format_table, setup_logging
+from w2s_plugins.teachers.kinds import read_prompts
+from w2s_plugins.tokens import PublicFormatter, say, shown
+
+# clears the screen, colours, forges a line of the log, turns the direction of writing, is no text
+EVIL = "cat\x1b[2J\x1b[31m\r\n12:00:00 WARNING: forged\u202e\x9b1m\udcff"
+SAFE = r"cat\x1b[2J\x1b[31m\r\n12:00:00 WARNING: forged\u202e\x9b1m\udcff"
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_foreign_text_is_one_printable_line() -> None:
+    assert shown(EVIL) == SAFE
+    assert shown("Zürich, 猫, C:\\x.png") == "Zürich, 猫, C:\\x.png"
+
+
+def test_the_log_writes_names_so(capsys: pytest.CaptureFixture) -> None:
+    before = logging.root.handlers[:], logging.root.level
+    try:
+        setup_logging(primary=True)
+        logging.getLogger("w2s_plugins.x").warning("no label of %s", EVIL)
+        try:
+            raise ValueError(EVIL)
+        except ValueError:
+            logging.getLogger("w2s_plugins.x").exception("failed")
+    finally:
+        logging.root.handlers[:], logging.root.level = before
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"no label of {SAFE}")
+    assert not any("\x1b" in line or (line.startswith("12:00:00 W") and "forged" in line) for line in others[:1])
+    assert all(line.isprintable() for line in (first, *others))
+
+
+def test_what_is_logged_before_logging_is_set_up_is_written_so() -> None:
+    with pytest.raises(SystemExit):
+        run_main(lambda: sys.exit(0), "x")
+    assert isinstance(logging.lastResort.formatter, PublicFormatter)
+
+
+def test_console_and_errors_write_names_so(capsys: pytest.CaptureFixture) -> None:
+    say(f"label {EVIL}", "next")
+    assert capsys.readouterr().out == f"label {SAFE}\nnext\n"
+    assert SAFE in format_table([[EVIL, 1]], ["", EVIL]) and len(format_table([[EVIL, 1]], ["", "n"]).splitlines()) == 3
+
+    def fail() -> None:
+        raise UserError(f"{EVIL}: no such file")
+
+    with pytest.raises(SystemExit):
+        run_main(fail, "x")
+    assert capsys.readouterr().err.endswith(f"error: {SAFE}: no such file\n")
+
+
+@pytest.mark.parametrize("command", ["stats", "check"])
+def test_commands_on_labels_write_names_so(tmp_path: Path, command: str) -> None:
+    evil = EVIL.replace("\udcff", "")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a\x1b[31m.png")
+    rows = [{"filename": f"x{evil}.png", "label": evil, "annotator": evil},
+            {"filename": f"x{evil}.png", "label": "dog", "annotator": f"{evil}2"},
+            {"filename": "a\x1b[31m.png", "label": "dog", "annotator": f"{evil}2"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--data-dir", "images"] if command == "check" else []
+    done = subprocess.run([sys.executable, "-m", "w2s_plugins.labels", command, "t.jsonl", *flags], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True)
+    text = (done.stdout + done.stderr).decode()
+    assert "forged" in text and "Traceback" not in text
+    assert all(line.isprintable() for line in text.splitlines())
+    assert not any(line.startswith("12:00:00") for line in text.splitlines())
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def wide_tensor(path: Path) -> None:
+    torch.save({"label": torch.zeros(1, dtype=torch.int64).expand(2 ** 30)}, path)
+
+
+def wide_array(path: Path) -> None:
+    torch.save({"label": np.lib.stride_tricks.as_strided(np.zeros(1, dtype=np.int64), (1,), (8,))}, path)
+
+
+def csv_of_a_high_class(path: Path) -> None:
+    path.write_text("id,label\n" + "".join(f"{i},{i % 3}\n" for i in range(1500)) + "1500,999999\n")
+
+
+def top_k_of_a_high_class(path: Path) -> None:
+    path.write_text("id,top_k\n" + "".join(f"{i},{i % 3}:0.9;5:0.1\n" for i in range(1000)) + "1000,999999:1\n")
+
+
+def labels_folder(path: Path, **changes: object) -> None:
+    path.mkdir()
+    content = dict(format=1, kind="hard", dtype="uint8", topk=None, classes=3, class_names=None, samples=300, views=1,
+                   keys=dict(by="index", sha256=None), who={}, seen={})
+    (path / "labels.json").write_text(json.dumps({**content, **changes}))
+    save_file({"classes": torch.zeros(300, dtype=torch.uint8)}, path / "view000-000000000.safetensors")
+
+
+def config_of_many_classes(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(dict(
+        architecture="w2s_cnn2", num_classes=10 ** 9, pretrained_cfg=dict(num_classes=10 ** 9, input_size=[3, 8, 8]))))
+
+
+def checkpoint_of_many_classes(path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": {"num_classes": 10 ** 9}}, path)
+
+
+SIZES = {
+    "pt": (wide_tensor, "x.pt", lambda p: read_label_table(Path(f"{p}#label")), "larger than the whole file"),
+    "weights": (wide_tensor, "x.pth", lambda p: read_weights(p, "--finetune"), "larger than the whole file"),
+    "checkpoint": (wide_tensor, "x.pth", lambda p: read_checkpoint(p, "--resume"), "larger than the whole file"),
+    "csv": (csv_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 4"),
+    "top-k": (top_k_of_a_high_class, "x.csv", read_label_table, "by the highest number: 1000000 are more than the 5"),
+    "samples": (lambda p: labels_folder(p, samples=10 ** 9), "labels", read_manifest,
+                "its samples, by the bytes of its parts: 1000000000 are more than the"),
+    "classes": (lambda p: labels_folder(p, classes=1000000, dtype="int32"), "labels", LabelReader,
+                "its classes: 1000000 are more than the 300 that stand behind them"),
+    "config.json": (config_of_many_classes, "model", lambda p: create_model(
+        "--model", f"local-dir:{p}", pretrained=False), "classes in its config.json, by its bytes: 1000000000 are"),
+    "flags": (checkpoint_of_many_classes, "x.pth", lambda p: settings_beside(p, "--checkpoint"), "its classes, by its"),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_number_is_believed_when_something_of_that_size_stands_behind_it(tmp_path: Path, kind: str) -> None:
+    write, name, read, message = SIZES[kind]
+    write(tmp_path / name)
+    with pytest.raises(UserError) as error:
+        read(tmp_path / name)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_modest_numbers_and_those_with_names_are_believed(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,label\n0,21840\n1,3\n")
+    assert read_label_table(tmp_path / "x.csv").num_classes == 21841
+    (tmp_path / "x.csv").write_text("id,label\n0,80000\n1,3\n")
+    assert read_label_table(tmp_path / "x.csv", [f"c{i}" for i in range(80001)]).answers.tolist() == [80000, 3]
+    wide_array(tmp_path / "x.pt")
+    assert read_label_table(Path(f"{tmp_path}/x.pt#label")).answers.tolist() == [0]
+    labels_folder(tmp_path / "labels")
+    assert read_manifest(tmp_path / "labels").num_samples == 300
+
+
+# ---------------------------------------------------------------- what is no file
+
+
+SPLIT = create_dataset("w2s/digits", None, "train")
+OPENED: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "selection": ("x.txt", lambda p: read_selection(str(p), SPLIT, len(SPLIT), None)),
+    "selection, npy": ("x.npy", lambda p: read_selection(str(p), SPLIT, len(SPLIT), None)),
+    "table": ("x.csv", read_label_table),
+    "table, npz": ("x.npz", read_label_table),
+    "part of labels": ("labels/view000-000000000.safetensors", lambda p: LabelReader(p.parent)),
+    "manifest of labels": ("labels/labels.json", lambda p: LabelReader(p.parent)),
+    "class names": ("x.txt", lambda p: read_class_names(str(p))),
+    "class list": ("x.txt", lambda p: read_class_list(str(p), "--class-list")),
+    "class counts": ("x.json", lambda p: read_counts(p, "--train-counts")),
+    "prompts": ("x.txt", lambda p: read_prompts(str(p))),
+    "weights": ("x.pth", lambda p: read_weights(p, "--finetune")),
+}
+
+
+@pytest.mark.parametrize("special", ["fifo", "link to a device"])
+@pytest.mark.parametrize("kind", OPENED)
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, kind: str, special: str) -> None:
+    """Whoever opened it would wait for ever, or read without end."""
+    name, read = OPENED[kind]
+    path = tmp_path / name
+    if kind.endswith("labels"):
+        labels_folder(path.parent)
+        path.unlink()
+    if special == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="a FIFO, not a regular" if special == "fifo" else "a device, not a regular"):
+        read(path)
