@@ -582,7 +582,7 @@ def _top(
     places, names = class_places({*said}, class_names, flag)
     size = len(names) if names else max((place for place in places.values() if place is not None), default=-1) + 1
     if names is None:
-        check_count(size, len(said), f"{flag}: its classes, by the highest number")
+        check_count(size, len({*said}), f"{flag}: its classes, by the highest number")
     if not size or len(rows) * size > MOST_CELLS:
         raise UserError(f"{flag}: top_k of {len(rows)} rows and {size} classes, up to '{max(said, default='')[:40]}', "
                         "are more than can be believed of this file, or none")
