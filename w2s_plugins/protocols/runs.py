@@ -9,7 +9,6 @@ from pathlib import Path
 from ..build.resolve import refuse_missing_paths
 from ..cli.declare import Parser
 from ..errors import UserError, said_of
-from ..quiet import quietly
 from ..run.record import PREDICTIONS
 from .earlier import check_same_run, read_result, resolved, sources_now
 from .figures import read_predictions
@@ -48,15 +47,13 @@ class Runs:
                 refuse_missing_paths(argparse.Namespace(**self.resolved(run.name)))
 
     def resolved(self, name: str) -> dict[str, object]:
-        """Return the flags of a run as it would write them; what is logged of it is logged when it is made."""
-        with quietly():
-            return resolved(self.flags[name])
+        """Return the flags of a run as it would write them."""
+        return resolved(self.flags[name])
 
     def take(self, name: str, folder: Path, flag: str) -> None:
         """Take an earlier run in place of one that would be made. Raises `UserError` when it is not what would be."""
         record, wanted = read_result(folder, flag), self.resolved(name)
-        with quietly():
-            check_same_run(folder, wanted, record, flag, f"or leave out {flag} and it is trained anew")
+        check_same_run(folder, wanted, record, flag, f"or leave out {flag} and it is trained anew")
         read_predictions(folder / PREDICTIONS[wanted["select"]])
         _logger.info(f"{self.plan.flag}: {name} is taken from {folder}")
         self.folders[name], self.done[name] = folder, record
@@ -85,8 +82,7 @@ class Runs:
             record = self.finished(name)
             if record is None:
                 if self.done:  # the data may have changed since the runs before
-                    with quietly():
-                        sources = sources_now(self.resolved(name))
+                    sources = sources_now(self.resolved(name))
                     check_same_data({**self.done, name: {"data": {"sources": sources}}}, self.plan.flag)
                 _logger.info(f"{self.plan.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
                 record = self.train(self.flags[name])
@@ -103,9 +99,8 @@ class Runs:
         record = read_result(folder, "--resume auto")
         if record.get("failed_test_sets"):
             return None
-        with quietly():
-            check_same_run(folder, self.resolved(name), record, "--resume auto",
-                           "delete that folder, or give another --experiment")
+        check_same_run(folder, self.resolved(name), record, "--resume auto",
+                       "delete that folder, or give another --experiment")
         _logger.info(f"{self.plan.flag}: {name} is complete: {folder}")
         return record
 
