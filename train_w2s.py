@@ -45,9 +45,7 @@ from w2s_plugins.engine.task import WeakToStrongTask
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
-from w2s_plugins.protocols import w2s as protocol
-from w2s_plugins.protocols.chain import run_stages
-from w2s_plugins.protocols.folds import run_folds
+from w2s_plugins.protocols.carry_out import carry_out
 from w2s_plugins.recipe.closing import finish, trained_student
 from w2s_plugins.recipe.evaluation import (
     average_batch_norm,
@@ -94,14 +92,13 @@ def train_all(args: argparse.Namespace, given: set[str]) -> dict | None:
         report.refuse_unmeasured([record])
         return record
     parser, records = train_parser(), []
-    run = protocol.run_w2s if args.protocol else run_stages if args.stages else run_folds
 
     def train_one(flags: dict[str, object]) -> dict:
         records.append(train(*fill(parser, flags)))
         stop_between_runs()
         return records[-1]
 
-    record = run({name: getattr(args, name) for name in given}, parser, train_one)
+    record = carry_out({name: getattr(args, name) for name in given}, parser, train_one)
     report.refuse_unmeasured(records)
     return record
 

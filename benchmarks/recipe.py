@@ -8,7 +8,7 @@ others lose them, and the same pretrained student is taught by that network on t
     adaptconf, part   only what the recipe tunes, in the same way,
     recipe      hparams/w2s.yaml,
     recipe, plain   with --no-refine-labels,
-    ceiling     what the recipe tunes, in the same way, on the true labels,
+    ceiling     what the recipe tunes, on the true labels, as `direct` is trained (hparams/w2s_ceiling.yaml),
 
 and, with the labels at hand,
 
@@ -64,7 +64,7 @@ ROWS = {
     "adaptconf, part": f"{TAUGHT} {LAST}",
     "recipe": f"{RECIPE} --config {FILE}",
     "recipe, plain": f"{RECIPE} --config {FILE} --no-refine-labels",
-    "ceiling": f"--train-split rest.tar {LAST}",
+    "ceiling": f"--train-split rest.tar --config {ROOT}/hparams/w2s_ceiling.yaml",
     "recipe with labels": f"{RECIPE} --stages {ROOT}/hparams/w2s_labelled.yaml",
 }
 REFERENCES = ["adaptconf", "adaptconf, zeros", "adaptconf, part", "recipe", "direct"]

@@ -94,7 +94,7 @@ def test_a_gap_too_small_for_an_interval() -> None:
     (-5.0, -1.0, f"{NOT_WORTH}: "), (-4.0, 2.0, "it is not shown"), (-1.0, 3.0, "it is not shown"), (0.5, 3.0, None)])
 def test_not_worth_doing_is_said_beyond_chance_alone(low: float, high: float, said: str | None) -> None:
     direct = dict(value=70.0, labels=80, student_above=dict(value=(low + high) / 2, low=low, high=high))
-    found = compare(dict(direct=direct), dict(student=dict(value=70.0), pgr={}),
+    found = compare(dict(direct=direct), dict(student=dict(value=70.0), ceiling=dict(value=90.0), pgr={}),
                     dict(student=dict(data=dict(train_samples=100))))
     assert [warning.startswith(said or "-") for warning in found["warnings"]] == [True] * bool(said)
 

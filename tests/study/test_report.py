@@ -176,7 +176,7 @@ def test_runs_of_other_data_are_in_no_table(tmp_path: Path) -> None:
                                           fingerprint=f"f{number}")]
         file.write_text(json.dumps(record))
     save_plan(tmp_path, plan)
-    with pytest.raises(UserError, match="kd and adaptconf cannot be compared: 'train' has changed between them: 490 "
+    with pytest.raises(UserError, match="kd and adaptconf cannot be compared: 'train' changed between them: 490 "
                                         "samples, fingerprint f0 for kd, 324 samples, fingerprint f1 for adaptconf"):
         collect(tmp_path)
 

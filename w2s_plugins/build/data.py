@@ -16,6 +16,7 @@ from ..cli.forms import (
     PREFIXES,
     TEST_EPISODES,
     count_episodes,
+    parse_noise,
     parse_selection,
     parse_selection_model,
     parse_shapes,
@@ -41,7 +42,7 @@ from ..teachers.clean_select import select_by_model, selection_models
 from ..teachers.stored import Pass
 from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
-from .labels import FoundLabels
+from .labels import FoundLabels, fingerprint_of
 from .loaders import labelled_in_batch, refuse_for_streams
 from .resolve import is_semi_supervised, refuse_other_shares
 from .test_sets import open_test_sets
@@ -134,10 +135,14 @@ def sources_of(
         sources.append(dict(
             role=role, name=name, place=_hash_of_place([*named, _absolute(args.data_dir)]), samples=about.num_samples,
             fingerprint=about.fingerprint))
-    for found in labels:
+    files = [("--teacher", found.place.path) for found in labels]
+    kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
+    if kind == "labels":
+        files.append(("--label-noise", Path(str(table))))
+    for number, (flag, path) in enumerate(files):
         sources.append(dict(
-            role=found.flag, name=f"the labels of {found.flag}", place=_hash_of_place([_absolute(found.place.path)]),
-            samples=None, fingerprint=found.fingerprint))
+            role=f"labels {number}", name=f"the labels of {flag} labels:{path.name}",
+            place=_hash_of_place([_absolute(path)]), samples=None, fingerprint=fingerprint_of(path)))
     return sources
 
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -57,20 +58,6 @@ class FoundLabels:
         return self.place.path.is_dir() and not self.is_folder and manifest_at(self.place.path) is not None
 
     @cached_property
-    def fingerprint(self) -> str | None:
-        """Of the file, or of the manifests and names of the files in the folder; None where there is none."""
-        path = self.place.path
-        if not path.is_dir():
-            file = file_of(path)[0]
-            return file_sha256(file)[:16] if file.is_file() else None
-        content = hashlib.sha256()
-        for file in sorted(path.rglob("*.safetensors")):
-            content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
-        for file in sorted(path.rglob(MANIFEST)):
-            content.update(file.read_bytes())
-        return content.hexdigest()[:16]
-
-    @cached_property
     def columns(self) -> Columns:
         """Those of a table, read once."""
         if self.place.path.is_dir():
@@ -87,6 +74,21 @@ class FoundLabels:
         if self.is_folder or self.in_shards:
             return manifest_at(self.place.path).class_names
         return self.table(None).class_names
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """Return the fingerprint of a file of labels, or of the manifests and names of the files in a folder of them; None
+    where there is none.
+    """
+    if not path.is_dir():
+        file = file_of(path)[0]
+        return file_sha256(file)[:16] if file.is_file() else None
+    content = hashlib.sha256()
+    for file in sorted(path.rglob("*.safetensors")):
+        content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
+    for file in sorted(path.rglob(MANIFEST)):
+        content.update(file.read_bytes())
+    return content.hexdigest()[:16]
 
 
 def find_labels(args: argparse.Namespace, world: World) -> list[FoundLabels]:

@@ -16,89 +16,31 @@ Every stage is an ordinary run in a folder of its own. A file lists them:
 A stage has the flags of the command line and its own, which win.
 """
 
-import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 
-from ..cli.declare import Parser
-from ..cli.values import split_names
-from ..errors import UserError, said_of
-from ..files import write_json
 from ..metrics.pgr import RESAMPLES
 from ..metrics.resampling import CONFIDENCE, resampled_means
 from ..monitor import format_table
 from ..run.record import PREDICTIONS
-from ..tokens import say
 from .figures import read_predictions
-from .planning import EARLIER, folder_of_runs, read_stages, runs_of_stages
-from .w2s import Stages
-
-_logger = logging.getLogger(__name__)
+from .runs import Runs
 
 
-def run_stages(
-        given: Mapping[str, object],
-        parser: Parser,
-        train: Callable[[dict[str, object]], dict],
-) -> dict | None:
-    """Train the students of ``--stages``; write ``result.json`` with the record of each, how far the last one is above
-    the others, and what a reader has to know; return it.
-
-    Args:
-        given: flags that were set by hand.
-        parser: knows the flags.
-        train: trains one model with the flags that it is given, and returns its record.
-
-    Raises:
-        UserError: a file of another form, flags that do not go together in a stage, an unknown stage.
+def finish(runs: Runs) -> tuple[dict, str]:
+    """Return the record of each stage, how far the last one is above the others, and what a reader has to know; and the
+    table that ``--stages`` ends with.
     """
-    file, folder = str(given["stages"]), folder_of_runs(given, "--stages")
-    stages = Stages(given, parser, folder, train, go_on=bool(given.get("resume")), flag="--stages")
-    listed = read_stages(file, parser)
-    for run in runs_of_stages(listed, given, parser):
-        stages.plan(run)
-    for name, flags in listed:
-        with said_of(f"--stages {file}: {name}: "):
-            record = stages.run(name)
-        check_origin(name, record, {other: stages.done[other] for other in _named(flags)}, folder)
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return None
-    hits = {name: hits_of(stages.folders[name] / PREDICTIONS[done["selected"]["rule"]])
-            for name, done in stages.done.items()}
-    last_above = above_earlier(stages.done, hits)
-    warnings = [f"{name}: {text}" for name, done in stages.done.items() for text in done["warnings"]]
-    warnings += behind_earlier(stages.done, last_above, stages.folders)
-    record = dict(stages=stages.done, last_above=last_above, warnings=warnings)
-    write_json(folder / "result.json", record)
-    for warning in warnings:
-        _logger.warning(f"WARNING: {warning}")
-    print(closing_table(stages.done, hits))
-    say(f"* the last one is exported to {folder / listed[-1][0] / 'export'}")
-    return record
-
-
-def _named(flags: Mapping[str, object]) -> list[str]:
-    values = *(value for flag, value in flags.items() if flag != "teacher"), *split_names(flags.get("teacher"))
-    return [value.removeprefix(EARLIER) for value in values if isinstance(value, str) and value.startswith(EARLIER)]
-
-
-def check_origin(name: str, record: dict, earlier: Mapping[str, dict], folder: Path) -> None:
-    """Raise a `UserError` where a stage was made of what an earlier one was before it was trained again.
-
-    Args:
-        name: of the stage.
-        record: its record, which has the hashes of the models that it started from or was taught by.
-        earlier: records of these stages.
-        folder: of all stages.
-    """
-    for other, theirs in earlier.items():
-        if theirs["export"]["model.safetensors"] not in json.dumps(record):
-            raise UserError(f"--resume auto: {folder / name} is complete, but made from another {other} than that in "
-                            f"{folder / other}: delete the folders of {name} and of the stages after it")
+    hits = {name: hits_of(runs.folders[name] / PREDICTIONS[done["selected"]["rule"]])
+            for name, done in runs.done.items()}
+    last_above = above_earlier(runs.done, hits)
+    warnings = [f"{name}: {text}" for name, done in runs.done.items() for text in done["warnings"]]
+    warnings += behind_earlier(runs.done, last_above, runs.folders)
+    last = list(runs.done)[-1]
+    table = f"{closing_table(runs.done, hits)}\n* the last one is exported to {runs.folders[last] / 'export'}"
+    return dict(stages=runs.done, last_above=last_above, warnings=warnings), table
 
 
 def above_earlier(

@@ -14,6 +14,7 @@ from ..cli.outcome import other_values
 from ..cli.parser import fill, train_parser
 from ..errors import UserError, nearest, one_line
 from ..files import read_plain
+from ..quiet import quietly
 from ..run.args_file import read_run_args
 from .same_data import check_made_of
 
@@ -22,7 +23,6 @@ READ_BACK = {
     (): dict,
     ("data", "label_noise"): (dict, type(None)),
     ("selected", "rule"): str,
-    ("data", "splits", "train", "fingerprint"): (str, type(None)),
     ("data", "splits", "train", "num_samples"): int,
 }
 OF_EVALUATED = {
@@ -64,9 +64,12 @@ def read_result(folder: Path, flag: str, evaluated: bool = True) -> dict:
 
 
 def resolved(flags: Mapping[str, object]) -> dict[str, object]:
-    """Return all flags as a run with these would write them to its args.yaml; the number of classes is left open."""
+    """Return all flags as a run with these would write them to its args.yaml; the number of classes is left open. What
+    is logged of them is logged when the run is made.
+    """
     args, given = fill(train_parser(), flags)
-    resolve_train_args(args, given)
+    with quietly():
+        resolve_train_args(args, given)
     return vars(args)
 
 
@@ -103,5 +106,6 @@ def check_same_run(folder: Path, wanted: Mapping[str, object], record: dict, fla
 def sources_now(wanted: Mapping[str, object]) -> list[dict]:
     """Describe what a run with flags from `resolved` would be made of."""
     args = argparse.Namespace(**wanted)
-    labels = find_labels(args, join_group(args.device, args.dist_timeout))
-    return sources_of(args, open_splits(args), labels)
+    with quietly():
+        labels = find_labels(args, join_group(args.device, args.dist_timeout))
+        return sources_of(args, open_splits(args), labels)

@@ -111,7 +111,9 @@ def compare(
     found: dict[str, object] = dict(
         controls=controls,
         warnings=[f"{name}: {text}" for name, record in done.items() for text in record.get("warnings", [])])
-    found["warnings"] += above_ceiling(dict(figures, controls=controls))
+    hints = above_ceiling(dict(figures, controls=controls))
+    told = " ".join(found["warnings"])  # by the student's own run
+    found["warnings"] += [hint for hint in hints if hint not in told]
     if reason := figures["pgr"].get("no_interval"):
         found["warnings"].append(f"the ceiling is hardly above the teacher: {reason}")
     if direct := controls.get("direct"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..build.resolve import CRITERIA, label_paths, may_have_plugins, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
-from ..cli.names import refuse_unknown_kind
+from ..cli.names import OTHER_TEACHERS, refuse_unknown_kind
 from ..cli.parser import check_flags as read_flags
 from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
@@ -40,12 +40,50 @@ class Planned(NamedTuple):
         where: begins messages about its flags.
         changes: flags that differ from those of the command.
         train_slice: its part of the training split.
+        needs: names of the runs that come before it.
     """
 
     name: str
     where: str
     changes: dict[str, object]
     train_slice: str | None
+    needs: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What a command of several runs consists of.
+
+    Args:
+        flag: that asks for them.
+        folder: of the runs.
+        runs: in the order in which their flags are checked; each is made after those that it needs.
+        start: what the runs of ``--protocol w2s`` have in common.
+    """
+
+    flag: str
+    folder: Path
+    runs: list[Planned]
+    start: "Protocol | None" = None
+
+
+def make_plan(given: Mapping[str, object], parser: Parser) -> Plan:
+    """Return the runs that ``--protocol``, ``--stages`` or ``--folds`` asks for.
+
+    Args:
+        given: flags that were set by hand.
+        parser: knows the flags.
+
+    Raises:
+        UserError: flags that do not go together.
+    """
+    if given.get("protocol"):
+        start = read_protocol(given, parser)
+        return Plan("--protocol w2s", start.folder, list(runs_of_protocol(start, given, parser)), start)
+    if given.get("stages"):
+        folder = folder_of_runs(given, "--stages")
+        listed = read_stages(str(given["stages"]), parser)
+        return Plan("--stages", folder, list(runs_of_stages(listed, given, parser)))
+    return Plan("--folds", folder_of_runs(given, "--folds"), list(runs_of_folds(given, parser)))
 
 
 def planned_flags(given: Mapping[str, object], parser: Parser) -> Iterator[tuple[str, dict[str, object]]]:
@@ -58,17 +96,10 @@ def planned_flags(given: Mapping[str, object], parser: Parser) -> Iterator[tuple
     Raises:
         UserError: what the command refuses before its first run.
     """
-    if given.get("protocol"):
-        start = read_protocol(given, parser)
-        folder, runs = start.folder, runs_of_protocol(start, given, parser)
-    elif given.get("stages"):
-        folder = folder_of_runs(given, "--stages")
-        runs = runs_of_stages(read_stages(str(given["stages"]), parser), given, parser)
-    else:
-        folder, runs = folder_of_runs(given, "--folds"), runs_of_folds(given, parser)
-    for run in runs:
+    plan = make_plan(given, parser)
+    for run in plan.runs:
         with said_of(run.where):
-            flags = run_flags(run, folder, given, parser)
+            flags = run_flags(run, plan.folder, given, parser)
         yield run.where, flags
 
 
@@ -140,16 +171,57 @@ def read_protocol(given: Mapping[str, object], parser: Parser) -> Protocol:
 
 
 def runs_of_protocol(start: Protocol, given: Mapping[str, object], parser: Parser) -> Iterator[Planned]:
-    """Yield student, ceiling and, where it is trained, the teacher. Raises `UserError` as `weak_flags` does."""
+    """Yield student, ceiling, the teacher, where it is trained, and controls. Raises `UserError` as `weak_flags` does.
+    """
     flags = start.flags
+    taught_by = ("weak",) if start.trains_teacher else ()
     weak_source = str(start.folder / "weak") if start.trains_teacher else flags["teacher_checkpoint"]
-    yield Planned("student", "", dict(teacher_checkpoint=weak_source, **weak_labels_only(given)), start.second)
+    taught = dict(teacher_checkpoint=weak_source, **weak_labels_only(given))
+    yield Planned("student", "", taught, start.second, (*taught_by, "ceiling"))
     ceiling = {**defaults(parser, NOT_OF["ceiling"]), **ceiling_flags(flags, parser)}
     where = beginning("--ceiling-config", flags["ceiling_config"], "the ceiling")
     yield Planned("ceiling", where, ceiling, start.second)
     if start.trains_teacher:
         where = beginning("--weak-config", flags["weak_config"], "the teacher")
         yield Planned("weak", where, weak_flags(flags, parser, start.first), start.first)
+    yield from controls_of_protocol(start, parser, taught, taught_by)
+
+
+def controls_of_protocol(
+        start: "Protocol",
+        parser: Parser,
+        taught: Mapping[str, object],
+        taught_by: tuple[str, ...],
+) -> Iterator[Planned]:
+    """Yield the runs of ``--controls``.
+
+    Args:
+        start: of the protocol.
+        parser: knows the flags.
+        taught: the flags of the student that name its teacher.
+        taught_by: the run that trains this one, where it is trained.
+
+    Raises:
+        UserError: a teacher that is no network of timm's.
+    """
+    flags, chosen = start.flags, start.flags["controls"]
+    if WITH_DIRECT & set(chosen):
+        of_teacher = weak_flags(flags, parser, start.first) if start.trains_teacher else {}
+        changes = {**{name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()},
+                   **defaults(parser, NOT_OF["direct"]), "epoch_slice": start.second}
+        yield Planned("direct", "", changes, start.first)
+    shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **taught}
+    if "same-size" in chosen:
+        kind, colon, _ = flags["teacher"].partition(":")
+        if colon and kind not in OTHER_TEACHERS:
+            raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
+                            "trained")
+        network = {name: value for name, value in weak_flags(flags, parser, start.first).items()
+                   if name not in of_the_task(parser)}
+        yield Planned("same-size", "", {**network, **shared}, start.second, taught_by)
+    if "strong-to-strong" in chosen:
+        changes = {**shared, **defaults_of(parser, OF_ONE_TEACHER), "teacher": exported(start.folder / "direct")}
+        yield Planned("strong-to-strong", "", changes, start.second, ("direct",))
 
 
 def beginning(flag: str, files: Sequence[str], run: str) -> str:
@@ -377,7 +449,9 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
                                     "their own settings, leave --loss, or the --config with it, out")
             classes = flags.get("num_classes", given.get("num_classes"))
             changes = found_products(flags, earlier, classes, folder, given.get("teacher"))
-        yield Planned(name, where, changes, given.get("train_slice"))
+        values = *(value for flag, value in flags.items() if flag != "teacher"), *split_names(flags.get("teacher"))
+        needs = [value.removeprefix(EARLIER) for value in values if str(value).startswith(EARLIER)]
+        yield Planned(name, where, changes, given.get("train_slice"), tuple(needs))
         earlier[name] = classes
 
 

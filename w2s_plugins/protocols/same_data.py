@@ -18,7 +18,7 @@ def check_same_data(records: Mapping[str, Mapping], flag: str) -> None:
             other, earlier = first.setdefault(str(source["place"]), (run, source))
             if differ(earlier, source):
                 raise UserError(
-                    f"{flag}: {other} and {run} cannot be compared: {source['name']} has changed between them: "
+                    f"{flag}: {other} and {run} cannot be compared: {source['name']} changed between them: "
                     f"{shown(earlier)} for {other}, {shown(source)} for {run}; put the files back as they were, or "
                     f"delete the run folder of {other} and train it again")
 

@@ -13,22 +13,19 @@ out for student and ceiling; epochs of the student are ranked against its teache
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch.distributed as dist
 from torch.utils.data import IterableDataset
 
 from ..build.data import build_data, open_train_split, open_val_split
 from ..build.flags import check_teacher_name
-from ..build.resolve import refuse_missing_paths
-from ..cli.declare import Parser, Role
+from ..cli.declare import Role
 from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..data import take_slice
 from ..data.overlap import sample_names
-from ..errors import UserError, one_line, said_of
-from ..files import write_json
+from ..errors import UserError, one_line
 from ..hub.export import write_card
 from ..hub.push import push_export
 from ..models.class_names import names_of_data
@@ -36,225 +33,56 @@ from ..models.foreign import refuse_addresses
 from ..quiet import quietly
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
-from ..run.record import PREDICTIONS
 from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
-from ..tokens import say
-from .earlier import check_same_run, read_result, resolved, sources_now
-from .figures import closing_table, make_record, read_predictions
-from .planning import (
-    NOT_OF,
-    OF_ONE_TEACHER,
-    WITH_DIRECT,
-    Planned,
-    defaults,
-    defaults_of,
-    exported,
-    of_the_task,
-    read_protocol,
-    run_flags,
-    runs_of_protocol,
-    weak_flags,
-    weak_labels_only,
-)
-from .same_data import check_same_data
+from .figures import closing_table, make_record
+from .planning import WITH_DIRECT
+from .runs import Runs, run_of
 
 _logger = logging.getLogger(__name__)
 
 
-def run_w2s(given: dict[str, object], parser: Parser, train: Callable[[dict[str, object]], dict]) -> dict | None:
-    """Train teacher, ceiling and student; write ``result.json`` with the performance gap recovered, and return it.
-
-    Args:
-        given: flags of the student that were set by hand.
-        parser: knows the defaults.
-        train: trains one model with the flags that it is given, and returns its record.
+def prepare(runs: Runs) -> None:
+    """Check the data and a teacher that is trained already, and take a ceiling of another run, before the first run.
 
     Raises:
-        UserError: flags that do not go with the protocol, overlapping splits.
+        UserError: overlapping parts of the data, a teacher or a ceiling that does not fit.
     """
-    start = read_protocol(given, parser)
-    flags, folder, first, second, trains_teacher = start
-    stages = Stages(given, parser, folder, train, go_on=bool(flags["resume"]))
-    for run in runs_of_protocol(start, given, parser):
-        stages.plan(run)
+    start = runs.plan.start
+    flags = start.flags
     if flags["ceiling_checkpoint"]:
-        stages.take("ceiling", Path(flags["ceiling_checkpoint"]), "--ceiling-checkpoint")
-    if trains_teacher:
-        check_data(flags, stages, second)
-    plan_controls(flags, stages, first, second)
-    if trains_teacher:
-        stages.run("weak")
-    else:
-        take_trained_teacher(flags, second, stages)
-    ceiling = stages.run("ceiling")
-    stages.run("student", ceiling_acc=ceiling["metrics"]["top1"])
-    for name in stages.flags:
-        stages.run(name)
-    if dist.is_initialized() and dist.get_rank() > 0:
-        return None
-    record = make_record(flags, stages.done, stages.folders)
-    write_json(folder / "result.json", record)
-    if record["controls"]:
-        show_controls(flags, stages.folders["student"] / "export", stages.done["student"], record["controls"])
-    for warning in record["warnings"]:
-        _logger.warning(f"WARNING: {warning}")
-    print(closing_table(record))
-    say(f"* {folder / 'result.json'}")
-    return record
+        runs.take("ceiling", Path(flags["ceiling_checkpoint"]), "--ceiling-checkpoint")
+    if start.trains_teacher:
+        check_data(flags, runs, start.second)
+    if WITH_DIRECT & set(flags["controls"]):
+        whole = open_train_split(argparse.Namespace(**flags))
+        take_slice(whole, start.first, flags["slice_seed"], "--controls direct: slice")
+    if not start.trains_teacher:
+        take_trained_teacher(flags, start.second, runs)
 
 
-def show_controls(flags: Mapping[str, object], export: Path, student: dict, controls: dict) -> None:
-    """Write the student's card again, with the runs that it is compared with, and publish it where that is asked for.
+def finish(runs: Runs) -> tuple[dict, str]:
+    """Return the figures of all models as a record, and the table that the protocol ends with."""
+    record = make_record(runs.plan.start.flags, runs.done, runs.folders)
+    return record, f"{closing_table(record)}\n* {runs.plan.folder / 'result.json'}"
 
-    Args:
-        flags: of the student.
-        export: of the student.
-        student: its record.
-        controls: figures of each.
+
+def show_controls(runs: Runs, controls: dict) -> None:
+    """Write the student's card again, with the figures of what it is compared with, and publish it where that is asked
+    for.
     """
-    write_card(export, {**student, "controls": controls})
+    flags, export = runs.plan.start.flags, runs.folders["student"] / "export"
+    write_card(export, {**runs.done["student"], "controls": controls})
     if flags["push_to_hub"]:
         push_export(export, flags["push_to_hub"], private=flags["hub_private"] or None, revision=flags["hub_revision"])
 
 
-# ---------------------------------------------------------------- controls
-
-
-def plan_controls(flags: Mapping[str, object], stages: "Stages", first: str, second: str | None) -> None:
-    """Plan the runs of ``--controls``.
-
-    Args:
-        flags: of the student.
-        stages: the teacher, where it is trained, is planned already.
-        first: the teacher's slice of the training split, empty where it has none.
-        second: the student's.
-
-    Raises:
-        UserError: a teacher without a labelled part, one or one that is no network of timm's.
-    """
-    parser, given, chosen = stages.parser, stages.given, flags["controls"]
-    if WITH_DIRECT & set(chosen):
-        of_teacher, whole = stages.flags.get("weak", {}), open_train_split(argparse.Namespace(**flags))
-        labels = {name: of_teacher[name] for name in parser.names(Role.NOISE) & of_teacher.keys()}
-        take_slice(whole, first, flags["slice_seed"], "--controls direct: slice")
-        changes = {**labels, **defaults(parser, NOT_OF["direct"]), "epoch_slice": second}
-        stages.plan(Planned("direct", "", changes, first))
-    shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **weak_labels_only(given)}
-    if "same-size" in chosen:
-        if kind_of(flags["teacher"]):
-            raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
-                            "trained")
-        network = {name: value for name, value in weak_flags(flags, parser, first).items()
-                   if name not in of_the_task(parser)}
-        taught = {"teacher_checkpoint": stages.flags["student"]["teacher_checkpoint"]}
-        stages.plan(Planned("same-size", "", {**shared, **network, **taught}, second))
-    if "strong-to-strong" in chosen:
-        changes = {**shared, **defaults_of(parser, OF_ONE_TEACHER), "teacher": exported(stages.folder / "direct")}
-        stages.plan(Planned("strong-to-strong", "", changes, second))
-
-
-class Stages:
-    """The stages of the protocol: all are planned, and so checked, before the first one runs.
-
-    Args:
-        given: flags of the student that were set by hand.
-        parser: knows the defaults.
-        folder: folder of the stages.
-        train: trains one model and returns its record.
-        go_on: a stage that is complete is not run again.
-        flag: that asked for them, for messages.
-
-    Attributes:
-        flags: flags that differ from the defaults, by stage.
-        done: records by stage.
-        folders: run folders by stage.
-    """
-
-    def __init__(self, given: Mapping[str, object], parser: Parser, folder: Path, train: Callable, go_on: bool,
-                 flag: str = "--protocol w2s"):
-        self.given, self.parser, self.folder, self.train, self.go_on = given, parser, folder, train, go_on
-        self.flag = flag
-        self.flags: dict[str, dict[str, object]] = {}
-        self.done: dict[str, dict] = {}
-        self.folders: dict[str, Path] = {}
-
-    def plan(self, run: Planned) -> None:
-        """Decide on the flags of a stage, and refuse now what its run would refuse.
-
-        Raises:
-            UserError: flags that do not go together.
-        """
-        with said_of(run.where):
-            self.flags[run.name] = run_flags(run, self.folder, self.given, self.parser)
-            refuse_missing_paths(argparse.Namespace(**self.resolved(run.name)))
-
-    def resolved(self, name: str) -> dict[str, object]:
-        """Return the flags of a stage as its run would write them; what is logged of it is logged when it runs."""
-        with quietly():
-            return resolved(self.flags[name])
-
-    def take(self, name: str, folder: Path, flag: str) -> None:
-        """Take an earlier run for a stage. Raises `UserError` when it is not what would come out."""
-        record, wanted = read_result(folder, flag), self.resolved(name)
-        with quietly():
-            check_same_run(folder, wanted, record, flag, f"or leave out {flag} and it is trained anew")
-        read_predictions(folder / PREDICTIONS[wanted["select"]])
-        _logger.info(f"--protocol w2s: {name} is taken from {folder}")
-        self.folders[name], self.done[name] = folder, record
-
-    def run(self, name: str, **more: object) -> dict:
-        """Run one stage, unless there is its record; return that.
-
-        Args:
-            name: of the stage.
-            **more: flags that are known by now.
-
-        Raises:
-            UserError: a run that is there was made with other flags.
-        """
-        if name in self.done:
-            return self.done[name]
-        self.flags[name].update(more)
-        self.folders[name] = folder = self.folder / name
-        there = self.go_on and (folder / "result.json").is_file()
-        record = read_result(folder, "--resume auto") if there else None
-        if record and not record.get("failed_test_sets"):
-            with quietly():
-                check_same_run(folder, self.resolved(name), record, "--resume auto",
-                               "delete that folder, or give another --experiment")
-            _logger.info(f"{self.flag}: {name} is complete: {folder}")
-        else:
-            if self.done:  # the data may have changed since the runs before
-                with quietly():
-                    sources = sources_now(self.resolved(name))
-                check_same_data({**self.done, name: {"data": {"sources": sources}}}, self.flag)
-            _logger.info(f"{self.flag}: {name}, --train-slice {self.flags[name]['train_slice'] or ':'}")
-            record = self.train(self.flags[name])
-        check_same_data({**self.done, name: record}, self.flag)
-        self.done[name] = record
-        return record
-
-    def note(self, name: str, flag: str, checkpoint: str) -> None:
-        """Keep the record of the run that a checkpoint is of, where there is one."""
-        folder = run_of(checkpoint)
-        if (folder / "result.json").is_file():
-            self.folders[name], self.done[name] = folder, read_result(folder, flag, evaluated=False)
-
-
-def run_of(checkpoint: str) -> Path:
-    """Return the run folder that a checkpoint is of: the folder itself, or that of a file or an export in it."""
-    path = Path(checkpoint.removeprefix("local-dir:"))
-    folder = path if path.is_dir() else path.parent
-    return folder.parent if folder.name == "export" else folder
-
-
-def check_data(flags: Mapping[str, object], stages: Stages, second: str | None) -> None:
+def check_data(flags: Mapping[str, object], runs: Runs, second: str | None) -> None:
     """Refuse now what is wrong with the student's data, and a teacher whose own flags would let it see them."""
     check_fraction(flags)
     with quietly():
-        build_data(argparse.Namespace(**stages.resolved("student")))
-    theirs = {**flags, **stages.flags["weak"]}
+        build_data(argparse.Namespace(**runs.resolved("student")))
+    theirs = {**flags, **runs.flags["weak"]}
     if any(theirs[name] != flags[name] for name in train_parser().names(Role.DATA)):
         refuse_overlap(flags, second, theirs, f"--weak-config {' '.join(flags['weak_config'])}")
 
@@ -269,7 +97,7 @@ def check_fraction(flags: Mapping[str, object]) -> None:
                             "samples; expected fewer for the teacher, or a share such as 0.5")
 
 
-def take_trained_teacher(flags: Mapping[str, object], second: str | None, stages: Stages) -> None:
+def take_trained_teacher(flags: Mapping[str, object], second: str | None, runs: Runs) -> None:
     """Check a teacher that is trained already, and keep the record of its run where there is one.
 
     It is loaded once, so that a wrong name or file ends the run before it has begun.
@@ -286,7 +114,7 @@ def take_trained_teacher(flags: Mapping[str, object], second: str | None, stages
             load_frozen_model(name, file, flags["in_chans"] or 3, settings)
     refuse_seen(flags, second)
     if len(known := known_teachers(flags)) == 1:
-        stages.note("weak", *known[0])
+        runs.note("weak", *known[0])
 
 
 def known_teachers(flags: Mapping[str, object]) -> list[tuple[str, str]]:
