@@ -92,7 +92,6 @@ for work in (train, evaluate):
         work()
     print(time.process_time() - started)
 """
-CLASH = "- {name: a, epochs: 1}\n- {name: b, linear_probe: true, mixup: 0.2}"
 AGAINST_TIMM = ("script", "demo")
 
 
@@ -442,13 +441,6 @@ def startup(args: argparse.Namespace, folder: Path) -> None:
     commands = {"import torch": ["-c", "import torch"]}
     for name in ("train_w2s.py", "validate.py"):
         commands |= {f"{name} {flag}": [str(ROOT / name), flag] for flag in ("--help", "--modle")}
-    commands |= {f"{name} {flags}": [str(ROOT / name), "--dataset", "w2s/digits", *flags.split()] for name, flags in (
-        ("train_w2s.py", "--loss kd"), ("train_w2s.py", "--teacher resnet18 --loss kdd"),
-        ("train_w2s.py", "--model resnet1"), ("train_w2s.py", "--teacher resnet18 --loss kd --loss-kwargs tau=1"),
-        ("train_w2s.py", "--experiment x --stages clash.yaml"),
-        ("train_w2s.py", "--experiment x --protocol w2s --teacher resnet18 --loss kdd"),
-        ("validate.py", "--few-shot 5x1 --naflex-loader"))}
-    (folder / "clash.yaml").write_text(CLASH)
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
     turns = take_turns({
         name: processor_timed(lambda command=command: subprocess.run(

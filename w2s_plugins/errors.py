@@ -14,8 +14,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from .tokens import PublicFormatter, scrub, shown
+
+T = TypeVar("T")
 
 EXIT_USER_ERROR = 2
 # what the system refuses, which is told in one line: no room, no right
@@ -121,8 +124,9 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
-def run_main(main: Callable[[], None], prog: str) -> None:
-    """Run a script's ``main``; a `UserError`, or a `refusal`, becomes one line on stderr and exit code 2.
+def run_main(main: Callable[[], T], prog: str) -> T:
+    """Run a script's ``main`` and return what it returns; a `UserError`, or a `refusal`, becomes one line on stderr and
+    exit code 2.
 
     With ``--debug`` on the command line the traceback is shown as well; of any other error it always is. Of several
     ranks of one node the first that fails prints, and the others end silently.
@@ -131,7 +135,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         _prepare_streams()
         _check_ranks()
         try:
-            main()
+            return main()
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:

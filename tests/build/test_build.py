@@ -18,7 +18,6 @@ from w2s_plugins.build.optimisation import create_optimizer
 from w2s_plugins.build.run import look_for_room
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_extractor, build_task
-from w2s_plugins.cli.kwargs import check_loss_kwargs
 from w2s_plugins.data.keys import positions_in_split
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
@@ -304,4 +303,4 @@ def test_feature_levels_are_arguments_of_the_loss() -> None:
     with pytest.raises(UserError, match="loss 'kd' compares no features: leave out student_stages"):
         create_loss("kd", student_stages=[1])
     with pytest.raises(UserError, match="student_stages='1' is a str, expected a list of int"):
-        check_loss_kwargs("fitnet", {"student_stages": "1"}, {})
+        create_loss("fitnet", student_stages="1")

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..cli.kwargs import check_kwarg, check_loss_kwargs, hyper_parameters, without_bounds
 from ..errors import UserError
 from ..registry import Registry
+from .arguments import STAGES, check_kwarg, check_sum_kwargs, hyper_parameters, mismatch, without_bounds
 
 _logger = logging.getLogger(__name__)
 
@@ -235,6 +235,10 @@ def create_loss(
     Raises:
         UserError: unknown loss or kwarg, or a value of the wrong type or range; the message has the nearest names.
     """
+    for key, stages in zip(STAGES, (student_stages, teacher_stages)):
+        expected = None if stages is None or isinstance(stages, tuple) else mismatch(stages, list[int])
+        if expected:
+            raise UserError(f"loss '{name}': {key}={stages!r} is a {type(stages).__name__}, expected {expected}")
     loss = _create_sum(name, kwargs) if "+" in name else LOSSES.get(name).build(**kwargs)
     if not loss.needs_features and (student_stages or teacher_stages):
         raise UserError(f"loss '{name}' compares no features: leave out student_stages and teacher_stages")
@@ -277,8 +281,9 @@ class SumLoss(DistillationLoss):
 
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
-    entries = {part: LOSSES.get(part) for part in map(str.strip, name.split("+"))}
-    check_loss_kwargs(name, kwargs, {part: entry.defaults for part, entry in entries.items()})
+    names = [part.strip() for part in name.split("+")]
+    entries = {part: LOSSES.get(part) for part in names}
+    check_sum_kwargs(names, kwargs, {part: entry.defaults for part, entry in entries.items()})
     weights = {part: kwargs[f"{part}.weight"] for part in entries if f"{part}.weight" in kwargs}
     parts = {
         part: entry.build(**{

@@ -7,15 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..build.resolve import CRITERIA, label_paths, may_have_plugins, resolve_data_dir
+from ..build.resolve import CRITERIA, label_paths, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
-from ..cli.names import OTHER_TEACHERS, refuse_unknown_kind
 from ..cli.parser import check_flags as read_flags
 from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
 from ..errors import UserError, nearest, one_line, said_of
 from ..files import read_plain
+from ..teachers.kinds import kind_of
 
 # flags of the student that are left out of the other stages
 NOT_OF = {"weak": Role.TEACHER | Role.STUDENT | Role.SELECTION | Role.TESTS,  # the student's run measures it there
@@ -84,23 +84,6 @@ def make_plan(given: Mapping[str, object], parser: Parser) -> Plan:
         listed = read_stages(str(given["stages"]), parser)
         return Plan("--stages", folder, list(runs_of_stages(listed, given, parser)))
     return Plan("--folds", folder_of_runs(given, "--folds"), list(runs_of_folds(given, parser)))
-
-
-def planned_flags(given: Mapping[str, object], parser: Parser) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield what begins messages about a run, and its flags, for each run of a command that has several.
-
-    Args:
-        given: flags that were set by hand.
-        parser: knows the flags.
-
-    Raises:
-        UserError: what the command refuses before its first run.
-    """
-    plan = make_plan(given, parser)
-    for run in plan.runs:
-        with said_of(run.where):
-            flags = run_flags(run, plan.folder, given, parser)
-        yield run.where, flags
 
 
 def run_flags(run: Planned, folder: Path, given: Mapping[str, object], parser: Parser) -> dict[str, object]:
@@ -212,8 +195,7 @@ def controls_of_protocol(
         yield Planned("direct", "", changes, start.first)
     shared = {**defaults_of(parser, parser.names(Role.STUDENT) & parser.names(Role.REPORT)), **taught}
     if "same-size" in chosen:
-        kind, colon, _ = flags["teacher"].partition(":")
-        if colon and kind not in OTHER_TEACHERS:
+        if kind_of(flags["teacher"]):
             raise UserError(f"--controls same-size: --teacher {flags['teacher']} is no network of timm's that could be "
                             "trained")
         network = {name: value for name, value in weak_flags(flags, parser, start.first).items()
@@ -439,9 +421,6 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
     for name, flags in listed:
         where, loss = f"--stages {given['stages']}: {name}: ", given.get("distiller") or given.get("loss")
         with said_of(where):
-            for one in split_names(str(flags.get("teacher") or "")):
-                if not may_have_plugins(flags.get("plugins") or given.get("plugins")):
-                    refuse_unknown_kind("--teacher", one, EARLIER.rstrip(":"))
             if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
                 flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
                 if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:
