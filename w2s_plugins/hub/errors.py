@@ -114,7 +114,8 @@ def _reason(error: Exception, what: str) -> str | None:
     if constants.is_offline_mode():
         return f"HF_HUB_OFFLINE is set, and it is not in the local cache {constants.HF_HUB_CACHE}"
     last = last or chain[-1]
-    return f"the Hub at {constants.ENDPOINT} cannot be reached ({type(last).__name__}: {one_line(last, 120)})"
+    said = f"{type(last).__name__}: {one_line(last, 120)}"
+    return f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer ({said})"
 
 
 def _http_reason(error: HfHubHTTPError, what: str) -> str:
