@@ -103,20 +103,6 @@ def test_wrong_flags(light, tmp_path, flags, message):
     assert done.err.count("\n") == 1 and done.out == ""
 
 
-@pytest.mark.parametrize("flags, code, message", [
-    (["--help"], 0, "usage: python -m w2s_plugins.data"),
-    (["check"], 2, "the following arguments are required: DIR"),
-    (["check", "--workers", "many", "x"], 2, "invalid int value: 'many'"),
-    (["chek"], 2, "invalid choice: 'chek'"),
-])
-def test_commands_on_data(tmp_path, flags, code, message):
-    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    done = subprocess.run(
-        [sys.executable, "-m", "w2s_plugins.data", *flags], capture_output=True, text=True, cwd=tmp_path,
-        env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"))
-    assert done.returncode == code and message in done.stdout + done.stderr and "imported" not in done.stderr
-
-
 def test_one_of_several_processes_tells_it(light, tmp_path):
     """As under torchrun, which itself needs torch."""
     of_a_node = dict(WORLD_SIZE="2", MASTER_PORT="1", TMPDIR=str(tmp_path))
