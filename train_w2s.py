@@ -8,16 +8,11 @@ from w2s_plugins.versions import check_versions
 
 check_versions("train_w2s.py")  # an import of what is too old would fail in its own words
 
-from w2s_plugins.build.resolve import refuse_early, run_place, trains_part
-from w2s_plugins.cli import parse, train_parser
-from w2s_plugins.cli.declare import Settings
-from w2s_plugins.cli.parser import fill
-from w2s_plugins.errors import run_main, watch_imports
-from w2s_plugins.protocols.planning import planned_flags
+from w2s_plugins.cli import Command, parse, train_parser
+from w2s_plugins.errors import run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
-    watch_imports("train_w2s.py")
-    run_main(lambda: refuse_early(*parse(train_parser()), planned_flags), "train_w2s.py")
+    COMMAND = run_main(lambda: parse(train_parser()), "train_w2s.py")
 
 import argparse
 import contextlib
@@ -36,11 +31,14 @@ from w2s_plugins.build.flags import resolve_train_args
 from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
+from w2s_plugins.build.resolve import run_place, trains_part
 from w2s_plugins.build.resolve_probe import grid
 from w2s_plugins.build.run import look_for_room, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student, initial_heads
 from w2s_plugins.build.task import build_task, compile_and_distribute, compile_options
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
+from w2s_plugins.cli.declare import Settings
+from w2s_plugins.cli.parser import fill
 from w2s_plugins.data import Batch
 from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.heartbeat import note
@@ -78,8 +76,8 @@ from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import hold_statistics
 
 
-def main() -> None:
-    args, given = parse(train_parser())
+def main(command: Command | None = None) -> None:
+    args, given = command or parse(train_parser())
     if args.list_losses:
         load_plugins(args.plugins)
         print(describe_losses())
@@ -403,4 +401,4 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "train_w2s.py")
+    run_main(lambda: main(COMMAND), "train_w2s.py")

@@ -9,14 +9,11 @@ from w2s_plugins.versions import check_versions
 
 check_versions("validate.py")  # an import of what is too old would fail in its own words
 
-from w2s_plugins.build.resolve import refuse_early_validation
-from w2s_plugins.cli import parse, validate_parser
-from w2s_plugins.cli.forms import parse_shapes
-from w2s_plugins.errors import UserError, exit_now, one_line, run_main, watch_imports
+from w2s_plugins.cli import Command, parse, validate_parser
+from w2s_plugins.errors import UserError, exit_now, one_line, run_main
 
 if __name__ == "__main__":  # --help and wrong flags are answered before the seconds that it takes to import torch
-    watch_imports("validate.py")
-    run_main(lambda: refuse_early_validation(*parse(validate_parser())), "validate.py")
+    COMMAND = run_main(lambda: parse(validate_parser()), "validate.py")
 
 import argparse
 import dataclasses
@@ -35,6 +32,7 @@ from w2s_plugins.build.data import draw_few_shot_test
 from w2s_plugins.build.device import create_precision, join_processes
 from w2s_plugins.build.loaders import loader_settings
 from w2s_plugins.build.validate import Candidate, Subject
+from w2s_plugins.cli.forms import parse_shapes
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
@@ -54,8 +52,8 @@ from w2s_plugins.teachers.teacher import Teacher
 _logger = logging.getLogger("validate")
 
 
-def main() -> None:
-    args, given = parse(validate_parser())
+def main(command: Command | None = None) -> None:
+    args, given = command or parse(validate_parser())
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     candidates = build.resolve_validate_args(args, given)
     world = join_processes(args)
@@ -331,4 +329,4 @@ def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, "validate.py")
+    run_main(lambda: main(COMMAND), "validate.py")

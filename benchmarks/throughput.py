@@ -101,13 +101,6 @@ for work in (train, evaluate):
         work()
     print(time.process_time() - started)
 """
-CLASH = "- {name: a, epochs: 1}\n- {name: b, linear_probe: true, mixup: 0.2}"
-WRONG_STUDY = """
-base: {dataset: w2s/digits}
-weak: [flags: {model: w2s_cnn2}]
-strong: [flags: {model: w2s_cnn5}]
-losses: [hard, kd, kdd]
-"""
 AGAINST_TIMM = ("script", "demo")
 
 
@@ -457,15 +450,6 @@ def startup(args: argparse.Namespace, folder: Path) -> None:
     commands = {"import torch": ["-c", "import torch"]}
     for name in ("train_w2s.py", "validate.py"):
         commands |= {f"{name} {flag}": [str(ROOT / name), flag] for flag in ("--help", "--modle")}
-    commands |= {f"{name} {flags}": [str(ROOT / name), "--dataset", "w2s/digits", *flags.split()] for name, flags in (
-        ("train_w2s.py", "--loss kd"), ("train_w2s.py", "--teacher resnet18 --loss kdd"),
-        ("train_w2s.py", "--model resnet1"), ("train_w2s.py", "--teacher resnet18 --loss kd --loss-kwargs tau=1"),
-        ("train_w2s.py", "--experiment x --stages clash.yaml"),
-        ("train_w2s.py", "--experiment x --protocol w2s --teacher resnet18 --loss kdd"),
-        ("validate.py", "--few-shot 5x1 --naflex-loader"))}
-    (folder / "clash.yaml").write_text(CLASH)
-    (folder / "study.yaml").write_text(WRONG_STUDY)
-    commands["study plan, unknown loss"] = ["-m", "w2s_plugins.study", "plan", "study.yaml"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "PYTHONPATH": str(ROOT)}
     turns = take_turns({
         name: processor_timed(lambda command=command: subprocess.run(

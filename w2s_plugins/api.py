@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 from .cli.declare import words_of
 from .cli.groups import teacher_names
-from .cli.parser import check_flags, parse, train_parser
+from .cli.parser import check_flags, combine, train_parser
 from .cli.values import split_names
 from .errors import UserError
 from .files import TOP
@@ -69,15 +69,19 @@ def protocol(**flags: object) -> dict[str, Any]:
 
 
 def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
-    words = command_words(who, flags)
+    plain = {name: _plain(value) for name, value in flags.items()}
+    files = plain.pop("config", [])
+    files = [files] if isinstance(files, str) else files
+    checked = check_flags(plain, train_parser(), who)
+    typed = {name: value for name, value in checked.items() if plain[name] is not None}
     if problems := too_old():
         raise UserError("; ".join(problems.values()))
     if str(TOP) not in sys.path:
         sys.path.append(str(TOP))
-    with _as_command(["w2s-train", *words]):
+    with _as_command(["w2s-train", *command_words(typed, files)]):
         from .run import lock
         try:
-            record = importlib.import_module("train_w2s").train_all(*parse(train_parser()))
+            record = importlib.import_module("train_w2s").train_all(*combine(train_parser(), files, typed))
             if importlib.import_module("w2s_plugins.distributed.signals").SignalWatch.entered is not None:
                 raise KeyboardInterrupt("stopped; this run is finished, and in its result.json")
             return record
@@ -87,20 +91,11 @@ def _train(who: str, flags: dict[str, object]) -> dict[str, Any]:
             lock.release()
 
 
-def command_words(who: str, flags: Mapping[str, object]) -> list[str]:
-    """Return the words of a command line with these flags. Raises `UserError` for an unknown one, or a wrong type.
-
-    Args:
-        who: begins the messages.
-        flags: by name.
-    """
-    flags = {name: _plain(value) for name, value in flags.items()}
-    files = flags.pop("config", [])
-    check_flags(flags, train_parser(), who)
+def command_words(flags: Mapping[str, object], files: Sequence[str]) -> list[str]:
+    """Return the words of a command line with these flags and YAML files, as the record of the run shows it."""
     actions = train_parser().by_dest()
-    words = [words_of(actions[name], value) for name, value in flags.items() if value is not None]
+    words = [words_of(actions[name], value) for name, value in flags.items()]
     words.sort(key=lambda some: bool(some) and some[0].startswith("-"))  # else a list takes the data folder
-    files = [files] if isinstance(files, str) else files
     return [*(word for some in words for word in some), *(["--config", *files] if files else [])]
 
 

@@ -14,9 +14,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from .system import system_limit
 from .tokens import scrub
+
+T = TypeVar("T")
 
 EXIT_USER_ERROR = 2
 _REMEDIES = {errno.EACCES: "let this user read it (chmod, chown)", errno.EPERM: "it belongs to another user",
@@ -32,7 +35,6 @@ _LIMITS = (
 )
 _ULIMIT = {"n": ("NOFILE", "open files", 1), "u": ("NPROC", "processes and threads", 1),
            "f": ("FSIZE", "MB a file", 1e6), "v": ("AS", "MB of memory", 1e6)}  # ulimit's letters
-_ROOM = 1.5e9  # bytes of addresses that torch, numpy and scipy take before anything is done with them
 _watch = None  # the `Heartbeat` of a process that is one of several
 
 
@@ -145,8 +147,9 @@ def _limit(letter: str) -> str:
     return f"{'all there are,' if most == math.inf else f'{most / size:g}'} {unit} (ulimit -{letter})"
 
 
-def run_main(main: Callable[[], None], prog: str) -> None:
-    """Run a script's ``main``; a `UserError`, or a `refusal`, becomes one line on stderr and exit code 2.
+def run_main(main: Callable[[], T], prog: str) -> T:
+    """Run a script's ``main`` and return what it returns; a `UserError`, or a `refusal`, becomes one line on stderr and
+    exit code 2.
 
     With ``--debug`` on the command line the traceback is shown as well. On several ranks of one node, the first
     rank that fails prints and the others end silently; any other error ends all of them as well, with its traceback.
@@ -155,7 +158,7 @@ def run_main(main: Callable[[], None], prog: str) -> None:
         _prepare_streams()
         _check_ranks()
         try:
-            main()
+            return main()
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -202,31 +205,6 @@ def _tell(error: Exception, said: str, prog: str) -> None:
     if _watch is not None:
         with contextlib.suppress(RuntimeError):  # the others may be gone
             _watch.announce(text)
-
-
-def watch_imports(prog: str) -> None:
-    """Let what an import runs into end a script as `run_main` does; a signal may come then, and memory may end."""
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            exit_now(130)
-        if isinstance(error, Exception) and (said := refusal(error)) is not None:
-            _tell(error, said, prog)
-            exit_now(EXIT_USER_ERROR)
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
-    if system_limit("AS")[0] < math.inf:
-        run_main(_check_room, prog)
-
-
-def _check_room() -> None:
-    """Raise a `UserError` where memory is limited to less than imports take. Where it is not, what asks for memory
-    without end when it gets none, OpenBLAS of numpy and of scipy, is imported now and not at the end of a training.
-    """
-    if system_limit("AS")[0] < _ROOM:
-        raise UserError(f"the limit is {_limit('v')}, and torch and what it needs take {_ROOM / 1e6:g} MB of addresses "
-                        "before anything is trained: raise it (ulimit -v unlimited)")
-    import scipy.special  # noqa: F401
 
 
 def _check_ranks() -> None:

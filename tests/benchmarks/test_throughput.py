@@ -91,9 +91,8 @@ def test_processes(rows):
 @pytest.mark.skipif("W2S_LONG" not in os.environ, reason="takes a minute: W2S_LONG=1")
 def test_startup(rows):
     table = rows("startup")
-    assert [row[0] for row in table][:5] == ["import torch", *(
+    assert [row[0] for row in table] == ["import torch", *(
         f"{script} {flag}" for script in ("train_w2s.py", "validate.py") for flag in ("--help", "--modle"))]
-    assert len(table) == 13 and table[-1][0] == "study plan, unknown loss"
     for row in table:
         assert float(row[1]) > 0
         assert_ratio(row[2])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -41,12 +43,19 @@ def test_defaults_are_those_of_timm(script):
 
 
 @pytest.mark.parametrize("script", PARSERS)
-def test_every_flag_has_help_and_weak_to_strong_comes_first(script):
+def test_every_flag_has_help_but_for_those_that_are_refused(script):
     parser = PARSERS[script]()
     assert all(action.help for action in parser.by_dest().values())
-    text = parser.format_help()
-    assert text.index("--teacher ") < text.index("--dataset")
-    assert all(f"{flag} " in text or f"{flag}\n" in text or f"{flag}," in text for flag in parser.flags())
+    text = parser.format_all()
+    shown = {flag for flag in parser.flags() if re.search(rf"{flag}[ \n,]", text)}
+    hidden = {flag for flag in parser.flags() if flag.startswith("--naflex-")} | {
+        "--torchscript", "--use-multi-epochs-loader"}
+    assert {*parser.flags()} - shown == (hidden if script == "train" else set())
+
+
+def test_groups_begin_with_data_and_model():
+    titles = re.findall(r"^(\S.*):$", train_parser().format_all(), re.MULTILINE)
+    assert titles[:4] == ["options", "data", "model", "weak teacher"] and "NaFlex" not in titles
 
 
 @pytest.mark.parametrize("script", PARSERS)
@@ -83,10 +92,10 @@ def test_every_seed_is_known_as_one():
     (["--resume", "auto"], "resume", "auto"),
     (["--stop-epoch", "7"], "stop_epoch", 7),
     (["--save-epochs", "1", "5"], "save_epochs", [1, 5]),
-    (["--teacher-pretrained", "w.pth"], "teacher_checkpoint", "w.pth"),
-    (["--select-split", "0.1"], "select_split", 0.1),
-    (["--select-split", "50"], "select_split", 50),
-    (["--select-split", "1e-2"], "select_split", 0.01),
+    (["--teacher-pretrained", "w.pth", "--teacher", "x"], "teacher_checkpoint", "w.pth"),
+    (["--select-split", "0.1", "--select", "best"], "select_split", 0.1),
+    (["--select-split", "50", "--select", "best"], "select_split", 50),
+    (["--select-split", "1e-2", "--select", "best"], "select_split", 0.01),
     (["--loss-kwargs", "a=1", "b=0.5", "c=x"], "loss_kwargs", {"a": 1, "b": 0.5, "c": "x"}),
     (["--torchcompile"], "torchcompile", "inductor"),
     (["--torchcompile", "aot_eager"], "torchcompile", "aot_eager"),
@@ -96,32 +105,25 @@ def test_every_seed_is_known_as_one():
 def test_value(argv, dest, value):
     args, given = parse(train_parser(), argv)
     assert getattr(args, dest) == value
-    assert given == {dest}
+    assert dest in given
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--techer", "resnet18"], "unknown flag '--techer' (nearest: --teacher"),
-    (["--techer=resnet18"], "unknown flag '--techer' (nearest: --teacher"),
-    (["--teach", "resnet18"], "unknown flag '--teach' (nearest: --teacher"),
-    (["DIR", "extra"], "unknown argument 'extra'"),
-    (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
-    (["--teacher-targets", "live"], "--teacher-targets: unknown choice 'live' (nearest: online); one of online"),
-    (["--select-split", "some"], "--select-split: 'some': expected a share such as 0.1"),
-    (["--loss-kwargs", "temperature"], "--loss-kwargs: 'temperature' has no value, expected KEY=VALUE"),
-    (["--input-size", "3", "32"], "--input-size: expected 3 arguments"),
-    (["--epochs"], "--epochs: expected one argument"),
-    (["--torchscript", "--torchcompile"], "not allowed with argument"),
-])
-def test_bad_command_line(argv, message):
-    with pytest.raises(UserError) as error:
-        parse(train_parser(), argv)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+def test_help_is_a_screen_of_the_flags_of_a_first_run(capsys):
+    with pytest.raises(SystemExit):
+        parse(train_parser(), ["--help"])
+    text = capsys.readouterr().out
+    assert text.count("\n") <= 40 and max(map(len, text.splitlines())) <= 112
+    assert set(re.findall(r"--[a-z-]*[a-z]", text)) <= {*train_parser().flags()}
+    examples = text.partition("Examples:")[2].replace("\\\n", "").strip().splitlines()
+    commands = [shlex.split(line)[1:] for line in examples if line.startswith("  ") or line is examples[0]]
+    assert len(commands) == 3
+    for command in commands:
+        parse(train_parser(), command)
 
 
 def test_help_tells_defaults_and_what_belongs_together(capsys):
     with pytest.raises(SystemExit):
-        parse(train_parser(), ["--help"])
+        parse(train_parser(), ["--help-all"])
     text = " ".join(capsys.readouterr().out.split())
     assert "the student then has all of --train-slice (default: 0.5)" in text
     assert "scale R [R ...] area of random crops (default: 0.08 1.0)" in text

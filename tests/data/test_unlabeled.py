@@ -129,14 +129,14 @@ def test_a_flat_folder_as_labelled_data(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("flags", "message"), [
     ("--model w2s_cnn2", "images without labels need a teacher"),
-    ("--teacher w2s_cnn2 --task-loss-weight 0.5", "--task-loss-weight 0.5 is about labels"),
-    ("--teacher w2s_cnn2 --gt-loss-weight 1", "--task-loss-weight 1.0 is about labels"),
-    ("--teacher w2s_cnn2 --label-noise symmetric:0.2", "--label-noise is about labels"),
-    ("--teacher w2s_cnn2 --clean-select knn:5", "--clean-select knn:5 is about labels"),
-    ("--teacher w2s_cnn2 --class-map x.txt", "--class-map is about labels"),
-    ("--teacher w2s_cnn2 --long-tail always", "--long-tail always is about labels"),
-    ("--teacher w2s_cnn2 --episodic 5x1", "--episodic is about labels"),
-    ("--teacher w2s_cnn2 --few-shot-eval 5x1", "--few-shot-eval is about labels"),
+    ("--teacher w2s_cnn2 --task-loss-weight 0.5", "cannot be combined with --task-loss-weight: its images"),
+    ("--teacher w2s_cnn2 --gt-loss-weight 1", "cannot be combined with --task-loss-weight: its images"),
+    ("--teacher w2s_cnn2 --label-noise symmetric:0.2", "cannot be combined with --label-noise: its images"),
+    ("--teacher w2s_cnn2 --clean-select knn:5", "cannot be combined with --clean-select by labels: its images"),
+    ("--teacher w2s_cnn2 --class-map x.txt", "cannot be combined with --class-map: its images"),
+    ("--teacher w2s_cnn2 --long-tail always", "cannot be combined with --long-tail always: its images"),
+    ("--teacher w2s_cnn2 --episodic 5x1", "cannot be combined with --episodic: its images"),
+    ("--teacher w2s_cnn2 --few-shot-eval 5x1", "cannot be combined with --few-shot-eval: its images"),
     ("--teacher w2s_cnn2 --val-split validation", "give the folder of a labelled split with --data-dir")])
 def test_flags_that_are_about_labels(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -202,7 +202,7 @@ def test_two_processes_train_on_the_episodes_of_one(
     (["--episodic", "5x1", "--teacher", "w2s_cnn2", "--teacher-checkpoint", "WEAK", "--loss", "sop"],
      ["--loss sop", "memory by sample", "adaptconf"]),
     (["--few-shot-eval", ""], ["--few-shot-split validation has no effect without --few-shot-eval"]),
-    (["--class-map", "map.txt"], ["--class-list and --class-map"]),
+    (["--class-map", "map.txt"], ["--class-list cannot be combined with --class-map"]),
 ])
 def test_bad_input(here: Run, lists: list[str], tmp_path: Path, request, flags: list[str], parts: list[str]) -> None:
     if "WEAK" in flags:

@@ -10,15 +10,16 @@ import torch
 from timm.optim import list_optimizers
 from timm.utils.distributed import is_distributed_env, world_info_from_env
 
-from ..cli.names import unknown_model, unknown_optimizer
-from ..errors import UserError, name_runs, nearest
+from ..cli.forms import check_device
+from ..errors import UserError, name_runs, near_path, nearest
 from ..labels.table import SUFFIXES
 from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, refuse_nvjpeg, refuse_two_dtypes, resolve_flags, teacher_models
+from .resolve import LABELS, check_choice, refuse_other_shares, resolve_flags, teacher_models
 from .resolve_probe import grid, grid_flag
+from .rules import check_rules
 
 _logger = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     load_plugins(args.plugins)
     _check_choices(args)
     resolve_flags(args, given, {name: LOSSES.get(name).defaults for name in list_losses()})
+    check_rules(args)
     if args.loss is not None:
-        _check_features(args)
+        _check_loss(args)
     resolve_precision(args, given)
     processes = count_processes()
     _check_on_device(args, processes)
@@ -53,18 +55,24 @@ def count_processes() -> int:
 
 def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
-    refuse_two_dtypes(args)
+    if args.amp and args.model_dtype not in (None, "float32"):
+        raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+    modules = vars(args).get("device_modules")  # which may bring a kind of their own
+    if not modules:
+        check_device(args.device)
     args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
     if args.no_accelerator:
         if "device" in given:
             raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
         args.device = "cpu"
-    refuse_nvjpeg(args)
+    if args.decoder == "nvjpeg" and args.device.partition(":")[0] != "cuda":
+        raise UserError(f"--decoder nvjpeg: {args.device} decodes no JPEG files: only CUDA devices do; use --decoder "
+                        "fast or auto")
     try:
         device = torch.device(args.device)
     except RuntimeError as error:
         raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
-    if not vars(args).get("device_modules"):  # which bring what there is
+    if not modules:
         _refuse_absent(device)
     if device.type == "cpu" and "amp_dtype" not in given:
         args.amp_dtype = "bfloat16"
@@ -95,7 +103,7 @@ def workers_by_cores() -> int:
 def check_optimizer(name: str) -> None:
     """Raise a `UserError` unless timm has the optimizer."""
     if name.lower().removeprefix("lookahead_") not in list_optimizers():
-        raise unknown_optimizer(name, list_optimizers())
+        raise UserError(f"--opt: unknown optimizer '{name}'{nearest(name, list_optimizers())}")
 
 
 def check_model_name(flag: str, name: str) -> None:
@@ -104,7 +112,10 @@ def check_model_name(flag: str, name: str) -> None:
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise unknown_model(flag, name, timm.list_models())
+        hint = nearest(architecture, timm.list_models()) or "; `timm.list_models()` lists them"
+        if "/" in name:
+            hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
+        raise UserError(f"{flag}: unknown model '{name}'{hint}")
     if not tag:
         return
     weights = dict.fromkeys([*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)])
@@ -140,9 +151,11 @@ def _check_choices(args: argparse.Namespace) -> None:
         check_choice("--torchcompile", args.torchcompile, torch._dynamo.list_backends(exclude_tags=()))
 
 
-def _check_features(args: argparse.Namespace) -> None:
-    """Check that there are the features that the loss needs."""
-    if not create_loss(args.loss, **args.loss_kwargs).needs_features:
+def _check_loss(args: argparse.Namespace) -> None:
+    """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
+    loss = create_loss(args.loss, **args.loss_kwargs)
+    refuse_other_shares(args, args.num_classes)
+    if not loss.needs_features:
         return
     if args.linear_probe and args.teacher:
         raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "

@@ -4,7 +4,6 @@ import argparse
 
 from ..metrics.pgr import chance_level
 
-MUCH = 0.8  # of the announced learning rate: what a run has to reach at least
 HALF = ("float16", "bfloat16")
 
 
@@ -23,26 +22,6 @@ def speed_hint(args: argparse.Namespace, device_type: str, bfloat16_units: bool 
     elif device_type != "cpu" or not bfloat16_units:
         unused = []
     return f"Training is usually faster with {' '.join(unused)}" if unused else None
-
-
-def rate_hint(args: argparse.Namespace, epochs: int, highest: float | None) -> str | None:
-    """Return a line that says that the learning rate stays below the one that was asked for, or None.
-
-    Args:
-        args: resolved flags of the training script.
-        epochs: that are trained.
-        highest: rate that the schedule gives in them; None without one.
-    """
-    if highest is None:
-        return None
-    if args.warmup_epochs and epochs <= args.warmup_epochs:
-        return (f"the warm-up of {args.warmup_epochs} epochs does not end within the {epochs} that are trained: the "
-                f"rate never reaches --lr {args.lr:g}; give a smaller --warmup-epochs")
-    if highest >= (MUCH - 1e-6) * args.lr:
-        return None
-    by_epoch = "" if args.sched_on_updates else "--sched-on-updates (here it changes once an epoch), "
-    return (f"the learning rate is {highest:.2g} at most in the {epochs} epochs that are trained and never reaches "
-            f"--lr {args.lr:g}; give {by_epoch}more --epochs or a smaller --warmup-epochs")
 
 
 def teacher_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:

@@ -18,7 +18,7 @@ from torch import nn
 from ..engine.heads import HeadsTask
 from ..errors import UserError, one_line
 from ..students.tuning import matching
-from .hints import average_hint, rate_hint
+from .hints import average_hint
 from .resolve_probe import grid
 
 _logger = logging.getLogger(__name__)
@@ -122,31 +122,6 @@ def create_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, 
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--sched {args.sched}: cannot be created: {one_line(error)}") from error
     epochs = min(num_epochs, args.stop_epoch or num_epochs)
-    for hint in schedule_hints(args, epochs, updates_per_epoch):
+    if hint := average_hint(args, epochs * updates_per_epoch):
         _logger.warning(f"WARNING: {hint}")
     return Schedule(scheduler, num_epochs, updates_per_epoch)
-
-
-def schedule_hints(args: argparse.Namespace, epochs: int, updates_per_epoch: int) -> list[str]:
-    """Return lines that say where so many epochs are too few for the learning rate, or for the average of weights."""
-    highest = highest_rate(args, epochs, updates_per_epoch)
-    return [*filter(None, (rate_hint(args, epochs, highest), average_hint(args, epochs * updates_per_epoch)))]
-
-
-def highest_rate(args: argparse.Namespace, epochs: int, updates_per_epoch: int) -> float | None:
-    """Return the highest learning rate of the first and last updates of the epochs that are trained, between which
-    warm-ups and cycles of timm's schedules do not end; None without a schedule.
-    """
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=args.lr)
-    scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
-    if scheduler is None:
-        return None
-    (group,) = optimizer.param_groups
-    rates = []
-    for epoch in range(epochs):
-        rates.append(group["lr"])
-        scheduler.step_update((epoch + 1) * updates_per_epoch - 1)
-        rates.append(group["lr"])
-        scheduler.step_update((epoch + 1) * updates_per_epoch)
-        scheduler.step(epoch + 1, metric=0.0)
-    return max(rates, default=None)

@@ -38,8 +38,7 @@ from ..students.refine import RefinedTargets
 from ..teachers.mix import TRAINED_SHARE
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .hints import student_chance_hint, teacher_chance_hint
-from .optimisation import schedule_hints
+from .hints import average_hint, student_chance_hint, teacher_chance_hint
 from .resolve import LABELS, in_order, is_scored_by_teacher, label_paths, random_start_hint, split_names
 from .student import RANDOM_FEATURES
 
@@ -131,7 +130,7 @@ def make_record(
             python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__,
             timm=timm.__version__, huggingface_hub=huggingface_hub.__version__, w2s_plugins=__version__),
         "seconds": round(outcome.seconds, 1),
-        "warnings": [*schedule_hints(args, last["epoch"] + 1, outcome.updates_per_epoch),
+        "warnings": [*filter(None, [average_hint(args, (last["epoch"] + 1) * outcome.updates_per_epoch)]),
                      *teacher_hints(args, outcome.weak, data),
                      *filter(None, [refined_hint(targets, weak, data.val), agreement_hint(outcome.evaluations)]),
                      *([RANDOM_FEATURES] if args.linear_probe and student_source["init"] == "random" else []),

@@ -41,7 +41,7 @@ from ..teachers.kinds import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_validation, refuse_missing_checkpoint, resolve_data_dir, split_names
+from .resolve import check_validation, refuse_missing_checkpoint, refuse_missing_data, resolve_data_dir, split_names
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
         check_teacher_name("--teacher", name)
     check_validation(args, given)
     resolve_data_dir(args)
+    refuse_missing_data(args)
     resolve_precision(args, given)
     recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
     candidates = list_candidates(args, recorded, run.get("plugins") or [])

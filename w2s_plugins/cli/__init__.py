@@ -1,5 +1,5 @@
 """Command lines of the two scripts."""
 
-from .parser import parse, train_parser, validate_parser
+from .parser import Command, parse, train_parser, validate_parser
 
-__all__ = ["parse", "train_parser", "validate_parser"]
+__all__ = ["Command", "parse", "train_parser", "validate_parser"]

@@ -83,8 +83,28 @@ FACTS = tuple(Facts.__dataclass_fields__)
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
 
 
-class OutOfRange(UserError):
-    """A number that its flag does not take."""
+class HelpFormatter(argparse.HelpFormatter):
+    """Wider help with defaults where they say something."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", getattr(action, "own_default", None)
+        shown = default not in (None, False, "") and default not in ([], {})
+        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
+
+
+class HelpAll(argparse.Action):
+    """Shows all flags."""
+
+    def __init__(self, option_strings: list[str], dest: str, **keywords: object):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **keywords)
+
+    def __call__(self, parser: "Parser", *_: object) -> None:
+        print(parser.format_all(), end="")
+        parser.exit()
 
 
 class Declare:
@@ -94,7 +114,13 @@ class Declare:
         self.container, self.facts = container, facts
 
     def __call__(self, *names: str, **keywords: object) -> None:
-        facts = {**self.facts, **{k: keywords.pop(k) for k in FACTS if k in keywords}}
+        keywords = {**self.facts, **keywords}
+        default = keywords.get("default")
+        if type(default) in (int, float):  # a flag is of the type of its default
+            keywords.setdefault("type", type(default))
+        if keywords.get("type") is int and names[0].startswith("-") and "choices" not in keywords:
+            keywords.setdefault("metavar", "N")
+        facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
         action = self.container.add_argument(*names, **keywords)
         action.facts = Facts(**facts)
         action.own_default, action.default = action.default, argparse.SUPPRESS  # a namespace holds what was typed
@@ -109,10 +135,25 @@ class Declare:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations whose errors are `UserError`s with the nearest choice."""
+    """argparse without abbreviations whose errors are `UserError`s with the nearest choice.
 
-    def __init__(self, **kwargs: object):
+    Args:
+        first_help: what ``--help`` shows, in place of all flags, which ``--help-all`` then does.
+        **kwargs: argparse's.
+    """
+
+    def __init__(self, first_help: str = "", **kwargs: object):
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        self.first_help = first_help
+        if first_help:
+            self.add_argument("--help-all", action=HelpAll, help="show all flags and exit")
+
+    def format_help(self) -> str:
+        return self.first_help.format(prog=self.prog) if self.first_help else self.format_all()
+
+    def format_all(self) -> str:
+        """Return the help with all flags."""
+        return super().format_help()
 
     def error(self, message: str) -> None:
         raise UserError(message.removeprefix("argument "))
@@ -146,7 +187,7 @@ class Parser(argparse.ArgumentParser):
 
     def by_dest(self) -> dict[str, argparse.Action]:
         """All flags by the name of their value."""
-        return {a.dest: a for a in self._actions if a.dest not in ("help", "config")}
+        return {a.dest: a for a in self._actions if a.dest not in ("help", "help_all", "config")}
 
     def defaults(self) -> dict[str, object]:
         """A copy of all default values."""
@@ -172,18 +213,31 @@ class Parser(argparse.ArgumentParser):
             check_range(dest, getattr(typed, dest), facts[dest])
         return vars(typed)
 
+    def typed(self, action: argparse.Action, value: object, where: str) -> object:
+        """Return a value of YAML with the type that it has when it is typed.
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Wider help with defaults where they say something."""
+        Args:
+            action: the flag.
+            value: of it.
+            where: begins messages.
 
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=34, width=110)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", getattr(action, "own_default", None)
-        shown = default not in (None, False, "") and default not in ([], {})
-        value = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{text} (default: {value.replace('%', '%%')})" if shown and "default" not in text else text
+        Raises:
+            UserError: it is of another type, none of the choices, or out of range.
+        """
+        try:
+            found = _typed(action, value)
+            for item in found if isinstance(found, list) else [found]:
+                if item != action.own_default:
+                    self._check_value(action, item)
+        except (TypeError, ValueError, argparse.ArgumentError, argparse.ArgumentTypeError) as error:
+            shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+            raise UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected "
+                            f"{_expected(action, value)}") from error
+        try:
+            check_range(action.dest, found, action.facts)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        return found
 
 
 class ParseKwargs(argparse.Action):
@@ -191,13 +245,17 @@ class ParseKwargs(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list[str],
                  option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, self.read(values))
+
+    def read(self, words: Iterable[str]) -> dict[str, object]:
+        """Return the mapping that words stand for."""
         found = {}
-        for word in filter(None, values):
+        for word in filter(None, words):
             key, equals, text = word.partition("=")
             if not equals:
                 raise argparse.ArgumentError(self, f"'{word}' has no value, expected KEY=VALUE")
             found[key] = _literal(text)
-        setattr(namespace, self.dest, found)
+        return found
 
 
 def _literal(text: str) -> object:
@@ -207,18 +265,67 @@ def _literal(text: str) -> object:
         return text
 
 
+def _typed(action: argparse.Action, value: object) -> object:
+    """Return a value of YAML as it is typed. Raises what argparse turns into messages, or `TypeError`."""
+    default = action.own_default
+    if value is None and default in (None, "", [], {}):
+        return copy.copy(default)
+    if isinstance(action, SWITCHES):
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(action, ParseKwargs):
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return dict(value)
+        words = value.split() if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise TypeError
+        return action.read(words)
+    if action.nargs in (None, "?"):
+        return _typed_item(action, value)
+    items = value if isinstance(value, list) else [value]
+    if isinstance(action.nargs, int) and len(items) != action.nargs:
+        raise TypeError
+    return [_typed_item(action, item) for item in items]
+
+
+def _typed_item(action: argparse.Action, value: object) -> object:
+    if type(value) not in (str, int, float):
+        raise TypeError
+    if action.type is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return (action.type or str)(str(value))
+
+
+def _expected(action: argparse.Action, value: object) -> str:
+    """Say what a flag takes."""
+    if isinstance(action, SWITCHES):
+        return "true or false"
+    if value is None:
+        return "a value"
+    if isinstance(action, ParseKwargs):
+        return "a mapping, or key=value"
+    if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
+        return f"{action.nargs} values"
+    if action.choices is not None and isinstance(value, str):
+        return f"one of {', '.join(map(str, filter(None, action.choices)))}"
+    return getattr(action.type or str, "__name__", "a value").replace("_", " ")
+
+
+
+
 def check_range(dest: str, value: object, facts: Facts) -> None:
     """Raise a `UserError` for a number outside of the range of its flag."""
     name = option(dest)
     numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
     for number in numbers:
         if not math.isfinite(number):
-            raise OutOfRange(f"{name} {number}: expected a finite number")
+            raise UserError(f"{name} {number}: expected a finite number")
         if (facts.low is not None and number < facts.low) or (facts.high is not None and number > facts.high):
             expected = f"at least {facts.low}" if facts.high is None else f"{facts.low} to {facts.high}"
-            raise OutOfRange(f"{name} {number}: expected {expected}")
+            raise UserError(f"{name} {number}: expected {expected}")
     if facts.span and numbers and (len(numbers) != 2 or numbers[0] > numbers[1]):
-        raise OutOfRange(f"{name}: expected two numbers, lowest and highest")
+        raise UserError(f"{name}: expected two numbers, lowest and highest")
 
 
 def option(dest: str) -> str:
@@ -226,25 +333,14 @@ def option(dest: str) -> str:
     return f"--{dest.replace('_', '-')}"
 
 
+def dest_of(name: str) -> str:
+    """Return the name of the value of a flag, as it is typed or without dashes before it."""
+    return name.lstrip("-").replace("-", "_")
+
+
 def shown_value(value: object) -> str:
     """Return a value of a flag as messages show it."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def is_reversible(action: argparse.Action) -> bool:
-    """Return whether there is a ``--no-...`` of a flag."""
-    return isinstance(action, argparse.BooleanOptionalAction)
-
-
-def is_plain(action: argparse.Action, value: object) -> bool:
-    """True for a value that no words give, or that needs none: it is what it is in YAML."""
-    if value is None:
-        return action.own_default is None
-    if isinstance(action, ParseKwargs):
-        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    if isinstance(action, argparse._StoreTrueAction):
-        return value is False
-    return value == [] and action.nargs in ("+", "*")
 
 
 def words_of(action: argparse.Action, value: object) -> list[str]:
@@ -257,7 +353,9 @@ def words_of(action: argparse.Action, value: object) -> list[str]:
     if isinstance(action, SWITCHES):
         if not isinstance(value, bool):
             raise TypeError
-        return [typed] if value else action.option_strings[1:] if is_reversible(action) else []
+        if value:
+            return [typed]
+        return action.option_strings[1:] if isinstance(action, argparse.BooleanOptionalAction) else []
     if isinstance(action, ParseKwargs):
         if isinstance(value, Mapping):
             value = [f"{key}={_as_literal(item)}" for key, item in sorted(value.items())]

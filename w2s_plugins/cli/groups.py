@@ -52,7 +52,7 @@ def add_teacher(add: Declare) -> None:
         "labels:hf://datasets/ORG/NAME[@REV], or MODULE:FUNCTION of --plugins; several, separated by commas, are an "
         "ensemble (mean of probabilities)")
     add("--teacher-checkpoint", "--teacher-pretrained", in_study="`checkpoint` of an item of weak",
-        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING,
+        metavar="PATH[,PATH]", role=Role.TEACHER | Role.TUNING, needs=("teacher",), form="PATH",
         help="weights of the teacher: a .safetensors, .pth or .pth.tar file, or a run folder")
     add_prompts(add)
     add("--use-ema-teacher", action="store_true", help="take the EMA weights of the teacher's checkpoint")
@@ -140,7 +140,7 @@ def add_protocol(add: Declare) -> None:
         "already, --teacher NAME with its pretrained weights among them: the student then has all of --train-slice")
     add("--weak-config", in_study="`config` of an item of weak", nargs="+", default=[], metavar="FILE",
         needs=("protocol",), help="YAML files with the flags in which the teacher's training differs with --protocol")
-    add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN",
+    add("--ceiling-checkpoint", in_study="the study trains it", metavar="RUN", needs=("protocol",),
         help="run folder of a ceiling that another --protocol run has trained, with the same student, flags and "
         "samples, in place of training it again; --teacher-checkpoint RUN does so for the teacher")
     add("--controls", in_study="the key controls", nargs="+", default=[], metavar="NAME", needs=("protocol",),
@@ -164,9 +164,11 @@ def add_protocol(add: Declare) -> None:
         "updates")
     add_val_slice(add)
     add_test_sets(add)
-    add("--select", choices=["last", "best"], default="last", role=Role.SELECTION, help="which epoch is exported and "
+    add("--select", choices=["last", "best"], default="last", form="best", role=Role.SELECTION,
+        help="which epoch is exported and "
         "reported")
-    add("--select-split", type=share_or_count, metavar="N", role=Role.SELECTION, help="hold out this share (0.1) or "
+    add("--select-split", type=share_or_count, metavar="N", needs=("select",), role=Role.SELECTION,
+        help="hold out this share (0.1) or "
         "count (500) of the training slice and let it, not the validation split, choose the best epoch")
     add("--ceiling-acc", in_study="the study measures it", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT,
         help="top-1 of the student trained on ground truth, for the PGR")
@@ -281,6 +283,19 @@ def add_run(add: Declare) -> None:
     add("--debug", action="store_true", help="show the traceback of errors")
 
 
+# the arguments of losses that flags of the released code set, by the loss
+RELEASED_KWARGS = {
+    "--superalignment-rate": {"augconf": "ramp"},
+    "--superalignment-threshold": {"adaptconf": "temperature", "augconf": "alpha"},
+    "--dkd-alpha": {"dkd": "alpha"},
+    "--dkd-beta": {"dkd": "beta"},
+    "--dkd-temperature": {"dkd": "temperature"},
+    "--rkd-distance-weight": {"rkd": "distance_weight"},
+    "--rkd-angle-weight": {"rkd": "angle_weight"},
+    "--rkd-eps": {"rkd": "eps"},
+}
+
+
 def add_released_code(add: Declare) -> None:
     """Flags of the released code of Vision Superalignment that have no counterpart of the same name."""
     add = add.of(Role.TEACHER | Role.ALIAS)
@@ -290,16 +305,9 @@ def add_released_code(add: Declare) -> None:
         help="as --task-loss-weight; leaves the other weight at 1")
     add("--kd-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.ALIAS | Role.TUNING,
         help="as --distill-loss-weight")
-    add("--superalignment-rate", type=float, metavar="R", sets={"augconf": "ramp"}, help="ramp of augconf")
-    add("--superalignment-threshold", type=float, metavar="T", sets={"adaptconf": "temperature", "augconf": "alpha"},
-        help="temperature of adaptconf, alpha of augconf")
-    add("--dkd-alpha", type=float, metavar="A", sets={"dkd": "alpha"}, help="alpha of dkd")
-    add("--dkd-beta", type=float, metavar="B", sets={"dkd": "beta"}, help="beta of dkd")
-    add("--dkd-temperature", type=float, metavar="T", sets={"dkd": "temperature"}, help="temperature of dkd")
-    add("--rkd-distance-weight", type=float, metavar="W", sets={"rkd": "distance_weight"},
-        help="distance_weight of rkd")
-    add("--rkd-angle-weight", type=float, metavar="W", sets={"rkd": "angle_weight"}, help="angle_weight of rkd")
-    add("--rkd-eps", type=float, metavar="E", sets={"rkd": "eps"}, help="eps of rkd")
+    for name, sets in RELEASED_KWARGS.items():
+        told = ", ".join(f"{kwarg} of {loss}" for loss, kwarg in sets.items())
+        add(name, type=float, metavar="X", sets=sets, help=told)
     add("--rkd-squared", action="store_true", sets={"rkd": "squared"}, help="squared distances in rkd")
     add("--fitnet-stage", type=int, nargs="+", metavar="I", help="stages of fitnet, counted from 1")
     add("--fitnet-loss-weight", type=float, metavar="W", help="weight of fitnet")
@@ -483,7 +491,7 @@ def add_device(add: Declare) -> None:
     add_precision(add)
     add("--no-ddp-bb", action="store_true", help="DDP does not broadcast buffers")
     add("--fsdp", action="store_true", help="shard the student over all processes (docs/fsdp.md)")
-    add("--fsdp-teacher", action="store_true", help="shard the teacher as well")
+    add("--fsdp-teacher", action="store_true", needs=("fsdp",), help="shard the teacher as well")
     add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
     add("--deterministic", action="store_true", help="on CUDA: the same command gives the same weights to the last "
         "bit, in more time (docs/reliability.md)")
@@ -506,7 +514,8 @@ def add_tuning(add: Declare) -> None:
         "bias, last:N (blocks), last:0.3 (that share of them), lora (docs/students.md); all but the first train the "
         "head too")
     add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
-    add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are trained after all")
+    add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", needs=("tune", "freeze"),
+        help="parameters that are trained after all")
     lora = add.of(Role.START | Role.SHAPE | Role.STATE, needs=("tune",))
     lora("--lora-rank", type=int, default=8, metavar="R", low=1, help="rank of the adapters of --tune lora")
     lora("--lora-alpha", type=float, metavar="A", low=1e-6, help="scale of an adapter, over its rank (default: twice "
@@ -636,7 +645,8 @@ def add_batch_norm(add: Declare) -> None:
     add("--sync-bn", action="store_true", help="synchronised batch norm (needs an accelerator)")
     add("--dist-bn", type=str, default="reduce", metavar="MODE", choices=("reduce", "broadcast", ""),
         help="statistics after an epoch: reduce or broadcast")
-    add("--split-bn", action="store_true", help="separate batch norm for augmentation splits")
+    add("--split-bn", action="store_true", needs=("aug_splits", "resplit"),
+        help="separate batch norm for augmentation splits")
 
 
 def add_ema(add: Declare) -> None:
@@ -679,19 +689,20 @@ def add_misc(add: Declare) -> None:
     add_long_tail(add)
     add("--tta", type=int, default=0, metavar="N", role=Role.EVALUATION, help="test-time augmentations, as consecutive "
         "samples")
-    add("--use-multi-epochs-loader", action="store_true", role=Role.WHERE, help="keep data workers between epochs "
-        "(always so here)")
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
     add("--wandb-project", type=str, metavar="NAME", help="its project")
     add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
     add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue, another than the one that "
         "--resume continues by itself")
     add("--log-trackio", metavar="PROJECT", help="log to trackio, in this project")
-    add("--train-img-sizes", type=int, nargs="+", metavar="N", role=Role.MIXING, help="image sizes drawn batch by "
+    add("--train-img-sizes", type=int, nargs="+", metavar="N", low=1, form="N N", role=Role.MIXING,
+        help="image sizes drawn batch by "
         "batch")
-    add("--train-batch-sizes", type=int, nargs="+", metavar="N", role=Role.TRAINING | Role.PER_PROCESS,
+    add("--train-batch-sizes", type=int, nargs="+", metavar="N", low=1, needs=("train_img_sizes",),
+        role=Role.TRAINING | Role.PER_PROCESS,
         help="batch size for each of them")
-    add("--train-size-probs", type=float, nargs="+", metavar="P", role=Role.TRAINING, help="probability of each of "
+    add("--train-size-probs", type=float, nargs="+", metavar="P", low=0, needs=("train_img_sizes",),
+        role=Role.TRAINING, help="probability of each of "
         "them")
     add("--train-size-schedule", choices=["constant", "progressive"], default="constant", role=Role.TRAINING,
         help="how they are drawn")
@@ -700,7 +711,8 @@ def add_misc(add: Declare) -> None:
     add("--train-size-random-mix", type=float, default=0.1, metavar="R", role=Role.TRAINING,
         help="share drawn uniformly")
     add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
-        low=1, role=Role.TRAINING, help="batches in an epoch of --train-img-sizes, or of --episodic")
+        low=1, needs=("train_img_sizes", "episodic"), role=Role.TRAINING,
+        help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
         role=Role.TRAINING, help="scale of the loss with the batch size of --train-img-sizes")
 
@@ -714,15 +726,16 @@ def add_long_tail(add: Declare) -> None:
 
 
 def add_naflex(add: Declare) -> None:
-    add = add.of(Role.MODEL)
-    add("--naflex-loader", action="store_true", help="NaFlex patches (not available: teachers take images)")
-    add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024], metavar="N",
-        help="sequence lengths of NaFlex")
-    add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
-    add("--naflex-patch-sizes", type=int, nargs="+", metavar="N", help="patch sizes of NaFlex")
-    add("--naflex-patch-size-probs", type=float, nargs="+", metavar="P", help="their probabilities")
-    add("--naflex-loss-scale", choices=["none", "sqrt", "linear"], default="linear", help="loss scale of NaFlex")
-    add("--naflex-patchify-channels-first", action="store_true", help="order of values in a NaFlex patch")
+    """Flags of timm that are taken but not shown: of its patches, which no teacher takes, and what is always so."""
+    add = add.of(Role.MODEL, help=argparse.SUPPRESS)
+    add("--naflex-loader", action="store_true")
+    add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024])
+    add("--naflex-max-seq-len", type=int, default=576)
+    add("--naflex-patch-sizes", type=int, nargs="+")
+    add("--naflex-patch-size-probs", type=float, nargs="+")
+    add("--naflex-loss-scale", choices=["none", "sqrt", "linear"], default="linear")
+    add("--naflex-patchify-channels-first", action="store_true")
+    add("--use-multi-epochs-loader", action="store_true", role=Role.WHERE)
 
 
 # ---------------------------------------------------------------- timm's validation script

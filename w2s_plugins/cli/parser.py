@@ -3,48 +3,89 @@
 import argparse
 import copy
 import functools
-import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError, called, nearest, one_line
 from ..files import RECIPE, TOP, read_plain, recipe_path, special_kind
 from . import groups
-from .declare import SWITCHES, OutOfRange, ParseKwargs, Parser, is_plain, words_of
-from .idle import refuse_idle
+from .declare import Parser, option, shown_value
 from .values import check_values, refuse_tokens
+
+Command = tuple[argparse.Namespace, set[str]]  # all flags, and the names of those that were set by hand
+
+
+FIRST_HELP = """\
+usage: {prog} [--teacher NAME] [--model NAME] [--data-dir DIR] [options]
+
+Train a strong student on what a weak teacher says of its images. Flags of a first run:
+
+  --data-dir DIR          folder with train/CLASS/ and validation/CLASS/ of images (or set IMAGENET_DIR)
+  --dataset NAME          a data set by its name in place of a folder: torch/cifar100, hfds/ORG/NAME, w2s/digits
+  --unlabeled PATH        images without labels to train on, at any depth of a folder, or a tar file
+  --class-names A,B,C     their classes, or a file with one name a line
+
+  --model NAME            the student: a model of timm, or hf-hub:ORG/NAME (default: resnet50)
+  --pretrained            start from its pretrained weights
+  --tune PART             train only a part of it: head, norm, bias, last:2, lora (default: all)
+
+  --teacher NAME          who labels: a model of timm, hf-hub:ORG/NAME, a run folder, clip:MODEL/PRETRAINED,
+                          labels:FILE, ...; several, separated by commas, are an ensemble
+  --teacher-checkpoint P  its weights: a file, or a run folder
+  --teacher-targets KIND  cached: ask it once, before training (default: online, about every view)
+  --loss NAME             how the student learns from it (default: adaptconf; all: --list-losses)
+  --task-loss-weight W    weight of ground truth beside it; 0: the teacher's labels alone (default: 1)
+
+  --config FILE ...       YAML files with flags, or recipes such as w2s:w2s; the command line wins over them
+  --epochs N              (default: 300), and the usual --batch-size N, --lr LR, --opt NAME, --sched NAME
+  --amp                   mixed precision; --channels-last and --torchcompile make it faster still
+  --protocol w2s          train the teacher, its student and the student's ceiling, and report the gap recovered
+  --output DIR            folder of runs (default: ./output/train); --experiment NAME: of this one
+  --resume auto           go on where a run of this name was stopped
+
+Examples:
+
+  {prog} --teacher resnet18 --model vit_base_patch16_224 --data-dir IMAGENET
+  {prog} --unlabeled photos --class-names cat,dog --teacher clip:ViT-B-32/openai \\
+      --model vit_small_patch16_224 --pretrained --config w2s:w2s
+  {prog} --config w2s:digits/base w2s:digits/student w2s:digits/protocol --experiment first
+
+All flags, those of timm's train.py among them: {prog} --help-all
+"""
 
 
 @functools.cache
 def train_parser() -> Parser:
-    """The parser of ``train_w2s.py``: the weak-to-strong groups first, then timm's."""
+    """The parser of ``train_w2s.py``: data and model first, then what is learned from a teacher, then the rest."""
     parser = Parser(
+        FIRST_HELP,
         prog=called("train_w2s.py"),
         usage="%(prog)s [--config FILE ...] [--teacher NAME] [--model NAME] [--loss NAME] [options]",
         description="Train a strong student on what a weak teacher says. Takes every flag of timm's train.py.",
     )
     _add_config(parser)
+    groups.add_dataset(parser.group("data"))
+    groups.add_model(parser.group("model"))
     groups.add_teacher(parser.group("weak teacher"))
     groups.add_loss(parser.group("distillation loss"))
     groups.add_protocol(parser.group("weak-to-strong protocol"))
     groups.add_few_shot(parser.group("few-shot learning"))
     groups.add_labels(parser.group("noisy labels"))
-    groups.add_hub(parser.group("Hugging Face Hub"))
-    groups.add_run(parser.group("run"))
-    groups.add_dataset(parser.group("data"))
-    groups.add_model(parser.group("student"))
-    groups.add_device(parser.group("device and precision"))
     groups.add_optimizer(parser.group("optimizer"))
     groups.add_schedule(parser.group("learning-rate schedule"))
     groups.add_augmentation(parser.group("augmentation and regularisation"))
     groups.add_batch_norm(parser.group("batch norm"))
     groups.add_ema(parser.group("average of the weights"))
+    groups.add_device(parser.group("device and precision"))
+    groups.add_run(parser.group("run"))
     groups.add_misc(parser.group("logging, checkpoints, loading"))
+    groups.add_hub(parser.group("Hugging Face Hub"))
     groups.add_timm_distillation(parser.group("timm's own distillation"))
-    groups.add_naflex(parser.group("NaFlex"))
     groups.add_released_code(parser.group("flags of the released code of Vision Superalignment"))
+    groups.add_naflex(parser.group("NaFlex"))
+    parser.by_dest()["torchscript"].help = argparse.SUPPRESS  # refused
     return parser
 
 
@@ -65,7 +106,7 @@ def validate_parser() -> Parser:
     return parser
 
 
-def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+def parse(parser: Parser, argv: Sequence[str] | None = None) -> Command:
     """Parse a command line: defaults < first --config < ... < last --config < flags.
 
     Returns:
@@ -77,17 +118,22 @@ def parse(parser: Parser, argv: Sequence[str] | None = None) -> tuple[argparse.N
     words = sys.argv[1:] if argv is None else argv
     refuse_tokens(words)
     typed = parser.take(words)
+    return combine(parser, typed.pop("config", []), typed)
+
+
+def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> Command:
+    """Return what `parse` does, for YAML files and the flags that win over them."""
     given: dict[str, object] = {}
-    layers = [read_config(file, parser) for file in typed.pop("config", [])]
-    for layer in (*layers, typed):
+    for layer in (*(read_config(file, parser) for file in files), typed):
         _overlay(given, layer)
     check_values(given)
-    args, _ = fill(parser, given)
-    refuse_idle(parser, args, {name for layer in layers for name in layer}, typed)
-    return args, set(given)
+    args, names = fill(parser, given)
+    check_exclusive(parser, args)
+    check_needs(parser, args, names)
+    return args, names
 
 
-def fill(parser: Parser, given: Mapping[str, object]) -> tuple[argparse.Namespace, set[str]]:
+def fill(parser: Parser, given: Mapping[str, object]) -> Command:
     """Return all flags, with defaults where nothing is given, and the names of those that are given."""
     return argparse.Namespace(**{**parser.defaults(), **copy.deepcopy(given)}), set(given)
 
@@ -183,31 +229,44 @@ def check_flags(content: object, parser: Parser, where: str) -> dict[str, object
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
-    actions, words, values = parser.by_dest(), {}, {}
+    actions, values = parser.by_dest(), {}
     for key, value in content.items():
         dest = str(key).replace("-", "_")
         if dest not in actions:
             raise UserError(f"{where}: unknown key '{key}'{nearest(dest, actions)}")
-        default = actions[dest].own_default
-        values[dest] = value = type(default)() if value is None and default in ("", [], {}) else value
-        try:
-            if not is_plain(actions[dest], value):
-                words[dest] = words_of(actions[dest], value)
-        except TypeError as error:
-            raise _wrong_type(where, actions[dest], value) from error
-    try:
-        in_order = sorted(words, key=lambda dest: bool(actions[dest].option_strings))  # else a list takes the others
-        return values | parser.take(itertools.chain.from_iterable(words[dest] for dest in in_order))
-    except UserError:
-        placed = [word for dest in in_order if not actions[dest].option_strings for word in words[dest]]
-        for dest, some in words.items():  # which one is it?
-            try:
-                parser.take([*placed, *some] if actions[dest].option_strings else placed)
-            except OutOfRange as error:
-                raise UserError(f"{where}: {error}") from error
-            except UserError as error:
-                raise _wrong_type(where, actions[dest], values[dest]) from error
-        raise
+        values[dest] = parser.typed(actions[dest], value, where)
+    return values
+
+
+def check_exclusive(parser: Parser, args: argparse.Namespace) -> None:
+    """Raise a `UserError` for flags of which one at most can be given, where files and the command line have two."""
+    for group in parser._mutually_exclusive_groups:
+        used = [option(a.dest) for a in group._group_actions if getattr(args, a.dest) != a.own_default]
+        if len(used) > 1:
+            raise UserError(f"{used[0]} and {used[1]} exclude each other: give one of them")
+
+
+def check_needs(parser: Parser, args: argparse.Namespace, given: set[str]) -> None:
+    """Raise a `UserError` for the first flag without the one that it belongs to, and of which it would have no effect.
+
+    A default value, and what a flag without a value is when it is not typed, ask for nothing.
+    """
+    known, defaults = parser.facts(), parser.defaults()
+
+    def used(name: str) -> bool:
+        value = getattr(args, name)
+        return value is not False and value not in (None, "", []) and value != defaults[name]
+
+    for name in (name for name in known if name in given):
+        needs = [need for need in known[name].needs if need in known]  # a script may have none of them
+        of_stages = "teacher" in needs and getattr(args, "stages", None)  # each of which may have one
+        if needs and used(name) and not of_stages and not any(map(used, needs)):
+            value = getattr(args, name)
+            shown = option(name) if value is True else f"{option(name)} {shown_value(value)}"
+            needed = " or ".join(f"{option(need)} {known[need].form}".rstrip() for need in needs)
+            off = isinstance(parser.by_dest()[name], argparse.BooleanOptionalAction)
+            undone = f" ({option('no_' + name)})" if off else ""
+            raise UserError(f"{shown} has no effect without {needed}: add it, or leave {option(name)} out{undone}")
 
 
 def _names_of_files(value: object, where: str) -> list[str]:
@@ -221,24 +280,3 @@ def _add_config(parser: Parser) -> None:
     parser.add_argument("-c", "--config", nargs="+", action="extend", default=argparse.SUPPRESS, metavar="FILE",
                         help="YAML files with flags, w2s:NAME for hparams/NAME.yaml; later files win, the command line "
                         "wins over all; a file's config names others that are read before it")
-
-
-def _wrong_type(where: str, action: argparse.Action, value: object) -> UserError:
-    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-    expected = _expected(action, value)
-    return UserError(f"{where}: {action.dest}: {shown} is a {type(value).__name__}, expected {expected}")
-
-
-def _expected(action: argparse.Action, value: object) -> str:
-    """Say what a flag takes."""
-    if isinstance(action, SWITCHES):
-        return "true or false"
-    if value is None:
-        return "a value"
-    if isinstance(action, ParseKwargs):
-        return "a mapping, or key=value"
-    if isinstance(action.nargs, int) and isinstance(value, list) and len(value) != action.nargs:
-        return f"{action.nargs} values"
-    if action.choices is not None and isinstance(value, str):
-        return f"one of {', '.join(map(str, filter(None, action.choices)))}"
-    return getattr(action.type or str, "__name__", "a value").replace("_", " ")

@@ -1,7 +1,7 @@
 """Distillation losses: pure functions of tensors, one family a file, found by name."""
 
-from ..cli.kwargs import Count, NonNegative, Positive, PositiveShare, ProperShare, Share
 from . import confidence, features, logits, relations, robust  # noqa: F401  (importing registers them)
+from .arguments import Count, NonNegative, Positive, PositiveShare, ProperShare, Share
 from .base import (
     DistillationLoss,
     LossContext,

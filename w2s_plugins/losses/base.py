@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..cli.kwargs import check_kwarg, check_loss_kwargs, hyper_parameters, without_bounds
 from ..registry import Registry
+from .arguments import check_kwarg, check_sum_kwargs, hyper_parameters, without_bounds
 
 _logger = logging.getLogger(__name__)
 
@@ -287,8 +287,9 @@ class SumLoss(DistillationLoss):
 
 
 def _create_sum(name: str, kwargs: dict[str, object]) -> SumLoss:
-    entries = {part: LOSSES.get(part) for part in map(str.strip, name.split("+"))}
-    check_loss_kwargs(name, kwargs, {part: entry.defaults for part, entry in entries.items()})
+    names = [part.strip() for part in name.split("+")]
+    entries = {part: LOSSES.get(part) for part in names}
+    check_sum_kwargs(names, kwargs, {part: entry.defaults for part, entry in entries.items()})
     weights = {part: kwargs[f"{part}.weight"] for part in entries if f"{part}.weight" in kwargs}
     parts = {
         part: entry.build(**{

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cli.kwargs import NonNegative, Positive, Share
 from ..errors import UserError
+from .arguments import NonNegative, Positive, Share
 from .base import LossInputs, register_loss
 from .logits import kl_per_sample
 

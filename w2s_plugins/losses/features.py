@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cli.kwargs import Count, Positive, Share
 from ..errors import UserError
+from .arguments import Count, Positive, Share
 from .base import DistillationLoss, LossContext, LossInputs, label_of, register_loss
 from .logits import ofa_per_sample
 

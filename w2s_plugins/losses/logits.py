@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cli.kwargs import Positive, PositiveShare, ProperShare
+from .arguments import Positive, PositiveShare, ProperShare
 from .base import LossInputs, label_of, register_loss
 
 _STD_EPS = 1e-7  # keeps constant logits finite

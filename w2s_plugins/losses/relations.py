@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cli.kwargs import Count, NonNegative, Order, Positive, Seed, Share
 from ..errors import UserError
+from .arguments import Count, NonNegative, Order, Positive, Seed, Share
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .features import BatchNorm, both_features
 from .memory import gather_rows, size_of

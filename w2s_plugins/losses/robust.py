@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cli.kwargs import Decay, NonNegative, Positive, PositiveShare, Share
 from ..errors import UserError
+from .arguments import Decay, NonNegative, Positive, PositiveShare, Share
 from .base import DistillationLoss, LossContext, LossInputs, register_loss
 from .confidence import ramped
 from .logits import kl_per_sample

@@ -7,10 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ..build.resolve import CRITERIA, label_paths, may_have_plugins, resolve_data_dir
+from ..build.resolve import CRITERIA, label_paths, resolve_data_dir
 from ..cli.declare import Parser, Role
 from ..cli.forms import parse_slice
-from ..cli.names import refuse_unknown_kind
 from ..cli.parser import check_flags as read_flags
 from ..cli.parser import fill, read_config, yaml_file
 from ..cli.values import check_values, split_names
@@ -47,30 +46,6 @@ class Planned(NamedTuple):
     where: str
     changes: dict[str, object]
     train_slice: str | None
-
-
-def planned_flags(given: Mapping[str, object], parser: Parser) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield what begins messages about a run, and its flags, for each run of a command that has several.
-
-    Args:
-        given: flags that were set by hand.
-        parser: knows the flags.
-
-    Raises:
-        UserError: what the command refuses before its first run.
-    """
-    if given.get("protocol"):
-        start = read_protocol(given, parser)
-        folder, runs = start.folder, runs_of_protocol(start, given, parser)
-    elif given.get("stages"):
-        folder = folder_of_runs(given, "--stages")
-        runs = runs_of_stages(read_stages(str(given["stages"]), parser), given, parser)
-    else:
-        folder, runs = folder_of_runs(given, "--folds"), runs_of_folds(given, parser)
-    for run in runs:
-        with said_of(run.where):
-            flags = run_flags(run, folder, given, parser)
-        yield run.where, flags
 
 
 def run_flags(run: Planned, folder: Path, given: Mapping[str, object], parser: Parser) -> dict[str, object]:
@@ -359,9 +334,6 @@ def runs_of_stages(listed: Iterable[tuple[str, Mapping[str, object]]], given: Ma
     for name, flags in listed:
         where, loss = f"--stages {given['stages']}: {name}: ", given.get("distiller") or given.get("loss")
         with said_of(where):
-            for one in split_names(str(flags.get("teacher") or "")):
-                if not may_have_plugins(flags.get("plugins") or given.get("plugins")):
-                    refuse_unknown_kind("--teacher", one, EARLIER.rstrip(":"))
             if "teacher" in flags and GIVEN not in split_names(flags["teacher"]):  # what was said of another one
                 flags = {**{flag: parser.defaults()[flag] for flag in OF_ONE_TEACHER}, **flags}
                 if not flags["teacher"] and loss not in (None, "vanilla", *CRITERIA) and "loss" not in flags:

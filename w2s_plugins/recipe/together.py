@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..build.resolve import SHARDED_OPTIMIZERS
 from ..build.resolve_probe import grid
+from ..build.rules import SHARDED_OPTIMIZERS
 from ..build.student import Student
 from ..cli.declare import Settings
 from ..engine.evaluation import Evaluation

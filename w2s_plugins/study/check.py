@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from ..build.data import open_train_split
 from ..build.flags import resolve_train_args
+from ..build.resolve import refuse_missing_paths
 from ..cli.declare import Parser
 from ..cli.parser import parse
 from ..data.slices import take_slice
@@ -36,6 +37,7 @@ def check_plan(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Par
     for run in of_first_seed(plan):
         with said_of(f"{study.name}: {run.label}: "):
             args = resolve_command(fill_in(run.argv, root), parser)
+            refuse_missing_paths(args, elsewhere=True)
             _check_run(vars(args))
             split = args.dataset, args.data_dir, args.train_split, args.class_list
             part = *split, args.train_slice, args.slice_seed

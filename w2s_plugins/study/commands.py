@@ -30,7 +30,7 @@ from .layout import (
     write_json,
     write_shared,
 )
-from .plan import describe_plan, make_plan, refuse_early
+from .plan import describe_plan, make_plan
 from .pool import Pool, Slot, child_env, make_slots
 from .slurm import Submission
 from .spec import Study, read_spec
@@ -54,7 +54,6 @@ def open_study(spec: Path, output: Path | None) -> tuple[Study, list[PlannedRun]
     root, parser = output or DEFAULT_ROOT / spec.stem, train_parser()
     study = read_spec(spec, parser)
     plan = make_plan(study, parser)
-    refuse_early(study, plan, root, parser)
     from .check import check_plan
 
     with quietly():  # hints are about single commands

@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-from ..build.resolve import refuse_run
 from ..cli.declare import Parser, Role, words_of
 from ..cli.forms import parse_slice
 from ..cli.groups import CONTROLS
-from ..cli.parser import parse, train_parser
-from ..errors import UserError, said_of
+from ..cli.parser import train_parser
+from ..errors import UserError
 from ..monitor import format_table
 from ..protocols.planning import (
     NOT_OF,
@@ -23,7 +21,7 @@ from ..protocols.planning import (
     stored_views,
     weak_labels_only,
 )
-from .layout import KINDS, RUNS, STUDY, PlannedRun, fill_in
+from .layout import KINDS, RUNS, STUDY, PlannedRun
 from .spec import LossChoice, Part, Protocol, Study
 
 
@@ -210,13 +208,6 @@ def encode(flags: dict[str, object], parser: Parser) -> list[str]:
 def of_first_seed(plan: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Return the runs that are checked: those of other seeds differ in nothing else."""
     return [run for run in plan if run.seed == plan[0].seed]
-
-
-def refuse_early(study: Study, plan: Sequence[PlannedRun], root: Path, parser: Parser) -> None:
-    """Raise what `check.check_plan` would, as far as that is known before torch and timm are imported."""
-    for run in of_first_seed(plan):
-        with said_of(f"{study.name}: {run.label}: "):
-            refuse_run(*parse(parser, fill_in(run.argv, root)), elsewhere=True)
 
 
 # ---------------------------------------------------------------- what is printed

@@ -24,7 +24,6 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from ..cli.names import OTHER_TEACHERS, unknown_kind
 from ..errors import UserError, nearest, one_line
 from ..files import file_sha256
 from ..hub.errors import check_repo_id, on_hub
@@ -40,6 +39,7 @@ PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a
 # what each kind imports, and what pip calls it
 PACKAGES = {"hf": ("transformers", "transformers"), "clip": ("open_clip", "open_clip_torch"),
             "onnx": ("onnxruntime", "onnxruntime")}
+KINDS_OF_TIMM = ("hf-hub", "local-dir")
 CLIP_HF = "clip:hf:"  # begins the name of a zero-shot classifier of transformers
 CLIP_TYPES = ("clip", "siglip")  # of models of transformers; a SigLIP 2 of one image size is of the type siglip
 # which read no pickles, without the Fast at the end of some; the last two read tokenizer.json alone
@@ -101,7 +101,7 @@ def register_teacher(kind: str) -> Callable[[Opener], Opener]:
 def kind_of(name: str) -> str | None:
     """Return the kind that a name of a teacher begins with, or the module of its function; None for models of timm."""
     kind, colon, _ = name.partition(":")
-    if not colon or kind in OTHER_TEACHERS:
+    if not colon or kind in (*KINDS_OF_TIMM, "hf_hub", "labels"):
         return None
     return kind if kind in TEACHERS or loaded_plugin(kind) is not None else None
 
@@ -115,10 +115,12 @@ def check_kind(flag: str, name: str) -> bool:
     before, colon, rest = name.partition(":")
     if before == "labels":
         raise UserError(f"{flag} {name}: labels cannot be asked about images; expected a model")
-    if not colon or before in OTHER_TEACHERS:
+    if not colon or before in (*KINDS_OF_TIMM, "hf_hub"):
         return False
     if kind_of(name) is None:
-        raise unknown_kind(flag, name, [*OTHER_TEACHERS, *TEACHERS.names(), *plugin_names()])
+        known = [*KINDS_OF_TIMM, "labels", *TEACHERS.names(), *plugin_names()]
+        raise UserError(f"{flag} {name}: unknown kind of teacher '{before}'{nearest(before, known)}; one of "
+                        f"{', '.join(known)}, or MODULE:FUNCTION with --plugins MODULE")
     if not rest:
         raise UserError(f"{flag} {name}: expected a name behind the colon")
     module, package = PACKAGES.get("hf" if name.startswith(CLIP_HF) else before, (None, None))

@@ -1,19 +1,14 @@
-"""The arguments of the losses: which there are, and what they take. Needs no torch: they stand in source files."""
+"""The arguments of the losses: which there are, and what they take, by the annotations of their functions."""
 
-import ast
-import functools
 import inspect
-import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from ..errors import UserError, nearest
 
-LOSSES = Path(__file__).parents[1] / "losses"
 Parameters = Mapping[str, inspect.Parameter]
 
 
@@ -46,74 +41,27 @@ def hyper_parameters(factory: Callable) -> dict[str, inspect.Parameter]:
             if p.kind is inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty}
 
 
-class SourceParameters(Mapping[str, Parameters]):
-    """The hyper-parameters of each loss of this package, by its name, read from the source when they are asked for."""
-
-    def __init__(self):
-        self.nodes: dict[str, ast.stmt] = {}
-        self.texts = {name: text for path in sorted(LOSSES.glob("*.py"))
-                      for text in [path.read_text(encoding="utf-8")]
-                      for name in re.findall(r'^@register_loss\(\s*"(\w+)"', text, re.MULTILINE)}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self.texts))
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, name: str) -> Parameters:
-        if name not in self.nodes:
-            for node in ast.parse(self.texts[name]).body:
-                for call in getattr(node, "decorator_list", ()):
-                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "register_loss":
-                        self.nodes[ast.literal_eval(call.args[0])] = node
-        return _parameters(self.nodes[name], {**globals(), "Literal": typing.Literal})
-
-
-@functools.cache
-def loss_parameters() -> SourceParameters:
-    """Return the hyper-parameters of the losses, as they stand in the source."""
-    return SourceParameters()
-
-
-def _parameters(loss: ast.stmt, known: dict[str, object]) -> dict[str, inspect.Parameter]:
-    """Return the hyper-parameters of a loss: those of its function, or of its class's constructor."""
-    functions = loss.body if isinstance(loss, ast.ClassDef) else [loss]
-    own = next((f for f in functions if isinstance(f, ast.FunctionDef) and f.name in ("__init__", loss.name)), None)
-    if own is None:
-        return {}
-    for parameter in (*own.args.posonlyargs, *own.args.args[:len(own.args.args) - len(own.args.defaults)]):
-        parameter.annotation = None  # inputs, or self
-    made: dict[str, Callable] = {}
-    exec(f"def {own.name}({ast.unparse(own.args)}): pass", known, made)
-    return hyper_parameters(made[own.name])
-
-
-def check_loss_kwargs(name: str, kwargs: Mapping[str, object], losses: Mapping[str, Parameters]) -> None:
-    """Raise a `UserError` for arguments that a loss, or a sum of several, does not take.
+def check_sum_kwargs(names: Sequence[str], kwargs: Mapping[str, object], losses: Mapping[str, Parameters]) -> None:
+    """Raise a `UserError` for arguments that a sum of losses does not take.
 
     Args:
-        name: of the loss, or several joined by ``+``.
-        kwargs: its arguments; those of a sum begin with the name of the part and a dot.
-        losses: the hyper-parameters of each loss.
+        names: of its parts.
+        kwargs: its arguments; they begin with the name of the part and a dot.
+        losses: the hyper-parameters of each part.
     """
-    if "+" not in name:
-        for key, value in kwargs.items():
-            check_kwarg(name, key, value, losses[name])
-        return
-    names = [part.strip() for part in name.split("+")]
+    whole = "+".join(names)
     if twice := next((part for part in names if names.count(part) > 1), None):
-        raise UserError(f"loss '{name}' has '{twice}' twice; set {twice}.weight instead")
+        raise UserError(f"loss '{whole}' has '{twice}' twice; set {twice}.weight instead")
     known = [f"{part}.{kwarg}" for part in names for kwarg in ["weight", *losses[part]]]
     for key, value in kwargs.items():
         if key not in known:
             raise UserError(
-                f"loss '{name}' has no kwarg '{key}'{nearest(key, known)}; it takes: {', '.join(known)}")
+                f"loss '{whole}' has no kwarg '{key}'{nearest(key, known)}; it takes: {', '.join(known)}")
         part, _, kwarg = key.partition(".")
         if kwarg != "weight":
             check_kwarg(part, kwarg, value, losses[part])
         elif mismatch(value, float):
-            raise UserError(f"loss '{name}': {part}.weight={value!r} is a {type(value).__name__}, expected float")
+            raise UserError(f"loss '{whole}': {part}.weight={value!r} is a {type(value).__name__}, expected float")
 
 
 def check_kwarg(loss: str, name: str, value: object, known: Parameters) -> None:

@@ -1,0 +1,401 @@
+"""Wrong commands, and what is said of each in one line: a table, run in this process.
+
+What a line begins with in capitals stands for flags, see `SHORT`; behind the arrow stand parts of the message.
+"""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import train_w2s
+import validate
+from w2s_plugins.build.rules import EXCLUDES, TERMS
+from w2s_plugins.cli import Command, parse, train_parser, validate_parser
+from w2s_plugins.cli.declare import Parser, dest_of
+from w2s_plugins.errors import UserError
+from w2s_plugins.run import lock as run_lock
+
+SHORT = {
+    "DIGITS": "--dataset w2s/digits",
+    "CNN": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --epochs 2 "
+           "--warmup-epochs 0 --workers 0 --model w2s_cnn2",
+    "TAUGHT": "--dataset w2s/digits --img-size 8 --train-slice 0:64 --val-slice 0:60 --batch-size 16 --workers 0 "
+              "--model w2s_cnn5 --teacher w2s_cnn2",
+    "SEMI": "--dataset w2s/digits --unlabeled photos --teacher resnet18 --task-loss-weight 0.5",
+    "IMAGES": "--data-dir . --model w2s_cnn2",
+    "SEVERAL": "--dataset w2s/digits --model w2s_cnn2 --experiment x",
+    "PROTOCOL": "--dataset w2s/digits --model w2s_cnn2 --experiment x --protocol w2s --teacher w2s_cnn2",
+}
+FILES = {
+    "wrong.yaml": "epochs: many",
+    "unknown.yaml": "epohcs: 1",
+    "broken.yaml": "epochs: [",
+    "clash.yaml": "batch-size: 3\nmixup: 0.2\nmodel: w2s_cnn2",
+    "loss.yaml": "loss: elr",
+    "folds.yaml": "folds: 3",
+    "two.yaml": "folds: 3\nprotocol: w2s",
+    "key.yaml": "[{name: a}, {name: b, modle: x}]",
+    "flags.yaml": "[{name: a}, {name: b, linear_probe: true, mixup: 0.2}]",
+    "many.yaml": "[{name: a}, {name: b, folds: 3}]",
+    "sets.yaml": "[{name: a}, {name: b, val_sets: [a=none]}]",
+    "kind.yaml": "[{name: a}, {name: b, teacher: 'given,stag:a'}]",
+    "noise.yaml": "[{name: a}, {name: b, corruptions: ['foo:3']}]",
+    "product.yaml": "[{name: a}, {name: b, initial_checkpoint: 'stage:c'}]",
+    "opt.yaml": "[{name: a}, {name: b, opt: adamx}]",
+    "given.csv": "",
+    "best.pth.tar": "",
+    "photos/a.txt": "",
+    "output/train/done/last.pth.tar": "",
+}
+
+TRAINING = """
+# words and their types
+DIGITS --techer resnet18  ->  unknown flag '--techer' (nearest: --teacher
+DIGITS --techer=resnet18  ->  unknown flag '--techer' (nearest: --teacher
+DIGITS --teach resnet18  ->  unknown flag '--teach' (nearest: --teacher
+DIR extra  ->  unknown argument 'extra'
+DIGITS --epochs ten  ->  --epochs: invalid int value: 'ten'
+DIGITS --epochs  ->  --epochs: expected one argument
+DIGITS --input-size 3 32  ->  --input-size: expected 3 arguments
+DIGITS --torchscript --torchcompile  ->  not allowed with argument
+DIGITS --select-split some  ->  --select-split: 'some': expected a share such as 0.1
+TAUGHT --loss-kwargs temperature  ->  --loss-kwargs: 'temperature' has no value, expected KEY=VALUE
+
+# choices
+DIGITS --sched cosin  ->  --sched: unknown choice 'cosin' (nearest: cosine
+DIGITS --clip-mode norms  ->  --clip-mode: unknown choice 'norms' (nearest: norm); one of norm, value, agc
+DIGITS --mixup-mode half  ->  --mixup-mode: unknown choice 'half'
+DIGITS --remode pixels  ->  --remode: unknown choice 'pixels' (nearest: pixel)
+DIGITS --train-crop-mode rcc  ->  --train-crop-mode: unknown choice 'rcc' (nearest: rrc
+DIGITS --interpolation cubic  ->  --interpolation: unknown choice 'cubic' (nearest: bicubic)
+DIGITS --train-interpolation cubic  ->  --train-interpolation: unknown choice 'cubic' (nearest: bicubic)
+DIGITS --dist-bn sum  ->  --dist-bn: unknown choice 'sum'
+DIGITS --eval-metric top2  ->  --eval-metric: unknown choice 'top2' (nearest: top5, top1)
+DIGITS --lr-base-scale log  ->  --lr-base-scale: unknown choice 'log'
+DIGITS --worker-seeding none  ->  --worker-seeding: unknown choice 'none'
+DIGITS --teacher-targets live  ->  --teacher-targets: unknown choice 'live' (nearest: online); one of online
+DIGITS --teacher-targets cache  ->  --teacher-targets  (nearest: cached)
+DIGITS --kd-loss-type mse  ->  --kd-loss-type: unknown choice 'mse'; one of kl
+DIGITS --amp-dtype bfloat  ->  --amp-dtype  bfloat16
+DIGITS --input-img-mode RBG  ->  --input-img-mode  nearest: RGB
+DIGITS --fuser fast  ->  --fuser  'fast'  nvfuser
+DIGITS --task-loss cee  ->  --task-loss: unknown choice 'cee' (nearest: ce
+DIGITS --torchcompile inductr  ->  --torchcompile  nearest: inductor
+
+# ranges
+DIGITS --scale 0.5  ->  --scale: expected two numbers
+DIGITS --ratio 1 1 1  ->  --ratio: expected two numbers
+DIGITS --cutmix-minmax 0.5  ->  --cutmix-minmax: expected two numbers
+DIGITS --cutmix-minmax 0.8 0.2  ->  --cutmix-minmax  lowest and highest
+DIGITS --seed -1  ->  --seed -1: expected 0 to
+DIGITS --batch-size 0  ->  --batch-size 0: expected at least 1
+DIGITS --validation-batch-size 0  ->  --validation-batch-size 0: expected at least 1
+DIGITS --epochs -1  ->  --epochs -1: expected at least 1
+DIGITS --start-epoch -1  ->  --start-epoch -1: expected at least 0
+DIGITS --grad-accum-steps 0  ->  --grad-accum-steps 0: expected at least 1
+DIGITS --log-interval 0  ->  --log-interval 0: expected at least 1
+DIGITS --val-interval 0  ->  --val-interval 0: expected at least 1
+DIGITS --checkpoint-hist 0  ->  --checkpoint-hist 0: expected at least 1
+DIGITS --nan-patience 0  ->  --nan-patience 0: expected at least 1
+DIGITS --workers -1  ->  --workers -1: expected at least 0
+DIGITS --clip-grad 0  ->  --clip-grad 0.0: expected at least 1e-06
+DIGITS --clip-grad -1  ->  --clip-grad -1.0: expected at least 1e-06
+DIGITS --train-batches-per-epoch 0  ->  --train-batches-per-epoch 0: expected at least 1
+DIGITS --train-img-sizes 0 32  ->  --train-img-sizes 0: expected at least 1
+DIGITS --train-img-sizes 24 32 --train-size-probs nan 1  ->  --train-size-probs nan: expected a finite
+DIGITS --lr nan  ->  --lr nan: expected a finite
+DIGITS --drop 2  ->  --drop 2.0: expected 0 to 1
+DIGITS --smoothing 1  ->  --smoothing 1.0: expected 0 to
+SEMI --labeled-share 1.5  ->  --labeled-share 1.5: expected 0 to 1
+
+# files of flags
+DIGITS --config none.yaml  ->  --config none.yaml: no such file
+DIGITS --config wrong.yaml  ->  --config wrong.yaml: epochs: 'many' is a str, expected int
+DIGITS --config unknown.yaml  ->  --config unknown.yaml: unknown key 'epohcs' (nearest: epochs
+DIGITS --config broken.yaml  ->  --config broken.yaml: not a YAML file
+DIGITS --config clash.yaml  ->  mixup and cutmix pair samples: --batch-size 3 must be even
+
+# flags without the one they belong to
+DIGITS --weak-fraction 0.4  ->  --weak-fraction 0.4 has no effect without --protocol w2s
+DIGITS --weak-fraction 0  ->  --weak-fraction 0 has no effect
+DIGITS --weak-config a.yaml b.yaml  ->  --weak-config a.yaml b.yaml has no effect without --protocol w2s
+DIGITS --ceiling-checkpoint run  ->  --ceiling-checkpoint run has no effect without --protocol w2s
+DIGITS --few-shot-episodes 100  ->  --few-shot-episodes 100 has no effect without --few-shot-eval
+DIGITS --few-shot-split test  ->  --few-shot-split test has no effect
+DIGITS --few-shot-class-list l.txt --few-shot-eval ''  ->  --few-shot-class-list l.txt has no effect
+DIGITS --few-shot-classifier logistic --episodic 5x1  ->  without --few-shot-eval NxK: add it
+DIGITS --few-shot-seed 1  ->  --few-shot-seed 1 has no effect
+DIGITS --hub-checkpoint  ->  --hub-checkpoint has no effect without --push-to-hub: add it
+DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot-eval NxK or --episodic NxK
+DIGITS --labeled-share 0.5  ->  without --task-loss-weight or --gt-loss-weight: add it
+DIGITS --episodes-per-batch 2 --few-shot-eval 5x1  ->  --episodes-per-batch 2 has no effect
+DIGITS --train-batches-per-epoch 5  ->  --train-batches-per-epoch 5 has no effect without --train-img-sizes
+DIGITS --train-batch-sizes 8  ->  --train-batch-sizes 8 has no effect without --train-img-sizes
+DIGITS --train-size-probs 1  ->  --train-size-probs 1.0 has no effect without --train-img-sizes
+DIGITS --split-bn  ->  --split-bn has no effect without --aug-splits or --resplit
+DIGITS --teacher-checkpoint weak.pth  ->  --teacher-checkpoint weak.pth has no effect without --teacher
+DIGITS --select-split 0.1  ->  --select-split 0.1 has no effect without --select best
+DIGITS --push-labels a/b  ->  has no effect without --teacher
+DIGITS --unfreeze head  ->  --unfreeze head has no effect without --tune or --freeze
+DIGITS --teacher resnet18 --fsdp-teacher  ->  --fsdp-teacher has no effect without --fsdp
+
+# names
+CNN --model resnet81  ->  --model: unknown model 'resnet81'  nearest: resnet
+CNN --model cifar_resnet21  ->  unknown model 'cifar_resnet21'  nearest: cifar_resnet
+CNN --model resnet18.a1_in2k  ->  has no weights 'a1_in2k' (nearest: a1_in1k
+CNN --model me/net  ->  unknown model 'me/net'  hf-hub:me/net, local-dir:me/net
+CNN --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
+CNN --teacher w2s_cnn2,restnet18  ->  --teacher: unknown model 'restnet18'  resnet18
+CNN --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
+CNN --kd-model-name resnt18  ->  --kd-model-name: unknown model 'resnt18'  resnet18
+CNN --opt adamx  ->  --opt: unknown optimizer 'adamx' (nearest: adamax
+CNN --dataset w2s/digit  ->  --dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits
+CNN --dataset torch/cifar1000  ->  'torch/cifar1000'  nearest: torch/cifar100
+CNN --dataset digits  ->  'digits'  w2s/digits
+CNN --device cdua  ->  --device cdua: unknown device (nearest: c
+CNN --device cuda:x  ->  --device cuda:x: unknown device (nearest: cuda
+CNN --device meta  ->  --device meta: unknown device
+CNN --plugins no_such_module  ->  --plugins no_such_module
+CNN --plugins nowhere.py  ->  --plugins nowhere.py: no such file
+CNN --device-modules nowhere  ->  --device-modules nowhere
+CNN --device-modules ''  ->  --device-modules  cannot be imported
+CNN --push-to-hub 'two words'  ->  not a Hub id  two-words
+
+# losses
+TAUGHT --loss adaptcnf  ->  --loss: unknown loss 'adaptcnf' (nearest: adaptconf
+TAUGHT --loss 'kd + rkdd'  ->  --loss: unknown loss 'rkdd' (nearest: rkd
+TAUGHT --distiller augcon  ->  'augcon'  nearest: augconf
+CNN --loss bcee  ->  --loss: unknown loss 'bcee' (nearest: bce
+CNN --loss kd  ->  --loss kd needs a teacher: give --teacher
+TAUGHT --loss bce  ->  --loss bce  --teacher w2s_cnn2  --task-loss bce
+TAUGHT --loss ce  ->  --loss ce  --teacher w2s_cnn2  --task-loss ce
+TAUGHT --kd-model-name resnet18  ->  --teacher and --kd-model-name name two teachers
+CNN --kd-model-name resnet18 --loss kd  ->  use --teacher resnet18
+TAUGHT --loss kd --loss-kwargs temprature=1  ->  loss 'kd' has no kwarg 'temprature' (nearest: temperature
+TAUGHT --loss-kwargs temperature=hot  ->  loss 'adaptconf': temperature='hot' is a str, expected float
+TAUGHT --loss kd --loss-kwargs temperature=0  ->  loss 'kd': temperature=0 is a int, expected a number > 0
+TAUGHT --loss kd+rkd --loss-kwargs rkd.weight=-  ->  loss 'kd+rkd': rkd.weight='-' is a str
+TAUGHT --loss balanced_elr --num-classes 10 --loss-kwargs shares=[1,1]  ->  shares has 2 numbers  each of the 10 classes
+TAUGHT --loss kd+balanced_elr --num-classes 10 --loss-kwargs balanced_elr.shares=[1,1]  ->  shares has 2 numbers
+
+# values with a form
+CNN --episodic 5  ->  --episodic 5: expected WAYSxSHOTS
+CNN --clean-select knn:0  ->  --clean-select knn:0: expected knn:K
+CNN --label-noise symetric:0.2  ->  --label-noise symetric:0.2: unknown kind
+CNN --data-errors skip  ->  --data-errors skip: expected raise, or skip:N
+CNN --tune heads  ->  --tune heads: expected one of all, head
+CNN --corruptions contrats:3  ->  --corruptions contrats:3: unknown kind 'contrats' (nearest: contrast
+CNN --corruptions contrast:6  ->  --corruptions contrast:6: expected contrast:N with a severity of 1 to
+CNN --val-sets x  ->  --val-sets x: expected NAME=PATH
+CNN --select best --select-split 1.5  ->  --select-split 1.5: expected a share between 0 and 1,
+CNN --select best --select-split 0  ->  --select-split 0: expected a share between 0 and 1,
+CNN --resume auto --resume-changes epohcs  ->  --resume-changes epohcs: no such flag (nearest: ep
+
+# what does not go together: of the model and its views
+CNN --naflex-loader  ->  --naflex-loader
+CNN --torchscript  ->  use --torchcompile
+CNN --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
+CNN --aug-splits 1  ->  --aug-splits 1 is no split
+CNN --aug-splits 3 --mixup 0.2  ->  --aug-splits cannot be combined with --mixup
+CNN --aug-splits 3 --cutmix 1  ->  --aug-splits cannot be combined with --mixup
+CNN --aug-splits 3 --cutmix-minmax 0.2 0.8  ->  --aug-splits cannot be combined with --mixup
+CNN --aug-splits 3 --no-aug  ->  --aug-splits cannot be combined with --no-aug
+CNN --aug-splits 3 --no-prefetcher  ->  --aug-splits cannot be combined with --no-prefetcher
+CNN --aug-splits 2 --train-img-sizes 24 32  ->  --aug-splits cannot be combined with --train-img-sizes
+TAUGHT --aug-splits 2 --teacher-targets cached  ->  --aug-splits cannot be combined with --teacher-targets cached
+CNN --jsd-loss  ->  --aug-splits of at least 2
+CNN --split-bn --aug-splits 2 --sync-bn  ->  --split-bn cannot be combined with --sync-bn
+CNN --split-bn --aug-splits 2 --tune head  ->  --split-bn cannot be combined with --tune
+CNN --mixup 0.2 --batch-size 5  ->  --batch-size 5 must be even
+CNN --cutmix-minmax 0.2 0.8 --batch-size 5  ->  --batch-size 5 must be even
+CNN --mixup 0.2 --train-img-sizes 24 32 --train-batch-sizes 8 7  ->  --batch-size 7 must be even
+TAUGHT --mixup-off-epoch 1 --teacher-targets cached-views:2  ->  cached-views:N cannot be combined with
+CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  --train-batch-sizes has 1 values for 2 sizes
+CNN --train-img-sizes 24 32 --train-size-probs 1  ->  --train-size-probs has 1 values for 2 sizes
+CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
+CNN --train-img-sizes 24 --train-size-schedule progressive  ->  at least 2 --train-img-sizes
+CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
+CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
+CNN --resume auto  ->  name it with --experiment
+CNN --epochs 3 --start-epoch 3  ->  --start-epoch 3 is not below --epochs 3
+
+# of the decoder
+IMAGES --decoder nvjpeg --color-jitter 0 --device cpu  ->  --decoder nvjpeg: cpu decodes no JPEG files: only CUDA
+DIGITS --decoder nvjpeg  ->  --decoder nvjpeg: cannot read the training images: the data are not image
+IMAGES --decoder nvjpeg  ->  --decoder nvjpeg: cannot read the training images: ColorJitter (off with
+IMAGES --decoder torchvision --color-jitter 0 --no-prefetcher  ->  MaybeToTensor (because of --no-prefetcher) needs
+IMAGES --decoder nvjpeg --aa rand-m9  ->  --decoder nvjpeg: cannot read the training images: --aa ra
+IMAGES --decoder nvjpeg --aug-splits 2  ->  --decoder nvjpeg cannot be combined with --aug-splits
+IMAGES --decoder nvjpeg --train-img-sizes 32 64  ->  --decoder nvjpeg cannot be combined with
+
+# of teachers and labels
+TAUGHT --teacher-weights learned  ->  need several teachers
+TAUGHT --teacher w2s_cnn2,w2s_cnn5 --teacher-weights learned --teacher-assign student  ->  --teacher-assign student
+TAUGHT --teacher-topk 3  ->  --teacher-topk is for cached targets
+TAUGHT --refine-labels  ->  --refine-labels is fitted to stored answers
+CNN --task-loss-weight 0  ->  without a teacher nothing is left to learn from
+CNN --teacher labels:x.csv --teacher-topk 3  ->  --teacher-topk is about a model, and there are labels
+CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  --teacher-targets cached-views:2 is about
+CNN --teacher labels:x.csv --teacher-checkpoint a  ->  --teacher-checkpoint is about a model
+CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
+TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
+CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b: with --teacher-targets online no labels
+CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  there are 2: name one
+CNN --push-labels a/b --teacher labels:x.csv  ->  labels of --teacher labels:x.csv are there already
+CNN --push-to-hub a/b --speedtest  ->  --speedtest cannot be combined with --push-to-hub
+--unlabeled photos --teacher w2s_cnn2 --teacher-until-passed 2  ->  --teacher-until-passed goes on with ground truth,
+SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
+SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
+SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels
+SEMI --batch-size 1  ->  --batch-size 1 has no room for labelled samples
+SEMI --dataset ''  ->  --unlabeled without --data-dir or --dataset cannot be combined with --task-loss-weight: its
+
+# of evaluation and selection
+CNN --select best --val-split ''  ->  --select best needs
+TAUGHT --select best --select-split 0.1 --task-loss-weight 0 --no-teacher-eval  ->  leave out --no-teacher-eval
+CNN --eval-metric agreement  ->  --eval-metric agreement needs a --teacher
+CNN --eval-metric agreement --teacher labels:x.csv  ->  says nothing of the validation split
+TAUGHT --eval-metric agreement --no-teacher-eval  ->  leave out --no-teacher-eval
+CNN --eval-metric few-shot  ->  --eval-metric few-shot needs --few-shot-eval NxK
+
+# of a student in parts
+TAUGHT --fsdp --opt muon  ->  --opt muon does not work
+TAUGHT --fsdp --clip-grad 1 --clip-mode agc  ->  --fsdp cannot be combined with --clip-mode agc
+TAUGHT --fsdp --channels-last  ->  --fsdp cannot be combined with --channels-last
+TAUGHT --fsdp --sync-bn --device cpu  ->  --fsdp cannot be combined with --sync-bn
+TAUGHT --fsdp --model-ema --model-ema-force-cpu  ->  --fsdp cannot be combined with --model-ema-force-cpu
+TAUGHT --fsdp --model-ema --model-dtype bfloat16  ->  in place of --model-dtype
+TAUGHT --fsdp --fsdp-teacher --teacher-targets cached  ->  --fsdp-teacher cannot be combined with --teacher-targets
+TAUGHT --fsdp --fsdp-teacher --teacher-compile  ->  --fsdp-teacher cannot be combined with --teacher-compile
+TAUGHT --fsdp --few-shot-eval 5x1  ->  --fsdp cannot be combined with --few-shot-eval
+DIGITS --teacher resnet18 --fsdp --episodic 5x1  ->  cannot be combined with --episodic
+CNN --fsdp --kd-model-name resnet18  ->  --fsdp cannot be combined with --kd-model-name
+
+# the data
+--model w2s_cnn2  ->  no data: give --data-dir FOLDER  IMAGENET_DIR  --dataset w2s/digits
+--model w2s_cnn2 --data-dir photo  ->  --data-dir photo: no such folder (nearest: photos)
+--unlabeled photo --teacher labels:given.csv --model w2s_cnn2  ->  --unlabeled photo: no such folder or tar file
+CNN --teacher labels:give.csv  ->  --teacher labels:give.csv: no such file (nearest: given.csv)
+CNN --val-sets a=photo  ->  --val-sets a=photo: no such folder (nearest: photos)
+CNN --experiment done  ->  the run folder output/train/done exists already
+CNN --val-split validatoin  ->  --val-split validatoin  train and validation
+CNN --train-slice 0.5:0.2  ->  --train-slice 0.5:0.2  A < B
+CNN --train-slice 0:5000  ->  --train-slice 0:5000  1197
+CNN --train-slice half  ->  --train-slice half  A:B
+CNN --batch-size 100  ->  --batch-size 100  64
+CNN --num-classes 7  ->  --num-classes 7  10 classes
+CNN --cutmix-minmax 0.5 0.55  ->  --cutmix-minmax 0.5 0.55  at 8 x 8
+CNN --gaussian-blur-prob 1  ->  no training view can be made  Padding  --img-size
+CNN --input-img-mode I --in-chans 1  ->  no training view can be made  wrong mode  --input-img-mode
+CNN --input-img-mode RGBX  ->  --input-img-mode RGBX  4 channels  takes 3  --in-chans 4
+CNN --tta 16  ->  --tta 16  a batch of 12  --validation-batch-size
+
+# what timm and torch say
+CNN --model-kwargs widht=3  ->  --model w2s_cnn2  widht
+CNN --model-kwargs flag=1  ->  --model w2s_cnn2  flag
+CNN --model-kwargs pretrained=True  ->  --pretrained
+CNN --opt-kwargs nesterof=1  ->  --opt sgd: cannot be created  nesterof
+CNN --opt adamw --opt-betas 0.9  ->  --opt adamw
+CNN --sched plateau --sched-on-updates  ->  plateau
+CNN --sched wsd --decay-epochs 90  ->  --sched wsd: cannot be created  decay
+CNN --model test_vit --img-size 33  ->  --model test_vit  3 x 33 x 33  divisible by patch size
+CNN --model test_vit --img-size 32 --train-img-sizes 32 40  ->  --model test_vit  40
+
+# several runs: all are checked before the first of them begins
+SEVERAL --protocol w2s  ->  --protocol w2s needs a --teacher NAME
+PROTOCOL --loss kdd  ->  --loss: unknown loss 'kdd' (nearest:
+PROTOCOL --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
+PROTOCOL --val-split training  ->  --protocol w2s would test on what it trains on: --val-split training is
+PROTOCOL --weak-config clash.yaml  ->  --weak-config clash.yaml: mixup and cutmix pair samples: --batch-size 3 must be
+PROTOCOL --controls direct --direct-sizes 0  ->  --direct-sizes 0: expected a share of the labelled part such as 0.5
+PROTOCOL --controls direct --weak-fraction 0  ->  --controls direct: --weak-fraction 0 leaves no labelled part to train
+PROTOCOL --weak-config folds.yaml  ->  --weak-config folds.yaml: folds asks for several runs, and the teacher's is one:
+SEVERAL --config two.yaml  ->  --protocol and --folds exclude each other
+SEVERAL --folds 4 --train-slice 0:3  ->  --folds 4: --train-slice 0:3 has 3 samples
+SEVERAL --folds 4 --mixup 0.2 --linear-probe  ->  --linear-probe sees every image once
+SEVERAL --stages key.yaml  ->  --stages key.yaml: b: unknown key 'modle' (nearest: model
+SEVERAL --stages many.yaml  ->  --stages many.yaml: b: folds is about several runs, and a stage is one
+SEVERAL --stages kind.yaml --teacher w2s_cnn2  ->  --stages kind.yaml: b: --teacher stag:a: unknown kind of teacher
+SEVERAL --stages sets.yaml  ->  --stages sets.yaml: b: --val-sets a=none: no such folder
+SEVERAL --stages noise.yaml  ->  --stages noise.yaml: b: --corruptions foo:3: unknown kind 'foo'
+SEVERAL --stages flags.yaml  ->  --stages flags.yaml: b: --linear-probe sees every image once
+SEVERAL --stages opt.yaml  ->  --stages opt.yaml: b: --opt: unknown optimizer 'adamx' (nearest:
+SEVERAL --stages product.yml  ->  --stages product.yml: no such file (nearest: product.yaml
+SEVERAL --stages hparams/w2s_labelled.yml  ->  --stages hparams/w2s_labelled.yml: no such file; as it comes with the
+SEVERAL --stages product.yaml  ->  --stages product.yaml: b: initial_checkpoint: stage:c: no stage of this
+SEVERAL --stages w2s:w2s_labelled --teacher w2s_cnn2 --config loss.yaml  ->  --stages w2s:w2s_labelled: direct: the
+"""
+
+VALIDATION = """
+--model w2s_cnn2  ->  no data: give --data-dir FOLDER
+--dataset w2s/digit  ->  --dataset: unknown dataset 'w2s/digit' (nearest: w2s/digits
+DIGITS --checkpoint bset.pth.tar  ->  --checkpoint bset.pth.tar: no such file or folder (nearest: best
+DIGITS --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
+--data-dir none --model w2s_cnn2  ->  --data-dir none: no such folder
+DIGITS --model resnet1  ->  --model: unknown model 'resnet1' (nearest: resnet1
+DIGITS --teacher w2s_cn5  ->  --teacher: unknown model 'w2s_cn5' (nearest: w2s_cnn5
+DIGITS --teacher label:ans.csv  ->  --teacher label:ans.csv: unknown kind of teacher 'label' (nearest: labels
+DIGITS --device cudaa  ->  --device cudaa: unknown device (nearest: cuda
+DIGITS --decoder nvjpeg --device cpu  ->  --decoder nvjpeg: cpu decodes no JPEG files: only CUDA
+DIGITS --corruptions foo:3  ->  --corruptions foo:3: unknown kind 'foo'; one of
+DIGITS --val-sets x=none --model w2s_cnn2  ->  --val-sets x=none: no such folder
+DIGITS --few-shot 5  ->  --few-shot 5: expected WAYSxSHOTS
+DIGITS --few-shot 5x1 --teacher w2s_cnn2,w2s_cnn5  ->  --few-shot: several teachers have no common features
+DIGITS --few-shot 5x1 --corruptions contrast:1  ->  --few-shot cannot be combined with
+DIGITS --episodes 100  ->  --episodes 100 has no effect without --few-shot NxK: add it
+DIGITS --queries 5  ->  --queries 5 has no effect without --few-shot NxK: add it
+"""
+
+
+def lines(table: str) -> list[tuple[str, str]]:
+    """Return command and message of each line of a table."""
+    rows = [line for line in table.splitlines() if line and not line.startswith("#")]
+    return [tuple(part.strip() for part in row.split("  ->  ")) for row in rows]
+
+
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable, Parser, str], str]:
+    """Runs a wrong command in a folder with `FILES` and returns the one line that it ends with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    for name, text in FILES.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+    def run(main: Callable[[Command], object], parser: Parser, command: str) -> str:
+        for short, flags in SHORT.items():
+            command = re.sub(rf"^{short}\b", flags, command)
+        try:
+            with pytest.raises(UserError) as error:
+                main(parse(parser, shlex.split(command)))
+        finally:
+            run_lock.release()
+        assert "\n" not in str(error.value)
+        assert not list(Path().glob("output/train/x/*"))
+        return str(error.value)
+
+    return run
+
+
+def assert_says(found: str, message: str) -> None:
+    missing = [part for part in message.split("  ") if part not in found]
+    assert not missing, f"{missing} not in: {found}"
+
+
+@pytest.mark.parametrize(("command", "message"), lines(TRAINING))
+def test_training(said: Callable, command: str, message: str) -> None:
+    assert_says(said(lambda flags: train_w2s.train_all(*flags), train_parser(), command), message)
+
+
+@pytest.mark.parametrize(("command", "message"), lines(VALIDATION))
+def test_validation(said: Callable, command: str, message: str) -> None:
+    assert_says(said(validate.main, validate_parser(), command), message)
+
+
+def test_rules_are_about_flags_that_there_are() -> None:
+    for rule in EXCLUDES:
+        for what in (rule.flag, *rule.others):
+            assert what in TERMS or dest_of(what.split()[0]) in train_parser().by_dest(), what
