@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -268,85 +269,48 @@ def test_configs(here: Run, tmp_path: Path) -> None:
                           model_kwargs={"drop_rate": 0.1}, mean=[0.5])
 
 
+# what a run of two epochs has to show of a flag, or of several
 FLAGS = {
-    "mixup": ["--mixup", "0.2"],
-    "mixup elem": ["--mixup", "0.2", "--cutmix", "1", "--mixup-mode", "elem", "--mixup-off-epoch", "1"],
-    "mixup pair": ["--cutmix-minmax", "0.2", "0.8", "--mixup-mode", "pair", "--smoothing", "0"],
-    "mixup without prefetcher": ["--mixup", "0.2", "--cutmix", "1", "--no-prefetcher"],
-    "bce": ["--bce-loss", "--bce-target-thresh", "0.2", "--mixup", "0.2"],
-    "bce sum": ["--task-loss", "bce", "--bce-sum", "--bce-pos-weight", "2"],
-    "asl": ["--task-loss", "asl"],
-    "poly": ["--task-loss", "poly"],
     "ema": ["--model-ema", "--model-ema-decay", "0.5"],
-    "ema on the cpu": ["--model-ema", "--model-ema-force-cpu", "--model-ema-warmup"],
     "accumulation": ["--grad-accum-steps", "3"],
-    "clip norm": ["--clip-grad", "1"],
-    "clip value": ["--clip-grad", "0.01", "--clip-mode", "value"],
-    "clip agc": ["--clip-grad", "0.01", "--clip-mode", "agc"],
+    "input": ["--input-size", "3", "8", "8", "--crop-pct", "0.9", "--interpolation", "bilinear"],
     "layer decay": ["--layer-decay", "0.5", "--layer-decay-min-scale", "0.1"],
-    "channels last": ["--channels-last"],
-    "checkpointing": ["--grad-checkpointing"],
-    "amp bfloat16": ["--amp"],
-    "amp float16": ["--amp", "--amp-dtype", "float16", "--clip-grad", "1"],
-    "amp and ema": ["--amp", "--model-ema", "--grad-accum-steps", "2"],
     "bfloat16": ["--model-dtype", "bfloat16"],
-    "sizes": ["--train-img-sizes", "8", "12", "--train-batch-sizes", "16", "8", "--train-size-probs", "1", "2",
-              "--variable-batch-loss-scale", "sqrt"],
     "growing sizes": ["--train-img-sizes", "8", "12", "--train-size-schedule", "progressive",
                       "--train-batches-per-epoch", "3"],
-    "splits": ["--aug-splits", "2", "--jsd-loss", "--aa", "rand-m3"],
-    "three splits": ["--aug-splits", "3", "--task-loss", "jsd", "--aa", "augmix-m3", "--resplit", "--reprob", "0.5"],
-    "split bn": ["--aug-splits", "2", "--split-bn"],
-    "repeats": ["--aug-repeats", "3"],
-    "erasing": ["--reprob", "0.9", "--remode", "pixel", "--recount", "2"],
-    "erasing without prefetcher": ["--reprob", "0.9", "--remode", "const", "--no-prefetcher"],
-    "no augmentation": ["--no-aug"],
-    "augmentation": ["--img-size", "24", "--aa", "rand-m9-mstd0.5-inc1", "--vflip", "0.5", "--color-jitter", "0.4",
-                     "--color-jitter-prob", "0.8", "--grayscale-prob", "0.1", "--gaussian-blur-prob", "0.1",
-                     "--train-interpolation", "bicubic", "--scale", "0.5", "1", "--ratio", "1", "1"],
-    "crop modes": ["--train-crop-mode", "rkrr"],
-    "workers": ["--workers", "2", "--use-multi-epochs-loader", "--pin-mem"],
-    "compiled": ["--torchcompile", "aot_eager", "--model-ema"],
-    "dropout": ["--drop", "0.3", "--head-init-scale", "0.1", "--head-init-bias", "-2", "--gp", "max"],
-    "batch norm": ["--model", "test_efficientnet", "--img-size", "32", "--bn-momentum", "0.2", "--bn-eps", "1e-3",
-                   "--sync-bn", "--dist-bn", "", "--drop-connect", "0.1", "--head-init-scale", "0.5"],
-    "input size": ["--input-size", "3", "8", "8", "--crop-pct", "0.9", "--interpolation", "bilinear", "--fast-norm"],
     "saving": ["--save-epochs", "1", "--checkpoint-hist", "1", "--save-images", "--log-tensorboard"],
     "intervals": ["--val-interval", "2", "--recovery-interval", "2", "-vb", "100"],
     "evaluation at the end": ["--eval-interval", "100", "--eval-interval-end", "0.4"],
-    "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
-    "ranked by agreement": ["--eval-metric", "agreement", "--select", "best"],
     "no validation": ["--val-split", ""],
     "speed": ["--speedtest"],
     "start": ["--start-epoch", "1"],
-    "test-time": ["--tta", "2"],
-    "noise": ["--lr-noise", "0.2", "0.9", "--lr-noise-pct", "0.5", "--lr-cycle-limit", "2"],
-    "updates": ["--sched-on-updates", "--warmup-epochs", "1", "--min-lr", "1e-4", "--cooldown-epochs", "1"],
+    "ranked by loss": ["--eval-metric", "loss", "--select", "best"],
+    "ranked by agreement": ["--eval-metric", "agreement", "--select", "best"],
+    "cool-down": ["--sched-on-updates", "--warmup-epochs", "1", "--min-lr", "1e-4", "--cooldown-epochs", "1"],
     "warm-up before": ["--warmup-epochs", "1", "--warmup-prefix", "--warmup-lr", "1e-3"],
     "learning rate by size": ["--lr-base", "0.2", "--lr-base-size", "64", "--lr-base-scale", "sqrt", "--lr", "0"],
-    "augconf": ["--loss", "augconf"],
-    "kd": ["--loss", "kd"],
-    "bkd": ["--loss", "bkd"],
-    "hard": ["--loss", "hard"],
-    "half teacher": ["--teacher-dtype", "bfloat16"],
-    "teacher size": ["--teacher-img-size", "12"],
-    "wandb flags": ["--wandb-project", "p", "--wandb-tags", "a", "b"],
-    "device": ["--device", "cpu", "--synchronize-step", "--no-ddp-bb", "--local_rank", "0"],
 }
 
 
 def check(name: str, run: Path, saved: dict) -> None:
-    """What a flag is to have changed, where that is simple to see."""
+    """What a flag is to have changed."""
     files, trained = {p.name for p in run.iterdir()}, steps(run)
     epochs = [e["epoch"] for e in evaluations(run)]
-    assert epochs == {"start": [1], "intervals": [1], "evaluation at the end": [1], "updates": [0, 1, 2],
-                      "warm-up before": [0, 1, 2], "noise": [0, 1, 2, 3]}.get(name, [0, 1])
+    assert epochs == {"start": [1], "intervals": [1], "evaluation at the end": [1], "cool-down": [0, 1, 2],
+                      "warm-up before": [0, 1, 2]}.get(name, [0, 1])
     if name == "accumulation":
         assert [line["update"] for line in trained] == [0, 1, 0, 1]
+    elif name == "input":
+        config = json.loads((run / "export" / "config.json").read_text())["pretrained_cfg"]
+        assert (config["input_size"], config["crop_pct"], config["interpolation"]) == ([3, 8, 8], 0.9, "bilinear")
     elif name == "growing sizes":
         assert len(trained) == 6
     elif name == "learning rate by size":
         assert trained[0]["lr"] == pytest.approx(0.2 * (16 / 64) ** 0.5)
+    elif name == "warm-up before":
+        assert trained[0]["lr"] == pytest.approx(1e-3)
+    elif name == "cool-down":
+        assert trained[-1]["lr"] == pytest.approx(1e-4)
     elif name == "layer decay":
         assert len({g["lr_scale"] for g in saved["optimizer"]["param_groups"]}) > 2
     elif name == "bfloat16":
@@ -359,13 +323,17 @@ def check(name: str, run: Path, saved: dict) -> None:
         assert len([f for f in files if f.startswith("checkpoint-")]) == 1
     elif name == "intervals":
         assert not [f for f in files if f.startswith("recovery-")], "an epoch has been saved after them"
-    elif name == "no validation":
+    elif name in ("no validation", "speed"):
         assert "val" not in evaluations(run)[0]
+    elif name.startswith("ranked"):
+        metric, best = name.removeprefix("ranked by "), min if name.endswith("loss") else max
+        figures = [line["val"][metric] for line in evaluations(run)]
+        assert result(run)["selected"]["epoch"] == figures.index(best(figures))
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_flags(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
-    """Each flag, or group of flags, in a run of the main job."""
+    """Flags in a run of the main job."""
     here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *FLAGS[name], "--output", tmp_path,
          "--experiment", "run").ok()
     saved = read_run(tmp_path / "run")
@@ -373,13 +341,80 @@ def test_flags(here: Run, weak: Path, tmp_path: Path, name: str) -> None:
     check(name, tmp_path / "run", saved)
 
 
+ONE = "--epochs 1 --val-split '' --model w2s_cnn2"
+TAUGHT = f"{ONE} --teacher w2s_cnn2 --no-teacher-eval"
+BATCH_NORM = f"{ONE} --model test_efficientnet --img-size 32 --train-slice 0:32"
+RESIDUAL = f"{ONE} --model test_resnet --img-size 32 --train-slice 0:32"
+EFFECTS = {  # for flags that are given, those of which each alone changes the weights that come out
+    ONE: [
+        "--mixup 0.2", "--cutmix 1", "--cutmix-minmax 0.2 0.8", "--smoothing 0", "--bce-loss", "--task-loss asl",
+        "--task-loss poly", "--grad-accum-steps 2", "--clip-grad 0.01", "--layer-decay 0.5", "--amp", "--reprob 0.9",
+        "--train-img-sizes 8 12", "--aug-splits 2", "--aug-repeats 3", "--no-aug", "--vflip 0.5", "--hflip 0",
+        "--color-jitter 0", "--color-jitter-prob 0.2", "--scale 0.5 1", "--ratio 1 1",
+        "--train-interpolation bicubic", "--train-crop-mode rkrr", "--aa rand-m9-mstd0.5-inc1", "--drop 0.3",
+        "--head-init-scale 0.1", "--head-init-bias -2", "--gp max", "--interpolation bilinear --scale 1 1",
+        "--seed 1", "--mean 0.1"],
+    f"{ONE} --epochs 3": ["--lr-noise 0 0.9"],
+    f"{ONE} --mixup 0.2": ["--cutmix 1", "--mixup-mode elem", "--mixup-mode pair", "--mixup-prob 0.5",
+                           "--no-prefetcher"],
+    f"{ONE} --mixup 0.2 --cutmix 1": ["--mixup-switch-prob 0.05"],
+    f"{ONE} --epochs 2 --mixup 0.2": ["--mixup-off-epoch 1"],
+    f"{ONE} --task-loss bce --mixup 0.2": ["--bce-sum", "--bce-pos-weight 2", "--bce-target-thresh 0.2"],
+    f"{ONE} --clip-grad 0.01": ["--clip-mode value", "--clip-mode agc"],
+    f"{ONE} --layer-decay 0.5": ["--layer-decay-min-scale 0.6"],
+    f"{ONE} --amp": ["--amp-dtype float16"],
+    f"{ONE} --reprob 0.9": ["--remode const", "--recount 2", "--no-prefetcher"],
+    f"{ONE} --train-img-sizes 8 12": ["--train-size-probs 0 1", "--train-batch-sizes 16 8"],
+    f"{ONE} --train-img-sizes 8 12 --train-batch-sizes 16 8": ["--variable-batch-loss-scale sqrt"],
+    f"{ONE} --aug-splits 2 --aa rand-m3": ["--jsd-loss"],
+    f"{ONE} --aug-splits 2 --aa rand-m3 --reprob 0.9": ["--resplit"],
+    f"{ONE} --img-size 24": ["--gaussian-blur-prob 1"],
+    BATCH_NORM: ["--bn-momentum 0.2", "--bn-eps 0.1"],
+    RESIDUAL: ["--drop-path 0.5", "--drop-connect 0.5"],
+    f"{RESIDUAL} --aug-splits 2 --aa rand-m3": ["--split-bn"],
+    TAUGHT: ["--loss augconf", "--loss kd", "--loss bkd", "--loss hard", "--teacher-img-size 12"],
+}
+NO_EFFECT = ["--workers 2 --use-multi-epochs-loader --pin-mem", "--wandb-project p --wandb-tags a b", "--save-images",
+             "--device cpu --synchronize-step --no-ddp-bb --local_rank 0", "--dist-bn ''", "--sync-bn", "--fast-norm"]
+
+
+def weights(here: Run, weak: Path, folder: Path, flags: str) -> dict[str, torch.Tensor]:
+    words = shlex.split(flags)
+    teacher = ["--teacher-checkpoint", weak] if "--teacher" in words else []
+    here(*TINY, *words, *teacher, "--output", folder, "--experiment", f"run{len(list(folder.iterdir()))}").ok()
+    return read_run(folder / f"run{len(list(folder.iterdir())) - 1}")["state_dict"]
+
+
+@pytest.mark.parametrize("given", EFFECTS)
+def test_every_flag_has_its_effect(here: Run, weak: Path, tmp_path: Path, given: str) -> None:
+    """Beside the flags that it needs, each changes the weights, which stay finite."""
+    (folder := tmp_path / "runs").mkdir()
+    without = weights(here, weak, folder, given)
+    for flag in EFFECTS[given]:
+        found = weights(here, weak, folder, f"{given} {flag}")
+        assert all(tensor.isfinite().all() for tensor in found.values()), flag
+        assert differences(found, without), flag
+
+
 def test_flags_without_effect_on_the_weights(here: Run, weak: Path, tmp_path: Path) -> None:
-    """Data workers and gradient checkpointing change how the work is done, not what comes out: the same bits."""
-    flags = [*TINY, "--model", "test_vit", "--img-size", 16, "--model-kwargs", "patch_size=4", *with_teacher(weak),
-             "--output", tmp_path, "--experiment"]
-    for name, extra in (("plain", []), ("workers", ["--workers", 2]), ("checkpointing", ["--grad-checkpointing"])):
-        here(*flags, name, *extra).ok()
-        assert differences(read_run(tmp_path / name), read_run(tmp_path / "plain")) == [], name
+    """How the work is done, and what is shown of it, does not change what comes out: the same bits."""
+    (folder := tmp_path / "runs").mkdir()
+    without = weights(here, weak, folder, ONE)
+    for flag in NO_EFFECT:
+        assert differences(weights(here, weak, folder, f"{ONE} {flag}"), without) == [], flag
+    checkpointed = f"{TAUGHT} --model test_vit --img-size 16 --model-kwargs patch_size=4"
+    without = weights(here, weak, folder, checkpointed)
+    assert differences(weights(here, weak, folder, f"{checkpointed} --grad-checkpointing"), without) == []
+
+
+def test_compiled(here: Run, weak: Path, tmp_path: Path) -> None:
+    """Layouts and compilers round otherwise; the weights are the same but for that."""
+    (folder := tmp_path / "runs").mkdir()
+    without = weights(here, weak, folder, f"{TAUGHT} --model-ema")
+    for flag in ("--channels-last", "--torchcompile aot_eager"):
+        found = weights(here, weak, folder, f"{TAUGHT} --model-ema {flag}")
+        for name, tensor in without.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-3)
 
 
 def test_one_channel(here: Run, tmp_path: Path) -> None:
@@ -655,13 +690,6 @@ def test_entry_point_plugin(weak: Path, tmp_path: Path) -> None:
     (site / "their_losses.py").write_text("import nowhere_at_all")
     error = run_script("--list-losses", cwd=tmp_path, env=env).error
     assert "plugin 'theirs' (their_losses) cannot be imported" in error and "nowhere_at_all" in error
-
-
-def test_help(here: Run) -> None:
-    done = here("--help").ok()
-    titles = [line[:-1] for line in done.out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles.index("weak teacher") < titles.index("distillation loss") < titles.index("data")
-    assert "--loss NAME" in done.out and max(map(len, done.out.splitlines())) <= 120
 
 
 def test_imagenet_command(tmp_path: Path, hub_server: HubServer) -> None:
