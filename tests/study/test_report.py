@@ -88,7 +88,7 @@ def names_in(report: Path) -> set[str]:
 def test_every_figure_is_drawn_where_its_data_are(trained_report: Path, made_report: Path) -> None:
     of_group = {"agreement", "mistakes", "confusions"}
     real = {re.sub(r"-1$", "", name) for name in names_in(trained_report)}
-    assert real == of_group | {"pgr", "curves", "copied", "misfit", "weights-adaptconf", "gallery"}
+    assert real == of_group | {"pgr", "curves", "copied", "misfit", "gallery"}
     made = names_in(made_report)
     assert made == {"radar", "sweep-augconf-alpha", *(f"{name}-{i}" for name in of_group for i in range(1, 5))}
     for report in (trained_report, made_report):
