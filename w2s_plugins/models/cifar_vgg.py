@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, init_weights, register_variants, with_short_names
+from ._base import StagedNet, init_weights, register_variants, with_short_names
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -53,5 +53,6 @@ register_variants(
         "cifar_vgg16": {"depths": (2, 2, 3, 3, 3)},
         "cifar_vgg19": {"depths": (2, 2, 4, 4, 4)},
     }),
-    **{**CIFAR_CFG, "pool_size": (4, 4), "first_conv": "block0.0"},
+    pool_size=(4, 4),
+    first_conv="block0.0",
 )

@@ -52,12 +52,7 @@ register_variants(
         "w2s_cnn5": {"widths": ((16,), (24, 32), (48, 48)), "batch_norm": True},
     },
     num_classes=10,
-    input_size=(3, 32, 32),
-    pool_size=(8, 8),
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    interpolation="bilinear",
-    crop_pct=1.0,
     first_conv="stage1.0",
-    license="apache-2.0",
 )
