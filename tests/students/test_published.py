@@ -164,10 +164,10 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
 
 
 def test_an_encoder_alone_is_known_by_its_positions(save, log):
-    """MoCo v3 leaves its class token without a position too, and any other model may."""
+    """Others leave their class token without a position too."""
     state = encoder()
     state["pos_embed"] = sines(lambda i, j: i, lambda i, j: j)
-    assert read_published(save(state), "--finetune").kind == "MoCo"
+    assert read_published(save(state), "--finetune").kind is None
     state["pos_embed"] = mae()["pos_embed"].half()
     assert read_published(save(state), "--finetune").kind == "MAE"
     state["pos_embed"] = draw(1, 17, WIDTH)
@@ -183,16 +183,6 @@ def test_weights_that_are_not_finite(save):
     message = r"--finetune .*a.pth: 1 of its 42 tensors have values that are not finite \(blocks.1.mlp.fc1.bias\)"
     with pytest.raises(UserError, match=message):
         student(save({"model": state}))
-
-
-def test_what_is_resized_is_said(save, log):
-    student(save({"model": mae()}), size=64, kwargs=["patch_size=4"])
-    assert "new; resized: patch embedding from 8 x 8 pixels to 4 x 4 pixels, positions from 4 x 4 patches" in log.text
-    log.clear()
-    student(save({"model": mae()}))
-    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
-    student(save(registers), kwargs=["init_values=1", "reg_tokens=4", "no_embed_class=True"])
-    assert "tensors loaded" in log.text and "; resized" not in log.text
 
 
 def test_registers_in_a_model_without(save):
@@ -308,14 +298,6 @@ def test_moco(save, log):
     assert not any(k.startswith("head.0") for k in model.state_dict())
 
 
-@pytest.mark.parametrize("heads", [6, 12])
-def test_moco_small_has_twelve_heads(save, log, heads):
-    vit = timm.create_model("vit_small_patch16_224", depth=1, img_size=32, num_classes=0)
-    file = save(moco(vit.state_dict(), {}, {}))
-    student(file, "--img-size", "32", "--model-kwargs", "depth=1", f"num_heads={heads}", model="vit_small_patch16_224")
-    assert ("give --model-kwargs num_heads=12" in log.text) == (heads == 6)
-
-
 @pytest.mark.parametrize("form", ["moco", "dino", "dino backbone"])
 def test_resnet(save, log, form):
     source = timm.create_model("resnet18", num_classes=0).eval()
@@ -407,7 +389,7 @@ def test_clip_with_a_trunk_of_timm(save):
 
 def test_torchscript_archive(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(UserError, match=r"ViT-B-32.pt: refused: it is a TorchScript archive.*--pretrained") as info:
+    with pytest.raises(UserError, match=r"ViT-B-32.pt: refused: .* a TorchScript archive") as info:
         student(tmp_path / "ViT-B-32.pt")
     assert "\n" not in str(info.value)
 
