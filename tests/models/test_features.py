@@ -156,12 +156,9 @@ def test_chosen_stages():
     assert shapes([3, 1]) == [every[1], every[3], every[5]]
     assert shapes([-1]) == [every[4], every[5]]
     assert shapes(None) == every[1:]
-    with pytest.raises(UserError, match="no stage 5: the model has 5 feature levels, 0 to 4"):
-        shapes([5])
-    with pytest.raises(UserError, match="different levels"):
-        shapes([4, -1])
-    with pytest.raises(UserError, match="different levels"):
-        shapes([])
+    for odd in ([5], [4, -1], []):
+        with pytest.raises(UserError, match="expected one or more different levels out of the model's 5, 0 to 4"):
+            shapes(odd)
 
 
 def test_modes_are_left_as_they_are():

@@ -74,6 +74,7 @@ class StagedNet(nn.Module):
             strides: Sequence[int],
     ) -> None:
         """Add stages of blocks made by ``block(in_chs, out_chs, stride)``; only a stage's first one has a stride."""
+        # The first block of a stage changes the width and the resolution.
         reduction = 1
         for number, (chs, depth, stride) in enumerate(zip(widths, depths, strides), 1):
             blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
@@ -94,6 +95,7 @@ class StagedNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
+        # Stages count by their number, blocks within them too where layers are told apart.
         stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")
         return {
             "stem": _starts_with(self.stem),
@@ -137,6 +139,7 @@ class StagedNet(nn.Module):
 
     def _run_all(self, x: torch.Tensor, wanted: Iterable[str] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Return the features before pooling, and those behind the modules that are wanted."""
+        # From the image to the last features; under gradient checkpointing stages are computed again for the backward.
         intermediates = []
         for name in (*self.stem, *self._stages, *self.final):
             module = self.get_submodule(name)
@@ -242,6 +245,7 @@ def register_variants(
         variants: Model names, with a tag where there are weights, and the keyword arguments that make each.
         cfg: Entries of their ``pretrained_cfg``, the same for all, where they differ from `CIFAR_CFG`.
     """
+    # timm finds the settings of an architecture in its module, and the function that builds it by its name.
     cfg = {"classifier": model_cls.classifier_name, **CIFAR_CFG, **cfg}
     namespace.setdefault("default_cfgs", {}).update(generate_default_cfgs(dict.fromkeys(variants, cfg)))
     for tagged, args in variants.items():
@@ -252,6 +256,7 @@ def register_variants(
 def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
     def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
         kwargs = {**args, **kwargs}
+        # timm's newest arguments, which constructors here do not take.
         place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
         return build_model_with_cfg(model_cls, name, pretrained, **kwargs).to(**place)
 
@@ -263,5 +268,6 @@ def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[
 
 def with_short_names(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Add each ``cifar_<name>`` as ``<name>`` too where timm has no model of that name."""
+    # timm's own ResNets and VGGs keep their names.
     short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
     return {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}

@@ -25,6 +25,7 @@ class AlexNet(StagedNet):
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.5):
         super().__init__(num_classes, in_chans, global_pool, drop_rate)
+        # torchvision's layers, under their names.
         network = torchvision.models.AlexNet(max(1, num_classes), drop_rate)
         if in_chans != 3:
             network.features[0] = nn.Conv2d(in_chans, 64, kernel_size=11, stride=4, padding=2)

@@ -53,6 +53,7 @@ class CifarMobileNetV2(StagedNet):
 
     def __init__(self, **common: Any):
         super().__init__(**common)
+        # The stem halves the resolution.
         chs, reduction = 16, 2
         self.conv1 = nn.Sequential(*conv_bn_act(self.in_chans, chs, 3, stride=2))
         self._add_feature("conv1", chs, reduction)
@@ -62,10 +63,12 @@ class CifarMobileNetV2(StagedNet):
             for j in range(depth):
                 blocks.append(InvertedResidual(chs, width, 1 if j else stride, expansion))
                 chs = width
+            # A feature is what the last stage of a resolution gives.
             reduction *= stride
             stage = self._add_stage(i, nn.Sequential(*blocks))
             if i in (1, 2, 4, 6):
                 self._add_feature(stage, chs, reduction)
+        # The last convolution widens to what the classifier sees.
         self.conv2 = nn.Sequential(*conv_bn_act(chs, 1280, 1))
         self.classifier = nn.Sequential(nn.Identity())
         self._finish(1280)

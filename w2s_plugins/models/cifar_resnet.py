@@ -33,6 +33,7 @@ class CifarResNet(StagedNet):
             **common: Any,
     ):
         super().__init__(**common)
+        # Full resolution in the stem and the first stage, half of it in each further one.
         self._add_stem(widths[0])
         self._add_stages(block, widths[0], widths[1:], depths, strides=(1, 2, 2, 2))
         init_weights(self)
@@ -46,6 +47,7 @@ class CifarBottleneckResNet(CifarResNet):
 
 def basic(in_chs: int, out_chs: int, stride: int) -> BasicBlock:
     """timm's basic block, with a convolution and batch norm on the shortcut where the shape changes."""
+    # timm's shortcut is the input unless it is given another.
     changes = stride != 1 or in_chs != out_chs
     return BasicBlock(in_chs, out_chs, stride, downsample_conv(in_chs, out_chs, 1, stride) if changes else None)
 
@@ -56,6 +58,7 @@ class Bottleneck(ConvBlock):
     def __init__(self, in_chs: int, out_chs: int, stride: int):
         mid_chs = out_chs // 4
         super().__init__((in_chs, mid_chs, 1), (mid_chs, mid_chs, 3, stride), (mid_chs, out_chs, 1))
+        # The shortcut is the input, or a convolution where the shape changes.
         changes = stride != 1 or in_chs != out_chs
         self.shortcut = downsample_conv(in_chs, out_chs, 1, stride) if changes else nn.Identity()
 

@@ -21,6 +21,7 @@ class ShuffleV1Block(ConvBlock):
     """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
+        # The branch makes the channels that the pooled input has not.
         branch_chs = out_chs - in_chs if stride == 2 else out_chs
         mid_chs = branch_chs // 4
         groups = 1 if in_chs == STEM_WIDTH else GROUPS
@@ -47,6 +48,7 @@ class ShuffleV2Block(ConvBlock):
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # One half passes unchanged.
         kept, y = x.chunk(2, dim=1)
         y = self.normed(2, self.act(self.normed(1, y)))
         y = self.act(self.normed(3, y))
@@ -68,6 +70,7 @@ class ShuffleV2DownBlock(ConvBlock):
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Left: depthwise, then 1x1; right: 1x1, depthwise, 1x1.
         left = self.act(self.normed(2, self.normed(1, x)))
         right = self.normed(4, self.act(self.normed(3, x)))
         right = self.act(self.normed(5, right))
@@ -99,6 +102,7 @@ class CifarShuffleNet(StagedNet):
         super().__init__(**common)
         self._add_stem(STEM_WIDTH, kernel=1)
         self._add_stages(block, STEM_WIDTH, widths, depths=(4, 8, 4), strides=(2, 2, 2))
+        # ShuffleNetV2 ends with a wider convolution, V1 does not.
         if final_width:
             self.final = ("conv2", "bn2", "act2")
             self.conv2, self.bn2, self.act2 = conv_bn_act(widths[-1], final_width, 1)

@@ -30,6 +30,7 @@ class CifarVGG(StagedNet):
         super().__init__(**common)
         chs = self.in_chans
         for i, (width, depth) in enumerate(zip(WIDTHS, depths)):
+            # Convolutions with batch norm, under the numbers of the published weights.
             layers = []
             for _ in range(depth):
                 layers += [nn.Conv2d(chs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -37,6 +38,7 @@ class CifarVGG(StagedNet):
             named = {str(j): layer for j, layer in enumerate(layers)}
             if 1 <= i <= 3:
                 named = {"pool": nn.MaxPool2d(2), **named}  # in front, so that features are those before pooling
+            # The last stage is not pooled again.
             stage = self._add_stage(i, nn.Sequential(OrderedDict(named)))
             self._add_feature(stage, width, 2 ** min(i, 3))
         self._finish(chs)

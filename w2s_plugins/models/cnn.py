@@ -32,6 +32,7 @@ class PlainCNN(StagedNet):
         chs = self.in_chans
         for i, stage_widths in enumerate(widths):
             layers = [nn.MaxPool2d(2)] if i and not strided else []
+            # Only the first convolution of a stage may halve the resolution.
             for k, width in enumerate(stage_widths):
                 stride = 2 if strided and k == 0 else 1
                 layers += [nn.Conv2d(chs, width, kernel_size, stride, kernel_size // 2, bias=not batch_norm)]

@@ -20,6 +20,7 @@ class FewShotBlock(ConvBlock):
     """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
+        # A block with stride halves the resolution by its pool, not by a convolution.
         super().__init__((in_chs, out_chs), (out_chs, out_chs), (out_chs, out_chs))
         self.downsample = downsample_conv(in_chs, out_chs, 1) if stride == 2 else nn.Identity()
         self.act = nn.LeakyReLU(0.1, inplace=True)

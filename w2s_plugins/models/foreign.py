@@ -113,16 +113,19 @@ def read_model_config(
         UserError: not such a file, or a value that is not allowed.
     """
     try:
+        # Which architecture.
         content = read_plain(path)
         architecture = content["architecture"]
         # A name of the architecture alone: no tag, no id of the Hub, no folder.
         if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
             raise UserError(f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
                             f"{nearest(architecture, timm.list_models())}; one of your own needs --plugins")
+        # What its constructor is given.
         args = {key: value for key, value in (content.get("model_args") or {}).items() if key not in given}
         # Older files have the fields of pretrained_cfg at the top, newer ones some of them.
         fields = {**(content.get("pretrained_cfg") or content)}
         fields |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
+        # timm brings the two together: input sizes follow from the arguments.
         checked = {
             "architecture": architecture,
             "model_args": check_model_args(architecture, args, f"{where}: model_args"),
@@ -151,6 +154,7 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
         UserError: one that is not an argument of the architecture itself, or not a number, a text, a truth value or a
             list of those.
     """
+    # Names that the architecture itself takes, and values that are plain: nothing else gets to a constructor.
     kept = {key: value for key, value in args.items() if value is not None}
     allowed = constructor_arguments(architecture)
     for key, value in kept.items():
@@ -181,6 +185,7 @@ def constructor_arguments(architecture: str) -> set[str]:
     Constructors are the classifiers in the module that registers it; settings that are kept in a dataclass beside them
     can be given to those that take further arguments.
     """
+    # Arguments of the function that registers it, and of the classifiers and settings beside that.
     entry = model_entrypoint(architecture)
     names = USUAL | _named(entry)
     for kind in vars(inspect.getmodule(entry)).values():
@@ -210,6 +215,7 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+    # Each is brought to its type as if it had been typed, then checked as a value of its flag.
     parser = train_parser()
     known = {k: list(v) if isinstance(v, tuple) else v for k, v in content.items() if k in parser.by_dest()}
     values = check_flags(known, parser, where)
@@ -227,6 +233,7 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)
+        # Of several places the first that is elsewhere counts.
         if name == "val_sets" and isinstance(value, list):
             places = [str(text).partition("=")[2] for text in value]
             value = next((p for p in places if ":" in p and p.split("/")[0].lower() not in ("torch", "w2s")), None)

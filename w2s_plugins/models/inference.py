@@ -40,6 +40,7 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
         A model whose logits, feature levels and pre-logits differ from those of ``model`` by at most `TOLERANCE`
         of their largest value in float32; ``model`` itself where nothing can be gained.
     """
+    # Each change is tried on random images, and what fails or differs is left out.
     parameter = next(model.parameters(), torch.empty(0))
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
     form = model
@@ -65,6 +66,7 @@ def cpu_has_bfloat16_units() -> bool:
 
 def inference_dtype(precision: Precision) -> torch.dtype:
     """Return the dtype of a frozen model: autocast's or the student's where the device is fast in it, else float32."""
+    # Emulated dtypes are slower than float32.
     dtype = precision.amp_dtype or precision.dtype
     if precision.device.type == "cpu" and not (dtype == torch.bfloat16 and cpu_has_bfloat16_units()):
         return torch.float32
@@ -113,8 +115,10 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     """Fold batch norm into the layer before it; the activation of timm's norm layers stays."""
     if not any(type(m) in BATCH_NORMS for m in model.modules()):
         return model
+    # Pairs in every way of use; what one of them reads in between must stay.
     pairs = set.intersection(*(_find_pairs(model, run, images) for run in _passes(model)))
     form = _copy(model)
+    # Mean and scale of the norm go into weight and bias of the layer.
     for layer_name, norm_name in pairs:
         layer, norm = form.get_submodule(layer_name), form.get_submodule(norm_name)
         fuse = fuse_linear_bn_weights if type(layer) is nn.Linear else fuse_conv_bn_weights

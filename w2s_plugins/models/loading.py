@@ -29,7 +29,7 @@ from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular, file_sha256
-from ..hub.errors import on_hub
+from ..hub.errors import hub_errors
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import check_model_args, read_model_config, typed_flags
@@ -79,6 +79,7 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     Raises:
         UserError: unknown model or argument, weights that cannot be had.
     """
+    # A folder is looked at before timm reads it.
     source, place = parse_model_name(name)
     if source == "local-dir":
         if not (Path(place) / "config.json").is_file():
@@ -86,22 +87,21 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if pretrained:
             check_folder(Path(place), flag)
     own = {key: value for key, value in kwargs.items() if value is not None}
-
-    def create() -> nn.Module:
-        # What the model's own file says is checked, and what the user says wins over it.
-        architecture, described = _described_model(flag, name, own)
-        theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
-        if theirs:
-            theirs = check_model_args(
-                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
-        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
-        model = timm.create_model(pretrained=pretrained, **resolved)
-        if pretrained:
-            hub_source(model, name)  # compares the bytes with what the Hub announced
-        return model
-
     try:
-        return on_hub(f"{flag} {name}", create)
+        with hub_errors(f"{flag} {name}"):
+            # What files say is checked, and what the user says wins over it.
+            architecture, described = _described_model(flag, name, own)
+            theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
+            if theirs:
+                theirs = check_model_args(
+                    split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
+            # timm makes it, and brings it to the size of the images.
+            resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
+            model = timm.create_model(pretrained=pretrained, **resolved)
+            # The bytes are compared with what the Hub announced.
+            if pretrained:
+                hub_source(model, name)
+            return model
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways
@@ -121,12 +121,15 @@ def _described_model(flag: str, name: str, given: Container[str]) -> tuple[str, 
     source, place = parse_model_name(name)
     if source is None:
         return name, {}
+    # What the model is, by its config.json.
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
     architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
-    if not hub:  # the weights of a repository may not be here yet
+    # A number of classes takes memory, so a folder must be as large; the weights of a repository may not be here yet.
+    if not hub:
         beside = sum(file.stat().st_size for file in Path(place).iterdir() if file.is_file())
         check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json, by its bytes")
+    # Where its weights lie is what the user named, whatever the file says.
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
@@ -150,6 +153,7 @@ def find_weights(path: str, flag: str) -> Path:
     Raises:
         UserError: there is none.
     """
+    # Of a run folder, the checkpoint that the run selected comes first.
     file = Path(path)
     if file.is_dir() and not is_sharded(file):
         for name in WEIGHT_FILES:
@@ -193,12 +197,13 @@ def read_weights(
     Raises:
         UserError: truncated, not a checkpoint, a pickle that would run code, or quantised weights.
     """
+    # Shards are put together; a file is one of torch.save or safetensors.
     if is_sharded(path):
         averaged = use_ema and has_ema(path, flag)
         state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     else:
         state = _read_state(path, flag, use_ema)
-    # torch would take quantised numbers as they are, without the scales that belong to them
+    # torch would take quantised numbers as they are, without the scales that belong to them.
     packed = [f"{name} is {value.dtype}" for name, value in state.items() if value.dtype.itemsize == 1 and (
         name.endswith("weight") or value.is_floating_point())]
     if packed:
@@ -213,6 +218,7 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     with _read_errors(path, flag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
         check_archive(path)
+        # timm finds the state within a checkpoint; self-distillation has two, of which the teacher counts.
         state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
         nested = [state[key] for key in ("teacher", "student") if isinstance(state.get(key), dict)]
         state = clean_state_dict(nested[0]) if nested else state
@@ -224,6 +230,7 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
 
 
 def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
+    # How the adapters are scaled is known from the run's own flags alone.
     flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, ("tune",))
     try:
         return merge_state(state, **parse_adapters(flags["tune"]))
@@ -251,6 +258,7 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
             check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
         check_extent(tree_leaves(checkpoint), path)
+    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
     flags = _flags_of(checkpoint) if isinstance(checkpoint, dict) else None
     if flags is None or any(isinstance(value, Tensor) for value in tree_leaves(flags)):
         raise UserError(f"{flag} {path}: not a training checkpoint of this program or of timm")
@@ -293,6 +301,7 @@ def load_weights(
     Raises:
         UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
     """
+    # What fits by name and shape, and what does not.
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     report = LoadReport(
@@ -302,6 +311,7 @@ def load_weights(
         unexpected=[name for name in state if name not in own],
         mismatched=[name for name in state if name in own and name not in fitting],
     )
+    # All must fit, but for what is allowed to differ.
     details = []
     for kind in ("missing", "unexpected", "mismatched"):
         wrong = [name for name in getattr(report, kind) if not (allow and name.startswith(allow))]
@@ -359,6 +369,7 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
     """
+    # An export has a config.json beside it.
     if path.suffix == ".safetensors":
         config = path.parent / "config.json"
         if not config.is_file():
@@ -367,6 +378,7 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
         found = {key: cfg[key] for key in (*INPUT_KEYS, "num_classes") if cfg.get(key) is not None}
         model_args.pop("num_classes", None)
         return {**found, "model_kwargs": model_args}
+    # A checkpoint has the flags of its run.
     found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
     check_count(found.get("num_classes") or 0, path.stat().st_size, f"{flag} {path}: its classes, by its bytes")
     if pool := found.pop("gp", None):

@@ -37,6 +37,7 @@ class PreActBlock(nn.Module):
         return self.shortcut(activated)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Norm and activation come before each convolution; what follows the first pair is shared with the shortcut.
         activated = self.act(self.bn1(x))
         y = self.act(self.bn2(self.conv1(activated)))
         return self.conv2(y) + self._skip(x, activated)
@@ -65,6 +66,7 @@ class WideResNet(StagedNet):
 
     def __init__(self, depth: int, width: int, **common: Any):
         super().__init__(**common)
+        # The stem is thin, stages are wide, and the last norm and activation follow them.
         widths = (16 * width, 32 * width, 64 * width)
         self.conv1 = conv(self.in_chans, 16)
         self._add_feature("conv1", 16, 1)
@@ -84,6 +86,7 @@ class PreActResNet(CifarResNet):
 
 def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
+    # A model whose own classifier is called head keeps it.
     own = model.state_dict()
     return {name: value for name, value in state.items() if name in own or not name.startswith("head.")}
 

@@ -49,6 +49,7 @@ def default_targets(model: nn.Module) -> list[str]:
     """Return the modules that get an adapter: all linear layers but the classifier; of a network without such in its
     blocks, the convolutions that join channels, all but the first and those of squeeze-and-excite.
     """
+    # Gates are small, and their weights say little about content.
     layers = _layers(model)
     gates = {name for name in layers if re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", name)}
     linear = [name for name, module in layers.items() if type(module) is nn.Linear and name not in gates]
@@ -80,6 +81,7 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
     Raises:
         UserError: PEFT is missing, nothing fits the targets, or PEFT refuses a layer.
     """
+    # Layers by name, or those that the family of the model has.
     package = peft()
     chosen = _matching_layers(model, adapters.targets, name) if adapters.targets else default_targets(model)
     if not chosen:
@@ -125,6 +127,7 @@ def _matching_layers(model: nn.Module, patterns: Sequence[str], name: str) -> li
 @torch.inference_mode()
 def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str]:
     """Return those of some modules that a forward pass calls."""
+    # Every layer of interest notes that it was called.
     called = set()
     training = model.training
     hooks = [model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.add(place))

@@ -75,10 +75,12 @@ def read_published(path: Path, flag: str) -> Published:
     Raises:
         UserError: as `read_weights`.
     """
+    # The encoder among other networks.
     whole = read_weights(path, flag, use_ema=True)
     wrapper = next((w for w in WRAPPERS if any(k.startswith(w) for k in whole)), "")
     state = {k.removeprefix(wrapper): v for k, v in whole.items() if k.startswith(wrapper)}
     kind = _kind(state, WRAPPERS.get(wrapper))
+    # What of it is no encoder.
     if kind == "CLIP":
         kept = [k for k in state if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))]
     elif kind == "MAE":
@@ -105,6 +107,7 @@ def _has_sines(state: dict[str, Tensor]) -> bool:
     """Return whether an encoder alone is MAE's by its positions, which are not trained: along the rows of patches, then
     along the columns, the sines and the cosines of a quarter of the width of frequencies; none for the class token.
     """
+    # Square grids of patches, in a model without a classifier of its own.
     positions = state.get("pos_embed")
     if positions is None or positions.ndim != 3 or "norm.weight" not in state or "head.weight" in state:
         return False
@@ -184,6 +187,7 @@ def warn_of_normalisation(published: Published, data_config: dict) -> None:
     """Warn when images are not normalised as they were in pretraining."""
     if published.kind is None:
         return
+    # All but CLIP were trained with the statistics of ImageNet.
     clip = published.kind == "CLIP"
     mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     own = tuple(data_config["mean"]), tuple(data_config["std"])

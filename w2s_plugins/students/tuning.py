@@ -44,6 +44,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
     Raises:
         UserError: a pattern that fits nothing, nothing to train, more blocks than there are.
     """
+    # The part that is trained, and the head with it.
     part, count = parse_part(tuning.part)
     model.freezes_batchnorm = part != "all"
     if part == "lora":
@@ -68,6 +69,7 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
                             "targets of --tune lora")
         model.get_parameter(parameter).requires_grad_(True)
 
+    # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     if not sizes:
         raise UserError(f"--freeze {' '.join(tuning.freeze)}: nothing of {name} is left to train")
@@ -112,10 +114,12 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
     """
     if not hasattr(model, "group_matcher"):
         raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; name parameters with --freeze")
+    # timm's groups are blocks by depth, of which the head is the last.
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     own = {id(p) for head in heads_of(model) for p in head.parameters()}
     head = {layer for parameter, layer in layers.items() if id(model.get_parameter(parameter)) in own}
     blocks = sorted({*layers.values()} - head)
+    # A share is one of the blocks above the stem.
     if count < 1:
         count = max(1, round(count * (len(blocks) - 1)))
     if count >= len(blocks):
@@ -131,6 +135,7 @@ def freeze_batchnorm(model: nn.Module) -> None:
     What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
     weights gain (docs/students.md).
     """
+    # All within a student that is trained in part, and frozen ones of any other.
     part = {id(own) for whole in model.modules() if getattr(whole, "freezes_batchnorm", False)
             for own in whole.modules()}
     for module in model.modules():
