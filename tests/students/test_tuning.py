@@ -149,15 +149,6 @@ def test_convolutions_in_groups() -> None:
         tune(timm.create_model("test_efficientnet"), "lora", adapters=Adapters(rank=4, targets=("conv_dw",)))
 
 
-def test_nothing_to_adapt() -> None:
-    class Embedding(nn.Embedding):
-        def get_classifier(self) -> nn.Module:
-            return self
-
-    with pytest.raises(UserError, match="--tune lora: student has no linear layer or convolution to adapt"):
-        tune(Embedding(3, 4), "lora")
-
-
 def test_statistics_belong_to_their_weights() -> None:
     """Where --tune trains a part no batch norm changes its statistics, or uses those of the batch; with --freeze none
     that is frozen.

@@ -124,7 +124,9 @@ def read_model_config(
         args = {key: value for key, value in (content.get("model_args") or {}).items() if key not in given}
         # Older files have the fields of pretrained_cfg at the top, newer ones some of them.
         fields = {**(content.get("pretrained_cfg") or content)}
-        fields |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
+        for key in ("num_classes", "label_names", "label_descriptions"):
+            if content.get(key) is not None:
+                fields[key] = content[key]
         # timm brings the two together: input sizes follow from the arguments.
         checked = {
             "architecture": architecture,
