@@ -115,8 +115,6 @@ class StagedNet(nn.Module):
         """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self._set_classifier(num_classes, pool, **get_device_dtype(self))
-        self.global_pool.train(self.training)
-        self.get_classifier().train(self.training)
 
     def forward_intermediates(
             self,

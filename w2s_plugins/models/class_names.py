@@ -15,7 +15,7 @@ from ..data.datasets import class_names_of
 from ..data.wrapper import Wrapper
 from ..errors import UserError, one_line
 from ..files import read_plain, write_text
-from .loading import find_weights
+from .loading import find_weights, first_of
 
 _logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
         for names, what in ((unknown, "of its classes are not in the data"),
                             (lacking, "classes of the data it does not know")):
             if names:
-                parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+                parts.append(f"{len(names)} {what} ({first_of(names)})")
         _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
                         f"{'; '.join(parts)}")
     else:

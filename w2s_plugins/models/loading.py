@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import inspect
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
@@ -42,6 +42,11 @@ WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar",
 INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
 
 
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names as a text."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 @dataclass
 class LoadReport:
     """What became of the tensors of a checkpoint."""
@@ -57,7 +62,7 @@ class LoadReport:
         for name in ("missing", "unexpected", "mismatched"):
             keys = getattr(self, name)
             if keys:
-                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+                parts.append(f"{len(keys)} {name} ({first_of(keys)})")
         return f"{self.path}: {', '.join(parts)}"
 
 
@@ -331,7 +336,7 @@ def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
-                        f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}); take an earlier checkpoint")
+                        f"({first_of(broken)}); take an earlier checkpoint")
 
 
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:

@@ -7,7 +7,6 @@ an encoder, and how such weights are fine-tuned.
 import logging
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,14 @@ from timm.data.constants import (
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.loading import adapt_state, check_finite, classifier_prefixes, load_weights, read_weights
+from ..models.loading import (
+    adapt_state,
+    check_finite,
+    classifier_prefixes,
+    first_of,
+    load_weights,
+    read_weights,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -168,8 +174,8 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
         hint = f"; {name} weights are for models such as {MODELS[name]}" if kind else ""
         raise UserError(f"{error}{hint}") from error
     return (f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
-            f"{_count([*ignored, *report.unexpected, *report.mismatched])} ignored, "
-            f"{_count([*report.missing, *report.mismatched])} new")
+            f"{_counted([*ignored, *report.unexpected, *report.mismatched])} ignored, "
+            f"{_counted([*report.missing, *report.mismatched])} new")
 
 
 def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -178,9 +184,8 @@ def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"mask_token": state["cls_token"], **flat}
 
 
-def _count(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} ({first_of(names, 4)})" if names else "none"
 
 
 def warn_of_normalisation(published: Published, data_config: dict) -> None:
