@@ -8,15 +8,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.parts import random_images, train_args
 from w2s_plugins.build.student import build_student
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.published import load_published, read_published
+from w2s_plugins.students.published import read_published
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8
@@ -245,19 +243,6 @@ def test_dinov2(save, log, form, registers):
     model, _ = student(save(published), kwargs=kwargs)
     same(pooled(model), class_features(state, registers=extra))
     assert "(DINOv2): " in log.text and "2 (head.weight, head.bias) new" in log.text
-
-
-def test_dinov2_giant(save):
-    """Gated feed-forward layers, in the model itself as there is no flag for them; trained in a distillation."""
-    state = encoder(scale=True, mlp=("w12", "w3"), hidden=24)
-    file = save({"teacher": {f"backbone.{k}": v for k, v in (state | {"mask_token": draw(1, WIDTH)}).items()}
-                 | linear("dino_head.mlp.0", 8, WIDTH) | linear("ibot_head.mlp.0", 8, WIDTH)})
-    model = VisionTransformer(**{**SHAPE, "mlp_ratio": 48 / WIDTH}, img_size=SIZE, init_values=1.0, act_layer=nn.SiLU,
-                              mlp_layer=SwiGLUPacked, num_classes=7).eval()
-    model.pretrained_cfg = {"classifier": "head"}
-    said = load_published(model, read_published(file, "--finetune"), "--finetune")
-    same(pooled(model), class_features(state))
-    assert "(DINOv2)" in said and "4 (dino_head.mlp.0.weight, " in said
 
 
 def moco(inner, other, projector):
