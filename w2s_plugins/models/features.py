@@ -95,6 +95,7 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning and "
                         "--clean-select knn need a model with timm's interface")
+    # Models with two heads give what each of them sees.
     pooled = model.forward_head(model.forward_features(images), pre_logits=True)
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
 
@@ -116,6 +117,7 @@ def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: T
         again = model.get_classifier()(pre_logits)
     except (TypeError, RuntimeError, NotImplementedError, IndexError):
         return False  # several classifiers, or one that takes maps
+    # Equal to the last bit, for logits that depend on the weights at all.
     shows_weights = bool((logits != logits[:, :1]).any())  # the output of a head of zeros proves nothing
     return shows_weights and torch.is_tensor(again) and torch.equal(again, logits)
 

@@ -116,6 +116,7 @@ def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
 
     What may be another on another device, and code that does not say what it is, are left out.
     """
+    # A run goes on with the same models on another device, too.
     kept = [{key: value for key, value in found.items()
              if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)} for found in fingerprints]
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

@@ -145,6 +145,7 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
 
     Both work once in a run. A tensor is followed by its identity, so one that was reshaped in between is no pair.
     """
+    # What is noted of the run.
     reads = _Reads()
     calls: Counter[str] = Counter()
     made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that identities stay theirs

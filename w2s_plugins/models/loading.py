@@ -333,6 +333,7 @@ def load_weights(
 
 def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` for weights that are not finite, those of a run that has diverged."""
+    # NaN in one tensor is NaN in every answer.
     broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
@@ -341,6 +342,7 @@ def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
 
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
+    # Names and sizes may be others than in the file, so values are compared.
     loaded = list(model.state_dict().values())
     if not any(torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded):
         raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "
@@ -349,6 +351,7 @@ def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: st
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
+    # The filter that timm itself applies to what is published for the architecture.
     convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
     try:
         return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
@@ -358,6 +361,7 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
 
 def unwrap_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the model in a checkpoint of Lightning, which has them under ``model.``."""
+    # A model of which something is named as in the file is not wrapped.
     inside = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     return inside if inside and model.state_dict().keys().isdisjoint(state) else state
 

@@ -70,6 +70,7 @@ def check_shards(folder: Path, flag: str) -> None:
         hashes = dict(read_plain(folder / CHECKSUMS))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag} {folder}: damaged: its {CHECKSUMS} cannot be read: {one_line(error)}") from error
+    # A shard that is missing, damaged or too many.
     found = {path.name: file_sha256(path) for path in folder.glob("*.safetensors")}
     wrong = sorted(str(name) for name in found.keys() | hashes.keys() if found.get(name) != hashes.get(name))
     if wrong:
