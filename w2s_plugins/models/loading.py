@@ -114,8 +114,8 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
         if isinstance(error, (URLError, TimeoutError)):  # not of the Hub, whose client is another
-            text = (f"{get_pretrained_cfg_value(name, 'url')} cannot be had ({text}); put that file into "
-                    f"{torch.hub.get_dir()}/checkpoints")
+            raise UserError(f"{flag} {name}: {get_pretrained_cfg_value(name, 'url')} cannot be had ({text}); put that "
+                            f"file into {torch.hub.get_dir()}/checkpoints") from error
         raise UserError(f"{flag} {name}: cannot be created: {text}") from error
 
 
