@@ -126,11 +126,11 @@ BAD_FILES = {
     "missing": ["no such file"],
     "truncated": ["truncated"],
     "text": ["cannot be read as a checkpoint"],
-    "bytes": ["cannot be read as a checkpoint: truncated, damaged, of another kind"],
-    "empty": ["cannot be read as a checkpoint: the file is empty"],
+    "bytes": ["truncated, damaged, of another kind"],
+    "empty": ["cannot be read as a checkpoint: empty"],
     "no tensors": ["no tensors"],
     "list": [],
-    "torch pickle": ["refused", "would run code when loaded (posix.system)"],
+    "torch pickle": ["refused", "would run code when loaded"],
     "plain pickle": ["would run code"],
     "truncated safetensors": ["truncated"],
 }
@@ -177,7 +177,7 @@ def test_other_architecture(here: Run, weak: Path, tmp_path: Path) -> None:
         name, shape = next((k, v.shape) for k, v in state.items() if v.ndim == 4)
         assert_says(message, flag, "wider.pth", name, str(tuple(shape)), f"expected ({shape[0] // 2},")
     message = here(*CNN, "--pretrained-path", other).error
-    assert_says(message, "--pretrained-path", "other.pth", "none of its tensors", "cls_token (1, 1, 64)", "expected")
+    assert_says(message, "--pretrained-path", "other.pth", "none of its tensors", "cls_token", "expected")
 
 
 def test_folder_without_weights(here: Run, tmp_path: Path) -> None:

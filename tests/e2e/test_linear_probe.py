@@ -120,30 +120,6 @@ def test_a_head_on_the_features_of_the_plain_model(
     assert "Student features found" in probe.done.err and "to write" not in probe.done.err
 
 
-VIT = ["--model", "test_vit", "--img-size", 32, "--train-slice", "0:96", "--finetune", ""]
-
-
-def test_another_pooling(
-        probe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """The student is timm's model with that pooling, in checkpoints and export, and for those who read them back."""
-    folder = probe("pool", *VIT, "--gp", "avg", "--model-kwargs", "fc_norm=False")
-    plain = timm.create_model("test_vit", global_pool="avg", fc_norm=False, img_size=32, num_classes=10).eval()
-    plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
-    exported = timm.create_model(f"local-dir:{folder / 'export'}", pretrained=True).eval()
-    images = torch.randn(4, 3, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(exported(images), plain(images), rtol=1e-5, atol=1e-5)
-    again = probe("again", "--config", folder / "args.yaml", *VIT)
-    assert differences(read_run(again), read_run(folder)) == []
-
-    def evaluated() -> float:
-        monkeypatch.setattr(sys, "argv", ["validate.py", "--checkpoint", str(folder)])
-        capsys.readouterr()
-        validate.main()
-        return json.loads(capsys.readouterr().out.split("--result\n")[1])["loss"]
-    assert evaluated() == pytest.approx(result(folder)["metrics"]["loss"], abs=1e-4)
-
-
 def test_goes_on_exactly(probe: Callable[..., Path], files: dict[str, Path], here: Run) -> None:
     flags = ["--train-slice", "600:800", *with_teacher(files, "weak"), "--model-ema", "--model-ema-decay", 0.9,
              "--select", "best", "--select-split", 40, "--loss", "elr"]
@@ -210,12 +186,10 @@ def test_two_processes(probe: Callable[..., Path], files: dict[str, Path], ranks
     (["--mixup", 0.2], "without augmentation: leave out --mixup 0.2"),
     (["--hflip", 0.5], "leave out --hflip 0.5, add --no-aug, or store views"),
     (["--scale", 0.5, 1], "leave out --scale 0.5 1.0, add --no-aug"),
-    (["--aug-splits", 3], "leave out --aug-splits 3"),
     (["--episodic", "5x1"], "--episodic trains nothing else"),
     (["--few-shot-eval", "5x1"], "validate.py --few-shot"),
     (["--mixup", 0.2, "--tune", "last:1"], "leave out --mixup 0.2; and trains one linear layer on stored features, for "
      "which --tune last:1 has no meaning: leave it out"),
-    (["--kd-model-name", "resnet18"], "use --teacher in place of --kd-model-name"),
     (["--teacher", "w2s_cnn2", "--loss", "fitnet"], "--loss fitnet needs them"),
     (["--teacher", "w2s_cnn2", "--teacher-targets", "online"], "leave out --teacher-targets online"),
     (["--batch-size", 2000], "--batch-size 2000 is more than 1197 training samples"),

@@ -8,15 +8,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import SwiGLUPacked
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.parts import random_images, train_args
 from w2s_plugins.build.student import build_student
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.published import load_published, read_published
+from w2s_plugins.students.published import read_published
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8
@@ -164,10 +162,10 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
 
 
 def test_an_encoder_alone_is_known_by_its_positions(save, log):
-    """MoCo v3 leaves its class token without a position too, and any other model may."""
+    """Others leave their class token without a position too."""
     state = encoder()
     state["pos_embed"] = sines(lambda i, j: i, lambda i, j: j)
-    assert read_published(save(state), "--finetune").kind == "MoCo"
+    assert read_published(save(state), "--finetune").kind is None
     state["pos_embed"] = mae()["pos_embed"].half()
     assert read_published(save(state), "--finetune").kind == "MAE"
     state["pos_embed"] = draw(1, 17, WIDTH)
@@ -185,24 +183,6 @@ def test_weights_that_are_not_finite(save):
         student(save({"model": state}))
 
 
-def test_what_is_resized_is_said(save, log):
-    student(save({"model": mae()}), size=64, kwargs=["patch_size=4"])
-    assert "new; resized: patch embedding from 8 x 8 pixels to 4 x 4 pixels, positions from 4 x 4 patches" in log.text
-    log.clear()
-    student(save({"model": mae()}))
-    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
-    student(save(registers), kwargs=["init_values=1", "reg_tokens=4", "no_embed_class=True"])
-    assert "tensors loaded" in log.text and "; resized" not in log.text
-
-
-def test_registers_in_a_model_without(save):
-    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
-    with pytest.raises(UserError) as error:
-        student(save(registers), kwargs=["init_values=1"])
-    assert "missing" not in str(error.value) and "register_tokens" in str(error.value)
-    assert "; DINOv2 with registers weights are for models such as vit_base_patch14_reg4_dinov2" in str(error.value)
-
-
 @pytest.mark.parametrize("flags", [["--gp", "token"], []])
 def test_the_flag_decides_about_pooling(save, log, flags):
     state = mae()
@@ -210,20 +190,6 @@ def test_the_flag_decides_about_pooling(save, log, flags):
     same(pooled(model), class_features(state))
     assert "pooling is" not in log.text and model.global_pool == "token"
     assert "42 tensors loaded, none ignored, 2 (head.weight, head.bias) new" in log.text
-
-
-def test_mae_at_another_size(save):
-    """A position embedding that is linear in the place stays linear."""
-    state = mae()
-    grid = torch.arange(4.0)
-    state["pos_embed"][:, 1:] = (grid[:, None] + 10 * grid).reshape(1, 16, 1)
-    model, _ = student(save({"model": state}), size=64)
-    found = model.pos_embed[0].detach()
-    assert found.shape == (65, WIDTH) and not found[0].any()
-    fine = (torch.arange(8.0) + 0.5) / 2 - 0.5
-    expected = fine[:, None] + 10 * fine
-    torch.testing.assert_close(found[1:].reshape(8, 8, WIDTH)[2:6, 2:6, 0], expected[2:6, 2:6], rtol=0.02, atol=0.3)
-    assert pooled(model, random_images(2, 64)).shape == (2, WIDTH)
 
 
 def test_fine_tuned_mae(save, log):
@@ -279,19 +245,6 @@ def test_dinov2(save, log, form, registers):
     assert "(DINOv2): " in log.text and "2 (head.weight, head.bias) new" in log.text
 
 
-def test_dinov2_giant(save):
-    """Gated feed-forward layers, in the model itself as there is no flag for them; trained in a distillation."""
-    state = encoder(scale=True, mlp=("w12", "w3"), hidden=24)
-    file = save({"teacher": {f"backbone.{k}": v for k, v in (state | {"mask_token": draw(1, WIDTH)}).items()}
-                 | linear("dino_head.mlp.0", 8, WIDTH) | linear("ibot_head.mlp.0", 8, WIDTH)})
-    model = VisionTransformer(**{**SHAPE, "mlp_ratio": 48 / WIDTH}, img_size=SIZE, init_values=1.0, act_layer=nn.SiLU,
-                              mlp_layer=SwiGLUPacked, num_classes=7).eval()
-    model.pretrained_cfg = {"classifier": "head"}
-    said = load_published(model, read_published(file, "--finetune"), "--finetune")
-    same(pooled(model), class_features(state))
-    assert "(DINOv2)" in said and "4 (dino_head.mlp.0.weight, " in said
-
-
 def moco(inner, other, projector):
     state = {f"module.base_encoder.{k}": v for k, v in (inner | projector).items()}
     state |= {f"module.momentum_encoder.{k}": v for k, v in other.items()} | linear("module.predictor.0", 8, 8)
@@ -306,14 +259,6 @@ def test_moco(save, log):
     same(pooled(model), class_features(state))
     assert "(MoCo): 42 tensors loaded" in log.text and "module.momentum" not in log.text
     assert not any(k.startswith("head.0") for k in model.state_dict())
-
-
-@pytest.mark.parametrize("heads", [6, 12])
-def test_moco_small_has_twelve_heads(save, log, heads):
-    vit = timm.create_model("vit_small_patch16_224", depth=1, img_size=32, num_classes=0)
-    file = save(moco(vit.state_dict(), {}, {}))
-    student(file, "--img-size", "32", "--model-kwargs", "depth=1", f"num_heads={heads}", model="vit_small_patch16_224")
-    assert ("give --model-kwargs num_heads=12" in log.text) == (heads == 6)
 
 
 @pytest.mark.parametrize("form", ["moco", "dino", "dino backbone"])
@@ -407,7 +352,7 @@ def test_clip_with_a_trunk_of_timm(save):
 
 def test_torchscript_archive(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(UserError, match=r"ViT-B-32.pt: refused: it is a TorchScript archive.*--pretrained") as info:
+    with pytest.raises(UserError, match=r"ViT-B-32.pt: refused: .* a TorchScript archive") as info:
         student(tmp_path / "ViT-B-32.pt")
     assert "\n" not in str(info.value)
 
@@ -429,5 +374,6 @@ def test_weights_of_another_shape(save):
         student(save(clip_state(ClipVisual())))
     with pytest.raises(UserError, match=r"blocks.0.ls1.gamma.*; DINOv2 weights are for models such as"):
         student(save(encoder(scale=True) | {"mask_token": draw(1, WIDTH)}))
-    with pytest.raises(UserError, match=r"blocks.2.*unexpected|unexpected \(blocks.2"):
-        student(save({"model": mae()}), kwargs=["depth=2"])
+    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
+    with pytest.raises(UserError, match=r"register_tokens.*; DINOv2 with registers weights are for models such as"):
+        student(save(registers), kwargs=["init_values=1"])

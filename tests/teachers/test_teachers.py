@@ -453,7 +453,3 @@ def test_checkpoints_of_torchvision_and_lightning(tmp_path):
     for name in ("resnet18.pth", "epoch=3.ckpt"):
         (found,) = create("resnet18", tmp_path / name, img_size=32).members
         torch.testing.assert_close(found(images), published(images).detach(), rtol=0, atol=1e-4)
-    lightning |= {f"ema.{k}": v for k, v in state.items()}
-    torch.save({"state_dict": lightning}, tmp_path / "two.ckpt")
-    with pytest.raises(UserError, match=r"two.ckpt: holds several models of this kind, under model., ema.;"):
-        create("resnet18", tmp_path / "two.ckpt")

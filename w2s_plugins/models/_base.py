@@ -40,7 +40,9 @@ class StagedNet(nn.Module):
 
     def __init__(self, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg", drop_rate: float = 0.0):
         super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
         self._pool_type = global_pool
         self._stages: list[str] = []
         self.feature_info: list[dict[str, Any]] = []
@@ -49,6 +51,11 @@ class StagedNet(nn.Module):
     def _add_feature(self, module: str, num_chs: int, reduction: int) -> None:
         """Describe a feature: where it comes from, its channels, and input pixels per feature pixel."""
         self.feature_info.append({"num_chs": num_chs, "reduction": reduction, "module": module})
+
+    def _add_stem(self, width: int, kernel: int = 3) -> None:
+        """Add a convolution with batch norm and ReLU as the stem."""
+        self.conv1, self.bn1, self.act1 = conv_bn_act(self.in_chans, width, kernel)
+        self._add_feature("act1", width, 1)
 
     def _add_stage(self, number: int, stage: nn.Sequential) -> str:
         """Add a stage and return its name."""
@@ -67,11 +74,13 @@ class StagedNet(nn.Module):
             strides: Sequence[int],
     ) -> None:
         """Add stages of blocks made by ``block(in_chs, out_chs, stride)``; only a stage's first one has a stride."""
+        # The first block of a stage changes the width and the resolution.
         reduction = 1
-        for i, (chs, depth, stride) in enumerate(zip(widths, depths, strides)):
+        for number, (chs, depth, stride) in enumerate(zip(widths, depths, strides), 1):
             blocks = [block(in_chs, chs, stride)] + [block(chs, chs, 1) for _ in range(depth - 1)]
-            in_chs, reduction = chs, reduction * stride
-            self._add_feature(self._add_stage(i + 1, nn.Sequential(*blocks)), chs, reduction)
+            in_chs = chs
+            reduction *= stride
+            self._add_feature(self._add_stage(number, nn.Sequential(*blocks)), chs, reduction)
 
     def _finish(self, num_features: int) -> None:
         """Add the classifier; ``num_features`` channels enter the pooling."""
@@ -84,17 +93,9 @@ class StagedNet(nn.Module):
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.set_submodule(self.classifier_name, classifier)
 
-    def _run(self, names: Iterable[str], x: torch.Tensor) -> torch.Tensor:
-        for name in names:
-            x = self.get_submodule(name)(x)
-        return x
-
-    def _run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        stage = self.get_submodule(name)
-        return checkpoint_seq(stage, x, every=self.checkpoint_every) if self.grad_checkpointing else stage(x)
-
     def group_matcher(self, coarse: bool = False) -> dict[str, str | None]:
         """Patterns that sort parameters by depth, for layer-wise learning-rate decay."""
+        # Stages count by their number, blocks within them too where layers are told apart.
         stage = "^" + re.escape(self.stage_name).replace(r"\{\}", r"(\d+)")
         return {
             "stem": _starts_with(self.stem),
@@ -114,8 +115,6 @@ class StagedNet(nn.Module):
         """Put a new classifier in place; 0 classes for none. The pooling stays as it is when not given."""
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self._set_classifier(num_classes, pool, **get_device_dtype(self))
-        self.global_pool.train(self.training)
-        self.get_classifier().train(self.training)
 
     def forward_intermediates(
             self,
@@ -134,21 +133,25 @@ class StagedNet(nn.Module):
         """
         assert not stop_early, "stop_early is not supported"
         take, _ = feature_take_indices(len(self.feature_info), indices)
-        wanted = {self.feature_info[i]["module"] for i in take}
-        x = self._run(self.stem, x)
-        intermediates = [x] if wanted.intersection(self.stem) else []
-        for name in self._stages:
-            x = self._run_stage(name, x)
+        return self._run_all(x, {self.feature_info[i]["module"] for i in take})
+
+    def _run_all(self, x: torch.Tensor, wanted: Iterable[str] = ()) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the features before pooling, and those behind the modules that are wanted."""
+        # From the image to the last features; under gradient checkpointing stages are computed again for the backward.
+        intermediates = []
+        for name in (*self.stem, *self._stages, *self.final):
+            module = self.get_submodule(name)
+            if self.grad_checkpointing and name in self._stages:
+                x = checkpoint_seq(module, x, every=self.checkpoint_every)
+            else:
+                x = module(x)
             if name in wanted:
                 intermediates.append(x)
-        return self._run(self.final, x), intermediates
+        return x, intermediates
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to the features before pooling, (B, num_features, h, w)."""
-        x = self._run(self.stem, x)
-        for name in self._stages:
-            x = self._run_stage(name, x)
-        return self._run(self.final, x)
+        return self._run_all(x)[0]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Features before pooling to logits (B, num_classes), or to pooled features if ``pre_logits``."""
@@ -167,6 +170,32 @@ def _starts_with(names: tuple[str, ...]) -> str | None:
 def conv(in_chs: int, out_chs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1, without bias."""
     return nn.Conv2d(in_chs, out_chs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def conv_bn_act(*convolution: int, **more: int) -> list[nn.Module]:
+    """A convolution as by `conv`, batch norm and ReLU."""
+    layer = conv(*convolution, **more)
+    return [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
+
+
+class ConvBlock(nn.Module):
+    """A block with convolutions ``conv1``, ``conv2``, ..., each followed by its batch norm ``bn1``, ``bn2``, ...
+
+    Args:
+        convolutions: Arguments of `conv` for each.
+    """
+
+    def __init__(self, *convolutions: tuple[int, ...]):
+        super().__init__()
+        for number, arguments in enumerate(convolutions, 1):
+            layer = conv(*arguments)
+            self.add_module(f"conv{number}", layer)
+            self.add_module(f"bn{number}", nn.BatchNorm2d(layer.out_channels))
+        self.act = nn.ReLU(inplace=True)
+
+    def normed(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Apply the convolution of that number and its batch norm."""
+        return self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x))
 
 
 def init_weights(model: nn.Module, linear_std: float | None = None) -> None:
@@ -211,28 +240,32 @@ def register_variants(
     Args:
         namespace: ``globals()`` of the calling module, where timm looks for what belongs to a network.
         model_cls: The class that they are built from.
-        variants: Model names and the keyword arguments that make each.
-        cfg: Entries of their ``pretrained_cfg``, the same for all.
+        variants: Model names, with a tag where there are weights, and the keyword arguments that make each.
+        cfg: Entries of their ``pretrained_cfg``, the same for all, where they differ from `CIFAR_CFG`.
     """
-    cfg = {"classifier": model_cls.classifier_name, **cfg}
-    namespace["default_cfgs"] = {
-        **namespace.get("default_cfgs", {}), **generate_default_cfgs(dict.fromkeys(variants, cfg))}
-    for name, args in variants.items():
+    # timm finds the settings of an architecture in its module, and the function that builds it by its name.
+    cfg = {"classifier": model_cls.classifier_name, **CIFAR_CFG, **cfg}
+    namespace.setdefault("default_cfgs", {}).update(generate_default_cfgs(dict.fromkeys(variants, cfg)))
+    for tagged, args in variants.items():
+        name = tagged.partition(".")[0]
         namespace[name] = register_model(_entry_point(namespace["__name__"], name, model_cls, args))
 
 
 def _entry_point(module: str, name: str, model_cls: type[StagedNet], args: dict[str, Any]) -> Callable[..., StagedNet]:
     def build(pretrained: bool = False, **kwargs: Any) -> StagedNet:
         kwargs = {**args, **kwargs}
-        place = {"device": kwargs.pop("device", None), "dtype": kwargs.pop("dtype", None)}
+        # timm's newest arguments, which constructors here do not take.
+        place = {key: kwargs.pop(key, None) for key in ("device", "dtype")}
         return build_model_with_cfg(model_cls, name, pretrained, **kwargs).to(**place)
 
-    build.__module__, build.__name__, build.__qualname__ = module, name, name
+    build.__module__ = module
+    build.__name__ = build.__qualname__ = name
     build.__doc__ = f"`{model_cls.__name__}` with {args}." if args else model_cls.__doc__
     return build
 
 
 def with_short_names(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Add each ``cifar_<name>`` as ``<name>`` too where timm has no model of that name."""
+    # timm's own ResNets and VGGs keep their names.
     short = {name.removeprefix("cifar_"): args for name, args in variants.items()}
     return {**variants, **{name: args for name, args in short.items() if not timm.is_model(name)}}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+from ._base import StagedNet, conv, conv_bn_act, init_weights, register_variants, with_short_names
 
 STAGES = (  # expansion, output channels, blocks, stride
     (1, 8, 1, 1),
@@ -31,8 +31,8 @@ class InvertedResidual(nn.Module):
         mid_chs = in_chs * expansion
         self.residual = stride == 1 and in_chs == out_chs
         self.conv = nn.Sequential(
-            *_conv_bn_act(in_chs, mid_chs, 1),
-            *_conv_bn_act(mid_chs, mid_chs, 3, stride, groups=mid_chs),
+            *conv_bn_act(in_chs, mid_chs, 1),
+            *conv_bn_act(mid_chs, mid_chs, 3, stride, groups=mid_chs),
             conv(mid_chs, out_chs, 1),
             nn.BatchNorm2d(out_chs),
         )
@@ -53,8 +53,9 @@ class CifarMobileNetV2(StagedNet):
 
     def __init__(self, **common: Any):
         super().__init__(**common)
+        # The stem halves the resolution.
         chs, reduction = 16, 2
-        self.conv1 = nn.Sequential(*_conv_bn_act(self.in_chans, chs, 3, stride=2))
+        self.conv1 = nn.Sequential(*conv_bn_act(self.in_chans, chs, 3, stride=2))
         self._add_feature("conv1", chs, reduction)
         self.blocks = nn.Sequential()
         for i, (expansion, width, depth, stride) in enumerate(STAGES):
@@ -62,23 +63,22 @@ class CifarMobileNetV2(StagedNet):
             for j in range(depth):
                 blocks.append(InvertedResidual(chs, width, 1 if j else stride, expansion))
                 chs = width
+            # A feature is what the last stage of a resolution gives.
             reduction *= stride
             stage = self._add_stage(i, nn.Sequential(*blocks))
             if i in (1, 2, 4, 6):
                 self._add_feature(stage, chs, reduction)
-        self.conv2 = nn.Sequential(*_conv_bn_act(chs, 1280, 1))
+        # The last convolution widens to what the classifier sees.
+        self.conv2 = nn.Sequential(*conv_bn_act(chs, 1280, 1))
         self.classifier = nn.Sequential(nn.Identity())
         self._finish(1280)
         init_weights(self, linear_std=0.01)
-
-
-def _conv_bn_act(in_chs: int, out_chs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    return [conv(in_chs, out_chs, kernel, stride, groups), nn.BatchNorm2d(out_chs), nn.ReLU(inplace=True)]
 
 
 register_variants(
     globals(),
     CifarMobileNetV2,
     with_short_names({"cifar_mobilenetv2": {}}),
-    **{**CIFAR_CFG, "pool_size": (2, 2), "first_conv": "conv1.0"},
+    pool_size=(2, 2),
+    first_conv="conv1.0",
 )

@@ -13,7 +13,7 @@ import torch
 from timm.models.resnet import BasicBlock, downsample_conv
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+from ._base import ConvBlock, StagedNet, init_weights, register_variants, with_short_names
 
 
 class CifarResNet(StagedNet):
@@ -33,10 +33,8 @@ class CifarResNet(StagedNet):
             **common: Any,
     ):
         super().__init__(**common)
-        self.conv1 = conv(self.in_chans, widths[0])
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        self.act1 = nn.ReLU(inplace=True)
-        self._add_feature("act1", widths[0], 1)
+        # Full resolution in the stem and the first stage, half of it in each further one.
+        self._add_stem(widths[0])
         self._add_stages(block, widths[0], widths[1:], depths, strides=(1, 2, 2, 2))
         init_weights(self)
         self._finish(widths[-1])
@@ -49,30 +47,25 @@ class CifarBottleneckResNet(CifarResNet):
 
 def basic(in_chs: int, out_chs: int, stride: int) -> BasicBlock:
     """timm's basic block, with a convolution and batch norm on the shortcut where the shape changes."""
+    # timm's shortcut is the input unless it is given another.
     changes = stride != 1 or in_chs != out_chs
     return BasicBlock(in_chs, out_chs, stride, downsample_conv(in_chs, out_chs, 1, stride) if changes else None)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ConvBlock):
     """1x1, 3x3 and 1x1 convolutions at a quarter of the width, with the shortcut under the name ``shortcut``."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
-        super().__init__()
         mid_chs = out_chs // 4
-        self.conv1 = conv(in_chs, mid_chs, 1)
-        self.bn1 = nn.BatchNorm2d(mid_chs)
-        self.conv2 = conv(mid_chs, mid_chs, 3, stride)
-        self.bn2 = nn.BatchNorm2d(mid_chs)
-        self.conv3 = conv(mid_chs, out_chs, 1)
-        self.bn3 = nn.BatchNorm2d(out_chs)
+        super().__init__((in_chs, mid_chs, 1), (mid_chs, mid_chs, 3, stride), (mid_chs, out_chs, 1))
+        # The shortcut is the input, or a convolution where the shape changes.
         changes = stride != 1 or in_chs != out_chs
         self.shortcut = downsample_conv(in_chs, out_chs, 1, stride) if changes else nn.Identity()
-        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.act(self.bn1(self.conv1(x)))
-        y = self.act(self.bn2(self.conv2(y)))
-        return self.act(self.bn3(self.conv3(y)) + self.shortcut(x))
+        y = self.act(self.normed(1, x))
+        y = self.act(self.normed(2, y))
+        return self.act(self.normed(3, y) + self.shortcut(x))
 
 
 def _thin(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
@@ -92,11 +85,10 @@ register_variants(
         "cifar_resnet8x4": _thin(8, (32, 64, 128, 256)),
         "cifar_resnet32x4": _thin(32, (32, 64, 128, 256)),
     }),
-    **CIFAR_CFG,
 )
 register_variants(
     globals(),
     CifarBottleneckResNet,
     {"cifar_resnet50": {"block": Bottleneck, "depths": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}},
-    **{**CIFAR_CFG, "pool_size": (4, 4)},
+    pool_size=(4, 4),
 )

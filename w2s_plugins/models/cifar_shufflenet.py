@@ -10,82 +10,70 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, conv, register_variants, with_short_names
+from ._base import ConvBlock, StagedNet, conv_bn_act, register_variants, with_short_names
 
 STEM_WIDTH = 24
 GROUPS = 3  # of ShuffleNetV1's 1x1 convolutions
 
 
-class ShuffleV1Block(nn.Module):
+class ShuffleV1Block(ConvBlock):
     """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions; at stride 2 the pooled input is concatenated, not added.
     """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
-        super().__init__()
+        # The branch makes the channels that the pooled input has not.
         branch_chs = out_chs - in_chs if stride == 2 else out_chs
         mid_chs = branch_chs // 4
         groups = 1 if in_chs == STEM_WIDTH else GROUPS
-        self.conv1 = conv(in_chs, mid_chs, 1, groups=groups)
-        self.bn1 = nn.BatchNorm2d(mid_chs)
+        super().__init__(
+            (in_chs, mid_chs, 1, 1, groups),
+            (mid_chs, mid_chs, 3, stride, mid_chs),
+            (mid_chs, branch_chs, 1, 1, GROUPS),
+        )
         self.shuffle = nn.ChannelShuffle(groups)
-        self.conv2 = conv(mid_chs, mid_chs, 3, stride, groups=mid_chs)
-        self.bn2 = nn.BatchNorm2d(mid_chs)
-        self.conv3 = conv(mid_chs, branch_chs, 1, groups=GROUPS)
-        self.bn3 = nn.BatchNorm2d(branch_chs)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else None
-        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.shuffle(self.act(self.bn1(self.conv1(x))))
-        y = self.bn3(self.conv3(self.act(self.bn2(self.conv2(y)))))
+        y = self.shuffle(self.act(self.normed(1, x)))
+        y = self.normed(3, self.act(self.normed(2, y)))
         return self.act(x + y if self.pool is None else torch.cat([y, self.pool(x)], dim=1))
 
 
-class ShuffleV2Block(nn.Module):
+class ShuffleV2Block(ConvBlock):
     """Half of the channels pass by 1x1, depthwise 3x3 and 1x1 convolutions; then the halves are shuffled."""
 
     def __init__(self, chs: int):
-        super().__init__()
         chs //= 2
-        self.conv1 = conv(chs, chs, 1)
-        self.bn1 = nn.BatchNorm2d(chs)
-        self.conv2 = conv(chs, chs, groups=chs)
-        self.bn2 = nn.BatchNorm2d(chs)
-        self.conv3 = conv(chs, chs, 1)
-        self.bn3 = nn.BatchNorm2d(chs)
-        self.act = nn.ReLU(inplace=True)
+        super().__init__((chs, chs, 1), (chs, chs, 3, 1, chs), (chs, chs, 1))
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # One half passes unchanged.
         kept, y = x.chunk(2, dim=1)
-        y = self.bn2(self.conv2(self.act(self.bn1(self.conv1(y)))))
-        y = self.act(self.bn3(self.conv3(y)))
+        y = self.normed(2, self.act(self.normed(1, y)))
+        y = self.act(self.normed(3, y))
         return self.shuffle(torch.cat([kept, y], dim=1))
 
 
-class ShuffleV2DownBlock(nn.Module):
+class ShuffleV2DownBlock(ConvBlock):
     """Two branches of stride 2 over all channels, each giving half of the output, shuffled."""
 
     def __init__(self, in_chs: int, out_chs: int):
-        super().__init__()
         chs = out_chs // 2
-        self.conv1 = conv(in_chs, in_chs, 3, 2, groups=in_chs)
-        self.bn1 = nn.BatchNorm2d(in_chs)
-        self.conv2 = conv(in_chs, chs, 1)
-        self.bn2 = nn.BatchNorm2d(chs)
-        self.conv3 = conv(in_chs, chs, 1)
-        self.bn3 = nn.BatchNorm2d(chs)
-        self.conv4 = conv(chs, chs, 3, 2, groups=chs)
-        self.bn4 = nn.BatchNorm2d(chs)
-        self.conv5 = conv(chs, chs, 1)
-        self.bn5 = nn.BatchNorm2d(chs)
-        self.act = nn.ReLU(inplace=True)
+        super().__init__(
+            (in_chs, in_chs, 3, 2, in_chs),
+            (in_chs, chs, 1),
+            (in_chs, chs, 1),
+            (chs, chs, 3, 2, chs),
+            (chs, chs, 1),
+        )
         self.shuffle = nn.ChannelShuffle(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        left = self.act(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
-        right = self.bn4(self.conv4(self.act(self.bn3(self.conv3(x)))))
-        right = self.act(self.bn5(self.conv5(right)))
+        # Left: depthwise, then 1x1; right: 1x1, depthwise, 1x1.
+        left = self.act(self.normed(2, self.normed(1, x)))
+        right = self.normed(4, self.act(self.normed(3, x)))
+        right = self.act(self.normed(5, right))
         return self.shuffle(torch.cat([left, right], dim=1))
 
 
@@ -112,16 +100,12 @@ class CifarShuffleNet(StagedNet):
             **common: Any,
     ):
         super().__init__(**common)
-        self.conv1 = conv(self.in_chans, STEM_WIDTH, 1)
-        self.bn1 = nn.BatchNorm2d(STEM_WIDTH)
-        self.act1 = nn.ReLU(inplace=True)
-        self._add_feature("act1", STEM_WIDTH, 1)
+        self._add_stem(STEM_WIDTH, kernel=1)
         self._add_stages(block, STEM_WIDTH, widths, depths=(4, 8, 4), strides=(2, 2, 2))
+        # ShuffleNetV2 ends with a wider convolution, V1 does not.
         if final_width:
             self.final = ("conv2", "bn2", "act2")
-            self.conv2 = conv(widths[-1], final_width, 1)
-            self.bn2 = nn.BatchNorm2d(final_width)
-            self.act2 = nn.ReLU(inplace=True)
+            self.conv2, self.bn2, self.act2 = conv_bn_act(widths[-1], final_width, 1)
         self._finish(final_width or widths[-1])
 
 
@@ -132,5 +116,5 @@ register_variants(
         "cifar_shufflenetv1": {"block": ShuffleV1Block, "widths": (240, 480, 960)},
         "cifar_shufflenetv2": {"block": shuffle_v2_block, "widths": (116, 232, 464), "final_width": 1024},
     }),
-    **{**CIFAR_CFG, "pool_size": (4, 4)},
+    pool_size=(4, 4),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, init_weights, register_variants, with_short_names
+from ._base import StagedNet, init_weights, register_variants, with_short_names
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -30,6 +30,7 @@ class CifarVGG(StagedNet):
         super().__init__(**common)
         chs = self.in_chans
         for i, (width, depth) in enumerate(zip(WIDTHS, depths)):
+            # Convolutions with batch norm, under the numbers of the published weights.
             layers = []
             for _ in range(depth):
                 layers += [nn.Conv2d(chs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -37,6 +38,7 @@ class CifarVGG(StagedNet):
             named = {str(j): layer for j, layer in enumerate(layers)}
             if 1 <= i <= 3:
                 named = {"pool": nn.MaxPool2d(2), **named}  # in front, so that features are those before pooling
+            # The last stage is not pooled again.
             stage = self._add_stage(i, nn.Sequential(OrderedDict(named)))
             self._add_feature(stage, width, 2 ** min(i, 3))
         self._finish(chs)
@@ -53,5 +55,6 @@ register_variants(
         "cifar_vgg16": {"depths": (2, 2, 3, 3, 3)},
         "cifar_vgg19": {"depths": (2, 2, 4, 4, 4)},
     }),
-    **{**CIFAR_CFG, "pool_size": (4, 4), "first_conv": "block0.0"},
+    pool_size=(4, 4),
+    first_conv="block0.0",
 )

@@ -15,7 +15,7 @@ from ..data.datasets import class_names_of
 from ..data.wrapper import Wrapper
 from ..errors import UserError, one_line
 from ..files import read_plain, write_text
-from .loading import find_weights
+from .loading import find_weights, first_of
 
 _logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ CLASS_NAMES = "class_names.json"  # in a run folder
 
 def names_of_data(dataset: Dataset) -> list[str] | None:
     """Return the name of each class of a dataset, or None where a class has no name, or several by ``--class-map``."""
+    # Through wrappers to the dataset itself, whose reader numbers the classes.
     whole = dataset
     while isinstance(whole, Wrapper):
         whole = whole.dataset
@@ -45,20 +46,19 @@ def names_of_model(model: nn.Module, checkpoint: str | None, flag: str) -> list[
     Raises:
         UserError: the file with the names cannot be read.
     """
-    if checkpoint is None:
-        names = getattr(model, "pretrained_cfg", {}).get("label_names")
+    if checkpoint is not None:
+        names = recorded_names(checkpoint, flag)
     else:
-        names = _names_beside(find_weights(checkpoint, flag), flag)
-    names = _checked(names)
+        names = _checked(getattr(model, "pretrained_cfg", {}).get("label_names"))
     return names if names is not None and len(names) == model.num_classes else None
 
 
 def recorded_names(checkpoint: str, flag: str) -> list[str] | None:
     """Return the names beside a file or in a run folder, without opening a model. Raises `UserError`."""
-    return _checked(_names_beside(find_weights(checkpoint, flag), flag))
+    return _names_beside(find_weights(checkpoint, flag), flag)
 
 
-def _names_beside(weights: Path, flag: str) -> object:
+def _names_beside(weights: Path, flag: str) -> list[str] | None:
     exported = weights.suffix == ".safetensors"
     file = weights.parent / ("config.json" if exported else CLASS_NAMES)
     if not file.is_file():
@@ -67,11 +67,14 @@ def _names_beside(weights: Path, flag: str) -> object:
         content = read_plain(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {file}: not a JSON file: {one_line(error)}") from error
-    return content if not exported else content.get("label_names") if isinstance(content, dict) else None
+    if exported:
+        content = content.get("label_names") if isinstance(content, dict) else None
+    return _checked(content)
 
 
 def _checked(names: object) -> list[str] | None:
     """Return names as a list, also those that a config.json has by number; None unless each is a text of its own."""
+    # config.json has numbers as texts, since JSON has no others for keys.
     if isinstance(names, dict):
         numbered = {str(number): name for number, name in names.items()}
         names = [numbered.get(str(number)) for number in range(len(numbered))]
@@ -86,8 +89,9 @@ def write_class_names(folder: Path, names: list[str] | None) -> None:
     Raises:
         UserError: the run that goes on in it had the classes in another order, or others.
     """
+    # A run that goes on answers in the order of its first epochs.
     file = folder / CLASS_NAMES
-    before = _checked(_names_beside(folder / "last.pth.tar", "--resume"))
+    before = _names_beside(folder / "last.pth.tar", "--resume")
     if before and names and before != names:
         raise UserError(f"{file}: this run was trained on other classes, or has them in another order "
                         f"({_difference(before, names)}); give it the same data, or start another run")
@@ -107,6 +111,7 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
         None where the data have none of them, and where each that they have is at the same place as in ImageNet, whose
         further classes then only have other names.
     """
+    # Which set of ImageNet has as many classes.
     subset = infer_imagenet_subset(model)
     if subset is None:
         return None
@@ -114,9 +119,11 @@ def imagenet_names(model: nn.Module, of_data: Sequence[str] | None) -> list[str]
     synsets, words = list(info.label_names()), info.label_descriptions()
     if not of_data:
         return synsets
+    # The first word of a class, as folders have it, unless two classes share it.
     first = [text.split(",")[0] for text in words]
     once = {name for name, count in Counter(first).items() if count == 1}
     first = [name if name in once else text for name, text in zip(first, words)]
+    # Names that the data have most of; where all stand at the same place there is nothing to match.
     names = max((synsets, words, first), key=lambda names: len(set(names) & set(of_data)))
     common = set(names) & set(of_data)
     same = len(names) == len(of_data) and all(a == b for a, b in zip(names, of_data) if {a, b} & common)
@@ -139,8 +146,7 @@ def have_common_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str
         return False
     here, there = (", ".join(f"'{name[:60]}'" for name in names[:2]) for names in (ours, theirs))
     raise UserError(f"{who}: none of its {len(theirs)} classes ({there}, ...) is one of the {len(ours)} of the data "
-                    f"({here}, ...); rename the folders, name them by --class-names, or say which is which by "
-                    "--teacher-class-map FILE, from names to names")
+                    f"({here}, ...); name them by --class-names, or say which is which by --teacher-class-map FILE")
 
 
 def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | None) -> Tensor | None:
@@ -157,24 +163,27 @@ def match_classes(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
     Raises:
         UserError: both have names, and none in common.
     """
+    # Nothing to match: no names, or the same ones in the same order.
     if not have_common_names(who, theirs, ours):
         _logger.info(f"{who}: its classes are taken by position, as there are not names of them on both sides")
         return None
     if list(theirs) == list(ours):
         return None
-    numbers = {name: number for number, name in enumerate(ours)}
-    if sorted(theirs) == sorted(ours):
-        _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
-                     "logits are matched by name")
-    else:
+    # What is matched, and what has no partner.
+    unknown = [name for name in theirs if name not in set(ours)]
+    lacking = [name for name in ours if name not in set(theirs)]
+    if unknown or lacking:
         parts = []
-        for names, others, what in ((theirs, ours, "of its classes are not in the data"), (
-                ours, theirs, "classes of the data it does not know")):
-            odd = [name for name in names if name not in set(others)]
-            if odd:
-                parts.append(f"{len(odd)} {what} ({', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''})")
+        for names, what in ((unknown, "of its classes are not in the data"),
+                            (lacking, "classes of the data it does not know")):
+            if names:
+                parts.append(f"{len(names)} {what} ({first_of(names)})")
         _logger.warning(f"WARNING: {who}: {len(theirs)} classes are matched with the {len(ours)} of the data by name: "
                         f"{'; '.join(parts)}")
+    else:
+        _logger.info(f"{who}: its classes are those of the data in another order ({_difference(theirs, ours)}); its "
+                     "logits are matched by name")
+    numbers = {name: number for number, name in enumerate(ours)}
     return torch.tensor([numbers.get(name, -1) for name in theirs])
 
 
@@ -190,14 +199,14 @@ def warn_of_names(who: str, theirs: Sequence[str] | None, ours: Sequence[str] | 
 
 def are_elsewhere(theirs: Sequence[str], ours: Sequence[str]) -> bool:
     """Say whether a name that both have is at another place, so that no position says which class is which."""
+    # Names that only one of both has do not count.
     places = {name: place for place, name in enumerate(ours)}
     return any(places.get(name, place) != place for place, name in enumerate(theirs))
 
 
 def _difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    """Name the first class that differs, preferably one that the other does not have at all."""
-    pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours)) if a != b]
-    if not pairs:
-        return f"{len(theirs)} classes there, {len(ours)} here"
-    number, a, b = next((pair for pair in pairs if pair[1] not in ours), pairs[0])
-    return f"class {number} is '{a[:60]}' there, '{b[:60]}' here"
+    """Name the first class that differs."""
+    for number, (there, here) in enumerate(zip(theirs, ours)):
+        if there != here:
+            return f"class {number} is '{there[:60]}' there, '{here[:60]}' here"
+    return f"{len(theirs)} classes there, {len(ours)} here"

@@ -32,6 +32,7 @@ class PlainCNN(StagedNet):
         chs = self.in_chans
         for i, stage_widths in enumerate(widths):
             layers = [nn.MaxPool2d(2)] if i and not strided else []
+            # Only the first convolution of a stage may halve the resolution.
             for k, width in enumerate(stage_widths):
                 stride = 2 if strided and k == 0 else 1
                 layers += [nn.Conv2d(chs, width, kernel_size, stride, kernel_size // 2, bias=not batch_norm)]
@@ -52,12 +53,7 @@ register_variants(
         "w2s_cnn5": {"widths": ((16,), (24, 32), (48, 48)), "batch_norm": True},
     },
     num_classes=10,
-    input_size=(3, 32, 32),
-    pool_size=(8, 8),
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    interpolation="bilinear",
-    crop_pct=1.0,
     first_conv="stage1.0",
-    license="apache-2.0",
 )

@@ -36,6 +36,7 @@ class FeatureExtractor:
 
     def __call__(self, model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the logits (B, num_classes), equal to ``model(images)``, and the features of the chosen stages."""
+        # One pass through the network, then the head once where that is enough.
         final, maps = model.forward_intermediates(images, indices=list(self.stages), stop_early=False)
         pre_logits = model.forward_head(final, pre_logits=True)
         logits = model.get_classifier()(pre_logits) if self.one_head_call else model.forward_head(final)
@@ -58,19 +59,30 @@ def create_feature_extractor(
     Raises:
         UserError: the model has no `forward_intermediates`, or no such stage.
     """
-    missing = [m for m in ("forward_intermediates", "forward_head", "get_classifier") if not hasattr(model, m)]
-    if missing:
-        raise UserError(
-            f"{type(model).__name__} has no {missing[0]}: losses on features need a model with timm's interface")
+    for method in ("forward_intermediates", "forward_head", "get_classifier"):
+        if not hasattr(model, method):
+            raise UserError(
+                f"{type(model).__name__} has no {method}: losses on features need a model with timm's interface")
+
+    # One pass shows the shape of every level, and whether the head is the classifier alone.
     parameter = next(model.parameters())
     images = torch.linspace(-1, 1, torch.Size(input_size).numel(), device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad(), _eval_mode(model):
         final, maps = model.forward_intermediates(images.reshape(1, *input_size), stop_early=False)
         pre_logits = model.forward_head(final, pre_logits=True)
         one_head_call = _is_classifier_on_pre_logits(model, pre_logits, model.forward_head(final))
-    map_shapes = [tuple(m.shape[1:]) for m in maps]
-    chosen = default_stages(map_shapes) if stages is None else _checked_stages(stages, map_shapes)
-    shapes = (*(map_shapes[i] for i in chosen), tuple(pre_logits.shape[1:]))
+    map_shapes = [tuple(level.shape[1:]) for level in maps]
+
+    # The levels that are asked for, in their order.
+    count = len(maps)
+    if stages is None:
+        chosen = default_stages(map_shapes)
+    else:
+        chosen = tuple(sorted({stage % count for stage in stages}))
+        if not chosen or len(chosen) < len(stages) or not all(-count <= stage < count for stage in stages):
+            raise UserError(f"stages {list(stages)}: expected one or more different levels out of the model's {count}, "
+                            f"0 to {count - 1}")
+    shapes = (*(map_shapes[stage] for stage in chosen), tuple(pre_logits.shape[1:]))
     return FeatureExtractor(chosen, shapes, one_head_call)
 
 
@@ -83,12 +95,14 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise UserError(f"{type(model).__name__} has no forward_features and forward_head: few-shot learning and "
                         "--clean-select knn need a model with timm's interface")
+    # Models with two heads give what each of them sees.
     pooled = model.forward_head(model.forward_features(images), pre_logits=True)
     return torch.cat(pooled, dim=1) if isinstance(pooled, (tuple, list)) else pooled.flatten(1)
 
 
 def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the indices of the stages used when none are chosen, given the shapes of all of a model's maps."""
+    # The last levels are the semantic ones; blocks of one shape are spread over the depth.
     count = len(map_shapes)
     if count <= NUM_STAGES:
         return tuple(range(count))
@@ -97,23 +111,13 @@ def default_stages(map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(range(count - NUM_STAGES, count))
 
 
-def _checked_stages(stages: Sequence[int], map_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    count = len(map_shapes)
-    for stage in stages:
-        if not -count <= stage < count:
-            raise UserError(f"there is no stage {stage}: the model has {count} feature levels, 0 to {count - 1}")
-    chosen = sorted({stage % count for stage in stages})
-    if not chosen or len(chosen) < len(stages):
-        raise UserError(f"stages {list(stages)}: expected one or more different levels out of 0 to {count - 1}")
-    return tuple(chosen)
-
-
 def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: Tensor) -> bool:
     """True where applying the model's classifier to the pre-logits gives its logits to the last bit."""
     try:
         again = model.get_classifier()(pre_logits)
     except (TypeError, RuntimeError, NotImplementedError, IndexError):
         return False  # several classifiers, or one that takes maps
+    # Equal to the last bit, for logits that depend on the weights at all.
     shows_weights = bool((logits != logits[:, :1]).any())  # the output of a head of zeros proves nothing
     return shows_weights and torch.is_tensor(again) and torch.equal(again, logits)
 
@@ -121,6 +125,7 @@ def _is_classifier_on_pre_logits(model: nn.Module, pre_logits: Tensor, logits: T
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; afterwards each module is in its own mode again."""
+    # Frozen parts of a student are in evaluation mode while the rest trains.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -11,30 +11,25 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import downsample_conv
 from torch import nn
 
-from ._base import StagedNet, conv, init_weights, register_variants
+from ._base import ConvBlock, StagedNet, init_weights, register_variants
 
 
-class FewShotBlock(nn.Module):
+class FewShotBlock(ConvBlock):
     """Three 3x3 convolutions with batch norm and LeakyReLU(0.1); one with stride 2 ends in a 2x2 max-pool and has a
     convolution on the shortcut.
     """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
-        super().__init__()
-        self.conv1 = conv(in_chs, out_chs)
-        self.bn1 = nn.BatchNorm2d(out_chs)
-        self.conv2 = conv(out_chs, out_chs)
-        self.bn2 = nn.BatchNorm2d(out_chs)
-        self.conv3 = conv(out_chs, out_chs)
-        self.bn3 = nn.BatchNorm2d(out_chs)
+        # A block with stride halves the resolution by its pool, not by a convolution.
+        super().__init__((in_chs, out_chs), (out_chs, out_chs), (out_chs, out_chs))
         self.downsample = downsample_conv(in_chs, out_chs, 1) if stride == 2 else nn.Identity()
         self.act = nn.LeakyReLU(0.1, inplace=True)
         self.pool = nn.MaxPool2d(2) if stride == 2 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.act(self.bn1(self.conv1(x)))
-        y = self.act(self.bn2(self.conv2(y)))
-        return self.pool(self.act(self.bn3(self.conv3(y)) + self.downsample(x)))
+        y = self.act(self.normed(1, x))
+        y = self.act(self.normed(2, y))
+        return self.pool(self.act(self.normed(3, y) + self.downsample(x)))
 
 
 class FewShotResNet(StagedNet):
@@ -66,8 +61,6 @@ register_variants(
     pool_size=(5, 5),
     mean=IMAGENET_DEFAULT_MEAN,
     std=IMAGENET_DEFAULT_STD,
-    interpolation="bilinear",
     crop_pct=80 / 92,
     first_conv=("layer1.0.conv1", "layer1.0.downsample.0"),
-    license="apache-2.0",
 )

@@ -78,9 +78,11 @@ def plugin_identity(model: nn.Module, name: str | None) -> dict[str, str]:
     Raises:
         UserError: the method returns something else.
     """
+    # Code of known packages is identified by state and repr.
     module = foreign_code(model, name)
     if module is None and not hasattr(model, "cache_identity"):
         return {}
+    # Code that does not say what it is may be another one tomorrow.
     if not hasattr(model, "cache_identity"):
         _logger.info(f"Model {name or type(model).__name__} is code of {module} without a cache_identity(): what is "
                      "stored of its outputs is for this run only")
@@ -99,6 +101,7 @@ def foreign_code(model: nn.Module, name: str | None = None) -> str | None:
         model: the model.
         name: by which timm made it.
     """
+    # What built it, and whatever runs in its forward pass: classes, hooks, functions set in place of forward.
     names = [n.partition(".")[0] for n in (name or "", str(getattr(model, "pretrained_cfg", {}).get("architecture")))]
     code = [model_entrypoint(n) for n in names if is_model(n)]
     for part in model.modules():
@@ -113,6 +116,7 @@ def digest(fingerprints: Iterable[Mapping[str, object]]) -> str:
 
     What may be another on another device, and code that does not say what it is, are left out.
     """
+    # A run goes on with the same models on another device, too.
     kept = [{key: value for key, value in found.items()
              if key not in OF_THIS_USE and not str(value).startswith(THIS_RUN)} for found in fingerprints]
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
@@ -122,6 +126,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors with their names, shapes and dtypes. Of sharded ones all ranks must call it."""
     found = hashlib.sha256()
     for name, tensor in tensors.items():
+        # The bytes as they are, whatever the dtype.
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         flat = whole.detach().cpu().contiguous().reshape(-1)
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -142,6 +147,7 @@ def onnx_files(file: Path) -> list[Path]:
 
     The names are looked for in its bytes, so that this needs no package that understands the whole format.
     """
+    # An entry says how long the name is, in one or two bytes.
     found = {file}
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for entry in _EXTERNAL_DATA.finditer(content):

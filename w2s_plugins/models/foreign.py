@@ -6,7 +6,6 @@ command line.
 
 import dataclasses
 import inspect
-import math
 import re
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import timm
 from timm.models import build_model_with_cfg, model_entrypoint
 from timm.models._hub import _parse_model_cfg
-from timm.models._pretrained import PretrainedCfg
 from torch import nn
 
 from ..cli.declare import Role
@@ -25,63 +23,70 @@ from ..errors import UserError, nearest, one_line
 from ..files import read_plain
 
 LARGEST = 2 ** 31  # of a number; sizes and counts are below
-# fields of timm's pretrained_cfg that say where weights lie or how they are loaded: they are left out
-LOCATIONS = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 # arguments of timm's functions around the constructor, and those that place a model or make it something else
 OUTSIDE = {"self", "pruned", "device", "dtype", "features_only", "out_indices", "feature_cls", "inputs",
            *inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
-BATCH_NORM = {"bn_momentum", "bn_eps", "bn_tf"}  # timm makes a layer of them before it calls a constructor
+# what every architecture takes; timm makes a layer of the last three before it calls a constructor
+USUAL = {"num_classes", "in_chans", "global_pool", "img_size", "bn_momentum", "bn_eps", "bn_tf"}
 # kinds of datasets that lie on the disk: others are addresses, and webdataset runs those that begin with pipe:
 LOCAL_DATASETS = ("", "torch", "w2s", "wds", "inat2018", "inat2021")
 
 Check = tuple[Callable[[object], bool], str]
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < LARGEST
+def _is_number(value: object, least: float = -LARGEST) -> bool:
+    return type(value) in (int, float) and least <= value < LARGEST
 
 
-def _is_count(value: object, least: int = 0) -> bool:
-    return type(value) is int and least <= value < LARGEST
+def _whole(least: int) -> Check:
+    expected = f"a whole number from {least} to {LARGEST - 1}"
+    return lambda value: type(value) is int and least <= value < LARGEST, expected
 
 
-def _all(check: Callable[[object], bool], *lengths: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(map(check, value)) and len(value) in (lengths or (len(value),))
+def _list_of(check: Check, lengths: Container[int] = range(LARGEST)) -> Check:
+    fits, expected = check
+    return (lambda value: isinstance(value, list) and len(value) in lengths and all(map(fits, value)),
+            f"a list, each {expected}")
 
 
-def _one_or_more(value: object) -> bool:
-    return isinstance(value, str) or _all(lambda part: isinstance(part, str))(value)
+def _either(first: Check, second: Check) -> Check:
+    return lambda value: first[0](value) or second[0](value), f"{first[1]}, or {second[1]}"
 
 
-def _is_size(value: object) -> bool:
-    return _is_count(value, 1)
+def _one_of(*values: object) -> Check:
+    return lambda value: value in values, f"one of {', '.join(map(str, values))}"
 
 
-SIZES: Check = (_all(_is_size, 3), f"3 whole numbers from 1 to {LARGEST - 1}")
-TEXT: Check = (lambda value: isinstance(value, str), "a text")
-TEXTS: Check = (_one_or_more, "a text or a list of texts")
-SHARE: Check = (lambda value: _is_number(value) and value > 0, "a number above 0")
-COUNT: Check = (_is_count, f"a whole number from 0 to {LARGEST - 1}")
+def _text() -> Check:
+    return lambda value: isinstance(value, str), "a text"
+
+
+ABOVE_0: Check = (lambda value: _is_number(value, 1e-12), "a number above 0")
+SIZES = _list_of(_whole(1), {3})
+TEXTS = _either(_text(), _list_of(_text()))
 NAMES: Check = (lambda value: isinstance(value, (list, dict)), "a list or a mapping")
+SOME = range(1, LARGEST)
+# Of timm's pretrained_cfg, what describes the model. Where weights lie and how they are loaded is not here: it is left
+# out, as all that is unknown.
 PRETRAINED_CFG: dict[str, Check] = {
     **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), SIZES),
-    **dict.fromkeys(("pool_size", "test_pool_size"), (_all(_is_size), "whole numbers from 1 on")),
-    **dict.fromkeys(("crop_pct", "test_crop_pct"), SHARE),
-    **dict.fromkeys(("num_classes", "label_offset"), COUNT),
-    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), TEXT),
+    **dict.fromkeys(("pool_size", "test_pool_size"), _list_of(_whole(1))),
+    **dict.fromkeys(("crop_pct", "test_crop_pct"), ABOVE_0),
+    **dict.fromkeys(("num_classes", "label_offset"), _whole(0)),
+    **dict.fromkeys(("tag", "license", "description", "origin_url", "paper_name", "architecture"), _text()),
     **dict.fromkeys(("first_conv", "classifier", "paper_ids", "notes"), TEXTS),
     **dict.fromkeys(("label_names", "label_descriptions"), NAMES),
-    "mean": (lambda value: bool(value) and _all(_is_number)(value), "a list of numbers"),
-    "std": (lambda value: bool(value) and _all(SHARE[0])(value), "a list of numbers above 0"),
+    "mean": _list_of((_is_number, "a number"), SOME),
+    "std": _list_of(ABOVE_0, SOME),
     "fixed_input_size": (lambda value: isinstance(value, bool), "true or false"),
-    "interpolation": (lambda value: value in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
-    "crop_mode": (lambda value: value in ("center", "squash", "border"), "center, squash or border"),
+    "interpolation": _one_of(*INTERPOLATIONS),
+    "crop_mode": _one_of("center", "squash", "border"),
 }
 COMMON_ARGS: dict[str, Check] = {
-    "in_chans": (_is_size, "a whole number from 1 on"),
-    "num_classes": COUNT,
-    "img_size": (lambda value: _is_size(value) or _all(_is_size, 2)(value), "a whole number, or two"),
-    "global_pool": TEXT,
+    "in_chans": _whole(1),
+    "num_classes": _whole(0),
+    "img_size": _either(_whole(1), _list_of(_whole(1), {2})),
+    "global_pool": _text(),
 }
 
 
@@ -101,58 +106,42 @@ def read_model_config(
         given: arguments of the constructor that the user gives by hand; what the file says of them is left out.
 
     Returns:
-        The name of the architecture; ``pretrained_cfg`` without `LOCATIONS`, as timm completes it; and ``model_args``,
-        which `check_model_args` has looked at.
+        The name of the architecture; those fields of ``pretrained_cfg`` that `PRETRAINED_CFG` names, as timm completes
+        them; and ``model_args``, which `check_model_args` has looked at.
 
     Raises:
         UserError: not such a file, or a value that is not allowed.
     """
     try:
+        # Which architecture.
         content = read_plain(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: not a JSON file: {one_line(error)}") from error
-    content = {k: v for k, v in content.items() if v is not None} if isinstance(content, dict) else None
-    if content is None or not all(isinstance(content.get(k, {}), dict) for k in ("pretrained_cfg", "model_args")):
-        raise UserError(f"{where}: not the config.json of a timm model: expected a mapping, with mappings "
-                        "pretrained_cfg and model_args")
-    architecture = content.get("architecture")
-    check_architecture(architecture, where)
-    theirs = {k: v for k, v in content.get("model_args", {}).items() if k not in given}
-    labels = ("label_names", "label_descriptions")
-    top = {k: content[k] for k in ("num_classes", *labels) if k in content}
-    checked = {"architecture": architecture, **_check(top, PRETRAINED_CFG, where),
-               "model_args": check_model_args(architecture, theirs, f"{where}: model_args")}
-    # older files have the fields of pretrained_cfg at the top
-    fields = content.get("pretrained_cfg", {"label_names" if k == "labels" else k: v for k, v in content.items() if (
-        k not in ("architecture", "num_features", "model_args"))})
-    checked["pretrained_cfg"] = _check_pretrained_cfg(fields, f"{where}: pretrained_cfg")
-    try:
+        architecture = content["architecture"]
+        # A name of the architecture alone: no tag, no id of the Hub, no folder.
+        if not re.fullmatch(r"\w+", architecture) or not timm.is_model(architecture):
+            raise UserError(f"{where}: timm {timm.__version__} has no architecture {architecture!r:.60}"
+                            f"{nearest(architecture, timm.list_models())}; one of your own needs --plugins")
+        # What its constructor is given.
+        args = {key: value for key, value in (content.get("model_args") or {}).items() if key not in given}
+        # Older files have the fields of pretrained_cfg at the top, newer ones some of them.
+        fields = {**(content.get("pretrained_cfg") or content)}
+        for key in ("num_classes", "label_names", "label_descriptions"):
+            if content.get(key) is not None:
+                fields[key] = content[key]
+        # timm brings the two together: input sizes follow from the arguments.
+        checked = {
+            "architecture": architecture,
+            "model_args": check_model_args(architecture, args, f"{where}: model_args"),
+            "pretrained_cfg": _check(fields, PRETRAINED_CFG, f"{where}: pretrained_cfg"),
+        }
         cfg, _, model_args = _parse_model_cfg(checked, {})
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{where}: not the config.json of a timm model: {one_line(error)}") from error
     return architecture, cfg, model_args
 
 
-def check_architecture(name: object, where: str) -> None:
-    """Raise a `UserError` unless ``name`` is that of an architecture: no tag, no id of the Hub, no folder."""
-    if not isinstance(name, str):
-        raise UserError(f"{where}: not the config.json of a timm model: it names no architecture")
-    if not re.fullmatch(r"\w+", name) or not timm.is_model(name):
-        raise UserError(f"{where}: timm {timm.__version__} has no architecture {name!r:.60}"
-                        f"{nearest(name, timm.list_models())}; one of your own needs --plugins")
-
-
-def _check_pretrained_cfg(fields: Mapping[str, object], where: str) -> dict[str, object]:
-    known = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    for key in fields:
-        if key not in known:
-            raise UserError(f"{where}: not that of a timm model: unknown field {key!r:.60}{nearest(key, known)}")
-    return _check({k: v for k, v in fields.items() if k not in LOCATIONS}, PRETRAINED_CFG, where)
-
-
 def _check(values: Mapping[str, object], checks: Mapping[str, Check], where: str) -> dict[str, object]:
-    """Return the values that are there. Raises `UserError` for one that is not of its kind."""
-    kept = {k: v for k, v in values.items() if v is not None}
+    """Return the values that ``checks`` name and that are there. Raises `UserError` for one that is not of its kind."""
+    kept = {key: values[key] for key in checks if values.get(key) is not None}
     for key, value in kept.items():
         fits, expected = checks[key]
         if not fits(value):
@@ -167,7 +156,8 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
         UserError: one that is not an argument of the architecture itself, or not a number, a text, a truth value or a
             list of those.
     """
-    kept = {k: v for k, v in args.items() if v is not None}
+    # Names that the architecture itself takes, and values that are plain: nothing else gets to a constructor.
+    kept = {key: value for key, value in args.items() if value is not None}
     allowed = constructor_arguments(architecture)
     for key, value in kept.items():
         if key not in allowed:
@@ -176,7 +166,7 @@ def check_model_args(architecture: str, args: Mapping[str, object], where: str) 
         if not _is_plain(value):
             raise UserError(f"{where}: {key}: {value!r:.60} is a {type(value).__name__}, expected a number, a text, "
                             f"true, false, or a list of those; numbers are below {LARGEST}")
-    _check({k: v for k, v in kept.items() if k in COMMON_ARGS}, COMMON_ARGS, where)
+    _check(kept, COMMON_ARGS, where)
     return kept
 
 
@@ -197,24 +187,20 @@ def constructor_arguments(architecture: str) -> set[str]:
     Constructors are the classifiers in the module that registers it; settings that are kept in a dataclass beside them
     can be given to those that take further arguments.
     """
+    # Arguments of the function that registers it, and of the classifiers and settings beside that.
     entry = model_entrypoint(architecture)
-    names = {"num_classes", "in_chans", "global_pool", "img_size"} | BATCH_NORM | _named(entry)
+    names = USUAL | _named(entry)
     for kind in vars(inspect.getmodule(entry)).values():
-        if not inspect.isclass(kind):
-            continue
         if dataclasses.is_dataclass(kind):
             names |= {field.name for field in dataclasses.fields(kind)}
-        elif issubclass(kind, nn.Module):
+        elif inspect.isclass(kind) and issubclass(kind, nn.Module):
             own = set().union(*(_named(base.__init__) for base in kind.__mro__))
             names |= own if "num_classes" in own else set()
     return {name for name in names - OUTSIDE if not name.startswith("pretrained")}
 
 
 def _named(function: Callable) -> set[str]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (ValueError, TypeError):  # of C
-        return set()
+    parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
@@ -231,6 +217,7 @@ def typed_flags(content: object, where: str) -> dict[str, object]:
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: expected a mapping of flags to values, found a {type(content).__name__}")
+    # Each is brought to its type as if it had been typed, then checked as a value of its flag.
     parser = train_parser()
     known = {k: list(v) if isinstance(v, tuple) else v for k, v in content.items() if k in parser.by_dest()}
     values = check_flags(known, parser, where)
@@ -248,17 +235,18 @@ def refuse_addresses(flags: Mapping[str, object], names: Mapping[str, str], wher
     """
     for name in sorted(train_parser().names(Role.PLACE) & names.keys()):
         value = flags.get(name)
+        # Of several places the first that is elsewhere counts.
         if name == "val_sets" and isinstance(value, list):
             places = [str(text).partition("=")[2] for text in value]
             value = next((p for p in places if ":" in p and p.split("/")[0].lower() not in ("torch", "w2s")), None)
         if not isinstance(value, str):
             continue
-        odd = ":" in value  # as in an address
+        elsewhere = ":" in value  # as in an address
         if name == "dataset":
-            odd |= value.split("/")[0].lower() not in LOCAL_DATASETS
+            elsewhere |= value.split("/")[0].lower() not in LOCAL_DATASETS
         elif name == "model":  # neither a file with names, nor a pattern, nor all of them
-            odd = value == "all" or not re.fullmatch(r"[\w.-]+", value)
-        if odd:
+            elsewhere = value == "all" or not re.fullmatch(r"[\w.-]+", value)
+        if elsewhere:
             flag = f"--{names[name].replace('_', '-')}"
             raise UserError(f"{where}: it names {value!r:.80}, an address or more than one model, and nothing that a "
                             f"run names is fetched: if it is meant, give {flag} {value:.80}")

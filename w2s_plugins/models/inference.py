@@ -20,7 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..distributed.world import Precision
-from .features import pooled_features
 
 _logger = logging.getLogger(__name__)
 
@@ -41,20 +40,19 @@ def inference_form(model: nn.Module, input_size: tuple[int, int, int]) -> nn.Mod
         A model whose logits, feature levels and pre-logits differ from those of ``model`` by at most `TOLERANCE`
         of their largest value in float32; ``model`` itself where nothing can be gained.
     """
+    # Each change is tried on random images, and what fails or differs is left out.
     parameter = next(model.parameters(), torch.empty(0))
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    name, form = type(model).__name__, model
+    form = model
     for change in (merge_branches, fold_batch_norms):
         try:
             changed = change(form, images)
             difference = 0.0 if changed is form else _difference(changed, model, images)
-        except Exception as error:  # whatever a model does that nobody thought of: its plain form works
-            _logger.debug(f"{name}: {change.__name__} failed: {error!r}")
-            continue
-        if difference <= TOLERANCE:
+            if difference > TOLERANCE:
+                raise RuntimeError(f"changes outputs by {difference:.2g} of the largest")
             form = changed
-        else:
-            _logger.debug(f"{name}: {change.__name__} changes outputs by {difference:.2g} of the largest: left out")
+        except Exception as error:  # whatever a model does that nobody thought of: its plain form works
+            _logger.debug(f"{type(model).__name__}: {change.__name__} is left out: {error!r}")
     return form
 
 
@@ -68,6 +66,7 @@ def cpu_has_bfloat16_units() -> bool:
 
 def inference_dtype(precision: Precision) -> torch.dtype:
     """Return the dtype of a frozen model: autocast's or the student's where the device is fast in it, else float32."""
+    # Emulated dtypes are slower than float32.
     dtype = precision.amp_dtype or precision.dtype
     if precision.device.type == "cpu" and not (dtype == torch.bfloat16 and cpu_has_bfloat16_units()):
         return torch.float32
@@ -77,24 +76,21 @@ def inference_dtype(precision: Precision) -> torch.dtype:
 # ---------------------------------------------------------------- what a change must not alter
 
 
-def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
-    """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
-    if hasattr(model, "forward_intermediates") and hasattr(model, "forward_head"):
-        return [model, lambda images: _features(model, images)]
-    if hasattr(model, "forward_features") and hasattr(model, "forward_head"):
-        return [model, lambda images: pooled_features(model, images)]
-    return [model]
-
-
 def _features(model: nn.Module, images: Tensor) -> list[Tensor]:
     final, maps = model.forward_intermediates(images, stop_early=False)
     return [*maps, model.forward_head(final, pre_logits=True)]
 
 
+def _passes(model: nn.Module) -> list[Callable[[Tensor], object]]:
+    """Return the ways in which a run may use a teacher: for logits and, with timm's interface, for features."""
+    has_features = hasattr(model, "forward_intermediates") and hasattr(model, "forward_head")
+    return [model, partial(_features, model)] if has_features else [model]
+
+
 @torch.inference_mode()
 def _difference(changed: nn.Module, plain: nn.Module, images: Tensor) -> float:
     """Return the largest difference of an output, relative to its largest value."""
-    ours, theirs = (tree_leaves([run(images) for run in _passes(m)]) for m in (changed, plain))
+    ours, theirs = (tree_leaves([run(images) for run in _passes(form)]) for form in (changed, plain))
     relative = [(a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(ours, theirs, strict=True)]
     return torch.stack(relative).nan_to_num(torch.inf).max().item()
 
@@ -119,8 +115,10 @@ def fold_batch_norms(model: nn.Module, images: Tensor) -> nn.Module:
     """Fold batch norm into the layer before it; the activation of timm's norm layers stays."""
     if not any(type(m) in BATCH_NORMS for m in model.modules()):
         return model
+    # Pairs in every way of use; what one of them reads in between must stay.
     pairs = set.intersection(*(_find_pairs(model, run, images) for run in _passes(model)))
     form = _copy(model)
+    # Mean and scale of the norm go into weight and bias of the layer.
     for layer_name, norm_name in pairs:
         layer, norm = form.get_submodule(layer_name), form.get_submodule(norm_name)
         fuse = fuse_linear_bn_weights if type(layer) is nn.Linear else fuse_conv_bn_weights
@@ -147,7 +145,9 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
 
     Both work once in a run. A tensor is followed by its identity, so one that was reshaped in between is no pair.
     """
-    reads, calls = _Reads(), Counter()
+    # What is noted of the run.
+    reads = _Reads()
+    calls: Counter[str] = Counter()
     made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors, so that identities stay theirs
     found: list[tuple[int, str]] = []
 
@@ -162,6 +162,7 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
         if id(args[0]) in made:
             found.append((id(args[0]), name))
 
+    # Watch one run, in which every layer notes its output and every norm its input.
     hooks = []
     for name, module in model.named_modules():
         if type(module) in LAYERS:
@@ -174,5 +175,7 @@ def _find_pairs(model: nn.Module, run: Callable[[Tensor], object], images: Tenso
     finally:
         for hook in hooks:
             hook.remove()
+
+    # What is read by others too, is an output of the model, or is called twice is no pair.
     pairs = {(made[key][0], norm) for key, norm in found if reads.counts[key] == 1 and key not in returned}
     return {(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1}

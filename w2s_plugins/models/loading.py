@@ -2,15 +2,12 @@
 
 import argparse
 import contextlib
-import errno
 import inspect
-import logging
-import re
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 
 import timm
 import torch
@@ -32,19 +29,22 @@ from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular, file_sha256
-from ..hub.errors import on_hub
+from ..hub.errors import hub_errors
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import check_model_args, read_model_config, typed_flags
 from .merged import has_adapters, merge_state
 from .shards import RUN_FILE, is_sharded, read_section
 
-_logger = logging.getLogger(__name__)
-
 # of a run folder: the export is the checkpoint that the run selected
 WEIGHT_FILES = ("export/model.safetensors", "model.safetensors", "last.pth.tar", "last.sharded", "model_best.pth.tar")
 # settings of a run that say how the inputs of its checkpoint are made
 INPUT_KEYS = sorted(train_parser().names(Role.INPUT))
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names as a text."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class LoadReport:
         for name in ("missing", "unexpected", "mismatched"):
             keys = getattr(self, name)
             if keys:
-                parts.append(f"{len(keys)} {name} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})")
+                parts.append(f"{len(keys)} {name} ({first_of(keys)})")
         return f"{self.path}: {', '.join(parts)}"
 
 
@@ -84,56 +84,57 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
     Raises:
         UserError: unknown model or argument, weights that cannot be had.
     """
-    if name.startswith("local-dir:") and not (Path(name.removeprefix("local-dir:")) / "config.json").is_file():
-        raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
-    if name.startswith("local-dir:") and pretrained:
-        check_folder(Path(name.removeprefix("local-dir:")), flag)
-
-    def create() -> nn.Module:
-        architecture, own = _named_model(flag, name, [key for key, value in kwargs.items() if value is not None])
-        for key, value in kwargs.items():
-            if value is not None:
-                own[key] = value
-        theirs = {k: v for k, v in (recorded or {}).items() if kwargs.get(k) is None}
-        if theirs:
-            own.update(check_model_args(
-                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights"))
-        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **own)
-        try:
-            model = timm.create_model(pretrained=pretrained, **resolved)
-        except (URLError, TimeoutError) as error:  # not of the Hub, whose client is another
-            url = get_pretrained_cfg_value(name, "url")
-            what = "is not to be had there" if isinstance(error, HTTPError) else "cannot be reached"
-            raise UserError(f"{flag} {name}: {url} {what} ({one_line(error)}); put that file into "
-                            f"{torch.hub.get_dir()}/checkpoints, or give it as a file of weights") from error
+    # A folder is looked at before timm reads it.
+    source, place = parse_model_name(name)
+    if source == "local-dir":
+        if not (Path(place) / "config.json").is_file():
+            raise UserError(f"{flag} {name}: no config.json in that folder; expected a folder in timm's export format")
         if pretrained:
-            hub_source(model, name)  # compares the bytes with what the Hub announced
-        return model
-
+            check_folder(Path(place), flag)
+    own = {key: value for key, value in kwargs.items() if value is not None}
     try:
-        return on_hub(f"{flag} {name}", create)
+        with hub_errors(f"{flag} {name}"):
+            # What files say is checked, and what the user says wins over it.
+            architecture, described = _described_model(flag, name, own)
+            theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
+            if theirs:
+                theirs = check_model_args(
+                    split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
+            # timm makes it, and brings it to the size of the images.
+            resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
+            model = timm.create_model(pretrained=pretrained, **resolved)
+            # The bytes are compared with what the Hub announced.
+            if pretrained:
+                hub_source(model, name)
+            return model
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways
-        if "No pretrained weights exist" in str(error) or "Invalid pretrained config" in str(error):
+        text = one_line(error)
+        if "No pretrained weights exist" in text or "Invalid pretrained config" in text:
             raise UserError(f"{flag} {name}: timm has no pretrained weights for it; give a file of weights") from error
-        raise UserError(f"{flag} {name}: cannot be created: {one_line(error)}") from error
+        if isinstance(error, (URLError, TimeoutError)):  # not of the Hub, whose client is another
+            raise UserError(f"{flag} {name}: {get_pretrained_cfg_value(name, 'url')} cannot be had ({text}); put that "
+                            f"file into {torch.hub.get_dir()}/checkpoints") from error
+        raise UserError(f"{flag} {name}: cannot be created: {text}") from error
 
 
-def _named_model(flag: str, name: str, given: Container[str] = ()) -> tuple[str, dict[str, object]]:
-    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`.
-
-    Those of the names ``given`` are the user's.
+def _described_model(flag: str, name: str, given: Container[str]) -> tuple[str, dict[str, object]]:
+    """Return the architecture, or timm's own name, that ``name`` stands for, and arguments of `timm.create_model`, but
+    for those that are ``given``.
     """
     source, place = parse_model_name(name)
     if source is None:
         return name, {}
+    # What the model is, by its config.json.
     hub = source == "hf-hub"
     path = download_from_hf(place, "config.json") if hub else Path(place) / "config.json"
     architecture, cfg, model_args = read_model_config(Path(path), f"{flag} {name}: its config.json", given)
-    if not hub:  # the weights of a repository may not be here yet
+    # A number of classes takes memory, so a folder must be as large; the weights of a repository may not be here yet.
+    if not hub:
         beside = sum(file.stat().st_size for file in Path(place).iterdir() if file.is_file())
         check_count(cfg.get("num_classes") or 0, beside, f"{flag} {name}: classes in its config.json, by its bytes")
+    # Where its weights lie is what the user named, whatever the file says.
     cfg = {**cfg, "source": source, "hf_hub_id" if hub else "file": place}
     return architecture, {**model_args, "pretrained_cfg": cfg, "pretrained_model_args": model_args}
 
@@ -157,6 +158,7 @@ def find_weights(path: str, flag: str) -> Path:
     Raises:
         UserError: there is none.
     """
+    # Of a run folder, the checkpoint that the run selected comes first.
     file = Path(path)
     if file.is_dir() and not is_sharded(file):
         for name in WEIGHT_FILES:
@@ -200,14 +202,16 @@ def read_weights(
     Raises:
         UserError: truncated, not a checkpoint, a pickle that would run code, or quantised weights.
     """
+    # Shards are put together; a file is one of torch.save or safetensors.
     if is_sharded(path):
         averaged = use_ema and has_ema(path, flag)
         state = read_section(path, "state_dict_ema" if averaged else "state_dict", flag)
     else:
         state = _read_state(path, flag, use_ema)
-    packed = [f"{k} is {v.dtype}" for k, v in state.items() if v.dtype.itemsize == 1 and (
-        k.endswith("weight") or v.is_floating_point())]
-    if packed:  # torch would take the numbers as they are, without the scales that belong to them
+    # torch would take quantised numbers as they are, without the scales that belong to them.
+    packed = [f"{name} is {value.dtype}" for name, value in state.items() if value.dtype.itemsize == 1 and (
+        name.endswith("weight") or value.is_floating_point())]
+    if packed:
         raise UserError(f"{flag} {path}: has quantised weights ({packed[0]}, {len(packed)} in all), of which a student "
                         "cannot be made; expected weights in float32, float16 or bfloat16")
     return state if keep_adapters or not has_adapters(state) else _merged(state, path, flag)
@@ -219,17 +223,19 @@ def _read_state(path: Path, flag: str, use_ema: bool) -> dict[str, Tensor]:
     with _read_errors(path, flag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*TorchScript archive")  # the error that follows says it
         check_archive(path)
+        # timm finds the state within a checkpoint; self-distillation has two, of which the teacher counts.
         state = load_state_dict(str(path), use_ema=use_ema, device="cpu", weights_only=True)
-    nested = [state[k] for k in ("teacher", "student") if isinstance(state.get(k), dict)] if state else []
-    state = clean_state_dict(nested[0]) if nested else state
-    if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
-    with _read_errors(path, flag):
+        nested = [state[key] for key in ("teacher", "student") if isinstance(state.get(key), dict)]
+        state = clean_state_dict(nested[0]) if nested else state
         check_extent(tree_leaves(state), path)
-    return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{flag} {path}: holds no tensors; expected a state dict, plain or under state_dict or model")
+    return tensors
 
 
 def _merged(state: dict[str, Tensor], path: Path, flag: str) -> dict[str, Tensor]:
+    # How the adapters are scaled is known from the run's own flags alone.
     flags = {} if path.suffix == ".safetensors" else _flags_beside(path, flag, ("tune",))
     try:
         return merge_state(state, **parse_adapters(flags["tune"]))
@@ -256,45 +262,35 @@ def read_checkpoint(path: Path, flag: str, peek: bool = False) -> dict[str, obje
         if not peek:
             check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=peek)
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{flag} {path}: not a training checkpoint")
-    args = checkpoint.get("args")
-    flags = vars(args) if isinstance(args, argparse.Namespace) else args
-    if any(isinstance(value, Tensor) for value in tree_leaves(flags)):
-        raise UserError(f"{flag} {path}: not a checkpoint of this program or of timm: its flags hold tensors")
-    with _read_errors(path, flag):
         check_extent(tree_leaves(checkpoint), path)
+    # Flags are plain values: a tensor in their place would be copied with them wherever they go.
+    flags = _flags_of(checkpoint) if isinstance(checkpoint, dict) else None
+    if flags is None or any(isinstance(value, Tensor) for value in tree_leaves(flags)):
+        raise UserError(f"{flag} {path}: not a training checkpoint of this program or of timm")
     return checkpoint
 
 
 @contextlib.contextmanager
 def _read_errors(path: Path, flag: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes its readers stumble on into a `UserError`."""
+    """Turn whatever a damaged file makes its readers stumble on into a `UserError`, in words of our own: torch's tell
+    how to run what is in the file.
+    """
     try:
         check_regular(path)
         yield
     except Exception as error:
-        raise UserError(f"{flag} {path}: {_explain_read_error(path, error)}") from error
-
-
-def _explain_read_error(path: Path, error: Exception) -> str:
-    """Say what is wrong with a file of weights, in words of our own: torch's tell how to run what is in it."""
-    if isinstance(error, DamagedArchive) or str(error).startswith("refused: a tensor"):
-        return str(error)
-    if isinstance(error, OSError) and error.errno == errno.EINVAL:
-        return error.strerror
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read as a checkpoint: {error.strerror}"
-    text = f"{error} {error.__cause__ or ''}"
-    if "TorchScript" in text:
-        return ("refused: it is a TorchScript archive, which holds code, as OpenAI's files of CLIP are; expected a "
-                "state dict (timm has those weights: --model vit_base_patch32_clip_quickgelu_224.openai --pretrained)")
-    if path.stat().st_size == 0:
-        return "cannot be read as a checkpoint: the file is empty"
-    if named := re.search(r"(?:Unsupported globals?: (?:GLOBAL )?|unsupported GLOBAL )(\w+(?:\.\w+)*)", text):
-        return f"refused: it is a pickle that would run code when loaded ({named[1]}); expected tensors only"
-    return ("cannot be read as a checkpoint: truncated, damaged, of another kind, or a pickle that would run code when "
-            "loaded; expected a file of torch.save or safetensors")
+        text = f"{error} {error.__cause__ or ''}"
+        if isinstance(error, DamagedArchive) or text.startswith("refused: a tensor"):
+            reason = str(error)
+        elif isinstance(error, OSError) and error.strerror:
+            reason = f"cannot be read as a checkpoint: {error.strerror}"
+        elif "TorchScript" in text or "nsupported global" in text or "nsupported GLOBAL" in text:
+            reason = ("refused: it is a pickle that would run code when loaded, or a TorchScript archive, which holds "
+                      "code; expected tensors only")
+        else:
+            reason = ("cannot be read as a checkpoint: empty, truncated, damaged, of another kind, or a pickle that "
+                      "would run code when loaded; expected a file of torch.save or safetensors")
+        raise UserError(f"{flag} {path}: {reason}") from error
 
 
 def load_weights(
@@ -310,50 +306,52 @@ def load_weights(
     Raises:
         UserError: nothing matched, or keys outside ``allow`` did not; the message names keys and shapes.
     """
+    # What fits by name and shape, and what does not.
     own = model.state_dict()
-    mismatched = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     report = LoadReport(
         path=path,
-        matched=sum(k in own for k in state) - len(mismatched),
-        missing=[k for k in own if k not in state and not k.endswith("num_batches_tracked")],
-        unexpected=[k for k in state if k not in own],
-        mismatched=mismatched,
+        matched=len(fitting),
+        missing=[name for name in own if name not in state and not name.endswith("num_batches_tracked")],
+        unexpected=[name for name in state if name not in own],
+        mismatched=[name for name in state if name in own and name not in fitting],
     )
-    def unwanted(keys: list[str]) -> list[str]:
-        return [k for k in keys if not k.startswith(allow)] if allow else keys
-    wrong = {name: unwanted(getattr(report, name)) for name in ("missing", "unexpected", "mismatched")}
-    if not report.matched or any(wrong.values()):
-        details = [f"{len(keys)} {name} ({keys[0]})" for name, keys in wrong.items() if keys and name != "mismatched"]
-        details += [f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong["mismatched"][:2]]
-        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: {report.matched} of {len(own)} tensors "
+    # All must fit, but for what is allowed to differ.
+    details = []
+    for kind in ("missing", "unexpected", "mismatched"):
+        wrong = [name for name in getattr(report, kind) if not (allow and name.startswith(allow))]
+        if wrong:
+            details.append(f"{len(wrong)} {kind} ({wrong[0]})")
+        if wrong and kind == "mismatched":
+            details.append(f"it is {tuple(state[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
+    if details or not fitting:
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: {len(fitting)} of {len(own)} tensors "
                         f"matched; {'; '.join(details) or 'no key in common'}")
-    model.load_state_dict({k: v for k, v in state.items() if k not in mismatched}, strict=False)
+    model.load_state_dict(fitting, strict=False)
     return report
 
 
 def check_finite(state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` for weights that are not finite, those of a run that has diverged."""
-    broken = [k for k, v in state.items() if not v.isfinite().all()]
+    # NaN in one tensor is NaN in every answer.
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise UserError(f"{flag} {path}: {len(broken)} of its {len(state)} tensors have values that are not finite "
-                        f"({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}); take an earlier checkpoint")
+                        f"({first_of(broken)}); take an earlier checkpoint")
 
 
 def check_loaded(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> None:
     """Raise a `UserError` when nothing of ``state`` is in the model; timm renames and resizes what it loads."""
-    loaded = model.state_dict()
-    by_shape: dict[torch.Size, list[Tensor]] = {}
-    for value in loaded.values():
-        by_shape.setdefault(value.shape, []).append(value)
-    if not any(torch.equal(v, own) for v in state.values() if v.ndim > 1 for own in by_shape.get(v.shape, ())):
-        def some(tensors: dict[str, Tensor]) -> str:
-            return ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:2])
-        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded; it has "
-                        f"{some(state)}, ...; expected {some(loaded)}, ...")
+    # Names and sizes may be others than in the file, so values are compared.
+    loaded = list(model.state_dict().values())
+    if not any(torch.equal(value, own) for value in state.values() if value.ndim > 1 for own in loaded):
+        raise UserError(f"{flag} {path}: does not fit {type(model).__name__}: none of its tensors was loaded, such as "
+                        f"{next(iter(state))}; expected such as {next(iter(model.state_dict()))}")
 
 
 def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint under timm's names and sizes, where timm knows how (position embeddings)."""
+    # The filter that timm itself applies to what is published for the architecture.
     convert = getattr(inspect.getmodule(type(model)), "checkpoint_filter_fn", None)
     try:
         return convert(dict(state), model) if convert else state  # it may have taken out some when it fails
@@ -361,28 +359,17 @@ def adapt_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]
         return state  # of another layout; what does not fit is told when it is loaded
 
 
-def unwrap_state(model: nn.Module, state: dict[str, Tensor], path: str, flag: str) -> dict[str, Tensor]:
-    """Return the weights of a model that a checkpoint has as a part of something larger, as Lightning's ``model.``.
-
-    Raises:
-        UserError: it has several of them.
-    """
-    heads = classifier_prefixes(model)
-    own = [k for k in model.state_dict() if not k.endswith("num_batches_tracked") and not k.startswith(heads)]
-    if not own or own[0] in state:
-        return state
-    found = [k[:-len(own[0])] for k in state if k.endswith(f".{own[0]}")]
-    found = [prefix for prefix in found if all(prefix + k in state for k in own)]
-    if len(found) > 1:
-        raise UserError(f"{flag} {path}: holds several models of this kind, under {', '.join(found[:3])}; save the one "
-                        "that is meant in a file of its own")
-    return {k.removeprefix(found[0]): v for k, v in state.items() if k.startswith(found[0])} if found else state
+def unwrap_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the model in a checkpoint of Lightning, which has them under ``model.``."""
+    # A model of which something is named as in the file is not wrapped.
+    inside = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    return inside if inside and model.state_dict().keys().isdisjoint(state) else state
 
 
 def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the model's classification head."""
     names = model.pretrained_cfg.get("classifier") or ()
-    return tuple(f"{n}." for n in ((names,) if isinstance(names, str) else names))
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[str, object]:
@@ -391,14 +378,16 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
     Returns:
         Some of `INPUT_KEYS`, ``num_classes``, ``model_kwargs``; empty when nothing is known.
     """
+    # An export has a config.json beside it.
     if path.suffix == ".safetensors":
         config = path.parent / "config.json"
         if not config.is_file():
             return {}
         _, cfg, model_args = read_model_config(config, f"{flag} {config}", given)
-        found = {k: cfg[k] for k in INPUT_KEYS if cfg.get(k) is not None}
-        found["model_kwargs"] = {k: v for k, v in model_args.items() if k != "num_classes"}
-        return {**found, "num_classes": cfg.get("num_classes")}
+        found = {key: cfg[key] for key in (*INPUT_KEYS, "num_classes") if cfg.get(key) is not None}
+        model_args.pop("num_classes", None)
+        return {**found, "model_kwargs": model_args}
+    # A checkpoint has the flags of its run.
     found = _flags_beside(path, flag, (*INPUT_KEYS, "num_classes", "model_kwargs", "gp"))
     check_count(found.get("num_classes") or 0, path.stat().st_size, f"{flag} {path}: its classes, by its bytes")
     if pool := found.pop("gp", None):
@@ -406,8 +395,14 @@ def settings_beside(path: Path, flag: str, given: Container[str] = ()) -> dict[s
     return found
 
 
+def _flags_of(checkpoint: Mapping[str, object]) -> object:
+    """Return the flags that a training checkpoint has recorded, which timm keeps as a Namespace."""
+    flags = checkpoint.get("args") or {}
+    return vars(flags) if isinstance(flags, argparse.Namespace) else flags
+
+
 def _flags_beside(path: Path, flag: str, names: Iterable[str]) -> dict[str, object]:
     """Return those of some flags that a checkpoint says something of."""
-    saved = read_checkpoint(path, flag).get("args")
-    saved = vars(saved) if isinstance(saved, argparse.Namespace) else saved if isinstance(saved, dict) else {}
+    saved = _flags_of(read_checkpoint(path, flag))
+    saved = saved if isinstance(saved, dict) else {}
     return typed_flags({k: saved[k] for k in names if saved.get(k) not in (None, "", {})}, f"{flag} {path}: its flags")

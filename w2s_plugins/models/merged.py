@@ -56,13 +56,16 @@ def merge_state(
         KeyError: a weight is not there, as in a checkpoint inside an epoch.
         RuntimeError: the tensors are not those of such adapters.
     """
+    # The weights alone, and which layers have adapters.
     plain = {name.replace(BASE, "."): value for name, value in state.items() if not name.endswith(OTHERS)}
     layers = [name.removesuffix(FACTOR) for name in state if name.endswith(FACTOR)]
     if any(len(state[f"{layer}{FACTOR}"]) != rank for layer in layers):
         raise RuntimeError("the adapters have another rank")
+    # The same layers with adapters of PEFT, without the model around them.
     with torch.random.fork_rng(devices=[]):  # new layers draw weights, which are replaced at once
         parts = nn.ModuleDict({str(number): _empty(plain[f"{layer}.weight"]) for number, layer in enumerate(layers)})
         peft().inject_adapter_in_model(adapter_config(rank, alpha, kind, target_modules=[*parts]), parts, ADAPTER)
+    # Each is filled from the checkpoint, and PEFT merges it.
     for part, layer in zip(parts.values(), layers):
         own = {name.removeprefix(f"{layer}."): value for name, value in state.items() if name.startswith(f"{layer}.")}
         own.pop("base_layer.bias", None)  # an adapter leaves it as it is

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._base import CIFAR_CFG, StagedNet, conv, init_weights, register_variants, with_short_names
+from ._base import StagedNet, conv, init_weights, register_variants, with_short_names
 from .cifar_resnet import CifarResNet
 
 
-class _PreActBranch(nn.Module):
-    """The layers that both blocks below have."""
+class PreActBlock(nn.Module):
+    """The shortcut starts from the activated input in every block.
+
+    He et al. have the input itself on the shortcut of a block that keeps the shape; the networks with which the
+    noisy-label literature reports its results do not.
+    """
 
     def __init__(self, in_chs: int, out_chs: int, stride: int):
         super().__init__()
@@ -23,41 +27,30 @@ class _PreActBranch(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_chs)
         self.conv2 = conv(out_chs, out_chs)
         self.act = nn.ReLU(inplace=True)
+        self._add_shortcut(in_chs, out_chs, stride)
 
-    def _activated(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.bn1(x))
-
-    def _branch(self, activated: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.act(self.bn2(self.conv1(activated))))
-
-
-class WideBlock(_PreActBranch):
-    """The shortcut is the input, or a 1x1 convolution of the activated input where the channels change."""
-
-    def __init__(self, in_chs: int, out_chs: int, stride: int):
-        super().__init__(in_chs, out_chs, stride)
-        self.convShortcut = conv(in_chs, out_chs, 1, stride) if in_chs != out_chs else None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        activated = self._activated(x)
-        return self._branch(activated) + (x if self.convShortcut is None else self.convShortcut(activated))
-
-
-class PreActBlock(_PreActBranch):
-    """The shortcut starts from the activated input in every block.
-
-    He et al. have the input itself on the shortcut of a block that keeps the shape; the networks with which the
-    noisy-label literature reports its results do not.
-    """
-
-    def __init__(self, in_chs: int, out_chs: int, stride: int):
-        super().__init__(in_chs, out_chs, stride)
+    def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
         changes = stride != 1 or in_chs != out_chs
         self.shortcut = nn.Sequential(*[conv(in_chs, out_chs, 1, stride)] if changes else [])
 
+    def _skip(self, x: torch.Tensor, activated: torch.Tensor) -> torch.Tensor:
+        return self.shortcut(activated)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        activated = self._activated(x)
-        return self._branch(activated) + self.shortcut(activated)
+        # Norm and activation come before each convolution; what follows the first pair is shared with the shortcut.
+        activated = self.act(self.bn1(x))
+        y = self.act(self.bn2(self.conv1(activated)))
+        return self.conv2(y) + self._skip(x, activated)
+
+
+class WideBlock(PreActBlock):
+    """The shortcut is the input, or a 1x1 convolution of the activated input where the channels change."""
+
+    def _add_shortcut(self, in_chs: int, out_chs: int, stride: int) -> None:
+        self.convShortcut = conv(in_chs, out_chs, 1, stride) if in_chs != out_chs else None
+
+    def _skip(self, x: torch.Tensor, activated: torch.Tensor) -> torch.Tensor:
+        return x if self.convShortcut is None else self.convShortcut(activated)
 
 
 class WideResNet(StagedNet):
@@ -73,6 +66,7 @@ class WideResNet(StagedNet):
 
     def __init__(self, depth: int, width: int, **common: Any):
         super().__init__(**common)
+        # The stem is thin, stages are wide, and the last norm and activation follow them.
         widths = (16 * width, 32 * width, 64 * width)
         self.conv1 = conv(self.in_chans, 16)
         self._add_feature("conv1", 16, 1)
@@ -92,6 +86,7 @@ class PreActResNet(CifarResNet):
 
 def checkpoint_filter_fn(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Leave out the projection head, which checkpoints of Sel-CL have beside the classifier."""
+    # A model whose own classifier is called head keeps it.
     own = model.state_dict()
     return {name: value for name, value in state.items() if name in own or not name.startswith("head.")}
 
@@ -105,7 +100,6 @@ register_variants(
         "cifar_wrn_40_1": {"depth": 40, "width": 1},
         "cifar_wrn_40_2": {"depth": 40, "width": 2},
     }),
-    **CIFAR_CFG,
 )
 register_variants(
     globals(),
@@ -114,5 +108,5 @@ register_variants(
         "preact_resnet18": {"block": PreActBlock, "depths": (2, 2, 2, 2), "widths": (64, 64, 128, 256, 512)},
         "preact_resnet34": {"block": PreActBlock, "depths": (3, 4, 6, 3), "widths": (64, 64, 128, 256, 512)},
     },
-    **{**CIFAR_CFG, "pool_size": (4, 4)},
+    pool_size=(4, 4),
 )

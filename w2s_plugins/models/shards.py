@@ -42,6 +42,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     import torch.distributed.checkpoint as dcp  # takes 0.3 s, and most runs have no shards
 
+    # Every rank writes its part.
     try:
         dcp.save(
             dict(tensors),
@@ -50,6 +51,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         )
     except dcp.api.CheckpointException as error:
         raise UserError(f"{folder}: cannot be written ({_cause(error)}); what was there before is unchanged") from error
+    # Rank 0 writes down the checksums of all.
     own = {path.name: file_sha256(path) for path in folder.glob(f"shard-{dist.get_rank() + 1:05}-*")}
     gathered = gather_objects(own)
     if dist.get_rank() == 0:
@@ -64,15 +66,16 @@ def check_shards(folder: Path, flag: str) -> None:
     Raises:
         UserError: one is missing, damaged or more than was written.
     """
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
     try:
         hashes = dict(read_plain(folder / CHECKSUMS))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{flag} {folder}: damaged: its {CHECKSUMS} cannot be read: {one_line(error)}") from error
-    odd = sorted({*names} ^ hashes.keys(), key=str)
-    if odd := odd or [name for name in names if file_sha256(folder / name) != hashes[name]]:
-        raise UserError(f"{flag} {folder}: damaged: {odd[0]} is not what was written, by its SHA-256; take an earlier "
-                        "checkpoint")
+    # A shard that is missing, damaged or too many.
+    found = {path.name: file_sha256(path) for path in folder.glob("*.safetensors")}
+    wrong = sorted(str(name) for name in found.keys() | hashes.keys() if found.get(name) != hashes.get(name))
+    if wrong:
+        raise UserError(f"{flag} {folder}: damaged: {wrong[0]} is not what was written, by its SHA-256; take an "
+                        "earlier checkpoint")
 
 
 def read_shards(folder: Path, into: Mapping[str, Tensor], flag: str, alone: bool = False) -> None:
@@ -108,10 +111,12 @@ def read_section(folder: Path, section: str, flag: str) -> dict[str, Tensor]:
         metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except Exception as error:  # damaged files fail in many ways
         raise UserError(f"{flag} {folder}: damaged: {one_line(error)}") from error
+    # Tensors of the sizes that the shards say, filled by DCP.
+    prefix = f"{section}."
     whole = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()
-             if name.startswith(f"{section}.")}
+             if name.startswith(prefix)}
     read_shards(folder, whole, flag, alone=True)
-    return {name.removeprefix(f"{section}."): tensor for name, tensor in whole.items()}
+    return {name.removeprefix(prefix): tensor for name, tensor in whole.items()}
 
 
 def replace_folder(source: Path, target: Path) -> None:
@@ -120,6 +125,7 @@ def replace_folder(source: Path, target: Path) -> None:
     Raises:
         UserError: the folder cannot be renamed.
     """
+    # The old one is put aside, so that there is a whole one at any moment.
     try:
         if target.exists():
             shutil.rmtree(previous(target), ignore_errors=True)
@@ -137,8 +143,6 @@ def previous(folder: Path) -> Path:
 
 def _cause(error: BaseException) -> str:
     """The first failure of a rank within DCP's report of all of them."""
-    failures = getattr(error, "failures", None)
-    if failures:
-        error = next(iter(failures.values()))
-        error = error[0] if isinstance(error, tuple) else error
+    for failure in getattr(error, "failures", {}).values():
+        return one_line(failure[0] if isinstance(failure, tuple) else failure)
     return one_line(error)

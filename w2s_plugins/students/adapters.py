@@ -49,17 +49,22 @@ def default_targets(model: nn.Module) -> list[str]:
     """Return the modules that get an adapter: all linear layers but the classifier; of a network without such in its
     blocks, the convolutions that join channels, all but the first and those of squeeze-and-excite.
     """
+    # Gates are small, and their weights say little about content.
+    layers = _layers(model)
+    gates = {name for name in layers if re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", name)}
+    linear = [name for name, module in layers.items() if type(module) is nn.Linear and name not in gates]
+    convs = [name for name, module in layers.items() if isinstance(module, nn.Conv2d)]
+    return linear or [name for name in convs[1:] if name not in gates]
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the linear layers and convolutions by name, but for those of the head, which is trained whole, and those
+    in groups, to whose weights PEFT cannot add an adapter.
+    """
     head = {id(module) for own in heads_of(model) for module in own.modules()}
-    inner = [(name, module) for name, module in model.named_modules() if id(module) not in head]
-    linear = [name for name, module in inner if type(module) is nn.Linear and not _of_gate(name)]
-    if linear:
-        return linear
-    convs = [name for name, module in inner if isinstance(module, nn.Conv2d) and module.groups == 1]
-    return [name for name in convs[1:] if not _of_gate(name)]
-
-
-def _of_gate(name: str) -> bool:
-    return re.search(r"(^|\.)(se|gate|attn_se)(\.|$)", name) is not None
+    return {name: module for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and id(module) not in head
+            and getattr(module, "groups", 1) == 1}
 
 
 def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str) -> None:
@@ -74,30 +79,25 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
         name: of the model, for messages.
 
     Raises:
-        UserError: PEFT is missing, nothing fits the targets, or a layer is narrower than the rank or in groups.
+        UserError: PEFT is missing, nothing fits the targets, or PEFT refuses a layer.
     """
-    # Layers that can have an adapter: the head is trained whole, and in one that the model reads without calling it an
-    # adapter would have no effect.
+    # Layers by name, or those that the family of the model has.
     package = peft()
-    chosen = _chosen(model, adapters.targets, name)
-    heads = {id(module) for head in heads_of(model) for module in head.modules()}
-    if whole := [place for place in chosen if id(model.get_submodule(place)) in heads]:
-        raise UserError(f"--tune lora:targets: {whole[0]} is the head of {name}, which is trained whole: leave it out")
+    chosen = _matching_layers(model, adapters.targets, name) if adapters.targets else default_targets(model)
+    if not chosen:
+        raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
+
+    # In a layer that the model reads without calling it an adapter would have no effect.
     targets = _called(model, chosen, images)
-    if passed := [place for place in chosen if place not in targets]:
-        if adapters.targets or not targets:
-            raise UserError(f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
-                            "an adapter there would have no effect")
-        _logger.info(f"--tune lora: no adapter at {passed[0]} and the like ({len(passed)} layers), whose weights the "
-                     "model reads by itself")
-    if grouped := [place for place in targets if getattr(model.get_submodule(place), "groups", 1) > 1]:
-        raise UserError(f"--tune lora:targets: {grouped[0]} of {name} is a convolution in groups, to whose weights "
-                        "PEFT cannot add an adapter: leave it out")
-    narrow = [(min(_widths(model.get_submodule(t))), t) for t in targets]
-    width, where = min(narrow)
-    if adapters.rank > width:
-        raise UserError(f"--tune lora:rank={adapters.rank}: {where} of {name} is {width} wide; expected at most that, "
-                        "or other targets")
+    passed = [place for place in chosen if place not in targets]
+    if passed and (adapters.targets or not targets):
+        raise UserError(f"--tune lora:targets: {name} reads the weights of {passed[0]} without calling the layer, "
+                        "an adapter there would have no effect")
+    for place in targets:
+        width = min(model.get_submodule(place).weight.shape[:2])
+        if adapters.rank > width:
+            raise UserError(f"--tune lora:rank={adapters.rank}: {place} of {name} is {width} wide; expected at most "
+                            "that, or other targets")
 
     # PEFT puts them in, and freezes everything else.
     layers = Counter(re.sub(r"(^|\.)\d+(?=\.|$)", "", place).strip(".") for place in targets)
@@ -111,19 +111,13 @@ def add_adapters(model: nn.Module, adapters: Adapters, images: Tensor, name: str
         raise UserError(f"--tune lora: {name} does not take adapters at {targets[0]}: {one_line(error)}") from error
 
 
-def _chosen(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
-    if not patterns:
-        targets = default_targets(model)
-        if not targets:
-            raise UserError(f"--tune lora: {name} has no linear layer or convolution to adapt; see --tune")
-        return targets
-    can = [place for place, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    heads = {id(head) for head in heads_of(model)}
-    ends = sorted({place.rpartition(".")[2] for place in can if id(model.get_submodule(place)) not in heads})
+def _matching_layers(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
+    layers = _layers(model)
     found: set[str] = set()
     for pattern in patterns:
-        fits = [place for place in can if place == pattern or place.endswith(f".{pattern}")]
+        fits = [place for place in layers if place == pattern or place.endswith(f".{pattern}")]
         if not fits:
+            ends = sorted({place.rpartition(".")[2] for place in layers})
             raise UserError(f"--tune lora:targets={pattern}: {name} has no such linear layer or convolution"
                             f"{nearest(pattern, ends)}; its layers are called {', '.join(ends[:12])}")
         found.update(fits)
@@ -133,20 +127,16 @@ def _chosen(model: nn.Module, patterns: Sequence[str], name: str) -> list[str]:
 @torch.inference_mode()
 def _called(model: nn.Module, places: Sequence[str], images: Tensor) -> list[str]:
     """Return those of some modules that a forward pass calls."""
-    called, training = [], model.training
-    hooks = [model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.append(place))
+    # Every layer of interest notes that it was called.
+    called = set()
+    training = model.training
+    hooks = [model.get_submodule(place).register_forward_hook(lambda *_, place=place: called.add(place))
              for place in places]
     model.eval()(images)
     model.train(training)
     for hook in hooks:
         hook.remove()
-    return [place for place in places if place in set(called)]
-
-
-def _widths(module: nn.Module) -> tuple[int, int]:
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    return module.in_channels, module.out_channels
+    return [place for place in places if place in called]
 
 
 @dataclass(frozen=True)

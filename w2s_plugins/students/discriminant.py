@@ -83,9 +83,11 @@ def _calibrate(
     """Return the scale of the logits whose softmax has the least cross-entropy to the labels, by bisection: the
     derivative, the mean of <logits, softmax - label>, rises with the scale.
     """
+    # Logits and labels of the samples, classes without a share left out.
     found = [(features.double() @ weight[there].T + bias[there], labels.double()[:, there])
              for features, labels in batches]
     logits, labels = (torch.cat(part) for part in zip(*found))
+    # Halve the interval, in logarithms, until the derivative changes its sign within it.
     low, high = (torch.tensor(bound, dtype=torch.float64, device=logits.device).log() for bound in _SCALES)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -56,6 +56,7 @@ class TwoPartReader:
 
     def __call__(self, index: Tensor, device: torch.device) -> Tensor:
         """Return features (B, D) for the samples ``index`` (B,) on the CPU."""
+        # Each part answers for its own samples.
         second = index >= self.count
         found = torch.empty(len(index), self.manifest.num_classes, device=device)
         for chosen, part, first in ((~second, self.parts[0], 0), (second, self.parts[1], self.count)):
@@ -80,7 +81,8 @@ class TrainFeatures:
         self.batch_size, self.precision = batch_size, precision
         self.average_batch_size = float(batch_size)
         self.of_batches = isinstance(sampler, TwoPartSampler)
-        self.num_batches = len(sampler) // (1 if self.of_batches else batch_size)
+        self.per_batch = 1 if self.of_batches else batch_size  # what the sampler yields for a batch
+        self.num_batches = len(sampler) // self.per_batch
         if self.num_batches == 0:
             raise UserError(f"--batch-size {batch_size} is more than {len(labels)} training samples on "
                             f"{sampler.world_size} process(es) have")
@@ -91,6 +93,7 @@ class TrainFeatures:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on: of the view of that epoch, where several are stored.
         """
+        # Views take turns by epoch.
         if self.read.manifest.views > 1:
             self.read.set_view(epoch % self.read.manifest.views)
         device, order = self.precision.device, self.order(epoch, start)
@@ -99,7 +102,7 @@ class TrainFeatures:
 
     def order(self, epoch: int, start: int = 0) -> Tensor:
         """Return the positions of the samples of ``epoch`` from batch number ``start`` on."""
-        self.sampler.set_epoch(epoch, start * (1 if self.of_batches else self.batch_size))
+        self.sampler.set_epoch(epoch, start * self.per_batch)
         keys = itertools.chain.from_iterable(self.sampler) if self.of_batches else self.sampler
         return torch.tensor([key.index for key in keys], dtype=torch.long)
 
@@ -139,13 +142,9 @@ class Probe(nn.Module):
     def __init__(self, student: nn.Module):
         super().__init__()
         vars(self)["student"] = student  # not a second registration of its parameters
-        for name, module in student.named_children():
-            self.add_module(name, module)
-        for name, parameter in student.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        stored = student.state_dict().keys()
-        for name, buffer in student.named_buffers(recurse=False):
-            self.register_buffer(name, buffer, persistent=name in stored)
+        for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            vars(self)[kind] = vars(student)[kind]
+        # All but the classifier is frozen.
         self.num_classes = student.num_classes
         student.requires_grad_(False)
         student.get_classifier().requires_grad_(True)
@@ -187,6 +186,7 @@ def create_encoder(
     Raises:
         UserError: the head is not one linear layer on pooled features.
     """
+    # The model without its head, on random images.
     encoder, some = copy.deepcopy(student).eval(), next(student.parameters())
     images = torch.randn(2, *data_config["input_size"], generator=torch.Generator().manual_seed(0)).to(some)
     head = encoder.get_classifier() if hasattr(encoder, "get_classifier") else None
@@ -202,6 +202,7 @@ def create_encoder(
         matches = pooled and torch.allclose(head(features), logits, rtol=tolerance, atol=tolerance)
     if not matches:
         raise UserError(f"{what}: the logits of {flag} are not its classifier on pooled features; {advice}")
+    # It sees images in its own normalisation, as a teacher does.
     statistics = StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], None)
     dtype = inference_dtype(precision)
     source = {"name": flag.removeprefix("--model ")}
@@ -229,6 +230,7 @@ class OutputStore:
         """Return the outputs of one model for the plain images of one split, or for the student's views of them;
         ``columns`` is the width of features, None for logits.
         """
+        # Rank 0 says what is stored, so that all agree on the key.
         images = dataset.dataset if isinstance(dataset, Relabelled) else dataset  # labels are not asked for
         dataset, settings = without_transform(images), self.settings
         world = World(settings.device, settings.rank, settings.world_size, settings.world_size > 1)
@@ -239,6 +241,7 @@ class OutputStore:
                 kind="features" if columns else "logits", dtype=torch.float32)
 
         manifest = agree(world.primary and make_manifest(), world.distributed)
+        # What is missing is computed by all ranks together.
         how, keys = Pass(world, settings.batch_size, settings.workers, settings.decoder), sample_keys(dataset)
         labeller = functools.partial(label_views, member, dataset, views) if views else functools.partial(
             label_images, member, member.data_config, dataset, how)

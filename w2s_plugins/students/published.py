@@ -7,7 +7,6 @@ an encoder, and how such weights are fine-tuned.
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,14 @@ from timm.data.constants import (
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.loading import adapt_state, check_finite, classifier_prefixes, load_weights, read_weights
+from ..models.loading import (
+    adapt_state,
+    check_finite,
+    classifier_prefixes,
+    first_of,
+    load_weights,
+    read_weights,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +43,6 @@ MODELS = {
     "DINOv2 with registers": "vit_base_patch14_reg4_dinov2",
     "CLIP": "vit_base_patch16_clip_224, vit_base_patch16_clip_quickgelu_224 for OpenAI's",
 }
-MOCO_SMALL = (384, 12)  # width and heads of MoCo v3's ViT-S; any other ViT-S has 6 heads
 NORMS = ("norm.", "fc_norm.")  # of all tokens before pooling, and of the pooled ones
 ATTENTIVE = "attn_pool."
 
@@ -76,10 +81,12 @@ def read_published(path: Path, flag: str) -> Published:
     Raises:
         UserError: as `read_weights`.
     """
+    # The encoder among other networks.
     whole = read_weights(path, flag, use_ema=True)
     wrapper = next((w for w in WRAPPERS if any(k.startswith(w) for k in whole)), "")
     state = {k.removeprefix(wrapper): v for k, v in whole.items() if k.startswith(wrapper)}
     kind = _kind(state, WRAPPERS.get(wrapper))
+    # What of it is no encoder.
     if kind == "CLIP":
         kept = [k for k in state if k.startswith("visual.") and not k.startswith(("visual.proj", "visual.head."))]
     elif kind == "MAE":
@@ -99,36 +106,26 @@ def _kind(state: dict[str, Tensor], wrapped: str | None) -> str | None:
         return "DINOv2"
     if any(k.startswith(("decoder_embed.", "decoder_pred.")) for k in state):
         return "MAE"
-    return wrapped or _kind_by_positions(state)
+    return wrapped or ("MAE" if _has_sines(state) else None)
 
 
-def _kind_by_positions(state: dict[str, Tensor]) -> str | None:
-    """Return what an encoder alone is by its positions, which MAE and MoCo v3 do not train: both have sines and none
-    for the class token, MAE along the rows of patches first, MoCo v3 along the columns.
+def _has_sines(state: dict[str, Tensor]) -> bool:
+    """Return whether an encoder alone is MAE's by its positions, which are not trained: along the rows of patches, then
+    along the columns, the sines and the cosines of a quarter of the width of frequencies; none for the class token.
     """
+    # Square grids of patches, in a model without a classifier of its own.
     positions = state.get("pos_embed")
     if positions is None or positions.ndim != 3 or "norm.weight" not in state or "head.weight" in state:
-        return None
+        return False
     tokens, width = positions.shape[1:]
     grid = math.isqrt(tokens - 1)
     if grid * grid != tokens - 1 or width % 4:
-        return None
-    row, column = torch.arange(grid).repeat_interleave(grid), torch.arange(grid).repeat(grid)
-    for kind, order in (("MAE", (column, row)), ("MoCo", (row, column))):
-        if torch.allclose(positions[0].float(), _sines(order, width), atol=0.01):
-            return kind
-    return None
-
-
-def _sines(places: Sequence[Tensor], width: int) -> Tensor:
-    """Return the positions (1 + N, width) of N patches at ``places``, with zeros for a class token before them.
-
-    Each coordinate has the sines, then the cosines, of width / 4 frequencies.
-    """
+        return False
     rates = 10_000 ** (-torch.arange(width // 4) / (width // 4))
-    angles = [place[:, None] * rates for place in places]
-    values = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
-    return torch.cat([torch.zeros(1, width), values])
+    waves = torch.arange(grid)[:, None] * rates
+    waves = torch.cat([waves.sin(), waves.cos()], dim=1)
+    expected = torch.cat([waves.repeat(grid, 1), waves.repeat_interleave(grid, dim=0)], dim=1)
+    return torch.allclose(positions[0].float(), torch.cat([torch.zeros(1, width), expected]), atol=0.01)
 
 
 def choose_pool(published: Published, model: str) -> str | None:
@@ -164,34 +161,21 @@ def load_published(model: nn.Module, published: Published, flag: str) -> str:
         state = {k: v for k, v in state.items() if not k.startswith(heads)}
 
     # What the model may have of its own: a norm at another place, and a pooling with weights.
-    theirs, own = ({n for n in NORMS if f"{n}weight" in s} for s in (state, model.state_dict()))
-    allow = (*heads, "decoder", "mask_token", *(NORMS if theirs and own and theirs != own else ()),
-             *(() if any(k.startswith(ATTENTIVE) for k in state) else (ATTENTIVE,)))
+    allow = (*heads, "decoder", "mask_token")
+    theirs, own = ({norm for norm in NORMS if f"{norm}weight" in weights} for weights in (state, model.state_dict()))
+    if theirs and own and theirs != own:
+        allow += NORMS
+    if not any(name.startswith(ATTENTIVE) for name in state):
+        allow += (ATTENTIVE,)
     try:
         report = load_weights(model, state, str(published.path), flag, allow=allow)
     except UserError as error:
         name = f"{kind} with registers" if "register_tokens" in published.state else kind
         hint = f"; {name} weights are for models such as {MODELS[name]}" if kind else ""
         raise UserError(f"{error}{hint}") from error
-    _warn_of_heads(model, kind)
     return (f"{published.path}{f' ({kind})' if kind else ''}: {report.matched} tensors loaded, "
-            f"{_count([*ignored, *report.unexpected, *report.mismatched])} ignored, "
-            f"{_count([*report.missing, *report.mismatched])} new{_resized(published.state, state)}")
-
-
-def _resized(theirs: dict[str, Tensor], adapted: dict[str, Tensor]) -> str:
-    """Return which of patch embedding and positions timm has resized, for the report."""
-    def patch(state: dict[str, Tensor]) -> str | None:
-        return next((f"{v.shape[-2]} x {v.shape[-1]} pixels" for k, v in state.items() if v.ndim == 4 and k.endswith(
-            ("patch_embed.proj.weight", "visual.conv1.weight"))), None)
-
-    def grid(state: dict[str, Tensor]) -> str | None:
-        count = next((v.shape[-2] for k, v in state.items() if k.endswith(("pos_embed", "positional_embedding"))), None)
-        return count and "{0} x {0} patches".format(math.isqrt(count))  # with or without other tokens
-
-    changes = [(name, of(theirs), of(adapted)) for name, of in (("patch embedding", patch), ("positions", grid))]
-    texts = [f"{name} from {old} to {new}" for name, old, new in changes if old and new and old != new]
-    return f"; resized: {', '.join(texts)}" if texts else ""
+            f"{_counted([*ignored, *report.unexpected, *report.mismatched])} ignored, "
+            f"{_counted([*report.missing, *report.mismatched])} new")
 
 
 def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,25 +184,15 @@ def _flat_blocks(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"mask_token": state["cls_token"], **flat}
 
 
-def _count(names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else "none"
-
-
-def _warn_of_heads(model: nn.Module, kind: str | None) -> None:
-    width, heads = MOCO_SMALL
-    if kind != "MoCo" or getattr(model, "embed_dim", None) != width:
-        return
-    own = model.blocks[0].attn.num_heads
-    if own != heads:
-        _logger.warning(f"WARNING: MoCo v3's ViT-S has {heads} attention heads, this model has {own}: the weights fit, "
-                        f"but do not mean the same; give --model-kwargs num_heads={heads}")
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} ({first_of(names, 4)})" if names else "none"
 
 
 def warn_of_normalisation(published: Published, data_config: dict) -> None:
     """Warn when images are not normalised as they were in pretraining."""
     if published.kind is None:
         return
+    # All but CLIP were trained with the statistics of ImageNet.
     clip = published.kind == "CLIP"
     mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     own = tuple(data_config["mean"]), tuple(data_config["std"])

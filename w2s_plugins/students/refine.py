@@ -42,6 +42,7 @@ class RefinedTargets(CachedTargets):
 
     def measure(self, features: LabelReader, truth: Tensor) -> None:
         """Note the accuracy on other images with these features (D,) and classes (N,)."""
+        # In pieces, since the features of all may not fit.
         right = 0
         for index in torch.arange(len(truth)).split(_ROWS):
             right += int((self._classes(features, index).cpu() == truth[index]).sum())
@@ -59,6 +60,7 @@ class RefinedTargets(CachedTargets):
 
     def by_member(self, index: Tensor) -> Tensor:
         """Return the logits for every model, (M, B, C)."""
+        # Of each model the mean of what it said and of its discriminant, where it said anything.
         index, said = index.cpu(), []
         seen = self.features(index, self.device)
         for reader, head in zip(self.readers, self.heads):
@@ -79,6 +81,7 @@ class RefinedTargets(CachedTargets):
         return combine([head(seen) for head in self.heads]).argmax(dim=1)
 
     def _differs(self) -> float:
+        # Of samples about which the teacher said something.
         different = total = 0
         for index in torch.arange(self.count).split(_ROWS):
             known = torch.stack([reader.has(index) for reader in self.readers]).any(dim=0)

@@ -15,7 +15,6 @@ from .adapters import Adapters, add_adapters, heads_of
 _logger = logging.getLogger(__name__)
 
 
-
 @dataclass(frozen=True)
 class Tuning:
     """What of a student is trained.
@@ -45,25 +44,32 @@ def choose_trained(model: nn.Module, tuning: Tuning, images: Tensor, name: str) 
     Raises:
         UserError: a pattern that fits nothing, nothing to train, more blocks than there are.
     """
+    # The part that is trained, and the head with it.
     part, count = parse_part(tuning.part)
+    model.freezes_batchnorm = part != "all"
     if part == "lora":
         add_adapters(model, tuning.adapters, images, name)
     elif part != "all":
         trained = _names_of(model, part, count, name)
-        for parameter, value in model.named_parameters():
-            value.requires_grad_(parameter in trained)
-    model.freezes_batchnorm = part != "all"
+        model.requires_grad_(False)
+        for parameter in trained:
+            model.get_parameter(parameter).requires_grad_(True)
     if part != "all":
         for head in heads_of(model):
             head.requires_grad_(True)
+
+    # Patterns of the user come last, and of them those of --unfreeze.
     names = [parameter for parameter, _ in model.named_parameters()]
-    for flag, patterns, value in (("--freeze", tuning.freeze, False), ("--unfreeze", tuning.unfreeze, True)):
-        for parameter in sorted(matching(names, patterns, flag)):
-            if value and part == "lora" and (".base_layer." in parameter or "." not in parameter):
-                raise UserError(f"{flag} {' '.join(patterns)}: {parameter.replace('.base_layer', '')} cannot be "
-                                "trained beside adapters, whose format holds whole layers without one; choose "
-                                "other targets of --tune lora")
-            model.get_parameter(parameter).requires_grad_(value)
+    for parameter in matching(names, tuning.freeze, "--freeze"):
+        model.get_parameter(parameter).requires_grad_(False)
+    for parameter in sorted(matching(names, tuning.unfreeze, "--unfreeze")):
+        if part == "lora" and (".base_layer." in parameter or "." not in parameter):
+            raise UserError(f"--unfreeze {' '.join(tuning.unfreeze)}: {parameter.replace('.base_layer', '')} cannot be "
+                            "trained beside adapters, whose format holds whole layers without one; choose other "
+                            "targets of --tune lora")
+        model.get_parameter(parameter).requires_grad_(True)
+
+    # Say how much it is.
     sizes = [p.numel() for p in model.parameters() if p.requires_grad]
     if not sizes:
         raise UserError(f"--freeze {' '.join(tuning.freeze)}: nothing of {name} is left to train")
@@ -83,11 +89,9 @@ def matching(names: Sequence[str], patterns: Iterable[str], flag: str) -> set[st
         fits = {name for name in names if fnmatch.fnmatchcase(name, pattern)
                 or fnmatch.fnmatchcase(name, f"{pattern}.*")}
         if not fits:
-            parts = sorted({name[:end] for name in names for end, sign in enumerate(name) if sign == "."})
-            tops = dict.fromkeys(name.partition(".")[0] for name in names)
+            parts = dict.fromkeys(name.partition(".")[0] for name in names)
             raise UserError(f"{flag} {pattern}: fits no parameter of the model{nearest(pattern, [*parts, *names])}; "
-                            f"expected a pattern as of a shell, such as '{parts[0]}.*'; its parts are called "
-                            f"{', '.join([*tops][:12])}")
+                            f"expected a pattern as of a shell; its parts are called {', '.join([*parts][:12])}")
         found |= fits
     return found
 
@@ -110,11 +114,12 @@ def last_blocks(model: nn.Module, count: float, name: str) -> set[str]:
     """
     if not hasattr(model, "group_matcher"):
         raise UserError(f"--tune last:{count:g}: {name} does not tell its blocks; name parameters with --freeze")
+    # timm's groups are blocks by depth, of which the head is the last.
     layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    ids = sorted(set(layers.values()))
     own = {id(p) for head in heads_of(model) for p in head.parameters()}
-    head = {layers[parameter] for parameter in layers if id(model.get_parameter(parameter)) in own}
-    blocks = [i for i in ids if i not in head]
+    head = {layer for parameter, layer in layers.items() if id(model.get_parameter(parameter)) in own}
+    blocks = sorted({*layers.values()} - head)
+    # A share is one of the blocks above the stem.
     if count < 1:
         count = max(1, round(count * (len(blocks) - 1)))
     if count >= len(blocks):
@@ -130,6 +135,7 @@ def freeze_batchnorm(model: nn.Module) -> None:
     What was pretrained belongs together with its statistics. Those of a few weakly labelled images cost more than their
     weights gain (docs/students.md).
     """
+    # All within a student that is trained in part, and frozen ones of any other.
     part = {id(own) for whole in model.modules() if getattr(whole, "freezes_batchnorm", False)
             for own in whole.modules()}
     for module in model.modules():

@@ -425,7 +425,7 @@ def load_frozen_model(
         model = create_model(
             name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
             recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
-        state = unwrap_state(model, state, str(file), file_flag)
+        state = unwrap_state(model, state)
         classes = _classes_in(state, model) or recorded.get("num_classes") or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
