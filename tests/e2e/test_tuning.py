@@ -109,6 +109,8 @@ def test_a_head_goes_on_behind_its_pooling(here: Run, tmp_path: Path) -> None:
     export = ["--initial-checkpoint", tmp_path / "head" / "export" / "model.safetensors", "--speedtest", "--epochs", 1]
     assert "give --gp avg --model-kwargs fc_norm=False" in here(*flags, *export, "--experiment", "other").err
     last = tmp_path / "head" / "last.pth.tar"  # of an epoch: the same is known
+    assert "give --gp avg --model-kwargs fc_norm=False" in here(
+        *flags, "--initial-checkpoint", last, *export[2:], "--experiment", "of an epoch").err
     here(*flags, "--teacher", "test_vit", "--teacher-checkpoint", last, "--experiment", "taught").ok()
     taught, own = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("taught", "head"))
     assert taught["teacher"]["top1"] == own["metrics"]["top1"]
@@ -172,6 +174,8 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("flags, message", [
     (["--tune", "lst:2"], "--tune lst:2: expected one of all, head, norm, bias, last:N, last:SHARE, lora"),
     (["--tune", "lora:rnk=4"], "--tune lora:rnk=4: unknown setting 'rnk' (nearest: rank)"),
+    (["--tune", "lora:rank=0"], "--tune lora:rank=0: rank=0: expected a whole number of at least 1"),
+    (["--tune", "lora:alpha=high"], "alpha=high: expected a number above 0"),
     (["--tune", "lora:kind=dorra"], "kind=dorra: expected one of lora, dora, rslora"),
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "a loss on features does not reach the head"),
@@ -182,6 +186,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),
     (["--model", "vit_tiny_patch16_224", "--img-size", "8", "--tune", "lora"],
      "--model vit_tiny_patch16_224: the model takes no images of 3 x 8 x 8"),
+    (["--freeze", "*"], "--freeze *: nothing of --model w2s_cnn5 is left to train"),
     (["--lr-scale", "fc"], "--lr-scale fc: expected PATTERN=FACTOR"),
     (["--lr-scale", "fd*=2"], "--lr-scale fd*: fits no parameter"),
 ])
@@ -189,7 +194,7 @@ def test_bad_input(here: Run, flags: list[str], message: str, tmp_path: Path) ->
     assert message in here(*TINY, "--model", "w2s_cnn5", *flags).error
 
 
-@pytest.mark.parametrize(("dtype", "dims"), [(torch.int8, 2), (torch.float8_e4m3fn, 1)])
+@pytest.mark.parametrize(("dtype", "dims"), [(torch.int8, 2), (torch.float8_e4m3fn, 2), (torch.float8_e4m3fn, 1)])
 def test_quantised_base(here: Run, start: Path, tmp_path: Path, dtype: torch.dtype, dims: int) -> None:
     """Its numbers mean nothing without their scales, and torch would take them as they are."""
     state = torch.load(start)

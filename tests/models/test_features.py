@@ -17,25 +17,51 @@ FAMILIES = {
     "test_convnext": (64, False),
     "test_efficientnet": (64, False),
     "test_efficientnet_evos": (64, False),
+    "test_mambaout": (64, False),
+    "test_maxvit": (64, True),
     "test_nfnet": (64, False),
     "test_resnet": (64, False),
     "test_vit": (64, True),
+    "test_vit2": (64, True),
     "test_vit_relpos": (64, True),
     "cait_xxs24_224": (64, True),
+    "coat_tiny": (64, True),
+    "convit_tiny": (64, True),
+    "cs3darknet_focus_s": (64, False),
     "deit_tiny_distilled_patch16_224": (64, True),
     "densenet121": (64, False),
+    "dla46x_c": (64, False),
+    "edgenext_xx_small": (64, False),
     "efficientformerv2_s0": (64, True),
     "efficientvit_b0": (64, False),
+    "efficientvit_m0": (64, True),
+    "fastvit_t8": (64, False),
     "ghostnet_050": (64, False),
+    "gmlp_ti16_224": (64, True),
+    "hgnetv2_b0": (64, False),
+    "inception_next_atto": (64, False),
+    "lcnet_050": (64, False),
     "levit_128s": (64, True),
     "mobilenetv3_small_050": (64, False),
+    "mobilevit_xxs": (64, False),
     "mvitv2_tiny": (64, True),
     "pit_ti_224": (64, True),
+    "poolformer_s12": (64, False),
+    "pvt_v2_b0": (64, False),
     "regnetx_002": (64, False),
+    "repvit_m1": (64, False),
+    "resnetv2_18": (64, False),
+    "rexnet_100": (64, False),
+    "sequencer2d_s": (64, True),
+    "shvit_s1": (64, False),
+    "swiftformer_xs": (64, False),
     "swin_tiny_patch4_window7_224": (64, True),
+    "swinv2_cr_tiny_224": (64, True),
     "tiny_vit_5m_224": (64, False),
+    "visformer_tiny": (64, True),
     "vit_tiny_patch16_dinov3_qkvb": (64, True),
     "volo_d1_224": (64, True),
+    "xcit_nano_12_p8_224": (64, True),
 }
 
 
@@ -130,9 +156,12 @@ def test_chosen_stages():
     assert shapes([3, 1]) == [every[1], every[3], every[5]]
     assert shapes([-1]) == [every[4], every[5]]
     assert shapes(None) == every[1:]
-    for odd in ([5], [4, -1], []):
-        with pytest.raises(UserError, match="expected one or more different levels out of the model's 5, 0 to 4"):
-            shapes(odd)
+    with pytest.raises(UserError, match="expected one or more different levels out of the model's 5, 0 to 4"):
+        shapes([5])
+    with pytest.raises(UserError, match="different levels"):
+        shapes([4, -1])
+    with pytest.raises(UserError, match="different levels"):
+        shapes([])
 
 
 def test_modes_are_left_as_they_are():

@@ -101,7 +101,9 @@ def attacks(url: str, home: Path) -> dict[str, dict]:
     }
 
 
-@pytest.mark.parametrize("changes", [dict(num_classes=10 ** 12), dict(model_args=dict(drop_rate=1e300))])
+@pytest.mark.parametrize("changes", [
+    dict(num_classes=10 ** 12), dict(pretrained_cfg=dict(input_size=[3, 8, 10 ** 12])),
+    dict(model_args=dict(drop_rate=1e300))])
 def test_a_number_that_is_too_large_is_told_the_limit(exported: Path, changes: dict) -> None:
     change(exported, **changes)
     with pytest.raises(UserError, match=r"expected .* (are below 2147483648|to 2147483647)"):
@@ -171,10 +173,12 @@ def test_the_same_from_the_hub(exported: Path, tmp_path: Path, address: Address,
 
 
 @pytest.mark.parametrize(("name", "args"), [
-    ("w2s_cnn2", dict(widths=[[4], [8]], kernel_size=3)), ("test_vit", dict(img_size=32, depth=2, num_heads=4)),
-    ("test_efficientnet", dict(bn_eps=1e-3)), ("test_byobnet", dict(stem_chs=16)),
+    ("w2s_cnn2", dict(widths=[[4], [8]], kernel_size=3)), ("test_resnet", dict(block_args={})), ("test_vit", {
+        "img_size": 32, "depth": 2, "num_heads": 4}), ("test_efficientnet", dict(bn_eps=1e-3)),
+    ("test_byobnet", dict(stem_chs=16)), ("test_convnext", dict(ls_init_value=0.1)),
 ])
 def test_arguments_of_the_architecture_are_kept(tmp_path: Path, name: str, args: dict) -> None:
+    args = {k: v for k, v in args.items() if v != {}}
     model = timm.create_model(name, num_classes=3, **args)
     save_for_hf(model, tmp_path, safe_serialization=True)
     again = create_model("--model", f"local-dir:{tmp_path}", pretrained=True)

@@ -33,11 +33,15 @@ TOLERANCE = 2e-5  # of the largest value of an output; rounding gives about 1e-6
 # Models of different families, and how many of their batch norms remain.
 FAMILIES = {
     "resnet10t": 0,
+    "test_resnet": 0,
     "test_efficientnet": 0,
+    "test_byobnet": 0,
+    "test_convnext": 0,
     "test_vit": 0,
     "repvgg_a0": 0,
     "mobilenetv3_small_050": 0,
     "w2s_cnn5": 0,
+    "cifar_resnet8": 0,
     "cifar_wrn_16_1": 7,  # those before a convolution
 }
 
@@ -172,6 +176,20 @@ def test_identity_is_that_of_the_plain_model():
     assert teacher.fingerprint == expected
 
 
+def test_plain_weights_are_not_moved():
+    """What was folded stays where it was made, and the features are those of the form that runs."""
+    teacher = member(create("test_resnet"))
+    expected, moved = teacher.fingerprint, []
+    Teacher([teacher])._apply(lambda tensor: moved.append(tensor) or tensor.clone())
+    folded = [m.weight for m in teacher.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert folded and moved and not any(tensor is weight for tensor in moved for weight in folded)
+    del teacher.fingerprint
+    assert teacher.fingerprint == expected
+    object.__setattr__(teacher, "model", None)
+    teacher.choose_stages(None)
+    assert len(teacher.extractor.shapes) == 5
+
+
 @pytest.mark.parametrize("name", ["cifar_wrn_16_1", "test_efficientnet"])
 def test_features_of_a_teacher(name):
     """Also of a level that is a convolution's output, which only batch norm reads: the stem of a wide ResNet."""
@@ -204,8 +222,10 @@ def test_units_for_bfloat16():
 
 
 @pytest.mark.parametrize("device, dtype, expected", [
+    (CPU, None, torch.float32),
     (CPU, torch.float16, torch.float32),
     (CPU, torch.bfloat16, torch.bfloat16 if cpu_has_bfloat16_units() else torch.float32),
+    (CUDA, None, torch.float32),
     (CUDA, torch.float16, torch.float16),
     (CUDA, torch.bfloat16, torch.bfloat16),
 ])

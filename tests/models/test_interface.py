@@ -81,6 +81,8 @@ def test_reset_classifier(name: str) -> None:
     assert model.head_hidden_size == 2 * model.num_features and model(x).shape == (1, 3)
     model.reset_classifier(0, "avg")
     assert model.num_classes == 0 and torch.equal(model(x), pooled)
+    model.reset_classifier(0, "")
+    assert torch.equal(model(x), model.forward_features(x))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -95,6 +97,18 @@ def test_grad_checkpointing(name: str) -> None:
         results.append([out, *[p.grad for p in model.parameters()], *features])
     for plain, checkpointed in zip(*results, strict=True):
         torch.testing.assert_close(checkpointed, plain, atol=0, rtol=0)
+
+
+def test_grad_checkpointing_stores_less() -> None:
+    def stored(enable: bool) -> int:
+        model = create("cifar_resnet32").train()
+        model.set_grad_checkpointing(enable)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
+            model(images())
+        return sum(sizes)
+
+    assert stored(True) < 0.4 * stored(False)
 
 
 @pytest.mark.parametrize("name", SMALL)

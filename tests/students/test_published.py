@@ -8,13 +8,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from tests.parts import random_images, train_args
 from w2s_plugins.build.student import build_student
 from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
-from w2s_plugins.students.published import read_published
+from w2s_plugins.students.published import load_published, read_published
 
 WORLD = World(torch.device("cpu"), rank=0, size=1, distributed=False)
 WIDTH, DEPTH, HEADS, PATCH = 32, 3, 4, 8
@@ -162,10 +164,7 @@ def test_mae_is_pooled_by_its_average(save, log, decoder):
 
 
 def test_an_encoder_alone_is_known_by_its_positions(save, log):
-    """Others leave their class token without a position too."""
     state = encoder()
-    state["pos_embed"] = sines(lambda i, j: i, lambda i, j: j)
-    assert read_published(save(state), "--finetune").kind is None
     state["pos_embed"] = mae()["pos_embed"].half()
     assert read_published(save(state), "--finetune").kind == "MAE"
     state["pos_embed"] = draw(1, 17, WIDTH)
@@ -183,6 +182,14 @@ def test_weights_that_are_not_finite(save):
         student(save({"model": state}))
 
 
+def test_registers_in_a_model_without(save):
+    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
+    with pytest.raises(UserError) as error:
+        student(save(registers), kwargs=["init_values=1"])
+    assert "missing" not in str(error.value) and "register_tokens" in str(error.value)
+    assert "; DINOv2 with registers weights are for models such as vit_base_patch14_reg4_dinov2" in str(error.value)
+
+
 @pytest.mark.parametrize("flags", [["--gp", "token"], []])
 def test_the_flag_decides_about_pooling(save, log, flags):
     state = mae()
@@ -190,6 +197,20 @@ def test_the_flag_decides_about_pooling(save, log, flags):
     same(pooled(model), class_features(state))
     assert "pooling is" not in log.text and model.global_pool == "token"
     assert "42 tensors loaded, none ignored, 2 (head.weight, head.bias) new" in log.text
+
+
+def test_mae_at_another_size(save):
+    """A position embedding that is linear in the place stays linear."""
+    state = mae()
+    grid = torch.arange(4.0)
+    state["pos_embed"][:, 1:] = (grid[:, None] + 10 * grid).reshape(1, 16, 1)
+    model, _ = student(save({"model": state}), size=64)
+    found = model.pos_embed[0].detach()
+    assert found.shape == (65, WIDTH) and not found[0].any()
+    fine = (torch.arange(8.0) + 0.5) / 2 - 0.5
+    expected = fine[:, None] + 10 * fine
+    torch.testing.assert_close(found[1:].reshape(8, 8, WIDTH)[2:6, 2:6, 0], expected[2:6, 2:6], rtol=0.02, atol=0.3)
+    assert pooled(model, random_images(2, 64)).shape == (2, WIDTH)
 
 
 def test_fine_tuned_mae(save, log):
@@ -243,6 +264,19 @@ def test_dinov2(save, log, form, registers):
     model, _ = student(save(published), kwargs=kwargs)
     same(pooled(model), class_features(state, registers=extra))
     assert "(DINOv2): " in log.text and "2 (head.weight, head.bias) new" in log.text
+
+
+def test_dinov2_giant(save):
+    """Gated feed-forward layers, in the model itself as there is no flag for them; trained in a distillation."""
+    state = encoder(scale=True, mlp=("w12", "w3"), hidden=24)
+    file = save({"teacher": {f"backbone.{k}": v for k, v in (state | {"mask_token": draw(1, WIDTH)}).items()}
+                 | linear("dino_head.mlp.0", 8, WIDTH) | linear("ibot_head.mlp.0", 8, WIDTH)})
+    model = VisionTransformer(**{**SHAPE, "mlp_ratio": 48 / WIDTH}, img_size=SIZE, init_values=1.0, act_layer=nn.SiLU,
+                              mlp_layer=SwiGLUPacked, num_classes=7).eval()
+    model.pretrained_cfg = {"classifier": "head"}
+    said = load_published(model, read_published(file, "--finetune"), "--finetune")
+    same(pooled(model), class_features(state))
+    assert "(DINOv2)" in said and "4 (dino_head.mlp.0.weight, " in said
 
 
 def moco(inner, other, projector):
@@ -374,6 +408,5 @@ def test_weights_of_another_shape(save):
         student(save(clip_state(ClipVisual())))
     with pytest.raises(UserError, match=r"blocks.0.ls1.gamma.*; DINOv2 weights are for models such as"):
         student(save(encoder(scale=True) | {"mask_token": draw(1, WIDTH)}))
-    registers = encoder(scale=True) | {"mask_token": draw(1, WIDTH), "register_tokens": draw(1, 4, WIDTH)}
-    with pytest.raises(UserError, match=r"register_tokens.*; DINOv2 with registers weights are for models such as"):
-        student(save(registers), kwargs=["init_values=1"])
+    with pytest.raises(UserError, match=r"blocks.2.*unexpected|unexpected \(blocks.2"):
+        student(save({"model": mae()}), kwargs=["depth=2"])

@@ -145,8 +145,17 @@ def test_bad_input(part: str, settings: dict, message: str) -> None:
 
 
 def test_convolutions_in_groups() -> None:
-    with pytest.raises(UserError, match="targets=conv_dw: student has no such linear layer or convolution"):
+    with pytest.raises(UserError, match="conv_dw: student has no such linear layer or convolution"):
         tune(timm.create_model("test_efficientnet"), "lora", adapters=Adapters(rank=4, targets=("conv_dw",)))
+
+
+def test_nothing_to_adapt() -> None:
+    class Embedding(nn.Embedding):
+        def get_classifier(self) -> nn.Module:
+            return self
+
+    with pytest.raises(UserError, match="--tune lora: student has no linear layer or convolution to adapt"):
+        tune(Embedding(3, 4), "lora")
 
 
 def test_statistics_belong_to_their_weights() -> None:
