@@ -33,6 +33,7 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     kind, model_id = parse_model_name(name)
     cfg = model.pretrained_cfg
     if kind == "local-dir" or (kind is None and (cfg.get("file") or not cfg.get("hf_hub_id"))):
+        # timm keeps what it has from elsewhere under the last part of its address
         url = cfg.get("url") if kind is None and not cfg.get("file") else None
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url or "").name
         return {"file": url, "sha256": file_sha256(path)} if path.is_file() else None
@@ -41,12 +42,9 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     for file in (*_get_safe_alternatives(wanted), wanted):
         path = try_to_load_from_cache(repo, file, revision=revision or pinned)
         if isinstance(path, str):
-            break
-    else:
-        return None
-    digest = check_download(Path(path), name)
-    commit = Path(path).parents[len(Path(file).parts) - 1].name
-    return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
+            commit = Path(path).parents[len(Path(file).parts) - 1].name
+            return {"repo": repo, "revision": commit, "file": file, "sha256": check_download(Path(path), name)}
+    return None
 
 
 def check_download(path: Path, what: str) -> str:

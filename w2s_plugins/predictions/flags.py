@@ -55,7 +55,7 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in given.items() if name != "debug"}
     output, embeddings = found.get("output"), found.get("embeddings")
     if is_sharded(str(found["dir"])):
-        if embeddings or (output or Path()).suffix in WRITABLE:
+        if embeddings or (output is not None and output.suffix in WRITABLE):
             flag = "--embeddings" if embeddings else f"--output {output}"
             raise UserError(f"{flag}: each of the shards gets a folder of labels; expected --output FOLDER, or no "
                             "--output for the folder of the shards")
