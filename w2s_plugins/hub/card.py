@@ -10,21 +10,13 @@ from pathlib import PurePath
 from typing import Any
 
 import jinja2
-import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCard,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .markdown import code, fenced, markdown_table, plain
 
 MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
-EVAL_RESULTS = ".eval_results/w2s_plugins.yaml"
 
 _HUB_DATASETS = {
     "cifar10": "uoft-cs/cifar10",
@@ -140,18 +132,6 @@ def with_license(card: str, license: str) -> str:
     changed = ModelCard(card)
     changed.data.license = plain(license)
     return str(changed)
-
-
-def eval_results(record: dict) -> str | None:
-    """Return the YAML of the Hub's ``.eval_results/``, or None unless the student was measured on a Hub dataset."""
-    top1 = lookup(record, "metrics", "top1")
-    dataset = dataset_id(record)
-    if not is_number(top1) or dataset is None:
-        return None
-    split = lookup(record, "data", "val_split")
-    notes = "top-1 accuracy in %" + (f", split {plain(split)}" if split else "")
-    entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=top1, notes=notes)
-    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
 
 
 def _metadata(record: dict) -> ModelCardData:

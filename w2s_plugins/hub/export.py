@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 from ..errors import UserError, one_line
 from ..files import apply_umask, file_sha256, flush_folder, read_plain, write_text
 from ..tokens import scrub
-from .card import EVAL_RESULTS, eval_results, lookup, model_card
+from .card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
 # what timm says of the pretrained weights of a model, not of the model
@@ -57,7 +57,7 @@ def export_model(
         class_names: list[str] | None = None,
         save_adapter: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
+    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
     It is written next to ``folder`` and then renamed, so that an earlier export stays whole until the new one is.
 
@@ -85,10 +85,6 @@ def export_model(
                     model_config=dict(pretrained_cfg=earlier, label_names=class_names))
         say_origin(new / "config.json", record)
         write_card(new, record)
-        results = eval_results(record)
-        if results:
-            (new / EVAL_RESULTS).parent.mkdir()
-            write_text(new / EVAL_RESULTS, results)
         if save_adapter is not None:
             save_adapter(new / "adapter")
         for file in new.rglob("*"):

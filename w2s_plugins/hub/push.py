@@ -12,14 +12,14 @@ from .. import __version__
 from ..errors import UserError, name_runs, one_line
 from ..files import read_plain
 from ..tokens import scrub
-from .card import EVAL_RESULTS, MODEL_ID, with_license
+from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
 from .figure import FIGURE, draw_figure, with_figure
 from .source import _COMMIT
 
-_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps these two; nothing else goes
-_OPTIONAL = (EVAL_RESULTS, FIGURE)
+_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps a figure; nothing else goes
+_STALE = (FIGURE, ".eval_results/w2s_plugins.yaml")  # of an earlier model, the second by an earlier version
 
 
 def push_export(
@@ -54,8 +54,7 @@ def push_export(
     _check_complete(folder, repo_id)
 
     def contents(full_id: str) -> dict[str, Path | bytes]:
-        found: dict[str, Path | bytes] = {name: folder / name for name in (*_EXPORT, EVAL_RESULTS)
-                                          if (folder / name).is_file()}
+        found: dict[str, Path | bytes] = {name: folder / name for name in _EXPORT}
         card = (folder / "README.md").read_text(encoding="utf-8")
         card = card.replace(MODEL_ID, f"hf-hub:{full_id}@{revision}" if revision else f"hf-hub:{full_id}")
         card = with_license(card, license) if license else card
@@ -67,7 +66,7 @@ def push_export(
         return {**found, "README.md": card.encode()}
 
     try:
-        return _push("model", repo_id, contents, lambda names: [name for name in names if name in _OPTIONAL],
+        return _push("model", repo_id, contents, lambda names: [name for name in names if name in _STALE],
                      private, revision, commit_message or "Upload model")
     except UserError as error:
         run = folder.parent if folder.name == "export" else folder
@@ -78,8 +77,7 @@ def push_export(
 
 def _check_complete(folder: Path, repo_id: str) -> None:
     """Raise a `UserError` unless a folder has a whole export, without links."""
-    names = (*_EXPORT, EVAL_RESULTS, str(Path(EVAL_RESULTS).parent))
-    linked = next((folder / name for name in names if (folder / name).is_symlink()), None)
+    linked = next((folder / name for name in _EXPORT if (folder / name).is_symlink()), None)
     if linked is not None:
         raise UserError(f"{linked} is a link, which is not published; put the file itself there, or export again")
     missing = [name for name in _EXPORT if not (folder / name).is_file()]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from ..data.unlabeled import open_images
 from ..data.unreadable import Blanked
 from ..distributed.world import agree, meet
 from ..errors import UserError, exit_now
-from ..files import atomic_write, delete
+from ..files import delete
 from ..labels.answers import TableForm, answer_columns, check_form
 from ..labels.format import Manifest
 from ..labels.names import read_class_names
@@ -42,7 +41,7 @@ from ..run.args_file import read_run_args
 from ..teachers import opened as teachers
 from ..teachers.clip import read_prompts
 from ..teachers.kinds import check_kind, input_text, open_kind
-from ..teachers.name import TeacherName
+from ..teachers.name import TeacherName, find_export
 from ..teachers.stored import Pass, label_images
 from ..teachers.teacher import StudentInput, TeacherModel, TeacherSettings, load_frozen_model
 
@@ -65,7 +64,6 @@ class Request:
     prompts: str | None = None
     top_k: int | None = None
     all: bool = False  # every class with its probability
-    embeddings: Path | None = None
     img_size: int | None = None
     batch_size: int = 64
     workers: int = 4
@@ -79,12 +77,6 @@ class Predictor:
 
     member: TeacherModel
     class_names: list[str] | None
-    embeds: bool
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return logits (B, C), and beside them the embeddings (B, D) where these are wanted."""
-        logits = self.member(images)
-        return torch.cat([logits, self.member.encode(images)], dim=1) if self.embeds else logits
 
 
 def predict(request: Request) -> None:
@@ -109,7 +101,7 @@ def predict(request: Request) -> None:
         _logger.info(f"{request.dir}: {manifest.num_samples} images"
                      f"{f', {kept} of which are answered from before' if kept else ''}")
     # the model is asked about what it was not asked about before, by all processes together
-    labeller = functools.partial(label_images, predictor, member.data_config, Blanked(dataset),
+    labeller = functools.partial(label_images, member, member.data_config, Blanked(dataset),
                                  Pass(world, request.batch_size, request.workers))
     answered = ensure_labels(
         folder / manifest.key, manifest, keys, labeller, distributed=world.distributed,
@@ -155,11 +147,8 @@ def open_predictor(request: Request, names: list[str] | None, device: torch.devi
                  f"{input_text(config, whole=True)}")
     student = StudentInput(config["mean"], config["std"], config["input_size"][0], None)  # sees what the model sees
     member = TeacherModel(model, config, student, source=dict(name=request.model)).to(device)
-    if request.embeddings is not None and not member.embeds:
-        raise UserError(f"--embeddings: {request.model} has no features before its classifier that can be had; models "
-                        "of timm and clip: have")
     check_form(TableForm(request.top_k, request.all), own, model.num_classes)
-    return Predictor(member, own, request.embeddings is not None)
+    return Predictor(member, own)
 
 
 def open_model(
@@ -186,9 +175,9 @@ def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
     """Return name and weights of a model; it may be a folder of a run or of an export."""
     folder = Path(model)
     if checkpoint is None and folder.is_dir():
-        for place in (folder, folder / "export"):
-            if (place / "config.json").is_file():
-                return f"local-dir:{place}", None
+        exported = find_export(folder)
+        if exported is not None:
+            return exported, None
         if not (folder / "args.yaml").is_file():
             raise UserError(f"MODEL {model}: neither the folder of a run (args.yaml) nor an export of timm (config.json"
                             " and model.safetensors)")
@@ -205,27 +194,22 @@ def model_at(model: str, checkpoint: str | None) -> tuple[str, str | None]:
 
 
 def describe(predictor: Predictor, dataset: FileDataset, keys: SampleKeys) -> Manifest:
-    """Return the manifest of the answers: logits and embeddings side by side, as the model gives them."""
+    """Return the manifest of the answers: logits, as the model gives them."""
     member = predictor.member
-    width = member.num_classes
-    if predictor.embeds:
-        some = torch.zeros(1, *member.data_config["input_size"], device=member.scale.device)
-        with torch.inference_mode():
-            width += member.encode(some).shape[1]
     # a file that has become another one is asked about anew: its time is the one that no program can set
     stamps = []
     for file in dict.fromkeys(place.file for place in dataset.reader.samples):
         about = os.stat(file) if os.path.exists(file) else None  # else whoever reads it says so
         stamps.append(about and (about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     seen = dict(files=hashlib.sha256(repr(stamps).encode()).hexdigest(), transform=member.data_config)
-    return Manifest(len(dataset), width, member.fingerprint, seen, "features", torch.float32,
+    return Manifest(len(dataset), member.num_classes, member.fingerprint, seen, "features", torch.float32,
                     keyed_by=keys.by, keys_sha256=keys.sha256)
 
 
 def write_answers(
         reader: LabelReader, keys: SampleKeys, dataset: FileDataset, predictor: Predictor, request: Request) -> None:
-    """Write the table, and the embeddings where these are wanted. Raises `UserError` when no image could be read."""
-    manifest, classes = reader.manifest, predictor.member.num_classes
+    """Write the table. Raises `UserError` when no image could be read."""
+    manifest = reader.manifest
     unread = reader.missing.tolist()
     unnamed = [row for row, name in enumerate(keys.values) if not is_text(name)]
     left_out = {*unread, *unnamed}
@@ -241,14 +225,9 @@ def write_answers(
 
     form = TableForm(request.top_k, request.all)
     rows = write_label_table(request.output, (
-        answer_columns(names, keys.by, values[:, :classes].softmax(dim=1).numpy(), predictor.class_names, form)
+        answer_columns(names, keys.by, values.softmax(dim=1).numpy(), predictor.class_names, form)
         for names, values in chunks()))
     _logger.info(f"{request.output}: {rows} images labelled by {request.model}")
-    if request.embeddings is not None:
-        names, values = zip(*chunks())
-        with atomic_write(request.embeddings) as temporary, temporary.open("wb") as file:
-            np.savez(file, filename=np.concatenate(names), embeddings=torch.cat(values)[:, classes:].numpy())
-        _logger.info(f"{request.embeddings}: their embeddings")
     said = f"of {manifest.num_samples} images are left out, since they"
     if unread:
         _logger.warning(f"WARNING: {len(unread)} {said} could not be read: {why}")

@@ -162,7 +162,7 @@ def label_shard(
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
     asked = label_images(
-        predictor, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
+        member, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
     for part, (logits, missing) in zip(parts, asked):
         refuse_not_finite(folder, manifest, part, logits, missing)
         write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
