@@ -74,10 +74,6 @@ def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
         raise UserError(f"{flag} needs a token: {LOGIN}")
 
 
-class DamagedDownload(UserError):
-    """A file whose bytes are not those that the Hub announced. It is no longer in the cache."""
-
-
 def _reason(error: BaseException) -> str | None:
     """Return what to tell the user about an error, or None if it has nothing to do with the Hub."""
     if isinstance(error, HfHubHTTPError):

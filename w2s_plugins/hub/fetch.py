@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from ..errors import UserError
 from ..tokens import scrub
-from .errors import UNREACHABLE, DamagedDownload, check_repo_id, on_hub
+from .errors import UNREACHABLE, check_repo_id, on_hub
 from .source import check_download
 
 _logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def fetch(
         chosen = choose([file.rfilename for file in info.siblings])
         folder = Path(snapshot_download(repo, **where, allow_patterns=[glob.escape(file) for file in chosen]))
         if folder.name != info.sha:
-            raise DamagedDownload(f"{what}: the {kind} was changed meanwhile; try again")
+            raise UserError(f"{what}: the {kind} was changed meanwhile; try again")
         for file in chosen:
             check_download(folder / file, what)
         return folder, chosen

@@ -41,7 +41,7 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     """Write a model as ``file``, from normalised images (B, C, H, W) to logits (B, K), for batches of any size B.
 
     Its metadata are ``mean``, ``std`` and ``class_names`` (JSON lists), ``interpolation``, ``crop_pct`` and
-    ``crop_mode``, as `teachers.kinds.open_onnx` reads them. Weights beyond 1.9 GB lie beside it, in ``FILE.data``.
+    ``crop_mode``, as `teachers.outside.open_onnx` reads them. Weights beyond 1.9 GB lie beside it, in ``FILE.data``.
 
     Args:
         model: of timm, in eval mode.
