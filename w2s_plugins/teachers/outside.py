@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -57,6 +56,10 @@ class OutsideClassifier(nn.Module):
 
 
 # ---------------------------------------------------------------- ONNX
+
+CHECKS = {**PRETRAINED_CFG, "class_names": (lambda value: isinstance(value, list), "a list of names")}
+IMAGENET = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], class_names=None, interpolation="bicubic",
+                crop_pct=1.0, crop_mode="center")  # where a file does not say otherwise
 
 
 class OnnxClassifier(OutsideClassifier):
@@ -113,46 +116,31 @@ def open_onnx(name: str, request: Request) -> Opened:
             model.input.type not in ("tensor(float)", "tensor(float16)")):
         raise UserError(f"takes {model.inputs} input(s), {model.input.type} {shape}, and gives {model.num_classes} "
                         "classes; expected images (N, C, H, W) of floats and a fixed number of classes")
-    config = _input_of_onnx(model.metadata, shape[1])
+    # how images are normalised, resized and cropped, as the file says; else as ImageNet's, and the shorter side
+    counts = dict(mean=shape[1], std=shape[1], class_names=model.num_classes)
+    found = {key: _read_metadata(model.metadata, key, counts.get(key)) for key in IMAGENET if key in model.metadata}
     size = request.img_size or 224
     height, width = (side if isinstance(side, int) else size for side in shape[2:])
-    config["input_size"] = (shape[1], height, width)
-    names = _json_list(model.metadata, "class_names", str, model.num_classes)
+    config = {**IMAGENET, "input_size": (shape[1], height, width), **found}
+    names = config.pop("class_names")
+    names = names and [str(name) for name in names]
+    for key in ("mean", "std"):
+        config[key] = tuple(float(value) for value in config[key][:shape[1]])
     return Opened(model, config, usable_names(f"onnx:{name}", names), dict(file=name, sha256=model.sha256))
 
 
-def _input_of_onnx(metadata: Mapping[str, str], channels: int) -> dict[str, object]:
-    """Return how images are normalised, resized and cropped, as the file says; else as ImageNet's, and the shorter side
-    in bicubic.
-    """
-    mean = _json_list(metadata, "mean", float, channels) or [0.485, 0.456, 0.406][:channels]
-    std = _json_list(metadata, "std", float, channels) or [0.229, 0.224, 0.225][:channels]
-    if min(std) <= 0:
-        raise UserError(f"its metadata std has {len(std)} values, expected {channels} above 0")
-    found = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", **{
-        key: metadata[key] for key in ("interpolation", "crop_pct", "crop_mode") if key in metadata}}
+def _read_metadata(metadata: Mapping[str, str], key: str, count: int | None) -> object:
+    """Return a value of the metadata of a file, which may hold anything, as timm has it."""
+    text = metadata[key]
     try:
-        found["crop_pct"] = float(found["crop_pct"])
+        value = text if key in ("interpolation", "crop_mode") else json.loads(text)
     except ValueError:
-        found["crop_pct"] = math.nan  # which nothing allows
-    for key, value in found.items():
-        allowed, expected = PRETRAINED_CFG[key]
-        if not allowed(value):
-            raise UserError(f"its metadata {key} is '{metadata[key]:.40}', expected {expected}")
-    return {**found, "mean": tuple(mean), "std": tuple(std)}
-
-
-def _json_list(metadata: Mapping[str, str], key: str, kind: type, count: int) -> list | None:
-    """Return a list in the metadata of a file, None where there is none."""
-    if key not in metadata:
-        return None
-    try:
-        found = [kind(item) for item in json.loads(metadata[key])]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"its metadata {key} is no JSON list") from error
-    if len(found) != count:
-        raise UserError(f"its metadata {key} has {len(found)} values, expected {count}")
-    return found
+        value = None
+    allowed, expected = CHECKS[key]
+    if not allowed(value) or (count is not None and len(value) != count):
+        raise UserError(f"its metadata {key} is '{text:.40}', expected {expected}"
+                        f"{'' if count is None else f', {count} of them'}")
+    return value
 
 
 # ---------------------------------------------------------------- a function of a plugin
