@@ -94,9 +94,10 @@ def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None
     shown = []
     for role, place in (("teacher", teacher), ("student", model)):
         if place is not None:
+            opened = open_model(place)
             name, checkpoint = model_at(place, None)
             on_this_machine = checkpoint is not None or name.startswith("local-dir:")
-            shown.append(Shown(role, place, None if on_this_machine else name, *open_model(place)))
+            shown.append(Shown(role, place, None if on_this_machine else name, *opened))
     files = write_space(shown, folder)
     print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
