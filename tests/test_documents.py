@@ -65,7 +65,7 @@ def test_every_command_is_accepted(page: str, program: str, words: list[str], mo
 
 
 def test_blocks_of_python_are_in_pages_whose_tests_run_them() -> None:
-    """tests/test_api.py, losses/test_docs.py, e2e/test_teacher_kinds.py, publish/test_onnx_file.py; that of labels.md
+    """tests/test_api.py, losses/test_docs.py, e2e/test_teacher_kinds.py, hub/test_onnx_file.py; that of labels.md
     wants a run's targets."""
     pages = {page.name for page in PAGES if blocks(page, "python")}
     assert pages == {"README.md", "python.md", "losses.md", "teachers.md", "labels.md", "publish.md"}

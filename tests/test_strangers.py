@@ -25,7 +25,7 @@ from w2s_plugins.labels.table import read_label_table
 from w2s_plugins.metrics.long_tail import read_counts
 from w2s_plugins.models.loading import create_model, read_checkpoint, read_weights, settings_beside
 from w2s_plugins.monitor import format_table, setup_logging
-from w2s_plugins.teachers.kinds import read_prompts
+from w2s_plugins.teachers.clip import read_prompts
 from w2s_plugins.tokens import PublicFormatter, say, shown
 
 # clears the screen, colours, forges a line of the log, turns the direction of writing, is no text

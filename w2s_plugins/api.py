@@ -152,9 +152,9 @@ def load_student(place: StrPath) -> "Student":
     from timm.data.transforms_factory import create_transform
 
     from .predictions.run import open_model
-    from .teachers.kinds import kind_of
+    from .teachers.name import TeacherName
 
-    if kind_of(os.fspath(place)):
+    if not TeacherName.parse(os.fspath(place)).is_of_timm:
         raise UserError(f"w2s.load_student: {place}: no model of timm; w2s.create_teacher and w2s.predict take it")
     model, config, names = open_model(os.fspath(place))
     model.eval()

@@ -158,8 +158,8 @@ def test_what_is_not_there_or_is_no_labels(work: Path, hub_server: HubServer, tm
     outside = hub_server.repos["datasets/me/outside"] = Repo("datasets/me/outside")
     outside.commit("main", {"../../../crowd.csv": File(b"", False)}, "out of the cache")
     bad = {
-        "hf://datasets/me/crwd": "no such dataset on the Hub (nearest: me/crowd",
-        "hf://datasets/me/crowd@mian": "the dataset has no such revision (nearest: main)",
+        "hf://datasets/me/crwd": "no such repository on the Hub, or it is private",
+        "hf://datasets/me/crowd@mian": "the repository has no such revision",
         "hf://datasets/me/two": "is no set of labels: expected a labels.json, as `labels push` writes it, or one table",
         "hf://datasets/me/none": "it has no table, but ",
         "hf://datasets/me/outside": "it has no table, but ../../../crowd.csv",

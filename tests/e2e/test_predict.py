@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -105,7 +104,7 @@ def right(rows: list[dict[str, str]]) -> float:
 def test_the_table_has_the_accuracy_of_validate(work, predict):
     done = run("validate", "--checkpoint", "out/weak", "--data-dir", "data", "--workers", 0, cwd=work).ok()
     top1 = json.loads(done.out.partition("--result")[2])["top1"]
-    done = predict("out/weak", "data/validation", "--output", "all.csv", "--all", "--embeddings", "e.npz").ok()
+    done = predict("out/weak", "data/validation", "--output", "all.csv", "--all").ok()
     assert "600 images labelled by out/weak" in done.err and done.out == ""
     rows = rows_of(work / "all.csv")
     assert list(rows[0]) == ["filename", "label", "confidence", *"ABCDEFGHIJ"]
@@ -115,8 +114,6 @@ def test_the_table_has_the_accuracy_of_validate(work, predict):
     assert all(float(row["confidence"]) == float(row[row["label"]]) for row in rows)
     table = read_label_table(work / "all.csv")
     assert table.kind == "probabilities" and table.class_names == [*"ABCDEFGHIJ"]
-    with np.load(work / "e.npz") as content:
-        assert content["filename"].tolist() == table.keys and content["embeddings"].shape == (600, 16)
     assert not list(work.glob("*.parts"))
 
 
@@ -238,7 +235,6 @@ def test_models_of_other_packages(work, predict):
     for flags, message in (
             ([clip, *images, "--plugins", "colours.py"], "needs the names of the classes: give --class-names"),
             (["hf:vit", *images, "--class-names", "z,y,x"], "hf:vit has names of its own, x, y, z"),
-            (["hf:vit", *images, "--embeddings", "e.npz"], "--embeddings: hf:vit has no features"),
             (["hg:vit", *images], "MODEL hg:vit: unknown kind of teacher 'hg' (nearest: hf")):
         done = predict(*flags)
         assert done.code == 2 and message in done.err.splitlines()[-1] and not (work / "x.csv").exists()

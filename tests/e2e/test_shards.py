@@ -186,14 +186,13 @@ def test_other_labels_are_refused(labels: Path, images: str, weak: Path, tmp_pat
     """Before anything is labelled: here train-0003 is, and the others are not."""
     shutil.copytree(labels / "train-0003", tmp_path / "labels/train-0003")
     manifest, flags = tmp_path / "labels/train-0003/labels.json", [images, "--output", "labels", "--workers", 0]
-    cases = [(["--top-k", 2], "of another kind (logits, these would be top-k)"),
-             (["--all", "--img-size", 16], "of images in another size"), (["--all"], "by another model")]
-    for more, message in cases:
-        if message == "by another model":
+    for more, differs in ((["--top-k", 2], "kind, topk"), (["--all", "--img-size", 16], "seen"), (["--all"], "who")):
+        if differs == "who":
             content = json.loads(manifest.read_text())
             manifest.write_text(json.dumps(content | {"who": content["who"] | {"sha256": "0"}}))
         done = run(PREDICT, weak, *flags, *more, cwd=tmp_path)
-        assert done.code == 2 and f"labels/train-0003: its labels are {message}" in done.err
+        assert done.code == 2 and "labels/train-0003: its labels are by another model" in done.err
+        assert f"(they differ in {differs})" in done.err
     assert not [*tmp_path.glob("labels/train-0004*")]
 
 

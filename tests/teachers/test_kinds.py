@@ -21,14 +21,11 @@ from w2s_plugins.distributed.world import World
 from w2s_plugins.errors import UserError
 from w2s_plugins.labels.format import Part
 from w2s_plugins.registry import load_plugins
-from w2s_plugins.teachers.kinds import (
-    PROMPTS,
-    compare_transforms,
-    crop_share,
-    input_of_processor,
-    input_text,
-    read_prompts,
-)
+from w2s_plugins.teachers.clip import read_prompts
+from w2s_plugins.teachers.hf import crop_share, input_of_processor
+from w2s_plugins.teachers.kinds import input_text
+from w2s_plugins.teachers.name import TeacherName, parse_teachers
+from w2s_plugins.teachers.opened import PROMPTS
 from w2s_plugins.teachers.stored import Pass, label_images
 from w2s_plugins.teachers.teacher import (
     UNMAPPED_LOGIT,
@@ -89,7 +86,7 @@ def images() -> list[Image.Image]:
     {"size": {"shortest_edge": 21}, "do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "resample": 3},
     {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "rescale_factor": 1 / 128, "resample": 0},
     {"do_normalize": False}])
-def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path, caplog) -> None:
+def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     folder = make_hf(tmp_path / "vit", **processor)
@@ -101,7 +98,6 @@ def test_transformers_says_the_same_of_an_image(processor: dict, tmp_path: Path,
     with torch.inference_mode():
         expected = model(**own(images(), return_tensors="pt")).logits
     torch.testing.assert_close(answers(opened(f"hf:{folder}", list(NAMES))), expected, rtol=0, atol=1e-4)
-    assert "does more than" not in caplog.text
 
 
 @pytest.mark.parametrize("text", [None, "{}|a drawing of a {}"])
@@ -120,7 +116,7 @@ def test_open_clip_says_the_same_of_an_image(text: str | None) -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: Path, caplog) -> None:
+def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: Path) -> None:
     """With one template its own logits; with several the mean of what these say, as open_clip has it."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -137,7 +133,7 @@ def test_transformers_says_the_same_of_an_image_and_texts(kind: str, tmp_path: P
     member = opened(f"clip:hf:{folder}", prompts=("one {}.",))
     found, expected = answers(member), own("one {}.")
     torch.testing.assert_close(found, expected.logits_per_image, rtol=0, atol=1e-4)
-    assert expected.logits_per_image.std(dim=1).min() > 1e-3 and "does more than" not in caplog.text
+    assert expected.logits_per_image.std(dim=1).min() > 1e-3
     both = opened(f"clip:hf:{folder}", prompts=("one {}.", "a {}"))
     texts = sum(torch.nn.functional.normalize(own(prompt).text_embeds, dim=-1) for prompt in ("one {}.", "a {}"))
     torch.testing.assert_close(both.model.texts, torch.nn.functional.normalize(texts, dim=-1), rtol=0, atol=1e-5)
@@ -157,7 +153,9 @@ def test_onnxruntime_says_the_same_of_an_image(batch: int | None, probabilities:
     batch_of_all = torch.from_numpy((pixels - 0.5) / 0.25).permute(0, 3, 1, 2).float()
     expected = small_network()(batch_of_all).detach()
     found = answers(opened(f"onnx:{file}"))
-    torch.testing.assert_close(found.softmax(dim=1), expected.softmax(dim=1), rtol=0, atol=1e-4)
+    # all at once as well: a network of a fixed batch is asked in parts, whose answers stay in their order
+    for answered in (found, opened(f"onnx:{file}")(batch_of_all)):
+        torch.testing.assert_close(answered.softmax(dim=1), expected.softmax(dim=1), rtol=0, atol=1e-4)
     if not probabilities:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
@@ -168,15 +166,6 @@ def test_timm_crops_from_the_size_that_is_meant() -> None:
     small = input_of_processor({"size": {"shortest_edge": 224}, "crop_pct": 0.875, "image_mean": [0] * 3,
                                 "image_std": [1] * 3, "resample": 3})
     assert (small["input_size"], small["crop_pct"], small["crop_mode"]) == ((3, 224, 224), 0.875, "center")
-
-
-def test_what_timm_cannot_do_is_said(caplog) -> None:
-    config = opened("hf:vit").data_config
-    caplog.clear()
-    compare_transforms("hf:vit", config, lambda image: torch.ones(3, 16, 16) * 9)
-    compare_transforms("hf:vit", config, lambda image: torch.ones(3, 20, 16))
-    assert [text.split(": its own")[0] for text in caplog.messages] == ["WARNING: --teacher hf:vit"] * 2
-    assert "size (3, 20, 16), not (3, 16, 16)" in caplog.messages[1]
 
 
 def test_the_input_is_said() -> None:
@@ -322,6 +311,15 @@ def test_the_record_says_where_it_is_from() -> None:
 # ---------------------------------------------------------------- names, prompts, checkpoints
 
 
+def test_names_are_parsed() -> None:
+    found = [(name.kind, name.rest, name.is_of_timm, name.is_labels)
+             for name in parse_teachers("resnet18.a1, hf-hub:o/n@v,local-dir:a:b,labels:x.csv,clip:hf:o/n,mine:f")]
+    assert found == [
+        ("", "resnet18.a1", True, False), ("hf-hub", "o/n@v", True, False), ("local-dir", "a:b", True, False),
+        ("labels", "x.csv", False, True), ("clip", "hf:o/n", False, False), ("mine", "f", False, False)]
+    assert TeacherName.parse("resnet18").is_architecture and not TeacherName.parse("local-dir:x").is_architecture
+
+
 def test_prompts(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\ufeffa {}.\r\n\r\n  the {}, again {}\n", encoding="utf-8")
     assert read_prompts(str(tmp_path / "prompts.txt")) == ("a {}.", "the {}, again {}")
@@ -448,8 +446,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("clip:hf:a/b/c", "no such folder, and not a Hub id"),
     ("onnx:none.onnx", "no such file"),
     ("onnx:text.onnx", "cannot be opened by onnxruntime"),
-    ("onnx:metadata.onnx", "its metadata mean is no JSON list"),
-    ("onnx:std.onnx", "its metadata std has 3 values, expected 3 above 0"),
+    ("onnx:metadata.onnx", "its metadata mean is 'no list', expected a list of numbers, 3 of them"),
+    ("onnx:std.onnx", "its metadata std is .*, expected a list of numbers above 0, 3 of them"),
     ("onnx:interpolation.onnx", "its metadata interpolation is 'cubic', expected one of nearest, "),
     ("onnx:crop_pct.onnx", "its metadata crop_pct is 'all', expected a number above 0"),
     ("onnx:crop_mode.onnx", "its metadata crop_mode is 'middle', expected center, squash or border"),
@@ -475,7 +473,7 @@ def test_another_number_of_classes() -> None:
     for names, said in ((None, "it has 3 classes, the student 4"), (list("abcd"), "none of its 3 classes")):
         with pytest.raises(UserError, match=f"--teacher hf:vit: {said}"):
             open_member("hf:vit", None, StudentInput((0.5,) * 3, (0.5,) * 3, 3, 4, names), CPU)
-    with pytest.raises(UserError, match=r"its metadata class_names has 2 values, expected 3"):
+    with pytest.raises(UserError, match=r"its metadata class_names is .*, 3 of them"):
         make_onnx(Path("two.onnx"), class_names=["a", "b"])
         opened("onnx:two.onnx")
 

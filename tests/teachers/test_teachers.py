@@ -284,10 +284,7 @@ FORMS = {
     "state_dict": lambda s: {"state_dict": s, "epoch": 3},
     "state_dict_ema": lambda s: {"state_dict": {k: v + 1 for k, v in s.items()}, "state_dict_ema": s},
     "model": lambda s: {"model": s},
-    "DDP": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
-    "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
     "DDP of compiled": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
-    "compiled DDP": lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
 }
 
 

@@ -22,7 +22,8 @@ from ..models.class_names import (
     recorded_names,
 )
 from ..models.loading import create_model
-from ..teachers.kinds import Request, kind_of, open_kind
+from ..teachers.kinds import Request, open_kind
+from ..teachers.name import TeacherName
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
 from .labels import FoundLabels, names_in_labels
 from .resolve import split_names, teacher_models
@@ -163,11 +164,11 @@ def _classes_of_model(
         args: argparse.Namespace, of_data: Sequence[str] | None) -> tuple[list[str] | None, int | None]:
     """Return names and number of the classes of the first model of a teacher, None where there is none."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
-    name, checkpoint = next((pair for pair in pairs if not pair[0].startswith("clip:")), (None, None))
+    name, checkpoint = next((pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"), (None, None))
     if name is None:  # a zero-shot classifier has the classes that it is given
         return None, None
     channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
-    if kind_of(name):
+    if not TeacherName.parse(name).is_of_timm:
         opened = open_kind(name, Request(in_chans=channels, img_size=args.teacher_img_size), TEACHER_FLAGS[0])
         return opened.class_names, opened.model.num_classes
     if checkpoint is not None:

@@ -36,10 +36,11 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.mix import TRAINED_SHARE
+from ..teachers.name import parse_teachers
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .hints import average_hint, student_chance_hint, teacher_chance_hint
-from .resolve import LABELS, in_order, is_scored_by_teacher, label_paths, random_start_hint, split_names
+from .resolve import LABELS, in_order, is_scored_by_teacher, label_paths, random_start_hint
 from .student import RANDOM_FEATURES
 
 
@@ -141,8 +142,8 @@ def _teacher_name(args: argparse.Namespace) -> str:
     """Return ``--teacher``, with the names alone of files and folders of labels."""
     if not label_paths(args.teacher):
         return args.teacher
-    return ",".join(LABELS + Path(name.removeprefix(LABELS)).name if name.startswith(LABELS) else name
-                    for name in split_names(args.teacher))
+    return ",".join(LABELS + Path(name.rest).name if name.is_labels else name.text
+                    for name in parse_teachers(args.teacher))
 
 
 def _measured(event: dict) -> dict[str, float]:

@@ -34,6 +34,7 @@ from ..cli.values import split_names
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
 from ..run.place import HUB, Place
+from ..teachers.name import parse_teachers
 from .resolve_probe import resolve_probe
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
@@ -56,18 +57,18 @@ RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temp
 
 def label_paths(teacher: str | None) -> list[str]:
     """Return the files and folders of labels among the names of ``--teacher``."""
-    return [name.removeprefix(LABELS) for name in split_names(teacher) if name.startswith(LABELS)]
+    return [name.rest for name in parse_teachers(teacher) if name.is_labels]
 
 
 def teacher_models(teacher: str | None) -> list[str]:
     """Return the models among the names of ``--teacher``."""
-    return [name for name in split_names(teacher) if not name.startswith(LABELS)]
+    return [name.text for name in parse_teachers(teacher) if not name.is_labels]
 
 
 def in_order(teacher: str | None, models: Iterable[Any], labels: Iterable[Any]) -> list[Any]:
     """Return what there is for each name of ``--teacher``, in their order: of its models, and of its labels."""
     of_models, of_labels = iter(models), iter(labels)
-    return [next(of_labels if name.startswith(LABELS) else of_models) for name in split_names(teacher)]
+    return [next(of_labels if name.is_labels else of_models) for name in parse_teachers(teacher)]
 
 
 def view_epochs(args: argparse.Namespace) -> int:
@@ -304,7 +305,7 @@ def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
     """Check the flags beside ``--teacher labels:PATH``: labels are stored, so models beside them are asked once too."""
     if not label_paths(args.teacher):
         return
-    name = next(n for n in split_names(args.teacher) if n.startswith(LABELS))
+    name = next(name.text for name in parse_teachers(args.teacher) if name.is_labels)
     if "teacher_targets" in given and args.teacher_targets == "online":
         raise UserError(f"--teacher {name}: labels are stored, they cannot be asked about a view: leave out "
                         "--teacher-targets online")

@@ -22,7 +22,7 @@ from ..models.inference import inference_dtype
 from ..monitor import Console
 from ..students.probe import Encoder, OutputStore, create_encoder
 from ..students.refine import RefinedTargets
-from ..teachers.kinds import read_prompts
+from ..teachers.clip import read_prompts
 from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, label_views, model_manifest
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options

@@ -37,7 +37,7 @@ from ..models.shards import is_sharded
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
 from ..run.find import BEST, LAST, SHARDED_BEST, SHARDED_LAST
-from ..teachers.kinds import read_prompts
+from ..teachers.clip import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
 from .flags import check_model_name, check_teacher_name, resolve_precision

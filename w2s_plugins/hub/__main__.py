@@ -73,8 +73,8 @@ def push(run: Path, repo_id: str, private: bool | None, revision: str | None, hu
 def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str]) -> None:
     """Write a model as a file of ONNX."""
     from ..predictions.run import open_model
-    from ..publish.onnx_file import check_onnx, export_onnx
     from ..registry import load_plugins
+    from .onnx_file import check_onnx, export_onnx
 
     check_onnx(onnx, "--onnx")
     load_plugins(plugins)
@@ -84,12 +84,21 @@ def export(model: str, onnx: Path, checkpoint: str | None, plugins: Sequence[str
 
 def space(model: str, folder: Path, teacher: str | None, push_to_hub: str | None, private: bool | None) -> None:
     """Write a Space, and publish it where that is wanted."""
-    from ..publish.space import push_space, write_space
+    from ..predictions.run import model_at, open_model
     from .errors import check_login
+    from .space import Shown, make_folder, push_space, write_space
 
     if push_to_hub:
         check_login(push_to_hub)
-    files = write_space(model, teacher, folder)
+    make_folder(folder)
+    shown = []
+    for role, place in (("teacher", teacher), ("student", model)):
+        if place is not None:
+            opened = open_model(place)
+            name, checkpoint = model_at(place, None)
+            on_this_machine = checkpoint is not None or name.startswith("local-dir:")
+            shown.append(Shown(role, place, None if on_this_machine else name, *opened))
+    files = write_space(shown, folder)
     print(push_space(files, push_to_hub, private) if push_to_hub else f"{folder}: python {folder / 'app.py'} shows it")
 
 

@@ -6,26 +6,17 @@ taken for markup.
 
 import math
 import re
-from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
 import jinja2
-import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCard,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .markdown import code, fenced, markdown_table, plain
 
 MODEL_ID = "hf-hub:ORG/NAME"  # stands in the card until the model is pushed
-EVAL_RESULTS = ".eval_results/w2s_plugins.yaml"
 
 _HUB_DATASETS = {
     "cifar10": "uoft-cs/cifar10",
@@ -34,22 +25,6 @@ _HUB_DATASETS = {
     "mnist": "ylecun/mnist",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
 }
-_INIT = {
-    "random": "random weights",
-    "pretrained": "pretrained weights",
-    "checkpoint": "a checkpoint file",
-}
-_TARGETS = {
-    "online": "the teacher predicts on every training view",
-    "cached": "the teacher labels each training image once, before training",
-    "cached-views": "the teacher labels the training views of some epochs before training; then the views repeat",
-}
-_CONTROLS = {  # by the first word of the name
-    "direct": "this model trained on true labels alone",
-    "same": "the teacher's model on the same weak labels",
-    "strong": "this model on weak labels of the one of direct",
-}
-_MOST_NAMES = 100  # classes that the card lists
 _WORD = re.compile(r"'[^']*'|[^\s']+")  # as the shell has it, perhaps with spaces
 _PATH = re.compile(r"""(?:(?<![^\s=,:;'"(\[{])|(?<=wds/))(?:~[\w.-]*)?/(?!/)[^,'"]+""")  # an absolute one, in a word
 
@@ -82,9 +57,6 @@ def model_card(record: dict) -> str:
         data_name=_data_name(record),
         plugin_module=_plugin_module(record),
         model_id=MODEL_ID,
-        controls=_CONTROLS,
-        targets_of=_TARGETS,
-        init_of=_INIT,
     )
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return str(ModelCard(f"---\n{_metadata(record).to_yaml()}\n---\n\n{body}\n"))
@@ -101,16 +73,15 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= dict(
         code=_code_or_nothing,
-        several_codes=_several_codes,
-        percent=_percent,
-        count=_count,
+        percent=lambda value: f"{value:.2f}" if is_number(value) else "",
+        count=lambda value: f"{value:,.0f}" if is_number(value) else "",
         fenced=fenced,
         is_number=is_number,
-        pairs=_pairs,
-        shapes=_shapes,
+        pairs=lambda value: list(value.items()) if isinstance(value, dict) else [],
     )
     environment.tests["has_figures"] = lambda row: any(row[1:])
-    environment.globals |= dict(table=markdown_table, named=_named)
+    environment.tests["shape"] = lambda key: re.fullmatch(r"\d+x\d+", str(key)) is not None
+    environment.globals["table"] = markdown_table
     return environment
 
 
@@ -119,39 +90,8 @@ def _code_or_nothing(value: Any) -> str:
     return "" if missing else code(value)
 
 
-def _several_codes(names: Any) -> str:
-    """Return names in their order, the first ones of many."""
-    if not isinstance(names, (list, tuple)):
-        return ""
-    shown = [code(name) for name in names[:_MOST_NAMES]]
-    more = ["..."] if len(names) > _MOST_NAMES else []
-    return ", ".join(shown + more)
-
-
 def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _percent(value: Any) -> str:
-    return f"{value:.2f}" if is_number(value) else ""
-
-
-def _count(value: Any) -> str:
-    return f"{value:,.0f}" if is_number(value) else ""
-
-
-def _pairs(value: Any) -> list[tuple[str, Any]]:
-    return list(value.items()) if isinstance(value, dict) else []
-
-
-def _shapes(figures: Any) -> list[str]:
-    """Return the kinds of episodes that were measured, such as ``5x1``."""
-    return [key for key, _ in _pairs(figures) if re.fullmatch(r"\d+x\d+", str(key))]
-
-
-def _named(rows: Iterable[tuple[str, str]], header: tuple[str, str] = ("", "")) -> str:
-    """Return a table of names and values, without rows that have none."""
-    return markdown_table(header, [row for row in rows if row[1]])
 
 
 def _name(record: dict) -> str:
@@ -170,10 +110,8 @@ def _data_name(record: dict) -> Any:
 def _plugin_module(record: dict) -> str | None:
     """Return what has to be imported for an architecture that is not timm's."""
     module = lookup(record, "model", "plugin_module")
-    if not module:
-        return None
-    is_name = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(module))
-    return str(module) if is_name else "w2s_plugins"
+    is_name = all(part.isidentifier() for part in str(module).split("."))
+    return "w2s_plugins" if module and not is_name else module or None
 
 
 def _without_places(value: Any) -> Any:
@@ -194,18 +132,6 @@ def with_license(card: str, license: str) -> str:
     changed = ModelCard(card)
     changed.data.license = plain(license)
     return str(changed)
-
-
-def eval_results(record: dict) -> str | None:
-    """Return the YAML of the Hub's ``.eval_results/``, or None unless the student was measured on a Hub dataset."""
-    top1 = lookup(record, "metrics", "top1")
-    dataset = dataset_id(record)
-    if not is_number(top1) or dataset is None:
-        return None
-    split = lookup(record, "data", "val_split")
-    notes = "top-1 accuracy in %" + (f", split {plain(split)}" if split else "")
-    entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=top1, notes=notes)
-    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
 
 
 def _metadata(record: dict) -> ModelCardData:

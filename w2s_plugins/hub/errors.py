@@ -1,13 +1,10 @@
 """What goes wrong between here and the Hub, in one line: what can be done about it, or the client's own words."""
 
 import logging
-import re
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
-import timm
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -22,31 +19,37 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import UserError, nearest, one_line
+from ..errors import UserError, one_line
 from ..tokens import LOGIN, PublicFormatter, scrub
 
 _T = TypeVar("_T")
 
 UNREACHABLE = (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TimeoutError)
+_ADVICE = {  # the first class that fits an answer of the Hub
+    GatedRepoError: f"the repository is gated; ask for access on its page at {constants.ENDPOINT} and then {LOGIN}",
+    RepositoryNotFoundError: f"no such repository on the Hub, or it is private: then {LOGIN}",
+    RevisionNotFoundError: "the repository has no such revision",
+    EntryNotFoundError: "a timm model has config.json and model.safetensors or pytorch_model.bin",
+}
 
 # lines of the client name the Hub, a password included; what has no handler goes to the last one
 for _handler in (*logging.getLogger("huggingface_hub").handlers, logging.lastResort):
     _handler.setFormatter(PublicFormatter())
 
 
-@contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong between here and the Hub into a one-line `UserError` that starts with ``what``.
+def on_hub(what: str, call: Callable[[], _T]) -> _T:
+    """Return ``call()``, which talks to the Hub; what goes wrong there is a one-line `UserError` beginning with
+    ``what``.
 
     These are errors of huggingface_hub and its HTTP client, and of a file in its cache. All others pass. No message
-    contains a token.
+    contains a token. What may pass, huggingface_hub itself tries again.
     """
     try:
-        yield
+        return call()
     except UserError:
         raise
     except Exception as error:
-        reason = _reason(error, what)
+        reason = _reason(error)
         if reason is None:
             raise
         shown = "".join(traceback.format_exception(error))
@@ -54,29 +57,14 @@ def hub_errors(what: str) -> Iterator[None]:
         raise UserError(scrub(f"{what}: {reason}")) from (error if scrub(shown) == shown else None)
 
 
-def on_hub(what: str, call: Callable[[], _T]) -> _T:
-    """Return ``call()``, which talks to the Hub; its errors are those of `hub_errors`. What may pass, huggingface_hub
-    itself tries again.
-    """
-    with hub_errors(what):
-        return call()
-
-
 def check_repo_id(repo_id: str) -> None:
     """Raise a `UserError` unless ``repo_id`` has the form of a Hub id, ``ORG/NAME`` or ``NAME``."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        guess = re.sub(r"^(https?://[^/]+/|hf-hub:)", "", str(repo_id)).split("@")[0]
-        guess = re.sub(r"[^\w./-]+|-{2,}|\.{2,}", "-", guess, flags=re.ASCII).strip("-./")
-        try:
-            validate_repo_id(guess)
-            hint = f" (nearest: {guess})"
-        except HFValidationError:
-            hint = ""
         raise UserError(
             f"not a Hub id: {one_line(ValueError(repr(repo_id)), 120)}; expected ORG/NAME of letters, digits, "
-            f"'-', '_' and '.', at most 96 each{hint}") from error
+            "'-', '_' and '.', at most 96 each, such as me/my-student") from error
 
 
 def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
@@ -86,50 +74,33 @@ def check_login(repo_id: str, flag: str = "--push-to-hub") -> None:
         raise UserError(f"{flag} needs a token: {LOGIN}")
 
 
-class DamagedDownload(UserError):
-    """A file whose bytes are not those that the Hub announced. It is no longer in the cache."""
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    return chain
-
-
-def _reason(error: Exception, what: str) -> str | None:
-    """What to tell the user about ``error``, or None if it has nothing to do with the Hub."""
-    chain = _causes(error)
-    for cause in chain:
-        if isinstance(cause, HfHubHTTPError):
-            return _http_reason(cause, what)
-        if isinstance(cause, UnicodeEncodeError) and "Bearer" in str(cause.object):
-            return f"the access token has characters that no token has; {LOGIN}"
-        if isinstance(cause, OSError) and str(cause).startswith("Consistency check failed"):
-            return f"a download was cut short, try again ({one_line(cause, 100)})"
+def _reason(error: BaseException) -> str | None:
+    """Return what to tell the user about an error, or None if it has nothing to do with the Hub."""
+    if isinstance(error, HfHubHTTPError):
+        return _http_reason(error)
+    # timm and transformers raise errors of their own, from that of the client
+    if error.__cause__ is not None:
+        reason = _reason(error.__cause__)
+        if reason is not None:
+            return reason
+    said = one_line(error, 120)
+    if isinstance(error, UnicodeEncodeError) and "Bearer" in str(error.object):
+        return f"the access token has characters that no token has; {LOGIN}"
+    if isinstance(error, OSError) and said.startswith("Consistency check failed"):
+        return f"a download was cut short, try again ({said})"
     # huggingface_hub 1.x retries a refused connection with a client that it has closed
-    last = next((cause for cause in reversed(chain) if isinstance(cause, UNREACHABLE)), None)
-    if last is None and not any("client has been closed" in str(cause) for cause in chain):
+    if not isinstance(error, UNREACHABLE) and "client has been closed" not in said:
         return None
     if constants.is_offline_mode():
         return f"HF_HUB_OFFLINE is set, and it is not in the local cache {constants.HF_HUB_CACHE}"
-    last = last or chain[-1]
-    said = f"{type(last).__name__}: {one_line(last, 120)}"
-    return f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer ({said})"
+    return f"the Hub at {constants.ENDPOINT} cannot be reached or did not answer ({type(error).__name__}: {said})"
 
 
-def _http_reason(error: HfHubHTTPError, what: str) -> str:
+def _http_reason(error: HfHubHTTPError) -> str:
+    for kind, advice in _ADVICE.items():
+        if isinstance(error, kind):
+            return advice
     status = error.response.status_code
-    if isinstance(error, GatedRepoError):
-        return f"the repository is gated; ask for access on its page at {constants.ENDPOINT} and then {LOGIN}"
-    if isinstance(error, RepositoryNotFoundError):
-        named = re.search(r"timm/[\w.-]+", what)
-        hint = nearest(named[0], [f"timm/{name}" for name in timm.list_pretrained()]) if named else ""
-        return f"no such repository on the Hub{hint}, or it is private: then {LOGIN}"
-    if isinstance(error, RevisionNotFoundError):
-        return "the repository has no such revision"
-    if isinstance(error, EntryNotFoundError):
-        return f"a timm model has config.json and model.safetensors or pytorch_model.bin ({one_line(error, 200)})"
     said = one_line(ValueError(error.server_message or str(error)), 200)
     if status == 401:
         return f"the Hub wants a valid access token ({said}); {LOGIN}"

@@ -10,12 +10,10 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 
-from w2s_plugins.errors import UserError, one_line
-from w2s_plugins.files import read_plain
-from w2s_plugins.hub.card import EVAL_RESULTS, eval_results, model_card
-
-from ..files import apply_umask, atomic_write, file_sha256, flush_folder
+from ..errors import UserError, one_line
+from ..files import apply_umask, file_sha256, flush_folder, read_plain, write_text
 from ..tokens import scrub
+from .card import lookup, model_card
 
 EXPORTED = ("config.json", "model.safetensors")  # what an export is loaded from
 # what timm says of the pretrained weights of a model, not of the model
@@ -38,15 +36,15 @@ def check_export(folder: Path, what: str) -> None:
         return
     again = "repeat the run's command with --resume auto, which writes both again"
     try:
-        record, found = read_plain(result), export_hashes(folder)
+        said, found = lookup(read_plain(result), "export"), export_hashes(folder)
     except (OSError, ValueError) as error:
-        odd = getattr(error, "filename", None) or result
-        raise UserError(f"{what} {folder}: {odd} cannot be read ({one_line(error, 120)}); {again}") from error
-    said = record.get("export") if isinstance(record, dict) else None
+        raise UserError(f"{what} {folder}: cannot be compared with {result} ({one_line(error, 120)}); "
+                        f"{again}") from error
     if not isinstance(said, dict):
-        raise UserError(f"{what} {folder}: {result} does not say what was exported: the run was made by an earlier "
-                        f"version, or is incomplete; {again}, or copy the folder elsewhere if you trust it as it is")
-    if wrong := sorted(name for name in EXPORTED if said.get(name) != found.get(name)):
+        raise UserError(f"{what} {folder}: {result} does not say what was exported; {again}, or copy the folder "
+                        "elsewhere if you trust it as it is")
+    wrong = sorted(name for name in EXPORTED if said.get(name) != found.get(name))
+    if wrong:
         raise UserError(f"{what} {folder / wrong[0]}: damaged: it is not the file that the run exported, its SHA-256 "
                         f"is not that in result.json; {again}, or copy the folder elsewhere if you changed it yourself")
 
@@ -59,7 +57,7 @@ def export_model(
         class_names: list[str] | None = None,
         save_adapter: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md, perhaps .eval_results/.
+    """Write ``folder`` in timm's Hub format: config.json, model.safetensors, README.md.
 
     It is written next to ``folder`` and then renamed, so that an earlier export stays whole until the new one is.
 
@@ -80,41 +78,37 @@ def export_model(
     hook = model.register_state_dict_post_hook(
         lambda module, state, *_: state.update({k: v.contiguous() for k, v in state.items()}))
     try:
+        # written beside it
         shutil.rmtree(new, ignore_errors=True)
         earlier = {k: None for k in ("label_names", "label_descriptions") if model.pretrained_cfg.get(k)}
         save_for_hf(model, new, safe_serialization=True, data_config=data_config,
                     model_config=dict(pretrained_cfg=earlier, label_names=class_names))
         say_origin(new / "config.json", record)
         write_card(new, record)
-        if results := eval_results(record):
-            (new / EVAL_RESULTS).parent.mkdir()
-            (new / EVAL_RESULTS).write_text(results, encoding="utf-8")
         if save_adapter is not None:
             save_adapter(new / "adapter")
         for file in new.rglob("*"):
             apply_umask(file)
         flush_folder(new)
+        # loaded back, then in place of an earlier one
         _check_loads(model, new, folder, data_config)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except UserError:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise UserError(f"cannot write the export {folder}: {one_line(error)}; make room and go on with "
                         "--resume, or choose another output folder and export again") from error
     finally:
+        shutil.rmtree(new, ignore_errors=True)
         hook.remove()
 
 
 def say_origin(config: Path, record: dict) -> None:
     """Leave out of a config.json what it says of weights that the model did not start from, and say its licence."""
     content = json.loads(config.read_text(encoding="utf-8"))
-    known = {**((record.get("model") or {}).get("weights") or {}), "license": record.get("license")}
+    known = {**(lookup(record, "model", "weights") or {}), "license": record.get("license")}
     about = content["pretrained_cfg"]
     for key in ABOUT_WEIGHTS:
         about.pop(key, None)
@@ -125,8 +119,7 @@ def say_origin(config: Path, record: dict) -> None:
 
 def write_card(folder: Path, record: dict) -> None:
     """Write the README.md of an export."""
-    with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(scrub(model_card(record)), encoding="utf-8")
+    write_text(folder / "README.md", scrub(model_card(record)))
 
 
 @torch.inference_mode()

@@ -3,22 +3,15 @@
 import glob
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from .. import __version__
-from ..errors import UserError, nearest
-from ..tokens import LOGIN, scrub
-from .errors import UNREACHABLE, DamagedDownload, check_repo_id, on_hub
+from ..errors import UserError
+from ..tokens import scrub
+from .errors import UNREACHABLE, check_repo_id, on_hub
 from .source import check_download
 
 _logger = logging.getLogger(__name__)
@@ -46,52 +39,39 @@ def fetch(
         UserError: no such repository or revision, ``choose`` refuses the files, or the Hub cannot be reached.
     """
     repo, _, revision = name.partition("@")
-    revision = revision or "main"
+    where = dict(repo_type=kind, revision=revision or "main")
     try:
         check_repo_id(repo)
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
-    api = HfApi(library_name="w2s_plugins", library_version=__version__)
-    kwargs = dict(repo_type=kind, revision=revision)
 
     def bring() -> tuple[Path, list[str]]:
         try:
-            info = api.repo_info(repo, **kwargs)
-        except GatedRepoError:
-            raise
-        except RepositoryNotFoundError as error:
-            raise UserError(f"{what}: no such {kind} on the Hub{_near_names(api, kind, repo)}, or it is private: then "
-                            f"{LOGIN}") from error
-        except RevisionNotFoundError as error:
-            hint = _near_revisions(api, kind, repo, revision)
-            raise UserError(f"{what}: the {kind} has no such revision{hint}") from error
+            info = HfApi().repo_info(repo, **where)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            raise  # there is an answer, whatever the cache has
         except UNREACHABLE as error:
-            with suppress(LocalEntryNotFoundError):
-                folder = Path(snapshot_download(repo, **kwargs, local_files_only=True, allow_patterns=[first]))
-                _logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
-                                      f"{folder.name} is taken, as it is in the cache"))
-                return folder, choose([path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))
-                                       if path.is_file()])
-            raise
+            cached = _cached(repo, where, first)
+            if cached is None:
+                raise
+            _logger.warning(scrub(f"WARNING: {what}: the Hub cannot be asked ({type(error).__name__}): the commit "
+                                  f"{cached.name} is taken, as it is in the cache"))
+            files = [path for path in sorted(cached.rglob("*")) if path.is_file()]
+            return cached, choose([path.relative_to(cached).as_posix() for path in files])
         chosen = choose([file.rfilename for file in info.siblings])
-        folder = Path(snapshot_download(repo, **kwargs, allow_patterns=[*map(glob.escape, chosen)]))
+        folder = Path(snapshot_download(repo, **where, allow_patterns=[glob.escape(file) for file in chosen]))
         if folder.name != info.sha:
-            raise DamagedDownload(f"{what}: the {kind} was changed meanwhile; try again")
+            raise UserError(f"{what}: the {kind} was changed meanwhile; try again")
         for file in chosen:
             check_download(folder / file, what)
         return folder, chosen
+
     return on_hub(what, bring)
 
 
-def _near_names(api: HfApi, kind: str, repo: str) -> str:
-    with suppress(*UNREACHABLE):
-        known = api.list_datasets if kind == "dataset" else api.list_models
-        return nearest(repo, [found.id for found in known(author=repo.partition("/")[0], limit=1000)])
-    return ""
-
-
-def _near_revisions(api: HfApi, kind: str, repo: str, revision: str) -> str:
-    with suppress(*UNREACHABLE):
-        refs = api.list_repo_refs(repo, repo_type=kind)
-        return nearest(revision, [ref.name for ref in (*refs.branches, *refs.tags)])
-    return ""
+def _cached(repo: str, where: dict[str, str], first: str) -> Path | None:
+    """Return the folder of the cache that an earlier call has filled."""
+    try:
+        return Path(snapshot_download(repo, **where, local_files_only=True, allow_patterns=[first]))
+    except LocalEntryNotFoundError:
+        return None

@@ -14,30 +14,28 @@ def draw_figure(record: dict) -> tuple[bytes, str] | None:
     Args:
         record: content of the run's ``result.json``. Accuracies are in percent.
     """
-    rows = []
     by_epoch = lookup(record, "gain", "by_epoch")
-    for row in by_epoch if isinstance(by_epoch, list) else []:
-        epoch, top1 = lookup(row, "epoch"), lookup(row, "top1")
-        if is_number(epoch) and is_number(top1):
-            rows.append((epoch + 1, top1))
+    top1 = {lookup(row, "epoch"): lookup(row, "top1") for row in (by_epoch if isinstance(by_epoch, list) else [])}
+    top1 = {epoch: value for epoch, value in top1.items() if is_number(epoch) and is_number(value)}
     teacher, ceiling = lookup(record, "teacher", "top1"), lookup(record, "ceiling_acc")
-    if not rows or not is_number(teacher):
+    if not top1 or not is_number(teacher):
         return None
     from matplotlib.figure import Figure  # after the flags: it takes half a second
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
-    epochs, values = zip(*rows)
-    axes.plot(epochs, values, "o-", color=BLUE, markersize=4, label="student")
+    values = list(top1.values())
+    axes.plot([epoch + 1 for epoch in top1], values, "o-", color=BLUE, markersize=4, label="student")
     words = [f"student {values[0]:.1f} to {values[-1]:.1f}"]
+    # its teacher and its ceiling as lines
     for name, value, colour, dash in (("teacher", teacher, ORANGE, "--"), ("ceiling", ceiling, GREEN, ":")):
         if is_number(value):
             axes.axhline(value, color=colour, linestyle=dash, label=name)
             words.append(f"{name} {value:.1f}")
-    exported = [row for row in rows if row[0] - 1 == lookup(record, "selected", "epoch")]
-    if exported:
-        axes.plot(*exported[0], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
+    exported = lookup(record, "selected", "epoch")
+    if exported in top1:
+        axes.plot(exported + 1, top1[exported], "o", color=BLUE, markersize=9, fillstyle="none", label="this model")
     axes.set(xlabel="epoch", ylabel="top-1 in percent")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,32 +1,25 @@
 """Publish the export of a run, a folder, or a dataset on the Hub."""
 
-import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    RepoUrl,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl
 from safetensors import SafetensorError, safe_open
 
-from w2s_plugins import __version__
-from w2s_plugins.errors import UserError, name_runs, one_line
-from w2s_plugins.hub.card import EVAL_RESULTS, MODEL_ID, with_license
-
+from .. import __version__
+from ..errors import UserError, name_runs, one_line
 from ..files import read_plain
 from ..tokens import scrub
+from .card import MODEL_ID, with_license
 from .errors import check_repo_id, on_hub
 from .export import check_export
 from .figure import FIGURE, draw_figure, with_figure
 from .source import _COMMIT
 
-_logger = logging.getLogger(__name__)
-_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps EVAL_RESULTS, FIGURE; nothing else goes
+_EXPORT = ("config.json", "model.safetensors", "README.md")  # and perhaps a figure; nothing else goes
+_STALE = (FIGURE, ".eval_results/w2s_plugins.yaml")  # of an earlier model, the second by an earlier version
 
 
 def push_export(
@@ -58,14 +51,39 @@ def push_export(
     """
     folder = Path(folder)
     check_repo_id(repo_id)
-    for path in (folder / n for n in (*_EXPORT, EVAL_RESULTS, Path(EVAL_RESULTS).parent)):
-        if path.is_symlink():
-            raise UserError(f"{path} is a link, which is not published; expected what the training run wrote: export "
-                            "again, or put the file itself there")
-    if missing := [n for n in _EXPORT if not (folder / n).is_file()]:
+    _check_complete(folder, repo_id)
+
+    def contents(full_id: str) -> dict[str, Path | bytes]:
+        found: dict[str, Path | bytes] = {name: folder / name for name in _EXPORT}
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        card = card.replace(MODEL_ID, f"hf-hub:{full_id}@{revision}" if revision else f"hf-hub:{full_id}")
+        card = with_license(card, license) if license else card
+        result = folder.parent / "result.json"  # that the export is of this run was looked at
+        drawn = draw_figure(read_plain(result)) if folder.resolve().name == "export" and result.is_file() else None
+        if drawn is not None:
+            found[FIGURE], words = drawn
+            card = with_figure(card, words)
+        return {**found, "README.md": card.encode()}
+
+    try:
+        return _push("model", repo_id, contents, lambda names: [name for name in names if name in _STALE],
+                     private, revision, commit_message or "Upload model")
+    except UserError as error:
+        run = folder.parent if folder.name == "export" else folder
+        more = ["--hub-license", license] if license else []
+        raise UserError(f"{error}; {folder} is as it was, repeat with: "
+                        f"{push_command('hub', run, repo_id, private, revision, *more)}") from error.__cause__
+
+
+def _check_complete(folder: Path, repo_id: str) -> None:
+    """Raise a `UserError` unless a folder has a whole export, without links."""
+    linked = next((folder / name for name in _EXPORT if (folder / name).is_symlink()), None)
+    if linked is not None:
+        raise UserError(f"{linked} is a link, which is not published; put the file itself there, or export again")
+    missing = [name for name in _EXPORT if not (folder / name).is_file()]
+    if missing:
         hint = name_runs(folder.parent) or "; finish the training run, it writes RUN/export at its end"
         raise UserError(f"no complete export in {folder} ({', '.join(missing)} missing){hint}")
-    _check_branch(revision)
     check_export(folder, f"push to {repo_id}:")
     try:
         with safe_open(folder / "model.safetensors", framework="pt"):
@@ -73,20 +91,17 @@ def push_export(
     except (OSError, SafetensorError) as error:
         raise UserError(f"push to {repo_id}: {folder / 'model.safetensors'}: truncated or damaged ({one_line(error)}); "
                         "it is not published") from error
-    try:
-        return on_hub(f"push to {repo_id}", lambda: _push(
-            folder, repo_id, private, revision, commit_message or "Upload model", license))
-    except UserError as error:
-        run, how = folder.parent if folder.name == "export" else folder, ["--hub-license", license] if license else []
-        raise UserError(f"{error}; {folder} is as it was, repeat with: "
-                        f"{push_command('hub', run, repo_id, private, revision, *how)}") from error.__cause__
 
 
 def push_command(
         module: str, path: Path, repo_id: str, private: bool | None, revision: str | None, *more: str) -> str:
     """Return the command that pushes again what could not be pushed."""
-    command = ["python", "-m", f"w2s_plugins.{module}", "push", str(path), repo_id, *["--private"] * bool(private)]
-    return shlex.join([*command, *(["--revision", revision] if revision else []), *more])
+    command = ["python", "-m", f"w2s_plugins.{module}", "push", str(path), repo_id]
+    if private:
+        command.append("--private")
+    if revision:
+        command += ["--revision", revision]
+    return shlex.join([*command, *more])
 
 
 def push_folder(
@@ -117,7 +132,7 @@ def push_folder(
         UserError: the push failed; it can be repeated.
     """
     def upload() -> RepoUrl:
-        api, url = _prepare(repo_id, private, revision)
+        api, url = _prepare(repo_id, private, revision, "model")
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, path_in_repo=path_in_repo, revision=revision,
                           commit_message=commit_message, delete_patterns="*", allow_patterns=list(patterns))
         return url
@@ -155,32 +170,41 @@ def push_files(
     Raises:
         UserError: the push failed; it can be repeated.
     """
-    _check_branch(revision)
+    def contents(full_id: str) -> dict[str, Path | bytes]:
+        return {"README.md": card(full_id).encode(), **{file.name: file for file in files}}
 
-    def commit() -> str:
-        api, url = _prepare(repo_id, private, revision, kind)
-        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type=kind))
-        own = {"README.md", *(file.name for file in files)}
-        operations = [CommitOperationAdd("README.md", card(url.repo_id).encode()),
-                      *(CommitOperationAdd(file.name, str(file)) for file in files),
-                      *(CommitOperationDelete(name) for name in old if name not in own)]
-        api.create_commit(url.repo_id, operations, commit_message=commit_message, revision=revision,
-                          repo_type=kind)
-        return _address(url, revision)
-    return on_hub(f"push to {repo_id}", commit)
+    return _push(kind, repo_id, contents, replaces, private, revision, commit_message)
 
 
-def _check_branch(revision: str | None) -> None:
+def _push(
+        kind: str,
+        repo_id: str,
+        contents: Callable[[str], Mapping[str, Path | bytes]],
+        replaces: Callable[[Sequence[str]], Sequence[str]],
+        private: bool | None,
+        revision: str | None,
+        message: str,
+) -> str:
+    """Publish what ``contents`` returns for the full id as one commit; arguments as for `push_files`."""
     if revision and _COMMIT.fullmatch(revision):
         raise UserError(f"cannot push to the commit {revision}; expected the name of a branch, such as main")
 
+    def commit() -> str:
+        api, url = _prepare(repo_id, private, revision, kind)
+        # what an earlier push has left there goes in the same commit
+        old = replaces(api.list_repo_files(url.repo_id, revision=revision, repo_type=kind))
+        new = contents(url.repo_id)
+        operations = [
+            *(CommitOperationAdd(name, content) for name, content in new.items()),
+            *(CommitOperationDelete(name) for name in old if name not in new),
+        ]
+        api.create_commit(url.repo_id, operations, commit_message=message, revision=revision, repo_type=kind)
+        return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
 
-def _address(url: RepoUrl, revision: str | None) -> str:
-    return scrub(f"{url}/tree/{quote(revision, safe='')}" if revision else str(url))
+    return on_hub(f"push to {repo_id}", commit)
 
 
-def _prepare(
-        repo_id: str, private: bool | None, revision: str | None, kind: str = "model") -> tuple[HfApi, RepoUrl]:
+def _prepare(repo_id: str, private: bool | None, revision: str | None, kind: str) -> tuple[HfApi, RepoUrl]:
     """Create the repository and the branch where they are missing; return the client and the repository's address."""
     api = HfApi(library_name="w2s_plugins", library_version=__version__)
     sdk = "gradio" if kind == "space" else None
@@ -192,23 +216,3 @@ def _prepare(
     if revision and revision != "main" and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True, repo_type=kind)
     return api, url
-
-
-def _push(folder: Path, repo_id: str, private: bool | None, revision: str | None, message: str,
-          license: str | None) -> str:
-    api, url = _prepare(repo_id, private, revision)
-    repo_id = url.repo_id
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    card = card.replace(MODEL_ID, f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}")
-    card = with_license(card, license) if license else card
-    result = folder.parent / "result.json"  # that the export is of this run was looked at
-    record = read_plain(result) if folder.resolve().name == "export" and result.is_file() else {}
-    files: dict[str, str | bytes] = {n: str(folder / n) for n in (*_EXPORT, EVAL_RESULTS) if (folder / n).is_file()}
-    if drawn := draw_figure(record):
-        files[FIGURE], card = drawn[0], with_figure(card, drawn[1])
-    operations = [CommitOperationAdd(name, content) for name, content in (files | {"README.md": card.encode()}).items()]
-    for name in (EVAL_RESULTS, FIGURE):
-        if name not in files and api.file_exists(repo_id, name, revision=revision):
-            operations.append(CommitOperationDelete(name))  # of an earlier model
-    api.create_commit(repo_id, operations, commit_message=message, revision=revision)
-    return _address(url, revision)

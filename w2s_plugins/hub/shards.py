@@ -81,15 +81,17 @@ def find_hub_shards(text: str, cache: Path) -> tuple[Path, Sequence[HubShard]]:
     check_repo_id(repo)
     about = on_hub(f"{FLAG} {text}", lambda: HfApi().dataset_info(repo, revision=revision))
     files = sorted(entry.rfilename for entry in about.siblings if entry.rfilename.endswith(SUFFIXES))
-    parts = {part for file in files for part in re.split(r"[^A-Za-z0-9_]+", file)[:-1] if not part.isdigit()}
-    if split:
-        files = [file for file in files if re.search(rf"(?<![A-Za-z0-9]){re.escape(split)}(?![A-Za-z0-9])", file)]
-    if not files:
-        what = f"has no {' or '.join(SUFFIXES)} file of the split '{split}'{nearest(split, parts)}" if parts else (
-            f"has no {' or '.join(SUFFIXES)} files")
-        raise UserError(f"{FLAG} {text}: the dataset {what}; its builder, if it has one, is not run")
+    # a split is a word in the path of its files
+    word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(split or '')}(?![A-Za-z0-9])")
+    chosen = [file for file in files if split is None or word.search(file)]
+    if not chosen:
+        known = {part for file in files for part in re.split(r"[^A-Za-z0-9_]+", file)[:-1] if not part.isdigit()}
+        of_split = f" of the split '{split}'{nearest(split, known)}" if split else ""
+        raise UserError(f"{FLAG} {text}: the dataset has no {' or '.join(SUFFIXES)} file{of_split}; its builder, if it "
+                        "has one, is not run")
     root = cache / "shards" / repo.replace("/", "--") / about.sha
-    return root, [HubShard(os.path.splitext(file)[0], root / f"{file}.images", repo, about.sha, file) for file in files]
+    return root, [HubShard(os.path.splitext(file)[0], root / f"{file}.images", repo, about.sha, file)
+                  for file in chosen]
 
 
 def unpack_parquet(source: Path, target: Path, flag: str) -> Members:
@@ -106,14 +108,17 @@ def unpack_parquet(source: Path, target: Path, flag: str) -> Members:
     found, place = Members([], [], []), 0
     try:
         with parquet.ParquetFile(source) as table, atomic_write(target) as temporary, temporary.open("wb") as file:
-            image, key = _columns(table.schema_arrow, pyarrow.types)
+            schema = table.schema_arrow
+            image = next((field.name for field in schema if _has_images(field.type)), None)
+            key = next((name for name in KEYS if name in schema.names), None)
             if image is None:
-                raise UserError(f"{flag}: has no column of images; its columns: {', '.join(table.schema_arrow.names)}")
-            for batch in table.iter_batches(64, columns=[image, *filter(None, [key])]):
-                for row, value in enumerate(batch.column(image).to_pylist()):
+                raise UserError(f"{flag}: has no column of images; its columns: {', '.join(schema.names)}")
+            for batch in table.iter_batches(64, columns=[image, key] if key else [image]):
+                names = batch.column(key).to_pylist() if key else range(len(found.keys), len(found.keys) + len(batch))
+                for name, value in zip(names, batch.column(image).to_pylist()):
                     content = (value.get("bytes") if isinstance(value, dict) else value) or b""
                     file.write(content)
-                    found.keys.append(str(batch.column(key)[row] if key else len(found.keys)))
+                    found.keys.append(str(name))
                     found.starts.append(place)
                     found.sizes.append(len(content))
                     place += len(content)
@@ -124,11 +129,10 @@ def unpack_parquet(source: Path, target: Path, flag: str) -> Members:
     return found
 
 
-def _columns(schema: object, types: object) -> tuple[str | None, str | None]:
-    """Return the column of encoded images, as `datasets` writes them or plain bytes, and the one that names a row."""
-    def is_image(kind: object) -> bool:
-        if types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return types.is_binary(kind) or types.is_large_binary(kind)
-    image = next((field.name for field in schema if is_image(field.type)), None)
-    return image, next((name for name in KEYS if name in schema.names), None)
+def _has_images(kind: object) -> bool:
+    """Say whether a column has encoded images, as `datasets` writes them or as plain bytes."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return types.is_binary(kind) or types.is_large_binary(kind)

@@ -9,8 +9,8 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models import parse_model_name
 from timm.models._hub import HF_WEIGHTS_NAME, _get_safe_alternatives, hf_split
 
+from ..errors import UserError
 from ..files import file_sha256
-from .errors import DamagedDownload
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -33,6 +33,7 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     kind, model_id = parse_model_name(name)
     cfg = model.pretrained_cfg
     if kind == "local-dir" or (kind is None and (cfg.get("file") or not cfg.get("hf_hub_id"))):
+        # timm keeps what it has from elsewhere under the last part of its address
         url = cfg.get("url") if kind is None and not cfg.get("file") else None
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url or "").name
         return {"file": url, "sha256": file_sha256(path)} if path.is_file() else None
@@ -41,21 +42,18 @@ def hub_source(model: torch.nn.Module, name: str, revision: str | None = None) -
     for file in (*_get_safe_alternatives(wanted), wanted):
         path = try_to_load_from_cache(repo, file, revision=revision or pinned)
         if isinstance(path, str):
-            break
-    else:
-        return None
-    digest = check_download(Path(path), name)
-    commit = Path(path).parents[len(Path(file).parts) - 1].name
-    return {"repo": repo, "revision": commit, "file": file, "sha256": digest}
+            commit = Path(path).parents[len(Path(file).parts) - 1].name
+            return {"repo": repo, "revision": commit, "file": file, "sha256": check_download(Path(path), name)}
+    return None
 
 
 def check_download(path: Path, what: str) -> str:
-    """Return the SHA-256 of a file in the cache. Raises `DamagedDownload` where the Hub announced another one."""
+    """Return the SHA-256 of a file in the cache. Raises `UserError` where the Hub announced another one."""
     digest = file_sha256(path)
     blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != digest:
         for damaged in (os.path.realpath(path), path):
             Path(damaged).unlink(missing_ok=True)
-        raise DamagedDownload(f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
-                              f"announced {blob}; the file is removed from the cache, try again")
+        raise UserError(f"{what}: {path.name} was damaged on its way, its SHA-256 is {digest} and the Hub "
+                        f"announced {blob}; the file is removed from the cache, try again")
     return digest

@@ -40,7 +40,6 @@ def predict_parser() -> Parser:
     form = add.exclusive()
     form("--top-k", metavar="K", type=int, low=1, help="add a column with the K most likely classes")
     form("--all", action="store_true", help="add the probability of every class")
-    add("--embeddings", metavar="FILE", type=Path, help="write the features before the classifier as well, .npz")
     add("--img-size", metavar="N", type=int, low=1, help="input size (default: the model's own)")
     add("-b", "--batch-size", metavar="N", type=int, low=1, default=64, help="images at a time")
     add("-j", "--workers", metavar="N", type=int, low=0, default=4, help="processes that decode images")
@@ -53,18 +52,15 @@ def predict_parser() -> Parser:
 def settle(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a `run.Request` for flags that were given. Raises `UserError` for what cannot be done."""
     found = {name: value for name, value in given.items() if name != "debug"}
-    output, embeddings = found.get("output"), found.get("embeddings")
+    output = found.get("output")
     if is_sharded(str(found["dir"])):
-        if embeddings or (output or Path()).suffix in WRITABLE:
-            flag = "--embeddings" if embeddings else f"--output {output}"
-            raise UserError(f"{flag}: each of the shards gets a folder of labels; expected --output FOLDER, or no "
-                            "--output for the folder of the shards")
+        if output is not None and output.suffix in WRITABLE:
+            raise UserError(f"--output {output}: each of the shards gets a folder of labels; expected --output FOLDER, "
+                            "or no --output for the folder of the shards")
         return found
     if output is None:
         raise UserError("the following arguments are required: --output")
     check_writable(output)
-    if embeddings is not None and (embeddings.suffix != ".npz" or not embeddings.parent.is_dir()):
-        raise UserError(f"--embeddings {embeddings}: expected the name of an .npz file in a folder that exists")
     if not Path(found["dir"]).exists():
         raise UserError(f"{found['dir']}: no such folder or tar file")
     return {**found, "dir": Path(found["dir"])}

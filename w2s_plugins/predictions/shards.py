@@ -25,14 +25,10 @@ from ..distributed.world import World
 from ..errors import UserError, write_errors
 from ..files import apply_umask, delete, write_json, write_text
 from ..hub.shards import find_hub_shards
-from ..labels.answers import TableForm, check_form
 from ..labels.format import KEYS, MANIFEST, Manifest, read_manifest, refuse_not_finite, rows_by_size, write_part
-from ..labels.names import read_class_names
-from ..monitor import setup_logging
 from ..quiet import unsaid
-from ..registry import load_plugins
 from ..teachers.stored import Pass, label_images
-from .run import SHOWN, Predictor, Request, open_predictor
+from .run import Predictor, Request, begin, open_predictor, reasons
 
 _logger = logging.getLogger(__name__)
 
@@ -53,9 +49,7 @@ def predict_shards(request: Request) -> None:
 
 
 def _predict_shards(request: Request) -> None:
-    setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
-    load_plugins(request.plugins)
-    names = read_class_names(request.class_names) if request.class_names else None
+    names = begin(request)
     if request.dir.startswith(WDS):
         root, shards = find_shards(request.dir)
     elif request.output is not None:
@@ -69,42 +63,45 @@ def _predict_shards(request: Request) -> None:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     predictor = open_predictor(request, names, torch.device(device))
-    check_form(TableForm(request.top_k, request.all), predictor.class_names, predictor.member.num_classes)
     about = dict(
         num_classes=predictor.member.num_classes, who=predictor.member.fingerprint, topk=request.top_k,
         kind="logits" if request.all else "top-k" if request.top_k else "hard", class_names=predictor.class_names)
-    labelled = [shard for shard in shards if is_labelled(shard, output)]
-    if labelled:
-        refuse_others(output / labelled[0].name, about, predictor.member.data_config)
-        delete_outdated(labelled, output)
+    check_earlier([shard for shard in shards if is_labelled(shard, output)], output, about,
+                  predictor.member.data_config)
     label, done = functools.partial(label_shard, predictor, about, request, output), 0
     with unsaid("w2s_plugins.data.decoding"):  # it says the same of each shard
         while count := label_free_ones(shards, output, label):
             done += count
     left = [shard.name for shard in shards if not is_labelled(shard, output)]
+    others = f"; {len(left)} are in the hands of others ({left[0]}, ...): the same command again labels what they " \
+        "leave" if left else ""
     _logger.info(f"{output}: {len(shards) - len(left)} of {len(shards)} shards are labelled, {done} of them by this "
-                 f"process{f'; {len(left)} are in the hands of others ({left[0]}, ...)' if left else ''}"
-                 f"{': the same command again labels what they leave' if left else ''}")
+                 f"process{others}")
 
 
-def refuse_others(folder: Path, about: dict[str, object], transform: dict) -> None:
-    """Raise a `UserError` where labels that are there already are not such as would be written.
+def check_earlier(labelled: Sequence[Shard], output: Path, about: dict[str, object], transform: dict) -> None:
+    """Delete the labels of shards that have changed since; those whose manifest says nothing of it are believed.
 
     Args:
-        folder: of a shard that is labelled; all the others agree with it.
+        labelled: shards that have labels, all of which are of one kind.
+        output: folder of all labels.
         about: see `label_shard`.
         transform: what the model sees of an image.
+
+    Raises:
+        UserError: labels that are there are not such as would be written.
     """
-    found = read_manifest(folder)
-    wanted = dataclasses.replace(found, **about, seen={**found.seen, "transform": transform}).content
-    for key, differs in {
-        "who": "by another model", "kind": f"of another kind ({found.kind}, these would be {about['kind']})",
-        "topk": f"the best {found.topk}, these would be the best {about['topk']}",
-        "class_names": "of classes with other names", "seen": "of images in another size or normalisation",
-    }.items():
-        if wanted[key] != found.content[key]:
-            raise UserError(f"{folder}: its labels are {differs}; give another folder with --output, or delete those "
-                            "that are there")
+    for number, shard in enumerate(labelled):
+        found = read_manifest(output / shard.name)
+        wanted = dataclasses.replace(found, **about, seen={**found.seen, "transform": transform}).content
+        differs = [key for key in ("who", "kind", "topk", "class_names", "seen") if wanted[key] != found.content[key]]
+        if number == 0 and differs:
+            raise UserError(f"{output / shard.name}: its labels are by another model or of another kind (they differ "
+                            f"in {', '.join(differs)}); give another folder with --output, or delete those that are "
+                            "there")
+        if found.seen["data"].get("stamp", shard.stamp) != shard.stamp:
+            _logger.warning(f"WARNING: {shard.name} has changed since it was labelled; it is labelled anew")
+            delete(output / shard.name)
 
 
 def label_free_ones(shards: Sequence[Shard], output: Path, label: Callable[[Shard, Path], None]) -> int:
@@ -142,15 +139,6 @@ def is_labelled(shard: Shard, output: Path) -> bool:
     return (output / shard.name / MANIFEST).is_file()
 
 
-def delete_outdated(shards: Sequence[Shard], output: Path) -> None:
-    """Delete the labels of shards that have changed since; those whose manifest says nothing of it are believed."""
-    for shard in shards:
-        stamp = read_manifest(output / shard.name).seen["data"].get("stamp", shard.stamp)
-        if stamp != shard.stamp:
-            _logger.warning(f"WARNING: {shard.name} has changed since it was labelled; it is labelled anew")
-            delete(output / shard.name)
-
-
 def label_shard(
         predictor: Predictor, about: dict[str, object], request: Request, output: Path, shard: Shard, folder: Path,
 ) -> None:
@@ -174,14 +162,13 @@ def label_shard(
     write_text(folder / KEYS, keys.text)
     world, parts, unread = World(torch.device(member.scale.device), 0, 1, False), manifest.parts(0), []
     asked = label_images(
-        predictor, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
+        member, member.data_config, Blanked(dataset), Pass(world, request.batch_size, request.workers), parts)
     for part, (logits, missing) in zip(parts, asked):
         refuse_not_finite(folder, manifest, part, logits, missing)
         write_part(folder, manifest, part, logits.argmax(1) if manifest.kind == "hard" else logits, missing)
         unread += missing
     if unread:
-        why = "; ".join(Blanked(dataset).why(row) for row in unread[:SHOWN])
         _logger.warning(f"WARNING: {shard.name}: {len(unread)} of {len(dataset)} images have no label, since they "
-                        f"could not be read: {why}{'; ...' if len(unread) > SHOWN else ''}")
+                        f"could not be read: {reasons(dataset, unread)}")
     write_json(folder / MANIFEST, manifest.content)
     _logger.info(f"{shard.name}: {len(dataset)} images labelled")

@@ -33,7 +33,9 @@ from ..models.foreign import refuse_addresses
 from ..quiet import quietly
 from ..registry import load_plugins
 from ..run.args_file import read_run_args
-from ..teachers.kinds import Request, kind_of, open_kind, read_prompts
+from ..teachers.clip import read_prompts
+from ..teachers.kinds import Request, open_kind
+from ..teachers.name import TeacherName
 from ..teachers.teacher import TeacherSettings, load_frozen_model, pair_checkpoints
 from .figures import closing_table, make_record
 from .planning import WITH_DIRECT
@@ -107,7 +109,7 @@ def take_trained_teacher(flags: Mapping[str, object], second: str | None, runs: 
                                model_kwargs=flags["teacher_kwargs"], prompts=read_prompts(flags["prompts"]))
     for name, file in pair_checkpoints(split_names(flags["teacher"]), split_names(flags["teacher_checkpoint"])):
         check_teacher_name("--teacher", name)
-        if kind_of(name):
+        if not TeacherName.parse(name).is_of_timm:
             names = names_of_data(open_train_split(argparse.Namespace(**flags)))
             open_kind(name, Request(names, names and len(names), prompts=settings.prompts))
         else:

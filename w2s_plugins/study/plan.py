@@ -131,9 +131,9 @@ class Planner:
             found.append(self.add("strong-to-strong", {**others, "teacher": teacher}, seed, found[:1], **labels).id)
         if "same-size" in chosen:
             # the teacher's own network in place of the student's
-            from ..teachers.kinds import kind_of
+            from ..teachers.name import TeacherName
 
-            if kind_of(str(weak.flags["model"])):
+            if not TeacherName.parse(str(weak.flags["model"])).is_of_timm:
                 raise self.wrong(weak, f"controls: same-size: {weak.flags['model']} is no network of timm's that "
                                  "could be trained")
             network = {k: v for k, v in {**self.study.base, **weak.flags}.items() if k not in task}

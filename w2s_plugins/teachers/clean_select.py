@@ -1,8 +1,6 @@
 """`--clean-select` by what a model makes of the training samples: its features or answers of all of them, once."""
 
-import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +15,11 @@ from ..data import labels_of
 from ..errors import UserError
 from ..labels.format import Part
 from ..labels.selection import agrees_with_neighbours, smallest_share
+from .name import find_export
 from .stored import Pass, label_images
 from .teacher import StudentInput, Teacher, TeacherModel, combine, open_member
 
-_logger = logging.getLogger(__name__)
-
 Progress = Callable[[str], Callable[[Sequence], Sequence] | None]
-LOG_SECONDS = 20
 
 
 def selection_models(
@@ -49,7 +45,7 @@ def selection_models(
     """
     if name is not None:
         kind = replace(student, num_classes=None, class_names=None) if rule == KNN else student
-        return [open_member(name if checkpoint else find_export(name), checkpoint, kind, device,
+        return [open_member(name if checkpoint else _find_model(name), checkpoint, kind, device,
                             flags=("--clean-select-model", "--clean-select-model"))]
     if rule == KNN and len(teacher.members) > 1:
         raise UserError(f"--clean-select {rule}: several teachers have no common features; name one model with "
@@ -135,15 +131,8 @@ def outputs_of(
     size, world = how.batch_size, how.world
     parts = [Part(0, first, min(first + size, len(dataset))) for first in range(0, len(dataset), size)]
     own = parts[world.rank::world.size]
-    rows, started, said = [], time.monotonic(), time.monotonic()
     answers = label_images(ask, data_config, dataset, how, own)
-    for done, _ in enumerate(progress(own) if progress else own, start=1):
-        rows.append(next(answers).values)
-        now = time.monotonic()
-        if now - said > LOG_SECONDS:
-            said = now
-            _logger.info(f"Asking a model: batch {done} of {len(own)}, "
-                         f"{(now - started) / done * (len(own) - done):.0f} s left")
+    rows = [next(answers).values for _ in (progress(own) if progress else own)]
     if world.distributed:
         gathered: list[list[Tensor]] = [[]] * world.size
         dist.all_gather_object(gathered, rows)
@@ -151,7 +140,7 @@ def outputs_of(
     return torch.cat(rows)
 
 
-def find_export(name: str) -> str:
+def _find_model(name: str) -> str:
     """Return the timm name for ``--clean-select-model``, which may also be a run folder or an exported one.
 
     Raises:
@@ -163,8 +152,8 @@ def find_export(name: str) -> str:
                         f"well: --clean-select-model NAME={name}")
     if not path.is_dir():
         return name
-    for folder in (path / "export", path):
-        if (folder / "config.json").is_file():
-            return f"local-dir:{folder}"
-    raise UserError(f"--clean-select-model {name}: the folder has no export (config.json); expected a run that has "
-                    "ended, or a folder in timm's export format")
+    found = find_export(path)
+    if found is None:
+        raise UserError(f"--clean-select-model {name}: the folder has no export (config.json); expected a run that has "
+                        "ended, or a folder in timm's export format")
+    return found

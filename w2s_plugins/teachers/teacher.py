@@ -23,7 +23,6 @@ from ..models.loading import (
     adapt_state,
     check_finite,
     check_input_size,
-    classifier_prefixes,
     create_model,
     find_weights,
     has_ema,
@@ -33,7 +32,9 @@ from ..models.loading import (
     settings_beside,
     unwrap_state,
 )
-from .kinds import PROMPTS, Request, input_text, kind_of, open_kind
+from .kinds import Request, input_text, open_kind
+from .name import TeacherName
+from .opened import PROMPTS
 
 _logger = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ def create_teacher(
     """Create a teacher, or an ensemble of several.
 
     Args:
-        names: timm names, ``hf-hub:ORG/NAME[@REVISION]`` or ``local-dir:PATH``.
+        names: timm names, ``hf-hub:ORG/NAME[@REVISION]``, ``local-dir:PATH``, or of other kinds.
         checkpoints: a file or run folder for each name, or none: then the pretrained weights are used.
         student: how the student's batches were prepared.
         device: where it runs.
@@ -320,16 +321,19 @@ def pair_checkpoints(names: Sequence[str], checkpoints: Sequence[str]) -> list[t
     Raises:
         UserError: another number of them, or one for a name that says itself where its weights are.
     """
-    plain = [name for name in names if ":" not in name]
+    parsed = [TeacherName.parse(name) for name in names]
+    plain = [name for name in parsed if name.is_architecture]
     if len(checkpoints) not in (0, len(names), len(plain)):
         raise UserError(f"--teacher names {len(names)} models but --teacher-checkpoint {len(checkpoints)} files; "
                         "expected one a model, in the same order")
-    everywhere, files = len(checkpoints) == len(names), iter(checkpoints)
-    pairs = [(name, next(files, None) if everywhere or ":" not in name else None) for name in names]
-    for name, file in pairs:
-        if file is not None and kind_of(name):
-            raise UserError(f"--teacher-checkpoint {file}: --teacher {name} says itself where its weights are; give "
-                            "checkpoints for timm's models alone")
+    of_all, files = len(checkpoints) == len(names), iter(checkpoints)
+    pairs = []
+    for name in parsed:
+        file = next(files, None) if of_all or name.is_architecture else None
+        if file is not None and not name.is_of_timm:
+            raise UserError(f"--teacher-checkpoint {file}: --teacher {name.text} says itself where its weights are; "
+                            "give checkpoints for timm's models alone")
+        pairs.append((name.text, file))
     return pairs
 
 
@@ -342,16 +346,26 @@ def open_member(
         flags: tuple[str, str] = TEACHER_FLAGS,
 ) -> TeacherModel:
     """Create one model of a teacher; arguments as for `create_teacher`, ``flags`` as for `load_frozen_model`."""
-    opened = _open_kind(name, student, settings, flags[0]) if kind_of(name) else None
-    model, data_config, source = opened[:3] if opened else load_frozen_model(
-        name, checkpoint, student.in_chans, settings, flags)
-    who, channels = f"{flags[0]} {name}", data_config["input_size"][0]
+    parsed, who = TeacherName.parse(name), f"{flags[0]} {name}"
+    if parsed.is_of_timm:
+        model, data_config, source = load_frozen_model(name, checkpoint, student.in_chans, settings, flags)
+        own = names_of_model(model, checkpoint, flags[1])
+        if own is None and checkpoint is None and parsed.is_architecture and student.class_names:
+            own = imagenet_names(model, student.class_names)
+    else:
+        if settings.model_kwargs:
+            raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {who} does not use")
+        model, data_config, own, origin = open_kind(name, Request(
+            student.class_names, student.num_classes, student.in_chans, settings.img_size, student.size,
+            settings.prompts), flags[0])
+        _logger.info(f"{flags[0].removeprefix('--').capitalize()} {name}: {model.num_classes} classes "
+                     f"({_origin_text(origin)})")
+        source = {"name": name, "params": _count(model), "kind": parsed.kind, "source": origin}
+    # its images and its classes are brought together with the student's
+    channels = data_config["input_size"][0]
     if channels != student.in_chans:
         raise UserError(f"{who}: it has {channels} input channel(s), the student {student.in_chans}")
     check_input_size(model, data_config["input_size"], who)
-    own = opened[3] if opened else names_of_model(model, checkpoint, flags[1])
-    if own is None and checkpoint is None and ":" not in name and student.class_names:
-        own = imagenet_names(model, student.class_names)
     class_map = None
     if settings.class_map_file:
         class_map = read_class_map(
@@ -364,26 +378,12 @@ def open_member(
                         f"that were trained on the student's classes ({flags[1]}){remedy}")
     return TeacherModel(
         model, data_config, student, class_map=class_map, source=source,
-        dtype=settings.dtype if any(True for _ in model.parameters()) else torch.float32,
+        dtype=settings.dtype if _count(model) else torch.float32,
         compile_options=settings.compile_options).to(device)
 
 
-def _open_kind(
-        name: str,
-        student: StudentInput,
-        settings: TeacherSettings,
-        flag: str,
-) -> tuple[nn.Module, dict, dict, list[str] | None]:
-    """Open a teacher that is no model of timm; returned as by `load_frozen_model`, with the names of its classes."""
-    if settings.model_kwargs:
-        raise UserError(f"--teacher-kwargs are arguments of timm's constructors, which {flag} {name} does not use")
-    opened = open_kind(name, Request(student.class_names, student.num_classes, student.in_chans, settings.img_size,
-                                     student.size, settings.prompts), flag)
-    params = sum(p.numel() for p in opened.model.parameters())
-    _logger.info(f"{flag.removeprefix('--').capitalize()} {name}: {opened.model.num_classes} classes "
-                 f"({_origin_text(opened.origin)})")
-    source = {"name": name, "params": params, "kind": name.partition(":")[0], "source": opened.origin}
-    return opened.model, opened.data_config, source, opened.class_names
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def load_frozen_model(
@@ -406,15 +406,16 @@ def load_frozen_model(
         UserError: unknown name, weights that do not fit.
     """
     name_flag, file_flag = flags
-    role, img_size, model_kwargs = name_flag.removeprefix("--").capitalize(), settings.img_size, (
-        dict(settings.model_kwargs or {}))
+    role, model_kwargs = name_flag.removeprefix("--").capitalize(), dict(settings.model_kwargs or {})
+    img_size = settings.img_size
+    recorded: dict[str, object] = {}
     if checkpoint is None:
         inputs = {"in_chans": in_chans, "img_size": img_size}
         model = create_model(name_flag, name, pretrained=True, inputs=inputs, **model_kwargs)
         origin = pretrained_source(model, name, name_flag)
         _logger.info(f"{role} {name}: pretrained weights ({_origin_text(origin)})")
-        recorded = {}
     else:
+        # what the run beside the weights says of its model decides, where nothing else is asked for
         file = find_weights(checkpoint, file_flag)
         if settings.use_ema and not has_ema(file, file_flag):
             raise UserError(f"--use-ema-teacher: {file} has no EMA weights (state_dict_ema); leave the flag out")
@@ -434,30 +435,22 @@ def load_frozen_model(
         report = load_weights(model, state, str(file), file_flag)
         origin = {"file": str(file), "sha256": file_sha256(file)}
         _logger.info(f"{role} {name}: {report}")
+    # how its images are prepared
     requests = {**{k: recorded[k] for k in INPUT_KEYS if k in recorded}, "in_chans": None}
     if img_size:
-        requests = {**requests, "img_size": img_size, "input_size": None}
+        requests.update(img_size=img_size, input_size=None)
     try:
         data_config = resolve_input_data_config(model, args=requests)
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"{name_flag} {name}: {one_line(error)}") from error
-    params = sum(p.numel() for p in model.parameters())
-    return model, data_config, {"name": name, "params": params, "source": origin}
+    return model, data_config, {"name": name, "params": _count(model), "source": origin}
 
 
 def _origin_text(origin: dict | None) -> str:
-    if not origin:
-        return "origin unknown"
-    place = f"{origin['repo']}@{origin.get('revision')}" if origin.get("repo") else (
-        origin.get("file") or origin.get("folder"))
-    return f"{place}, sha256 {str(origin['sha256'])[:12]}" if origin.get("sha256") else str(place or "origin unknown")
-
-
-def _classes_in(state: dict[str, Tensor], model: nn.Module) -> int | None:
-    for prefix in classifier_prefixes(model):
-        if f"{prefix}weight" in state:
-            return len(state[f"{prefix}weight"])
-    return None
+    found = origin or {}
+    place = f"{found['repo']}@{found.get('revision')}" if found.get("repo") else (
+        found.get("file") or found.get("folder") or "origin unknown")
+    return f"{place}, sha256 {str(found['sha256'])[:12]}" if found.get("sha256") else place
 
 
 Classes = tuple[Sequence[str] | None, int]  # names, where there are any, and number
@@ -476,11 +469,11 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     Raises:
         UserError: unreadable, or classes that there are not.
     """
-    path, where = Path(file), f"--teacher-class-map {file}"
-    if not path.is_file():
-        raise UserError(f"{where}: no such file{near_path(path)}")
+    where = f"--teacher-class-map {file}"
+    if not Path(file).is_file():
+        raise UserError(f"{where}: no such file{near_path(file)}")
     try:
-        content = read_plain(path)
+        content = read_plain(Path(file))
         pairs = list(content.items() if isinstance(content, dict) else enumerate(content))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{where}: expected a list or a mapping of classes") from error
@@ -491,10 +484,11 @@ def read_class_map(file: str, teacher: Classes, student: Classes) -> Tensor:
     for theirs, ours in pairs:
         number = _class_number(theirs, teacher, f"{where}: teacher")
         class_map[number] = -1 if ours in (None, -1) else _class_number(ours, student, f"{where}: student")
-    if (class_map < 0).all():
+    mapped = class_map[class_map >= 0]
+    if not len(mapped):
         raise UserError(f"{where}: no teacher class is mapped")
-    _logger.info(f"{where}: {int((class_map >= 0).sum())} of {teacher[1]} classes of the teacher are mapped, to "
-                 f"{len(class_map[class_map >= 0].unique())} classes of the data")
+    _logger.info(f"{where}: {len(mapped)} of {teacher[1]} classes of the teacher are mapped, to "
+                 f"{len(mapped.unique())} classes of the data")
     return class_map
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import w2s_plugins as w2s
 from tests.test_documents import ROOT, blocks
 from w2s_plugins.errors import UserError, run_main
+from w2s_plugins.hub import onnx_file
 from w2s_plugins.hub.__main__ import main
 from w2s_plugins.hub.export import export_model
-from w2s_plugins.publish import onnx_file
-from w2s_plugins.publish.onnx_file import check_onnx, export_onnx
+from w2s_plugins.hub.onnx_file import check_onnx, export_onnx
 from w2s_plugins.teachers.kinds import Opened, Request, open_kind
 
 for package in onnx_file.PACKAGES:

@@ -1,17 +1,16 @@
 """A model as a file of ONNX. It is compared with the model before it is there, and says how images are prepared."""
 
-import contextlib
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UserError, near_path, one_line, write_errors
 from ..quiet import quietly
@@ -42,7 +41,7 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     """Write a model as ``file``, from normalised images (B, C, H, W) to logits (B, K), for batches of any size B.
 
     Its metadata are ``mean``, ``std`` and ``class_names`` (JSON lists), ``interpolation``, ``crop_pct`` and
-    ``crop_mode``, as `teachers.kinds.open_onnx` reads them. Weights beyond 1.9 GB lie beside it, in ``FILE.data``.
+    ``crop_mode``, as `teachers.outside.open_onnx` reads them. Weights beyond 1.9 GB lie beside it, in ``FILE.data``.
 
     Args:
         model: of timm, in eval mode.
@@ -60,10 +59,16 @@ def export_onnx(model: nn.Module, data_config: Mapping[str, Any], class_names: S
     size = tuple(data_config["input_size"])
     with write_errors(file, "export again"), tempfile.TemporaryDirectory(prefix=".", dir=file.parent) as folder:
         new = Path(folder) / file.name
-        with _one_line(f"{file}: cannot be exported"):
+        try:
             _write(model, size, metadata_of(data_config, class_names), new)
-        with _one_line(f"{file}: onnxruntime cannot run what was exported"):
             furthest, largest = compare(model, size, new)
+        except OSError:
+            raise
+        except Exception as error:  # torch's exporter and onnxruntime have errors of many kinds
+            reason = error
+            while reason.__cause__ is not None:  # torch tells first which of its steps it was
+                reason = reason.__cause__
+            raise UserError(f"{file}: cannot be exported: {type(reason).__name__}: {one_line(reason, 200)}") from error
         if not furthest <= TOLERANCE * largest:  # nor where either is no number
             raise UserError(f"{file}: not written: logits of onnxruntime and of torch differ by {furthest:.2g}, of "
                             f"values up to {largest:.3g}; {TOLERANCE:g} of these is allowed")
@@ -101,30 +106,11 @@ def compare(model: nn.Module, size: Sequence[int], file: Path) -> tuple[float, f
     """Return how far logits of a file are from those of its model at most, on noise, and the largest of these."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    noise, pairs = torch.Generator().manual_seed(0), []
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    noise, ours, theirs = torch.Generator().manual_seed(0), [], []
     for batch in BATCHES:
         images = torch.randn(batch, *size, generator=noise)
-        pairs.append((model(images), torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])))
-    ours, theirs = (torch.cat(answers) for answers in zip(*pairs))
-    return _largest(ours - theirs), _largest(ours)
-
-
-def _largest(values: Tensor) -> float:
-    return values.abs().max().item()
-
-
-@contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turn what torch's exporter or onnxruntime, which have errors of many kinds, stumble on into a `UserError`."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        reason = error
-        while reason.__cause__ is not None:  # torch tells first which of its steps it was
-            reason = reason.__cause__
-        raise UserError(f"{what}: {type(reason).__name__}: {one_line(reason, 200)}") from error
+        ours.append(model(images))
+        theirs.append(torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]))
+    expected = torch.cat(ours)
+    return (expected - torch.cat(theirs)).abs().max().item(), expected.abs().max().item()

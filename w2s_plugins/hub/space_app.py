@@ -17,7 +17,6 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
 
 HERE = Path(__file__).parent
-NETWORKS = ("student.onnx", "teacher.onnx")
 SHOWN = 5  # classes
 
 
@@ -35,31 +34,40 @@ def open_onnx(name: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict, 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(HERE / name), providers=["CPUExecutionProvider"])
-    said, entry = session.get_modelmeta().custom_metadata_map, session.get_inputs()[0]
-    config = {key: json.loads(said[key]) for key in ("mean", "std")} | dict(
-        input_size=entry.shape[1:], interpolation=said["interpolation"], crop_pct=float(said["crop_pct"]),
-        crop_mode=said["crop_mode"])
+    about, entry = session.get_modelmeta().custom_metadata_map, session.get_inputs()[0]
+    config = dict(
+        input_size=entry.shape[1:],
+        mean=json.loads(about["mean"]),
+        std=json.loads(about["std"]),
+        interpolation=about["interpolation"],
+        crop_pct=float(about["crop_pct"]),
+        crop_mode=about["crop_mode"],
+    )
 
     def run(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run(None, {entry.name: images.numpy()})[0])
-    return run, config, json.loads(said.get("class_names", "null"))
+
+    return run, config, json.loads(about.get("class_names", "null"))
 
 
 class Classifier:
     """A model with its own preprocessing; called with an image it gives the likeliest classes and their shares."""
 
     def __init__(self, name: str):
-        self.model, config, self.names = (open_onnx if name in NETWORKS else open_timm)(name)
-        self.transform, self.mode = create_transform(**config), "L" if config["input_size"][0] == 1 else "RGB"
+        self.model, config, self.names = open_onnx(name) if name.endswith(".onnx") else open_timm(name)
+        self.transform = create_transform(**config)
+        self.mode = "L" if config["input_size"][0] == 1 else "RGB"
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> dict[str, float]:
         shares = self.model(self.transform(image.convert(self.mode)).unsqueeze(0)).softmax(dim=1)[0]
         names = self.names or [f"class {number}" for number in range(len(shares))]
         often = Counter(names)  # ImageNet has two cranes
-        top = shares.topk(min(SHOWN, len(shares)))
-        return {names[i] if often[names[i]] == 1 else f"{names[i]} (class {i})": share
-                for share, i in zip(top.values.tolist(), top.indices.tolist())}
+        found = {}
+        for place in shares.argsort(descending=True)[:SHOWN].tolist():
+            name = names[place] if often[names[place]] == 1 else f"{names[place]} (class {place})"
+            found[name] = shares[place].item()
+        return found
 
 
 def make_page(settings: dict) -> gr.Blocks:

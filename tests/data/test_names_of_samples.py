@@ -1,0 +1,49 @@
+"""What names a sample: files, positions, shards and the commit of a dataset on the Hub."""
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from tests.hub_server import File, HubServer, Repo
+from w2s_plugins.data.class_splits import keep_classes
+from w2s_plugins.data.digits import Digits
+from w2s_plugins.data.keys import positions_in_split, sample_keys
+from w2s_plugins.data.shards import expand
+from w2s_plugins.data.slices import Subset
+from w2s_plugins.hub.shards import find_hub_shards
+
+
+def test_positions_of_a_part_with_a_class_list_are_those_in_the_whole_split() -> None:
+    """So that labels by position fit whatever classes a run is about."""
+    whole = Digits("train")
+    expected = [i for i, label in enumerate(whole.targets) if label in (3, 7)]
+    listed = keep_classes(Digits("train"), [whole.classes[7], whole.classes[3]], "--class-list x")
+    part = Subset(listed, range(5, 20))
+    keys = sample_keys(part)
+    assert (keys.by, list(keys.values)) == ("index", expected[5:20])
+    assert list(positions_in_split(part)) == list(range(5, 20))
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("a-{0..12}.tar", [f"a-{number}.tar" for number in range(13)]),
+    ("a-{08..11}.tar", ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]),
+    ("{a,b}-{9..10}", ["a-9", "a-10", "b-9", "b-10"]),
+    ("a.tar", ["a.tar"])])
+def test_braces_are_expanded_as_in_a_shell(text: str, expected: list[str]) -> None:
+    assert expand(text) == expected
+
+
+def test_a_dataset_of_the_hub_is_that_of_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HubServer() as server:
+        repo = server.repos["datasets/org/digits"] = Repo("datasets/org/digits")
+        first = repo.commit("main", {"train-0.tar": File(b"", False)}, "one")
+        second = repo.commit("main", {f"train-{i}.tar": File(b"", False) for i in range(2)}, "two")
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        for name, commit, files in (
+                ("org/digits", second, ["train-0.tar", "train-1.tar"]), (f"org/digits@{first}", first, ["train-0.tar"]),
+                (f"org/digits:train@{first}", first, ["train-0.tar"])):
+            root, shards = find_hub_shards(f"hfids/{name}", tmp_path)
+            assert root.name == commit and [shard.file for shard in shards] == files
+            assert {shard.revision for shard in shards} == {commit}

@@ -1,0 +1,56 @@
+"""The name of a teacher, parsed once: what stands before the colon is its kind."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..cli.values import split_names
+
+OF_TIMM = ("", "hf-hub", "hf_hub", "local-dir")
+LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class TeacherName:
+    """The name of a teacher.
+
+    Args:
+        text: as it was typed.
+        kind: what stands before the colon, such as ``hf``, or the module of a function; empty for an architecture.
+        rest: what stands behind it: an id, a path, a function; the architecture itself.
+    """
+
+    text: str
+    kind: str
+    rest: str
+
+    @classmethod
+    def parse(cls, text: str) -> "TeacherName":
+        """Take a name apart; whether there is such a kind is checked where it is opened."""
+        kind, colon, rest = text.partition(":")
+        return cls(text, kind, rest) if colon else cls(text, "", text)
+
+    @property
+    def is_architecture(self) -> bool:
+        """Whether it is the name of a model in timm, which does not say where its weights are."""
+        return self.kind == ""
+
+    @property
+    def is_of_timm(self) -> bool:
+        """Whether timm opens it: by the name of an architecture, from the Hub or from a folder."""
+        return self.kind in OF_TIMM
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether it is no model, but what somebody has said: ``rest`` is the path."""
+        return self.kind == LABELS
+
+
+def parse_teachers(text: str | None) -> list[TeacherName]:
+    """Return the names of ``--teacher``, which are separated by commas."""
+    return [TeacherName.parse(name) for name in split_names(text)]
+
+
+def find_export(folder: Path) -> str | None:
+    """Return the name of the model in the folder of a run that has ended, or of an export; None where there is none."""
+    places = (folder / "export", folder)
+    return next((f"local-dir:{place}" for place in places if (place / "config.json").is_file()), None)

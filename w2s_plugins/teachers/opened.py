@@ -1,0 +1,77 @@
+"""What opens a teacher: its request, its outcome, and the registry of openers by kind."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from ..registry import Registry
+
+_logger = logging.getLogger(__name__)
+
+PROMPTS = ("a photo of a {}.", "a blurry photo of a {}.", "a close-up photo of a {}.", "a cropped photo of a {}.",
+           "a bright photo of a {}.", "a dark photo of a {}.", "a drawing of a {}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a teacher is asked to be.
+
+    Args:
+        class_names: names of the classes of the data, None where they have none.
+        num_classes: how many there are, None where any number will do.
+        in_chans: channels of the images.
+        img_size: size of the images in place of its own.
+        student_size: height and width of the student's images, where known.
+        prompts: templates with ``{}`` for the name of a class, for zero-shot classifiers.
+    """
+
+    class_names: Sequence[str] | None = None
+    num_classes: int | None = None
+    in_chans: int = 3
+    img_size: int | None = None
+    student_size: tuple[int, int] | None = None
+    prompts: Sequence[str] = PROMPTS
+
+
+class Opened(NamedTuple):
+    """A teacher that has been opened.
+
+    Args:
+        model: frozen, from images (B, 3, H, W) in its own normalisation to logits (B, C); ``num_classes`` is C.
+        data_config: input_size, mean, std, interpolation, crop_pct, crop_mode, as timm has them.
+        class_names: names of its classes, or None.
+        origin: where its weights are from, for the record.
+    """
+
+    model: nn.Module
+    data_config: dict[str, object]
+    class_names: list[str] | None
+    origin: dict[str, object]
+
+
+Opener = Callable[[str, Request], Opened]
+TEACHERS: Registry[Opener] = Registry("kind of teacher")
+
+
+def register_teacher(kind: str) -> Callable[[Opener], Opener]:
+    """Return a decorator that registers what opens ``kind:NAME``.
+
+    The function takes NAME and a `Request` and returns an `Opened`. What is stored of a teacher is found again by its
+    weights and its ``repr``; a model with more to it has a method ``cache_identity()`` that returns a text.
+    """
+    return lambda opener: TEACHERS.register(kind, opener)
+
+
+def usable_names(who: str, names: list[str] | None) -> list[str] | None:
+    """Return the names of classes where they say something: generated ones, and double ones, do not."""
+    if names is None or names == [f"LABEL_{i}" for i in range(len(names))]:
+        return None
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is None:
+        return names
+    _logger.warning(f"WARNING: --teacher {who}: the class name '{double}' occurs twice; its classes are taken by "
+                    "position")
+    return None
