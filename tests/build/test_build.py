@@ -8,14 +8,12 @@ import timm
 import torch
 from PIL import Image
 from timm.models import save_for_hf
-from timm.task import ClassificationTask
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args, write_folder
 from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.optimisation import create_optimizer
-from w2s_plugins.build.run import look_for_room
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_extractor, build_task
 from w2s_plugins.data.keys import positions_in_split
@@ -277,17 +275,6 @@ def test_folders_of_equal_names_are_not_the_same_samples(tmp_path: Path, caplog:
     assert "are the same samples" not in caplog.text
     build_data(train_args(*folder[:4], "--val-split", "train"))
     assert "are the same samples, and 4 of them are trained on" in caplog.text
-
-
-def test_large_checkpoints_are_kept_less_often(tmp_path, caplog):
-    """As many of the best as take 500 MB: of a ResNet-18 with AdamW (140 MB) three, of a small network timm's ten."""
-    caplog.set_level("INFO")
-    for model, flags, kept in (("w2s_cnn5", (), 10), ("resnet18", (), 3), ("resnet18", ("--checkpoint-hist", "5"), 5)):
-        args = train_args("--opt", "adamw", *flags)
-        task = ClassificationTask(timm.create_model(model), nn.CrossEntropyLoss(), verbose=False)
-        assert look_for_room(args, tmp_path, task, epochs=20) == kept
-    assert [r.message.split("; ")[1] for r in caplog.records if "Checkpoints" in r.message] == [
-        f"of the best epochs {kept} are kept (--checkpoint-hist)" for kept in (3, 5)]
 
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:

@@ -26,10 +26,10 @@ from w2s_plugins.engine import step
 from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, evaluate
 from w2s_plugins.engine.step import Updates
 from w2s_plugins.engine.task import WeakToStrongTask
+from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
-from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..losses.undo import Undo
 from ..run.position import Position, scalar_terms
 from ..students.probe import Probe
-from .evaluation import refuse_not_finite
+from .evaluation import check_teacher_is_finite
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -177,7 +177,7 @@ def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool)
     if broken.ndim == 2:  # of several teachers
         broken = broken.any(dim=0)
     images = images[-len(broken):]  # those that it was asked about
-    refuse_not_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
+    check_teacher_is_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:

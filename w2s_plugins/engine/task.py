@@ -203,7 +203,6 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
-        self.asks_teacher = True
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
@@ -249,11 +248,6 @@ class WeakToStrongTask(TrainingTask):
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
 
-    def leave_teacher(self) -> None:
-        """Go on with ground truth alone. A loss with parameters is still computed: DDP waits for their gradients."""
-        self.distill_loss_weight = 0.0
-        self.asks_teacher = next(self.loss.parameters(), None) is not None
-
     def set_epoch(self, epoch: int) -> None:
         """Tell a teacher that answers otherwise from epoch to epoch, as cached views do, which one follows."""
         if hasattr(self.teacher, "set_epoch"):
@@ -282,8 +276,6 @@ class WeakToStrongTask(TrainingTask):
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
-        if not self.asks_teacher:
-            return TeacherOutput(None)
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream

@@ -12,15 +12,10 @@ from ..distributed.world import count_processes, gather_objects, meet
 from ..errors import exit_now
 from ..run import lock as run_lock
 from ..system import STOPPING
-from .run import Run
 from .saving import save_recovery
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
-
-
-def watch_signals(run: Run) -> SignalWatch:
-    """Note the signals that stop a run in place of dying of them."""
-    return SignalWatch(STOPPING, run.world.distributed)
 
 
 def stop_early(run: Run, interruption: Interrupted) -> None:

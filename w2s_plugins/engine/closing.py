@@ -20,15 +20,15 @@ from ..run.find import find_best
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from ..tokens import say
-from .evaluation import evaluate_test_sets, evaluates_average, predictions_of
-from .run import Run
+from .evaluation import evaluate_test_sets, predictions_of
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
 
 def trained_student(run: Run) -> torch.nn.Module | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
-    model = run.task.get_eval_model(ema=evaluates_average(run))
+    model = run.task.get_eval_model(ema=run.evaluates_average)
     if run.args.fsdp:
         return model.gather()
     model = unwrap_model(model)
@@ -62,17 +62,17 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
     files.trackers.close()
     files.metrics.save()
-    if not files.metrics.evaluations:
+    evaluations = files.metrics.evaluations
+    if not evaluations:
         raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
 
     # The epoch that is exported, and what was said at it: of an earlier one that stands in its checkpoint.
-    last = files.metrics.evaluations[-1]
-    best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
+    best = report.best_of(evaluations, run.output.saver.best_epoch)
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
-    if best is not last:
+    if best is not evaluations[-1]:
         known = files.best if args.select == "last" else None  # they are in the checkpoint as well
         predictions["best"] = known or take_best(run, model, best)
 
@@ -83,14 +83,11 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     tests, failed = evaluate_test_sets(run, model)
     record = make_record(
-        args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
-                run.schedule.updates_per_epoch))
+        args, model, parts,
+        Outcome(best, run.weak_metrics, run.position, seconds, evaluations, tests, failed))
     plain_batch_norm(model)
     export_model(
         model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
-    if module := record["model"]["plugin_module"]:
-        _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
