@@ -20,7 +20,7 @@ import argparse
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -39,7 +39,6 @@ from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
 from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate
 from w2s_plugins.engine.few_shot import extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
-from w2s_plugins.labels.splits import TestSet
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered
 from w2s_plugins.models.features import pooled_features
@@ -75,6 +74,31 @@ def main(command: Command | None = None) -> None:
         exit_now(0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A model on the device, its teacher, and how images come to them."""
+
+    args: argparse.Namespace
+    world: World
+    subject: Subject
+    teacher: Teacher | None
+    precision: Precision
+    settings: LoaderSettings
+
+    def measure(self, dataset: Dataset, on_output: Callable | None = None, **how: object) -> Evaluation:
+        """Evaluate model and teacher on a data set; ``how`` is of `EvaluationSettings`."""
+        args, teacher = self.args, self.teacher
+        return evaluate(
+            build.compiled(args, self.subject.model),
+            build.create_loader(args, dataset, self.subject, self.settings),
+            self.precision,
+            EvaluationSettings(self.world.distributed, args.channels_last, **how),
+            teacher=teacher and answers_to(teacher, dataset, self.settings, tf_preprocessing=args.tf_preprocessing),
+            on_output=on_output,
+            progress=Console(self.world.primary, 0).wrap(self.subject.candidate.model),
+        )
+
+
 def validate(
         args: argparse.Namespace,
         candidate: Candidate,
@@ -83,80 +107,104 @@ def validate(
         keep: dict[str, Evaluation] | None = None,
 ) -> dict:
     """Evaluate one model, its teacher and its ceiling; returns the row of the results, and keeps its evaluations."""
-    keep = {} if keep is None else keep
     random_seed(args.seed)
     counted = build.read_valid_labels(args.valid_labels)
     subject = build.create_subject(args, candidate, world.device)
     dataset = build.open_dataset(args, subject, counted)
     precision = create_precision(args, world)
-    settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
-    loader = build.create_loader(args, dataset, subject, settings)
     teacher = build.open_teacher(args, subject, dataset, precision)
+    settings = dataclasses.replace(loader_settings(args, precision, world), batch_size=batch_size)
+    bench = Bench(args, world, subject, teacher, precision, settings)
     if args.few_shot:
-        figures = few_shot_figures(args, subject, dataset, loader, settings, teacher, precision, world)
+        figures = few_shot_figures(bench, dataset)
     else:
-        real_labels = build.open_real_labels(args.real_labels, dataset, subject) if args.real_labels else None
-        tests = build.open_tests(args, subject, dataset, counted)
-        found = keep[""] = evaluate(
-            build.compiled(args, subject.model),
-            loader,
-            precision,
-            EvaluationSettings(
-                world.distributed, args.channels_last, valid_labels=counted,
-                groups=build.open_groups(args, dataset, subject)),
-            teacher=teacher and answers_to(teacher, dataset, settings, tf_preprocessing=args.tf_preprocessing),
-            on_output=(lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
-            progress=Console(world.primary, 0).wrap(candidate.model),
-        )
-        if real_labels:
-            found.metrics.update({f"top{k}": real_labels.get_accuracy(k=k) for k in (1, 5)})
-        figures = {
-            **student_figures(found),
-            **(averaged_metrics(found, args.metrics_avg, world) if args.metrics_avg else {}),
-            **{k: subject.data_config[k] for k in ("crop_pct", "interpolation")},
-        }
-        ceilings = ceilings_of(args, candidate, world, batch_size)
-        if teacher is not None:
-            figures.update(teacher_figures(found, ceilings.get(""), world))
-        sets, failed = {}, {}
-        for name, test in tests.items():
-            try:
-                keep[name] = on_test_set(args, name, test, subject, settings, teacher, precision)
-            except UserError as error:
-                if world.distributed:  # the other processes wait in it
-                    raise
-                failed[name] = str(error)
-                continue
-            sets[name] = student_figures(keep[name]) | (
-                teacher_figures(keep[name], ceilings.get(name), world) if teacher is not None else {})
-        figures |= ({"test_sets": sets} if sets else {}) | ({"failed_test_sets": failed} if failed else {})
+        figures = split_figures(bench, dataset, counted, {} if keep is None else keep)
+    row = dict(model=candidate.model, **figures, param_count=round(subject.params / 1e6, 2),
+               img_size=subject.data_config["input_size"][-1])
+    if candidate.checkpoint:
+        row["checkpoint"] = candidate.checkpoint
+    if args.teacher:
+        row["teacher"] = args.teacher
+    return row
+
+
+def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None, keep: dict[str, Evaluation]) -> dict:
+    """Return the figures on the split and on the test sets beside it; their evaluations go into ``keep``."""
+    args, world, subject = bench.args, bench.world, bench.subject
+    tests = build.open_tests(args, subject, dataset, counted)
+    real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
+    found = keep[""] = bench.measure(
+        dataset, (lambda logits, _: real_labels.add_result(logits)) if real_labels else None,
+        valid_labels=counted, groups=build.open_groups(args, dataset, subject))
+    if real_labels:
+        found.metrics.update({f"top{k}": real_labels.get_accuracy(k=k) for k in (1, 5)})
+    ceilings = ceilings_of(bench)
+    figures = student_figures(found)
+    if args.metrics_avg:
+        figures |= averaged_metrics(found, args.metrics_avg, world)
+    figures |= {k: subject.data_config[k] for k in ("crop_pct", "interpolation")}
+    if bench.teacher is not None:
+        figures |= teacher_figures(found, ceilings.get(""), world)
+
+    # A test set that cannot be read does not keep back the others, unless other processes wait in it.
+    sets, failed = {}, {}
+    for name, test in tests.items():
+        try:
+            found = keep[name] = bench.measure(test.dataset, valid_labels=test.counted)
+        except UserError as error:
+            failed[name] = f"{test.flag} {name}: {error}"
+            if world.distributed:
+                raise UserError(failed[name]) from error
+            continue
+        sets[name] = student_figures(found)
+        if bench.teacher is not None:
+            sets[name] |= teacher_figures(found, ceilings.get(name), world)
+    if sets:
+        figures["test_sets"] = sets
+    if failed:
+        figures["failed_test_sets"] = failed
+    return figures
+
+
+def ceilings_of(bench: Bench) -> dict[str, Evaluation | float]:
+    """Return the ceiling by test set, that of the split under no name: its accuracy where that is given, or what a run
+    or a checkpoint reaches on the same data; empty without one.
+    """
+    args = bench.args
+    if not args.ceiling_checkpoint:
+        return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
+    own, ceiling = build.resolve_ceiling(args, bench.subject.candidate)
+    found: dict[str, Evaluation] = {}
+    validate(own, ceiling, bench.world, bench.settings.batch_size, found)
+    return {name: one.metrics["top1"] for name, one in found.items()} if args.real_labels else found
+
+
+def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
+    """Test the frozen encoder, and its teacher's, on episodes."""
+    args, model = bench.args, bench.subject.model
+    test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
+    loader = build.create_loader(args, dataset, bench.subject, bench.settings)
+    encoders = {"": (lambda images: pooled_features(model, images), loader)}
+    if bench.teacher is not None:
+        encoders["teacher_"] = own_features(bench.teacher.members[0], dataset, bench.settings)
+    figures = {}
+    for who, (encode, images) in encoders.items():
+        features = extract_features(
+            encode, images, bench.precision, distributed=bench.world.distributed, channels_last=args.channels_last,
+            progress=Console(bench.world.primary, 0).wrap(bench.subject.candidate.model))
+        figures.update({f"{who}{k}": round(v, 4) for k, v in test.measure(features).items()})
     return dict(
-        model=candidate.model,
         **figures,
-        param_count=round(subject.params / 1e6, 2),
-        img_size=subject.data_config["input_size"][-1],
-        **(dict(checkpoint=candidate.checkpoint) if candidate.checkpoint else {}),
-        **(dict(teacher=args.teacher) if args.teacher else {}),
+        split=args.split,
+        classes=num_classes_of(dataset),
+        episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
+        queries=args.queries,
+        classifier=args.few_shot_classifier,
+        few_shot_seed=args.few_shot_seed,
     )
 
 
-def on_test_set(
-        args: argparse.Namespace,
-        name: str,
-        test: TestSet,
-        subject: Subject,
-        settings: LoaderSettings,
-        teacher: Teacher | None,
-        precision: Precision,
-) -> Evaluation:
-    """Evaluate the model, and its teacher, on a test set beside the split. Raises `UserError` with its name."""
-    try:
-        return evaluate(
-            build.compiled(args, subject.model), build.create_loader(args, test.dataset, subject, settings), precision,
-            EvaluationSettings(settings.world_size > 1, args.channels_last, valid_labels=test.counted),
-            teacher=teacher and answers_to(teacher, test.dataset, settings, tf_preprocessing=args.tf_preprocessing))
-    except UserError as error:
-        raise UserError(f"{test.flag} {name}: {error}") from error
+# ---------------------------------------------------------------- figures
 
 
 def student_figures(found: Evaluation) -> dict[str, float]:
@@ -207,53 +255,8 @@ def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, fl
     rows = torch.stack([*(who == found.targets for who in said), said[0] == said[1]], dim=1)
     figures = intervals(*dealt_rows(rows, world.distributed).T.numpy())
     names = dict(weak="teacher_top1", student="top1", ceiling="ceiling_top1", agreement="agreement", pgr="pgr")
-    return {f"{name}_{end}": figures[key][end] for key, name in names.items() for end in ("low", "high")
-            if figures[key][end] is not None}
-
-
-def ceilings_of(
-        args: argparse.Namespace, student: Candidate, world: World, batch_size: int) -> dict[str, Evaluation | float]:
-    """Return the ceiling by test set, that of the split under no name: its accuracy where that is given, or what a run
-    or a checkpoint reaches on the same data; empty without one.
-    """
-    if not args.ceiling_checkpoint:
-        return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
-    own, ceiling = build.resolve_ceiling(args, student)
-    found: dict[str, Evaluation | float] = {}
-    validate(own, ceiling, world, batch_size, found)
-    return {name: one.metrics["top1"] for name, one in found.items()} if args.real_labels else found
-
-
-def few_shot_figures(
-        args: argparse.Namespace,
-        subject: Subject,
-        dataset: Dataset,
-        loader: Iterable,
-        settings: LoaderSettings,
-        teacher: Teacher | None,
-        precision: Precision,
-        world: World,
-) -> dict[str, object]:
-    """Test the frozen encoder, and its teacher's, on episodes."""
-    test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
-    encoders = {"": (lambda images: pooled_features(subject.model, images), loader)}
-    if teacher is not None:
-        encoders["teacher_"] = own_features(teacher.members[0], dataset, settings)
-    figures = {}
-    for who, (encode, images) in encoders.items():
-        features = extract_features(
-            encode, images, precision, distributed=world.distributed, channels_last=args.channels_last,
-            progress=Console(world.primary, 0).wrap(subject.candidate.model))
-        figures.update({f"{who}{k}": round(v, 4) for k, v in test.measure(features).items()})
-    return dict(
-        **figures,
-        split=args.split,
-        classes=num_classes_of(dataset),
-        episodes=count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2),
-        queries=args.queries,
-        classifier=args.few_shot_classifier,
-        few_shot_seed=args.few_shot_seed,
-    )
+    ends = {f"{name}_{end}": figures[key][end] for key, name in names.items() for end in ("low", "high")}
+    return {name: end for name, end in ends.items() if end is not None}
 
 
 # ---------------------------------------------------------------- several models
@@ -297,11 +300,12 @@ def flat(results: dict | list[dict]) -> list[dict]:
     """Return a row for each model and, below it, for each of its test sets."""
     rows = []
     for result in results if isinstance(results, list) else [results]:
-        own = {k: v for k, v in result.items() if k not in ("test_sets", "failed_test_sets")}
-        sets = result.get("test_sets", {})
-        told = {k: own[k] for k in ("model", "checkpoint", "teacher") if k in own}
-        rows += [{**own, **({"test_set": ""} if sets else {})},
-                 *({**told, "test_set": name, **figures} for name, figures in sets.items())]
+        row = {k: v for k, v in result.items() if k not in ("test_sets", "failed_test_sets")}
+        rows.append(row)
+        if "test_sets" in result:
+            row["test_set"] = ""
+        about = {k: row[k] for k in ("model", "checkpoint", "teacher") if k in row}
+        rows += [{**about, "test_set": name, **figures} for name, figures in result.get("test_sets", {}).items()]
     return rows
 
 

@@ -108,20 +108,6 @@ def test_head_flags():
     assert (scaled.get_classifier().bias == -4.6).all()
 
 
-def test_a_trained_head_that_is_set_to_zero(tmp_path, caplog):
-    """timm scales it as well; a head that no file has given is meant to begin with zeros."""
-    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "a.pth")
-    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "other.pth")
-    for flags, lost in (([], False), (["--initial-checkpoint", "a.pth"], True), (["--finetune", "a.pth"], True),
-                        (["--finetune", "other.pth"], False)):
-        caplog.clear()
-        flags = [str(tmp_path / text) if text.endswith("pth") else text for text in flags]
-        assert not student("--head-init-scale", "0", *flags, model="test_resnet")[0].get_classifier().weight.any()
-        assert [text for text in caplog.messages if "--head-init-scale" in text] == lost * [
-            f"WARNING: --head-init-scale 0 sets the head of {' '.join(flags)} to zero, and what it has learned is "
-            "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)"]
-
-
 def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
     """A random one would undo what it stands on; one that a file has given, or that `--tune all` trains, is left."""
     torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "same.pth")
@@ -134,16 +120,6 @@ def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
                  *(["--head-init-scale", scale] if scale else [])]
         head = student(*flags, model="test_resnet")[0].get_classifier()
         assert (not head.weight.any()) == zeros, (part, file, scale)
-
-
-@pytest.mark.parametrize("model, flags, said", [
-    ("test_efficientnet", [], 1), ("test_efficientnet", ["--head-init-scale", "0"], 0), ("test_resnet", [], 0),
-    ("test_vit", [], 0), ("test_efficientnet", ["--tune", "norm"], 0), ("test_efficientnet", ["--linear-probe"], 0)])
-def test_a_loud_new_head(tmp_path, caplog, model, flags, said):
-    """timm's EfficientNets have larger random weights the fewer classes there are."""
-    torch.save(timm.create_model(model, num_classes=7).state_dict(), tmp_path / "a.pth")
-    student("--finetune", str(tmp_path / "a.pth"), *flags, model=model)
-    assert sum("--head-init-scale 0" in text for text in caplog.messages) == said
 
 
 def test_batch_norm_flags():
