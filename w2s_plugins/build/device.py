@@ -26,11 +26,9 @@ def join_processes(args: argparse.Namespace) -> World:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device, args.dist_timeout)
-    why = " (no CUDA here)" if args.no_accelerator else ""
-    emulated = args.amp and world.device.type == "cpu" and not cpu_has_bfloat16_units()
-    _logger.info(f"{world.size} process(es) on {world.device}{why}"
-                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
-                 + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
+    where = f"{world.size} process(es) on {world.device}{' (no CUDA here)' if args.no_accelerator else ''}"
+    how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
+    _logger.info(f"{where}, {how}")
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:
@@ -55,9 +53,9 @@ def join_group(device: str, timeout: float) -> World:
     try:
         joined = init_distributed_device_so(device)
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
-        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this port, "
-                        "give each its own MASTER_PORT, or leave the choice to torchrun --standalone") from error
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; give each run its own MASTER_PORT, "
+                        "or leave the choice to torchrun --standalone") from error
     if joined["distributed"]:
         dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])

@@ -88,18 +88,14 @@ def labelled_in_batch(args: argparse.Namespace) -> int:
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
+TAKEN = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
+
+
 def _transform(args: argparse.Namespace, data_config: dict) -> dict:
     interpolation = args.train_interpolation
     return dict(
         is_training=True,
-        no_aug=args.no_aug,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
+        **{name: getattr(args, name) for name in TAKEN},
         grayscale_prob=args.grayscale_prob or 0.0,
         gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
         auto_augment=args.aa,

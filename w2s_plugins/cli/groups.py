@@ -475,8 +475,6 @@ def add_optimizer(add: Declare) -> None:
         "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--lr-scale", type=str, nargs="+", default=[], metavar="PATTERN=X", role=Role.OPTIMIZER | Role.STATE,
-        help="factor on the learning rate of parameters, by name")
     add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
         help="more optimizer arguments")
 
