@@ -36,8 +36,7 @@ from w2s_plugins.build.validate import Candidate, Subject
 from w2s_plugins.data.datasets import num_classes_of
 from w2s_plugins.data.loaders import LoaderSettings
 from w2s_plugins.distributed.world import Precision, World, dealt_rows, meet
-from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate
-from w2s_plugins.engine.few_shot import extract_features
+from w2s_plugins.engine.evaluation import Evaluation, EvaluationSettings, evaluate, extract_features
 from w2s_plugins.files import to_csv, to_json, write_text
 from w2s_plugins.metrics.figures import format_figures
 from w2s_plugins.metrics.pgr import no_gap_hint, performance_gap_recovered

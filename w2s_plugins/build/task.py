@@ -49,9 +49,9 @@ def build_task(
     criterion = create_criterion(args, student.num_classes).to(world.device)
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     episodes = parse_shapes(args.episodic, args.queries, "--episodic")[0] if args.episodic else None
+    if args.episodic and teacher is None:
+        return EpisodicTask(student, None, None, criterion, shape=episodes, **shared)
     if teacher is None and targets is None:
-        if args.episodic:
-            return EpisodicTask(student, None, None, criterion, shape=episodes, **shared)
         if args.kd_model_name:
             return build_timm_distillation(args, student, criterion, shared)
         return ClassificationTask(student, criterion, **shared)

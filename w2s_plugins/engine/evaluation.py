@@ -3,7 +3,7 @@
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,6 @@ from ..metrics.pgr import no_gap_hint
 from ..models.features import pooled_features
 from ..monitor import Console
 from ..teachers.stored import answers_to, own_features
-from .few_shot import extract_features
 from .task import first_output
 from .training_run import Predictions, Run
 
@@ -150,13 +149,7 @@ def evaluate(
     teacher_meter = create_meter(device, max_samples=limit) if teacher is not None else None
     predictions, teacher_rows, teacher_broken, targets, misfits, seen = [], [], [], [], [], 0
     known = None if teacher_said is None else teacher_said.log_probs
-    for images, target in (progress(loader) if progress else loader):
-        target = target.to(device)
-        if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
-            images = images.to(device=device, dtype=precision.dtype)
-        if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-
+    for images, target in batches(loader, precision, settings.channels_last, progress):
         # The student's answers. With several views of a sample there is one row for all of them.
         with precision.autocast():
             logits = counted(first_output(model(images)))
@@ -202,6 +195,48 @@ def evaluate(
         if teacher_metrics is not None:
             teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
     return Evaluation(metrics, teacher_metrics, predicted, teacher_said, labels)
+
+
+@torch.inference_mode()
+def extract_features(
+        encode: Callable[[Tensor], Tensor],
+        loader: Iterable,
+        precision: Precision,
+        *,
+        distributed: bool = False,
+        channels_last: bool = False,
+        progress: Callable[[Iterable], Iterable] | None = None,
+) -> Tensor:
+    """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
+
+    Args:
+        encode: maps a normalised batch (B, 3, H, W) to features (B, D).
+        loader: timm's evaluation loader.
+        precision: device, dtype and autocast.
+        distributed: each rank computes its share.
+        channels_last: memory layout of the images.
+        progress: wraps the loader, to show progress or to stop at a signal.
+    """
+    rows = []
+    for images, _ in batches(loader, precision, channels_last, progress):
+        with precision.autocast():
+            rows.append(encode(images).float().cpu())
+    return dealt_rows(torch.cat(rows)[:evaluation_sample_limit(loader)], distributed)
+
+
+def batches(
+        loader: Iterable,
+        precision: Precision,
+        channels_last: bool,
+        progress: Callable[[Iterable], Iterable] | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images and labels on the device, the images in its dtype and layout."""
+    for images, target in (progress(loader) if progress else loader):
+        if isinstance(images, Tensor):  # NaFlex patches come as a dictionary, on the device already
+            images = images.to(device=precision.device, dtype=precision.dtype)
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        yield images, target.to(precision.device)
 
 
 def misfit(logits: Tensor, of_teacher: Tensor) -> Tensor:

@@ -91,13 +91,12 @@ class BadSteps:
             self.in_a_row += 1
             bad = [name for name, ok in zip(names, finite) if not ok and name != "loss"]
             cause = f"term {', '.join(bad)}" if bad else "the loss" if not all(finite) else "the gradient"
-            self._report(f"step {step}: {cause} is not finite, learning rate {lr:.3g}")
-
-    def _report(self, message: str) -> None:
-        if self.in_a_row >= self.patience:
-            raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the last "
-                            "good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-        _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
+            message = f"step {step}: {cause} is not finite, learning rate {lr:.3g}"
+            if self.in_a_row >= self.patience:
+                raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the "
+                                "last good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype "
+                                "bfloat16")
+            _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
 
 
 class BufferUndo:
