@@ -208,22 +208,24 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
 
 def student_figures(found: Evaluation) -> dict[str, float]:
     """Return accuracy, error and loss of the model."""
-    top1, top5 = found.metrics["top1"], found.metrics["top5"]
-    return dict(
-        top1=round(top1, 4), top1_err=round(100 - top1, 4),
-        top5=round(top5, 4), top5_err=round(100 - top5, 4),
-        loss=round(found.metrics["loss"], 6),
-        **{k: round(v, 4) for k, v in found.metrics.items() if k.startswith("top1_")})
+    figures = {}
+    for name in ("top1", "top5"):
+        figures[name] = round(found.metrics[name], 4)
+        figures[f"{name}_err"] = round(100 - found.metrics[name], 4)
+    figures["loss"] = round(found.metrics["loss"], 6)
+    groups = {name: round(value, 4) for name, value in found.metrics.items() if name.startswith("top1_")}
+    return figures | groups
 
 
 def averaged_metrics(found: Evaluation, average: str, world: World) -> dict[str, float]:
     """Return precision, recall and F1 in percent, as ``--metrics-avg`` says."""
     from sklearn.metrics import precision_recall_fscore_support  # takes most of a second
 
-    labels, predictions = (dealt_rows(t, world.distributed) for t in (found.targets, found.predictions))
+    labels = dealt_rows(found.targets, world.distributed)
+    predictions = dealt_rows(found.predictions, world.distributed)
     scores = precision_recall_fscore_support(labels, predictions, average=average, zero_division=0)
     names = ("precision", "recall", "f1_score")
-    return {f"{average}_{name}": round(100 * float(s), 4) for name, s in zip(names, scores)}
+    return {f"{average}_{name}": round(100 * float(score), 4) for name, score in zip(names, scores)}
 
 
 def teacher_figures(found: Evaluation, ceiling: Evaluation | float | None, world: World) -> dict[str, float]:
@@ -234,18 +236,20 @@ def teacher_figures(found: Evaluation, ceiling: Evaluation | float | None, world
         ceiling: its accuracy or, for intervals over test samples, its evaluation.
         world: all ranks take part.
     """
-    figures = {f"teacher_{k}": v for k, v in found.teacher_metrics.items() if k.startswith("top1")}
+    weak = found.teacher_metrics["top1"]
+    figures = {f"teacher_{name}": value for name, value in found.teacher_metrics.items() if name.startswith("top1")}
     figures |= {name: found.metrics[name] for name in ("agreement", "copied", "misfit")}
     if isinstance(ceiling, Evaluation):
         figures |= bounds(found, ceiling, world)
         ceiling = ceiling.metrics["top1"]
     if ceiling is not None:
-        figures["ceiling_top1"], weak = ceiling, found.teacher_metrics["top1"]
-        if hint := no_gap_hint(weak, ceiling):
+        figures["ceiling_top1"] = ceiling
+        pgr = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
+        if pgr is not None:
+            figures["pgr"] = pgr
+        elif hint := no_gap_hint(weak, ceiling):
             _logger.warning(f"WARNING: {hint}")
-        else:
-            figures["pgr"] = performance_gap_recovered(weak, found.metrics["top1"], ceiling)
-    return {k: round(v, 4) for k, v in figures.items()}
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, float]:
@@ -308,22 +312,33 @@ def flat(results: dict | list[dict]) -> list[dict]:
     return rows
 
 
+COLUMNS = {
+    "top1": "top-1", "top5": "top-5", "top1_many": "top-1 many", "top1_medium": "top-1 medium", "top1_few": "top-1 few",
+    "loss": "loss", "teacher_top1": "teacher top-1", "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR",
+    "param_count": "M params", "img_size": "px"}
+
+
 def results_table(results: dict | list[dict]) -> str:
     """Return the results as a table for people."""
-    columns = {"top1": "top-1", "top5": "top-5", "top1_many": "top-1 many", "top1_medium": "top-1 medium",
-               "top1_few": "top-1 few", "loss": "loss", "teacher_top1": "teacher top-1",
-               "agreement": "agreement", "ceiling_top1": "ceiling", "pgr": "PGR", "param_count": "M params",
-               "img_size": "px"}
     rows = flat(results)
-    shapes = [k.removesuffix("_ci95") for k in rows[0] if k.endswith("_ci95")]  # few-shot
-    columns = {**{s: s.replace("_", " ") for s in shapes}, **columns}
-    rows = [{**r, **format_figures({k: r[k] for s in shapes for k in (s, f"{s}_ci95")})} for r in rows]
-    shown = [c for c in columns if any(c in r for r in rows)]
-    several = isinstance(results, list)
-    names = [Path(r["checkpoint"]).name if several and "checkpoint" in r else r["model"] for r in rows]
-    names = [f"{name}, {r['test_set']}" if r.get("test_set") else name for name, r in zip(names, rows)]
-    return format_table(
-        [[name, *(r.get(c) for c in shown)] for name, r in zip(names, rows)], ["", *(columns[c] for c in shown)])
+
+    # Few-shot figures come first, each with its interval.
+    shapes = [name.removesuffix("_ci95") for name in rows[0] if name.endswith("_ci95")]
+    columns = {shape: shape.replace("_", " ") for shape in shapes} | COLUMNS
+    for row in rows:
+        row.update(format_figures({key: row[key] for shape in shapes for key in (shape, f"{shape}_ci95")}))
+    shown = [name for name in columns if any(name in row for row in rows)]
+
+    # Of several checkpoints of one model each is called by its file.
+    lines = []
+    for row in rows:
+        name = row["model"]
+        if isinstance(results, list) and "checkpoint" in row:
+            name = Path(row["checkpoint"]).name
+        if row.get("test_set"):
+            name = f"{name}, {row['test_set']}"
+        lines.append([name, *(row.get(column) for column in shown)])
+    return format_table(lines, ["", *(columns[column] for column in shown)])
 
 
 def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:

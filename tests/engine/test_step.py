@@ -482,11 +482,6 @@ def test_optimizer(name):
     assert not torch.equal(weights(task), before)
 
 
-def test_mean_learning_rate_of_groups():
-    groups = [dict(params=[torch.ones(1, requires_grad=True)], lr=lr) for lr in (0.1, 0.2, 0.6)]
-    assert step.mean_lr(torch.optim.SGD(groups)) == pytest.approx(0.3)
-
-
 # ---------------------------------------------------------------- averages of terms
 
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -147,54 +148,56 @@ def evaluate(
     create_meter = ClassificationEvaluator if settings.labelled else ConfidenceMeter
     meter = create_meter(device, max_samples=limit)
     teacher_meter = create_meter(device, max_samples=limit) if teacher is not None else None
-    predictions, teacher_rows, teacher_broken, targets, misfits, seen = [], [], [], [], [], 0
     known = None if teacher_said is None else teacher_said.log_probs
+    rows: dict[str, list[Tensor]] = defaultdict(list)
+    seen = 0
     for images, target in batches(loader, precision, settings.channels_last, progress):
         # The student's answers. With several views of a sample there is one row for all of them.
         with precision.autocast():
             logits = counted(first_output(model(images)))
         target = target[::max(1, tta)][:len(logits)]
         meter.update(logits, target)
-        predictions.append(logits.argmax(dim=1))
-        targets.append(target)
+        rows["classes"].append(logits.argmax(dim=1))
+        rows["targets"].append(target)
 
         # The teacher's: asked now, or those of an earlier pass, which came in the same order.
-        if teacher_meter is not None:
+        log_probs = None if known is None else known[seen:seen + len(logits)]
+        if teacher is not None:
             teacher_logits = counted(teacher(images))
             teacher_meter.update(teacher_logits, target)
-            teacher_broken.append(~teacher_logits.isfinite().all(dim=1))
-            teacher_rows.append(Predictions(teacher_logits.argmax(dim=1).cpu(),
-                                     teacher_logits.float().log_softmax(dim=1).half().cpu()))
-        if teacher_rows or known is not None:
-            of_teacher = teacher_rows[-1].log_probs if teacher_rows else known[seen:seen + len(logits)]
-            misfits.append(misfit(logits[:len(of_teacher)], of_teacher))  # what is more is padding
+            log_probs = teacher_logits.float().log_softmax(dim=1).half().cpu()
+            rows["broken"].append(~teacher_logits.isfinite().all(dim=1))
+            rows["teacher"].append(teacher_logits.argmax(dim=1).cpu())
+            rows["log_probs"].append(log_probs)
+        if log_probs is not None:
+            rows["misfit"].append(misfit(logits[:len(log_probs)], log_probs))  # what is more is padding
         seen += len(logits)
         if on_output:
             on_output(logits, target)
 
     # Rows behind the limit are padding, which gave each rank as many batches as the others have.
-    if teacher_broken:
-        check_teacher_is_finite(torch.cat(teacher_broken)[:limit], "an evaluation", distributed)
-    metrics = dict(meter.compute(distributed=distributed))
-    teacher_metrics = dict(teacher_meter.compute(distributed=distributed)) if teacher_meter is not None else None
-    predicted, labels = torch.cat(predictions)[:limit].cpu(), torch.cat(targets)[:limit].cpu()
-    if teacher_rows:
-        teacher_said = Predictions(*(torch.cat(rows)[:limit] for rows in zip(*teacher_rows)))
+    whole = {name: torch.cat(parts)[:limit] for name, parts in rows.items()}
+    classes, labels = whole["classes"].cpu(), whole["targets"].cpu()
+    metrics, teacher_metrics = dict(meter.compute(distributed=distributed)), None
+    if teacher is not None:
+        check_teacher_is_finite(whole["broken"], "an evaluation", distributed)
+        teacher_metrics = dict(teacher_meter.compute(distributed=distributed))
+        teacher_said = Predictions(whole["teacher"], whole["log_probs"])
 
     # How the student stands to its teacher, whatever the ground truth is.
-    if teacher_said is not None and len(teacher_said.classes) == len(predicted):
-        agrees = predicted == teacher_said.classes
+    if teacher_said is not None and len(teacher_said.classes) == len(classes):
+        agrees = classes == teacher_said.classes
         metrics["agreement"] = _percentage(agrees, device, distributed)
         if settings.labelled:
             metrics["copied"] = _percentage(agrees[teacher_said.classes != labels], device, distributed)
-    if misfits:
-        total, count = sum_and_count(torch.cat(misfits)[:limit], device, distributed)
+    if "misfit" in whole:
+        total, count = sum_and_count(whole["misfit"], device, distributed)
         metrics["misfit"] = total / max(1.0, count)
     if settings.groups is not None:
-        metrics.update(settings.groups.evaluate(predicted, labels, device, distributed))
+        metrics.update(settings.groups.evaluate(classes, labels, device, distributed))
         if teacher_metrics is not None:
             teacher_metrics.update(settings.groups.evaluate(teacher_said.classes, labels, device, distributed))
-    return Evaluation(metrics, teacher_metrics, predicted, teacher_said, labels)
+    return Evaluation(metrics, teacher_metrics, classes, teacher_said, labels)
 
 
 @torch.inference_mode()
