@@ -106,6 +106,7 @@ def validate(
         keep: dict[str, Evaluation] | None = None,
 ) -> dict:
     """Evaluate one model, its teacher and its ceiling; returns the row of the results, and keeps its evaluations."""
+    # Model first: it says how images are prepared, and the teacher sees them through its input.
     random_seed(args.seed)
     counted = build.read_valid_labels(args.valid_labels)
     subject = build.create_subject(args, candidate, world.device)
@@ -130,6 +131,7 @@ def validate(
 def split_figures(bench: Bench, dataset: Dataset, counted: list[int] | None, keep: dict[str, Evaluation]) -> dict:
     """Return the figures on the split and on the test sets beside it; their evaluations go into ``keep``."""
     args, world, subject = bench.args, bench.world, bench.subject
+    # The split itself. Further sets are opened before, so that a wrong name is said at once.
     tests = build.open_tests(args, subject, dataset, counted)
     real_labels = build.open_real_labels(args.real_labels, dataset) if args.real_labels else None
     found = keep[""] = bench.measure(
@@ -172,6 +174,7 @@ def ceilings_of(bench: Bench) -> dict[str, Evaluation | float]:
     args = bench.args
     if not args.ceiling_checkpoint:
         return {} if args.ceiling_acc is None else {"": args.ceiling_acc}
+    # A model like any other, on the same samples; its evaluations are kept for intervals.
     own, ceiling = build.resolve_ceiling(args, bench.subject.candidate)
     found: dict[str, Evaluation] = {}
     validate(own, ceiling, bench.world, bench.settings.batch_size, found)
@@ -183,6 +186,7 @@ def few_shot_figures(bench: Bench, dataset: Dataset) -> dict[str, object]:
     args, model = bench.args, bench.subject.model
     test = draw_few_shot_test(dataset, args, args.few_shot, "--few-shot")
     loader = build.create_loader(args, dataset, bench.subject, bench.settings)
+    # The teacher, too, is asked for features alone: both are classified in the same way.
     encoders = {"": (lambda images: pooled_features(model, images), loader)}
     if bench.teacher is not None:
         encoders["teacher_"] = own_features(bench.teacher.members[0], dataset, bench.settings)
@@ -254,6 +258,7 @@ def teacher_figures(found: Evaluation, ceiling: Evaluation | float | None, world
 
 def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, float]:
     """Return the ends of the intervals over test samples that ``--protocol w2s`` reports, as far as there are any."""
+    # Row by row who was right, so that samples can be drawn anew together.
     said = (found.teacher_predictions, found.predictions, ceiling.predictions)
     rows = torch.stack([*(who == found.targets for who in said), said[0] == said[1]], dim=1)
     figures = intervals(*dealt_rows(rows, world.distributed).T.numpy())
@@ -267,6 +272,7 @@ def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, fl
 
 def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: World) -> dict:
     """Evaluate with ever smaller batches as long as memory runs out."""
+    # timm's rule: smaller and smaller, until it fits.
     size = args.batch_size
     while size:
         try:
@@ -292,6 +298,7 @@ def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: W
             _logger.warning(f"left out: {error}")
     if not results:
         raise UserError("none of the models could be evaluated; the reasons are above")
+    # The best come first.
     ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0]) if args.few_shot else "top1"
     return sorted(results, key=lambda r: r[ranked_by], reverse=True)
 

@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 
 def join_processes(args: argparse.Namespace) -> World:
     """Choose the device, join the other processes, and say where the work is done."""
+    # Faster kernels, which round a little otherwise; --deterministic leaves the search for them out.
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
@@ -46,6 +47,7 @@ def join_group(device: str, timeout: float) -> World:
     Raises:
         UserError: the port that the processes meet at is taken, or cannot be reached.
     """
+    # A later run of a protocol: the group is there, and each process keeps its device.
     if dist.is_initialized() and dist.get_world_size() > 1:
         if device != "cpu":
             device = f"{device.split(':')[0]}:{os.environ.get('LOCAL_RANK', '0')}"
@@ -63,6 +65,7 @@ def join_group(device: str, timeout: float) -> World:
 
 def setup_device(args: argparse.Namespace) -> World:
     """Join the other processes and set what training needs globally."""
+    # Backends of other accelerators register themselves when they are imported.
     for module in args.device_modules or ():
         _logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:

@@ -71,6 +71,7 @@ def student_views(
     epochs, settings = view_epochs(args), loader_settings(args, precision, world)
     if not epochs:
         return None
+    # What is stored is found again by all that decides what a model sees.
     views = dataclasses.replace(train_views(args, data_config, None), mixing=None)  # answers are mixed later
     seen = dict(seed=args.seed, input_size=data_config["input_size"], dtype=precision.dtype,
                 prefetcher=not args.no_prefetcher, **views.transform)
@@ -153,6 +154,7 @@ def _episodes(args: argparse.Namespace) -> Episodes | None:
 def refuse_for_streams(args: argparse.Namespace) -> None:
     """Raise a `UserError` for the first flag that needs the samples of a training set by their numbers."""
     cached = bool(args.teacher) and args.teacher_targets != "online"
+    # Each of these asks for a sample by its number, which a stream has not.
     needs_index = {
         "--clean-select": args.clean_select,
         f"--teacher-targets {args.teacher_targets}": cached,
@@ -182,6 +184,7 @@ def build_loaders(
     def evaluation(dataset: Dataset | None) -> object:
         return None if dataset is None else create_eval_loader(dataset, data_config, settings)
 
+    # Images of the training set come as views; those of all other splits as they are.
     train = create_train_loader(
         data.train,
         dataclasses.replace(train_views(args, data_config, data.num_classes), epoch_size=data.epoch_size), data_config,
@@ -209,6 +212,7 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
+    # The frozen part of the student is asked about each image once; its head sees what is stored.
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
@@ -226,6 +230,7 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
+    # Labelled samples beside images without labels come behind these, as in batches of images.
     views = student_views(args, data_config, precision, world)
     read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
     sampler = create_sampler(

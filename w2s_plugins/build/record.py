@@ -122,6 +122,7 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
 
 
 def _command() -> str:
+    # Under torchrun the script alone is no command that could be repeated.
     launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "python"
     return called(f"{launcher} {shlex.quote(sys.argv[0])}") + " " + shlex.join(sys.argv[1:])
 
@@ -162,6 +163,7 @@ def _teacher(args: argparse.Namespace, parts: Parts, weak: dict | None) -> dict 
 
 
 def _loss(args: argparse.Namespace) -> dict:
+    # Without a teacher the criterion is all of the loss, whatever the flags say.
     distilled = bool(args.teacher or args.kd_model_name)
     weights = loss_weights(args.task_loss_weight, args.distill_loss_weight) if distilled else (1.0, 0.0)
     return dict(
@@ -231,6 +233,7 @@ def ranked_by(args: argparse.Namespace, chosen: dict) -> str:
 
 def part_hints(args: argparse.Namespace, parts: Parts, weak: dict | None) -> list[str]:
     """Say that features are random, or know less than the teacher whose labels were refined by them."""
+    # Features that nobody has trained tell nothing.
     hints = []
     if args.linear_probe and parts.student.source["init"] == "random":
         hints.append(RANDOM_FEATURES)
@@ -264,6 +267,7 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
         position: where the run ended.
         weak: figures of the teacher on the validation split.
     """
+    # A part of the student may have stayed random; the student may be worse than who taught it.
     warnings = [*filter(None, [random_start_hint(args)])]
     if weak and "val" in chosen and chosen["val"]["top1"] < weak["top1"]:
         warnings.append(f"the student is below its teacher: top-1 {chosen['val']['top1']:.2f}, teacher "
@@ -271,6 +275,7 @@ def list_warnings(args: argparse.Namespace, chosen: dict, position: Position, we
     if "val" in chosen and args.select == "best" and ranked_by(args, chosen) == args.val_split:
         warnings.append(f"the checkpoint was selected on '{args.val_split}', the split that it is reported on; "
                         "--select-split holds out a part of the training split instead")
+    # What happened on the way, so that figures are not compared with those of an undisturbed run.
     if position.changes:
         described = [f"from epoch {change['epoch'] + 1}, step {change['update']} on: {list_changes(change['flags'])}"
                      for change in position.changes]

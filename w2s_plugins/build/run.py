@@ -174,6 +174,7 @@ def check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, o
         raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new "
                         "run")
 
+    # Of each model one flag is named: the one that says which weights it has.
     starts = [name for name in _STARTS if getattr(args, name)]
     for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
         same = key not in models or key not in now["models"] or models[key] == now["models"][key]
@@ -194,14 +195,17 @@ def open_run_files(
     Raises:
         UserError: one cannot be written.
     """
+    # args.yaml says where the run lies, also where that was not given.
     place = run_place(args)
     if place.name != args.experiment:  # that of its folder
         recorded = recorded | dict(output=str(place.root), experiment=place.name)
+    # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
     with fitting(resumed.path):
         history = History(folder, resumed.extra.get("history", ""), args.start_epoch)
         predictions = stored_predictions(resumed.extra)
     history.save()
     write_args(folder / "args.yaml", recorded)
+    # Trackers go on as the same run only where the folder is the same.
     wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags) | (
         dict(id=args.wandb_resume_id, resume="must") if args.wandb_resume_id else {})
     trackio = dict(project=args.log_trackio, config=recorded)

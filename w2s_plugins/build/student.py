@@ -111,6 +111,7 @@ def build_student(
 
 def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
     """Create the model, with pretrained weights where asked for."""
+    # Weights of a file take the place of the published ones where timm would fetch these.
     overlay = state = None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
@@ -149,12 +150,14 @@ def place_student(
         world: World,
 ) -> nn.Module:
     """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
+    # Batch norms are exchanged before the model is moved: the new ones come along.
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(
         device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
+    # Every size that training uses is tried once, so that none fails epochs later.
     channels, *size = input_size
     for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
         check_input_size(model, (channels, *shape), f"--model {args.model}")
@@ -208,6 +211,7 @@ def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_h
     """Return whether a student with learned weights has a head that nobody has trained: ``new_head``, as it was made
     before a file was read.
     """
+    # timm makes a new head where the number of classes differs; a file leaves the head that was made.
     if source["init"] == "pretrained":  # timm has read its weights by then
         return not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
     head = [p for own in heads_of(model) for p in own.parameters()]
@@ -216,6 +220,7 @@ def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_h
 
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
+    # Later flags win: a checkpoint over pretrained weights, --finetune over both.
     init, origin = "random", None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")

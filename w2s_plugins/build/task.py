@@ -46,6 +46,7 @@ def build_task(
         world: World,
 ) -> TrainingTask:
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
+    # The criterion on ground truth is there in any task, even where its weight is 0.
     criterion = create_criterion(args, student.num_classes).to(world.device)
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
     episodes = parse_shapes(args.episodic, args.queries, "--episodic")[0] if args.episodic else None
@@ -129,6 +130,7 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
+    # Teacher and student are compared level by level, from the lowest to the last.
     teacher.choose_stages(loss.teacher_stages)
     return create_feature_extractor(student, data_config["input_size"], loss.student_stages)
 
@@ -149,6 +151,7 @@ def build_timm_distillation(
         shared: dict,
 ) -> TrainingTask:
     """Create one of timm's own distillation tasks from timm's own flags."""
+    # timm's own distillation asks the teacher itself, on the student's images as they are.
     teacher = create_model("--kd-model-name", args.kd_model_name, pretrained=True, num_classes=student.num_classes,
                            in_chans=student.in_chans, device=shared["device"], dtype=shared["dtype"])
     common = dict(
@@ -174,6 +177,7 @@ def build_timm_distillation(
 
 def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
+    # Compiled first: DDP hooks into what runs.
     if options := compile_options(args):
         task.compile(**options)
         if task.has_ema():

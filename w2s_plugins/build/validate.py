@@ -89,9 +89,11 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     Returns:
         What ``--model`` and ``--checkpoint`` stand for.
     """
+    # What the run of the checkpoint used holds unless a flag says otherwise.
     if args.few_shot and "split" not in given:
         args.split = "novel"
     run = take_run_flags(args, given)
+    # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
     for name in split_names(args.teacher):
         check_teacher_name("--teacher", name)
@@ -116,6 +118,7 @@ def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argpa
     own = argparse.Namespace(**{
         **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
         "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
+    # Only what describes the model comes from its own run; the samples stay those of the student.
     same_samples = validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE | Role.TESTS)
     run = take_run_flags(own, same_samples | {"batch_size", "train_counts"})
     check_model_name("--model", own.model)
@@ -186,6 +189,7 @@ def taken_over(few_shot: bool) -> dict[str, str]:
 
 def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
     """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
+    # A folder of checkpoints, a pattern, a list in a file: each model is one row.
     path = Path(args.checkpoint)
     if args.checkpoint and path.is_dir() and not is_sharded(path):
         return [Candidate(args.model, str(p)) for p in sorted(weights_in(path), key=lambda p: natural_key(p.name))]
@@ -221,6 +225,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         file = find_weights(candidate.checkpoint, "--checkpoint")
         report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
         _logger.info(f"{candidate.model}: {report}")
+    # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     if args.reparam:
         model = reparameterize_model(model)
@@ -229,6 +234,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         data_config = resolve_input_data_config(model, args=vars(args), use_test_size=not args.use_train_size)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {candidate.model}: {one_line(error)}") from error
+    # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
         data_config = {**data_config, "crop_pct": 1.0 if pooled else data_config["crop_pct"]}
@@ -255,6 +261,7 @@ def open_teacher(
     """Create the teacher on the input of what is evaluated; None without one."""
     if not args.teacher:
         return None
+    # The teacher undoes the student's normalisation and matches classes by name.
     config = subject.data_config
     teacher = create_teacher(
         split_names(args.teacher),
@@ -312,6 +319,7 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
 def open_tests(
         args: argparse.Namespace, subject: Subject, dataset: Dataset, counted: list[int] | None) -> dict[str, TestSet]:
     """Open the test sets beside the split ``dataset``, of whose classes the model's in ``counted`` count."""
+    # Sets are matched with the model by the names of classes; timm knows those of ImageNet's.
     own, size = names_of_data(dataset), subject.model.num_classes
     names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
     found = open_test_sets(args, dataset, names, size, args.input_img_mode or subject.image_mode)

@@ -37,6 +37,7 @@ def trained_student(run: Run) -> torch.nn.Module | None:
 
 def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], torch.Tensor] | None:
     """Load the weights of the epoch that ranked first, for ``--select best``; return its predictions."""
+    # The checkpoint of that epoch may be gone: it is needed only where it is to be exported.
     folder = run.output.folder
     try:
         path, content = find_best(folder, best["epoch"], run.args.fsdp)
@@ -116,6 +117,7 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
     Raises:
         UserError: something could not be published; it says how to try again.
     """
+    # What cannot be published lies in the folder, and can be pushed later by hand.
     how = dict(private=args.hub_private or None, revision=args.hub_revision)
     failed = []
     for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),

@@ -279,6 +279,7 @@ def first_evaluation(run: Run) -> None:
     args, data, teacher = run.args, run.parts.data, run.parts.teacher
     if run.parts.few_shot is not None and not args.no_teacher_eval:
         first_few_shot(run)
+    # Labels in place of a teacher: a held-out part is scored by them.
     if data.given and run.loaders["select"] is not None:
         said = torch.full((len(data.select),), -1)
         for labels in data.given:  # the first who says something
@@ -286,6 +287,7 @@ def first_evaluation(run: Run) -> None:
         run.weak_said["select"] = Predictions(said[run.world.rank::run.world.size])
     if teacher is None or args.no_teacher_eval:
         return
+    # A teacher is asked once about each split, and what it says is compared after every epoch.
     for split in ("val", "select"):
         loader = run.loaders[split]
         if loader is None:
@@ -309,6 +311,7 @@ def first_evaluation(run: Run) -> None:
 
 def first_few_shot(run: Run) -> None:
     """Test student and teacher, where it is a single one, on episodes before the first step."""
+    # Episodes are the same for both, so their figures can be compared.
     student = unwrap_model(run.task.get_eval_model()).eval()
     found = {"student": evaluate_few_shot(run, lambda images: pooled_features(student, images))}
     members = run.parts.teacher.members if run.parts.teacher is not None else ()
@@ -383,6 +386,7 @@ def evaluate_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> Epo
         terms: averages of the loss and its terms over the epoch, which rank it where there is no split.
         watch: stops at a signal.
     """
+    # What is evaluated is what would be exported.
     model = run.task.get_eval_model(ema=run.evaluates_average)
     progress = None if run.args.fsdp else watch.guard  # a sharded model runs on all ranks or on none
     figures, predictions = {}, None
@@ -436,6 +440,7 @@ def selection_metric(args: argparse.Namespace, figures: dict, terms: dict[str, f
     Trained on weak labels alone, a held-out part is scored against the teacher: its ground truth is not to be used.
     Of several kinds of episodes the first one counts. What is not a number is the worst.
     """
+    # The first of these that there is: episodes, held-out part, validation split, training loss.
     falls = args.eval_metric == "loss"  # less is better
     if args.eval_metric == "few-shot" and "few_shot" in figures:
         metric = next(iter(figures["few_shot"].values()))

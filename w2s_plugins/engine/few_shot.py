@@ -81,6 +81,7 @@ def create_test(
     Raises:
         UserError: more ways than classes, or a class with too few images.
     """
+    # The split has to have enough classes and images for every shape.
     for shape in shapes:
         check_shape(shape, labels, flag, class_names)
     return FewShotTest(tuple(shapes), tuple(draw_episodes(labels, s, count, seed) for s in shapes), classifier)
@@ -98,6 +99,7 @@ def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifie
     """
     if classifier == "logistic":
         return torch.stack([_logistic_accuracy(features[rows], shots) for rows in episodes])
+    # Episodes are gathered in chunks, because all of their features at once may not fit.
     _, ways, per_class = episodes.shape
     labels, found = query_labels(ways, per_class - shots), []
     for rows in episodes.split(max(1, _CHUNK // max(1, ways * per_class * features.shape[1]))):
@@ -135,6 +137,7 @@ def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
     """Accuracy from the features (ways, shots + queries, D) of one episode."""
     from sklearn.linear_model import LogisticRegression  # takes most of a second, in every run
 
+    # One classifier an episode, on features of unit length.
     ways, per_class, _ = features.shape
     unit = F.normalize(features, dim=-1)
     model = LogisticRegression(max_iter=1000)
@@ -146,6 +149,7 @@ def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
     """Return the mean and half its 95 % interval by Student's t; the latter is nan for a single value."""
     count = len(values)
+    # A single episode says nothing of how much others would differ.
     if count < 2:
         return float(values.mean()), math.nan
     from scipy.stats import t as student_t  # likewise
@@ -238,6 +242,7 @@ class EpisodicTask(WeakToStrongTask):
             shape: EpisodeShape,
             **kwargs: object,
     ):
+        # Nothing of the classifier is in the loss, and DDP waits for what has no gradient.
         for name, parameter in student.named_parameters():
             if name.startswith(classifier_prefixes(student)):
                 parameter.requires_grad_(False)

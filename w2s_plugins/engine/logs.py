@@ -17,6 +17,7 @@ _logger = logging.getLogger(__name__)
 
 def log_update(run: Run, console: Console, update: int, batch: Batch, number: int) -> None:
     """Show and write the averages of the epoch so far; all ranks take part."""
+    # All ranks exchange their sums; the first one goes on to write them.
     terms, lr = run.position.meter.average(run.world.distributed), mean_lr(run.optimizer)
     epoch, per_epoch = run.position.epoch, run.schedule.updates_per_epoch
     console.log(epoch, run.stop, update % per_epoch, per_epoch, terms, lr)
@@ -24,6 +25,7 @@ def log_update(run: Run, console: Console, update: int, batch: Batch, number: in
         return
     run.files.metrics.write("train", epoch=epoch, update=update % per_epoch, step=update, lr=lr, terms=terms)
     run.files.trackers.log(update, {"lr": lr, **{f"train/{k}": v for k, v in terms.items()}})
+    # Pictures are for looking at: a full disk must not end the run for them.
     if run.args.save_images:
         try:
             with atomic_write(run.output.folder / f"train-batch-{number}.jpg") as file:
@@ -36,6 +38,7 @@ def log_epoch(run: Run, epoch: int, terms: dict[str, float], found: EpochFigures
     """Show and write the figures of an epoch, on rank 0."""
     if not run.files:
         return
+    # One line for people, one event in metrics.jsonl, one point in each tracker.
     shown = [" ".join(f"{k} {v:.4g}" for k, v in terms.items())]
     for split, figures in found.figures.items():
         shown.append(split + " " + " ".join(f"{k} {v:.2f}" for k, v in figures.items()))

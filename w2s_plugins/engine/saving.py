@@ -39,6 +39,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
 
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
     """Write what an epoch ends with. The checkpoint has all that the other files need, so these may fail."""
+    # These come first, because the checkpoint carries them.
     if run.files:
         run.files.predictions = found.predictions
         try:
@@ -77,6 +78,7 @@ def save_recovery(run: Run, update: int, background: bool = True) -> None:
         _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
                         "checkpoint is written, the earlier ones are kept")
         return
+    # Inside an epoch each rank has statistics and sums of its own.
     agree_on_unreadable(run.position, run.loaders["train"])
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.output.saver:

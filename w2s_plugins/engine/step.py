@@ -74,6 +74,7 @@ class BadSteps:
 
     def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
         """Note the outcome of an update, without waiting for the device."""
+        # Values stay on the device until somebody asks.
         terms = scalar_terms(result)
         values = torch.stack([*terms.values()])
         self._pending.append((step, lr, list(terms), good, values))
@@ -82,6 +83,7 @@ class BadSteps:
 
     def check(self) -> None:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
+        # One question to the device for all steps since the last check.
         pending, self._pending = self._pending, []
         rows = torch.stack([values for *_, values in pending]).isfinite().tolist() if pending else []
         for (step, lr, names, good, _), finite in zip(pending, rows):
@@ -123,6 +125,7 @@ class BufferUndo:
     @torch.no_grad()
     def keep(self) -> None:
         """Note them before an update."""
+        # Storage is made once and written over; the memory of a loss may grow.
         buffers = self.buffers()
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
@@ -148,6 +151,7 @@ class BufferUndo:
 @torch.no_grad()
 def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
+    # Of a sharded model each rank looks at its own part.
     tensors = [t.to_local() if isinstance(t, DTensor) else t for t in (*module.parameters(), *module.buffers())]
     floats = [t for t in tensors if t.is_floating_point()]
     flag = torch.stack([t.isfinite().all() for t in floats]).all().to(torch.int32) if floats else torch.tensor(1)
@@ -169,6 +173,7 @@ def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
 
 def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool) -> None:
     """Raise a `UserError` when the teacher's values for images that are finite are not; all ranks must call it."""
+    # Images that are broken themselves are not the fault of the teacher.
     logits = getattr(task, "teacher_logits", None)
     if logits is None:
         return
@@ -222,6 +227,7 @@ def update_weights(
         clip: clips the gradients.
     """
     scaler = _scaler(precision)
+    # Gradients in their true size: clipping and the check below need it.
     scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.

@@ -204,6 +204,7 @@ class WeakToStrongTask(TrainingTask):
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
         self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
+        # The loss says what it needs; it is given shapes and sizes once.
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
             raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
@@ -276,6 +277,7 @@ class WeakToStrongTask(TrainingTask):
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
+        # Labelled samples, at the start of a batch, are not for the teacher.
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
@@ -301,6 +303,7 @@ class WeakToStrongTask(TrainingTask):
         """
         if index is not None:
             index = index.to(input.device, non_blocking=True)
+        # A bad step asks later whether the teacher was its cause.
         self.teacher_logits = weak.logits
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
@@ -318,6 +321,7 @@ class WeakToStrongTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
+        # Buffers that are alike on every rank are not sent.
         if self.device.type == "cpu":
             device_ids = None  # DDP refuses device ids there
         if self.leaves_unused and not ddp_kwargs.get("static_graph"):
@@ -385,6 +389,7 @@ class AverageOfTrained(ModelEmaV3):
 
     def __init__(self, model: nn.Module, **settings: object):
         super().__init__(model, **settings)
+        # The copy that timm has made of what is not trained is let go.
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         self.shares = bool(frozen) and settings.get("device") is None
         for name in frozen if self.shares else ():
