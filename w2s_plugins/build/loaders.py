@@ -230,7 +230,7 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
-    # Labelled samples beside images without labels come behind these, as in batches of images.
+    # Labelled samples are numbered behind the images without labels; in a batch they come first.
     views = student_views(args, data_config, precision, world)
     read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
     sampler = create_sampler(
