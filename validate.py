@@ -55,22 +55,52 @@ def main(command: Command | None = None) -> None:
     setup_logging(primary=int(os.environ.get("RANK", "0")) == 0)
     candidates = build.resolve_validate_args(args, given)
     world = join_processes(args)
-    if len(candidates) > 1:
-        results = validate_all(args, candidates, world)
-    elif args.retry:
-        results = validate_retrying(args, candidates[0], world)
-    else:
-        results = validate(args, candidates[0], world, args.batch_size)
+    results = validate_all(args, candidates, world)
     if world.primary:
+        content = to_json(results if len(candidates) > 1 else results[0], indent=4)
         if args.results_file:
-            write_results(Path(args.results_file), results, args.results_format)
+            csv = args.results_format != "json"
+            write_text(Path(args.results_file), to_csv(flat(results)) if csv else content + "\n")
         print(f"\n{results_table(results)}")
-        print(f"--result\n{to_json(results, indent=4)}")
-        refuse_unmeasured(results if isinstance(results, list) else [results], "measured")
+        print(f"--result\n{content}")
+        refuse_unmeasured(results, "measured")
     if world.distributed:
         meet()
         dist.destroy_process_group()
         exit_now(0)
+
+
+def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: World) -> list[dict]:
+    """Evaluate the models, the best first; of several, one that fails is reported and left out."""
+    if len(candidates) == 1:
+        evaluate_one = validate_retrying if args.retry else validate
+        return [evaluate_one(args, candidates[0], world, args.batch_size)]
+    results = []
+    for number, candidate in enumerate(candidates, start=1):
+        _logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
+        try:
+            results.append(validate_retrying(args, candidate, world, args.batch_size))
+        except UserError as error:
+            _logger.warning(f"left out: {error}")
+    if not results:
+        raise UserError("none of the models could be evaluated; the reasons are above")
+    ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0]) if args.few_shot else "top1"
+    return sorted(results, key=lambda result: result[ranked_by], reverse=True)
+
+
+def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: World, batch_size: int) -> dict:
+    """Evaluate with ever smaller batches as long as memory runs out."""
+    while batch_size:
+        try:
+            return validate(args, candidate, world, batch_size)
+        except RuntimeError as error:
+            if not check_batch_size_retry(str(error)):
+                raise
+            batch_size = decay_batch_step(batch_size)
+            _logger.warning(f"{one_line(error)}: trying a batch size of {batch_size}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,49 +297,13 @@ def bounds(found: Evaluation, ceiling: Evaluation, world: World) -> dict[str, fl
     return {name: end for name, end in ends.items() if end is not None}
 
 
-# ---------------------------------------------------------------- several models
-
-
-def validate_retrying(args: argparse.Namespace, candidate: Candidate, world: World) -> dict:
-    """Evaluate with ever smaller batches as long as memory runs out."""
-    # timm's rule: smaller and smaller, until it fits.
-    size = args.batch_size
-    while size:
-        try:
-            return validate(args, candidate, world, size)
-        except RuntimeError as error:
-            if not check_batch_size_retry(str(error)):
-                raise
-            _logger.warning(f"{one_line(error)}: trying a batch size of {decay_batch_step(size)}")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        size = decay_batch_step(size)
-    raise UserError(f"--model {candidate.model}: does not fit into memory, even with a batch size of 1")
-
-
-def validate_all(args: argparse.Namespace, candidates: list[Candidate], world: World) -> list[dict]:
-    """Evaluate several models; one that fails is reported and left out. The best come first."""
-    results = []
-    for number, candidate in enumerate(candidates, start=1):
-        _logger.info(f"{number} of {len(candidates)}: {candidate.model} {candidate.checkpoint}")
-        try:
-            results.append(validate_retrying(args, candidate, world))
-        except UserError as error:
-            _logger.warning(f"left out: {error}")
-    if not results:
-        raise UserError("none of the models could be evaluated; the reasons are above")
-    # The best come first.
-    ranked_by = str(parse_shapes(args.few_shot, args.queries, "--few-shot")[0]) if args.few_shot else "top1"
-    return sorted(results, key=lambda r: r[ranked_by], reverse=True)
-
-
 # ---------------------------------------------------------------- results
 
 
-def flat(results: dict | list[dict]) -> list[dict]:
+def flat(results: list[dict]) -> list[dict]:
     """Return a row for each model and, below it, for each of its test sets."""
     rows = []
-    for result in results if isinstance(results, list) else [results]:
+    for result in results:
         row = {k: v for k, v in result.items() if k not in ("test_sets", "failed_test_sets")}
         rows.append(row)
         if "test_sets" in result:
@@ -325,7 +319,7 @@ COLUMNS = {
     "param_count": "M params", "img_size": "px"}
 
 
-def results_table(results: dict | list[dict]) -> str:
+def results_table(results: list[dict]) -> str:
     """Return the results as a table for people."""
     rows = flat(results)
 
@@ -340,17 +334,12 @@ def results_table(results: dict | list[dict]) -> str:
     lines = []
     for row in rows:
         name = row["model"]
-        if isinstance(results, list) and "checkpoint" in row:
+        if len(results) > 1 and "checkpoint" in row:
             name = Path(row["checkpoint"]).name
         if row.get("test_set"):
             name = f"{name}, {row['test_set']}"
         lines.append([name, *(row.get(column) for column in shown)])
     return format_table(lines, ["", *(columns[column] for column in shown)])
-
-
-def write_results(path: Path, results: dict | list[dict], fmt: str) -> None:
-    """Write the results to a file, as csv or json."""
-    write_text(path, to_json(results, indent=4) + "\n" if fmt == "json" else to_csv(flat(results)))
 
 
 if __name__ == "__main__":
