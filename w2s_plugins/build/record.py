@@ -24,7 +24,7 @@ import torchvision
 from torch import nn
 
 from .. import __version__
-from ..cli.forms import TEST_EPISODES, count_episodes, loss_weights
+from ..cli.forms import loss_weights
 from ..cli.outcome import list_changes
 from ..data.datasets import describe
 from ..engine.evaluation import Evaluation, teacher_hints
@@ -89,7 +89,6 @@ def make_record(args: argparse.Namespace, model: nn.Module, parts: Parts, outcom
         "few_shot": None if data.few_shot is None else dict(
             split=args.few_shot_split,
             classifier=args.few_shot_classifier,
-            episodes=count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2),
             data=asdict(describe(data.few_shot, args.dataset, args.few_shot_split)),
             teacher=outcome.weak.get("few_shot"),
             last=last.get("few_shot"),
@@ -192,7 +191,6 @@ def _data(args: argparse.Namespace, data: Data, unreadable: list[str]) -> dict:
         train_samples=train["num_samples"],
         val_samples=val and val["num_samples"],
         train_slice=args.train_slice,
-        val_slice=args.val_slice,
         fingerprint=train["fingerprint"],
         sources=data.sources,
         splits=splits,
