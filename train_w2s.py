@@ -263,7 +263,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             position.taken += 1
             task.update_ema(step=update + 1)
         else:
-            step.refuse_broken_teacher(task, batch.input, distributed)
             buffers.put_back()
 
         # Bad steps in a row end the run. Their number is asked for at once only during such a streak, in which no

@@ -77,7 +77,7 @@ def test_ground_truth_and_teacher_each_have_their_part_of_a_batch(tmp_path, cach
     torch.testing.assert_close(result["loss"], 0.3 * result["task"] + 0.7 * sum(terms.values()))
     for (name, a), b in zip(task.loss.named_buffers(), alone.loss.buffers(), strict=True):
         torch.testing.assert_close(a, b, msg=name)  # memory is of those without labels
-    assert task.teacher_logits.shape == (6, 10)
+    assert task.teacher_forward(images, index).logits.shape == (6, 10)
 
 
 @pytest.mark.parametrize("task_weight, distill_weight", [(1.0, 1.0), (0.25, 2.0), (0.0, 1.0), (1.0, 0.0)])

@@ -180,7 +180,10 @@ def evaluate(
     classes, labels = whole["classes"].cpu(), whole["targets"].cpu()
     metrics, teacher_metrics = dict(meter.compute(distributed=distributed)), None
     if teacher is not None:
-        check_teacher_is_finite(whole["broken"], "an evaluation", distributed)
+        broken, samples = sum_and_count(whole["broken"], device, distributed)
+        if broken:
+            raise UserError(f"--teacher: it gives values that are not finite for {broken:.0f} of {samples:.0f} "
+                            "samples; take other weights or, where it runs in half precision, leave out --amp")
         teacher_metrics = dict(teacher_meter.compute(distributed=distributed))
         teacher_said = Predictions(whole["teacher"], whole["log_probs"])
 
@@ -261,14 +264,6 @@ def sum_and_count(values: Tensor, device: torch.device, distributed: bool) -> tu
 def _percentage(hits: Tensor, device: torch.device, distributed: bool) -> float:
     total, count = sum_and_count(hits, device, distributed)
     return 100.0 * total / max(1.0, count)
-
-
-def check_teacher_is_finite(broken: Tensor, where: str, distributed: bool) -> None:
-    """Raise a `UserError` when the teacher's values for any sample are not finite; all ranks must call it."""
-    number, samples = sum_and_count(broken, broken.device, distributed)
-    if number:
-        raise UserError(f"--teacher: it gives values that are not finite for {number:.0f} of {samples:.0f} samples of "
-                        f"{where}; take other weights or, where it runs in half precision, leave out --amp")
 
 
 # ---------------------------------------------------------------- before the first step

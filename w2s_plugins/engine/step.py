@@ -20,7 +20,6 @@ from ..errors import UserError
 from ..losses.undo import Undo
 from ..run.position import Position, scalar_terms
 from ..students.probe import Probe
-from .evaluation import check_teacher_is_finite
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -169,19 +168,6 @@ def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
     skipped = getattr(loader, "skipped", None)
     if skipped is not None:
         position.unreadable = skipped.agree()
-
-
-def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool) -> None:
-    """Raise a `UserError` when the teacher's values for images that are finite are not; all ranks must call it."""
-    # Images that are broken themselves are not the fault of the teacher.
-    logits = getattr(task, "teacher_logits", None)
-    if logits is None:
-        return
-    broken = ~logits.isfinite().all(dim=-1)
-    if broken.ndim == 2:  # of several teachers
-        broken = broken.any(dim=0)
-    images = images[-len(broken):]  # those that it was asked about
-    check_teacher_is_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:

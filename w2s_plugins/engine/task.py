@@ -203,7 +203,6 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
-        self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
         # The loss says what it needs; it is given shapes and sizes once.
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
@@ -303,8 +302,6 @@ class WeakToStrongTask(TrainingTask):
         """
         if index is not None:
             index = index.to(input.device, non_blocking=True)
-        # A bad step asks later whether the teacher was its cause.
-        self.teacher_logits = weak.logits
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
 
@@ -340,7 +337,7 @@ class WeakToStrongTask(TrainingTask):
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
                   **kwargs: object) -> nn.Module:
         """Keep an average of the student's weights; the loss has none."""
-        self.trainable_module_ema = AverageOfTrained(
+        self.trainable_module_ema = ModelEmaV3(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
         return self.trainable_module_ema
 
@@ -379,27 +376,6 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
-
-
-class AverageOfTrained(ModelEmaV3):
-    """timm's average of a model, in which what is not trained is the model's own: it is neither copied nor averaged.
-
-    An average on another device has copies.
-    """
-
-    def __init__(self, model: nn.Module, **settings: object):
-        super().__init__(model, **settings)
-        # The copy that timm has made of what is not trained is let go.
-        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-        self.shares = bool(frozen) and settings.get("device") is None
-        for name in frozen if self.shares else ():
-            self.module.get_parameter(name).data = model.get_parameter(name).data
-
-    def _foreach_lerp_(self, ema_values: list[Tensor], model_values: list[Tensor], weight: float) -> None:
-        if not self.shares:
-            return super()._foreach_lerp_(ema_values, model_values, weight=weight)
-        apart = [(own, other) for own, other in zip(ema_values, model_values) if own.data_ptr() != other.data_ptr()]
-        super()._foreach_lerp_(*map(list, zip(*apart)), weight=weight)
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:
