@@ -89,13 +89,11 @@ def shard(
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
     blocks = find_blocks(student)
-    share = sum(map(size, blocks)) / size(student)
     empty = empty_copy(student)
     shard_model(student, blocks, root, precision, mesh, compile_options)
     kept = sum(p.to_local().numel() for p in student.parameters())
     _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
-                 f"one; {100 * share:.0f} % of them in {len(blocks)} blocks that are gathered one by one"
-                 + ("" if share > 0.5 else ", the rest for the whole of a step"))
+                 f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
     # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
