@@ -342,6 +342,18 @@ def test_scaler_skips_bad_steps(accum, caplog):
             CPU, amp_dtype=torch.float16, scaler=NativeScaler(device="cpu")))
 
 
+def test_bfloat16_autocast_and_model():
+    seen = []
+    loss = create_loss("kd")
+    loss.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].student_logits.dtype))
+    train(make_task(loss), make_loader(8), precision=Precision(CPU, amp_dtype=torch.bfloat16))
+    task = make_task(loss, dtype=torch.bfloat16)
+    train(task, make_loader(8, dtype=torch.bfloat16), precision=Precision(CPU, torch.bfloat16))
+    train(make_task(loss), make_loader(8))
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
+    assert weights(task).dtype == torch.bfloat16
+
+
 # ---------------------------------------------------------------- order of things
 
 
