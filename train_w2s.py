@@ -29,7 +29,7 @@ from w2s_plugins.build.labels import find_labels, read_labels, take_labels
 from w2s_plugins.build.loaders import build_feature_loaders, build_loaders
 from w2s_plugins.build.optimisation import create_optimizer, create_schedule
 from w2s_plugins.build.resolve import run_place, trains_part
-from w2s_plugins.build.run import ingredients, look_for_room, new_folder_name, open_run_files, recorded_flags, resume
+from w2s_plugins.build.run import ingredients, new_folder_name, open_run_files, recorded_flags, resume
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_task, compile_and_distribute
 from w2s_plugins.build.teacher import build_teacher, cached_targets, refined_targets, refining_encoder
@@ -40,24 +40,17 @@ from w2s_plugins.distributed.ddp import share_statistics
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
 from w2s_plugins.distributed.world import agree
 from w2s_plugins.engine import fsdp, step
+from w2s_plugins.engine.closing import finish, trained_student
+from w2s_plugins.engine.evaluation import average_batch_norm, evaluate_epoch, evaluation_due, first_evaluation
+from w2s_plugins.engine.logs import log_epoch, log_update
+from w2s_plugins.engine.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
+from w2s_plugins.engine.stopping import end_process, stop_between_runs, stop_early
 from w2s_plugins.engine.task import WeakToStrongTask
+from w2s_plugins.engine.training_run import Output, Parts, Run
 from w2s_plugins.hub.errors import check_login
 from w2s_plugins.losses import describe_losses
 from w2s_plugins.monitor import Console, setup_logging
 from w2s_plugins.protocols.carry_out import carry_out
-from w2s_plugins.recipe.closing import finish, trained_student
-from w2s_plugins.recipe.evaluation import (
-    average_batch_norm,
-    count_passing,
-    evaluate_epoch,
-    evaluation_due,
-    first_evaluation,
-    has_passed,
-)
-from w2s_plugins.recipe.logs import log_epoch, log_update
-from w2s_plugins.recipe.run import Output, Parts, Run
-from w2s_plugins.recipe.saving import create_saver, refuse_broken_weights, save_epoch, save_recovery
-from w2s_plugins.recipe.stopping import end_process, stop_between_runs, stop_early, watch_signals
 from w2s_plugins.registry import load_plugins
 from w2s_plugins.run import folder as run_folder
 from w2s_plugins.run import lock as run_lock
@@ -65,6 +58,7 @@ from w2s_plugins.run import record as report
 from w2s_plugins.run.restore import restore_rank_state
 from w2s_plugins.students.probe import Probe
 from w2s_plugins.students.tuning import freeze_batchnorm
+from w2s_plugins.system import STOPPING
 
 
 def main(command: Command | None = None) -> None:
@@ -113,7 +107,7 @@ def train(args: argparse.Namespace, given: set[str]) -> dict:
     started = time.monotonic()
     run = prepare(Settings(args))
     first_evaluation(run)
-    with watch_signals(run) as watch:
+    with SignalWatch(STOPPING, run.world.distributed) as watch:
         try:
             fit(run, watch)
         except Interrupted as interruption:
@@ -194,7 +188,6 @@ def prepare(args: Settings) -> Run:
               Parts(data, student, made_of, teacher, targets, few_shot), Output(folder))
     if world.primary:
         report.write_labels(folder, data, args.train_split)
-        recorded["checkpoint_hist"] = look_for_room(args, folder, task, schedule.num_epochs - run.position.epoch)
         done = run.position.epoch * schedule.updates_per_epoch + run.position.batch // args.grad_accum_steps
         run.output.files = open_run_files(args, recorded, folder, resumed, done)
     if world.primary or args.fsdp:
@@ -237,8 +230,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
         freeze_batchnorm(task.get_trainable_module())
     if isinstance(task, WeakToStrongTask):
         task.set_epoch(epoch)
-        if has_passed(run):
-            task.leave_teacher()
     optimizer.zero_grad()
     for number, batch in console.timed(enumerate(loader.epoch(epoch, position.batch), start=position.batch)):
         # Before the first batch of an update, note what forward passes change: a bad update is undone as a whole.
@@ -272,7 +263,6 @@ def train_one_epoch(run: Run, watch: SignalWatch, console: Console) -> dict[str,
             position.taken += 1
             task.update_ema(step=update + 1)
         else:
-            step.refuse_broken_teacher(task, batch.input, distributed)
             buffers.put_back()
 
         # Bad steps in a row end the run. Their number is asked for at once only during such a streak, in which no
@@ -361,7 +351,6 @@ def finish_epoch(run: Run, terms: dict[str, float], watch: SignalWatch) -> None:
         found = None
     if found is not None:
         log_epoch(run, epoch, terms, found)
-        count_passing(run, found.figures)
     if scheduler is not None:
         scheduler.step(epoch + 1, metric=None if found is None else found.metric)
     if found is not None:

@@ -59,7 +59,7 @@ TEXTS = {  # of flags whose form no declaration tells
     "gp": ("avg", "max", "fast"),
     "aa": ("rand-m9-mstd0.5", "augmix-m3-w3", "original", "trivial", "3a"),
     "task_loss": ("ce", "bce", "asl", "poly", "jsd"),
-    "stages": ("w2s_cnn2,w2s_cnn2",), "protocol": ("w2s",), "lr_scale": ("head*=0.1",), "distiller": ("kd", "dkd"),
+    "stages": ("w2s_cnn2,w2s_cnn2",), "protocol": ("w2s",), "distiller": ("kd", "dkd"),
     "in_chans": ("1", "3"), "num_classes": ("10", "0", "7"), "experiment": ("a", "a b", "ä"),
 }
 KEYWORDS = ("", "drop_rate=0.1", "global_pool=max", "x=1", "temperature=2.0", "nesterov=True", "pretrained=True")

@@ -59,9 +59,9 @@ from w2s_plugins.data import Batch
 from w2s_plugins.data.digits import Digits
 from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
+from w2s_plugins.engine.training_run import Run
 from w2s_plugins.labels.splits import Data
 from w2s_plugins.monitor import Console
-from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position
 from w2s_plugins.teachers.teacher import Teacher
 

@@ -8,14 +8,12 @@ import timm
 import torch
 from PIL import Image
 from timm.models import save_for_hf
-from timm.task import ClassificationTask
 from torch import nn
 
 from tests.parts import random_images, small_model, train_args, write_folder
 from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.optimisation import create_optimizer
-from w2s_plugins.build.run import look_for_room
 from w2s_plugins.build.student import build_student
 from w2s_plugins.build.task import build_extractor, build_task
 from w2s_plugins.data.keys import positions_in_split
@@ -110,20 +108,6 @@ def test_head_flags():
     assert (scaled.get_classifier().bias == -4.6).all()
 
 
-def test_a_trained_head_that_is_set_to_zero(tmp_path, caplog):
-    """timm scales it as well; a head that no file has given is meant to begin with zeros."""
-    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "a.pth")
-    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "other.pth")
-    for flags, lost in (([], False), (["--initial-checkpoint", "a.pth"], True), (["--finetune", "a.pth"], True),
-                        (["--finetune", "other.pth"], False)):
-        caplog.clear()
-        flags = [str(tmp_path / text) if text.endswith("pth") else text for text in flags]
-        assert not student("--head-init-scale", "0", *flags, model="test_resnet")[0].get_classifier().weight.any()
-        assert [text for text in caplog.messages if "--head-init-scale" in text] == lost * [
-            f"WARNING: --head-init-scale 0 sets the head of {' '.join(flags)} to zero, and what it has learned is "
-            "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)"]
-
-
 def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
     """A random one would undo what it stands on; one that a file has given, or that `--tune all` trains, is left."""
     torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "same.pth")
@@ -136,16 +120,6 @@ def test_a_new_head_begins_with_zeros_where_the_rest_is_kept(tmp_path):
                  *(["--head-init-scale", scale] if scale else [])]
         head = student(*flags, model="test_resnet")[0].get_classifier()
         assert (not head.weight.any()) == zeros, (part, file, scale)
-
-
-@pytest.mark.parametrize("model, flags, said", [
-    ("test_efficientnet", [], 1), ("test_efficientnet", ["--head-init-scale", "0"], 0), ("test_resnet", [], 0),
-    ("test_vit", [], 0), ("test_efficientnet", ["--tune", "norm"], 0), ("test_efficientnet", ["--linear-probe"], 0)])
-def test_a_loud_new_head(tmp_path, caplog, model, flags, said):
-    """timm's EfficientNets have larger random weights the fewer classes there are."""
-    torch.save(timm.create_model(model, num_classes=7).state_dict(), tmp_path / "a.pth")
-    student("--finetune", str(tmp_path / "a.pth"), *flags, model=model)
-    assert sum("--head-init-scale 0" in text for text in caplog.messages) == said
 
 
 def test_batch_norm_flags():
@@ -277,17 +251,6 @@ def test_folders_of_equal_names_are_not_the_same_samples(tmp_path: Path, caplog:
     assert "are the same samples" not in caplog.text
     build_data(train_args(*folder[:4], "--val-split", "train"))
     assert "are the same samples, and 4 of them are trained on" in caplog.text
-
-
-def test_large_checkpoints_are_kept_less_often(tmp_path, caplog):
-    """As many of the best as take 500 MB: of a ResNet-18 with AdamW (140 MB) three, of a small network timm's ten."""
-    caplog.set_level("INFO")
-    for model, flags, kept in (("w2s_cnn5", (), 10), ("resnet18", (), 3), ("resnet18", ("--checkpoint-hist", "5"), 5)):
-        args = train_args("--opt", "adamw", *flags)
-        task = ClassificationTask(timm.create_model(model), nn.CrossEntropyLoss(), verbose=False)
-        assert look_for_room(args, tmp_path, task, epochs=20) == kept
-    assert [r.message.split("; ")[1] for r in caplog.records if "Checkpoints" in r.message] == [
-        f"of the best epochs {kept} are kept (--checkpoint-hist)" for kept in (3, 5)]
 
 
 def test_feature_levels_are_arguments_of_the_loss() -> None:

@@ -13,7 +13,6 @@ from w2s_plugins.cli.declare import Role
 from w2s_plugins.errors import UserError
 
 TIMM = json.loads((Path(__file__).parents[1] / "data" / "timm_flags.json").read_text())
-next(f for f in TIMM["train"] if f["dest"] == "checkpoint_hist")["default"] = None  # 10, or as many as take 500 MB
 PARSERS = {"train": train_parser, "validate": validate_parser}
 FLAGS = [(script, flag) for script, flags in TIMM.items() for flag in flags]
 

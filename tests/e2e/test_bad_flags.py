@@ -234,7 +234,6 @@ TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b: with --teacher-targets online no labels
 CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  there are 2: name one
 CNN --push-labels a/b --teacher labels:x.csv  ->  labels of --teacher labels:x.csv are there already
---unlabeled photos --teacher w2s_cnn2 --teacher-until-passed 2  ->  --teacher-until-passed goes on with ground truth,
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels

@@ -22,8 +22,7 @@ from benchmarks.long_run import children
 from tests.conftest import fill, remount
 from tests.e2e.conftest import TINY, Done, Forked, differences, read_lines, read_run
 from tests.forks import finish
-from w2s_plugins.engine import step
-from w2s_plugins.recipe import saving
+from w2s_plugins.engine import saving, step
 
 Run = Callable[..., Done]
 CNN = [*TINY, "--model", "w2s_cnn2"]
@@ -192,18 +191,6 @@ def test_the_disk_becomes_read_only(here: Run, at_step: Callable, disk: Path) ->
     assert "Read-only file system" in done.error and "make the folder writable and go on with --resume" in done.error
     assert read_run(disk / "run")["epoch"] == 0
     here(*flags, "--resume", "auto").ok()
-
-
-def test_too_little_room_is_said_at_the_start(here: Run, disk: Path) -> None:
-    filler = disk / "filler"
-    filler.write_bytes(bytes(6_900_000))
-    flags = ["--dataset", "w2s/digits", *CNN[2:], "--opt", "adamw", "--output", disk, "--experiment", "run"]
-    done = here(*flags, "--model", "w2s_cnn5", "--checkpoint-hist", 5, "--epochs", 99, "--stop-epoch", 1)
-    assert "the checkpoints of this run take about" in done.ok().err and "MB free; make room" in done.err
-    shutil.rmtree(disk / "run")
-    filler.write_bytes(bytes(7_600_000))
-    error = here(*flags, "--model", "w2s_cnn5").error
-    assert "no room on the disk: a checkpoint takes about" in error
 
 
 # ---------------------------------------------------------------- what is left behind

@@ -132,7 +132,7 @@ def test_meta_stage_resumes_exactly(
 
 
 def test_a_signal_in_an_evaluation_on_episodes(here: Run, lists: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from w2s_plugins.recipe import evaluation
+    from w2s_plugins.engine import evaluation
 
     flags = [*META, *lists, "--model", "w2s_cnn2", "--experiment"]
     here(*flags, "whole").ok()

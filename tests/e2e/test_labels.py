@@ -114,15 +114,6 @@ def test_labels_stay_with_their_images_where_some_are_left_out(here: Run, rows: 
         assert differences(weights("selected"), weights("half")) == []
 
 
-@pytest.mark.parametrize(("share", "said"), [(1, "in 2 of 2 epochs"), (0.5, "in 1 of 2 epochs"), (0, None)])
-def test_files_that_never_agree(here: Run, rows: list, share: float, said: str | None) -> None:  # noqa: F811
-    write(Path("a.csv"), rows)
-    write(Path("b.csv"), [(file, f"class{(int(label[-1]) + 1) % 3}") for file, label in rows])
-    done = here(*FLAGS, "--teacher", "labels:a.csv,labels:b.csv", "--teacher-weights", "learned",
-                "--teacher-agreement-share", share, "--experiment", "run").ok()
-    assert (said is not None) == ("WARNING: the teachers agreed on no sample" in done.err) and (said or "") in done.err
-
-
 def test_two_ranks_and_a_model_beside_labels_of_a_part(ranks: Run, here: Run, rows: list, tmp_path: Path) -> None:  # noqa: F811
     """The model answers for the samples that the file says nothing of."""
     assert here(*FLAGS[:-2], "--teacher", "", "--loss", "ce", "--task-loss-weight", 1, "--experiment", "weak").code == 0

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parts import small_model
-
 from .conftest import TINY, Done, read_lines, read_run
 
 Student = Callable[..., Path]
@@ -55,27 +53,6 @@ def test_features_and_memory_on_two_processes(student: Student) -> None:
     assert any("fitnet" in name for name in state)
     exported = json.loads((run / "export" / "config.json").read_text())
     assert exported["architecture"] == "w2s_cnn5"
-
-
-@pytest.mark.parametrize(("loss", "processes"), [("kd", 1), ("kd+fitnet", 2)])
-def test_without_the_teacher_once_it_is_passed(student: Student, weak: Path, loss: str, processes: int) -> None:
-    """After two evaluations in a row; a run that goes on knows of the first. The parameters of a loss do no harm."""
-    torch.save(small_model(3, "w2s_cnn2").state_dict(), weak / "random.pth")
-    flags = ["--teacher-checkpoint", weak / "random.pth", "--loss", loss, "--task-loss-weight", "0.5",
-             "--teacher-until-passed", "2", "--epochs", "5"]
-    run = student(f"passed-{loss}", *flags, processes=processes)
-    events = read_lines(run / "metrics.jsonl")
-    teacher = next(e["teacher"]["top1"] for e in events if e["event"] == "start")
-    ahead = [e["val"]["top1"] > teacher for e in events if e["event"] == "eval"]
-    passed = next(e for e in range(1, 5) if ahead[e - 1] and ahead[e])
-    assert passed < 4
-    distilled = [e["terms"]["loss"] != 0.5 * e["terms"]["task"] for e in events if e["event"] == "train"]
-    per_epoch = len(distilled) // 5
-    assert distilled == [True] * per_epoch * (passed + 1) + [False] * per_epoch * (4 - passed)
-    if processes == 1:
-        for more in (["--stop-epoch", passed], ["--resume", "auto"]):
-            parts = student("passed-parts", *flags, *more)
-        assert (parts / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(("flags", "figure"), [

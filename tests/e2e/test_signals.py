@@ -18,8 +18,7 @@ import train_w2s
 from tests.e2e.conftest import ROOT, TINY, Done, Forked, differences, environment, read_run
 from tests.processes import python
 from w2s_plugins.distributed.signals import Interrupted, SignalWatch
-from w2s_plugins.engine import step
-from w2s_plugins.recipe import closing, saving, stopping
+from w2s_plugins.engine import closing, saving, step, stopping
 from w2s_plugins.run.saver import Saver
 
 Run = Callable[..., Done]

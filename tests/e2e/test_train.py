@@ -123,11 +123,9 @@ def test_repeat_from_args(student: Path, script: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", [
-    ["--loss", "adaptconf"],
-    ["--distiller", "kd", "--kd-temperature", "2"],
     ["--distiller", "adaptconf", "--superalignment-threshold", "4", "--gt-loss-weight", "0.5"],
     ["--loss", "augconf", "--loss-kwargs", "alpha=0.3", "--task-loss-weight", "0.3", "--mixup", "0.2"],
-], ids=["defaults", "kd", "released", "kwargs"])
+], ids=["released", "kwargs"])
 def test_repeat_from_args_with_aliases(here: Run, weak: Path, tmp_path: Path, flags: list[str]) -> None:
     here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *flags, "--output", tmp_path, "--experiment", "a").ok()
     here("--config", tmp_path / "a" / "args.yaml", "--experiment", "b").ok()
@@ -135,7 +133,6 @@ def test_repeat_from_args_with_aliases(here: Run, weak: Path, tmp_path: Path, fl
     assert differences(read_run(tmp_path / "a"), read_run(tmp_path / "b")) == []
 
 
-@pytest.mark.parametrize("targets", ["online", "cached"])
 @pytest.mark.parametrize(("flags", "task", "distill"), [
     ([], 1, 1),
     (["--task-loss-weight", "0"], 0, 1),
@@ -145,9 +142,8 @@ def test_repeat_from_args_with_aliases(here: Run, weak: Path, tmp_path: Path, fl
     (["--gt-loss-weight", "0.2"], 0.2, 1),
 ], ids=str)
 def test_weights_of_terms(
-        here: Run, weak: Path, tmp_path: Path, targets: str, flags: list[str], task: float, distill: float) -> None:
-    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--teacher-targets", targets, *flags, "--output", tmp_path,
-         "--experiment", "run").ok()
+        here: Run, weak: Path, tmp_path: Path, flags: list[str], task: float, distill: float) -> None:
+    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), *flags, "--output", tmp_path, "--experiment", "run").ok()
     assert len(steps(tmp_path / "run")) == 8
     for line in steps(tmp_path / "run"):
         terms = line["terms"]
@@ -437,7 +433,7 @@ def test_model_kwargs_win(here: Run, tmp_path: Path) -> None:
     assert read_run(tmp_path / "run")["state_dict"]["pos_embed"].shape[1] == 5
 
 
-SCHEDULES = ["constant", "cosine", "multistep", "none", "poly", "rsqrt", "step", "tanh", "wsd"]
+SCHEDULES = ["cosine", "none", "step"]
 
 
 @pytest.mark.parametrize(("sched", "on_updates"), [
@@ -460,16 +456,6 @@ def test_schedules(here: Run, tmp_path: Path, sched: str, on_updates: bool) -> N
             if update % 2:
                 schedule.step(update // 2 + 1, 1.0)
     assert [line["lr"] for line in steps(tmp_path / "run")] == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("opt", [
-    "adamw", "lamb", "lion", "nadamw", "rmsproptf", "adafactor", "adahessian", "lookahead_radam", "muon", "sgdw"])
-def test_optimizers(here: Run, weak: Path, tmp_path: Path, opt: str) -> None:
-    here(*TINY, "--model", "w2s_cnn5", *with_teacher(weak), "--opt", opt, "--lr", 1e-3, "--opt-eps", 1e-6, "--output",
-         tmp_path, "--experiment", "run", "--clip-grad", 1).ok()
-    saved = read_run(tmp_path / "run")["state_dict"]
-    assert all(v.isfinite().all() for v in saved.values())
-    assert saved.keys() == timm.create_model("w2s_cnn5").state_dict().keys()
 
 
 def test_vision_transformer(here: Run, weak: Path, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from w2s_plugins.cli.forms import EpisodeShape
 from w2s_plugins.data import draw_episodes
 from w2s_plugins.distributed.world import Precision
 from w2s_plugins.engine import few_shot
+from w2s_plugins.engine.evaluation import extract_features
 from w2s_plugins.engine.few_shot import (
     SCALE,
     EpisodicTask,
     create_test,
     episode_accuracies,
-    extract_features,
     mean_and_interval,
 )
 from w2s_plugins.engine.task import WeakToStrongTask

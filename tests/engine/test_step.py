@@ -26,10 +26,10 @@ from w2s_plugins.engine import step
 from w2s_plugins.engine.evaluation import EvaluationSettings, Predictions, evaluate
 from w2s_plugins.engine.step import Updates
 from w2s_plugins.engine.task import WeakToStrongTask
+from w2s_plugins.engine.training_run import Run
 from w2s_plugins.errors import UserError
 from w2s_plugins.losses import DistillationLoss, create_loss
 from w2s_plugins.monitor import Console
-from w2s_plugins.recipe.run import Run
 from w2s_plugins.run.position import Position, TermMeter
 
 CPU = torch.device("cpu")
@@ -480,11 +480,6 @@ def test_optimizer(name):
     train(task, make_loader(32), optimizer, grad_accum_steps=2, clip_grad=1.0)
     assert weights(task).isfinite().all()
     assert not torch.equal(weights(task), before)
-
-
-def test_mean_learning_rate_of_groups():
-    groups = [dict(params=[torch.ones(1, requires_grad=True)], lr=lr) for lr in (0.1, 0.2, 0.6)]
-    assert step.mean_lr(torch.optim.SGD(groups)) == pytest.approx(0.3)
 
 
 # ---------------------------------------------------------------- averages of terms

@@ -22,10 +22,10 @@ from w2s_plugins.distributed.signals import SignalWatch
 from w2s_plugins.distributed.world import Precision, World
 from w2s_plugins.engine.few_shot import EpisodicTask
 from w2s_plugins.engine.task import WeakToStrongTask
+from w2s_plugins.engine.training_run import Run
 from w2s_plugins.losses import LossInputs, create_loss, list_losses, register_loss
 from w2s_plugins.models.features import create_feature_extractor
 from w2s_plugins.monitor import Console
-from w2s_plugins.recipe.run import Run
 from w2s_plugins.teachers.mix import LearnedTeacherWeights, NearestTeacher
 from w2s_plugins.teachers.teacher import StudentInput, Teacher, TeacherModel
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2s_plugins.build.record import list_warnings, ranked_by
+from w2s_plugins.engine.evaluation import selection_metric
 from w2s_plugins.metrics.pgr import (
     chance_level,
     no_gap_hint,
@@ -16,7 +17,6 @@ from w2s_plugins.metrics.pgr import (
     worth_between,
     worth_in_labels,
 )
-from w2s_plugins.recipe.evaluation import selection_metric
 from w2s_plugins.run.position import Position
 from w2s_plugins.run.record import best_of, closing_table, recovered
 

@@ -14,23 +14,20 @@ from timm.utils.distributed import init_distributed_device_so
 
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
-from ..models.inference import cpu_has_bfloat16_units
-from .hints import speed_hint
 
 _logger = logging.getLogger(__name__)
 
 
 def join_processes(args: argparse.Namespace) -> World:
     """Choose the device, join the other processes, and say where the work is done."""
+    # Faster kernels, which round a little otherwise; --deterministic leaves the search for them out.
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     world = join_group(args.device, args.dist_timeout)
-    why = " (no CUDA here)" if args.no_accelerator else ""
-    emulated = args.amp and world.device.type == "cpu" and not cpu_has_bfloat16_units()
-    _logger.info(f"{world.size} process(es) on {world.device}{why}"
-                 + (f", mixed precision in {args.amp_dtype}" if args.amp else f", {args.model_dtype or 'float32'}")
-                 + (", for which this CPU has no units: float32 (without --amp) is likely faster" if emulated else ""))
+    where = f"{world.size} process(es) on {world.device}{' (no CUDA here)' if args.no_accelerator else ''}"
+    how = f"mixed precision in {args.amp_dtype}" if args.amp else args.model_dtype or "float32"
+    _logger.info(f"{where}, {how}")
     if args.fuser:
         set_jit_fuser(args.fuser)
     if args.fast_norm:
@@ -48,6 +45,7 @@ def join_group(device: str, timeout: float) -> World:
     Raises:
         UserError: the port that the processes meet at is taken, or cannot be reached.
     """
+    # A later run of a protocol: the group is there, and each process keeps its device.
     if dist.is_initialized() and dist.get_world_size() > 1:
         if device != "cpu":
             device = f"{device.split(':')[0]}:{os.environ.get('LOCAL_RANK', '0')}"
@@ -55,9 +53,9 @@ def join_group(device: str, timeout: float) -> World:
     try:
         joined = init_distributed_device_so(device)
     except (dist.DistNetworkError, ValueError) as error:  # or the environment lacks what says where
-        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; where another run has this port, "
-                        "give each its own MASTER_PORT, or leave the choice to torchrun --standalone") from error
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(f"the processes cannot meet at {place}: {one_line(error)}; give each run its own MASTER_PORT, "
+                        "or leave the choice to torchrun --standalone") from error
     if joined["distributed"]:
         dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=timeout))
     return World(torch.device(joined["device"]), joined["global_rank"], joined["world_size"], joined["distributed"])
@@ -65,6 +63,7 @@ def join_group(device: str, timeout: float) -> World:
 
 def setup_device(args: argparse.Namespace) -> World:
     """Join the other processes and set what training needs globally."""
+    # Backends of other accelerators register themselves when they are imported.
     for module in args.device_modules or ():
         _logger.info(f"--device-modules {module}: is imported, which runs its code")
         try:
@@ -76,8 +75,6 @@ def setup_device(args: argparse.Namespace) -> World:
         torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
     torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     world = join_processes(args)
-    if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
-        _logger.info(hint)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     return world
 

@@ -71,6 +71,7 @@ def student_views(
     epochs, settings = view_epochs(args), loader_settings(args, precision, world)
     if not epochs:
         return None
+    # What is stored is found again by all that decides what a model sees.
     views = dataclasses.replace(train_views(args, data_config, None), mixing=None)  # answers are mixed later
     seen = dict(seed=args.seed, input_size=data_config["input_size"], dtype=precision.dtype,
                 prefetcher=not args.no_prefetcher, **views.transform)
@@ -88,18 +89,14 @@ def labelled_in_batch(args: argparse.Namespace) -> int:
     return min(max(1, round(args.labeled_share * args.batch_size)), args.batch_size - 1)
 
 
+TAKEN = ("no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter", "color_jitter_prob")
+
+
 def _transform(args: argparse.Namespace, data_config: dict) -> dict:
     interpolation = args.train_interpolation
     return dict(
         is_training=True,
-        no_aug=args.no_aug,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
+        **{name: getattr(args, name) for name in TAKEN},
         grayscale_prob=args.grayscale_prob or 0.0,
         gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
         auto_augment=args.aa,
@@ -157,6 +154,7 @@ def _episodes(args: argparse.Namespace) -> Episodes | None:
 def refuse_for_streams(args: argparse.Namespace) -> None:
     """Raise a `UserError` for the first flag that needs the samples of a training set by their numbers."""
     cached = bool(args.teacher) and args.teacher_targets != "online"
+    # Each of these asks for a sample by its number, which a stream has not.
     needs_index = {
         "--clean-select": args.clean_select,
         f"--teacher-targets {args.teacher_targets}": cached,
@@ -186,6 +184,7 @@ def build_loaders(
     def evaluation(dataset: Dataset | None) -> object:
         return None if dataset is None else create_eval_loader(dataset, data_config, settings)
 
+    # Images of the training set come as views; those of all other splits as they are.
     train = create_train_loader(
         data.train,
         dataclasses.replace(train_views(args, data_config, data.num_classes), epoch_size=data.epoch_size), data_config,
@@ -213,6 +212,7 @@ def build_feature_loaders(
     Raises:
         UserError: a dataset that does not tell its labels, or a head that is not one linear layer.
     """
+    # The frozen part of the student is asked about each image once; its head sees what is stored.
     settings = eval_loader_settings(args, precision, world)
     store = OutputStore(Path(args.target_cache), args.dataset, settings)
     encoder = create_encoder(student, data_config, precision, f"--model {args.model}")
@@ -230,6 +230,7 @@ def build_feature_loaders(
         return EvalFeatures(
             features(dataset, split), torch.tensor(strata(dataset, "--linear-probe")), targets, settings)
 
+    # Labelled samples are numbered behind the images without labels; in a batch they come first.
     views = student_views(args, data_config, precision, world)
     read, labels = features(data.train, args.train_split, views), strata(data.train, "--linear-probe")
     sampler = create_sampler(

@@ -280,7 +280,7 @@ def _resolve_unlabeled(args: argparse.Namespace) -> None:
         args.task_loss_weight, args.train_split = 0.0, UNLABELED
     if not args.val_split and args.select_split is None:
         _logger.warning("WARNING: nothing measures this run; --select best --select-split 0.1 holds out images, and "
-                        "reports agreement with the teacher, confidence and the share of each class there")
+                        "reports agreement with the teacher and confidence there")
 
 
 def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 from ..cli.declare import dest_of
 from ..cli.forms import (
     KNN,
-    loss_weights,
     parse_data_errors,
     parse_noise,
     parse_selection,
@@ -172,14 +171,6 @@ def _of_teachers(args: argparse.Namespace) -> Rules:
         (args.task_loss_weight == 0 and not args.teacher and not args.kd_model_name,
          "--task-loss-weight 0 leaves ground truth out, and without a teacher nothing is left to learn from: give "
          "--teacher NAME"),
-        (args.teacher_until_passed and not loss_weights(args.task_loss_weight, args.distill_loss_weight)[0],
-         "--teacher-until-passed goes on with ground truth, which "
-         + ("--unlabeled leaves out unless a --task-loss-weight is given" if args.unlabeled
-            else "--task-loss-weight 0 leaves out")),
-        (args.teacher_until_passed and (
-            args.no_teacher_eval or not teacher_models(args.teacher) or not _holds_out(args)),
-         "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "
-         "truth: give --val-split or --select-split, and leave out --no-teacher-eval"),
     ]
 
 

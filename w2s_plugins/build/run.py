@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,9 +9,7 @@ from pathlib import Path
 
 import torch
 from timm.models import safe_model_name
-from timm.optim import get_optimizer_info
 from timm.task import TrainingTask
-from torch.utils._pytree import tree_leaves
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser
@@ -39,8 +36,6 @@ _logger = logging.getLogger(__name__)
 _STARTS = ("finetune", "initial_checkpoint", "pretrained_path", "pretrained")
 _OPENS_TEACHER = ("teacher", "teacher_checkpoint", "teacher_kwargs", "teacher_class_map", "teacher_img_size",
                   "use_ema_teacher", "prompts")
-WORTH_SAYING = 100e6  # bytes of checkpoints, below which nobody asks where the room has gone
-MOST_KEPT, ROOM_OF_KEPT = 10, 500e6  # checkpoints of the best epochs, and bytes of them all, unless a number is given
 
 
 def new_folder_name(args: argparse.Namespace, input_size: int) -> str:
@@ -99,20 +94,22 @@ def resume(
         saved = checkpoint.take()
         changed = check_resumable(saved, {**vars(args), **recorded}, path)
         if made_of is not None:
-            _check_ingredients(args, saved, made_of, path)
-        # the state of all parts; the learning rates that came with it make room for new ones that were asked for
-        weights_only = args.no_resume_opt
+            check_ingredients(args, saved, made_of, path)
+
+        # The state of all parts; the learning rates that came with it make room for new ones that were asked for.
+        kept_optimizer = None if args.no_resume_opt else optimizer
         if args.fsdp:
-            put_in_shards(saved, path, task, None if weights_only else optimizer)
+            put_in_shards(saved, path, task, kept_optimizer)
         rates = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-        position = restore(
-            saved, path, task, None if weights_only else optimizer, None if weights_only else precision.scaler,
-            scheduler)
+        scaler = None if args.no_resume_opt else precision.scaler
+        position = restore(saved, path, task, kept_optimizer, scaler, scheduler)
         resumed = Resumed(position, path, {k: saved.get(k) for k in ("saver", "w2s")})
         new_rates = bool(changed.keys() & train_parser().names(Role.OPTIMIZER | Role.SCHEDULE))
-        for group, own in zip(optimizer.param_groups, rates if new_rates else ()):
-            group.update(own)
-        # what the record and the log say of it
+        if new_rates:
+            for group, own in zip(optimizer.param_groups, rates):
+                group.update(own)
+
+        # What the record and the log say of it.
         update = position.batch // args.grad_accum_steps
         if changed:
             position.changes.append(dict(epoch=position.epoch, update=update, flags=changed))
@@ -125,7 +122,8 @@ def resume(
         resumed.position = Position(
             epoch=args.start_epoch, taken=resumed.position.taken, unreadable=resumed.position.unreadable,
             changes=resumed.position.changes)
-    # a schedule is a function of the position, but for one of plateaus, whose counters were restored
+
+    # A schedule is a function of the position, but for one of plateaus, whose counters were restored.
     epoch, batch = resumed.position.epoch, resumed.position.batch
     update, per_epoch = batch // args.grad_accum_steps, schedule.updates_per_epoch
     if update > per_epoch or epoch * per_epoch + update > schedule.num_epochs * per_epoch:
@@ -136,34 +134,6 @@ def resume(
         updates = epoch * per_epoch + update
         scheduler.step_update(updates) if args.sched_on_updates else scheduler.step(epoch)
     return resumed
-
-
-def _check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, object], path: Path) -> None:
-    """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
-
-    One that was written before these were compared says nothing of them.
-    """
-    flags = saved.get("args")
-    with fitting(path):
-        labels, models = list(getattr(flags, "labels", now["labels"])), dict(getattr(flags, "models", now["models"]))
-    _refuse_other_data(args, labels, now["labels"], path)
-    _refuse_other_models(args, models, now["models"], path)
-
-
-def _refuse_other_data(args: argparse.Namespace, before: list[str], now: list[str], path: Path) -> None:
-    """Raise a `UserError` for labels or training samples that are not those of the checkpoint; flags that are allowed
-    to change may name other samples, and one that was written before these were compared says nothing of them.
-    """
-    split, allowed = before[:len(now) - 1] == now[:-1], {*args.resume_changes} & train_parser().names(Role.DATA)
-    if before == now or (split and (len(before) < len(now) or allowed)):
-        return
-    samples = f"images of --unlabeled {args.unlabeled}" if args.unlabeled else (
-        f"samples of --train-split {args.train_split}, or their labels,")
-    what = samples if split else f"labels of --teacher {args.teacher}"
-    commit = next((old.partition("@")[2] for old, new in zip(before, now) if "@" in old and old != new), "")
-    remedy = f"name the commit of then, @{commit}, with --resume-changes teacher" if commit else (
-        f"put the {'folder' if split else 'file'} back as it was")
-    raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new run")
 
 
 def ingredients(data: Data, student: Student, teacher: Teacher | None) -> dict[str, object]:
@@ -178,15 +148,37 @@ def ingredients(data: Data, student: Student, teacher: Teacher | None) -> dict[s
     return dict(labels=data.hashes, models=models)
 
 
-def _refuse_other_models(
-        args: argparse.Namespace, before: Mapping[str, str], now: Mapping[str, str], path: Path) -> None:
-    """Raise a `UserError` for a teacher, or weights to start from, that are not those of the checkpoint, unless they
-    are allowed to change.
+def check_ingredients(args: argparse.Namespace, saved: dict, now: Mapping[str, object], path: Path) -> None:
+    """Raise a `UserError` where samples, labels or models are others than when a checkpoint was written.
+
+    Flags that are allowed to change may name other ones. One that was written before these were compared says nothing
+    of them.
     """
+    flags, may_change = saved.get("args"), {*args.resume_changes}
+    with fitting(path):
+        before, models = list(getattr(flags, "labels", now["labels"])), dict(getattr(flags, "models", now["models"]))
+
+    # Labels come first in the list, the training split last. A stream has no hash of its own.
+    labels = now["labels"]
+    same_labels = before[:len(labels) - 1] == labels[:-1]
+    other_split = same_labels and (len(before) < len(labels) or may_change & train_parser().names(Role.DATA))
+    if before != labels and not other_split:
+        what, remedy = f"labels of --teacher {args.teacher}", "put the file back as it was"
+        if same_labels:
+            what, remedy = f"samples of --train-split {args.train_split}, or their labels,", "put the folder back"
+            if args.unlabeled:
+                what = f"images of --unlabeled {args.unlabeled}"
+        commits = [old.partition("@")[2] for old, new in zip(before, labels) if "@" in old and old != new]
+        if commits:
+            remedy = f"name the commit of then, @{commits[0]}, with --resume-changes teacher"
+        raise UserError(f"--resume {path}: the {what} are others than when it was written: {remedy}, or start a new "
+                        "run")
+
+    # Of each model one flag is named: the one that says which weights it has.
     starts = [name for name in _STARTS if getattr(args, name)]
     for key, names in (("teacher", _OPENS_TEACHER), ("start", starts)):
-        same = key not in before or key not in now or before[key] == now[key]
-        if same or {*names} & {*args.resume_changes}:
+        same = key not in models or key not in now["models"] or models[key] == now["models"][key]
+        if same or may_change & {*names}:
             continue
         flag = names[0].replace("_", "-")
         value = "" if getattr(args, names[0]) is True else f" {getattr(args, names[0])}"
@@ -203,14 +195,17 @@ def open_run_files(
     Raises:
         UserError: one cannot be written.
     """
+    # args.yaml says where the run lies, also where that was not given.
     place = run_place(args)
     if place.name != args.experiment:  # that of its folder
         recorded = recorded | dict(output=str(place.root), experiment=place.name)
+    # What the checkpoint carries of earlier epochs is written again, and later lines are gone.
     with fitting(resumed.path):
         history = History(folder, resumed.extra.get("history", ""), args.start_epoch)
         predictions = stored_predictions(resumed.extra)
     history.save()
     write_args(folder / "args.yaml", recorded)
+    # Trackers go on as the same run only where the folder is the same.
     wandb = dict(project=args.wandb_project, config=recorded, tags=args.wandb_tags) | (
         dict(id=args.wandb_resume_id, resume="must") if args.wandb_resume_id else {})
     trackio = dict(project=args.log_trackio, config=recorded)
@@ -219,35 +214,3 @@ def open_run_files(
         folder, args.log_tensorboard, wandb if args.log_wandb else None, trackio if args.log_trackio else None,
         id=resumed.extra.get("tracked") if here else None, step=step)
     return RunFiles(history, trackers, predictions)
-
-
-def look_for_room(args: argparse.Namespace, folder: Path, task: TrainingTask, epochs: int) -> int:
-    """Estimate what the checkpoints of a run take, say so when it is much, and return how many of the best are kept.
-
-    A checkpoint has the weights, their average, and up to two states of the optimizer for each. ``last``, the best and
-    the history share files. Two recovery checkpoints, one that is being written and the export come on top.
-
-    Raises:
-        UserError: not even one checkpoint can take the place of another.
-    """
-    model = task.get_trainable_module()
-    weights = sum(t.numel() * t.element_size() for t in tree_leaves(model.state_dict()))
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    info = get_optimizer_info(args.opt.removeprefix("lookahead_"))
-    states = info.num_betas if info.has_betas else int(info.has_momentum)
-    one = weights * (2 if task.has_ema() else 1) + trained * (states + args.opt.startswith("lookahead_"))
-    most = args.checkpoint_hist or max(1, min(MOST_KEPT, int(ROOM_OF_KEPT // one)))
-    kept = min(most, max(1, epochs // args.val_interval)) + len(args.save_epochs)
-    needed = one * (kept + 1 + (2 if args.recovery_interval else 0)) + weights
-    free = shutil.disk_usage(folder).free
-    if free < 2 * one:
-        raise UserError(f"--output {folder}: no room on the disk: a checkpoint takes about {one / 1e6:.1f} MB, two are "
-                        f"needed to replace one by another, {free / 1e6:.1f} MB are free; make room, or choose another "
-                        "disk with --output")
-    if free < needed:
-        _logger.warning(f"WARNING: {folder}: the checkpoints of this run take about {needed / 1e6:.1f} MB, the disk "
-                        f"has {free / 1e6:.1f} MB free; make room meanwhile, or keep fewer with --checkpoint-hist")
-    elif needed >= WORTH_SAYING:
-        _logger.info(f"Checkpoints: about {one / 1e6:.0f} MB each, {needed / 1e9:.1f} GB in the end; of the best "
-                     f"epochs {most} are kept (--checkpoint-hist)")
-    return most

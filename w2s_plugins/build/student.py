@@ -2,13 +2,11 @@
 
 import argparse
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from timm.data.model_config import resolve_input_data_config
 from timm.layers import SplitBatchNorm2d, convert_splitbn_model, convert_sync_batchnorm
-from timm.models import get_model_args
 from torch import nn
 
 from ..cli.forms import parse_adapters
@@ -26,7 +24,6 @@ from ..models.loading import (
     load_weights,
     pretrained_source,
     read_weights,
-    settings_beside,
 )
 from ..students.adapters import Adapters, heads_of
 from ..students.published import Published, choose_pool, load_published, read_published, warn_of_normalisation
@@ -36,7 +33,6 @@ from .resolve import trains_part
 
 _logger = logging.getLogger(__name__)
 
-LOUD = 2.0  # linear layers of torch begin with 0.6, those of timm's transformers with 0.4 to 0.6
 RANDOM_FEATURES = ("--linear-probe on features of random weights: give --pretrained, --finetune FILE or "
                    "--initial-checkpoint FILE")
 
@@ -105,22 +101,17 @@ def build_student(
         warn_of_normalisation(published, data_config)
     if trains_part(args):
         check_input_size(model, data_config["input_size"], f"--model {args.model}")  # adapters are tried on an image
-        choose_trained(
-            model, tuning_of(args), torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
+        adapters = Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {})
+        tuning = Tuning(args.tune, tuple(args.freeze), tuple(args.unfreeze), adapters)
+        choose_trained(model, tuning, torch.zeros(1, *data_config["input_size"]), f"--model {args.model}")
         source |= dict(tune=args.tune, trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
     return Student(place_student(args, model, data_config["input_size"], world), data_config, source,
                    dict(num_classes=model.num_classes, gp=pool))
 
 
-def tuning_of(args: argparse.Namespace) -> Tuning:
-    """Return what ``--tune`` and its like say of the student."""
-    return Tuning(
-        args.tune, tuple(args.freeze), tuple(args.unfreeze),
-        Adapters(**parse_adapters(args.tune) if args.tune.startswith("lora") else {}))
-
-
 def create_student(args: argparse.Namespace, num_classes: int | None, pool: str | None) -> nn.Module:
     """Create the model, with pretrained weights where asked for."""
+    # Weights of a file take the place of the published ones where timm would fetch these.
     overlay = state = None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
@@ -152,15 +143,6 @@ def create_student(args: argparse.Namespace, num_classes: int | None, pool: str 
     return model
 
 
-@torch.no_grad()
-def scale_head(head: nn.Module, scale: float | None, bias: float | None) -> None:
-    """Scale the initial weights and bias of the head, and set its bias, where asked for."""
-    for parameter in head.parameters() if scale is not None else ():
-        parameter.mul_(scale)
-    if bias is not None and head.bias is not None:
-        nn.init.constant_(head.bias, bias)
-
-
 def place_student(
         args: argparse.Namespace,
         model: nn.Module,
@@ -168,12 +150,14 @@ def place_student(
         world: World,
 ) -> nn.Module:
     """Bring a model to its device, dtype, memory layout and kind of batch norm, and see that it takes the images."""
+    # Batch norms are exchanged before the model is moved: the new ones come along.
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     model.to(
         device=first_device(args.fsdp, world), dtype=getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
+    # Every size that training uses is tried once, so that none fails epochs later.
     channels, *size = input_size
     for shape in {tuple(size), *((s, s) for s in args.train_img_sizes or ())}:
         check_input_size(model, (channels, *shape), f"--model {args.model}")
@@ -190,16 +174,18 @@ def plain_batch_norm(model: nn.Module) -> None:
 
 def warn_of_class_order(args: argparse.Namespace, model: nn.Module, class_names: list[str]) -> None:
     """Warn of a head that was trained on the classes of the data in another order: its first answers are wrong."""
-    flag = next((f for f in ("finetune", "initial_checkpoint", "pretrained_path") if getattr(args, f)), None)
-    if flag is None and not args.pretrained:
+    name, checkpoint = f"--model {args.model} --pretrained", None
+    for flag in ("pretrained_path", "initial_checkpoint", "finetune"):  # the last one counts
+        if getattr(args, flag):
+            name, checkpoint = f"--{flag.replace('_', '-')}", getattr(args, flag)
+    if checkpoint is None and not args.pretrained:
         return
-    name = f"--{flag.replace('_', '-')}" if flag else f"--model {args.model} --pretrained"
-    checkpoint = getattr(args, flag) if flag else None
     theirs = names_of_model(model, checkpoint, name)
     if theirs and sorted(theirs) == sorted(class_names):
-        warn_of_names(f"{name} {checkpoint}" if checkpoint else name, theirs, class_names)
+        warn_of_names(f"{name} {checkpoint or ''}".rstrip(), theirs, class_names)
 
 
+@torch.no_grad()
 def begin_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> None:
     """Scale the head as asked for; with zeros, unless asked otherwise, where it is new and the rest is kept.
 
@@ -209,76 +195,51 @@ def begin_head(args: argparse.Namespace, model: nn.Module, source: dict, new_hea
         source: where these come from.
         new_head: the head as it was made, before a file was read.
     """
-    scale, fresh = args.head_init_scale, not args.linear_probe and has_new_head(args, model, source, new_head)
-    if scale == 0 and source["init"] == "checkpoint" and not (fresh or args.linear_probe):
-        warn_of_lost_head(args)
-    if scale is None and fresh and args.tune != "all":
+    heads, scale = heads_of(model), args.head_init_scale
+    if scale is None and args.tune != "all" and not args.linear_probe and has_new_head(args, model, source, new_head):
         _logger.info(f"--tune {args.tune}: the new head begins with zeros (--head-init-scale 1: with random weights)")
         scale = 0.0
-    elif scale is None and fresh and any(map(is_loud, heads_of(model))):
-        _logger.warning("WARNING: the new head begins with large random weights, and what comes back through it undoes "
-                        "what the student knows: --head-init-scale 0")
-    for head in heads_of(model):
-        scale_head(head, scale, args.head_init_bias)
+    for head in heads:
+        if scale is not None:
+            for parameter in head.parameters():
+                parameter.mul_(scale)
+        if args.head_init_bias is not None and head.bias is not None:
+            nn.init.constant_(head.bias, args.head_init_bias)
 
 
 def has_new_head(args: argparse.Namespace, model: nn.Module, source: dict, new_head: list[torch.Tensor]) -> bool:
     """Return whether a student with learned weights has a head that nobody has trained: ``new_head``, as it was made
     before a file was read.
     """
+    # timm makes a new head where the number of classes differs; a file leaves the head that was made.
     if source["init"] == "pretrained":  # timm has read its weights by then
         return not args.pretrained_path and model.num_classes != model.pretrained_cfg.get("num_classes")
     head = [p for own in heads_of(model) for p in own.parameters()]
     return source["init"] == "checkpoint" and all(map(torch.equal, head, new_head))
 
 
-def is_loud(head: nn.Module) -> bool:
-    """Return whether logits of random weights differ by much more than one for features of size one."""
-    weight = getattr(head, "weight", None)
-    return weight is not None and float(weight.detach().std()) * weight[0].numel() ** 0.5 > LOUD
-
-
-def warn_of_lost_head(args: argparse.Namespace) -> None:
-    """Warn of ``--head-init-scale 0`` over a head that a file has given."""
-    flag = f"--finetune {args.finetune}" if args.finetune else f"--initial-checkpoint {args.initial_checkpoint}"
-    _logger.warning(f"WARNING: --head-init-scale 0 sets the head of {flag} to zero, and what it has learned is "
-                    "lost: leave --head-init-scale out to go on from it (over a file that has it: 1)")
-
-
-def warn_of_pooling(model: nn.Module, file: Path, flag: str) -> None:
-    """Warn of an export whose head has seen features of another pooling than those of the student."""
-    theirs, own = settings_beside(file, flag).get("model_kwargs") or {}, get_model_args(model).get("global_pool")
-    pool = theirs.get("global_pool", own)
-    if pool != own:
-        norms = [f"{name}={theirs[name]}" for name in ("fc_norm", "use_fc_norm") if name in theirs]
-        _logger.warning(f"WARNING: {flag}: its head was trained behind pooling {pool}, the student has {own}: give "
-                        f"--gp {pool}{' --model-kwargs ' if norms else ''}{' '.join(norms)}")
-
-
 def student_start(args: argparse.Namespace, model: nn.Module, published: Published | None) -> dict:
     """Load what ``--initial-checkpoint`` or ``--finetune`` names; log and return how the student starts."""
-    source = dict(init="pretrained" if args.pretrained or args.pretrained_path else "random", source=None)
+    # Later flags win: a checkpoint over pretrained weights, --finetune over both.
+    init, origin = "random", None
     if args.pretrained_path:
         file = find_weights(args.pretrained_path, "--pretrained-path")
-        source["source"] = dict(file=args.pretrained_path, sha256=file_sha256(file))
+        init, origin = "pretrained", dict(file=args.pretrained_path, sha256=file_sha256(file))
     elif args.pretrained:
-        source["source"] = pretrained_source(model, args.model, "--model")
+        init, origin = "pretrained", pretrained_source(model, args.model, "--model")
     if args.initial_checkpoint:
         flag, file = "--initial-checkpoint", find_weights(args.initial_checkpoint, "--initial-checkpoint")
         state = read_weights(file, flag, use_ema=True)
         check_finite(state, str(file), flag)
-        report = load_weights(model, state, str(file), flag)
-        _logger.info(f"Student {args.model}: {report}")
-        if not args.linear_probe:
-            warn_of_pooling(model, file, f"{flag} {args.initial_checkpoint}")
-        source = dict(init="checkpoint", source=dict(file=args.initial_checkpoint, sha256=file_sha256(file)))
+        _logger.info(f"Student {args.model}: {load_weights(model, state, str(file), flag)}")
+        init, origin = "checkpoint", dict(file=args.initial_checkpoint, sha256=file_sha256(file))
     if published is not None:
         _logger.info(f"Student {args.model}: {load_published(model, published, '--finetune')}")
-        source = dict(init="checkpoint", source=dict(file=args.finetune, sha256=file_sha256(published.path)))
+        init, origin = "checkpoint", dict(file=args.finetune, sha256=file_sha256(published.path))
     params = sum(p.numel() for p in model.parameters())
-    start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}
-    has_weights = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")
-    hint = "; --pretrained starts from timm's weights" if source["init"] == "random" and has_weights else ""
+    start = {"random": "random weights", "pretrained": "pretrained weights", "checkpoint": "weights from a file"}[init]
+    if init == "random" and (model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url")):
+        start += "; --pretrained starts from timm's weights"
     _logger.info(f"Student {args.model}: {params / 1e6:.2f} M parameters, {model.num_classes} classes, starts from "
-                 f"{start[source['init']]}{hint}")
-    return {**source, "params": params}
+                 f"{start}")
+    return dict(init=init, source=origin, params=params)

@@ -14,7 +14,7 @@ from timm.task import (
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..cli.forms import EpisodeShape, loss_weights, parse_shapes
+from ..cli.forms import loss_weights, parse_shapes
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
@@ -46,38 +46,41 @@ def build_task(
         world: World,
 ) -> TrainingTask:
     """Create the task: weak-to-strong, one of timm's distillation tasks, or plain classification."""
+    # The criterion on ground truth is there in any task, even where its weight is 0.
     criterion = create_criterion(args, student.num_classes).to(world.device)
     shared = dict(device=first_device(args.fsdp, world), dtype=precision.dtype, verbose=world.primary)
+    episodes = parse_shapes(args.episodic, args.queries, "--episodic")[0] if args.episodic else None
     if args.episodic and teacher is None:
-        return EpisodicTask(student, None, None, criterion, shape=episode_shape(args), **shared)
-    if teacher is not None or targets is not None:
-        task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
-        truth = f"{task_weight:g} x {args.task_loss} on ground truth + " if task_weight else ""
-        _logger.info(f"Loss {truth}{distill_weight:g} x {args.loss}"
-                     + "".join(f" {k}={v}" for k, v in args.loss_kwargs.items()))
-        loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
-        shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
-        if args.episodic:
-            if loss.needs_features or loss.needs_index:
-                need = "features" if loss.needs_features else "memory by sample"
-                raise UserError(f"--loss {args.loss} needs {need}, which episodes do not give: with --episodic use a "
-                                "loss on logits, such as adaptconf")
-            return EpisodicTask(student, teacher, loss, criterion, shape=episode_shape(args), **shared)
-        return WeakToStrongTask(
-            student,
-            targets or teacher,
-            loss,
-            criterion,
-            extractor=build_extractor(loss, student, data_config, teacher),
-            mix=build_mix(args),
-            cached=targets is not None,
-            labelled=labelled_in_batch(args),
-            num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
-            **shared,
-        )
-    if args.kd_model_name:
-        return build_timm_distillation(args, student, criterion, shared)
-    return ClassificationTask(student, criterion, **shared)
+        return EpisodicTask(student, None, None, criterion, shape=episodes, **shared)
+    if teacher is None and targets is None:
+        if args.kd_model_name:
+            return build_timm_distillation(args, student, criterion, shared)
+        return ClassificationTask(student, criterion, **shared)
+
+    # The distillation loss, beside the criterion on ground truth where that has a weight.
+    task_weight, distill_weight = loss_weights(args.task_loss_weight, args.distill_loss_weight)
+    truth = f"{task_weight:g} x {args.task_loss} on ground truth + " if task_weight else ""
+    arguments = "".join(f" {k}={v}" for k, v in args.loss_kwargs.items())
+    _logger.info(f"Loss {truth}{distill_weight:g} x {args.loss}{arguments}")
+    loss = create_loss(args.loss, **args.loss_kwargs).to(shared["device"])
+    shared.update(task_loss_weight=task_weight, distill_loss_weight=distill_weight)
+    if args.episodic:
+        if loss.needs_features or loss.needs_index:
+            raise UserError(f"--loss {args.loss} needs features or memory by sample, which episodes do not give: with "
+                            "--episodic use a loss on logits, such as adaptconf")
+        return EpisodicTask(student, teacher, loss, criterion, shape=episodes, **shared)
+    return WeakToStrongTask(
+        student,
+        targets or teacher,
+        loss,
+        criterion,
+        extractor=build_extractor(loss, student, data_config, teacher),
+        mix=build_mix(args),
+        cached=targets is not None,
+        labelled=labelled_in_batch(args),
+        num_samples=None if isinstance(data.train, IterableDataset) else len(data.train),
+        **shared,
+    )
 
 
 def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
@@ -93,15 +96,14 @@ def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
     binary = args.task_loss == "bce"
     try:
         stats = load_class_stats(args.class_stats)
-        weights = {
-            kind: resolve_class_weights(value, kind, stats, power=args.loss_weight_power)
-            for kind, value in (("class_weight", args.loss_class_weight), ("pos_weight", args.loss_pos_weight))
-        }
-        for kind, value in weights.items():
-            if isinstance(value, Tensor) and len(value) != num_classes:
-                raise ValueError(f"--loss-{kind.replace('_', '-')} has {len(value)} numbers for {num_classes} classes")
-        if binary and weights["pos_weight"] is None:
-            weights["pos_weight"] = args.bce_pos_weight
+        class_weight, pos_weight = (
+            resolve_class_weights(value, kind, stats, power=args.loss_weight_power)
+            for kind, value in (("class_weight", args.loss_class_weight), ("pos_weight", args.loss_pos_weight)))
+        for flag, weight in (("--loss-class-weight", class_weight), ("--loss-pos-weight", pos_weight)):
+            if isinstance(weight, Tensor) and len(weight) != num_classes:
+                raise ValueError(f"{flag} has {len(weight)} numbers for {num_classes} classes")
+        if binary and pos_weight is None:
+            pos_weight = args.bce_pos_weight
         return create_classification_loss(
             args.task_loss,
             smoothing=args.smoothing,
@@ -112,15 +114,11 @@ def create_criterion(args: argparse.Namespace, num_classes: int) -> nn.Module:
             asl_gamma_neg=args.asl_gamma_neg,
             poly_epsilon=args.poly_epsilon,
             jsd_splits=args.aug_splits,
-            **weights,
+            class_weight=class_weight,
+            pos_weight=pos_weight,
         )
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"criterion {args.task_loss}: {one_line(error)}") from error
-
-
-def episode_shape(args: argparse.Namespace) -> EpisodeShape:
-    """Return the shape of the training episodes."""
-    return parse_shapes(args.episodic, args.queries, "--episodic")[0]
 
 
 def build_extractor(
@@ -132,6 +130,7 @@ def build_extractor(
     """Choose the feature levels of student and teacher when the loss needs features."""
     if not loss.needs_features:
         return None
+    # Teacher and student are compared level by level, from the lowest to the last.
     teacher.choose_stages(loss.teacher_stages)
     return create_feature_extractor(student, data_config["input_size"], loss.student_stages)
 
@@ -152,6 +151,7 @@ def build_timm_distillation(
         shared: dict,
 ) -> TrainingTask:
     """Create one of timm's own distillation tasks from timm's own flags."""
+    # timm's own distillation asks the teacher itself, on the student's images as they are.
     teacher = create_model("--kd-model-name", args.kd_model_name, pretrained=True, num_classes=student.num_classes,
                            in_chans=student.in_chans, device=shared["device"], dtype=shared["dtype"])
     common = dict(
@@ -177,6 +177,7 @@ def build_timm_distillation(
 
 def compile_and_distribute(args: argparse.Namespace, task: TrainingTask, world: World) -> None:
     """Compile the task, then wrap it in DDP; its weights are in place."""
+    # Compiled first: DDP hooks into what runs.
     if options := compile_options(args):
         task.compile(**options)
         if task.has_ema():

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import logging
-import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,11 +63,6 @@ class Candidate:
     checkpoint: str = ""
     recorded: dict = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.checkpoint or self.model
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -80,6 +74,11 @@ class Subject:
     params: int
     class_names: list[str] | None
 
+    @property
+    def image_mode(self) -> str:
+        """How images are read unless ``--input-img-mode`` says otherwise."""
+        return "RGB" if self.data_config["input_size"][0] == 3 else "L"
+
 
 # ---------------------------------------------------------------- flags
 
@@ -90,9 +89,11 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     Returns:
         What ``--model`` and ``--checkpoint`` stand for.
     """
+    # What the run of the checkpoint used holds unless a flag says otherwise.
     if args.few_shot and "split" not in given:
         args.split = "novel"
     run = take_run_flags(args, given)
+    # Names and values are checked once all of them are there.
     load_plugins(args.plugins)
     for name in split_names(args.teacher):
         check_teacher_name("--teacher", name)
@@ -100,13 +101,12 @@ def resolve_validate_args(args: argparse.Namespace, given: set[str]) -> list[Can
     resolve_data_dir(args)
     refuse_missing_data(args)
     resolve_precision(args, given)
-    recorded = {} if "model_kwargs" in given else run.get("model_kwargs") or {}
-    candidates = list_candidates(args, recorded, run.get("plugins") or [])
-    for path in (one.checkpoint for one in candidates if one.checkpoint and "use_ema" in given):
-        file = find_weights(path, "--checkpoint")
-        single = file.suffix == ".safetensors"  # of an export: its run, where that was named, says what it is
-        if not (run.get("model_ema") if single else has_ema(file, "--checkpoint")):
-            raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
+    candidates = list_candidates(args, {} if "model_kwargs" in given else run.get("model_kwargs") or {})
+    if "use_ema" in given:
+        for file in (find_weights(one.checkpoint, "--checkpoint") for one in candidates if one.checkpoint):
+            single = file.suffix == ".safetensors"  # of an export: its run, where that was named, says what it is
+            if not (run.get("model_ema") if single else has_ema(file, "--checkpoint")):
+                raise UserError(f"--use-ema: {file} has no EMA weights (state_dict_ema); leave the flag out")
     return candidates
 
 
@@ -118,9 +118,10 @@ def resolve_ceiling(args: argparse.Namespace, student: Candidate) -> tuple[argpa
     own = argparse.Namespace(**{
         **vars(args), "model": student.model, "checkpoint": args.ceiling_checkpoint, "ceiling_checkpoint": None,
         "ceiling_acc": None, "teacher": None, "metrics_avg": None, "train_counts": ""})
-    run = take_run_flags(own, validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE | Role.TESTS) | {
-        "batch_size", "train_counts"})
-    check_known(own.model, run.get("plugins") or [])
+    # Only what describes the model comes from its own run; the samples stay those of the student.
+    same_samples = validate_parser().names(Role.DATA | Role.SLICE | Role.WHERE | Role.TESTS)
+    run = take_run_flags(own, same_samples | {"batch_size", "train_counts"})
+    check_model_name("--model", own.model)
     recorded = run.get("model_kwargs") or {}
     if recorded:
         own.model_kwargs = {}
@@ -134,19 +135,25 @@ def take_run_flags(args: argparse.Namespace, given: set[str]) -> dict:
         All flags of that run; empty without one.
     """
     refuse_missing_checkpoint(args.checkpoint)
-    path = Path(args.checkpoint) if args.checkpoint else None
-    is_run = path is not None and path.is_dir() and not is_sharded(path)
-    folder = path if path is None or is_run else path.parent
-    if folder is None or not (folder / "args.yaml").is_file():
+    if not args.checkpoint:
+        return {}
+    path = Path(args.checkpoint)
+    is_run = path.is_dir() and not is_sharded(path)
+    folder = path if is_run else path.parent
+    if not (folder / "args.yaml").is_file():
         if is_run and not weights_in(path):
             raise UserError(f"--checkpoint {path}: the folder has neither args.yaml nor checkpoints{name_runs(path)}")
         return {}
+
+    # Flags of the run that hold for its evaluation, unless they are given.
     run = read_run_args(folder, "--checkpoint")
-    names = taken_over(bool(args.few_shot))
-    taken = {k: v for k, v in names.items() if v not in given and run.get(k) not in (None, "") and k != "model_kwargs"}
+    taken = {theirs: ours for theirs, ours in taken_over(bool(args.few_shot)).items()
+             if ours not in given and run.get(theirs) not in (None, "") and theirs != "model_kwargs"}
     refuse_addresses(run, taken, f"--checkpoint {folder}")
     for theirs, ours in taken.items():
         setattr(args, ours, run[theirs])
+
+    # What follows from others of its flags.
     number = (run.get("few_shot_eval") or "").partition(":")[2]
     if args.few_shot and number and ":" not in args.few_shot:
         args.few_shot += f":{number}"
@@ -170,17 +177,19 @@ def weights_in(folder: Path) -> list[Path]:
 
 def taken_over(few_shot: bool) -> dict[str, str]:
     """Return the flags of a run that hold for its evaluation, or for its test on episodes, and their names here."""
-    kinds: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    of_splits, of_episodes = {}, {}
     for name, facts in train_parser().facts().items():
         if facts.evaluation:
-            kinds[Role.EPISODES in facts.role][name] = facts.evaluation
+            (of_episodes if Role.EPISODES in facts.role else of_splits)[name] = facts.evaluation
     if not few_shot:
-        return kinds[False]
-    return {k: v for k, v in kinds[False].items() if v not in kinds[True].values()} | kinds[True]
+        return of_splits
+    replaced = set(of_episodes.values())
+    return {k: v for k, v in of_splits.items() if v not in replaced} | of_episodes
 
 
-def list_candidates(args: argparse.Namespace, recorded: dict, plugins: list[str]) -> list[Candidate]:
+def list_candidates(args: argparse.Namespace, recorded: dict) -> list[Candidate]:
     """Return what ``--model`` and ``--checkpoint`` stand for; what its run says of a model is in ``recorded``."""
+    # A folder of checkpoints, a pattern, a list in a file: each model is one row.
     path = Path(args.checkpoint)
     if args.checkpoint and path.is_dir() and not is_sharded(path):
         return [Candidate(args.model, str(p)) for p in sorted(weights_in(path), key=lambda p: natural_key(p.name))]
@@ -193,20 +202,9 @@ def list_candidates(args: argparse.Namespace, recorded: dict, plugins: list[str]
         if not names:
             raise UserError(f"--model {args.model}: no model with pretrained weights has such a name")
     else:
-        check_known(args.model, plugins)
+        check_model_name("--model", args.model)
         return [Candidate(args.model, args.checkpoint, recorded)]
     return [Candidate(name) for name in names]
-
-
-def check_known(model: str, plugins: list[str]) -> None:
-    """Raise a `UserError` unless timm knows the model, or would with the plugins that its run used."""
-    try:
-        check_model_name("--model", model)
-    except UserError as error:
-        if not plugins:
-            raise
-        raise UserError(f"{error}; that run used --plugins {shlex.join(plugins)}, which runs their code: give it as "
-                        "well, if you trust them") from error
 
 
 # ---------------------------------------------------------------- model
@@ -227,6 +225,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         file = find_weights(candidate.checkpoint, "--checkpoint")
         report = load_weights(model, read_weights(file, "--checkpoint", args.use_ema), str(file), "--checkpoint")
         _logger.info(f"{candidate.model}: {report}")
+    # Names of the classes travel with a checkpoint, and say which answer is which.
     class_names = names_of_model(model, candidate.checkpoint or None, "--checkpoint")
     if args.reparam:
         model = reparameterize_model(model)
@@ -235,6 +234,7 @@ def create_subject(args: argparse.Namespace, candidate: Candidate, device: torch
         data_config = resolve_input_data_config(model, args=vars(args), use_test_size=not args.use_train_size)
     except (ValueError, AssertionError) as error:
         raise UserError(f"--model {candidate.model}: {one_line(error)}") from error
+    # Larger images than in training: features are pooled over windows of the old size.
     if args.test_pool:
         model, pooled = apply_test_time_pool(model, data_config)
         data_config = {**data_config, "crop_pct": 1.0 if pooled else data_config["crop_pct"]}
@@ -261,6 +261,7 @@ def open_teacher(
     """Create the teacher on the input of what is evaluated; None without one."""
     if not args.teacher:
         return None
+    # The teacher undoes the student's normalisation and matches classes by name.
     config = subject.data_config
     teacher = create_teacher(
         split_names(args.teacher),
@@ -286,11 +287,11 @@ def open_teacher(
 
 def open_named(args: argparse.Namespace, split: str, flag: str, subject: Subject) -> Dataset:
     """Open a split of the data; ``flag`` named it."""
-    mode = args.input_img_mode or ("RGB" if subject.data_config["input_size"][0] == 3 else "L")
     return open_split(
         args.dataset, args.data_dir, split, args.class_list, flag=flag, class_map=args.class_map,
         image_root=args.image_root, download=args.dataset_download, load_bytes=args.tf_preprocessing,
-        num_samples=args.num_samples, input_img_mode=mode, input_key=args.input_key, target_key=args.target_key,
+        num_samples=args.num_samples, input_img_mode=args.input_img_mode or subject.image_mode,
+        input_key=args.input_key, target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code, seed=args.seed)
 
 
@@ -304,24 +305,24 @@ def open_dataset(args: argparse.Namespace, subject: Subject, counted: list[int] 
     own = names_of_data(dataset)
     # in another order, or not all; one that is misspelt among others that are elsewhere is refused there
     if names and own and counted is None and own != names and (set(own) <= set(names) or are_elsewhere(own, names)):
-        dataset = by_name(dataset, names, args.split, subject.candidate.name)
+        dataset = by_name(dataset, names, args.split, subject.candidate.checkpoint or subject.candidate.model)
     classes = num_classes_of(dataset)
     if classes not in (None, expected) and counted is None:
         raise UserError(f"the data has {classes} classes, {subject.candidate.model} has {expected}; give "
                         "--valid-labels FILE with the classes that count, --class-map FILE, or the model's own data")
     if names and counted is not None:
         names = [names[i] for i in counted if 0 <= i < len(names)]
-    warn_of_names(subject.candidate.name, names, names_of_data(dataset))
+    warn_of_names(subject.candidate.checkpoint or subject.candidate.model, names, names_of_data(dataset))
     return dataset
 
 
 def open_tests(
         args: argparse.Namespace, subject: Subject, dataset: Dataset, counted: list[int] | None) -> dict[str, TestSet]:
     """Open the test sets beside the split ``dataset``, of whose classes the model's in ``counted`` count."""
+    # Sets are matched with the model by the names of classes; timm knows those of ImageNet's.
     own, size = names_of_data(dataset), subject.model.num_classes
     names = subject.class_names or (own if own and len(own) == size else imagenet_names(subject.model, None))
-    mode = args.input_img_mode or ("RGB" if subject.data_config["input_size"][0] == 3 else "L")
-    found = open_test_sets(args, dataset, names, size, mode)
+    found = open_test_sets(args, dataset, names, size, args.input_img_mode or subject.image_mode)
     return {name: dataclasses.replace(test, counted=counted) if isinstance(test.dataset, Corrupted) else test
             for name, test in found.items()}
 
@@ -353,8 +354,7 @@ def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) ->
     else:
         counts = count_classes(open_named(args, args.train_counts, "--train-counts", subject), num_classes)
     if counts is None:
-        raise UserError(f"{flag}: this kind of dataset does not tell its labels without being read; give "
-                        f"{CLASS_COUNTS} of a run")
+        raise UserError(f"{flag}: this dataset does not tell its labels; give {CLASS_COUNTS} of a run")
     if len(counts) != num_classes:
         raise UserError(f"{flag}: counts of {len(counts)} classes, the data has {num_classes}")
     groups = ShotGroups(counts, *args.long_tail_thresholds)
@@ -362,18 +362,15 @@ def open_groups(args: argparse.Namespace, dataset: Dataset, subject: Subject) ->
     return groups
 
 
-def open_real_labels(file: str, dataset: Dataset, subject: Subject) -> RealLabelsImagenet:
-    """Open the ReaL labels. Raises `UserError` when the file cannot be read or the data is not ImageNet's."""
+def open_real_labels(file: str, dataset: Dataset) -> RealLabelsImagenet:
+    """Open the ReaL labels. Raises `UserError` when they are not of these images."""
     try:
         labels = RealLabelsImagenet(dataset.filenames(basename=True), real_json=file)
-        known = set(labels.real_labels)
+        known = set(labels.real_labels).issuperset(labels.filenames)
     except (OSError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise UserError(f"--real-labels {file}: expected the json of the ReaL labels, for images in files "
-                        f"({one_line(error)})") from error
-    odd = next((name for name in labels.filenames if name not in known), None)
-    if odd is not None or subject.model.num_classes != 1000:
-        raise UserError(f"--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...) and "
-                        f"1,000 classes, not {odd or labels.filenames[0]} and {subject.model.num_classes}")
+        raise UserError(f"--real-labels {file}: expected the json of the ReaL labels ({one_line(error)})") from error
+    if not known:
+        raise UserError("--real-labels is for ImageNet's validation images (ILSVRC2012_val_00000001.JPEG, ...)")
     return labels
 
 

@@ -110,9 +110,6 @@ def add_loss(add: Declare) -> None:
         "distillation weight is 1 - W (default: both 1)")
     add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
         help="weight of the distillation loss")
-    add("--teacher-until-passed", type=int, metavar="N", low=1, needs=("teacher",), help="once the student was better "
-        "than its teacher in N evaluations in a row, go on with ground truth alone; the held-out part decides where "
-        "there is one, else the validation split")
     add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
         help="list the distillation losses with their kwargs, and exit")
 
@@ -478,8 +475,6 @@ def add_optimizer(add: Declare) -> None:
         "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--lr-scale", type=str, nargs="+", default=[], metavar="PATTERN=X", role=Role.OPTIMIZER | Role.STATE,
-        help="factor on the learning rate of parameters, by name")
     add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
         help="more optimizer arguments")
 
@@ -623,8 +618,8 @@ def add_misc(add: Declare) -> None:
         help="epochs between evaluations")
     add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
     add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, metavar="N", low=1, help="checkpoints of the best epochs that "
-        "are kept (default: 10, or fewer that take 500 MB together, but one)")
+    add("--checkpoint-hist", type=int, default=10, metavar="N", low=1, help="checkpoints of the best epochs that "
+        "are kept")
     add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")

@@ -7,17 +7,15 @@ queries.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.task.evaluator import evaluation_sample_limit
 from torch import Tensor, nn
 
 from ..cli.forms import EpisodeShape
 from ..data import check_shape, draw_episodes
-from ..distributed.world import Precision, dealt_rows
 from ..losses import DistillationLoss, LossInputs
 from ..models.features import pooled_features
 from ..models.loading import classifier_prefixes
@@ -83,41 +81,10 @@ def create_test(
     Raises:
         UserError: more ways than classes, or a class with too few images.
     """
+    # The split has to have enough classes and images for every shape.
     for shape in shapes:
         check_shape(shape, labels, flag, class_names)
     return FewShotTest(tuple(shapes), tuple(draw_episodes(labels, s, count, seed) for s in shapes), classifier)
-
-
-@torch.inference_mode()
-def extract_features(
-        encode: Callable[[Tensor], Tensor],
-        loader: Iterable,
-        precision: Precision,
-        *,
-        distributed: bool = False,
-        channels_last: bool = False,
-        progress: Callable[[Iterable], Iterable] | None = None,
-) -> Tensor:
-    """Return the features (N, D) of all samples in float32, in the order of the dataset, on every rank.
-
-    Args:
-        encode: maps a normalised batch (B, 3, H, W) to features (B, D).
-        loader: timm's evaluation loader.
-        precision: device, dtype and autocast.
-        distributed: each rank computes its share.
-        channels_last: memory layout of the images.
-        progress: wraps the loader, to show progress or to stop at a signal.
-    """
-    rows = []
-    for images, _ in (progress(loader) if progress else loader):
-        images = images.to(device=precision.device, dtype=precision.dtype)
-        if channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with precision.autocast():
-            rows.append(encode(images).float().cpu())
-    own = torch.cat(rows)[:evaluation_sample_limit(loader)]
-    features = dealt_rows(own, distributed)
-    return features
 
 
 def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifier: str = "cosine") -> Tensor:
@@ -132,20 +99,18 @@ def episode_accuracies(features: Tensor, episodes: Tensor, shots: int, classifie
     """
     if classifier == "logistic":
         return torch.stack([_logistic_accuracy(features[rows], shots) for rows in episodes])
-    per_episode = max(1, episodes[0].numel() * features.shape[1])
-    chunks = episodes.split(max(1, _CHUNK // per_episode))
-    return torch.cat([_centroid_accuracies(features[rows], shots, classifier) for rows in chunks])
-
-
-def _centroid_accuracies(features: Tensor, shots: int, classifier: str) -> Tensor:
-    """Accuracies (E,) from the features (E, ways, shots + queries, D) of episodes."""
-    if classifier == "cosine":
-        nearness = cosine_to_centroids(features, shots)
-    else:
-        centroids, queries = features[:, :, :shots].mean(dim=2), features[:, :, shots:].flatten(1, 2)
-        nearness = -torch.cdist(queries, centroids, compute_mode="donot_use_mm_for_euclid_dist")
-    ways, queries = features.shape[1], features.shape[2] - shots
-    return (nearness.argmax(dim=2) == query_labels(ways, queries)).float().mean(dim=1)
+    # Episodes are gathered in chunks, because all of their features at once may not fit.
+    _, ways, per_class = episodes.shape
+    labels, found = query_labels(ways, per_class - shots), []
+    for rows in episodes.split(max(1, _CHUNK // max(1, ways * per_class * features.shape[1]))):
+        gathered = features[rows]
+        if classifier == "cosine":
+            nearness = cosine_to_centroids(gathered, shots)
+        else:
+            centroids, queries = gathered[:, :, :shots].mean(dim=2), gathered[:, :, shots:].flatten(1, 2)
+            nearness = -torch.cdist(queries, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+        found.append((nearness.argmax(dim=2) == labels).float().mean(dim=1))
+    return torch.cat(found)
 
 
 def cosine_to_centroids(features: Tensor, shots: int) -> Tensor:
@@ -172,6 +137,7 @@ def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
     """Accuracy from the features (ways, shots + queries, D) of one episode."""
     from sklearn.linear_model import LogisticRegression  # takes most of a second, in every run
 
+    # One classifier an episode, on features of unit length.
     ways, per_class, _ = features.shape
     unit = F.normalize(features, dim=-1)
     model = LogisticRegression(max_iter=1000)
@@ -183,6 +149,7 @@ def _logistic_accuracy(features: Tensor, shots: int) -> Tensor:
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
     """Return the mean and half its 95 % interval by Student's t; the latter is nan for a single value."""
     count = len(values)
+    # A single episode says nothing of how much others would differ.
     if count < 2:
         return float(values.mean()), math.nan
     from scipy.stats import t as student_t  # likewise
@@ -275,6 +242,7 @@ class EpisodicTask(WeakToStrongTask):
             shape: EpisodeShape,
             **kwargs: object,
     ):
+        # Nothing of the classifier is in the loss, and DDP waits for what has no gradient.
         for name, parameter in student.named_parameters():
             if name.startswith(classifier_prefixes(student)):
                 parameter.requires_grad_(False)

@@ -55,6 +55,7 @@ class ShardedModel(nn.Module):
 
     def gather(self) -> nn.Module | None:
         """Return the model with all its weights on the CPU, on rank 0; None elsewhere. All ranks must call it."""
+        # Tensor by tensor: the whole model need not fit the device of rank 0.
         state = {}
         for name, tensor in self.module.state_dict().items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -83,17 +84,17 @@ def shard(
         world: this process.
         compile_options: of `torch.nn.Module.compile` for the blocks; None does not compile them.
     """
+    # Blocks are found, and an empty copy is made, while parameters are still plain tensors.
     join_alone(world)
     mesh = init_device_mesh(world.device.type, (world.size,))
     student, root = unwrap_model(task.get_eval_model()), task.get_trainable_module()
     blocks = find_blocks(student)
-    share = sum(map(size, blocks)) / size(student)
     empty = empty_copy(student)
     shard_model(student, blocks, root, precision, mesh, compile_options)
     kept = sum(p.to_local().numel() for p in student.parameters())
     _logger.info(f"Student sharded over {world.size} process(es): {kept} of {size(student)} parameters are on this "
-                 f"one; {100 * share:.0f} % of them in {len(blocks)} blocks that are gathered one by one"
-                 + ("" if share > 0.5 else ", the rest for the whole of a step"))
+                 f"one; {len(blocks)} blocks are gathered one by one, the rest for the whole of a step")
+    # An evaluation goes through the root as training does, so that its hooks gather the weights.
     if isinstance(root, StudentModule):
         register_fsdp_forward_method(root, "predict")
         task.place_teacher(world.device)
@@ -101,6 +102,7 @@ def shard(
     task.device = world.device
     if isinstance(task.criterion, nn.Module):
         task.criterion.to(world.device)
+    # The average has the same blocks, so that both are updated shard by shard.
     if task.has_ema():
         average = task.get_trainable_module(ema=True)
         average.foreach = False  # its lists would mix sharded parameters with buffers
@@ -150,6 +152,7 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     Where most of a member is again in such lists, as with the stages of hierarchical models, theirs are taken instead.
     Modules that share a parameter with others, and those with hardly any, are no blocks.
     """
+    # A parameter in two blocks would be gathered by one and missing in the other.
     places = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     smallest = SMALLEST_SHARE * size(model)
     return [block for block in _members(model)

@@ -20,7 +20,6 @@ from ..errors import UserError
 from ..losses.undo import Undo
 from ..run.position import Position, scalar_terms
 from ..students.probe import Probe
-from .evaluation import refuse_not_finite
 
 _logger = logging.getLogger(__name__)
 _NO_SCALER = torch.amp.GradScaler(enabled=False)
@@ -74,6 +73,7 @@ class BadSteps:
 
     def record(self, step: int, good: Tensor | bool, result: dict[str, Tensor], lr: float) -> None:
         """Note the outcome of an update, without waiting for the device."""
+        # Values stay on the device until somebody asks.
         terms = scalar_terms(result)
         values = torch.stack([*terms.values()])
         self._pending.append((step, lr, list(terms), good, values))
@@ -82,6 +82,7 @@ class BadSteps:
 
     def check(self) -> None:
         """Judge the noted steps. Raises `UserError` when patience has ended."""
+        # One question to the device for all steps since the last check.
         pending, self._pending = self._pending, []
         rows = torch.stack([values for *_, values in pending]).isfinite().tolist() if pending else []
         for (step, lr, names, good, _), finite in zip(pending, rows):
@@ -91,13 +92,12 @@ class BadSteps:
             self.in_a_row += 1
             bad = [name for name, ok in zip(names, finite) if not ok and name != "loss"]
             cause = f"term {', '.join(bad)}" if bad else "the loss" if not all(finite) else "the gradient"
-            self._report(f"step {step}: {cause} is not finite, learning rate {lr:.3g}")
-
-    def _report(self, message: str) -> None:
-        if self.in_a_row >= self.patience:
-            raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the last "
-                            "good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
-        _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
+            message = f"step {step}: {cause} is not finite, learning rate {lr:.3g}"
+            if self.in_a_row >= self.patience:
+                raise UserError(f"{message}; stopped after {self.in_a_row} bad steps in a row (--nan-patience), the "
+                                "last good checkpoint is kept; try a lower --lr, --clip-grad 1, or --amp-dtype "
+                                "bfloat16")
+            _logger.warning(f"{message}; the step is skipped ({self.in_a_row} of {self.patience} in a row)")
 
 
 class BufferUndo:
@@ -124,6 +124,7 @@ class BufferUndo:
     @torch.no_grad()
     def keep(self) -> None:
         """Note them before an update."""
+        # Storage is made once and written over; the memory of a loss may grow.
         buffers = self.buffers()
         if [b.shape for b in buffers] != [k.shape for k in self.kept]:
             self.kept = [b.clone() for b in buffers]
@@ -149,6 +150,7 @@ class BufferUndo:
 @torch.no_grad()
 def weights_are_finite(module: nn.Module, distributed: bool = False) -> bool:
     """True when no parameter or buffer of a module, on any rank, has NaN or infinity in it. Waits for the device."""
+    # Of a sharded model each rank looks at its own part.
     tensors = [t.to_local() if isinstance(t, DTensor) else t for t in (*module.parameters(), *module.buffers())]
     floats = [t for t in tensors if t.is_floating_point()]
     flag = torch.stack([t.isfinite().all() for t in floats]).all().to(torch.int32) if floats else torch.tensor(1)
@@ -166,18 +168,6 @@ def agree_on_unreadable(position: Position, loader: TrainLoader) -> None:
     skipped = getattr(loader, "skipped", None)
     if skipped is not None:
         position.unreadable = skipped.agree()
-
-
-def refuse_broken_teacher(task: TrainingTask, images: Tensor, distributed: bool) -> None:
-    """Raise a `UserError` when the teacher's values for images that are finite are not; all ranks must call it."""
-    logits = getattr(task, "teacher_logits", None)
-    if logits is None:
-        return
-    broken = ~logits.isfinite().all(dim=-1)
-    if broken.ndim == 2:  # of several teachers
-        broken = broken.any(dim=0)
-    images = images[-len(broken):]  # those that it was asked about
-    refuse_not_finite(broken & images.flatten(1).isfinite().all(dim=1), "a batch", distributed)
 
 
 def seed_step(device: torch.device, seed: int, rank: int, epoch: int, batch: int) -> None:
@@ -223,6 +213,7 @@ def update_weights(
         clip: clips the gradients.
     """
     scaler = _scaler(precision)
+    # Gradients in their true size: clipping and the check below need it.
     scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # Gradients, not the loss, decide: DDP has averaged them, so that all ranks decide alike without another exchange.

@@ -203,8 +203,7 @@ class WeakToStrongTask(TrainingTask):
         self.distill_loss_weight = distill_loss_weight
         self.cached, self.labelled = cached, labelled
         self.progress = 0.0
-        self.asks_teacher = True
-        self.teacher_logits: Tensor | None = None  # of the last batch: a bad step asks whether they are the cause
+        # The loss says what it needs; it is given shapes and sizes once.
         loss = create_loss(loss) if isinstance(loss, str) else loss
         if loss.needs_features and extractor is None:
             raise UserError(f"loss '{loss.name}' compares features, which needs an extractor, and a teacher that has "
@@ -249,11 +248,6 @@ class WeakToStrongTask(TrainingTask):
         """Tell the losses which share of training, in [0, 1], is done."""
         self.progress = progress
 
-    def leave_teacher(self) -> None:
-        """Go on with ground truth alone. A loss with parameters is still computed: DDP waits for their gradients."""
-        self.distill_loss_weight = 0.0
-        self.asks_teacher = next(self.loss.parameters(), None) is not None
-
     def set_epoch(self, epoch: int) -> None:
         """Tell a teacher that answers otherwise from epoch to epoch, as cached views do, which one follows."""
         if hasattr(self.teacher, "set_epoch"):
@@ -282,8 +276,7 @@ class WeakToStrongTask(TrainingTask):
         On CUDA it is computed on a stream beside the student's, for which `StudentModule` waits before the loss. Cached
         answers are of single images: ``share`` (B, 1) says how they are mixed, see `mix_answers`.
         """
-        if not self.asks_teacher:
-            return TeacherOutput(None)
+        # Labelled samples, at the start of a batch, are not for the teacher.
         query = (index if self.cached else input)[self.labelled:]
         module = unwrap_model(self.trainable_module)
         stream = module.teacher_stream
@@ -309,7 +302,6 @@ class WeakToStrongTask(TrainingTask):
         """
         if index is not None:
             index = index.to(input.device, non_blocking=True)
-        self.teacher_logits = weak.logits
         return self.trainable_module(
             input, weak, target if self.task_loss_weight != 0 else None, index, self.progress)
 
@@ -326,6 +318,7 @@ class WeakToStrongTask(TrainingTask):
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: object) -> "WeakToStrongTask":
         """Wrap student and loss in DDP; the teacher stays as it is. Works on CPUs as well."""
+        # Buffers that are alike on every rank are not sent.
         if self.device.type == "cpu":
             device_ids = None  # DDP refuses device ids there
         if self.leaves_unused and not ddp_kwargs.get("static_graph"):
@@ -344,7 +337,7 @@ class WeakToStrongTask(TrainingTask):
     def setup_ema(self, decay: float = 0.9999, use_warmup: bool = False, device: torch.device | None = None,
                   **kwargs: object) -> nn.Module:
         """Keep an average of the student's weights; the loss has none."""
-        self.trainable_module_ema = AverageOfTrained(
+        self.trainable_module_ema = ModelEmaV3(
             self.student, decay=decay, use_warmup=use_warmup, device=device, **kwargs)
         return self.trainable_module_ema
 
@@ -383,26 +376,6 @@ def mix_answers(logits: Tensor, share: Tensor) -> Tensor:
     own = logits.log_softmax(dim=-1)
     mixed = torch.logaddexp(own + share.log(), own.flip(-2) + (1 - share).log())
     return torch.where(share == 1, logits, mixed)
-
-
-class AverageOfTrained(ModelEmaV3):
-    """timm's average of a model, in which what is not trained is the model's own: it is neither copied nor averaged.
-
-    An average on another device has copies.
-    """
-
-    def __init__(self, model: nn.Module, **settings: object):
-        super().__init__(model, **settings)
-        frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-        self.shares = bool(frozen) and settings.get("device") is None
-        for name in frozen if self.shares else ():
-            self.module.get_parameter(name).data = model.get_parameter(name).data
-
-    def _foreach_lerp_(self, ema_values: list[Tensor], model_values: list[Tensor], weight: float) -> None:
-        if not self.shares:
-            return super()._foreach_lerp_(ema_values, model_values, weight=weight)
-        apart = [(own, other) for own, other in zip(ema_values, model_values) if own.data_ptr() != other.data_ptr()]
-        super()._foreach_lerp_(*map(list, zip(*apart)), weight=weight)
 
 
 def first_output(output: Tensor | tuple | list) -> Tensor:

@@ -29,7 +29,7 @@ from ..cli.forms import parse_adapters
 from ..cli.parser import train_parser
 from ..errors import UserError, name_runs, near_path, one_line
 from ..files import DamagedArchive, check_archive, check_count, check_extent, check_regular, file_sha256
-from ..hub.errors import hub_errors
+from ..hub.errors import on_hub
 from ..hub.export import check_export
 from ..hub.source import hub_source
 from .foreign import check_model_args, read_model_config, typed_flags
@@ -92,21 +92,24 @@ def create_model(flag: str, name: str, /, *, pretrained: bool, inputs: Mapping[s
         if pretrained:
             check_folder(Path(place), flag)
     own = {key: value for key, value in kwargs.items() if value is not None}
+
+    def create() -> nn.Module:
+        # What files say is checked, and what the user says wins over it.
+        architecture, described = _described_model(flag, name, own)
+        theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
+        if theirs:
+            theirs = check_model_args(
+                split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
+        # timm makes it, and brings it to the size of the images.
+        resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
+        model = timm.create_model(pretrained=pretrained, **resolved)
+        # The bytes are compared with what the Hub announced.
+        if pretrained:
+            hub_source(model, name)
+        return model
+
     try:
-        with hub_errors(f"{flag} {name}"):
-            # What files say is checked, and what the user says wins over it.
-            architecture, described = _described_model(flag, name, own)
-            theirs = {key: value for key, value in (recorded or {}).items() if key not in own}
-            if theirs:
-                theirs = check_model_args(
-                    split_model_name_tag(architecture)[0], theirs, f"{flag} {name}: arguments beside its weights")
-            # timm makes it, and brings it to the size of the images.
-            resolved = resolve_model_input_args(architecture, args=dict(inputs or {}), **{**described, **own, **theirs})
-            model = timm.create_model(pretrained=pretrained, **resolved)
-            # The bytes are compared with what the Hub announced.
-            if pretrained:
-                hub_source(model, name)
-            return model
+        return on_hub(f"{flag} {name}", create)
     except UserError:
         raise
     except Exception as error:  # odd arguments and damaged files fail in many ways

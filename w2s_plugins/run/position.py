@@ -62,7 +62,6 @@ class Position:
     unreadable: list[str] = field(default_factory=list)  # messages about samples, of all ranks
     changes: list[dict] = field(default_factory=list)  # flags that were changed on the way, from `change_of`
     statistics_shared: bool = False  # the epoch is trained, and its statistics of batch norm are those of all ranks
-    passed: int = 0  # evaluations in a row in which the student was better than its teacher
     taken: int = 0  # steps of the optimizer that were not skipped, since the start of the run
 
     def count(self, result: dict[str, Tensor], target: Tensor, number: int) -> None:

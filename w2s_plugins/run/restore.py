@@ -116,7 +116,6 @@ def _position(checkpoint: dict, device: torch.device) -> Position:
         epoch=int(checkpoint["epoch"]) + finished,
         batch=0 if finished else int(extra["batch"]),
         bad_steps=int(extra.get("bad_steps", 0)),
-        passed=int(extra.get("passed", 0)),
         taken=int(extra.get("taken", 0)),
         unreadable=[str(message) for message in extra.get("unreadable", ())],
         changes=[dict(change) for change in extra.get("changes", ())],

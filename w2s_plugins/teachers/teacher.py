@@ -23,6 +23,7 @@ from ..models.loading import (
     adapt_state,
     check_finite,
     check_input_size,
+    classifier_prefixes,
     create_model,
     find_weights,
     has_ema,
@@ -427,7 +428,8 @@ def load_frozen_model(
             name_flag, name, pretrained=False, inputs=inputs, **model_kwargs,
             recorded={"in_chans": recorded.get("in_chans") or in_chans, **recorded.get("model_kwargs", {})})
         state = unwrap_state(model, state)
-        classes = _classes_in(state, model) or recorded.get("num_classes") or model.num_classes
+        heads = [state[key] for key in (f"{prefix}weight" for prefix in classifier_prefixes(model)) if key in state]
+        classes = (len(heads[0]) if heads else recorded.get("num_classes")) or model.num_classes
         if classes != model.num_classes:
             model.reset_classifier(classes)
         if not state.keys() <= model.state_dict().keys():

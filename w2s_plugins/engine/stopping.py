@@ -12,19 +12,15 @@ from ..distributed.world import count_processes, gather_objects, meet
 from ..errors import exit_now
 from ..run import lock as run_lock
 from ..system import STOPPING
-from .run import Run
 from .saving import save_recovery
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
 
-def watch_signals(run: Run) -> SignalWatch:
-    """Note the signals that stop a run in place of dying of them."""
-    return SignalWatch(STOPPING, run.world.distributed)
-
-
 def stop_early(run: Run, interruption: Interrupted) -> None:
     """Save where the run stands and end the process with the exit code of the signal."""
+    # The update in hand is finished. It is saved in this thread, because the process ends after that.
     done = -(-run.position.batch // run.args.grad_accum_steps)
     save_recovery(run, max(done - 1, 0), background=False)
     if run.files:
@@ -40,6 +36,7 @@ def stop_between_runs() -> None:
     """End the process where a signal came while the run before was finished, which nothing interrupts by itself."""
     watch = SignalWatch.entered
     received = None if watch is None else watch.received
+    # One rank may have got the signal alone, and all have to end at the same place.
     asked = [received] if count_processes() == 1 else gather_objects(received)
     if signum := next(filter(None, asked), None):
         _logger.warning(f"{signal.Signals(signum).name}: stopped between two runs; go on with the same command and "

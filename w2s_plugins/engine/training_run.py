@@ -7,18 +7,30 @@ from typing import NamedTuple
 
 import torch
 from timm.task import TrainingTask
+from torch import Tensor
 
 from ..build.optimisation import Schedule
 from ..build.student import Student
 from ..distributed.world import Precision, World
-from ..engine.evaluation import Predictions
-from ..engine.few_shot import FewShotTest
 from ..labels.splits import Data
 from ..run.folder import RunFiles
 from ..run.position import Position
 from ..run.saver import Saver
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
+from .few_shot import FewShotTest
+
+
+class Predictions(NamedTuple):
+    """What a model has said of a split on this rank, in order, on the CPU.
+
+    Args:
+        classes: (N,) that it predicts.
+        log_probs: (N, C) in float16, None where only the classes are known.
+    """
+
+    classes: Tensor
+    log_probs: Tensor | None = None
 
 
 class Parts(NamedTuple):
@@ -66,3 +78,8 @@ class Run:
     def stop(self) -> int:
         """The number of epochs to train."""
         return min(self.schedule.num_epochs, self.args.stop_epoch or self.schedule.num_epochs)
+
+    @property
+    def evaluates_average(self) -> bool:
+        """True when the average of the weights is what is evaluated and exported."""
+        return self.task.has_ema() and not self.args.model_ema_force_cpu

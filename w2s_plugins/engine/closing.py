@@ -20,15 +20,15 @@ from ..run.find import find_best
 from ..run.restore import stored_predictions
 from ..students.adapters import has_adapters, merge_adapters
 from ..tokens import say
-from .evaluation import evaluate_test_sets, evaluates_average, predictions_of
-from .run import Run
+from .evaluation import evaluate_test_sets, predictions_of
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
 
 def trained_student(run: Run) -> torch.nn.Module | None:
     """Return the student, or its average where that was evaluated; a sharded one is gathered on rank 0."""
-    model = run.task.get_eval_model(ema=evaluates_average(run))
+    model = run.task.get_eval_model(ema=run.evaluates_average)
     if run.args.fsdp:
         return model.gather()
     model = unwrap_model(model)
@@ -37,6 +37,7 @@ def trained_student(run: Run) -> torch.nn.Module | None:
 
 def take_best(run: Run, model: torch.nn.Module, best: dict) -> tuple[list[str], torch.Tensor] | None:
     """Load the weights of the epoch that ranked first, for ``--select best``; return its predictions."""
+    # The checkpoint of that epoch may be gone: it is needed only where it is to be exported.
     folder = run.output.folder
     try:
         path, content = find_best(folder, best["epoch"], run.args.fsdp)
@@ -62,17 +63,17 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
     args, parts, files, folder = run.args, run.parts, run.files, run.output.folder
     files.trackers.close()
     files.metrics.save()
-    if not files.metrics.evaluations:
+    evaluations = files.metrics.evaluations
+    if not evaluations:
         raise UserError(f"{folder}: no epoch was trained (--epochs {args.epochs}, --stop-epoch {args.stop_epoch})")
     if not run.position.taken:
         raise UserError(f"{folder}: every step was skipped, its loss or gradient was not finite: the student is "
                         "untrained and not exported; try a lower --lr, --clip-grad 1, or --amp-dtype bfloat16")
 
     # The epoch that is exported, and what was said at it: of an earlier one that stands in its checkpoint.
-    last = files.metrics.evaluations[-1]
-    best = report.best_of(files.metrics.evaluations, run.output.saver.best_epoch)
+    best = report.best_of(evaluations, run.output.saver.best_epoch)
     predictions = dict.fromkeys(report.PREDICTIONS, files.predictions)
-    if best is not last:
+    if best is not evaluations[-1]:
         known = files.best if args.select == "last" else None  # they are in the checkpoint as well
         predictions["best"] = known or take_best(run, model, best)
 
@@ -83,14 +84,11 @@ def finish(run: Run, model: torch.nn.Module, seconds: float) -> dict:
         adapter = merge_adapters(model, torch.randn(2, *data_config["input_size"]).to(some))
     tests, failed = evaluate_test_sets(run, model)
     record = make_record(
-        args, model, parts.student.source, parts.teacher, parts.targets, parts.data, data_config,
-        Outcome(last, best, run.weak_metrics, run.position, seconds, files.metrics.evaluations, tests, failed,
-                run.schedule.updates_per_epoch))
+        args, model, parts,
+        Outcome(best, run.weak_metrics, run.position, seconds, evaluations, tests, failed))
     plain_batch_norm(model)
     export_model(
         model, folder / "export", data_config, record, parts.data.class_names, adapter and adapter.save)
-    if module := record["model"]["plugin_module"]:
-        _logger.info(f"The architecture of the export is not one of timm's own: timm loads it after `import {module}`")
 
     # Everything else lies there before result.json, which says that the run is finished.
     record["export"] = export_hashes(folder / "export")
@@ -119,6 +117,7 @@ def publish(args: argparse.Namespace, folder: Path) -> None:
     Raises:
         UserError: something could not be published; it says how to try again.
     """
+    # What cannot be published lies in the folder, and can be pushed later by hand.
     how = dict(private=args.hub_private or None, revision=args.hub_revision)
     failed = []
     for push, path, repo, what in ((push_export, folder / "export", args.push_to_hub, "published"),

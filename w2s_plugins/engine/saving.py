@@ -4,12 +4,12 @@ import logging
 import math
 
 from ..build.run import Resumed
-from ..engine.step import agree_on_unreadable, weights_are_finite
 from ..errors import UserError
 from ..run.restore import gather_rank_states
 from ..run.saver import MAX_FAILURES, Saver
 from .evaluation import EpochFigures
-from .run import Run
+from .step import agree_on_unreadable, weights_are_finite
+from .training_run import Run
 
 _logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
         position=run.position,
         flags={**recorded, **run.parts.made_of},
         files=run.files.state if run.files else dict,
-        max_history=recorded["checkpoint_hist"] or 0,  # which rank 0 knows
+        max_history=args.checkpoint_hist,
         decreasing=args.eval_metric == "loss",
         milestones=args.save_epochs,
         max_failures=0 if args.fsdp else MAX_FAILURES,  # ranks write shards together
@@ -37,28 +37,9 @@ def create_saver(run: Run, recorded: dict[str, object], resumed: Resumed) -> Sav
     return saver
 
 
-def refuse_broken_weights(run: Run, epoch: int, found: EpochFigures) -> bool:
-    """Say whether an epoch is not to be saved, for it ended in steps and an evaluation that were not finite.
-
-    Raises:
-        UserError: that was the last epoch, or the weights themselves are not finite.
-    """
-    rate = f"learning rate {run.args.lr:.3g}"
-    remedy = "checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1"
-    if run.position.bad_steps and not all(math.isfinite(f.get("loss", 0)) for f in found.figures.values()):
-        broken = (f"epoch {epoch + 1}: the last {run.position.bad_steps} step(s) and the evaluation gave losses that "
-                  f"are not finite, {rate}; it is not saved")
-        if epoch + 1 == run.stop:
-            raise UserError(f"{broken}, {remedy}")
-        _logger.warning(broken)
-        return True
-    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
-        raise UserError(f"epoch {epoch + 1}: the weights are not finite, {rate}; they are not saved, {remedy}")
-    return False
-
-
 def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
     """Write what an epoch ends with. The checkpoint has all that the other files need, so these may fail."""
+    # These come first, because the checkpoint carries them.
     if run.files:
         run.files.predictions = found.predictions
         try:
@@ -71,12 +52,33 @@ def save_epoch(run: Run, epoch: int, found: EpochFigures) -> None:
             run.files.best = found.predictions
 
 
+def refuse_broken_weights(run: Run, epoch: int, found: EpochFigures) -> bool:
+    """Say whether an epoch is not to be saved, for it ended in steps and an evaluation that were not finite.
+
+    Raises:
+        UserError: that was the last epoch, or the weights themselves are not finite.
+    """
+    where = f"epoch {epoch + 1}, learning rate {run.args.lr:.3g}"
+    remedy = "not saved, checkpoints of earlier epochs are kept; try a lower --lr, --clip-grad 1"
+    losses = [figures.get("loss", 0) for figures in found.figures.values()]
+    if run.position.bad_steps and not all(map(math.isfinite, losses)):
+        broken = f"{where}: the last {run.position.bad_steps} step(s) and the evaluation are not finite; {remedy}"
+        if epoch + 1 == run.stop:
+            raise UserError(broken)
+        _logger.warning(broken)
+        return True
+    if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
+        raise UserError(f"{where}: the weights are not finite; {remedy}")
+    return False
+
+
 def save_recovery(run: Run, update: int, background: bool = True) -> None:
     """Save a checkpoint inside an epoch, unless its weights are broken; every rank takes part."""
     if not weights_are_finite(run.task.get_trainable_module(), run.world.distributed):
         _logger.warning(f"epoch {run.position.epoch + 1}, step {update + 1}: the weights are not finite; no recovery "
                         "checkpoint is written, the earlier ones are kept")
         return
+    # Inside an epoch each rank has statistics and sums of its own.
     agree_on_unreadable(run.position, run.loaders["train"])
     states = gather_rank_states(run.task, run.position) if run.world.distributed else None
     if run.output.saver:

@@ -1,1 +1,0 @@
-"""What surrounds the training step of the script: evaluation, saving, stopping, closing."""
