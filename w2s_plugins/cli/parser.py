@@ -129,7 +129,8 @@ def combine(parser: Parser, files: Iterable[str], typed: dict[str, object]) -> C
     check_values(given)
     args, names = fill(parser, given)
     check_exclusive(parser, args)
-    check_needs(parser, args, names)
+    for_others = {name for name, facts in parser.facts().items() if facts.in_recipes and name not in typed}
+    check_needs(parser, args, names - for_others)
     return args, names
 
 
