@@ -3,7 +3,7 @@
 import pytest
 
 from tests.parts import train_args
-from w2s_plugins.build.hints import average_hint, speed_hint, student_chance_hint, teacher_chance_hint
+from w2s_plugins.build.resolve import average_hint, speed_hint, student_chance_hint, teacher_chance_hint
 
 
 @pytest.mark.parametrize("flags, device, units, expected", [

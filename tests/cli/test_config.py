@@ -37,9 +37,9 @@ def test_a_recipe_may_set_what_a_protocol_needs(config):
     """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone it has no effect."""
     args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
     assert args.ceiling_config and args.protocol is None
-    with pytest.raises(UserError, match="--weak-config b.yaml has no effect without --protocol w2s"):
+    with pytest.raises(UserError, match=r"--weak-config b.yaml has no effect without --protocol w2s"):
         parse(train_parser(), ["--config", config({"weak_config": "b.yaml"}), "--weak-config", "b.yaml"])
-    with pytest.raises(UserError, match="--ceiling-config b.yaml has no effect without --protocol w2s"):
+    with pytest.raises(UserError, match=r"--ceiling-config b.yaml has no effect without --protocol w2s"):
         parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18", "--ceiling-config", "b.yaml"])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.parts import train_args
-from w2s_plugins.build.hints import speed_hint
+from w2s_plugins.build.resolve import speed_hint
 from w2s_plugins.data import create_dataset
 
 from .conftest import TINY, Done, read_lines

@@ -44,7 +44,7 @@ from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .labels import FoundLabels, fingerprint_of
 from .loaders import labelled_in_batch, refuse_for_streams
-from .resolve import is_semi_supervised, refuse_other_shares
+from .resolve import is_semi_supervised
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -82,8 +82,10 @@ def open_images_of(args: argparse.Namespace) -> Dataset:
     text, mode, cache = args.unlabeled, str(reading(args)["input_img_mode"]), Path(args.target_cache)
     if os.path.exists(text) or not text.lower().startswith(PREFIXES):
         return open_unlabeled(text, mode)
-    if text.startswith((WDS, HUB)):
-        return open_shards(*find_shards(text) if text.startswith(WDS) else find_hub_shards(text, cache), cache, mode)
+    if text.startswith(WDS):
+        return open_shards(*find_shards(text), cache, mode)
+    if text.startswith(HUB):
+        return open_shards(*find_hub_shards(text, cache), cache, mode)
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
@@ -126,19 +128,23 @@ def sources_of(
         Of each split and each file of labels its ``role`` in the run, its ``name``, a hash of the ``place`` that the
         flags name, its number of ``samples`` and its ``fingerprint``, None where it cannot be told.
     """
+    # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
         about, name = describe(split, "", ""), f"'{args.val_split if role == 'val' else args.train_split}'"
-        named = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
+        place = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
-            named, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
+            place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
         sources.append(dict(
-            role=role, name=name, place=_hash_of_place([*named, _absolute(args.data_dir)]), samples=about.num_samples,
+            role=role, name=name, place=_hash_of_place([*place, _absolute(args.data_dir)]), samples=about.num_samples,
             fingerprint=about.fingerprint))
+
+    # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
-    kind, table = parse_noise(args.label_noise) if args.label_noise else ("", "")
-    if kind == "labels":
-        files.append(("--label-noise", Path(str(table))))
+    if args.label_noise:
+        kind, table, _ = parse_noise(args.label_noise)
+        if kind == "labels":
+            files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):
         sources.append(dict(
             role=f"labels {number}", name=f"the labels of {flag} labels:{path.name}",
@@ -158,37 +164,44 @@ def _hash_of_place(named: Sequence[object]) -> str:
 
 def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
     """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without."""
+    # Open the splits, whole.
     whole = open_splits(args)
     sources = sources_of(args, whole, labels)
     train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
     few_shot = open_split(
         args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
         list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
+    streamed = isinstance(train, IterableDataset)
     if isinstance(labelled, IterableDataset):
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
                         "that can be indexed")
+
+    # Number their classes alike, by name.
     train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
     refuse_other_shares(args, num_classes)
     groups = shot_groups(args, train, num_classes)
-    streamed = isinstance(train, IterableDataset)
     if streamed:
         refuse_for_streams(args)
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-    split_size, noise = 0 if streamed else len(train), None
-    if args.label_noise:
-        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed)
+    split_size = 0 if streamed else len(train)
+    noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
+
+    # Slice the part with ground truth, and the validation split.
     split = train if labelled is None else labelled
-    uncut, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
+    part = take_slice(split, args.train_slice, args.slice_seed)
     if labelled is not None:
         part = cut_as(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed))
+    whole_val = val
     if args.val_slice and val is not None:
         val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))
-    check_disjoint(args, uncut, part, val)
+    check_disjoint(args, (split, whole_val), part, val)
     tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)
-    if noise is not None:  # after the cuts, which are then those of a run without noise
+
+    # Noise comes after the cuts, which are then those of a run without it.
+    if noise is not None:
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
@@ -199,6 +212,14 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     return Data(
         train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
         labelled=labelled, epoch_size=epoch_size, tests=tests, sources=sources)
+
+
+def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
+    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
+    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
+    if shares and not args.episodic and num_classes not in (None, len(shares)):
+        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                        f"{num_classes} classes")
 
 
 def cut_as(named: Dataset, part: Dataset) -> Dataset:
@@ -256,33 +277,32 @@ def select_clean(
     candidates = data.train
     given = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+
+    # A resumed run takes its own selection again, another one that of its file, or of models.
     selected, origin = None, {}
     if saved is not None and saved.is_file():
         selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
-    if origin.get("rule") != args.clean_select:
-        if rule == "file":
-            selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
-            origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
-        else:
-            models = selection_models(
-                rule, *parse_selection_model(args.clean_select_model), teacher,
-                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
-                             data.class_names),
-                world.device)
-            selected = select_by_model(
-                rule, value, models, without_transform(candidates), data.num_classes,
-                Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
-                Console(world.primary, 0).wrap)
-            origin = dict(made_by=None, models=[model.source for model in models])
-    figures = selection_figures(
-        selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)
+    if origin.get("rule") != args.clean_select and rule == "file":
+        selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
+        origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
+    elif origin.get("rule") != args.clean_select:
+        seen = StudentInput(
+            data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes, data.class_names)
+        models = selection_models(rule, *parse_selection_model(args.clean_select_model), teacher, seen, world.device)
+        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+        selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
+                                   Console(world.primary, 0).wrap)
+        origin = dict(made_by=None, models=[model.source for model in models])
+
+    # What is left, with its figures for the record.
+    clean = data.noise.clean_labels(candidates) if data.noise else None
+    figures = selection_figures(selected, given, clean, data.num_classes)
     data.train = take_selected(candidates, selected)
-    data.selection = Selection(
-        dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
-             **figures),
-        list(positions_in_split(data.train)))
-    quality = "" if figures["precision"] is None else (
-        f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %")
+    about = dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint)
+    data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))
+    quality = ""
+    if figures["precision"] is not None:
+        quality = f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %"
     _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
                  f"samples{quality}")
     if figures["empty_classes"]:

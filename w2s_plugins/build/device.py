@@ -15,7 +15,7 @@ from timm.utils.distributed import init_distributed_device_so
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..models.inference import cpu_has_bfloat16_units
-from .hints import speed_hint
+from .resolve import speed_hint
 
 _logger = logging.getLogger(__name__)
 

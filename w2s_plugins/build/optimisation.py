@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import UserError, one_line
 from ..students.tuning import matching
-from .hints import average_hint
+from .resolve import average_hint
 
 _logger = logging.getLogger(__name__)
 

@@ -38,8 +38,17 @@ from ..students.refine import RefinedTargets
 from ..teachers.mix import TRAINED_SHARE
 from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
-from .hints import average_hint, student_chance_hint, teacher_chance_hint
-from .resolve import LABELS, in_order, is_scored_by_teacher, label_paths, random_start_hint, split_names
+from .resolve import (
+    LABELS,
+    average_hint,
+    in_order,
+    is_scored_by_teacher,
+    label_paths,
+    random_start_hint,
+    split_names,
+    student_chance_hint,
+    teacher_chance_hint,
+)
 from .student import RANDOM_FEATURES
 
 
