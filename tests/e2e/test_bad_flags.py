@@ -194,7 +194,6 @@ CNN --resume auto --resume-changes epohcs  ->  --resume-changes epohcs: no such 
 CNN --naflex-loader  ->  --naflex-loader
 CNN --torchscript  ->  use --torchcompile
 CNN --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
-CNN --aug-splits 1  ->  --aug-splits 1 is no split
 CNN --aug-splits 3 --mixup 0.2  ->  --aug-splits cannot be combined with --mixup
 CNN --aug-splits 3 --cutmix 1  ->  --aug-splits cannot be combined with --mixup
 CNN --aug-splits 3 --cutmix-minmax 0.2 0.8  ->  --aug-splits cannot be combined with --mixup
@@ -212,11 +211,9 @@ TAUGHT --mixup-off-epoch 1 --teacher-targets cached-views:2  ->  cached-views:N 
 CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  --train-batch-sizes has 1 values for 2 sizes
 CNN --train-img-sizes 24 32 --train-size-probs 1  ->  --train-size-probs has 1 values for 2 sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
-CNN --train-img-sizes 24 --train-size-schedule progressive  ->  at least 2 --train-img-sizes
 CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
 CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
 CNN --resume auto  ->  name it with --experiment
-CNN --epochs 3 --start-epoch 3  ->  --start-epoch 3 is not below --epochs 3
 
 # of teachers and labels
 TAUGHT --teacher-weights learned  ->  need several teachers
@@ -232,7 +229,6 @@ TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
 CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b publishes  one --teacher and --teacher-targets cached
 CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  --push-labels a/b publishes  one --teacher
 CNN --push-labels a/b --teacher labels:x.csv  ->  --push-labels a/b publishes  python -m w2s_plugins.labels push
---unlabeled photos --teacher w2s_cnn2 --teacher-until-passed 2  ->  --teacher-until-passed goes on with ground truth,
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels

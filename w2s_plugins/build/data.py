@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from ..cli.declare import dest_of
 from ..cli.forms import (
     KNN,
     PREFIXES,
@@ -72,9 +73,8 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
     if args.unlabeled and not is_semi_supervised(args):
         return open_images_of(args)
-    return open_split(
-        args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
-        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+    return _open(args, "--train-split", args.class_list, is_training=True, seed=args.seed, repeats=args.epoch_repeats,
+                 num_samples=args.train_num_samples)
 
 
 def open_images_of(args: argparse.Namespace) -> Dataset:
@@ -98,9 +98,13 @@ def open_images_of(args: argparse.Namespace) -> Dataset:
 
 def open_val_split(args: argparse.Namespace) -> Dataset:
     """Open the whole validation split."""
-    return open_split(
-        args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
-        num_samples=args.val_num_samples, **reading(args))
+    return _open(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
+
+
+def _open(args: argparse.Namespace, flag: str, class_list: str | None, **how: object) -> Dataset:
+    """Open the split of ``--dataset`` or ``--data-dir`` that a flag names."""
+    how = {"is_training": False, **reading(args), **how}
+    return open_split(args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
 
 
 def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
@@ -168,9 +172,9 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     whole = open_splits(args)
     sources = sources_of(args, whole, labels)
     train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
-    few_shot = open_split(
-        args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
-        list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
+    few_shot = None
+    if args.few_shot_eval:
+        few_shot = _open(args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
     streamed = isinstance(train, IterableDataset)
     if isinstance(labelled, IterableDataset):
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "

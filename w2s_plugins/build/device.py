@@ -15,7 +15,6 @@ from timm.utils.distributed import init_distributed_device_so
 from ..distributed.world import Precision, World
 from ..errors import UserError, one_line
 from ..models.inference import cpu_has_bfloat16_units
-from .resolve import speed_hint
 
 _logger = logging.getLogger(__name__)
 
@@ -76,8 +75,6 @@ def setup_device(args: argparse.Namespace) -> World:
         torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and costs time
     torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     world = join_processes(args)
-    if hint := speed_hint(args, world.device.type, cpu_has_bfloat16_units()):
-        _logger.info(hint)
     random_seed(args.seed, 0)  # the same initial weights on every rank
     return world
 

@@ -118,19 +118,30 @@ def take_labels(
     """
     if not found:
         return []
-    if not class_names:
-        class_names = [str(i) for i in range(data.num_classes)]
+    class_names = class_names or [str(number) for number in range(data.num_classes)]
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
         raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
     keys = _keys_of_both(data)
     openers = [_opener(args, data, labels, keys, class_names) for labels in found]
-    # no model answers for the rest, nor do labels of shards, which have all samples
-    if len(found) == len(split_names(args.teacher)) and not any(_are_sharded(data, labels) for labels in found):
+
+    # Samples without a label are left out, unless a model answers for them; labels of shards have all samples.
+    in_shards = [_are_sharded(data, labels) for labels in found]
+    if len(found) == len(split_names(args.teacher)) and not any(in_shards):
         data.train = _labelled(args, data.train, openers)
         if data.select is not None:
             data.select = _labelled(args, data.select, openers, "held-out")
-    _refuse_gaps(args, data, found, openers)
+
+    # Who chooses among teachers, or weighs them, needs an answer of each.
+    choice = "--teacher-weights learned" if args.teacher_weights == "learned" else "--teacher-assign student"
+    if args.teacher_weights == "learned" or args.teacher_assign == "student":
+        index = torch.arange(len(data.train))
+        for labels, opened, sharded in zip(found, openers, in_shards):
+            absent = 0 if sharded else int((~opened(data.train).has(index)).sum())
+            if absent:
+                shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
+                raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
+                                f"{absent} of {len(index)} training samples; leave it out, or label them")
     return openers
 
 
@@ -169,43 +180,24 @@ def _opener(
         args: argparse.Namespace, data: Data, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
     """Return what gives the labels of a dataset: of a folder of them, or of a table."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-    folder = labels.place.path
-    if _are_sharded(data, labels):
-        _refuse_other_classes(labels, class_names)
-        return lambda dataset: ShardedLabels(folder, dataset, confidence)
-    if labels.is_folder:
-        LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
-        _refuse_other_classes(labels, class_names)
-        return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
-    table = labels.table(class_names)
-    answers = labels_of_samples(table, keys, class_names, args.labels_combine, labels.flag)
-    return lambda dataset: answers.of(sample_keys(dataset), confidence)
+    folder, sharded = labels.place.path, _are_sharded(data, labels)
+    if not sharded and not labels.is_folder:
+        answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
+        return lambda dataset: answers.of(sample_keys(dataset), confidence)
 
-
-def _refuse_other_classes(labels: FoundLabels, class_names: list[str]) -> None:
-    manifest = manifest_at(labels.place.path)
+    # Stored labels have the classes of the data, in their order.
+    manifest = manifest_at(folder)
     if manifest.num_classes != len(class_names):
         raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
-    if manifest.class_names and list(manifest.class_names) != list(class_names):
-        odd = next(a for a, b in zip(manifest.class_names, class_names) if a != b)
-        raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {odd}); write it "
-                        "as a table, which is matched by name: python -m w2s_plugins.labels export "
-                        f"{labels.name} --output labels.csv")
-
-
-def _refuse_gaps(
-        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
-    """Refuse to choose among teachers some of which say nothing of a sample."""
-    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
-              "--teacher-assign student" if args.teacher_assign == "student" else None)
-    for labels, opened in zip(found, openers) if choice else ():
-        if _are_sharded(data, labels):
-            continue
-        index = torch.arange(len(data.train))
-        if absent := int((~opened(data.train).has(index)).sum()):
-            shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
-            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
-                            f"{absent} of {len(index)} training samples; leave it out, or label them")
+    for own, name in zip(manifest.class_names or (), class_names):
+        if own != name:
+            raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {own}); write "
+                            "it as a table, which is matched by name: python -m w2s_plugins.labels export "
+                            f"{labels.name} --output labels.csv")
+    if sharded:
+        return lambda dataset: ShardedLabels(folder, dataset, confidence)
+    LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
+    return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
 
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:

@@ -41,7 +41,6 @@ _logger = logging.getLogger(__name__)
 
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
 CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm, but for those of multi-label data
-HALF = ("float16", "bfloat16")
 BATCHES_OF_EPISODES = 200  # in an epoch
 
 # defaults of the released code where they differ from those of the losses here
@@ -235,7 +234,7 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
         args.task_loss_weight, args.train_split = 0.0, UNLABELED
     if not args.val_split and args.select_split is None:
         _logger.warning("WARNING: nothing measures this run; --select best --select-split 0.1 holds out images, and "
-                        "reports agreement with the teacher, confidence and the share of each class there")
+                        "reports agreement with the teacher and confidence there")
 
 
 def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
@@ -409,17 +408,6 @@ def random_start_hint(args: argparse.Namespace) -> str | None:
     what = f"--tune {args.tune}" if args.tune != "all" else f"--freeze {shown_value(args.freeze)}"
     return (f"{what} leaves weights as they are, and they are random here: give --pretrained, --finetune FILE or "
             "--initial-checkpoint FILE")
-
-
-def speed_hint(args: argparse.Namespace, device_type: str, bfloat16_units: bool = False) -> str | None:
-    """Return a line that recommends what is left unused, or None; ``bfloat16_units``: of a CPU for products."""
-    unused = [] if args.amp or args.model_dtype in HALF else ["--amp"]
-    if device_type == "cuda":
-        unused += [flag for flag, used in (
-            ("--channels-last", args.channels_last), ("--torchcompile", args.torchcompile)) if not used]
-    elif device_type != "cpu" or not bfloat16_units:
-        return None
-    return f"Training is usually faster with {' '.join(unused)}" if unused else None
 
 
 def chance_hint(who: str, top1: float, num_classes: int, samples: int, remedy: str) -> str | None:

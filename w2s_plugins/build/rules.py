@@ -10,7 +10,6 @@ from ..cli.forms import (
     TEST_EPISODES,
     check_dataset_name,
     count_episodes,
-    loss_weights,
     parse_data_errors,
     parse_noise,
     parse_selection,
@@ -164,8 +163,6 @@ def _of_the_model(args: argparse.Namespace) -> Rules:
         (args.torchscript, "--torchscript cannot train here, TorchScript is deprecated: use --torchcompile"),
         (args.resume == "auto" and not args.experiment,
          "--resume auto looks for the run's own folder: name it with --experiment"),
-        (args.start_epoch is not None and args.start_epoch >= args.epochs,
-         f"--start-epoch {args.start_epoch} is not below --epochs {args.epochs}"),
     ]
 
 
@@ -175,13 +172,10 @@ def _of_views(args: argparse.Namespace) -> Rules:
     probs = args.train_size_probs
     lists = {"--train-batch-sizes": args.train_batch_sizes, "--train-size-probs": probs}
     return [
-        (args.aug_splits == 1, "--aug-splits 1 is no split: give 2 or more"),
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (mixes(args) and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
         (is_semi_supervised(args) and args.batch_size < 2, f"--batch-size {args.batch_size} has no room for labelled "
          "samples beside the others: expected 2 or more"),
-        (args.train_size_schedule == "progressive" and len(sizes) < 2,
-         "--train-size-schedule progressive needs at least 2 --train-img-sizes"),
         *((values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes")
           for flag, values in lists.items()),
         (probs and not sum(probs), "--train-size-probs: expected numbers of which some are above 0"),
@@ -202,8 +196,6 @@ def _of_the_loss(args: argparse.Namespace) -> Rules:
 
 def _of_teachers(args: argparse.Namespace) -> Rules:
     chooses = args.teacher_assign == "student" or args.teacher_weights == "learned"
-    has_truth = loss_weights(args.task_loss_weight, args.distill_loss_weight)[0] > 0
-    measures = args.val_split or (args.select_split is not None and not args.unlabeled)
     publishes = not label_paths(args.teacher) and "," not in (args.teacher or "") and args.teacher_targets == "cached"
     return [
         (chooses and len(split_names(args.teacher)) < 2, "--teacher-assign student and --teacher-weights learned need "
@@ -212,11 +204,6 @@ def _of_teachers(args: argparse.Namespace) -> Rules:
          "--teacher NAME and --teacher-targets cached or cached-views:N"),
         (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
          "stored answers: give --teacher-targets cached, or --no-refine-labels"),
-        (args.teacher_until_passed and not has_truth, "--teacher-until-passed goes on with ground truth, which "
-         "--task-loss-weight 0 leaves out, and --unlabeled unless there is a --task-loss-weight"),
-        (args.teacher_until_passed and (args.no_teacher_eval or not teacher_models(args.teacher) or not measures),
-         "--teacher-until-passed compares the student with a --teacher that can be asked about a split with ground "
-         "truth: give --val-split or --select-split, and leave out --no-teacher-eval"),
         (args.push_labels and not publishes, f"--push-labels {args.push_labels} publishes what one model has said of "
          "each image: give one --teacher and --teacher-targets cached; for other labels: python -m w2s_plugins.labels "
          "push PATH ORG/NAME"),
@@ -254,7 +241,6 @@ def _of_sharding(args: argparse.Namespace) -> Rules:
     if not args.fsdp:
         return []
     return [
-        (args.device.partition(":")[0] not in ("cpu", "cuda"), f"--fsdp runs on cuda and cpu, not {args.device}"),
         (args.opt.lower() not in SHARDED_OPTIMIZERS, f"--fsdp gives the optimizer parts of the weights, with which "
          f"--opt {args.opt} does not work{nearest(args.opt, SHARDED_OPTIMIZERS)}; one of "
          f"{', '.join(SHARDED_OPTIMIZERS)}"),

@@ -44,24 +44,20 @@ def build_teacher(
     names = teacher_models(args.teacher)
     if not names:
         return None
-    teacher = create_teacher(
-        names,
-        split_names(args.teacher_checkpoint),
-        StudentInput(
-            data_config["mean"], data_config["std"], data_config["input_size"][0],
-            None if args.episodic else student.num_classes, None if args.episodic else class_names,
-            tuple(data_config["input_size"][-2:])),
-        world.device,
-        TeacherSettings(
-            dtype=inference_dtype(precision),
-            use_ema=args.use_ema_teacher,
-            class_map_file=args.teacher_class_map,
-            img_size=args.teacher_img_size,
-            model_kwargs=args.teacher_kwargs,
-            compile_options=compile_options(args),
-            prompts=read_prompts(args.prompts),
-        ),
+    seen = StudentInput(
+        data_config["mean"], data_config["std"], data_config["input_size"][0],
+        None if args.episodic else student.num_classes, None if args.episodic else class_names,
+        tuple(data_config["input_size"][-2:]))
+    settings = TeacherSettings(
+        dtype=inference_dtype(precision),
+        use_ema=args.use_ema_teacher,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+        compile_options=compile_options(args),
+        prompts=read_prompts(args.prompts),
     )
+    teacher = create_teacher(names, split_names(args.teacher_checkpoint), seen, world.device, settings)
     teacher.log_input(whole=args.teacher_targets == "cached")
     if label_paths(args.teacher):
         _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked "
@@ -90,6 +86,8 @@ def cached_targets(
     views = student_views(args, data_config, precision, world)
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
+
+    # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
     readers = []
     for number, member in enumerate(teacher.members if teacher else (), start=1):
         manifest = agree(world.primary and targets_manifest(args, member, data, views), world.distributed)
@@ -102,11 +100,6 @@ def cached_targets(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
         readers.append(LabelReader(folder, keys, manifest))
-    if readers:
-        largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
-        how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
-        _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at "
-                     f"most, {mean:.2g} in the mean")
     if views and readers:
         _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)

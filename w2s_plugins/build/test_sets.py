@@ -60,12 +60,13 @@ def open_test_sets(
 
 
 def _open(args: argparse.Namespace, place: str, mode: str) -> Dataset:
-    name, _, split = ("", "", SPLIT) if os.path.exists(place) else place.rpartition(":")
-    if place.lower().startswith(PREFIXES) and not name and not os.path.exists(place):
-        raise UserError(f"which split? Expected TYPE/NAME:SPLIT, such as {place}:test")
-    if name.lower().startswith(PREFIXES):
-        return open_split(name, args.data_dir, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
-    return open_split("", place, SPLIT, None, flag="--val-sets", is_training=False, input_img_mode=mode)
+    name, folder, split = "", place, SPLIT
+    if place.lower().startswith(PREFIXES) and not os.path.exists(place):
+        name, _, split = place.rpartition(":")
+        folder = args.data_dir
+        if not name:
+            raise UserError(f"which split? Expected TYPE/NAME:SPLIT, such as {place}:test")
+    return open_split(name, folder, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
 
 
 def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classes: int | None) -> TestSet:
