@@ -24,7 +24,7 @@ from ..models.loading import create_model
 from ..teachers.kinds import Request, kind_of, open_kind
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
 from .labels import FoundLabels, names_in_labels
-from .resolve import split_names, teacher_models
+from .resolve import input_channels, split_names, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -
     if not pairs:
         return None, None
     name, checkpoint = pairs[0]
-    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    channels = input_channels(args)
 
     # A model of another package is opened for them, one of a run only where names are not written beside its weights.
     if kind_of(name):
@@ -212,6 +212,8 @@ def by_name(
                       "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
         raise UserError(f"the splits have different classes: '{odd[0]}'{others} of '{split}' is none of the "
                         f"{len(names)} of {source}{nearest(odd[0], names)}; {remedy}")
+
+    # Labels follow the names, so that the dataset has to tell them.
     labels = labels_of(dataset)
     if labels is None:
         raise UserError(f"the split '{split}' has the classes of {source} in another order, and does not tell its "

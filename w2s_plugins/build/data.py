@@ -45,7 +45,7 @@ from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .labels import FoundLabels, fingerprint_of
 from .loaders import labelled_in_batch, refuse_for_streams
-from .resolve import is_semi_supervised
+from .resolve import input_channels, is_semi_supervised
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ _logger = logging.getLogger(__name__)
 
 def reading(args: argparse.Namespace) -> dict[str, object]:
     """Return how samples are read, as arguments of `open_split`. Raises `UserError` for channels the model has not."""
-    channels, mode = args.in_chans or (args.input_size[0] if args.input_size else 3), args.input_img_mode
-    if mode and (bands := len(Image.new(mode, (1, 1)).getbands())) != channels:
+    channels = input_channels(args)
+    mode = args.input_img_mode or ("RGB" if channels == 3 else "L")
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    if args.input_img_mode and bands != channels:
         raise UserError(f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} "
                         f"(--in-chans {bands})")
     return dict(
@@ -62,7 +64,7 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
         image_root=args.image_root,
         download=args.dataset_download,
         batch_size=args.batch_size,
-        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
+        input_img_mode=mode,
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
@@ -73,19 +75,30 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
     if args.unlabeled and not is_semi_supervised(args):
         return open_images_of(args)
-    return _open(args, "--train-split", args.class_list, is_training=True, seed=args.seed, repeats=args.epoch_repeats,
-                 num_samples=args.train_num_samples)
+    return _open(
+        args,
+        "--train-split",
+        args.class_list,
+        is_training=True,
+        seed=args.seed,
+        repeats=args.epoch_repeats,
+        num_samples=args.train_num_samples,
+    )
 
 
 def open_images_of(args: argparse.Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
     text, mode, cache = args.unlabeled, str(reading(args)["input_img_mode"]), Path(args.target_cache)
+
+    # folders, tar files and shards
     if os.path.exists(text) or not text.lower().startswith(PREFIXES):
         return open_unlabeled(text, mode)
     if text.startswith(WDS):
         return open_shards(*find_shards(text), cache, mode)
     if text.startswith(HUB):
         return open_shards(*find_hub_shards(text, cache), cache, mode)
+
+    # a dataset by its name
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
@@ -140,8 +153,12 @@ def sources_of(
         if role == "train" and args.unlabeled:
             place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
         sources.append(dict(
-            role=role, name=name, place=_hash_of_place([*place, _absolute(args.data_dir)]), samples=about.num_samples,
-            fingerprint=about.fingerprint))
+            role=role,
+            name=name,
+            place=_hash_of_place([*place, _absolute(args.data_dir)]),
+            samples=about.num_samples,
+            fingerprint=about.fingerprint,
+        ))
 
     # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
@@ -151,8 +168,12 @@ def sources_of(
             files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):
         sources.append(dict(
-            role=f"labels {number}", name=f"the labels of {flag} labels:{path.name}",
-            place=_hash_of_place([_absolute(path)]), samples=None, fingerprint=fingerprint_of(path)))
+            role=f"labels {number}",
+            name=f"the labels of {flag} labels:{path.name}",
+            place=_hash_of_place([_absolute(path)]),
+            samples=None,
+            fingerprint=fingerprint_of(path),
+        ))
     return sources
 
 
@@ -199,6 +220,8 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     if args.val_slice and val is not None:
         val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))
     check_disjoint(args, (split, whole_val), part, val)
+
+    # Open what is measured besides, and hold out what chooses the epoch.
     tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
@@ -214,8 +237,20 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
         _logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
                      f"the {len(labelled)} labelled ones in '{args.train_split}'")
     return Data(
-        train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
-        labelled=labelled, epoch_size=epoch_size, tests=tests, sources=sources)
+        train,
+        val,
+        select,
+        num_classes,
+        few_shot,
+        split_size=split_size,
+        noise=noise,
+        groups=groups,
+        class_names=names,
+        labelled=labelled,
+        epoch_size=epoch_size,
+        tests=tests,
+        sources=sources,
+    )
 
 
 def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
@@ -252,8 +287,9 @@ def check_disjoint(
 
     Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
     """
+    # Two splits of different sizes are not one split; to compare all names takes time.
     if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
-        return  # not one split; to compare all names takes time
+        return
     shared = count_shared(train, val)
     if shared and not args.val_slice:
         _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
@@ -291,7 +327,12 @@ def select_clean(
         origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
     elif origin.get("rule") != args.clean_select:
         seen = StudentInput(
-            data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes, data.class_names)
+            data_config["mean"],
+            data_config["std"],
+            data_config["input_size"][0],
+            data.num_classes,
+            data.class_names,
+        )
         models = selection_models(rule, *parse_selection_model(args.clean_select_model), teacher, seen, world.device)
         how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
         selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
@@ -329,5 +370,11 @@ def draw_few_shot_test(
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
     count = count_episodes(text, flag, TEST_EPISODES, 2)
     return create_test(
-        known_labels(dataset, flag), parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
-        classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))
+        known_labels(dataset, flag),
+        parse_shapes(text, args.queries, flag),
+        count=count,
+        seed=args.few_shot_seed,
+        classifier=args.few_shot_classifier,
+        flag=flag,
+        class_names=class_names_of(dataset),
+    )

@@ -33,12 +33,17 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
     _check_choices(args)
+
+    # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, given, {name: LOSSES.get(name).defaults for name in list_losses()})
     check_rules(args)
     if args.loss is not None:
         _check_loss(args)
+
+    # What depends on this machine, and on the number of processes.
     resolve_precision(args, given)
     processes = count_processes()
     if args.sync_bn and processes > 1:
@@ -57,6 +62,8 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
+
+    # A device that was not typed is left for the CPU where it is absent.
     brings_devices = vars(args).get("device_modules")  # kinds of their own
     if not brings_devices:
         check_device(args.device)
@@ -67,6 +74,8 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
         args.device = "cpu"
     if not brings_devices and not _is_there(args.device):
         raise UserError(f"--device {args.device}: is not available here; use --device cpu")
+
+    # What one would choose on each of them.
     if args.device.startswith("cpu") and "amp_dtype" not in given:
         args.amp_dtype = "bfloat16"
     if args.device.startswith("cuda") and "workers" not in given:  # as many as there are cores, but from 4 to 16
@@ -101,6 +110,8 @@ def check_model_name(flag: str, name: str) -> None:
         if "/" in name:
             hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
         raise UserError(f"{flag}: unknown model '{name}'{hint}")
+
+    # What stands behind the point names its weights.
     if not tag:
         return
     weights = dict.fromkeys([*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)])
@@ -141,6 +152,8 @@ def _check_loss(args: argparse.Namespace) -> None:
     """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
     if not create_loss(args.loss, **args.loss_kwargs).needs_features:
         return
+
+    # A loss on features needs those of both, and a student of which more than the head is trained.
     if args.linear_probe and args.teacher:
         raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "
                         "such as adaptconf")

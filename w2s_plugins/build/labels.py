@@ -83,6 +83,8 @@ def fingerprint_of(path: Path) -> str | None:
     if not path.is_dir():
         file = file_of(path)[0]
         return file_sha256(file)[:16] if file.is_file() else None
+
+    # of a folder: what its manifests say, and that its files are there, which may be large
     content = hashlib.sha256()
     for file in sorted(path.rglob("*.safetensors")):
         content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
@@ -122,6 +124,8 @@ def take_labels(
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
         raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
+
+    # Rows are matched with the samples of both parts: a table may be about all of them.
     keys = _keys_of_both(data)
     openers = [_opener(args, data, labels, keys, class_names) for labels in found]
 
@@ -153,6 +157,8 @@ def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabel
         GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
                     labels.place.commit)
         for labels, opened in zip(found, openers)]
+
+    # Where ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
@@ -181,6 +187,8 @@ def _opener(
     """Return what gives the labels of a dataset: of a folder of them, or of a table."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
     folder, sharded = labels.place.path, _are_sharded(data, labels)
+
+    # A table is matched by name, of its classes as of its samples.
     if not sharded and not labels.is_folder:
         answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
         return lambda dataset: answers.of(sample_keys(dataset), confidence)

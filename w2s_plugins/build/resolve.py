@@ -106,6 +106,11 @@ def trains_part(args: argparse.Namespace) -> bool:
     return args.tune != "all" or bool(args.freeze)
 
 
+def input_channels(args: argparse.Namespace) -> int:
+    """Return the number of channels of the student's images."""
+    return args.in_chans or (args.input_size[0] if args.input_size else 3)
+
+
 def run_place(args: argparse.Namespace) -> Place:
     """Return where a run is to be: in the folder of the checkpoint that it goes on from, unless another one is named.
 
@@ -230,6 +235,8 @@ def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
             raise UserError(f"--val-split {args.val_split}: the images of --unlabeled have no labels; give the folder "
                             "of a labelled split with --data-dir, or a --dataset")
         args.val_split = ""
+
+    # Without a weight on ground truth there is none, and only a held-out part can say how it goes.
     if not args.task_loss_weight:
         args.task_loss_weight, args.train_split = 0.0, UNLABELED
     if not args.val_split and args.select_split is None:
@@ -273,6 +280,8 @@ def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Losses) -> 
 def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
     """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
     found: dict[str, object] = {}
+
+    # of the released code
     if args.loss == "fitnet":
         if args.fitnet_stage:  # stage 1 is level 1 there too: level 0 is the stem
             found = dict.fromkeys(STAGES, args.fitnet_stage)
@@ -331,10 +340,13 @@ def _resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
 
 def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
     """Check the shape of the episodes of training, which fixes the batch; there is no classifier of all classes."""
+    # One shape for all episodes of training.
     shapes = parse_shapes(args.episodic, args.queries, "--episodic")
     if len(shapes) > 1:
         raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
                         "are for --few-shot-eval")
+
+    # A batch has whole episodes.
     count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
     size = count * shapes[0].size
     if "batch_size" in given and args.batch_size != size:

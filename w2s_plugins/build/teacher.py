@@ -44,10 +44,16 @@ def build_teacher(
     names = teacher_models(args.teacher)
     if not names:
         return None
+
+    # It gets the batches of the student. Episodes need not have the classes of the teacher.
     seen = StudentInput(
-        data_config["mean"], data_config["std"], data_config["input_size"][0],
-        None if args.episodic else student.num_classes, None if args.episodic else class_names,
-        tuple(data_config["input_size"][-2:]))
+        data_config["mean"],
+        data_config["std"],
+        data_config["input_size"][0],
+        None if args.episodic else student.num_classes,
+        None if args.episodic else class_names,
+        tuple(data_config["input_size"][-2:]),
+    )
     settings = TeacherSettings(
         dtype=inference_dtype(precision),
         use_ema=args.use_ema_teacher,
@@ -80,6 +86,8 @@ def cached_targets(
     """
     if args.teacher_targets == "online" or (teacher is None and not data.given):
         return None
+
+    # The images as they are stored; those that cannot be read get no answer.
     dataset = without_transform(data.train)
     if skipped is not None:
         dataset = Blanked(dataset)
@@ -130,9 +138,12 @@ def refined_targets(
         world: World,
 ) -> RefinedTargets:
     """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
+    # Features of the student are computed once, of the images or of each of their views.
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
+
+    # The discriminant is fitted to what the teacher says; with ground truth beside it, it can be measured.
     refined = RefinedTargets(targets, features, len(data.train))
     told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val):
@@ -151,6 +162,12 @@ def targets_manifest(
 ) -> Manifest:
     """Return what the stored targets of one model are, by which they are found again."""
     return model_manifest(
-        member, without_transform(data.train), describe(data.train, args.dataset, args.train_split).fingerprint,
-        args.decoder, views=views, kind="logits" if args.teacher_topk is None else "top-k", topk=args.teacher_topk,
-        dtype=getattr(torch, args.teacher_cache_dtype))
+        member,
+        without_transform(data.train),
+        describe(data.train, args.dataset, args.train_split).fingerprint,
+        args.decoder,
+        views=views,
+        kind="logits" if args.teacher_topk is None else "top-k",
+        topk=args.teacher_topk,
+        dtype=getattr(torch, args.teacher_cache_dtype),
+    )

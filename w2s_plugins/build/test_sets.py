@@ -51,6 +51,8 @@ def open_test_sets(
                                 "indexed")
             found[name] = TestSet(Corrupted(val, what), flag="--corruptions")
             continue
+
+        # The messages of a folder are about --data-dir.
         try:
             found[name] = matched(_open(args, what, mode), name, names, num_classes)
         except UserError as error:
@@ -75,10 +77,13 @@ def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classe
     Raises:
         UserError: it has a class that the model has not.
     """
+    # Names are compared; numbers as names, as of ImageNet-V2, say only how many there are.
     own = names_of_data(dataset)
-    numbered = own is not None and own == [str(number) for number in range(len(own))]  # as ImageNet-V2 has them
+    numbered = own is not None and own == [str(number) for number in range(len(own))]
     if names and own and not (numbered and len(own) == len(names)):
         places = {class_name: place for place, class_name in enumerate(names)}
+
+        # Of a set with a known part of the classes only these count.
         for title, file in SHIFTED.items():
             if set(own) == set(pkgutil.get_data("timm.data", file).decode().split()) <= places.keys():
                 _logger.info(f"--val-sets {name}: the classes of {title}; of the model's {len(names)} only these count")
