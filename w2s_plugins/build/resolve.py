@@ -325,14 +325,14 @@ def _resolve_stored_targets(args: argparse.Namespace, given: set[str]) -> None:
 def _resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
     """Refuse views of a ``--linear-probe`` that sees plain images, or set them to what they come to."""
     stores_views = args.teacher_targets.startswith("cached-views")
-    views = Role.MIXING if stores_views else Role.VIEW | Role.MIXING
-    changed = _changed(args, given, Role.MIXING if args.no_aug else views)
+    views = [] if args.no_aug or stores_views else _changed(args, given, Role.VIEW)
+    changed = [*views, *_changed(args, given, Role.MIXING)]
     if changed:
         shown = ", ".join(f"{option(name)} {shown_value(getattr(args, name))}" for name in changed)
-        raise UserError(f"--linear-probe sees every image once, without augmentation: leave out {shown}, add --no-aug, "
-                        "or store views with --teacher-targets cached-views:N")
+        remedy = ", add --no-aug, or store views with --teacher-targets cached-views:N" if views else ""
+        raise UserError(f"--linear-probe sees every image once, without augmentation: leave out {shown}{remedy}")
     for name, facts in train_parser().facts().items():
-        if facts.role & views:
+        if facts.role & (Role.MIXING if stores_views else Role.VIEW | Role.MIXING):
             setattr(args, name, facts.off)
     args.dist_bn = ""  # there is no statistic to share
     args.no_aug = args.no_aug or not stores_views
