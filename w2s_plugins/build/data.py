@@ -211,14 +211,15 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
     split_size = 0 if streamed else len(train)
     noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
 
-    # Slice the part with ground truth, and the validation split.
+    # Slice the part with ground truth, and the validation split. Which samples are in a slice does not depend on the
+    # order of the classes, so that it is found in the split as it was opened.
     split = train if labelled is None else labelled
     part = take_slice(split, args.train_slice, args.slice_seed)
-    if labelled is not None:
-        part = cut_as(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed))
+    if labelled is not None and args.train_slice:
+        part = Subset(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed).indices)
     whole_val = val
     if args.val_slice and val is not None:
-        val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))
+        val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
     check_disjoint(args, (split, whole_val), part, val)
 
     # Open what is measured besides, and hold out what chooses the epoch.
@@ -259,13 +260,6 @@ def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> No
     if shares and not args.episodic and num_classes not in (None, len(shares)):
         raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
                         f"{num_classes} classes")
-
-
-def cut_as(named: Dataset, part: Dataset) -> Dataset:
-    """Return a ``part`` of a split as it was opened with the labels and names that the split ``named`` has now: which
-    samples there are does not depend on the order of the classes.
-    """
-    return Subset(named, part.indices) if isinstance(part, Subset) and part.dataset is not named else part
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:
