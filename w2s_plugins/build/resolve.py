@@ -106,6 +106,15 @@ def trains_part(args: argparse.Namespace) -> bool:
     return args.tune != "all" or bool(args.freeze)
 
 
+def batch_of_episodes(args: argparse.Namespace) -> int:
+    """Return the number of images in a batch of ``--episodic``, whose episodes have one shape."""
+    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
+    if len(shapes) > 1:
+        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
+                        "are for --few-shot-eval")
+    return count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1) * shapes[0].size
+
+
 def input_channels(args: argparse.Namespace) -> int:
     """Return the number of channels of the student's images."""
     return args.in_chans or (args.input_size[0] if args.input_size else 3)
@@ -339,21 +348,9 @@ def _resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
 
 
 def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the shape of the episodes of training, which fixes the batch; there is no classifier of all classes."""
-    # One shape for all episodes of training.
-    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
-    if len(shapes) > 1:
-        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
-                        "are for --few-shot-eval")
-
-    # A batch has whole episodes.
-    count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
-    size = count * shapes[0].size
-    if "batch_size" in given and args.batch_size != size:
-        raise UserError(f"--batch-size {args.batch_size}: {count} episodes of --episodic {shapes[0]} with "
-                        f"{args.queries} queries a class are {size} images; leave the flag out, or give another "
-                        f"number: --episodic {shapes[0]}:E")
-    args.batch_size = size
+    """Fill in what follows from episodes, which fix the batch; there is no classifier of all classes."""
+    if "batch_size" not in given:
+        args.batch_size = batch_of_episodes(args)
     args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
     if "val_split" not in given:
         args.val_split = ""

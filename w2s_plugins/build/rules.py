@@ -20,6 +20,7 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError, nearest
 from .resolve import (
+    batch_of_episodes,
     is_scored_by_teacher,
     is_semi_supervised,
     label_paths,
@@ -170,10 +171,14 @@ def _of_views(args: argparse.Namespace) -> Rules:
     odd = next((n for n in [*(args.train_batch_sizes or ()), args.batch_size] if n % 2), None)
     sizes = args.train_img_sizes or ()
     probs = args.train_size_probs
+    episodes = batch_of_episodes(args) if args.episodic else None
     lists = {"--train-batch-sizes": args.train_batch_sizes, "--train-size-probs": probs}
     return [
         (args.task_loss == "jsd" and args.aug_splits < 2, "the jsd criterion needs --aug-splits of at least 2"),
         (mixes(args) and odd, f"mixup and cutmix pair samples: --batch-size {odd} must be even"),
+        (args.episodic and args.batch_size != episodes, f"--batch-size {args.batch_size}: the episodes of --episodic "
+         f"{args.episodic} with {args.queries} queries a class are {episodes} images; leave the flag out, or give "
+         "another number of them: --episodic NxK:E"),
         (is_semi_supervised(args) and args.batch_size < 2, f"--batch-size {args.batch_size} has no room for labelled "
          "samples beside the others: expected 2 or more"),
         *((values and len(values) != len(sizes), f"{flag} has {len(values or ())} values for {len(sizes)} sizes")
