@@ -226,9 +226,6 @@ CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  --teacher-targe
 CNN --teacher labels:x.csv --teacher-checkpoint a  ->  --teacher-checkpoint is about a model
 CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
 TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
-CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b publishes  one --teacher and --teacher-targets cached
-CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  --push-labels a/b publishes  one --teacher
-CNN --push-labels a/b --teacher labels:x.csv  ->  --push-labels a/b publishes  python -m w2s_plugins.labels push
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels

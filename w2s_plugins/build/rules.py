@@ -201,7 +201,6 @@ def _of_the_loss(args: argparse.Namespace) -> Rules:
 
 def _of_teachers(args: argparse.Namespace) -> Rules:
     chooses = args.teacher_assign == "student" or args.teacher_weights == "learned"
-    publishes = not label_paths(args.teacher) and "," not in (args.teacher or "") and args.teacher_targets == "cached"
     return [
         (chooses and len(split_names(args.teacher)) < 2, "--teacher-assign student and --teacher-weights learned need "
          "several teachers: --teacher NAME,NAME"),
@@ -209,9 +208,6 @@ def _of_teachers(args: argparse.Namespace) -> Rules:
          "--teacher NAME and --teacher-targets cached or cached-views:N"),
         (args.refine_labels and args.teacher and args.teacher_targets == "online", "--refine-labels is fitted to "
          "stored answers: give --teacher-targets cached, or --no-refine-labels"),
-        (args.push_labels and not publishes, f"--push-labels {args.push_labels} publishes what one model has said of "
-         "each image: give one --teacher and --teacher-targets cached; for other labels: python -m w2s_plugins.labels "
-         "push PATH ORG/NAME"),
     ]
 
 
