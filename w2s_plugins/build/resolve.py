@@ -31,7 +31,6 @@ from ..cli.parser import train_parser
 from ..cli.values import split_names
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
-from ..losses.arguments import STAGES
 from ..metrics.pgr import chance_level
 from ..run.place import HUB, Place
 
@@ -293,7 +292,7 @@ def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Loss
     # of the released code
     if args.loss == "fitnet":
         if args.fitnet_stage:  # stage 1 is level 1 there too: level 0 is the stem
-            found = dict.fromkeys(STAGES, args.fitnet_stage)
+            found = dict(student_stages=args.fitnet_stage, teacher_stages=args.fitnet_stage)
         if args.fitnet_loss_weight is not None:
             outer = args.kd_loss_weight or args.distill_loss_weight or 1.0
             args.distill_loss_weight = args.fitnet_loss_weight * outer
