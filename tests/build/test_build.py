@@ -10,7 +10,7 @@ from PIL import Image
 from timm.models import save_for_hf
 from torch import nn
 
-from tests.parts import random_images, small_model, train_args, write_folder
+from tests.parts import random_images, small_model, train_args
 from w2s_plugins.build.data import build_data
 from w2s_plugins.build.device import create_precision
 from w2s_plugins.build.optimisation import create_optimizer
@@ -30,27 +30,6 @@ def student(*flags: str, model: str = "w2s_cnn5"):
 
 
 # ---------------------------------------------------------------- data
-
-
-def folder_args(root, *flags):
-    return train_args("--data-dir", str(root), "--batch-size", "4", *flags, dataset="")
-
-
-def test_classes_are_those_of_the_data(tmp_path):
-    root = write_folder(tmp_path, {"train": 9, "validation": 6})
-    args = folder_args(root)
-    data = build_data(args)
-    assert (data.num_classes, len(data.train), len(data.val), data.select) == (3, 9, 6, None)
-    with pytest.raises(UserError, match="--num-classes 5 does not match the data, which has 3 classes"):
-        build_data(folder_args(root, "--num-classes", "5"))
-    assert build_data(folder_args(root, "--val-split", "")).val is None
-
-
-def test_splits_of_different_classes(tmp_path):
-    root = write_folder(tmp_path, {"train": 9, "validation": 6})
-    (root / "validation" / "class1").rename(root / "validation" / "other")
-    with pytest.raises(UserError, match="classes: 'other' of 'validation' is none of the 3 of the training set"):
-        build_data(folder_args(root))
 
 
 def test_slice_then_held_out_part():

@@ -62,7 +62,8 @@ def test_a_file_that_has_no_names(tmp_path: Path, content: str | bytes, message:
 
 def test_names_of_labelled_data(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = build(root)
-    assert plain.class_names == NAMES
+    assert (plain.class_names, plain.num_classes, len(plain.train), len(plain.val)) == (NAMES, 3, 9, 6)
+    assert build(root, "--val-split", "").val is None
     other = build(root, "--class-names", "class2,class0,class1")  # another order: labels follow
     assert other.class_names == names_of_data(other.train) == names_of_data(other.val) == ["class2", "class0", "class1"]
     for split in ("train", "val"):

@@ -1,34 +1,9 @@
-"""Lines that recommend flags for speed, and those on runs that cannot tell anything."""
+"""Lines on runs that cannot tell anything."""
 
 import pytest
 
 from tests.parts import train_args
-from w2s_plugins.build.hints import average_hint, speed_hint, student_chance_hint, teacher_chance_hint
-
-
-@pytest.mark.parametrize("flags, device, units, expected", [
-    ("", "cuda", False, ["--amp", "--channels-last", "--torchcompile"]),
-    ("--amp", "cuda", False, ["--channels-last", "--torchcompile"]),
-    ("--model-dtype bfloat16 --channels-last", "cuda", False, ["--torchcompile"]),
-    ("--amp --channels-last --torchcompile", "cuda", False, []),
-    ("", "cpu", True, ["--amp"]),
-    ("--channels-last", "cpu", True, ["--amp"]),
-    ("--amp", "cpu", True, []),
-    ("--model-dtype bfloat16", "cpu", True, []),
-    ("", "cpu", False, []),
-    ("", "mps", False, []),
-])
-def test_names_what_is_unused_and_no_more(flags, device, units, expected):
-    hint = speed_hint(train_args(*flags.split()), device, units)
-    if not expected:
-        assert hint is None
-    else:
-        assert [word for word in hint.split() if word.startswith("--")] == expected
-        assert "\n" not in hint
-
-
-def test_mixed_precision_on_a_cpu_is_bfloat16():
-    assert train_args("--amp").amp_dtype == "bfloat16"
+from w2s_plugins.build.resolve import average_hint, student_chance_hint, teacher_chance_hint
 
 
 @pytest.mark.parametrize("flags, updates, said", [

@@ -33,6 +33,16 @@ def test_default_value_on_the_command_line_wins_over_a_file(config):
     assert (args.momentum, args.epochs) == (0.9, 7)
 
 
+def test_a_recipe_may_set_what_a_protocol_needs(config):
+    """Of a ceiling that is trained otherwise, for those who add --protocol; typed alone it has no effect."""
+    args, _ = parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18"])
+    assert args.ceiling_config and args.protocol is None
+    with pytest.raises(UserError, match=r"--weak-config b.yaml has no effect without --protocol w2s"):
+        parse(train_parser(), ["--config", config({"weak_config": "b.yaml"}), "--weak-config", "b.yaml"])
+    with pytest.raises(UserError, match=r"--ceiling-config b.yaml has no effect without --protocol w2s"):
+        parse(train_parser(), ["--config", "w2s:w2s", "--teacher", "resnet18", "--ceiling-config", "b.yaml"])
+
+
 @pytest.mark.parametrize("key, value, expected", [
     ("epochs", 3, 3),
     ("epochs", "3", 3),

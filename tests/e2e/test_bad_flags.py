@@ -168,7 +168,7 @@ CNN --loss bcee  ->  --loss: unknown loss 'bcee' (nearest: bce
 CNN --loss kd  ->  --loss kd needs a teacher: give --teacher
 TAUGHT --loss bce  ->  --loss bce  --teacher w2s_cnn2  --task-loss bce
 TAUGHT --loss ce  ->  --loss ce  --teacher w2s_cnn2  --task-loss ce
-TAUGHT --kd-model-name resnet18  ->  --teacher and --kd-model-name name two teachers
+TAUGHT --kd-model-name resnet18  ->  --teacher cannot be combined with --kd-model-name: both name a teacher
 CNN --kd-model-name resnet18 --loss kd  ->  use --teacher resnet18
 TAUGHT --loss kd --loss-kwargs temprature=1  ->  loss 'kd' has no kwarg 'temprature' (nearest: temperature
 TAUGHT --loss-kwargs temperature=hot  ->  loss 'adaptconf': temperature='hot' is a str, expected float
@@ -194,7 +194,6 @@ CNN --resume auto --resume-changes epohcs  ->  --resume-changes epohcs: no such 
 CNN --naflex-loader  ->  --naflex-loader
 CNN --torchscript  ->  use --torchcompile
 CNN --amp --model-dtype bfloat16  ->  --amp keeps the weights in float32
-CNN --aug-splits 1  ->  --aug-splits 1 is no split
 CNN --aug-splits 3 --mixup 0.2  ->  --aug-splits cannot be combined with --mixup
 CNN --aug-splits 3 --cutmix 1  ->  --aug-splits cannot be combined with --mixup
 CNN --aug-splits 3 --cutmix-minmax 0.2 0.8  ->  --aug-splits cannot be combined with --mixup
@@ -212,13 +211,9 @@ TAUGHT --mixup-off-epoch 1 --teacher-targets cached-views:2  ->  cached-views:N 
 CNN --train-img-sizes 24 32 --train-batch-sizes 8  ->  --train-batch-sizes has 1 values for 2 sizes
 CNN --train-img-sizes 24 32 --train-size-probs 1  ->  --train-size-probs has 1 values for 2 sizes
 CNN --train-img-sizes 24 32 --train-size-probs 0 0  ->  --train-size-probs: expected
-CNN --train-img-sizes 24 --train-size-schedule progressive  ->  at least 2 --train-img-sizes
 CNN --linear-probe --mixup 0.2  ->  --linear-probe sees every image once
 CNN --finetune a.pth --initial-checkpoint b.pth  ->  --finetune cannot be combined with --initial-checkpoint
 CNN --resume auto  ->  name it with --experiment
-CNN --epochs 3 --start-epoch 3  ->  --start-epoch 3 is not below --epochs 3
-
-# of the decoder
 
 # of teachers and labels
 TAUGHT --teacher-weights learned  ->  need several teachers
@@ -231,9 +226,6 @@ CNN --teacher labels:x.csv --teacher-targets cached-views:2  ->  --teacher-targe
 CNN --teacher labels:x.csv --teacher-checkpoint a  ->  --teacher-checkpoint is about a model
 CNN --clean-select knn:5 --clean-select-model labels:x.csv  ->  labels cannot be asked about images
 TAUGHT --teacher-checkpoint a.pth,b.pth  ->  1 models  2 files
-CNN --push-labels a/b --teacher resnet18  ->  --push-labels a/b: with --teacher-targets online no labels
-CNN --push-labels a/b --teacher resnet18,vgg11 --teacher-targets cached  ->  there are 2: name one
-CNN --push-labels a/b --teacher labels:x.csv  ->  labels of --teacher labels:x.csv are there already
 SEMI --mixup 0.2  ->  labelled samples in the batches of --unlabeled cannot be combined with --mixup and --cutmix
 SEMI --train-img-sizes 24 32  ->  labelled samples in the batches of --unlabeled cannot be combined with
 SEMI --episodic 5x1  ->  --unlabeled cannot be combined with --episodic: its images have no labels

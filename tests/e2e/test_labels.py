@@ -191,7 +191,7 @@ def test_record(here: Run, rows: list) -> None:  # noqa: F811
      "--teacher-weights learned needs an answer of every teacher to each sample, but labels:a.csv has none of 1 of 60"),
     (lambda rows: rows, ["--labels-confidence", 0], "--labels-confidence 0: is below chance; of 3 classes expected 0."),
     (lambda rows: rows, ["--teacher-targets", "online"], "labels are stored, they cannot be asked about a view"),
-    (lambda rows: rows, ["--episodic", "2x1"], "--episodic asks a teacher about images"),
+    (lambda rows: rows, ["--episodic", "2x1"], "--episodic cannot be combined with --teacher labels:PATH"),
     (lambda rows: rows, ["--loss", "fitnet"], "needs the teacher's features"),
     (lambda rows: rows, ["--protocol", "w2s", "--weak-fraction", 0.2], "labels in a file say nothing"),
 ])

@@ -180,7 +180,7 @@ def test_two_ranks(ranks: Callable[..., Done], start: Path, tmp_path: Path) -> N
     (["--tune", "head", "--teacher", "w2s_cnn2", "--loss", "fitnet", "--task-loss-weight", "0"],
      "a loss on features does not reach the head"),
     (["--unfreeze", "fc"], "--unfreeze fc has no effect without --tune or --freeze"),
-    (["--linear-probe", "--tune", "norm"], "for which --tune norm has no meaning"),
+    (["--linear-probe", "--tune", "norm"], "--linear-probe cannot be combined with --tune"),
     (["--tune", "lora:targets=qkv"], "--tune lora:targets=qkv: --model w2s_cnn5 has no such linear layer"),
     (["--tune", "head", "--split-bn", "--aug-splits", "2"], "--split-bn cannot be combined with --tune"),
     (["--tune", "lora:rank=999"], "--tune lora:rank=999: "),

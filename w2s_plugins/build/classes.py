@@ -1,14 +1,14 @@
-"""Which classes a run has and what they are called, said by flags, data or teacher."""
+"""Which classes a run has and what they are called, said by flags, data or teacher; matched by name, never by place."""
 
 import argparse
 import logging
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import torch
 from torch.utils.data import Dataset
 
-from ..data.datasets import check_labels, class_names_of, labels_of, num_classes_of
+from ..cli.values import split_names
+from ..data.datasets import check_labels, labels_of, num_classes_of
 from ..data.unlabeled import is_unlabeled
 from ..errors import UserError, nearest
 from ..labels.names import read_class_names
@@ -26,13 +26,12 @@ from ..teachers.kinds import Request, open_kind
 from ..teachers.name import TeacherName
 from ..teachers.teacher import TEACHER_FLAGS, TeacherSettings, load_frozen_model, pair_checkpoints
 from .labels import FoundLabels, names_in_labels
-from .resolve import split_names, teacher_models
+from .resolve import input_channels, teacher_models
 
 _logger = logging.getLogger(__name__)
 
 TRAINING = "the training set"
-SAME = ("give both the same class folders, or name all classes, --class-names A,B,...; splits of different classes are "
-        "for few-shot learning: --val-split '' --few-shot-eval 5x1")
+Classes = tuple[list[str] | None, int | None]  # their names and their number, as far as these are known
 
 
 def common_classes(
@@ -55,15 +54,17 @@ def common_classes(
     Raises:
         UserError: the validation split has a class that training has not; names, flags and data contradict each other.
     """
-    given = read_class_names(args.class_names) if args.class_names else None
+    # Their names: of images without labels those that the teacher has, else those of the training set.
     if is_unlabeled(train):
-        names, count, source = _classes_of_unlabeled(args, given, labelled, val, labels)
-        labelled, val = (by_name(split, names, name, source)
-                         for split, name in ((labelled, args.train_split), (val, args.val_split)))
+        names, count, source = _classes_of_unlabeled(args, labelled, val, labels)
+        labelled = by_name(labelled, names, args.train_split, source)
+        val = by_name(val, names, args.val_split, source)
         train.classes = names
     else:
-        train, val, names = _names_of_labelled(args, given, train, val)
+        train, val, names = _names_of_labelled(args, train, val)
         count = len(names) if names else num_classes_of(train)
+
+    # Their number, which every label is below.
     if None not in (count, args.num_classes) and count != args.num_classes:
         raise UserError(f"--num-classes {args.num_classes} does not match the data, which has {count} classes; leave "
                         "the flag out, or map classes with --class-map")
@@ -75,28 +76,27 @@ def common_classes(
 
 
 def _names_of_labelled(
-        args: argparse.Namespace,
-        given: list[str] | None,
-        train: Dataset,
-        val: Dataset | None,
-) -> tuple[Dataset, Dataset | None, list[str] | None]:
+        args: argparse.Namespace, train: Dataset, val: Dataset | None) -> tuple[Dataset, Dataset | None, list | None]:
+    """Return the splits and the names of their classes, which ``--class-names`` puts in another order, or replaces."""
     own, count = names_of_data(train), num_classes_of(train)
-    if own is None:
-        _refuse_other_classes(args, train, val)
-    if given is None or given == own:
+    given = read_class_names(args.class_names) if args.class_names else own
+    if given == own:
         return train, by_name(val, own, args.val_split), own
-    flag = f"--class-names {args.class_names[:80]}"
-    if own is not None and set(own) <= set(given):
+
+    # The same names, perhaps of more classes than the data have: labels follow the names.
+    odd = next((name for name in own or () if name not in given), None)
+    if own and odd is None:
         return by_name(train, given, args.train_split), by_name(val, given, args.val_split), given
+
+    # New names are those of the data's classes in their order; a slip in an old one would exchange classes.
+    flag = f"--class-names {args.class_names[:80]}"
+    unknown = f"the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}" if odd else ""
     if count is not None and len(given) != count:
-        odd = next((name for name in own or () if name not in given), None)
-        what = f"; the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}" if odd else ""
-        raise UserError(f"{flag}: has {len(given)} names, the data has {count} classes{what}")
-    if own is not None:
-        if are_elsewhere(given, own):
-            odd = next(name for name in own if name not in given)
-            raise UserError(f"{flag}: the class '{odd}' of '{args.train_split}' is none of them{nearest(odd, given)}, "
-                            "but others are, in another order; give all of the data's names, or new ones in its order")
+        raise UserError(f"{flag}: has {len(given)} names, the data has {count} classes; {unknown}".rstrip("; "))
+    if own and are_elsewhere(given, own):
+        raise UserError(f"{flag}: {unknown}, but others are, in another order; give all of the data's names, or new "
+                        "ones in its order")
+    if own:
         _logger.info(f"{flag}: takes the place of the names of the data, by position: '{own[0]}' is '{given[0]}'")
     val = by_name(val, own, args.val_split)
     return _named(train, given), _named(val, given), given
@@ -104,7 +104,6 @@ def _names_of_labelled(
 
 def _classes_of_unlabeled(
         args: argparse.Namespace,
-        given: list[str] | None,
         labelled: Dataset | None,
         val: Dataset | None,
         labels: Sequence[FoundLabels],
@@ -112,23 +111,32 @@ def _classes_of_unlabeled(
     """Return the names, the number and the source of the classes that a teacher tells apart, and those that the samples
     beside the images without labels have besides.
     """
-    names, count, source = given, None, "--class-names"
+    names, count, source = None, None, "--class-names"
     of_labelled, of_val = (names_of_data(split) if split is not None else None for split in (labelled, val))
-    if names is None and not args.teacher_class_map:
+
+    # What the user says comes first, then who labels the images; samples with labels may have more classes.
+    if args.class_names:
+        names = read_class_names(args.class_names)
+    elif not args.teacher_class_map:
         names, count = classes_of_teacher(args, of_labelled or of_val, labels)
         source = f"--teacher {args.teacher}"
         if of_labelled and not have_common_names(source, names, of_labelled):
             names = None
-        if names and (more := [name for name in of_labelled or () if name not in set(names)]):
+        more = [name for name in of_labelled or () if names and name not in names]
+        if more:
             names, source = [*names, *more], f"{source} and '{args.train_split}'"
+
+    # A teacher without names has those of the data.
     for own, split in ((of_labelled, args.train_split), (of_val, args.val_split)):
         if names is None and own:
             names, source = own, f"'{split}'"
     if names is not None:
         _logger.info(f"Classes: {len(names)}, with the names of {source}: {shown(names)}")
         return names, len(names), source
-    counts = (num_classes_of(split) for split in (labelled, val) if split is not None)
-    count = args.num_classes or next(filter(None, counts), count)
+
+    # Without any names there is a number at least.
+    counts = [args.num_classes, *(num_classes_of(split) for split in (labelled, val) if split is not None), count]
+    count = next(filter(None, counts), None)
     if not count:
         raise UserError("--unlabeled: which classes there are is said by nothing; give --class-names FILE with a name "
                         "a line, or --num-classes N")
@@ -142,12 +150,9 @@ def shown(names: Sequence[str], most: int = 5) -> str:
 
 
 def classes_of_teacher(
-        args: argparse.Namespace,
-        of_data: Sequence[str] | None = None,
-        labels: Sequence[FoundLabels] = (),
-) -> tuple[list[str] | None, int | None]:
-    """Return names and number of the classes of labels in place of a teacher and of the first model, before that is
-    opened on the student's input; ``of_data`` are names that these are to be compared with, where there are any.
+        args: argparse.Namespace, of_data: Sequence[str] | None = None, labels: Sequence[FoundLabels] = ()) -> Classes:
+    """Return the classes of labels in place of a teacher and of the first model, before that is opened on the student's
+    input; ``of_data`` are names that these are to be compared with, where there are any.
 
     Raises:
         UserError: labels and model have names, and none in common.
@@ -156,38 +161,41 @@ def classes_of_teacher(
     with torch.random.fork_rng(devices=[]):  # how the student begins does not depend on who teaches it
         names, count = _classes_of_model(args, said or of_data)
     if have_common_names(f"--teacher {args.teacher}", names, said):
-        said += [name for name in names if name not in set(said)]
+        said += [name for name in names if name not in said]
     return (said, len(said)) if said else (names, count)
 
 
-def _classes_of_model(
-        args: argparse.Namespace, of_data: Sequence[str] | None) -> tuple[list[str] | None, int | None]:
-    """Return names and number of the classes of the first model of a teacher, None where there is none."""
+def _classes_of_model(args: argparse.Namespace, of_data: Sequence[str] | None) -> Classes:
+    """Return the classes of the first model of a teacher that has its own; a zero-shot classifier is given them."""
     pairs = pair_checkpoints(teacher_models(args.teacher), split_names(args.teacher_checkpoint))
-    name, checkpoint = next((pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"), (None, None))
-    if name is None:  # a zero-shot classifier has the classes that it is given
+    pairs = [pair for pair in pairs if TeacherName.parse(pair[0]).kind != "clip"]
+    if not pairs:
         return None, None
-    channels = args.in_chans or (args.input_size[0] if args.input_size else 3)
+    name, checkpoint = pairs[0]
+    channels = input_channels(args)
+
+    # A model of another package is opened for them, one of a run only where names are not written beside its weights.
     if not TeacherName.parse(name).is_of_timm:
         opened = open_kind(name, Request(in_chans=channels, img_size=args.teacher_img_size), TEACHER_FLAGS[0])
         return opened.class_names, opened.model.num_classes
     if checkpoint is not None:
-        if names := recorded_names(checkpoint, TEACHER_FLAGS[1]):
+        names = recorded_names(checkpoint, TEACHER_FLAGS[1])
+        if names:
             return names, len(names)
         settings = TeacherSettings(use_ema=args.use_ema_teacher, model_kwargs=args.teacher_kwargs)
         return None, load_frozen_model(name, checkpoint, channels, settings)[0].num_classes
+
+    # One of timm knows its classes without its weights.
     model = create_model(TEACHER_FLAGS[0], name, pretrained=False, inputs=dict(in_chans=channels),
                          **args.teacher_kwargs)
     names = names_of_model(model, None, TEACHER_FLAGS[0])
-    return names or (imagenet_names(model, of_data) if ":" not in name else None), model.num_classes
+    if names is None and ":" not in name:
+        names = imagenet_names(model, of_data)
+    return names, model.num_classes
 
 
 def by_name(
-        dataset: Dataset | None,
-        names: Sequence[str] | None,
-        split: str,
-        source: str = TRAINING,
-) -> Dataset | None:
+        dataset: Dataset | None, names: Sequence[str] | None, split: str, source: str = TRAINING) -> Dataset | None:
     """Return a dataset whose labels are the places of its classes among ``names``, of which it may lack some.
 
     Raises:
@@ -197,17 +205,23 @@ def by_name(
     if own is None or own == list(names):
         return dataset
     places = {name: place for place, name in enumerate(names)}
-    if odd := [name for name in own if name not in places]:
+    odd = [name for name in own if name not in places]
+    if odd:
         others = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
-        remedy = SAME if source == TRAINING else f"name its folders as these, or leave it out: {shown(names, 3)}"
+        remedy = f"name its folders as these, or leave it out: {shown(names, 3)}"
+        if source == TRAINING:
+            remedy = ("give both the same class folders, or name all classes, --class-names A,B,...; splits of "
+                      "different classes are for few-shot learning: --val-split '' --few-shot-eval 5x1")
         raise UserError(f"the splits have different classes: '{odd[0]}'{others} of '{split}' is none of the "
                         f"{len(names)} of {source}{nearest(odd[0], names)}; {remedy}")
+
+    # Labels follow the names, so that the dataset has to tell them.
     labels = labels_of(dataset)
     if labels is None:
         raise UserError(f"the split '{split}' has the classes of {source} in another order, and does not tell its "
                         "labels without being read; give it the same classes")
-    if len(own) < len(names):
-        lacking = [name for name in names if name not in set(own)]
+    lacking = [name for name in names if name not in own]
+    if lacking:
         _logger.info(f"The split '{split}' has {len(own)} of the {len(names)} classes; it lacks {shown(lacking, 3)}")
     return _named(dataset, list(names), [places[own[label]] for label in labels])
 
@@ -220,12 +234,3 @@ def _named(dataset: Dataset | None, names: list[str], labels: Sequence[int] | No
     named = Relabelled(dataset, labels)
     named.classes = names
     return named
-
-
-def _refuse_other_classes(args: argparse.Namespace, train: Dataset, val: Dataset | None) -> None:
-    """Refuse splits whose classes, several of which have one number by ``--class-map``, are not the same ones."""
-    names, others = class_names_of(train), class_names_of(val) if val is not None else None
-    if names and others and names != others:
-        odd = next(a or b for a, b in zip_longest(names, others) if a != b)
-        raise UserError(f"the splits have different classes: {len(names)} in '{args.train_split}', {len(others)} in "
-                        f"'{args.val_split}' (first difference: {odd}); {SAME}")

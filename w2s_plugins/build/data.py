@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from ..cli.declare import dest_of
 from ..cli.forms import (
     KNN,
     PREFIXES,
@@ -44,7 +45,7 @@ from ..teachers.teacher import StudentInput, Teacher
 from .classes import common_classes
 from .labels import FoundLabels, fingerprint_of
 from .loaders import labelled_in_batch, refuse_for_streams
-from .resolve import is_semi_supervised, refuse_other_shares
+from .resolve import input_channels, is_semi_supervised
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)
@@ -52,8 +53,10 @@ _logger = logging.getLogger(__name__)
 
 def reading(args: argparse.Namespace) -> dict[str, object]:
     """Return how samples are read, as arguments of `open_split`. Raises `UserError` for channels the model has not."""
-    channels, mode = args.in_chans or (args.input_size[0] if args.input_size else 3), args.input_img_mode
-    if mode and (bands := len(Image.new(mode, (1, 1)).getbands())) != channels:
+    channels = input_channels(args)
+    mode = args.input_img_mode or ("RGB" if channels == 3 else "L")
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    if args.input_img_mode and bands != channels:
         raise UserError(f"--input-img-mode {mode}: its images have {bands} channels, and the model takes {channels} "
                         f"(--in-chans {bands})")
     return dict(
@@ -61,7 +64,7 @@ def reading(args: argparse.Namespace) -> dict[str, object]:
         image_root=args.image_root,
         download=args.dataset_download,
         batch_size=args.batch_size,
-        input_img_mode=args.input_img_mode or ("RGB" if channels == 3 else "L"),
+        input_img_mode=mode,
         input_key=args.input_key,
         target_key=args.target_key,
         trust_remote_code=args.dataset_trust_remote_code,
@@ -72,18 +75,30 @@ def open_train_split(args: argparse.Namespace) -> Dataset:
     """Open the whole training split, of which ``--train-slice`` takes a part: the labelled one where there is any."""
     if args.unlabeled and not is_semi_supervised(args):
         return open_images_of(args)
-    return open_split(
-        args.dataset, args.data_dir, args.train_split, args.class_list, flag="--train-split", is_training=True,
-        seed=args.seed, repeats=args.epoch_repeats, num_samples=args.train_num_samples, **reading(args))
+    return _open(
+        args,
+        "--train-split",
+        args.class_list,
+        is_training=True,
+        seed=args.seed,
+        repeats=args.epoch_repeats,
+        num_samples=args.train_num_samples,
+    )
 
 
 def open_images_of(args: argparse.Namespace) -> Dataset:
     """Open what ``--unlabeled`` names: folders and tar files, shards, or a split whose labels are not looked at."""
     text, mode, cache = args.unlabeled, str(reading(args)["input_img_mode"]), Path(args.target_cache)
+
+    # folders, tar files and shards
     if os.path.exists(text) or not text.lower().startswith(PREFIXES):
         return open_unlabeled(text, mode)
-    if text.startswith((WDS, HUB)):
-        return open_shards(*find_shards(text) if text.startswith(WDS) else find_hub_shards(text, cache), cache, mode)
+    if text.startswith(WDS):
+        return open_shards(*find_shards(text), cache, mode)
+    if text.startswith(HUB):
+        return open_shards(*find_hub_shards(text, cache), cache, mode)
+
+    # a dataset by its name
     name, _, split = text.rpartition(":")
     if not name:
         raise UserError(f"--unlabeled {text}: which split? Expected NAME:SPLIT, such as {text}:train")
@@ -96,9 +111,13 @@ def open_images_of(args: argparse.Namespace) -> Dataset:
 
 def open_val_split(args: argparse.Namespace) -> Dataset:
     """Open the whole validation split."""
-    return open_split(
-        args.dataset, args.data_dir, args.val_split, args.class_list, flag="--val-split", is_training=False,
-        num_samples=args.val_num_samples, **reading(args))
+    return _open(args, "--val-split", args.class_list, num_samples=args.val_num_samples)
+
+
+def _open(args: argparse.Namespace, flag: str, class_list: str | None, **how: object) -> Dataset:
+    """Open the split of ``--dataset`` or ``--data-dir`` that a flag names."""
+    how = {"is_training": False, **reading(args), **how}
+    return open_split(args.dataset, args.data_dir, getattr(args, dest_of(flag)), class_list, flag=flag, **how)
 
 
 def open_splits(args: argparse.Namespace) -> dict[str, Dataset]:
@@ -126,23 +145,35 @@ def sources_of(
         Of each split and each file of labels its ``role`` in the run, its ``name``, a hash of the ``place`` that the
         flags name, its number of ``samples`` and its ``fingerprint``, None where it cannot be told.
     """
+    # the splits, as they are before anything is cut or renamed
     sources = []
     for role, split in splits.items():
         about, name = describe(split, "", ""), f"'{args.val_split if role == 'val' else args.train_split}'"
-        named = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
+        place = [args.dataset, name, args.class_list, args.class_map, args.image_root, args.input_key, args.target_key]
         if role == "train" and args.unlabeled:
-            named, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
+            place, name = [_absolute(args.unlabeled)], "the images of --unlabeled"
         sources.append(dict(
-            role=role, name=name, place=_hash_of_place([*named, _absolute(args.data_dir)]), samples=about.num_samples,
-            fingerprint=about.fingerprint))
+            role=role,
+            name=name,
+            place=_hash_of_place([*place, _absolute(args.data_dir)]),
+            samples=about.num_samples,
+            fingerprint=about.fingerprint,
+        ))
+
+    # the files of labels
     files = [("--teacher", found.place.path) for found in labels]
-    kind, table, _ = parse_noise(args.label_noise) if args.label_noise else ("", "", None)
-    if kind == "labels":
-        files.append(("--label-noise", Path(str(table))))
+    if args.label_noise:
+        kind, table, _ = parse_noise(args.label_noise)
+        if kind == "labels":
+            files.append(("--label-noise", Path(table)))
     for number, (flag, path) in enumerate(files):
         sources.append(dict(
-            role=f"labels {number}", name=f"the labels of {flag} labels:{path.name}",
-            place=_hash_of_place([_absolute(path)]), samples=None, fingerprint=fingerprint_of(path)))
+            role=f"labels {number}",
+            name=f"the labels of {flag} labels:{path.name}",
+            place=_hash_of_place([_absolute(path)]),
+            samples=None,
+            fingerprint=fingerprint_of(path),
+        ))
     return sources
 
 
@@ -158,37 +189,47 @@ def _hash_of_place(named: Sequence[object]) -> str:
 
 def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> Data:
     """Create the splits, compare their classes, and cut slices; ``labels`` may name the classes of images without."""
+    # Open the splits, whole.
     whole = open_splits(args)
     sources = sources_of(args, whole, labels)
     train, labelled, val = (whole.get(role) for role in ("train", "labelled", "val"))
-    few_shot = open_split(
-        args.dataset, args.data_dir, args.few_shot_split, args.few_shot_class_list, flag="--few-shot-split",
-        list_flag="--few-shot-class-list", is_training=False, **reading(args)) if args.few_shot_eval else None
+    few_shot = None
+    if args.few_shot_eval:
+        few_shot = _open(args, "--few-shot-split", args.few_shot_class_list, list_flag="--few-shot-class-list")
+    streamed = isinstance(train, IterableDataset)
     if isinstance(labelled, IterableDataset):
         raise UserError(f"--dataset {args.dataset} is a stream: labelled samples beside --unlabeled need a dataset "
                         "that can be indexed")
+
+    # Number their classes alike, by name.
     train, labelled, val, names, num_classes = common_classes(args, train, labelled, val, labels)
     refuse_other_shares(args, num_classes)
     groups = shot_groups(args, train, num_classes)
-    streamed = isinstance(train, IterableDataset)
     if streamed:
         refuse_for_streams(args)
         _logger.info("Streaming dataset: order and views follow timm; exact resumption is not promised")
-    split_size, noise = 0 if streamed else len(train), None
-    if args.label_noise:
-        noise = create_label_noise(args.label_noise, train, seed=args.noise_seed)
+    split_size = 0 if streamed else len(train)
+    noise = create_label_noise(args.label_noise, train, seed=args.noise_seed) if args.label_noise else None
+
+    # Slice the part with ground truth, and the validation split. Which samples are in a slice does not depend on the
+    # order of the classes, so that it is found in the split as it was opened.
     split = train if labelled is None else labelled
-    uncut, part = (split, val), take_slice(split, args.train_slice, args.slice_seed)
+    part = take_slice(split, args.train_slice, args.slice_seed)
     if labelled is not None and args.train_slice:
-        part = cut_as(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed))
+        part = Subset(labelled, take_slice(whole["labelled"], args.train_slice, args.slice_seed).indices)
+    whole_val = val
     if args.val_slice and val is not None:
-        val = cut_as(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice"))
-    check_disjoint(args, uncut, part, val)
+        val = Subset(val, take_slice(whole["val"], args.val_slice, args.slice_seed, "--val-slice").indices)
+    check_disjoint(args, (split, whole_val), part, val)
+
+    # Open what is measured besides, and hold out what chooses the epoch.
     tests = open_test_sets(args, val, names, num_classes, str(reading(args)["input_img_mode"]))
     epoch_size = len(take_slice(split, args.epoch_slice, args.slice_seed, "--epoch-slice")) if args.epoch_slice else 0
     train, labelled = (part, None) if labelled is None else (train, part)
     train, select = hold_out(train, args.select_split, args.slice_seed)
-    if noise is not None:  # after the cuts, which are then those of a run without noise
+
+    # Noise comes after the cuts, which are then those of a run without it.
+    if noise is not None:
         train, select = noise.apply(train), noise.apply(select) if select is not None else None
         about = noise.record(train)
         _logger.info(f"Label noise {args.label_noise}: {about['changed']} of {about['samples']} training labels "
@@ -197,15 +238,28 @@ def build_data(args: argparse.Namespace, labels: Sequence[FoundLabels] = ()) -> 
         _logger.info(f"Semi-supervised: {labelled_in_batch(args)} of the {args.batch_size} samples of a batch are of "
                      f"the {len(labelled)} labelled ones in '{args.train_split}'")
     return Data(
-        train, val, select, num_classes, few_shot, split_size=split_size, noise=noise, groups=groups, class_names=names,
-        labelled=labelled, epoch_size=epoch_size, tests=tests, sources=sources)
+        train,
+        val,
+        select,
+        num_classes,
+        few_shot,
+        split_size=split_size,
+        noise=noise,
+        groups=groups,
+        class_names=names,
+        labelled=labelled,
+        epoch_size=epoch_size,
+        tests=tests,
+        sources=sources,
+    )
 
 
-def cut_as(named: Dataset, part: Dataset) -> Dataset:
-    """Return a ``part`` of a split as it was opened with the labels and names that the split ``named`` has now: which
-    samples there are does not depend on the order of the classes.
-    """
-    return Subset(named, part.indices) if isinstance(part, Subset) and part.dataset is not named else part
+def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
+    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
+    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
+    if shares and not args.episodic and num_classes not in (None, len(shares)):
+        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
+                        f"{num_classes} classes")
 
 
 def shot_groups(args: argparse.Namespace, train: Dataset, num_classes: int | None) -> ShotGroups | None:
@@ -227,8 +281,9 @@ def check_disjoint(
 
     Without ``--val-slice`` it is a warning: to evaluate on what one trains on is a known way to look for errors.
     """
+    # Two splits of different sizes are not one split; to compare all names takes time.
     if val is None or any(isinstance(split, IterableDataset) for split in whole) or len(whole[0]) != len(whole[1]):
-        return  # not one split; to compare all names takes time
+        return
     shared = count_shared(train, val)
     if shared and not args.val_slice:
         _logger.warning(f"WARNING: '{args.train_split}' and '{args.val_split}' are the same samples, and {shared} of "
@@ -256,33 +311,37 @@ def select_clean(
     candidates = data.train
     given = known_labels(candidates, "--clean-select") if rule == KNN else labels_of(candidates)
     fingerprint = describe(candidates, args.dataset, args.train_split).fingerprint
+
+    # A resumed run takes its own selection again, another one that of its file, or of models.
     selected, origin = None, {}
     if saved is not None and saved.is_file():
         selected, origin = read_selection(str(saved), candidates, data.split_size, fingerprint)
-    if origin.get("rule") != args.clean_select:
-        if rule == "file":
-            selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
-            origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
-        else:
-            models = selection_models(
-                rule, *parse_selection_model(args.clean_select_model), teacher,
-                StudentInput(data_config["mean"], data_config["std"], data_config["input_size"][0], data.num_classes,
-                             data.class_names),
-                world.device)
-            selected = select_by_model(
-                rule, value, models, without_transform(candidates), data.num_classes,
-                Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder),
-                Console(world.primary, 0).wrap)
-            origin = dict(made_by=None, models=[model.source for model in models])
-    figures = selection_figures(
-        selected, given, data.noise.clean_labels(candidates) if data.noise else None, data.num_classes)
+    if origin.get("rule") != args.clean_select and rule == "file":
+        selected, made_by = read_selection(file, candidates, data.split_size, fingerprint)
+        origin = dict(made_by=made_by.get("rule"), models=made_by.get("models"))
+    elif origin.get("rule") != args.clean_select:
+        seen = StudentInput(
+            data_config["mean"],
+            data_config["std"],
+            data_config["input_size"][0],
+            data.num_classes,
+            data.class_names,
+        )
+        models = selection_models(rule, *parse_selection_model(args.clean_select_model), teacher, seen, world.device)
+        how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
+        selected = select_by_model(rule, value, models, without_transform(candidates), data.num_classes, how,
+                                   Console(world.primary, 0).wrap)
+        origin = dict(made_by=None, models=[model.source for model in models])
+
+    # What is left, with its figures for the record.
+    clean = data.noise.clean_labels(candidates) if data.noise else None
+    figures = selection_figures(selected, given, clean, data.num_classes)
     data.train = take_selected(candidates, selected)
-    data.selection = Selection(
-        dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint,
-             **figures),
-        list(positions_in_split(data.train)))
-    quality = "" if figures["precision"] is None else (
-        f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %")
+    about = dict(rule=args.clean_select, made_by=origin["made_by"], models=origin["models"], fingerprint=fingerprint)
+    data.selection = Selection({**about, **figures}, list(positions_in_split(data.train)))
+    quality = ""
+    if figures["precision"] is not None:
+        quality = f", precision {100 * figures['precision']:.2f} %, recall {100 * figures['recall']:.2f} %"
     _logger.info(f"Clean selection {args.clean_select}: {figures['selected']} of {figures['candidates']} training "
                  f"samples{quality}")
     if figures["empty_classes"]:
@@ -305,5 +364,11 @@ def draw_few_shot_test(
     """Draw test episodes of each of the shapes in ``text`` from a split. Raises `UserError`."""
     count = count_episodes(text, flag, TEST_EPISODES, 2)
     return create_test(
-        known_labels(dataset, flag), parse_shapes(text, args.queries, flag), count=count, seed=args.few_shot_seed,
-        classifier=args.few_shot_classifier, flag=flag, class_names=class_names_of(dataset))
+        known_labels(dataset, flag),
+        parse_shapes(text, args.queries, flag),
+        count=count,
+        seed=args.few_shot_seed,
+        classifier=args.few_shot_classifier,
+        flag=flag,
+        class_names=class_names_of(dataset),
+    )

@@ -17,7 +17,7 @@ from ..losses import create_loss, list_losses
 from ..losses.base import LOSSES
 from ..registry import load_plugins
 from ..teachers.kinds import check_kind
-from .resolve import LABELS, check_choice, refuse_other_shares, resolve_flags, teacher_models
+from .resolve import LABELS, check_choice, resolve_flags, teacher_models
 from .rules import check_rules
 
 _logger = logging.getLogger(__name__)
@@ -33,16 +33,22 @@ def resolve_train_args(args: argparse.Namespace, given: set[str]) -> None:
     Raises:
         UserError: one line for the first thing that is wrong.
     """
+    # Names first: what a message says of them is what was typed.
     load_plugins(args.plugins)
     _check_choices(args)
+
+    # What follows from other flags, then what does not go together, which may be of such flags.
     resolve_flags(args, given, {name: LOSSES.get(name).defaults for name in list_losses()})
     check_rules(args)
     if args.loss is not None:
         _check_loss(args)
+
+    # What depends on this machine, and on the number of processes.
     resolve_precision(args, given)
     processes = count_processes()
-    _check_on_device(args, processes)
     if args.sync_bn and processes > 1:
+        if args.device.startswith("cpu"):
+            raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
         args.dist_bn = ""  # all have the same statistics already
     _resolve_learning_rate(args, processes)
 
@@ -56,44 +62,36 @@ def resolve_precision(args: argparse.Namespace, given: set[str]) -> None:
     """Fall back from CUDA to the CPU where there is none, and fill in what depends on which of them it is."""
     if args.amp and args.model_dtype not in (None, "float32"):
         raise UserError(f"--amp keeps the weights in float32 and cannot go with --model-dtype {args.model_dtype}")
-    modules = vars(args).get("device_modules")  # which may bring a kind of their own
-    if not modules:
+
+    # A device that was not typed is left for the CPU where it is absent.
+    brings_devices = vars(args).get("device_modules")  # kinds of their own
+    if not brings_devices:
         check_device(args.device)
     args.no_accelerator = args.device.startswith("cuda") and not torch.cuda.is_available()
     if args.no_accelerator:
         if "device" in given:
             raise UserError(f"--device {args.device}: CUDA is not available here; use --device cpu")
         args.device = "cpu"
-    try:
-        device = torch.device(args.device)
-    except RuntimeError as error:
-        raise UserError(f"--device {args.device}: unknown device; expected cuda, cuda:1, cpu, mps, ...") from error
-    if not modules:
-        _refuse_absent(device)
-    if device.type == "cpu" and "amp_dtype" not in given:
+    if not brings_devices and not _is_there(args.device):
+        raise UserError(f"--device {args.device}: is not available here; use --device cpu")
+
+    # What one would choose on each of them.
+    if args.device.startswith("cpu") and "amp_dtype" not in given:
         args.amp_dtype = "bfloat16"
-    if device.type == "cuda" and "workers" not in given:
-        args.workers = workers_by_cores()
+    if args.device.startswith("cuda") and "workers" not in given:  # as many as there are cores, but from 4 to 16
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        args.workers = min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
 
 
-def _refuse_absent(device: torch.device) -> None:
-    """Raise a `UserError` for a device that this machine, or this build of PyTorch, does not have."""
+def _is_there(name: str) -> bool:
+    """Return whether this machine, and this build of PyTorch, has a device."""
     try:
+        device = torch.device(name)
         if device.type == "cuda":  # a tensor would take memory of the first one for each of several processes
-            there = device.index is None or device.index < torch.cuda.device_count()
-        else:
-            there = torch.empty(1, device=device) is not None
+            return device.index is None or device.index < torch.cuda.device_count()
+        return torch.empty(1, device=device) is not None
     except (AssertionError, AttributeError, ImportError, RuntimeError):
-        there = False
-    if not there:
-        raise UserError(f"--device {device}: is not available here; use --device cpu")
-
-
-def workers_by_cores() -> int:
-    """Return how many data workers a process of a GPU has: as many as it has cores, but from 4, timm's number, to 16.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 4), 16)
+        return False
 
 
 def check_optimizer(name: str) -> None:
@@ -112,6 +110,8 @@ def check_model_name(flag: str, name: str) -> None:
         if "/" in name:
             hint = near_path(name) or f" (nearest: hf-hub:{name}, local-dir:{name})"
         raise UserError(f"{flag}: unknown model '{name}'{hint}")
+
+    # What stands behind the point names its weights.
     if not tag:
         return
     weights = dict.fromkeys([*timm.list_pretrained(f"{architecture}.*"), *timm.list_pretrained(architecture)])
@@ -150,10 +150,10 @@ def _check_choices(args: argparse.Namespace) -> None:
 
 def _check_loss(args: argparse.Namespace) -> None:
     """Check the arguments of the loss, by the annotations of its function, and that there are the features it needs."""
-    loss = create_loss(args.loss, **args.loss_kwargs)
-    refuse_other_shares(args, args.num_classes)
-    if not loss.needs_features:
+    if not create_loss(args.loss, **args.loss_kwargs).needs_features:
         return
+
+    # A loss on features needs those of both, and a student of which more than the head is trained.
     if args.linear_probe and args.teacher:
         raise UserError(f"--linear-probe has no feature maps: --loss {args.loss} needs them; use a loss on logits, "
                         "such as adaptconf")
@@ -163,11 +163,6 @@ def _check_loss(args: argparse.Namespace) -> None:
     if args.tune == "head" and args.task_loss_weight == 0 and "+" not in args.loss:
         raise UserError(f"--tune head --loss {args.loss} --task-loss-weight 0: a loss on features does not reach the "
                         "head, so nothing would be trained")
-
-
-def _check_on_device(args: argparse.Namespace, processes: int) -> None:
-    if args.sync_bn and args.device == "cpu" and processes > 1:
-        raise UserError("--sync-bn: PyTorch has synchronised batch norm on accelerators only")
 
 
 def _resolve_learning_rate(args: argparse.Namespace, processes: int) -> None:

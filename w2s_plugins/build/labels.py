@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from ..cli.values import split_names
 from ..data.datasets import labels_of
 from ..data.keys import SampleKeys, sample_keys
 from ..data.shards import shard_reader
@@ -25,7 +26,7 @@ from ..labels.samples import check_gaps, labels_of_samples
 from ..labels.sharded import ShardedLabels, manifest_at
 from ..labels.splits import Data
 from ..labels.table import Columns, LabelTable, file_of, open_columns, read_label_table
-from .resolve import LABELS, label_paths, split_names
+from .resolve import LABELS, label_paths
 
 Opener = Callable[[Dataset], Reader]  # gives the labels of the samples of a dataset
 
@@ -83,6 +84,8 @@ def fingerprint_of(path: Path) -> str | None:
     if not path.is_dir():
         file = file_of(path)[0]
         return file_sha256(file)[:16] if file.is_file() else None
+
+    # of a folder: what its manifests say, and that its files are there, which may be large
     content = hashlib.sha256()
     for file in sorted(path.rglob("*.safetensors")):
         content.update(f"{file.relative_to(path)} {file.stat().st_size}".encode(errors="surrogateescape"))
@@ -118,19 +121,32 @@ def take_labels(
     """
     if not found:
         return []
-    if not class_names:
-        class_names = [str(i) for i in range(data.num_classes)]
+    class_names = class_names or [str(number) for number in range(data.num_classes)]
     if args.labels_confidence is not None and args.labels_confidence < 1 / len(class_names):
         raise UserError(f"--labels-confidence {args.labels_confidence:g}: is below chance; of {len(class_names)} "
                         f"classes expected {1 / len(class_names):.3g} to 1")
+
+    # Rows are matched with the samples of both parts: a table may be about all of them.
     keys = _keys_of_both(data)
     openers = [_opener(args, data, labels, keys, class_names) for labels in found]
-    # no model answers for the rest, nor do labels of shards, which have all samples
-    if len(found) == len(split_names(args.teacher)) and not any(_are_sharded(data, labels) for labels in found):
+
+    # Samples without a label are left out, unless a model answers for them; labels of shards have all samples.
+    in_shards = [_are_sharded(data, labels) for labels in found]
+    if len(found) == len(split_names(args.teacher)) and not any(in_shards):
         data.train = _labelled(args, data.train, openers)
         if data.select is not None:
             data.select = _labelled(args, data.select, openers, "held-out")
-    _refuse_gaps(args, data, found, openers)
+
+    # Who chooses among teachers, or weighs them, needs an answer of each.
+    choice = "--teacher-weights learned" if args.teacher_weights == "learned" else "--teacher-assign student"
+    if args.teacher_weights == "learned" or args.teacher_assign == "student":
+        index = torch.arange(len(data.train))
+        for labels, opened, sharded in zip(found, openers, in_shards):
+            absent = 0 if sharded else int((~opened(data.train).has(index)).sum())
+            if absent:
+                shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
+                raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
+                                f"{absent} of {len(index)} training samples; leave it out, or label them")
     return openers
 
 
@@ -142,6 +158,8 @@ def read_labels(args: argparse.Namespace, data: Data, found: Sequence[FoundLabel
         GivenLabels(labels.name, opened(data.train), None if data.select is None else opened(data.select),
                     labels.place.commit)
         for labels, opened in zip(found, openers)]
+
+    # Where ground truth is known, the log and the record say how many labels are wrong.
     truth = data.noise.clean_labels(data.train) if data.noise else labels_of(data.train)
     if truth is not None:
         data.given = [labels.compared_with(truth) for labels in data.given]
@@ -169,43 +187,26 @@ def _opener(
         args: argparse.Namespace, data: Data, labels: FoundLabels, keys: SampleKeys, class_names: list[str]) -> Opener:
     """Return what gives the labels of a dataset: of a folder of them, or of a table."""
     confidence = 1.0 if args.labels_confidence is None else args.labels_confidence
-    folder = labels.place.path
-    if _are_sharded(data, labels):
-        _refuse_other_classes(labels, class_names)
-        return lambda dataset: ShardedLabels(folder, dataset, confidence)
-    if labels.is_folder:
-        LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
-        _refuse_other_classes(labels, class_names)
-        return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
-    table = labels.table(class_names)
-    answers = labels_of_samples(table, keys, class_names, args.labels_combine, labels.flag)
-    return lambda dataset: answers.of(sample_keys(dataset), confidence)
+    folder, sharded = labels.place.path, _are_sharded(data, labels)
 
+    # A table is matched by name, of its classes as of its samples.
+    if not sharded and not labels.is_folder:
+        answers = labels_of_samples(labels.table(class_names), keys, class_names, args.labels_combine, labels.flag)
+        return lambda dataset: answers.of(sample_keys(dataset), confidence)
 
-def _refuse_other_classes(labels: FoundLabels, class_names: list[str]) -> None:
-    manifest = manifest_at(labels.place.path)
+    # Stored labels have the classes of the data, in their order.
+    manifest = manifest_at(folder)
     if manifest.num_classes != len(class_names):
         raise UserError(f"{labels.flag}: has {manifest.num_classes} classes, the data {len(class_names)}")
-    if manifest.class_names and list(manifest.class_names) != list(class_names):
-        odd = next(a for a, b in zip(manifest.class_names, class_names) if a != b)
-        raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {odd}); write it "
-                        "as a table, which is matched by name: python -m w2s_plugins.labels export "
-                        f"{labels.name} --output labels.csv")
-
-
-def _refuse_gaps(
-        args: argparse.Namespace, data: Data, found: Sequence[FoundLabels], openers: Sequence[Opener]) -> None:
-    """Refuse to choose among teachers some of which say nothing of a sample."""
-    choice = ("--teacher-weights learned" if args.teacher_weights == "learned" else
-              "--teacher-assign student" if args.teacher_assign == "student" else None)
-    for labels, opened in zip(found, openers) if choice else ():
-        if _are_sharded(data, labels):
-            continue
-        index = torch.arange(len(data.train))
-        if absent := int((~opened(data.train).has(index)).sum()):
-            shown = GivenLabels(labels.name, opened(data.train), None, labels.place.commit).shown
-            raise UserError(f"{choice} needs an answer of every teacher to each sample, but {shown} has none of "
-                            f"{absent} of {len(index)} training samples; leave it out, or label them")
+    for own, name in zip(manifest.class_names or (), class_names):
+        if own != name:
+            raise UserError(f"{labels.flag}: its classes are not those of the data in its order (first: {own}); write "
+                            "it as a table, which is matched by name: python -m w2s_plugins.labels export "
+                            f"{labels.name} --output labels.csv")
+    if sharded:
+        return lambda dataset: ShardedLabels(folder, dataset, confidence)
+    LabelReader(folder, keys)  # refuses those of other data; a part of it may be without
+    return lambda dataset: LabelReader(folder, sample_keys(dataset), confidence=confidence, partial=True)
 
 
 def _labelled(args: argparse.Namespace, dataset: Dataset, openers: list[Opener], what: str = "training") -> Dataset:

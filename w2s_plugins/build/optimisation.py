@@ -11,7 +11,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.task import TrainingTask
 
 from ..errors import UserError, one_line
-from .hints import average_hint
+from .resolve import average_hint
 
 _logger = logging.getLogger(__name__)
 

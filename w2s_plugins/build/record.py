@@ -37,8 +37,7 @@ from ..run.position import Position
 from ..run.record import recovered, registering_module
 from ..students.refine import RefinedTargets
 from ..teachers.name import parse_teachers
-from .hints import student_chance_hint
-from .resolve import LABELS, in_order, is_scored_by_teacher, random_start_hint
+from .resolve import LABELS, in_order, is_scored_by_teacher, random_start_hint, student_chance_hint
 from .student import RANDOM_FEATURES
 
 

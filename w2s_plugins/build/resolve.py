@@ -15,7 +15,6 @@ from ..cli.declare import Role, dest_of, option, shown_value
 from ..cli.forms import (
     BATCH_EPISODES,
     PREFIXES,
-    STAGES,
     TEST_EPISODES,
     UNLABELED,
     check_dataset_name,
@@ -23,33 +22,36 @@ from ..cli.forms import (
     loss_weights,
     parse_data_errors,
     parse_part,
-    parse_selection,
     parse_shapes,
     parse_test_sets,
     unlabeled_roots,
 )
 from ..cli.outcome import PROCESSES
 from ..cli.parser import train_parser
-from ..cli.values import split_names
 from ..errors import UserError, near_path, nearest
 from ..files import SHARDED
+from ..metrics.pgr import chance_level
 from ..run.place import HUB, Place
 from ..teachers.name import parse_teachers
-from .resolve_probe import resolve_probe
 
 Losses = Mapping[str, Mapping[str, Parameter]]  # the hyper-parameters of each distillation loss
 
 _logger = logging.getLogger(__name__)
 
 LABELS = "labels:"  # begins the name of a teacher that is a file or folder of labels
-ABOUT_MODELS = ("teacher_checkpoint", "teacher_class_map", "teacher_topk", "teacher_img_size", "teacher_kwargs",
-                "use_ema_teacher", "prompts")
-CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm
-MULTI_LABEL = ("twoway", "zlpr", "db")  # timm's others
+CRITERIA = ("ce", "bce", "asl", "poly", "jsd")  # of timm, but for those of multi-label data
 BATCHES_OF_EPISODES = 200  # in an epoch
 
 # defaults of the released code where they differ from those of the losses here
 RELEASED_LOSS_DEFAULTS = {"kd": {"temperature": 1.0}, "dkd": {"beta": 2.0, "temperature": 1.0}}
+RELEASED_WEIGHTS = {"task_loss_weight": "gt_loss_weight", "distill_loss_weight": "kd_loss_weight"}
+
+# in each mode the flags that change nothing there: they are noted and left at their defaults
+IDLE_FLAGS = {
+    "linear_probe": ("fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last",
+                     "layer_decay", "drop", "drop_path", "drop_connect", "drop_block", "tta", "save_images"),
+    "fsdp": ("channels_last", "model_ema_force_cpu"),
+}
 
 
 # ---------------------------------------------------------------- what flags mean together
@@ -103,29 +105,18 @@ def trains_part(args: argparse.Namespace) -> bool:
     return args.tune != "all" or bool(args.freeze)
 
 
-# ---------------------------------------------------------------- resolved and checked
+def batch_of_episodes(args: argparse.Namespace) -> int:
+    """Return the number of images in a batch of ``--episodic``, whose episodes have one shape."""
+    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
+    if len(shapes) > 1:
+        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
+                        "are for --few-shot-eval")
+    return count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1) * shapes[0].size
 
 
-def check_validation(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the flags of ``validate.py`` against each other."""
-    check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets, args.corruptions)
-    if not args.few_shot:
-        return
-    parse_shapes(args.few_shot, args.queries, "--few-shot")
-    count_episodes(args.few_shot, "--few-shot", TEST_EPISODES, 2)
-    if len(split_names(args.teacher)) > 1:
-        raise UserError("--few-shot: several teachers have no common features; give one --teacher")
-    if args.naflex_loader or args.ceiling_checkpoint or args.ceiling_acc is not None or given & {
-            "train_counts", "val_sets", "corruptions"}:
-        raise UserError("--few-shot cannot be combined with --naflex-loader, --train-counts, --val-sets, "
-                        "--corruptions or a ceiling")
-
-
-def refuse_missing_checkpoint(checkpoint: str) -> None:
-    """Raise a `UserError` for a ``--checkpoint`` of ``validate.py`` that is not there."""
-    if checkpoint and not Path(checkpoint).exists():
-        raise UserError(f"--checkpoint {checkpoint}: no such file or folder{near_path(checkpoint)}")
+def input_channels(args: argparse.Namespace) -> int:
+    """Return the number of channels of the student's images."""
+    return args.in_chans or (args.input_size[0] if args.input_size else 3)
 
 
 def run_place(args: argparse.Namespace) -> Place:
@@ -144,6 +135,252 @@ def run_place(args: argparse.Namespace) -> Place:
     return Place(root, args.experiment, args.resume)
 
 
+# ---------------------------------------------------------------- what follows from what
+
+
+def resolve_flags(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
+    """Fill in what follows from other flags of ``train_w2s.py``, in place.
+
+    Args:
+        args: all flags.
+        given: names of the flags that were set by hand.
+        losses: those that are registered.
+
+    Raises:
+        UserError: one line for the first thing that is wrong.
+    """
+    _ignore_idle_flags(args, given)
+    if args.sched in ("wsd", "rsqrt") and "decay_epochs" not in given:
+        args.decay_epochs = 0.2  # as timm's factory has it: the 90 are for step
+
+    # Values that have a form of their own.
+    check_dataset_name(args.dataset)
+    parse_test_sets(args.val_sets, args.corruptions)
+    parse_part(args.tune)
+    parse_data_errors(args.data_errors)
+    args.resume_changes = [_changed_flag(args, name) for name in args.resume_changes]
+
+    # How the student learns, on what data, and from whom.
+    _resolve_loss(args, given, losses)
+    if given & set(RELEASED_WEIGHTS.values()):
+        for ours, theirs in RELEASED_WEIGHTS.items():
+            if ours not in given:  # each is 1 in the released code
+                weight = getattr(args, theirs)
+                setattr(args, ours, 1.0 if weight is None else weight)
+    if args.unlabeled:
+        _resolve_unlabeled(args, given)
+    else:
+        resolve_data_dir(args)
+    if label_paths(args.teacher) or (args.linear_probe and args.teacher):
+        _resolve_stored_targets(args, given)
+
+    # What trains something else than a classifier by epochs of views.
+    if args.linear_probe:
+        _resolve_probe(args, given)
+    if args.few_shot_eval:
+        parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
+        count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
+    if args.episodic:
+        _resolve_episodes(args, given)
+    if args.loss is not None:
+        _resolve_loss_kwargs(args, given, losses)
+    if hint := random_start_hint(args):
+        _logger.warning(f"WARNING: {hint}")
+
+
+def _ignore_idle_flags(args: argparse.Namespace, given: set[str]) -> None:
+    """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
+    defaults = train_parser().defaults()
+    for mode, names in IDLE_FLAGS.items():
+        idle = [name for name in names if getattr(args, mode) and getattr(args, name) != defaults[name]]
+        if idle:
+            _logger.warning(f"WARNING: {option(mode)}: no effect of {', '.join(map(option, idle))}")
+        for name in idle:
+            setattr(args, name, defaults[name])
+
+    # one of them may be of a file, the other typed over it
+    if args.no_aug and not args.linear_probe:
+        views = [option(name) for name in _changed(args, given, Role.VIEW)]
+        if views:
+            _logger.info(f"--no-aug: no effect of {', '.join(views)}")
+
+    # of the released code
+    if args.speedtest:
+        args.val_split, args.no_teacher_eval, args.speedtest = "", True, False
+    idle = [option(name) for name in ("eval_interval_end", "model_name") if getattr(args, name) is not None]
+    if idle:
+        _logger.info(f"{', '.join(idle)}: of the released code, and without effect here")
+
+
+def _changed(args: argparse.Namespace, given: set[str], role: Role) -> list[str]:
+    """Return the flags of a role that were set by hand to more than nothing."""
+    return [name for name, facts in train_parser().facts().items()
+            if facts.role & role and name in given and getattr(args, name) not in (facts.off, None, "", 0)]
+
+
+def resolve_data_dir(args: argparse.Namespace) -> None:
+    """Fill in ``data_dir`` from the positional argument or ``IMAGENET_DIR``."""
+    args.data_dir, args.data = args.data_dir or args.data, None
+    if args.dataset:
+        return
+    args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
+    if not args.data_dir:
+        raise UserError(
+            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
+
+
+def _resolve_unlabeled(args: argparse.Namespace, given: set[str]) -> None:
+    """Leave ground truth out of a training without it, unless a part of each batch is to have it; ``--data-dir`` and
+    ``--dataset`` may be absent, and validation with them.
+    """
+    if not args.teacher:
+        raise UserError("--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME "
+                        "(and --teacher-checkpoint FILE)")
+    args.data_dir, args.data = args.data_dir or args.data, None
+    has_labelled = args.dataset or (args.data_dir and not args.unlabeled.lower().startswith("torch/"))
+    if not has_labelled:
+        if "val_split" in given and args.val_split:
+            raise UserError(f"--val-split {args.val_split}: the images of --unlabeled have no labels; give the folder "
+                            "of a labelled split with --data-dir, or a --dataset")
+        args.val_split = ""
+
+    # Without a weight on ground truth there is none, and only a held-out part can say how it goes.
+    if not args.task_loss_weight:
+        args.task_loss_weight, args.train_split = 0.0, UNLABELED
+    if not args.val_split and args.select_split is None:
+        _logger.warning("WARNING: nothing measures this run; --select best --select-split 0.1 holds out images, and "
+                        "reports agreement with the teacher and confidence there")
+
+
+def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
+    """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
+    if args.distiller:  # of the released code
+        if "loss" in given and args.loss != args.distiller:
+            _logger.info(f"--distiller {args.distiller} takes the place of --loss {args.loss}")
+        args.loss, args.distiller = args.distiller, None
+        if args.loss == "vanilla":
+            args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
+        for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
+            args.loss_kwargs.setdefault(key, value)
+    if args.loss is None and args.teacher:
+        args.loss = "adaptconf"
+        _logger.info("--loss adaptconf, that of the paper; for pretrained students --config w2s:w2s is recommended "
+                     "(docs/recipe.md)")
+
+    # timm's criteria are on ground truth
+    if args.loss in CRITERIA:
+        if args.teacher:
+            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
+                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
+        args.task_loss, args.loss = args.task_loss or args.loss, None
+    if args.task_loss is None:
+        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
+    check_choice("--task-loss", args.task_loss, CRITERIA)
+
+    # all else is a distillation loss, or a sum of them
+    parts = [] if args.loss is None or args.loss in losses else [part.strip() for part in args.loss.split("+")]
+    for part in parts:
+        if part not in losses:
+            raise UserError(f"--loss: unknown loss '{part}'{nearest(part, [*losses, *CRITERIA])}; distillation "
+                            f"losses: {', '.join(losses)}; criteria: {', '.join(CRITERIA)}")
+
+
+def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
+    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
+    found: dict[str, object] = {}
+
+    # of the released code
+    if args.loss == "fitnet":
+        if args.fitnet_stage:  # stage 1 is level 1 there too: level 0 is the stem
+            found = dict(student_stages=args.fitnet_stage, teacher_stages=args.fitnet_stage)
+        if args.fitnet_loss_weight is not None:
+            outer = args.kd_loss_weight or args.distill_loss_weight or 1.0
+            args.distill_loss_weight = args.fitnet_loss_weight * outer
+            given.add("distill_loss_weight")
+    for flag, facts in train_parser().facts().items():
+        value = getattr(args, flag)
+        if not facts.sets or flag not in given or value is None or value is False:
+            continue
+        if args.loss in facts.sets:
+            found[facts.sets[args.loss]] = value
+        else:
+            _logger.info(f"{option(flag)} has no meaning for --loss {args.loss} and is ignored")
+
+    # --kd-temperature is timm's; in args.yaml, with the value that counts, it is one that was set by hand
+    parameters = losses.get(args.loss, {})
+    name = next((name for name in ("kd_temperature", "temperature") if name in parameters), None)
+    kept = args.loss_kwargs if "loss_kwargs" in given else {}
+    if name:
+        before = {**args.loss_kwargs, **found, **kept}.get(name, parameters[name].default)
+        if "kd_temperature" in given and args.kd_temperature != before:
+            found[name] = args.kd_temperature
+    args.loss_kwargs = {**args.loss_kwargs, **found, **kept}
+    if name:
+        args.kd_temperature = args.loss_kwargs.get(name, parameters[name].default)
+
+
+def _resolve_stored_targets(args: argparse.Namespace, given: set[str]) -> None:
+    """Labels are stored, and a probe sees an image once: so the models beside them are asked once too."""
+    if args.teacher_targets != "online":
+        return
+    if "teacher_targets" in given:
+        why = "labels are stored, they cannot be asked about a view" if label_paths(args.teacher) else (
+            "--linear-probe lets the teacher label each image once")
+        raise UserError(f"--teacher {args.teacher}: {why}: leave out --teacher-targets online")
+    args.teacher_targets = "cached"
+
+
+def _resolve_probe(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse views of a ``--linear-probe`` that sees plain images, or set them to what they come to."""
+    stores_views = args.teacher_targets.startswith("cached-views")
+    views = [] if args.no_aug or stores_views else _changed(args, given, Role.VIEW)
+    changed = [*views, *_changed(args, given, Role.MIXING)]
+    if changed:
+        shown = ", ".join(f"{option(name)} {shown_value(getattr(args, name))}" for name in changed)
+        remedy = ", add --no-aug, or store views with --teacher-targets cached-views:N" if views else ""
+        raise UserError(f"--linear-probe sees every image once, without augmentation: leave out {shown}{remedy}")
+    for name, facts in train_parser().facts().items():
+        if facts.role & (Role.MIXING if stores_views else Role.VIEW | Role.MIXING):
+            setattr(args, name, facts.off)
+    args.dist_bn = ""  # there is no statistic to share
+    args.no_aug = args.no_aug or not stores_views
+
+
+def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
+    """Fill in what follows from episodes, which fix the batch; there is no classifier of all classes."""
+    if "batch_size" not in given:
+        args.batch_size = batch_of_episodes(args)
+    args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
+    if "val_split" not in given:
+        args.val_split = ""
+
+
+def _changed_flag(args: argparse.Namespace, name: str) -> str:
+    """Return a name of ``--resume-changes`` in the form of the flags' own."""
+    known = {*vars(args), PROCESSES}
+    if dest_of(name) not in known:
+        dashed = [dest.replace("_", "-") for dest in known]
+        raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
+                        "such as batch-size, or processes")
+    return dest_of(name)
+
+
+def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:
+    """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        known = f"; one of {', '.join(choices)}" if len(choices) <= 12 else ""
+        raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
+
+
+# ---------------------------------------------------------------- what has to be there
+
+
+def refuse_missing_checkpoint(checkpoint: str) -> None:
+    """Raise a `UserError` for a ``--checkpoint`` of ``validate.py`` that is not there."""
+    if checkpoint and not Path(checkpoint).exists():
+        raise UserError(f"--checkpoint {checkpoint}: no such file or folder{near_path(checkpoint)}")
+
+
 def refuse_missing_paths(args: argparse.Namespace, elsewhere: bool = False) -> None:
     """Raise a `UserError` for images or labels on this disk that are not there.
 
@@ -156,9 +393,8 @@ def refuse_missing_paths(args: argparse.Namespace, elsewhere: bool = False) -> N
             raise UserError(f"--teacher {LABELS}{path}: no such file{near_path(path)}")
     if args.unlabeled and not args.unlabeled.lower().startswith(PREFIXES):
         unlabeled_roots(args.unlabeled)
-    if elsewhere and args.data_dir and not Path(args.data_dir).exists():
-        return
-    refuse_missing_data(args)
+    if not (elsewhere and args.data_dir and not Path(args.data_dir).exists()):
+        refuse_missing_data(args)
 
 
 def refuse_missing_data(args: argparse.Namespace) -> None:
@@ -166,277 +402,11 @@ def refuse_missing_data(args: argparse.Namespace) -> None:
     if args.data_dir and not args.dataset and not Path(args.data_dir).exists():
         raise UserError(f"--data-dir {args.data_dir}: no such folder{near_path(args.data_dir)}")
     for name, place in parse_test_sets(args.val_sets, ()).items():
-        if isinstance(place, str) and not place.lower().startswith(PREFIXES) and not Path(place).exists():
+        if not place.lower().startswith(PREFIXES) and not Path(place).exists():
             raise UserError(f"--val-sets {name}={place}: no such folder{near_path(place)}")
 
 
-def resolve_flags(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
-    """Check the flags of ``train_w2s.py`` against each other and fill in what follows from others, in place.
-
-    Args:
-        args: all flags.
-        given: names of the flags that were set by hand.
-        losses: those that are registered.
-
-    Raises:
-        UserError: one line for the first thing that is wrong.
-    """
-    _ignore_idle_flags(args)
-    if args.sched in ("wsd", "rsqrt") and "decay_epochs" not in given:
-        args.decay_epochs = 0.2  # as timm's factory has it: the 90 are for step
-    _resolve_released(args)
-    # values that have a form of their own
-    check_dataset_name(args.dataset)
-    parse_test_sets(args.val_sets, args.corruptions)
-    parse_part(args.tune)
-    parse_data_errors(args.data_errors)
-    # data, then who labels them
-    if args.unlabeled:
-        _resolve_unlabeled_data(args, given)
-    else:
-        resolve_data_dir(args)
-    _resolve_loss(args, given, losses)
-    _resolve_weights(args, given)
-    if args.unlabeled:
-        _resolve_unlabeled(args)
-    _resolve_labels(args, given)
-    # what trains something else than a classifier by epochs of views
-    resolve_probe(args, given)
-    _resolve_episodes(args, given)
-    _resolve_changes(args)
-    if args.loss is not None:
-        _resolve_loss_kwargs(args, given, losses)
-    # what is right, but hardly meant
-    _say_what_no_aug_leaves_out(args, given)
-    if hint := random_start_hint(args):
-        _logger.warning(f"WARNING: {hint}")
-
-
-# in each mode the flags that change nothing there: they are noted and left at their defaults
-IDLE_FLAGS = {
-    "linear_probe": ("fsdp", "sync_bn", "split_bn", "grad_checkpointing", "torchcompile", "channels_last",
-                     "layer_decay", "drop", "drop_path", "drop_connect", "drop_block", "tta", "save_images"),
-    "fsdp": ("channels_last", "model_ema_force_cpu"),
-}
-
-
-def _ignore_idle_flags(args: argparse.Namespace) -> None:
-    """Log the flags that have no effect in the mode of this run, and put their defaults in their place."""
-    defaults = train_parser().defaults()
-    for mode, names in IDLE_FLAGS.items():
-        idle = [name for name in names if getattr(args, mode) and getattr(args, name) != defaults[name]]
-        if idle:
-            _logger.warning(f"WARNING: {option(mode)}: no effect of {', '.join(map(option, idle))}")
-        for name in idle:
-            setattr(args, name, defaults[name])
-
-
-def _resolve_released(args: argparse.Namespace) -> None:
-    """Bring the flags of the released code on evaluation and names into this project's."""
-    if args.speedtest:
-        args.val_split, args.no_teacher_eval, args.speedtest = "", True, False
-    idle = [name for name in ("eval_interval_end", "model_name") if getattr(args, name) is not None]
-    if idle:
-        _logger.info(f"{', '.join(map(option, idle))}: of the released code, and without effect here")
-
-
-def _say_what_no_aug_leaves_out(args: argparse.Namespace, given: set[str]) -> None:
-    """Log the flags of views that were given beside ``--no-aug``: one may be of a file, the other typed over it."""
-    views = [option(name) for name, facts in train_parser().facts().items()
-             if facts.role & Role.VIEW and name in given and getattr(args, name) not in (facts.off, None, "", 0)]
-    if args.no_aug and views and not args.linear_probe:
-        _logger.info(f"--no-aug: no effect of {', '.join(views)}")
-
-
-def resolve_data_dir(args: argparse.Namespace) -> None:
-    """Fill in ``data_dir`` from the positional argument or ``IMAGENET_DIR``."""
-    args.data_dir = args.data_dir or args.data
-    args.data = None
-    if args.dataset:
-        return
-    args.data_dir = args.data_dir or os.environ.get("IMAGENET_DIR")
-    if not args.data_dir:
-        raise UserError(
-            "no data: give --data-dir FOLDER (or set IMAGENET_DIR), or --dataset w2s/digits, which needs no files")
-
-
-def _resolve_unlabeled_data(args: argparse.Namespace, given: set[str]) -> None:
-    """Let ``--data-dir`` and ``--dataset`` be absent, and validation with them."""
-    args.data_dir, args.data = args.data_dir or args.data, None
-    if args.dataset or (args.data_dir and not args.unlabeled.lower().startswith("torch/")):  # which are in --data-dir
-        return
-    if "val_split" in given and args.val_split:
-        raise UserError(f"--val-split {args.val_split}: the images of --unlabeled have no labels; give the folder of a "
-                        "labelled split with --data-dir, or a --dataset")
-    args.val_split = ""
-
-
-def _resolve_unlabeled(args: argparse.Namespace) -> None:
-    """Leave ground truth out of a training without it, unless a part of each batch is to have it."""
-    if not args.teacher:
-        raise UserError("--unlabeled: images without labels need a teacher that says what is on them: --teacher NAME "
-                        "(and --teacher-checkpoint FILE)")
-    if not args.task_loss_weight:
-        args.task_loss_weight, args.train_split = 0.0, UNLABELED
-    if not args.val_split and args.select_split is None:
-        _logger.warning("WARNING: nothing measures this run; --select best --select-split 0.1 holds out images, and "
-                        "reports agreement with the teacher and confidence there")
-
-
-def check_choice(flag: str, value: str, choices: tuple[str, ...] | list[str]) -> None:
-    """Raise a `UserError` with the nearest choice unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        known = f"; one of {', '.join(choices)}" if len(choices) <= 12 else ""
-        raise UserError(f"{flag}: unknown choice '{value}'{nearest(value, choices)}{known}")
-
-
-def _resolve_changes(args: argparse.Namespace) -> None:
-    """Bring the names of ``--resume-changes`` into the form of the flags' own."""
-    known = {*vars(args), PROCESSES}
-    for name in args.resume_changes:
-        if dest_of(name) not in known:
-            dashed = [k.replace("_", "-") for k in known]
-            raise UserError(f"--resume-changes {name}: no such flag{nearest(name.lstrip('-'), dashed)}; expected names "
-                            "such as batch-size, or processes")
-    args.resume_changes = [dest_of(name) for name in args.resume_changes]
-
-
-def _resolve_labels(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the flags beside ``--teacher labels:PATH``: labels are stored, so models beside them are asked once too."""
-    if not label_paths(args.teacher):
-        return
-    name = next(name.text for name in parse_teachers(args.teacher) if name.is_labels)
-    if "teacher_targets" in given and args.teacher_targets == "online":
-        raise UserError(f"--teacher {name}: labels are stored, they cannot be asked about a view: leave out "
-                        "--teacher-targets online")
-    models = teacher_models(args.teacher)
-    idle = {option(flag): getattr(args, flag) for flag in ABOUT_MODELS}
-    for flag, used in (*idle.items(), (
-            f"--teacher-targets {args.teacher_targets}", view_epochs(args) and not args.linear_probe)):
-        if used and not models:
-            raise UserError(f"--teacher {name}: {flag} is about a model, and there are labels alone: leave it out")
-    if args.teacher_targets == "online":
-        args.teacher_targets = "cached"
-    rule = parse_selection(args.clean_select)[0] if args.clean_select else "file"
-    asked = not models and rule != "file" and not args.clean_select_model
-    for flag, used in (("--episodic", args.episodic), ("--linear-probe", args.linear_probe and models),
-                       (f"--clean-select {args.clean_select}", asked)):
-        if used:
-            raise UserError(f"--teacher {name}: {flag} asks a teacher about images, which labels cannot answer")
-
-
-def _resolve_loss(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
-    """Split ``--loss`` into a distillation loss (or None) and the criterion on ground truth."""
-    if args.distiller:
-        if "loss" in given and args.loss != args.distiller:
-            _logger.info(f"--distiller {args.distiller} takes the place of --loss {args.loss}")
-        if args.distiller == "vanilla":
-            args.loss, args.teacher, args.teacher_checkpoint = "ce", None, None
-        else:
-            args.loss = args.distiller
-        for key, value in RELEASED_LOSS_DEFAULTS.get(args.loss, {}).items():
-            args.loss_kwargs.setdefault(key, value)
-        args.distiller = None
-    if args.kd_model_name and args.teacher:
-        raise UserError("--teacher and --kd-model-name name two teachers; --kd-model-name is for timm's own tasks")
-    if args.teacher_targets != "online" and not args.teacher and not view_epochs(args):
-        _logger.info(f"--teacher-targets {args.teacher_targets} has no meaning without --teacher and is ignored")
-    if args.loss is None and args.teacher:
-        args.loss = "adaptconf"
-        _logger.info("--loss adaptconf, that of the paper; for pretrained students --config w2s:w2s is recommended "
-                     "(docs/recipe.md)")
-    if args.loss in CRITERIA:
-        if args.teacher:
-            raise UserError(f"--loss {args.loss} is a criterion on ground truth and would not use --teacher "
-                            f"{args.teacher}; use --task-loss {args.loss} with a distillation loss, or --teacher ''")
-        args.task_loss, args.loss = args.task_loss or args.loss, None
-    elif args.loss in MULTI_LABEL:
-        raise UserError(f"--loss {args.loss} is for multi-label data; a teacher's classes exclude one another")
-    if args.task_loss is None:
-        args.task_loss = "jsd" if args.jsd_loss else "bce" if args.bce_loss else "ce"
-    check_choice("--task-loss", args.task_loss, CRITERIA)
-    if args.loss is None:
-        return
-    unknown = next((part for part in map(str.strip, args.loss.split("+")) if part not in losses), None)
-    if unknown is not None and args.loss not in losses:
-        raise UserError(f"--loss: unknown loss '{unknown}'{nearest(unknown, [*losses, *CRITERIA])}; distillation "
-                          f"losses: {', '.join(losses)}; criteria: {', '.join(CRITERIA)}")
-    if args.kd_model_name:
-        raise UserError(f"--kd-model-name runs timm's own distillation; with --loss {args.loss} use --teacher "
-                        f"{args.kd_model_name}")
-    if not args.teacher:
-        raise UserError(f"--loss {args.loss} needs a teacher: give --teacher NAME (and --teacher-checkpoint FILE)")
-
-
-def _resolve_loss_kwargs(args: argparse.Namespace, given: set[str], losses: Losses) -> None:
-    """Let the flags of timm and of the released code set the kwargs of the loss, below ``--loss-kwargs``."""
-    if args.fitnet_stage and args.loss == "fitnet":  # stage 1 is level 1 there too: level 0 is the stem
-        for name in STAGES:
-            _set_kwarg(args, name, args.fitnet_stage, given)
-    if args.fitnet_loss_weight is not None and args.loss == "fitnet":
-        args.distill_loss_weight = args.fitnet_loss_weight * (args.kd_loss_weight or args.distill_loss_weight or 1.0)
-        given.add("distill_loss_weight")
-    for flag, facts in train_parser().facts().items():
-        targets = facts.sets or {}
-        if not targets or flag not in given or getattr(args, flag) is None or getattr(args, flag) is False:
-            continue
-        if args.loss in targets:
-            _set_kwarg(args, targets[args.loss], getattr(args, flag), given)
-        else:
-            _logger.info(f"{option(flag)} has no meaning for --loss {args.loss} and is ignored")
-    parameters = losses.get(args.loss, {})
-    name = next((n for n in ("kd_temperature", "temperature") if n in parameters), None)
-    if name:
-        default = parameters[name].default
-        if "kd_temperature" in given and args.kd_temperature != args.loss_kwargs.get(name, default):
-            _set_kwarg(args, name, args.kd_temperature, given)
-        args.kd_temperature = args.loss_kwargs.get(name, default)  # in args.yaml it counts as given
-
-
-def refuse_other_shares(args: argparse.Namespace, num_classes: int | None) -> None:
-    """Raise a `UserError` for shares of classes in ``--loss-kwargs`` that are not one for each class."""
-    shares = args.loss_kwargs.get("shares" if args.loss == "balanced_elr" else "balanced_elr.shares")
-    if shares and not args.episodic and num_classes not in (None, len(shares)):
-        raise UserError(f"loss 'balanced_elr': shares has {len(shares)} numbers, expected one for each of the "
-                        f"{num_classes} classes")
-
-
-def _set_kwarg(args: argparse.Namespace, name: str, value: object, given: set[str]) -> None:
-    if name not in args.loss_kwargs or "loss_kwargs" not in given:
-        args.loss_kwargs = {**args.loss_kwargs, name: value}
-
-
-def _resolve_weights(args: argparse.Namespace, given: set[str]) -> None:
-    """Bring the released code's weights, each 1 unless given, into ``task_loss_weight`` and ``distill_loss_weight``."""
-    if "gt_loss_weight" not in given and "kd_loss_weight" not in given:
-        return
-    for ours, theirs in (("task_loss_weight", "gt_loss_weight"), ("distill_loss_weight", "kd_loss_weight")):
-        if ours not in given:
-            value = getattr(args, theirs)
-            setattr(args, ours, 1.0 if value is None else value)
-
-
-def _resolve_episodes(args: argparse.Namespace, given: set[str]) -> None:
-    """Check the shapes of episodes; those of training fix the batch, and there is no classifier of all classes."""
-    if args.few_shot_eval:
-        parse_shapes(args.few_shot_eval, args.queries, "--few-shot-eval")
-        count_episodes(args.few_shot_eval, "--few-shot-eval", TEST_EPISODES, 2)
-    if not args.episodic:
-        return
-    shapes = parse_shapes(args.episodic, args.queries, "--episodic")
-    if len(shapes) > 1:
-        raise UserError(f"--episodic {args.episodic}: training has episodes of one shape, such as {shapes[0]}; several "
-                        "are for --few-shot-eval")
-    count = count_episodes(args.episodic, "--episodic", BATCH_EPISODES, 1)
-    size = count * shapes[0].size
-    if "batch_size" in given and args.batch_size != size:
-        raise UserError(f"--batch-size {args.batch_size}: {count} episodes of --episodic {shapes[0]} with "
-                        f"{args.queries} queries a class are {size} images; leave the flag out, or give another "
-                        f"number: --episodic {shapes[0]}:E")
-    args.batch_size = size
-    args.train_batches_per_epoch = args.train_batches_per_epoch or BATCHES_OF_EPISODES
-    if "val_split" not in given:
-        args.val_split = ""
+# ---------------------------------------------------------------- what is right, but hardly meant
 
 
 def random_start_hint(args: argparse.Namespace) -> str | None:
@@ -446,3 +416,34 @@ def random_start_hint(args: argparse.Namespace) -> str | None:
     what = f"--tune {args.tune}" if args.tune != "all" else f"--freeze {shown_value(args.freeze)}"
     return (f"{what} leaves weights as they are, and they are random here: give --pretrained, --finetune FILE or "
             "--initial-checkpoint FILE")
+
+
+def chance_hint(who: str, top1: float, num_classes: int, samples: int, remedy: str) -> str | None:
+    """Return a line on an accuracy that is not better than guessing by two standard errors, or None."""
+    chance = chance_level(num_classes) / 100
+    if top1 > 100 * (chance + 2 * (chance * (1 - chance) / max(1, samples)) ** 0.5):
+        return None
+    return (f"{who} is at chance: top-1 {top1:.2f} with {num_classes} classes (guessing gives {100 * chance:.2f}). "
+            f"{remedy}")
+
+
+def teacher_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a line that says that a teacher is not better than guessing, or None."""
+    return chance_hint("the teacher", top1, num_classes, samples,
+                       "Wrong weights, class order, normalisation or input size?")
+
+
+def student_chance_hint(top1: float, num_classes: int, samples: int) -> str | None:
+    """Return a line that says that a student is not better than guessing, or None."""
+    return chance_hint("the student", top1, num_classes, samples,
+                       "If it has learned nothing, give it a smaller --lr or more --epochs")
+
+
+def average_hint(args: argparse.Namespace, updates: int) -> str | None:
+    """Return a line that says that the average of the weights is mostly made of those before training, or None."""
+    start = args.model_ema_decay ** updates
+    if not args.model_ema or args.model_ema_warmup or start < 0.5:
+        return None
+    return (f"{start:.0%} of the average of the weights will be those before training: --model-ema-decay "
+            f"{args.model_ema_decay:g} is for more than these {updates} updates; give a smaller one, or add "
+            "--model-ema-warmup")

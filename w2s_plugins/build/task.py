@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ..cli.forms import loss_weights, parse_shapes
+from ..cli.values import split_names
 from ..distributed.ddp import ddp_options, skip_buffers
 from ..distributed.world import Precision, World
 from ..engine.few_shot import EpisodicTask
@@ -30,7 +31,7 @@ from ..teachers.stored import CachedTargets
 from ..teachers.teacher import Teacher
 from .device import compile_options, first_device
 from .loaders import labelled_in_batch
-from .resolve import mixes, split_names
+from .resolve import mixes
 
 _logger = logging.getLogger(__name__)
 

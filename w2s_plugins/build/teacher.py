@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..cli.values import split_names
 from ..data.datasets import describe, strata
 from ..data.keys import sample_keys
 from ..data.unlabeled import is_unlabeled
@@ -27,7 +28,7 @@ from ..teachers.stored import CachedTargets, Pass, StudentViews, label_images, l
 from ..teachers.teacher import StudentInput, Teacher, TeacherModel, TeacherSettings, create_teacher
 from .device import compile_options
 from .loaders import eval_loader_settings, student_views
-from .resolve import in_order, label_paths, split_names, teacher_models
+from .resolve import in_order, label_paths, teacher_models
 
 _logger = logging.getLogger(__name__)
 
@@ -44,24 +45,26 @@ def build_teacher(
     names = teacher_models(args.teacher)
     if not names:
         return None
-    teacher = create_teacher(
-        names,
-        split_names(args.teacher_checkpoint),
-        StudentInput(
-            data_config["mean"], data_config["std"], data_config["input_size"][0],
-            None if args.episodic else student.num_classes, None if args.episodic else class_names,
-            tuple(data_config["input_size"][-2:])),
-        world.device,
-        TeacherSettings(
-            dtype=inference_dtype(precision),
-            use_ema=args.use_ema_teacher,
-            class_map_file=args.teacher_class_map,
-            img_size=args.teacher_img_size,
-            model_kwargs=args.teacher_kwargs,
-            compile_options=compile_options(args),
-            prompts=read_prompts(args.prompts),
-        ),
+
+    # It gets the batches of the student. Episodes need not have the classes of the teacher.
+    seen = StudentInput(
+        data_config["mean"],
+        data_config["std"],
+        data_config["input_size"][0],
+        None if args.episodic else student.num_classes,
+        None if args.episodic else class_names,
+        tuple(data_config["input_size"][-2:]),
     )
+    settings = TeacherSettings(
+        dtype=inference_dtype(precision),
+        use_ema=args.use_ema_teacher,
+        class_map_file=args.teacher_class_map,
+        img_size=args.teacher_img_size,
+        model_kwargs=args.teacher_kwargs,
+        compile_options=compile_options(args),
+        prompts=read_prompts(args.prompts),
+    )
+    teacher = create_teacher(names, split_names(args.teacher_checkpoint), seen, world.device, settings)
     teacher.log_input(whole=args.teacher_targets == "cached")
     if label_paths(args.teacher):
         _logger.info(f"Labels beside {', '.join(names)}: what is measured as the teacher is the model alone, asked "
@@ -84,12 +87,16 @@ def cached_targets(
     """
     if args.teacher_targets == "online" or (teacher is None and not data.given):
         return None
+
+    # The images as they are stored; those that cannot be read get no answer.
     dataset = without_transform(data.train)
     if skipped is not None:
         dataset = Blanked(dataset)
     views = student_views(args, data_config, precision, world)
     how = Pass(world, args.validation_batch_size or args.batch_size, args.workers, args.decoder)
     keys, console = sample_keys(data.train), Console(world.primary, 0)
+
+    # Each model says once, in order, what it has not said before: of the plain images, or of each view of them.
     readers = []
     for number, member in enumerate(teacher.members if teacher else (), start=1):
         manifest = agree(world.primary and targets_manifest(args, member, data, views), world.distributed)
@@ -102,11 +109,6 @@ def cached_targets(
             Path(args.target_cache) / manifest.key, manifest, keys, labeller, distributed=world.distributed,
             progress=console.wrap(f"targets of teacher {number}"))
         readers.append(LabelReader(folder, keys, manifest))
-    if readers:
-        largest, mean = (max(figures) for figures in zip(*(reader.errors[0] for reader in readers)))
-        how = f"{args.teacher_cache_dtype}{f', top {args.teacher_topk}' if args.teacher_topk else ''}"
-        _logger.info(f"Teacher targets stored as {how}: probabilities differ from the teacher's by {largest:.2g} at "
-                     f"most, {mean:.2g} in the mean")
     if views and readers:
         _logger.info(f"Training views repeat after {views.epochs} epoch(s) (--teacher-targets {args.teacher_targets})")
     return CachedTargets(in_order(args.teacher, readers, (labels.train for labels in data.given)), world.device)
@@ -137,9 +139,12 @@ def refined_targets(
         world: World,
 ) -> RefinedTargets:
     """Refine the teacher's stored answers by linear discriminants of the student's features (``--refine-labels``)."""
+    # Features of the student are computed once, of the images or of each of their views.
     store = OutputStore(Path(args.target_cache), args.dataset, eval_loader_settings(args, precision, world))
     views = student_views(args, data_config, precision, world)
     features = store.outputs(data.train, args.train_split, encoder.model, encoder.width, views)
+
+    # The discriminant is fitted to what the teacher says; with ground truth beside it, it can be measured.
     refined = RefinedTargets(targets, features, len(data.train))
     told = f"the discriminant says another class than the teacher of {refined.figures['differs']:.1f} % of the images"
     if data.val is not None and not is_unlabeled(data.val):
@@ -158,6 +163,12 @@ def targets_manifest(
 ) -> Manifest:
     """Return what the stored targets of one model are, by which they are found again."""
     return model_manifest(
-        member, without_transform(data.train), describe(data.train, args.dataset, args.train_split).fingerprint,
-        args.decoder, views=views, kind="logits" if args.teacher_topk is None else "top-k", topk=args.teacher_topk,
-        dtype=getattr(torch, args.teacher_cache_dtype))
+        member,
+        without_transform(data.train),
+        describe(data.train, args.dataset, args.train_split).fingerprint,
+        args.decoder,
+        views=views,
+        kind="logits" if args.teacher_topk is None else "top-k",
+        topk=args.teacher_topk,
+        dtype=getattr(torch, args.teacher_cache_dtype),
+    )

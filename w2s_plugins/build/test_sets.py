@@ -51,6 +51,8 @@ def open_test_sets(
                                 "indexed")
             found[name] = TestSet(Corrupted(val, what), flag="--corruptions")
             continue
+
+        # The messages of a folder are about --data-dir.
         try:
             found[name] = matched(_open(args, what, mode), name, names, num_classes)
         except UserError as error:
@@ -60,12 +62,13 @@ def open_test_sets(
 
 
 def _open(args: argparse.Namespace, place: str, mode: str) -> Dataset:
-    name, _, split = ("", "", SPLIT) if os.path.exists(place) else place.rpartition(":")
-    if place.lower().startswith(PREFIXES) and not name and not os.path.exists(place):
-        raise UserError(f"which split? Expected TYPE/NAME:SPLIT, such as {place}:test")
-    if name.lower().startswith(PREFIXES):
-        return open_split(name, args.data_dir, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
-    return open_split("", place, SPLIT, None, flag="--val-sets", is_training=False, input_img_mode=mode)
+    name, folder, split = "", place, SPLIT
+    if place.lower().startswith(PREFIXES) and not os.path.exists(place):
+        name, _, split = place.rpartition(":")
+        folder = args.data_dir
+        if not name:
+            raise UserError(f"which split? Expected TYPE/NAME:SPLIT, such as {place}:test")
+    return open_split(name, folder, split, None, flag="--val-sets", is_training=False, input_img_mode=mode)
 
 
 def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classes: int | None) -> TestSet:
@@ -74,10 +77,13 @@ def matched(dataset: Dataset, name: str, names: Sequence[str] | None, num_classe
     Raises:
         UserError: it has a class that the model has not.
     """
+    # Names are compared; numbers as names, as of ImageNet-V2, say only how many there are.
     own = names_of_data(dataset)
-    numbered = own is not None and own == [str(number) for number in range(len(own))]  # as ImageNet-V2 has them
+    numbered = own is not None and own == [str(number) for number in range(len(own))]
     if names and own and not (numbered and len(own) == len(names)):
         places = {class_name: place for place, class_name in enumerate(names)}
+
+        # Of a set with a known part of the classes only these count.
         for title, file in SHIFTED.items():
             if set(own) == set(pkgutil.get_data("timm.data", file).decode().split()) <= places.keys():
                 _logger.info(f"--val-sets {name}: the classes of {title}; of the model's {len(names)} only these count")

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..cli.declare import Role
 from ..cli.parser import train_parser, validate_parser
+from ..cli.values import split_names
 from ..data import create_eval_loader, open_split, take_slice
 from ..data.corruptions import Corrupted
 from ..data.datasets import num_classes_of
@@ -40,7 +41,8 @@ from ..teachers.clip import read_prompts
 from ..teachers.teacher import StudentInput, Teacher, TeacherSettings, create_teacher
 from .classes import by_name
 from .flags import check_model_name, check_teacher_name, resolve_precision
-from .resolve import check_validation, refuse_missing_checkpoint, refuse_missing_data, resolve_data_dir, split_names
+from .resolve import refuse_missing_checkpoint, refuse_missing_data, resolve_data_dir
+from .rules import check_validation
 from .test_sets import open_test_sets
 
 _logger = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from timm.task.evaluator import ClassificationEvaluator, evaluation_sample_limit
 from timm.utils import distribute_bn, unwrap_model
 from torch import Tensor, nn
 
-from ..build.hints import teacher_chance_hint
 from ..build.loaders import eval_loader_settings
-from ..build.resolve import is_scored_by_teacher
+from ..build.resolve import is_scored_by_teacher, teacher_chance_hint
 from ..data import create_eval_loader
 from ..data.unlabeled import is_unlabeled
 from ..distributed.signals import SignalWatch
