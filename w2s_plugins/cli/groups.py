@@ -75,7 +75,7 @@ def add_teacher(add: Declare) -> None:
         "mean of probabilities)")
     add("--labels-confidence", type=float, metavar="P", low=0, high=1, needs=("teacher",),
         help="with --teacher labels:PATH: probability of a label that is a class alone (default: 1)")
-    add("--teacher-img-size", in_study="img_size of an item of weak", type=int, metavar="N", low=1,
+    add("--teacher-img-size", in_study="img_size of an item of weak", type=int, low=1,
         help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", in_study="model_kwargs of an item of weak", nargs="*", default={}, action=ParseKwargs,
         metavar="K=V", help="arguments of the teacher's constructor")
@@ -83,7 +83,7 @@ def add_teacher(add: Declare) -> None:
         help="of several teachers use the mean, or for each sample the one nearest to the student's prediction")
     add("--teacher-weights", choices=["equal", "learned"], default="equal",
         help="weights of several teachers in the mean; learned with the student")
-    add("--teacher-agreement-share", type=float, default=0.1, metavar="R",
+    add("--teacher-agreement-share", default=0.1, metavar="R",
         help="with learned weights: share of training at first on samples on which all teachers agree")
     add("--no-teacher-eval", action="store_true",
         role=Role.REPORT, help="do not measure teacher and student on the validation split before the first step")
@@ -110,7 +110,7 @@ def add_loss(add: Declare) -> None:
         "distillation weight is 1 - W (default: both 1)")
     add("--distill-loss-weight", type=float, metavar="W", role=Role.TEACHER | Role.TUNING,
         help="weight of the distillation loss")
-    add("--teacher-until-passed", type=int, metavar="N", low=1, needs=("teacher",), help="once the student was better "
+    add("--teacher-until-passed", type=int, low=1, needs=("teacher",), help="once the student was better "
         "than its teacher in N evaluations in a row, go on with ground truth alone; the held-out part decides where "
         "there is one, else the validation split")
     add("--list-losses", in_study="it trains nothing", action="store_true", role=Role.REPORT,
@@ -168,7 +168,7 @@ def add_val_slice(add: Declare) -> None:
     add = add.of(Role.DATA)
     add("--val-slice", metavar="A:B", role=Role.SLICE, evaluation="val_slice", help="evaluate on this part of the "
         "split only, cut as --train-slice cuts: of one split, 0:40000 can be trained on and 40000: evaluated on")
-    add("--slice-seed", type=int, default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
+    add("--slice-seed", default=0, metavar="S", role=Role.DATA | Role.SEED, evaluation="slice_seed",
         help="seed of the slices, the same for teacher and student")
 
 
@@ -205,10 +205,10 @@ def add_episode_test(add: Declare) -> None:
     add("--few-shot-classifier", choices=["cosine", "euclidean", "logistic"], default="cosine",
         needs=("few_shot_eval", "few_shot"), evaluation="few_shot_classifier", help="nearest mean of the labelled "
         "images by cosine or distance, or logistic regression")
-    add("--few-shot-seed", type=int, default=0, metavar="S", role=Role.EVALUATION | Role.EPISODES | Role.SEED,
+    add("--few-shot-seed", default=0, metavar="S", role=Role.EVALUATION | Role.EPISODES | Role.SEED,
         needs=("few_shot_eval", "few_shot"), evaluation="few_shot_seed",
         help="seed of the test episodes, the same for every model")
-    add("--queries", type=int, default=15, metavar="Q", low=1, needs=("few_shot_eval", "episodic", "few_shot"),
+    add("--queries", default=15, metavar="Q", low=1, needs=("few_shot_eval", "episodic", "few_shot"),
         evaluation="queries", help="images of each class of an episode to be classified")
 
 
@@ -217,7 +217,7 @@ def add_labels(add: Declare) -> None:
     add("--label-noise", metavar="KIND", help="labels of the training split: symmetric:0.2, asymmetric:0.4 (:FILE, "
         "json or yaml: class to the class it is taken for, which is known of CIFAR-10 and CIFAR-100), pairflip:0.45, "
         "or labels:FILE[#COLUMN], those of a table; the validation split keeps its own")
-    add("--noise-seed", type=int, default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
+    add("--noise-seed", default=0, metavar="S", role=Role.NOISE | Role.SEED, low=0, high=2 ** 32 - 1,
         help="seed of the label noise, the same for teacher and student whatever their --seed")
     add("--clean-select", metavar="RULE", role=Role.STUDENT, help="train on the samples whose label is likely right: "
         "knn:K (it is that of most of the K nearest neighbours); or of which a model is sure: entropy:R (the share R "
@@ -242,7 +242,7 @@ def add_hub(add: Declare) -> None:
 def add_run(add: Declare) -> None:
     add = add.of(Role.REPORT)
     add("--plugins", nargs="+", default=[], metavar="MODULE", help="Python modules or files to import; runs their code")
-    add("--nan-patience", type=int, default=10, metavar="N", low=1, help="bad (NaN or infinite) steps in a row, each "
+    add("--nan-patience", default=10, low=1, help="bad (NaN or infinite) steps in a row, each "
         "skipped, before the run stops")
     add("--data-errors", default="raise", metavar="RULE", role=Role.WHERE, help="training samples that cannot be "
         "read: raise ends the run with the name of the file; skip:N lets another sample of the batch take the place, "
@@ -291,7 +291,7 @@ def add_timm_distillation(add: Declare) -> None:
         help="timm's distillation task: logits, pooled features, or a distillation token")
     add("--kd-loss-type", default="kl", metavar="NAME", choices=("kl",), help="loss of timm's logit distillation; timm "
         "knows kl only")
-    add("--kd-temperature", default=4.0, type=float, metavar="T", role=Role.TEACHER | Role.TUNING,
+    add("--kd-temperature", default=4.0, metavar="T", role=Role.TEACHER | Role.TUNING,
         help="softmax temperature of distillation; given by hand, it also sets a --loss's temperature")
     add("--kd-student-feature-dim", type=int, metavar="D", help="width of the student's features (default: detected)")
     add("--kd-teacher-feature-dim", type=int, metavar="D", help="width of the teacher's features (default: detected)")
@@ -312,7 +312,7 @@ def add_dataset(add: Declare) -> None:
         "split whose labels are not looked at, torch/stl10:unlabeled; needs a --teacher, and sets --task-loss-weight "
         "0, if that is not given; --data-dir or --dataset beside it give the validation split and, with "
         "--task-loss-weight, labelled samples for each batch")
-    add("--labeled-share", type=float, default=0.25, metavar="S", low=0, high=1, role=Role.DATA | Role.TUNING,
+    add("--labeled-share", default=0.25, metavar="S", low=0, high=1, role=Role.DATA | Role.TUNING,
         needs=("task_loss_weight", "gt_loss_weight"), help="share of each batch that is labelled, with --unlabeled and "
         "--task-loss-weight: at least one sample, and not all")
     add("--class-names", metavar="FILE|A,B,C", role=Role.DATA | Role.PLACE, help="names of the classes in their order: "
@@ -324,8 +324,8 @@ def add_dataset(add: Declare) -> None:
     add("--train-split", default="train", metavar="NAME", role=Role.DATA | Role.PLACE, help="training split")
     add("--val-split", default="validation", metavar="NAME", role=Role.DATA | Role.PLACE, evaluation="split",
         help="validation split; empty: no evaluation")
-    add("--train-num-samples", type=int, metavar="N", help="size of the training split of an iterable dataset")
-    add("--val-num-samples", type=int, metavar="N", evaluation="num_samples", help="size of the validation split of an "
+    add("--train-num-samples", type=int, help="size of the training split of an iterable dataset")
+    add("--val-num-samples", type=int, evaluation="num_samples", help="size of the validation split of an "
         "iterable dataset")
     add_reading(add)
 
@@ -335,17 +335,17 @@ def add_reading(add: Declare) -> None:
     add = add.of(Role.DATA)
     add("--dataset-download", action="store_true", role=Role.WHERE, help="allow torch/ and tfds/ datasets to download "
         "themselves")
-    add("--class-map", type=str, default="", metavar="FILE", role=Role.DATA | Role.PLACE, evaluation="class_map",
+    add("--class-map", default="", metavar="FILE", role=Role.DATA | Role.PLACE, evaluation="class_map",
         help="file that maps class names to indices")
     add("--class-list", metavar="LIST", role=Role.DATA | Role.PLACE, evaluation="class_list",
         help="use these classes only: a file with one name a line, or a list of the package such as miniimagenet/base")
     add("--image-root", metavar="DIR", role=Role.WHERE | Role.DATA | Role.PLACE, evaluation="image_root",
         help="folder that the names of images in the lists of inat2018 and inat2021 are relative to (default: "
         "--data-dir)")
-    add("--input-img-mode", type=str, metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode",
+    add("--input-img-mode", metavar="MODE", choices=IMAGE_MODES, evaluation="input_img_mode",
         help="PIL mode that images are converted to")
-    add("--input-key", type=str, metavar="KEY", evaluation="input_key", help="column of the images")
-    add("--target-key", type=str, metavar="KEY", evaluation="target_key", help="column of the labels")
+    add("--input-key", metavar="KEY", evaluation="input_key", help="column of the images")
+    add("--target-key", metavar="KEY", evaluation="target_key", help="column of the labels")
     add("--decoder", choices=["pil", "fast"], default="pil", evaluation="decoder",
         help="what decodes images and makes the first crop or resize; fast: torchvision for JPEG files, whose pixels "
         "differ by rounding, Pillow for everything else")
@@ -356,21 +356,21 @@ def add_reading(add: Declare) -> None:
 def add_input(add: Declare) -> None:
     """Input size and normalisation: shared by training and validation."""
     add = add.of(Role.INPUT)
-    add("--img-size", for_teacher="teacher_img_size", type=int, metavar="N", low=1, evaluation="img_size",
+    add("--img-size", for_teacher="teacher_img_size", type=int, low=1, evaluation="img_size",
         role=Role.INPUT | Role.SHAPE, help="image size (default: the model's); also resizes ViTs")
-    add("--in-chans", type=int, metavar="N", low=1, evaluation="in_chans", role=Role.INPUT | Role.SHAPE,
+    add("--in-chans", type=int, low=1, evaluation="in_chans", role=Role.INPUT | Role.SHAPE,
         help="input channels")
-    add("--input-size", nargs=3, type=int, metavar="N", low=1, evaluation="input_size", role=Role.INPUT | Role.SHAPE,
+    add("--input-size", nargs=3, type=int, low=1, evaluation="input_size", role=Role.INPUT | Role.SHAPE,
         help="channels, height, width")
     add("--crop-pct", type=float, metavar="R", low=1e-6, evaluation="crop_pct", help="centre crop of validation images")
     add("--mean", type=float, nargs="+", metavar="M", evaluation="mean", help="mean that images are normalised with")
     add("--std", type=float, nargs="+", metavar="S", evaluation="std", help="standard deviation that images are "
         "normalised with")
-    add("--interpolation", type=str, default="", metavar="NAME", evaluation="interpolation",
+    add("--interpolation", default="", metavar="NAME", evaluation="interpolation",
         choices=("", *INTERPOLATIONS), help="interpolation when resizing")
-    add("--num-classes", type=int, metavar="N", role=Role.MODEL | Role.SHAPE, evaluation="num_classes",
+    add("--num-classes", type=int, role=Role.MODEL | Role.SHAPE, evaluation="num_classes",
         help="number of classes (default: that of the data, else the model's)")
-    add("--gp", type=str, metavar="POOL", role=Role.MODEL | Role.SHAPE, evaluation="gp",
+    add("--gp", metavar="POOL", role=Role.MODEL | Role.SHAPE, evaluation="gp",
         help="global pooling: fast, avg, max, avgmax, catavgmax")
 
 
@@ -378,28 +378,28 @@ def add_execution(add: Declare) -> None:
     """How the model is run: shared by training and validation."""
     add = add.of(Role.TRAINING)
     add("--channels-last", action="store_true", evaluation="channels_last", help="channels_last memory layout")
-    add("--fuser", type=str, default="", metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"),
+    add("--fuser", default="", metavar="NAME", choices=("", "te", "old", "legacy", "nvfuser", "nvf"),
         help="TorchScript fuser: te, old, nvfuser")
     add("--fast-norm", action="store_true", help="timm's fast normalisation layers")
     add("--model-kwargs", for_teacher="teacher_kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         role=Role.MODEL | Role.START | Role.SHAPE, evaluation="model_kwargs", help="arguments of the model's "
         "constructor")
-    add("--torchcompile-mode", type=str, metavar="MODE", help="mode of torch.compile")
+    add("--torchcompile-mode", metavar="MODE", help="mode of torch.compile")
     scripting = add.exclusive()
     scripting("--torchscript", action="store_true", help="compile the model with TorchScript")
-    scripting("--torchcompile", nargs="?", const="inductor", type=str, metavar="BACKEND",
+    scripting("--torchcompile", nargs="?", const="inductor", metavar="BACKEND",
               help="compile the model with torch.compile")
 
 
 def add_precision(add: Declare) -> None:
     add = add.of(Role.TRAINING)
-    add("--device", type=str, default="cuda", metavar="NAME", role=Role.WHERE, help="device; without CUDA the CPU is "
+    add("--device", default="cuda", metavar="NAME", role=Role.WHERE, help="device; without CUDA the CPU is "
         "used")
     add("--amp", action="store_true", evaluation="amp", help="mixed precision")
-    add("--amp-dtype", type=str, default="float16", metavar="DTYPE", evaluation="amp_dtype",
+    add("--amp-dtype", default="float16", metavar="DTYPE", evaluation="amp_dtype",
         choices=("float16", "bfloat16"), help="dtype of mixed precision: float16 or bfloat16 (on a CPU bfloat16 unless "
         "given)")
-    add("--model-dtype", type=str, metavar="DTYPE", evaluation="model_dtype",
+    add("--model-dtype", metavar="DTYPE", evaluation="model_dtype",
         choices=("float32", "float16", "bfloat16"), help="dtype of the model without mixed precision")
     add("--dist-timeout", type=float, default=600, metavar="S", role=Role.WHERE, help="seconds that an exchange "
         "between processes may take before it fails")
@@ -407,11 +407,11 @@ def add_precision(add: Declare) -> None:
 
 def add_model(add: Declare) -> None:
     add = add.of(Role.MODEL)
-    add("--model", for_teacher="teacher", type=str, default="resnet50", metavar="NAME", evaluation="model",
+    add("--model", for_teacher="teacher", default="resnet50", metavar="NAME", evaluation="model",
         role=Role.MODEL | Role.SHAPE | Role.PLACE, help="strong student, a timm name or hf-hub:ORG/NAME")
     add("--pretrained", action="store_true", role=Role.START, help="start from the model's pretrained weights")
-    add("--pretrained-path", type=str, metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
-    add("--initial-checkpoint", type=str, default="", metavar="PATH", role=Role.START,
+    add("--pretrained-path", metavar="PATH", role=Role.START, help="use this file as the pretrained weights")
+    add("--initial-checkpoint", default="", metavar="PATH", role=Role.START,
         help="load this checkpoint after creation")
     add("--finetune", default="", metavar="PATH", role=Role.START, help="initialise the student from a checkpoint "
         "whose head may differ, also as MAE, DINO, DINOv2, MoCo v3 and CLIP publish theirs")
@@ -419,7 +419,7 @@ def add_model(add: Declare) -> None:
         "features of the frozen student that are computed once, without augmentation (but for --teacher-targets "
         "cached-views:N), and kept under --target-cache (docs/protocol.md)")
     add_tuning(add.of(Role.START | Role.SHAPE | Role.STATE))
-    add("--resume", in_study="it always goes on", type=str, default="", metavar="PATH", role=Role.WHERE, form="PATH",
+    add("--resume", in_study="it always goes on", default="", metavar="PATH", role=Role.WHERE, form="PATH",
         help="continue a run from a checkpoint, a run folder, or hf-hub:ORG/NAME[@REV]; auto: from "
         "the run folder, where there is one")
     add("--resume-changes", nargs="+", action="extend", default=[], metavar="FLAG", role=Role.WHERE, needs=("resume",),
@@ -427,11 +427,11 @@ def add_model(add: Declare) -> None:
         "batch-size, or processes; any other that changes the outcome is refused")
     add("--no-resume-opt", action="store_true", role=Role.RESUMING, help="resume the weights only, not the optimizer")
     add_input(add)
-    add("-b", "--batch-size", type=int, default=128, metavar="N", low=1, role=Role.TRAINING | Role.PER_PROCESS,
+    add("-b", "--batch-size", default=128, low=1, role=Role.TRAINING | Role.PER_PROCESS,
         evaluation="batch_size", help="training batch size per process")
-    add("-vb", "--validation-batch-size", type=int, metavar="N", low=1, role=Role.REPORT, evaluation="batch_size",
+    add("-vb", "--validation-batch-size", type=int, low=1, role=Role.REPORT, evaluation="batch_size",
         help="validation batch size (default: the same)")
-    add("--grad-accum-steps", type=int, default=1, metavar="N", low=1, help="batches per update")
+    add("--grad-accum-steps", default=1, low=1, help="batches per update")
     add("--grad-checkpointing", action="store_true", role=Role.TRAINING, help="recompute activations in the backward "
         "pass")
     add_execution(add)
@@ -447,38 +447,38 @@ def add_device(add: Declare) -> None:
     add("--synchronize-step", action="store_true", role=Role.REPORT, help="wait for the device after every update")
     add("--deterministic", action="store_true", help="on CUDA: the same command gives the same weights to the last "
         "bit, in more time (docs/reliability.md)")
-    add("--local_rank", type=int, default=0, metavar="R", role=Role.WHERE, help="set by old launchers; torchrun's "
+    add("--local_rank", default=0, metavar="R", role=Role.WHERE, help="set by old launchers; torchrun's "
         "environment wins")
-    add("--device-modules", role=Role.WHERE, type=str, nargs="+", metavar="MODULE", help="Python modules of device "
+    add("--device-modules", role=Role.WHERE, nargs="+", metavar="MODULE", help="Python modules of device "
         "backends to import")
 
 
 def add_tuning(add: Declare) -> None:
-    add("--tune", type=str, default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
+    add("--tune", default="all", metavar="PART", help="what of the student is trained: all, head, norm, "
         "bias, last:N (blocks), last:0.3 (that share of them), lora (adapters; "
         "lora:rank=8,alpha=16,dropout=0,targets=qkv+fc1,kind=dora, see docs/students.md); all but the first train the "
         "head too")
-    add("--freeze", type=str, nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
-    add("--unfreeze", type=str, nargs="+", default=[], metavar="PATTERN", needs=("tune", "freeze"),
+    add("--freeze", nargs="+", default=[], metavar="PATTERN", help="parameters that are not trained, by name")
+    add("--unfreeze", nargs="+", default=[], metavar="PATTERN", needs=("tune", "freeze"),
         help="parameters that are trained after all")
 
 
 def add_optimizer(add: Declare) -> None:
     add = add.of(Role.OPTIMIZER)
-    add("--opt", type=str, default="sgd", metavar="NAME", role=Role.OPTIMIZER | Role.STATE,
+    add("--opt", default="sgd", metavar="NAME", role=Role.OPTIMIZER | Role.STATE,
         help="optimizer, one of timm's")
     add("--opt-eps", type=float, metavar="E", help="epsilon of the optimizer")
     add("--opt-betas", type=float, nargs="+", metavar="B", help="betas of the optimizer")
-    add("--momentum", type=float, default=0.9, metavar="M", help="momentum")
-    add("--weight-decay", type=float, default=2e-5, metavar="W", role=Role.OPTIMIZER | Role.TUNING, help="weight decay")
+    add("--momentum", default=0.9, metavar="M", help="momentum")
+    add("--weight-decay", default=2e-5, metavar="W", role=Role.OPTIMIZER | Role.TUNING, help="weight decay")
     add("--clip-grad", type=float, metavar="V", low=1e-6, help="gradient clipping value")
-    add("--clip-mode", type=str, default="norm", metavar="MODE", choices=("norm", "value", "agc"),
+    add("--clip-mode", default="norm", metavar="MODE", choices=("norm", "value", "agc"),
         help="norm, value or agc")
     add("--layer-decay", type=float, metavar="D", role=Role.OPTIMIZER | Role.STATE, help="learning-rate decay from "
         "layer to layer")
     add("--layer-decay-min-scale", type=float, default=0, metavar="S", help="smallest scale of layer decay")
     add("--layer-decay-no-opt-scale", type=float, metavar="S", help="layers below this scale are not trained")
-    add("--lr-scale", type=str, nargs="+", default=[], metavar="PATTERN=X", role=Role.OPTIMIZER | Role.STATE,
+    add("--lr-scale", nargs="+", default=[], metavar="PATTERN=X", role=Role.OPTIMIZER | Role.STATE,
         help="factor on the learning rate of parameters, by name")
     add("--opt-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V", role=Role.OPTIMIZER | Role.STATE,
         help="more optimizer arguments")
@@ -486,107 +486,107 @@ def add_optimizer(add: Declare) -> None:
 
 def add_schedule(add: Declare) -> None:
     add = add.of(Role.SCHEDULE)
-    add("--sched", type=str, default="cosine", metavar="NAME", choices=SCHEDULERS, help="learning-rate schedule")
+    add("--sched", default="cosine", metavar="NAME", choices=SCHEDULERS, help="learning-rate schedule")
     add("--sched-on-updates", action="store_true", help="step the schedule by update, not by epoch")
     add("--lr", type=float, metavar="LR", low=0, role=Role.SCHEDULE | Role.TUNING, help="learning rate; without it "
         "--lr-base is scaled by the batch size")
-    add("--lr-base", type=float, default=0.1, metavar="LR", role=Role.SCHEDULE | Role.ALIAS,
+    add("--lr-base", default=0.1, metavar="LR", role=Role.SCHEDULE | Role.ALIAS,
         help="learning rate at --lr-base-size")
-    add("--lr-base-size", type=int, default=256, metavar="N", role=Role.SCHEDULE | Role.ALIAS,
+    add("--lr-base-size", default=256, role=Role.SCHEDULE | Role.ALIAS,
         help="batch size that --lr-base is meant for")
-    add("--lr-base-scale", type=str, default="", metavar="RULE", choices=("", "linear", "sqrt"),
+    add("--lr-base-scale", default="", metavar="RULE", choices=("", "linear", "sqrt"),
         role=Role.SCHEDULE | Role.ALIAS, help="linear or sqrt (default: by optimizer)")
     add("--lr-noise", type=float, nargs="+", metavar="R", help="range of epochs with noise on the learning rate")
-    add("--lr-noise-pct", type=float, default=0.67, metavar="P", help="limit of that noise")
-    add("--lr-noise-std", type=float, default=1.0, metavar="S", help="standard deviation of that noise")
-    add("--lr-cycle-mul", type=float, default=1.0, metavar="M", low=1e-6, help="factor on the cycle length")
-    add("--lr-cycle-decay", type=float, default=0.5, metavar="D", help="decay from cycle to cycle")
-    add("--lr-cycle-limit", type=int, default=1, metavar="N", low=1, help="number of cycles")
-    add("--lr-k-decay", type=float, default=1.0, metavar="K", help="k of k-decay for cosine and poly")
-    add("--lr-decay-fn", type=str, metavar="NAME", choices=("1-sqrt", "linear", "cosine", "power", "exp"),
+    add("--lr-noise-pct", default=0.67, metavar="P", help="limit of that noise")
+    add("--lr-noise-std", default=1.0, metavar="S", help="standard deviation of that noise")
+    add("--lr-cycle-mul", default=1.0, metavar="M", low=1e-6, help="factor on the cycle length")
+    add("--lr-cycle-decay", default=0.5, metavar="D", help="decay from cycle to cycle")
+    add("--lr-cycle-limit", default=1, low=1, help="number of cycles")
+    add("--lr-k-decay", default=1.0, metavar="K", help="k of k-decay for cosine and poly")
+    add("--lr-decay-fn", metavar="NAME", choices=("1-sqrt", "linear", "cosine", "power", "exp"),
         help="shape of the decay of wsd (default: 1-sqrt) and rsqrt (default: linear)")
     add("--lr-stable-timescale", type=float, metavar="N", low=1e-6, help="time scale of rsqrt in epochs (default: "
         "--warmup-epochs)")
-    add("--warmup-lr", type=float, default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
+    add("--warmup-lr", default=1e-5, metavar="LR", help="learning rate at the start of the warm-up")
     add("--min-lr", type=float, default=0, metavar="LR", help="lowest learning rate of cyclic schedules")
-    add("--epochs", type=int, default=300, metavar="N", low=1, help="epochs")
-    add("--epoch-repeats", in_study="epochs", type=float, default=0.0, metavar="R",
+    add("--epochs", default=300, low=1, help="epochs")
+    add("--epoch-repeats", in_study="epochs", default=0.0, metavar="R",
         help="repeats of an iterable dataset in an epoch")
-    add("--start-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
+    add("--start-epoch", type=int, low=0, role=Role.SCHEDULE | Role.RESUMING,
         help="number of the first epoch")
-    add("--stop-epoch", type=int, metavar="N", low=0, role=Role.SCHEDULE | Role.RESUMING,
+    add("--stop-epoch", type=int, low=0, role=Role.SCHEDULE | Role.RESUMING,
         help="stop after this epoch; the schedule stays that of --epochs")
-    add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="milestones of multistep")
+    add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], help="milestones of multistep")
     add("--decay-epochs", type=float, default=90, metavar="N", low=1e-6, help="epochs between decays of step; epochs "
         "of the decay that ends wsd and rsqrt, below 1 a share of the schedule (there 0.2, unless given)")
-    add("--warmup-epochs", type=int, default=5, metavar="N", low=0, help="epochs of warm-up")
+    add("--warmup-epochs", default=5, low=0, help="epochs of warm-up")
     add("--warmup-prefix", action="store_true", help="the warm-up comes on top of --epochs")
-    add("--cooldown-epochs", type=int, default=0, metavar="N", low=0, help="epochs at the lowest rate, after the "
+    add("--cooldown-epochs", default=0, low=0, help="epochs at the lowest rate, after the "
         "schedule")
-    add("--patience-epochs", type=int, default=10, metavar="N", help="patience of plateau")
-    add("--decay-rate", "--dr", type=float, default=0.1, metavar="R", help="factor of a decay")
+    add("--patience-epochs", default=10, help="patience of plateau")
+    add("--decay-rate", "--dr", default=0.1, metavar="R", help="factor of a decay")
 
 
 def add_augmentation(add: Declare) -> None:
     add = add.of(Role.VIEW)
     add("--no-aug", action="store_true", role=Role.TRAINING, help="no training augmentation")
-    add("--train-crop-mode", type=str, metavar="MODE", choices=("rrc", "rkrc", "rkrr"), help="rrc, rkrc or rkrr")
+    add("--train-crop-mode", metavar="MODE", choices=("rrc", "rkrc", "rkrr"), help="rrc, rkrc or rkrr")
     add("--scale", type=float, nargs="+", default=[0.08, 1.0], metavar="R", low=0, span=True, off=[1.0, 1.0],
         help="area of random crops")
     add("--ratio", type=float, nargs="+", default=[3 / 4, 4 / 3], metavar="R", low=1e-6, span=True, off=[1.0, 1.0],
         help="aspect of random crops")
-    add("--hflip", type=float, default=0.5, metavar="P", low=0, high=1, off=0.0, help="horizontal flips")
-    add("--vflip", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="vertical flips")
-    add("--color-jitter", type=float, default=0.4, metavar="S", off=0.0, help="strength of colour jitter")
+    add("--hflip", default=0.5, metavar="P", low=0, high=1, off=0.0, help="horizontal flips")
+    add("--vflip", default=0.0, metavar="P", low=0, high=1, off=0.0, help="vertical flips")
+    add("--color-jitter", default=0.4, metavar="S", off=0.0, help="strength of colour jitter")
     add("--color-jitter-prob", type=float, metavar="P", low=0, high=1, help="probability of colour jitter (default: "
         "always)")
     add("--grayscale-prob", type=float, metavar="P", low=0, high=1, help="probability of greyscale")
     add("--gaussian-blur-prob", type=float, metavar="P", low=0, high=1, help="probability of blur")
-    add("--aa", type=str, metavar="NAME", help="AutoAugment, RandAugment or AugMix policy")
+    add("--aa", metavar="NAME", help="AutoAugment, RandAugment or AugMix policy")
     add("--aug-repeats", type=float, default=0, metavar="N", low=0, off=0, role=Role.MIXING,
         help="views of a sample in an epoch")
-    add("--aug-splits", type=int, default=0, metavar="N", off=0, role=Role.MIXING, help="AugMix splits of a batch, 0 "
+    add("--aug-splits", default=0, off=0, role=Role.MIXING, help="AugMix splits of a batch, 0 "
         "or at least 2")
     add("--jsd-loss", action="store_true", role=Role.TRAINING, help="Jensen-Shannon criterion over the splits")
     add("--bce-loss", action="store_true", role=Role.TRAINING, help="binary cross-entropy as the criterion")
     add("--bce-sum", action="store_true", role=Role.TRAINING, help="sum it over classes")
     add("--bce-target-thresh", type=float, metavar="T", role=Role.TRAINING, help="binarise its soft targets")
     add("--bce-pos-weight", type=float, metavar="W", role=Role.TRAINING, help="its weight of positives")
-    add("--loss-pos-weight", type=str, default="", metavar="W|FILE|neg_pos", role=Role.TRAINING, help="its weight of "
+    add("--loss-pos-weight", default="", metavar="W|FILE|neg_pos", role=Role.TRAINING, help="its weight of "
         "positives: a number, one for each class (1,2,...), a file with them, or neg_pos, computed from --class-stats")
-    add("--loss-class-weight", type=str, default="", metavar="W|FILE|NAME", role=Role.TRAINING, help="its weight of "
+    add("--loss-class-weight", default="", metavar="W|FILE|NAME", role=Role.TRAINING, help="its weight of "
         "each class: numbers, a file with them, or inv_freq or effective_num, computed from --class-stats")
-    add("--loss-weight-power", type=float, default=1.0, metavar="P", low=0, role=Role.TRAINING,
+    add("--loss-weight-power", default=1.0, metavar="P", low=0, role=Role.TRAINING,
         help="exponent of neg_pos and inv_freq")
-    add("--class-stats", type=str, default="", metavar="FILE", role=Role.TRAINING, help="json with pos_counts, the "
+    add("--class-stats", default="", metavar="FILE", role=Role.TRAINING, help="json with pos_counts, the "
         "samples of each class, and num_samples, as timm's class_weights.py writes it")
-    add("--asl-gamma-pos", type=float, default=1.0, metavar="G", low=0, role=Role.TRAINING, help="focus of the asl "
+    add("--asl-gamma-pos", default=1.0, metavar="G", low=0, role=Role.TRAINING, help="focus of the asl "
         "criterion on the true class")
-    add("--asl-gamma-neg", type=float, default=4.0, metavar="G", low=0, role=Role.TRAINING, help="and on the others")
-    add("--poly-epsilon", type=float, default=2.0, metavar="E", role=Role.TRAINING, help="coefficient of the poly "
+    add("--asl-gamma-neg", default=4.0, metavar="G", low=0, role=Role.TRAINING, help="and on the others")
+    add("--poly-epsilon", default=2.0, metavar="E", role=Role.TRAINING, help="coefficient of the poly "
         "criterion; 0 is cross-entropy")
-    add("--reprob", type=float, default=0.0, metavar="P", low=0, high=1, off=0.0, help="random erasing")
-    add("--remode", type=str, default="pixel", metavar="MODE", choices=("const", "rand", "pixel"), role=Role.TRAINING,
+    add("--reprob", default=0.0, metavar="P", low=0, high=1, off=0.0, help="random erasing")
+    add("--remode", default="pixel", metavar="MODE", choices=("const", "rand", "pixel"), role=Role.TRAINING,
         help="its fill: const, rand or pixel")
-    add("--recount", type=int, default=1, metavar="N", role=Role.TRAINING, help="its number of boxes")
+    add("--recount", default=1, role=Role.TRAINING, help="its number of boxes")
     add("--resplit", action="store_true", role=Role.TRAINING, help="leave the first augmentation split without it")
-    add("--mixup", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of mixup")
-    add("--cutmix", type=float, default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of cutmix")
+    add("--mixup", default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of mixup")
+    add("--cutmix", default=0.0, metavar="A", low=0, off=0.0, role=Role.MIXING, help="alpha of cutmix")
     add("--cutmix-minmax", type=float, nargs="+", metavar="R", low=0, high=1, span=True, role=Role.MIXING,
         help="range of cutmix boxes, in place of alpha")
-    add("--mixup-prob", type=float, default=1.0, metavar="P", low=0, high=1, role=Role.TRAINING,
+    add("--mixup-prob", default=1.0, metavar="P", low=0, high=1, role=Role.TRAINING,
         help="probability of mixing")
-    add("--mixup-switch-prob", type=float, default=0.5, metavar="P", low=0, high=1, role=Role.TRAINING,
+    add("--mixup-switch-prob", default=0.5, metavar="P", low=0, high=1, role=Role.TRAINING,
         help="share of cutmix where both are on")
-    add("--mixup-mode", type=str, default="batch", metavar="MODE", role=Role.TRAINING,
+    add("--mixup-mode", default="batch", metavar="MODE", role=Role.TRAINING,
         choices=("batch", "pair", "elem"), help="batch, pair or elem")
-    add("--mixup-off-epoch", type=int, default=0, metavar="N", role=Role.TRAINING, help="no mixing from this epoch on")
-    add("--smoothing", type=float, default=0.1, metavar="S", low=0, high=1 - 1e-6, role=Role.TRAINING,
+    add("--mixup-off-epoch", default=0, role=Role.TRAINING, help="no mixing from this epoch on")
+    add("--smoothing", default=0.1, metavar="S", low=0, high=1 - 1e-6, role=Role.TRAINING,
         help="label smoothing of the criterion")
-    add("--train-interpolation", type=str, default="random", metavar="NAME", choices=("", "random", *INTERPOLATIONS),
+    add("--train-interpolation", default="random", metavar="NAME", choices=("", "random", *INTERPOLATIONS),
         role=Role.TRAINING,
         help="interpolation of random crops")
-    add("--drop", type=float, default=0.0, metavar="R", low=0, high=1, role=Role.TRAINING, help="dropout")
+    add("--drop", default=0.0, metavar="R", low=0, high=1, role=Role.TRAINING, help="dropout")
     add("--drop-connect", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="old name of --drop-path")
     add("--drop-path", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="stochastic depth")
     add("--drop-block", type=float, metavar="R", low=0, high=1, role=Role.TRAINING, help="drop block")
@@ -597,7 +597,7 @@ def add_batch_norm(add: Declare) -> None:
     add("--bn-momentum", type=float, metavar="M", help="momentum of batch norm")
     add("--bn-eps", type=float, metavar="E", help="epsilon of batch norm")
     add("--sync-bn", action="store_true", help="synchronised batch norm (needs an accelerator)")
-    add("--dist-bn", type=str, default="reduce", metavar="MODE", choices=("reduce", "broadcast", ""),
+    add("--dist-bn", default="reduce", metavar="MODE", choices=("reduce", "broadcast", ""),
         help="statistics after an epoch: reduce or broadcast")
     add("--split-bn", action="store_true", needs=("aug_splits", "resplit"),
         help="separate batch norm for augmentation splits")
@@ -608,51 +608,51 @@ def add_ema(add: Declare) -> None:
     add("--model-ema", action="store_true", role=Role.TRAINING | Role.SHAPE, help="keep an exponential moving average "
         "of the weights")
     add("--model-ema-force-cpu", action="store_true", help="keep it on the CPU, without evaluation")
-    add("--model-ema-decay", type=float, default=0.9998, metavar="D", low=0, high=1, help="its decay")
+    add("--model-ema-decay", default=0.9998, metavar="D", low=0, high=1, help="its decay")
     add("--model-ema-warmup", action="store_true", help="warm its decay up")
 
 
 def add_misc(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    add("--seed", in_study="the key seeds", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1,
+    add("--seed", in_study="the key seeds", default=42, metavar="S", low=0, high=2 ** 32 - 1,
         role=Role.TUNING | Role.SEED, help="random seed")
-    add("--worker-seeding", type=str, default="all", metavar="MODE", role=Role.TRAINING, choices=("all", "part"),
+    add("--worker-seeding", default="all", metavar="MODE", role=Role.TRAINING, choices=("all", "part"),
         help="seeding of the workers of iterable datasets")
-    add("--log-interval", type=int, default=50, metavar="N", low=1, help="updates between log lines")
-    add("--val-interval", "--eval-interval", type=int, default=1, metavar="N", low=1, role=Role.EVALUATION,
+    add("--log-interval", default=50, low=1, help="updates between log lines")
+    add("--val-interval", "--eval-interval", default=1, low=1, role=Role.EVALUATION,
         help="epochs between evaluations")
-    add("--save-epochs", type=int, nargs="+", default=[], metavar="N", help="keep a checkpoint after these epochs")
-    add("--recovery-interval", type=int, default=0, metavar="N", low=0, help="updates between recovery checkpoints")
-    add("--checkpoint-hist", type=int, metavar="N", low=1, help="checkpoints of the best epochs that "
+    add("--save-epochs", type=int, nargs="+", default=[], help="keep a checkpoint after these epochs")
+    add("--recovery-interval", default=0, low=0, help="updates between recovery checkpoints")
+    add("--checkpoint-hist", type=int, low=1, help="checkpoints of the best epochs that "
         "are kept (default: 10, or fewer that take 500 MB together, but one)")
-    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
+    add("-j", "--workers", default=4, low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
     add("--save-images", action="store_true", role=Role.REPORT, help="save the images of logged batches")
     add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
     add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
-    add("--output", in_study="the --output of `study run`", type=str, default="", metavar="DIR", role=Role.WHERE,
+    add("--output", in_study="the --output of `study run`", default="", metavar="DIR", role=Role.WHERE,
         help="folder of runs (default: ./output/train)")
-    add("--experiment", in_study="the study names its runs", type=str, default="", metavar="NAME", role=Role.WHERE,
+    add("--experiment", in_study="the study names its runs", default="", metavar="NAME", role=Role.WHERE,
         help="name of the run folder (default: time and model)")
-    add("--eval-metric", type=str, default="top1", metavar="NAME", role=Role.SELECTION | Role.STUDENT,
+    add("--eval-metric", default="top1", metavar="NAME", role=Role.SELECTION | Role.STUDENT,
         choices=("top1", "top5", "loss", "agreement", "few-shot"), help="metric that ranks checkpoints: top1, top5, "
         "loss, agreement (with --teacher), few-shot (the first kind of --few-shot-eval)")
     add("--long-tail", role=Role.EVALUATION, choices=["auto", "always", "never"], default="auto",
         help="also measure accuracy on classes with many, medium and few training samples; auto: where the training "
         "split has both many- and few-shot ones")
     add_long_tail(add)
-    add("--tta", type=int, default=0, metavar="N", role=Role.EVALUATION, help="test-time augmentations, as consecutive "
+    add("--tta", default=0, role=Role.EVALUATION, help="test-time augmentations, as consecutive "
         "samples")
     add("--log-wandb", action="store_true", help="log to Weights & Biases")
-    add("--wandb-project", type=str, metavar="NAME", help="its project")
-    add("--wandb-tags", type=str, nargs="+", default=[], metavar="TAG", help="its tags")
-    add("--wandb-resume-id", type=str, default="", metavar="ID", help="its run to continue, another than the one that "
+    add("--wandb-project", metavar="NAME", help="its project")
+    add("--wandb-tags", nargs="+", default=[], metavar="TAG", help="its tags")
+    add("--wandb-resume-id", default="", metavar="ID", help="its run to continue, another than the one that "
         "--resume continues by itself")
     add("--log-trackio", metavar="PROJECT", help="log to trackio, in this project")
-    add("--train-img-sizes", type=int, nargs="+", metavar="N", low=1, form="N N", role=Role.MIXING,
+    add("--train-img-sizes", type=int, nargs="+", low=1, form="N N", role=Role.MIXING,
         help="image sizes drawn batch by "
         "batch")
-    add("--train-batch-sizes", type=int, nargs="+", metavar="N", low=1, needs=("train_img_sizes",),
+    add("--train-batch-sizes", type=int, nargs="+", low=1, needs=("train_img_sizes",),
         role=Role.TRAINING | Role.PER_PROCESS,
         help="batch size for each of them")
     add("--train-size-probs", type=float, nargs="+", metavar="P", low=0, needs=("train_img_sizes",),
@@ -660,11 +660,11 @@ def add_misc(add: Declare) -> None:
         "them")
     add("--train-size-schedule", choices=["constant", "progressive"], default="constant", role=Role.TRAINING,
         help="how they are drawn")
-    add("--train-size-schedule-spread", type=float, default=0.65, metavar="S", role=Role.TRAINING,
+    add("--train-size-schedule-spread", default=0.65, metavar="S", role=Role.TRAINING,
         help="width of the progressive window")
-    add("--train-size-random-mix", type=float, default=0.1, metavar="R", role=Role.TRAINING,
+    add("--train-size-random-mix", default=0.1, metavar="R", role=Role.TRAINING,
         help="share drawn uniformly")
-    add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int, metavar="N",
+    add("--train-batches-per-epoch", "--train-steps-per-epoch", type=int,
         low=1, needs=("train_img_sizes", "episodic"), role=Role.TRAINING,
         help="batches in an epoch of --train-img-sizes, or of --episodic")
     add("--variable-batch-loss-scale", choices=["none", "sqrt", "linear"], default="none",
@@ -684,7 +684,7 @@ def add_naflex(add: Declare) -> None:
     add = add.of(Role.MODEL, help=argparse.SUPPRESS)
     add("--naflex-loader", action="store_true")
     add("--naflex-train-seq-lens", type=int, nargs="+", default=[128, 256, 576, 784, 1024])
-    add("--naflex-max-seq-len", type=int, default=576)
+    add("--naflex-max-seq-len", default=576)
     add("--naflex-patch-sizes", type=int, nargs="+")
     add("--naflex-patch-size-probs", type=float, nargs="+")
     add("--naflex-loss-scale", choices=["none", "sqrt", "linear"], default="linear")
@@ -706,13 +706,13 @@ def add_validation_data(add: Declare) -> None:
     add("--split", default="validation", metavar="NAME", help="split to evaluate on")
     add_val_slice(add)
     add_test_sets(add)
-    add("--num-samples", type=int, metavar="N", help="size of the split of an iterable dataset")
+    add("--num-samples", type=int, help="size of the split of an iterable dataset")
     add_reading(add)
-    add("-j", "--workers", type=int, default=4, metavar="N", low=0, role=Role.WHERE, evaluation="workers",
+    add("-j", "--workers", default=4, low=0, role=Role.WHERE, evaluation="workers",
         help="data worker processes of each process (on CUDA as many as it has cores, from 4 to 16, unless given)")
-    add("-b", "--batch-size", type=int, default=256, metavar="N", low=1, role=Role.TRAINING, help="batch size")
-    add("--crop-mode", type=str, metavar="MODE", help="center, squash or border")
-    add("--crop-border-pixels", type=int, metavar="N", help="pixels cut off at each border")
+    add("-b", "--batch-size", default=256, low=1, role=Role.TRAINING, help="batch size")
+    add("--crop-mode", metavar="MODE", help="center, squash or border")
+    add("--crop-border-pixels", type=int, help="pixels cut off at each border")
     add("--tf-preprocessing", action="store_true", help="TensorFlow's preprocessing (needs tensorflow)")
     add("--pin-mem", action="store_true", role=Role.WHERE, help="pin host memory (on CUDA always so)")
     add("--no-prefetcher", action="store_true", role=Role.TRAINING, help="normalise images in the workers")
@@ -723,12 +723,12 @@ def add_validation_model(add: Declare) -> None:
     add("--model", "-m", default="dpn92", metavar="NAME", evaluation="model", help="timm name, hf-hub:ORG/NAME[@REV], "
         "local-dir:PATH, a wildcard, `all`, or a text file with one name a line")
     add("--pretrained", action="store_true", role=Role.START, help="use pretrained weights")
-    add("--checkpoint", type=str, default="", metavar="PATH", help="checkpoint, run folder, or folder of checkpoints")
+    add("--checkpoint", default="", metavar="PATH", help="checkpoint, run folder, or folder of checkpoints")
     add("--use-ema", action="store_true", help="use the EMA weights of the checkpoint")
     add_input(add)
     add("--use-train-size", action="store_true", help="evaluate at the training size where the model has both")
     add_execution(add)
-    add("--num-gpu", type=int, default=1, metavar="N", help="number of GPUs")
+    add("--num-gpu", default=1, help="number of GPUs")
     add("--test-pool", action="store_true", help="test-time pooling")
     add("--reparam", action="store_true", help="reparameterise the model")
     add("--aot-autograd", action="store_true", help="fuse the model with AOT autograd")
@@ -737,22 +737,22 @@ def add_validation_model(add: Declare) -> None:
 
 def add_validation_report(add: Declare) -> None:
     add = add.of(Role.REPORT)
-    add("--log-freq", type=int, default=10, metavar="N", help="batches between log lines")
-    add("--results-file", type=str, default="", metavar="FILE", help="write the results to this file")
-    add("--results-format", type=str, default="csv", metavar="FMT", choices=("csv", "json"), help="csv or json")
-    add("--real-labels", type=str, default="", metavar="FILE", help="json of the ImageNet ReaL labels")
-    add("--valid-labels", type=str, default="", metavar="FILE", help="text file of the class indices that count")
+    add("--log-freq", default=10, help="batches between log lines")
+    add("--results-file", default="", metavar="FILE", help="write the results to this file")
+    add("--results-format", default="csv", metavar="FMT", choices=("csv", "json"), help="csv or json")
+    add("--real-labels", default="", metavar="FILE", help="json of the ImageNet ReaL labels")
+    add("--valid-labels", default="", metavar="FILE", help="text file of the class indices that count")
     add("--retry", action="store_true", help="retry with smaller batches when memory runs out")
-    add("--seed", type=int, default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING | Role.SEED,
+    add("--seed", default=42, metavar="S", low=0, high=2 ** 32 - 1, role=Role.TUNING | Role.SEED,
         help="random seed")
-    add("--metrics-avg", type=str, choices=["micro", "macro", "weighted"],
+    add("--metrics-avg", choices=["micro", "macro", "weighted"],
         help="add precision, recall and F1 with this average")
     add("--train-counts", default="", metavar="FILE|SPLIT", help="also measure accuracy on classes with many, medium "
         "and few training samples, counted in this split of the data or read from class_counts.json of a run (default: "
         "that of the checkpoint's run)")
     add_long_tail(add)
     add("--naflex-loader", action="store_true", help="NaFlex patches")
-    add("--naflex-max-seq-len", type=int, default=576, metavar="N", help="longest sequence of NaFlex")
+    add("--naflex-max-seq-len", default=576, help="longest sequence of NaFlex")
 
 
 def add_validation_few_shot(add: Declare) -> None:
@@ -770,7 +770,7 @@ def add_validation_teacher(add: Declare) -> None:
     add("--teacher-checkpoint", metavar="PATH[,PATH]", help="weights of the teacher: a file or a run folder")
     add_prompts(add)
     add("--teacher-class-map", metavar="FILE", help="json or yaml: teacher class to student class")
-    add("--teacher-img-size", type=int, metavar="N", low=1, help="input size of the teacher (default: its own)")
+    add("--teacher-img-size", type=int, low=1, help="input size of the teacher (default: its own)")
     add("--teacher-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="K=V",
         help="arguments of the teacher's constructor")
     add("--ceiling-acc", type=float, metavar="ACC", low=0, high=100, role=Role.REPORT, needs=("teacher",),
