@@ -82,6 +82,7 @@ class Facts:
 
 
 FACTS = tuple(Facts.__dataclass_fields__)
+METAVARS = {int: "N", float: "X", str: "NAME"}  # unless a flag has its own
 SWITCHES = argparse._StoreTrueAction, argparse.BooleanOptionalAction  # flags without a value
 
 
@@ -110,18 +111,24 @@ class HelpAll(argparse.Action):
 
 
 class Declare:
-    """Adds flags to a group; keywords are argparse's and those of `Facts`."""
+    """Adds flags to a group; keywords are argparse's and those of `Facts`.
+
+    After the names of a flag come its kind and its help. The kind is the value that it has by default, or the type of
+    one that has none: False is a switch, a list takes several values, ``{}`` takes KEY=VALUE.
+    """
 
     def __init__(self, container: argparse._ActionsContainer, **facts: object):
         self.container, self.facts = container, facts
 
-    def __call__(self, *names: str, **keywords: object) -> None:
-        keywords = {**self.facts, **keywords}
-        default = keywords.get("default")
-        if type(default) in (int, float):  # a flag is of the type of its default
-            keywords.setdefault("type", type(default))
-        if keywords.get("type") is int and names[0].startswith("-") and "choices" not in keywords:
-            keywords.setdefault("metavar", "N")
+    def __call__(self, *words: object, **keywords: object) -> None:
+        names = [word for word in words if isinstance(word, str) and word.startswith("-")] or words[:1]
+        keywords = {**dict(zip(("kind", "help"), words[len(names):])), **self.facts, **keywords}
+        if "kind" in keywords:
+            keywords = {**_keywords_of(keywords.pop("kind")), **keywords}
+        if "choices" not in keywords and names[0].startswith("-"):
+            metavar = METAVARS.get(keywords.get("type"))
+            if metavar:
+                keywords.setdefault("metavar", metavar)
         facts = {k: keywords.pop(k) for k in FACTS if k in keywords}
         action = self.container.add_argument(*names, **keywords)
         action.facts = Facts(**facts)
@@ -134,6 +141,19 @@ class Declare:
     def exclusive(self) -> "Declare":
         """Declare flags of which one at most can be given."""
         return Declare(self.container.add_mutually_exclusive_group(), **self.facts)
+
+
+def _keywords_of(kind: object) -> dict[str, object]:
+    """Return argparse's keywords for a kind of flag, see `Declare`."""
+    if kind is False:
+        return dict(action="store_true")
+    if kind == {}:
+        return dict(action=ParseKwargs, nargs="*", default={}, metavar="K=V")
+    if isinstance(kind, list):
+        return dict(nargs="+", default=kind, **(dict(type=type(kind[0])) if kind else {}))
+    if callable(kind):
+        return dict(type=kind)
+    return dict(default=kind, type=type(kind))
 
 
 class Parser(argparse.ArgumentParser):
